@@ -1,0 +1,108 @@
+"""Items, shards and the messages that name them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from clipfleet.errors import MessageError
+from clipfleet.models import Tower
+
+EMBED_TASK = "clipfleet.embed"  # one shard of a plan
+EMBED_ITEMS_TASK = "clipfleet.embed_items"  # items that an ETL system queues by themselves
+
+# The classes of error that an item can end in: `error` in the errors table.
+EMPTY_FILE = "empty_file"
+MISSING = "missing"
+NOT_A_FILE = "not_a_file"
+PERMISSION_DENIED = "permission_denied"
+READ_FAILED = "read_failed"
+UNSUPPORTED_FORMAT = "unsupported_format"
+DECODE_FAILED = "decode_failed"
+TOO_LARGE = "too_large"
+EMPTY_TEXT = "empty_text"
+NON_FINITE = "non_finite"
+ERROR_CODES = (
+    EMPTY_FILE,
+    MISSING,
+    NOT_A_FILE,
+    PERMISSION_DENIED,
+    READ_FAILED,
+    UNSUPPORTED_FORMAT,
+    DECODE_FAILED,
+    TOO_LARGE,
+    EMPTY_TEXT,
+    NON_FINITE,
+)
+
+MAX_ID_LENGTH = 4096  # characters: the longest path that Linux opens
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+def queue_name(tower: Tower, prefix: str = "clipfleet") -> str:
+    """Return the Redis queue of a tower: `clipfleet.img` or `clipfleet.txt`."""
+    return f"{prefix}.{tower}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
+class Item:
+    """One image (`uri`) or one text (`text`) with its id; exactly one of the two is set.
+
+    `uri` is an absolute path, or a URL with a scheme.
+    """
+
+    id: str = Field(min_length=1, max_length=MAX_ID_LENGTH)
+    uri: str | None = None
+    text: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.uri is None) == (self.text is None):
+            raise ValueError(f"item {self.id!r} must have exactly one of uri and text")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
+class Shard:
+    """A run of a job's planned items that one task embeds: row group `index` of its plan."""
+
+    job: str = Field(pattern=r"^[0-9]{5}$")
+    index: NonNegativeInt
+    size: PositiveInt  # items
+
+    @property
+    def name(self) -> str:
+        """The shard's name in file names: sorts as the items were planned."""
+        return f"{self.job}-{self.index:07d}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
+class EmbedTask:
+    """The message of one shard: a reference into the dataset's plan, never items or pixels."""
+
+    dataset: str  # path or URL of the dataset
+    tower: Tower
+    model: str  # ModelCard.identity
+    shard: Shard
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the keyword arguments of the Celery message."""
+        message: dict[str, Any] = json.loads(_EMBED_TASK.dump_json(self))
+        return message
+
+    @classmethod
+    def from_json(cls, message: dict[str, Any]) -> EmbedTask:
+        """Return the task of a message's keyword arguments.
+
+        Raises:
+            MessageError: A field is missing, unknown or of another type.
+        """
+        try:
+            return _EMBED_TASK.validate_json(json.dumps(message))
+        except (ValidationError, TypeError) as error:
+            raise MessageError(f"not an {EMBED_TASK} message: {error}") from error
+
+
+_EMBED_TASK = TypeAdapter(EmbedTask)

@@ -1,0 +1,95 @@
+"""The one place that reads the environment and `clipfleet.toml`.
+
+Every field is also an environment variable with the prefix `CLIPFLEET_`
+(`CLIPFLEET_REDIS_URL`), which goes before `clipfleet.toml` in the working folder
+(or the file that `CLIPFLEET_CONFIG` names).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from clipfleet.errors import SettingsError
+
+CONFIG_VARIABLE = "CLIPFLEET_CONFIG"
+DEFAULT_CONFIG = "clipfleet.toml"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, with its unit in its name."""
+
+    model_config = SettingsConfigDict(env_prefix="CLIPFLEET_", extra="forbid", frozen=True)
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    queue_prefix: str = "clipfleet"  # fleets of different models on one Redis need different ones
+    # Redelivers what a killed worker held; a shard that runs longer is run twice.
+    visibility_timeout_s: PositiveInt = 3600
+
+    # Items a shard. Smaller values lose less work if a worker dies, larger ones cost less
+    # for each item: aim at some seconds of work.
+    shard_size: PositiveInt = 1024
+    embedding_dtype: Literal["float16", "float32"] = "float16"
+
+    # Threads a worker; 0: as many as the machine has cores for this process.
+    decode_threads: int = Field(default=0, ge=0)
+    engine_threads: int = Field(default=0, ge=0)
+    max_batch: PositiveInt = 32  # for engines that take any batch size
+    provider: Literal["auto", "cpu", "cuda"] = "auto"  # ONNX Runtime's
+    max_image_pixels: PositiveInt = 178_956_970  # Pillow's own limit against bombs
+    max_image_bytes: PositiveInt = 256 << 20
+
+    # Items that arrive singly are written as one part when this many are there, or when
+    # the first has waited this long.
+    window_items: PositiveInt = 1024
+    window_s: PositiveFloat = 5.0
+
+    # A shard that runs longer kills its process and is run again.
+    shard_deadline_s: PositiveInt = 1800
+    stop_grace_s: NonNegativeFloat = 60.0  # after SIGTERM, before a running shard is handed back
+
+    # Set by `clipfleet worker` for the process that holds the engine.
+    model: str | None = None
+    output: str | None = None
+    tower: Literal["img", "txt"] | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        config = os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG)
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config)
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Return the settings of this process; `overrides` go before the environment.
+
+    Raises:
+        SettingsError: A value is of the wrong type or out of range, or a name is unknown.
+    """
+    named = os.environ.get(CONFIG_VARIABLE)
+    if named and not os.path.isfile(named):
+        raise SettingsError(f"{CONFIG_VARIABLE} names {named}, which is not a file")
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)
+    except (ValidationError, ValueError) as error:
+        raise SettingsError(f"settings: {error}") from error
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

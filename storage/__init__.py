@@ -1,0 +1,1 @@
+"""Sources, plans, parts and manifests: a dataset on a file system."""

@@ -1,0 +1,1 @@
+"""The Celery application: queues, messages and the tasks that embed."""

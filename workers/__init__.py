@@ -1,0 +1,1 @@
+"""From an item's bytes to its normalised vector."""

@@ -1,0 +1,1 @@
+"""A tower compiled for one runtime, behind one protocol."""

@@ -1,0 +1,37 @@
+"""The engine protocol: what every runtime's engine offers to the pipeline."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipfleet.card import ModelCard
+
+Array = NDArray[Any]
+
+
+class Engine(Protocol):
+    """A tower compiled for one runtime, ready to run; a context manager.
+
+    Calling it with (n, …) inputs of the card's input spec, n ≥ 0 of any size, returns
+    float32 (n, D) features, not yet normalised, in order.
+    """
+
+    card: ModelCard
+    max_batch: int  # items that one call of the runtime takes
+
+    def __call__(self, inputs: Array) -> NDArray[np.float32]: ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...

@@ -86,7 +86,7 @@ _ARCHITECTURE = TypeAdapter(Architecture)
 @cache
 def architecture_names() -> tuple[str, ...]:
     """The names that `load_architecture` knows without a path, sorted."""
-    files = resources.files("clipfleet").joinpath("architectures").iterdir()
+    files = (resources.files("clipfleet") / "architectures").iterdir()
     return tuple(sorted(f.name.removesuffix(".json") for f in files if f.name.endswith(".json")))
 
 
@@ -98,7 +98,7 @@ def load_architecture(name_or_path: str | Path) -> Architecture:
     """
     name = str(name_or_path)
     if name in architecture_names():
-        text = resources.files("clipfleet").joinpath("architectures", f"{name}.json").read_text()
+        text = (resources.files("clipfleet") / "architectures" / f"{name}.json").read_text()
         return _parse(text, origin=name)
     path = Path(name_or_path)
     if not path.is_file():

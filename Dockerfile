@@ -1,0 +1,31 @@
+# docker build --target cpu .    workers on ONNX Runtime's CPU provider
+# docker build --target gpu .    workers on an NVIDIA GPU (CPython 3.10: TensorRT 8 has no wheels above)
+# docker build --target flower . the queues' dashboard
+
+FROM python:3.11-slim AS cpu
+WORKDIR /opt/clipfleet
+COPY . .
+RUN pip install --no-cache-dir -c constraints.txt '.[cpu]' \
+    && useradd --system --uid 10001 --no-create-home clipfleet
+USER clipfleet
+WORKDIR /tmp
+ENTRYPOINT ["clipfleet"]
+CMD ["--help"]
+
+FROM python:3.10-slim AS gpu
+WORKDIR /opt/clipfleet
+COPY . .
+# CUDA and cuDNN come as packages; the host brings the driver and the NVIDIA container toolkit.
+RUN pip install --no-cache-dir -c constraints.txt '.[gpu]' 'onnxruntime-gpu[cuda,cudnn]' \
+    && useradd --system --uid 10001 --no-create-home clipfleet
+USER clipfleet
+WORKDIR /tmp
+ENTRYPOINT ["clipfleet"]
+CMD ["--help"]
+
+FROM cpu AS flower
+USER root
+RUN pip install --no-cache-dir -c /opt/clipfleet/constraints.txt flower
+USER clipfleet
+ENTRYPOINT ["celery", "--app", "tasks.app"]
+CMD ["flower", "--port=5555"]

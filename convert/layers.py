@@ -1,0 +1,44 @@
+"""What the towers share: a LayerNorm and an attention that stay exact in a float16 model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class LayerNorm(nn.LayerNorm):
+    """Normalises in float32 and gives back the input's type.
+
+    Its weights stay float32 in a float16 model: a variance overflows float16 from an
+    activation of 256 on, and an eps of 1e-12 is 0 there.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        normal: Tensor = functional.layer_norm(
+            x.float(), self.normalized_shape, self.weight, self.bias, self.eps
+        )
+        return normal.to(x.dtype)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """Return (n, L, width) as (n, heads, L, width / heads)."""
+    return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """Return (n, heads, L, head width) as (n, L, width)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return softmax(q·kᵀ / √width + mask)·v for (n, heads, L, width) tensors.
+
+    The query is scaled before the product, so that float16 holds the scores, and softmax
+    and mask are float32 in every model. `mask` is float32 and broadcasts to the scores.
+    """
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    scores = scores.float()
+    if mask is not None:
+        scores = scores + mask
+    return torch.softmax(scores, dim=-1).to(value.dtype) @ value

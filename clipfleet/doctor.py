@@ -90,7 +90,9 @@ def _gpu() -> Check:
     if shutil.which(query[0]) is None:
         return Check(name="GPU", state="absent", detail="no nvidia-smi: engines run on the CPU")
     try:
-        run = subprocess.run(query, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S)
+        run = subprocess.run(
+            query, check=False, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S
+        )
     except subprocess.TimeoutExpired:
         mend = "the driver hangs: see dmesg, and restart the machine"
         return Check(name="GPU", state="broken", detail="nvidia-smi gave no answer", mend=mend)

@@ -1,0 +1,95 @@
+"""docker-compose.yml and the Dockerfile name only commands, queues and variables that exist."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from clipfleet.cli import app
+from clipfleet.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = ROOT / "docker-compose.yml"
+EXAMPLE = ROOT / ".env.example"
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    parsed: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
+    return parsed
+
+
+def example_variables() -> set[str]:
+    lines = EXAMPLE.read_text().splitlines()
+    return {line.partition("=")[0] for line in lines if line and not line.startswith("#")}
+
+
+def workers(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: s for name, s in compose["services"].items() if "worker" in name}
+
+
+def test_there_is_a_worker_for_each_tower_with_and_without_a_gpu(compose: dict[str, Any]) -> None:
+    assert set(workers(compose)) == {
+        "img-worker",
+        "txt-worker",
+        "img-worker-gpu",
+        "txt-worker-gpu",
+    }
+    for name, service in workers(compose).items():
+        assert service["command"][service["command"].index("--tower") + 1] == name[:3]
+        reserved = "deploy" in service
+        assert reserved == name.endswith("gpu")
+        assert service.get("profiles") == (["gpu"] if reserved else None)
+
+
+def test_every_worker_command_is_accepted_by_the_command_line(compose: dict[str, Any]) -> None:
+    group: Any = typer.main.get_command(app)
+    for service in workers(compose).values():
+        name, *arguments = service["command"]
+        command = group.commands[name]
+        command.make_context(name, arguments)  # raises on an unknown or missing option
+
+
+def test_every_variable_is_a_setting_or_in_the_example(compose: dict[str, Any]) -> None:
+    text = COMPOSE.read_text()
+    interpolated = set(re.findall(r"(?<!\$)\$\{(\w+)", text))
+    assert interpolated == example_variables()
+    fields = {f"CLIPFLEET_{name.upper()}" for name in Settings.model_fields}
+    for service in compose["services"].values():
+        for variable in service.get("environment", {}):
+            assert variable in fields | example_variables(), variable
+
+
+def test_redis_keeps_its_data_asks_for_a_password_and_stays_on_loopback(
+    compose: dict[str, Any],
+) -> None:
+    redis = compose["services"]["redis"]
+    script = redis["command"][-1]
+    assert "appendonly yes" in script
+    assert "requirepass" in script
+    assert all(port.startswith("127.0.0.1:") for port in redis["ports"])
+
+
+def test_images_run_as_a_user_without_rights() -> None:
+    stages = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
+    assert {re.search(r"AS (\w+)", stage)[1] for stage in stages} == {"cpu", "gpu", "flower"}  # type: ignore[index]
+    for stage in stages:
+        users = re.findall(r"^USER (\w+)", stage, flags=re.MULTILINE)
+        assert users[-1] == "clipfleet"
+
+
+def test_docker_compose_accepts_the_file() -> None:
+    if shutil.which("docker") is None:
+        pytest.skip("no docker client on this machine")
+    known = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
+    if known.returncode != 0:
+        pytest.skip("the docker client has no compose plugin")
+    command = ["docker", "compose", "--env-file", str(EXAMPLE), "-f", str(COMPOSE), "config"]
+    environment = {"REDIS_PASSWORD": "secret", "PATH": "/usr/local/bin:/usr/bin:/bin"}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert run.returncode == 0, run.stderr

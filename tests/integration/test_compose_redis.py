@@ -20,7 +20,7 @@ def test_redis_accepts_the_configuration_that_the_compose_file_feeds_it(tmp_path
         pytest.skip("no redis-server on this machine")
     command = yaml.safe_load(COMPOSE.read_text())["services"]["redis"]["command"]
     socket = tmp_path / "redis.sock"
-    script = command[-1].replace("$$", "$")
+    script = command[-1].replace("$$", "$").replace("/tmp/", f"{tmp_path}/")
     script = script.replace("appendonly", f"port 0\\nunixsocket {socket}\\nappendonly", 1)
     environment = {"REDIS_PASSWORD": "secret", "PATH": "/usr/local/bin:/usr/bin:/bin"}
     with subprocess.Popen([*command[:2], script], env=environment, cwd=tmp_path) as shell:

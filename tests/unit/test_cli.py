@@ -1,0 +1,92 @@
+"""The command line: help, exit codes, and errors of one line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from clipfleet.cli import DONE, WRONG_USE, app
+from clipfleet.display import Snapshot, duration, sentence
+from clipfleet.errors import ClipfleetError
+
+COMMANDS = ("convert", "embed", "submit", "worker", "status", "verify", "doctor")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def run_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "clipfleet.cli", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_version() -> None:
+    assert run("--version").stdout.startswith("clipfleet ")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_an_example_in_its_help(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == DONE
+    assert f"\n  clipfleet {command}" in result.stdout
+
+
+def test_an_unknown_option_is_wrong_use() -> None:
+    assert run("verify", "--no-such-option").exit_code == WRONG_USE
+
+
+def test_a_missing_model_card_is_one_line_that_says_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    result = run_process("embed", "photos", "out", "--model", "absent.onnx", cwd=tmp_path)
+    assert result.returncode == WRONG_USE
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("clipfleet: no model card at absent.onnx.card.json")
+    assert "clipfleet convert" in line
+
+
+def test_verifying_no_dataset_is_wrong_use(tmp_path: Path) -> None:
+    result = run_process("verify", "nowhere", cwd=tmp_path)
+    assert result.returncode == WRONG_USE
+    assert "nowhere" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_wrong_setting_names_itself(tmp_path: Path) -> None:
+    (tmp_path / "clipfleet.toml").write_text("shard_sise = 5\n")
+    result = run_process("doctor", cwd=tmp_path)
+    assert result.returncode == WRONG_USE
+    assert "shard_sise" in result.stderr
+
+
+def test_doctor_names_a_card_that_is_missing(tmp_path: Path) -> None:
+    result = run_process("doctor", "--json", "--model", "absent.onnx", cwd=tmp_path)
+    assert result.returncode == WRONG_USE
+    checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    assert checks["model absent.onnx"]["state"] == "broken"
+    assert checks["model absent.onnx"]["mend"] == "clipfleet convert"
+    assert checks["Python"]["state"] == "ok"
+
+
+def test_an_unknown_architecture_names_the_known_ones() -> None:
+    result = run("convert", "ViT-B-99", "out")
+    assert isinstance(result.exception, ClipfleetError)
+    assert "ViT-B-16" in str(result.exception)
+
+
+def test_a_snapshot_in_words() -> None:
+    running = Snapshot(total=20_000, done=5_000, errors=3, items_per_s=1000.0)
+    assert sentence(running) == "5,000/20,000 items, 1,000/s, 3 failed, 15 s left"
+    waiting = Snapshot(total=20_000, done=0, errors=0, items_per_s=0.0)
+    assert sentence(waiting) == "0/20,000 items, 0/s, 0 failed"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(4.6, "5 s"), (125, "2 min 5 s"), (10_920, "3 h 2 min")]
+)
+def test_a_duration_in_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words

@@ -1,13 +1,40 @@
-"""Parts: the Parquet files that hold a shard's vectors, and the errors tables beside them."""
+"""Parts: the Parquet files that hold a shard's vectors, and the errors tables beside them.
+
+A part carries its shard's failures in its footer, so that whoever finds a part can write
+its errors table and its manifest record without embedding anything again.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from clipfleet.card import ModelCard
+from clipfleet.errors import DatasetError
 from clipfleet.jobs import Item
+from clipfleet.models import Tower
+from storage.dataset import ERRORS_FOLDER, PARTS_FOLDER, DatasetInfo
+
+FORMAT = "1"
+ROW_GROUP_ROWS = 4096
+ITEMS_PREFIX = "items-"  # parts of items that arrived by themselves, not by a plan
+NORM_TOLERANCE = 1e-3
+
+_VERSION_KEY = b"clipfleet.version"
+_SHARD_KEY = b"clipfleet.shard"
+_MODEL_KEY = b"clipfleet.model"
+_CARD_KEY = b"clipfleet.card"
+_ENGINE_KEY = b"clipfleet.engine_sha256"
+_FAILURES_KEY = b"clipfleet.failures"
+_WORKER_KEY = b"clipfleet.worker"
+_FINISHED_KEY = b"clipfleet.finished_at"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,3 +59,205 @@ class Embedded:
     vectors: NDArray[np.float32]
     sizes: list[tuple[int, int]] | None
     failures: list[Failure]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Footer:
+    """What a part says about itself; `vectors` counts its rows."""
+
+    shard: str
+    model: str  # ModelCard.identity
+    engine_sha256: str
+    worker: str
+    finished_at: str  # ISO 8601, UTC
+    vectors: int
+    failures: tuple[Failure, ...]
+
+
+def part_path(name: str) -> str:
+    """Return where the part of a shard is, in its dataset."""
+    return f"{PARTS_FOLDER}/{name}.parquet"
+
+
+def errors_path(name: str) -> str:
+    """Return where the errors table of a shard is, if it has one."""
+    return f"{ERRORS_FOLDER}/{name}.parquet"
+
+
+def value_column(tower: Tower) -> str:
+    """Return the column beside `id`: `uri` for images, `text` for texts."""
+    return "uri" if tower == "img" else "text"
+
+
+def item_value(item: Item) -> str:
+    """Return an item's uri or text."""
+    return item.uri if item.uri is not None else item.text or ""
+
+
+def part_schema(info: DatasetInfo) -> pa.Schema:
+    """Return a part's columns: id, uri | text, width and height of images, embedding."""
+    dtype = pa.float16() if info.embedding_dtype == "float16" else pa.float32()
+    sizes = [pa.field(name, pa.int32(), nullable=False) for name in ("width", "height")]
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field(value_column(info.tower), pa.string(), nullable=False),
+            *(sizes if info.tower == "img" else []),
+            pa.field("embedding", pa.list_(dtype, info.dim), nullable=False),
+        ]
+    )
+
+
+def errors_schema(tower: Tower) -> pa.Schema:
+    """Return an errors table's columns: id, uri | text, error, message, attempt."""
+    names = ("id", value_column(tower), "error", "message")
+    strings = [pa.field(name, pa.string(), nullable=False) for name in names]
+    return pa.schema([*strings, pa.field("attempt", pa.int32(), nullable=False)])
+
+
+def part_bytes(
+    embedded: Embedded,
+    info: DatasetInfo,
+    card: ModelCard,
+    name: str,
+    *,
+    worker: str = "",
+    finished_at: str = "",
+) -> memoryview:
+    """Return the Parquet file of a shard named `name`, failures in its footer.
+
+    Raises:
+        DatasetError: The vectors are not (len(items), D), finite, and of norm 1.
+    """
+    _check(embedded, info, name)
+    metadata = {
+        _VERSION_KEY: FORMAT,
+        _SHARD_KEY: name,
+        _MODEL_KEY: card.identity,
+        _CARD_KEY: json.dumps(json.loads(card.to_json())),
+        _ENGINE_KEY: card.engine_sha256,
+        _WORKER_KEY: worker,
+        _FINISHED_KEY: finished_at,
+        _FAILURES_KEY: json.dumps([_failure_fields(f) for f in embedded.failures]),
+    }
+    return _parquet(_part_table(embedded, part_schema(info)), metadata)
+
+
+def errors_bytes(failures: Sequence[Failure], tower: Tower) -> memoryview:
+    """Return the Parquet file of an errors table."""
+    columns = {
+        "id": [f.item.id for f in failures],
+        value_column(tower): [item_value(f.item) for f in failures],
+        "error": [f.error for f in failures],
+        "message": [f.message for f in failures],
+        "attempt": [f.attempt for f in failures],
+    }
+    return _parquet(pa.table(columns, schema=errors_schema(tower)), {_VERSION_KEY: FORMAT})
+
+
+def read_footer(file: BinaryIO, *, path: str) -> Footer:
+    """Return what the part in `file` says about itself.
+
+    Raises:
+        DatasetError: It is no part of ours, or damaged.
+    """
+    try:
+        parquet = pq.ParquetFile(file).metadata
+        metadata = parquet.metadata or {}
+        failures = [_failure(fields) for fields in json.loads(metadata[_FAILURES_KEY])]
+        return Footer(
+            shard=metadata[_SHARD_KEY].decode(),
+            model=metadata[_MODEL_KEY].decode(),
+            engine_sha256=metadata[_ENGINE_KEY].decode(),
+            worker=metadata[_WORKER_KEY].decode(),
+            finished_at=metadata[_FINISHED_KEY].decode(),
+            vectors=parquet.num_rows,
+            failures=tuple(failures),
+        )
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{path} is damaged or no part of a dataset ({type(error).__name__}: {error}): delete "
+            "it, and its shard is embedded again at the next submit"
+        ) from error
+
+
+def read_part_ids(file: BinaryIO) -> Iterator[list[str]]:
+    """Yield the ids of a part, or of an errors table, a row group at a time."""
+    for batch in pq.ParquetFile(file).iter_batches(ROW_GROUP_ROWS, columns=["id"]):
+        yield batch.column(0).to_pylist()
+
+
+def _check(embedded: Embedded, info: DatasetInfo, name: str) -> None:
+    vectors, expected = embedded.vectors, (len(embedded.items), info.dim)
+    if vectors.shape != expected:
+        raise DatasetError(f"shard {name}: vectors have shape {vectors.shape}, expected {expected}")
+    if (embedded.sizes is None) != (info.tower == "txt"):
+        raise DatasetError(f"shard {name}: sizes belong to images, the dataset is {info.tower}")
+    if embedded.sizes is not None and len(embedded.sizes) != len(embedded.items):
+        raise DatasetError(f"shard {name}: {len(embedded.sizes)} sizes for {expected[0]} items")
+    wrong = np.flatnonzero(~(np.abs(norms(vectors) - 1) < NORM_TOLERANCE))  # NaN is wrong too
+    if wrong.size:
+        item, norm = embedded.items[wrong[0]], norms(vectors)[wrong[0]]
+        raise DatasetError(
+            f"shard {name}: {wrong.size} vectors are not of norm 1; the first is {item.id!r} "
+            f"with norm {norm:g}"
+        )
+
+
+def norms(vectors: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the L2 norms (n,) of vectors (n, D), computed in float32."""
+    exact = vectors.astype(np.float32, copy=False)
+    squares: NDArray[np.float32] = np.einsum("nd,nd->n", exact, exact)
+    return np.sqrt(squares)
+
+
+def _part_table(embedded: Embedded, schema: pa.Schema) -> pa.Table:
+    embedding = schema.field("embedding").type
+    flat = embedded.vectors.astype(embedding.value_type.to_pandas_dtype()).reshape(-1)
+    columns = [
+        pa.array([item.id for item in embedded.items], pa.string()),
+        pa.array([item_value(item) for item in embedded.items], pa.string()),
+    ]
+    if embedded.sizes is not None:
+        sizes = np.array(embedded.sizes, np.int32).reshape(-1, 2)
+        columns += [pa.array(sizes[:, 0]), pa.array(sizes[:, 1])]
+    columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), type=embedding))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _parquet(table: pa.Table, metadata: dict[bytes, str]) -> memoryview:
+    """Return a table as Parquet with the settings that every reader opens, and fast."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        table.schema,
+        compression="zstd",
+        use_dictionary=False,
+        column_encoding={_leaf(f): "PLAIN" for f in table.schema},
+        write_statistics=["id"],
+    ) as writer:
+        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        # Not in the schema: Arrow writes the schema's metadata into the file twice.
+        writer.add_key_value_metadata(metadata)
+    return memoryview(sink.getvalue())
+
+
+def _leaf(field: pa.Field) -> str:
+    """Return the column path that Parquet gives to a field's values."""
+    return f"{field.name}.list.element" if pa.types.is_fixed_size_list(field.type) else field.name
+
+
+def _failure_fields(failure: Failure) -> dict[str, Any]:
+    item = failure.item
+    value = {"uri": item.uri} if item.uri is not None else {"text": item.text}
+    told = {"error": failure.error, "message": failure.message, "attempt": failure.attempt}
+    return {"id": item.id, **value, **told}
+
+
+def _failure(fields: dict[str, Any]) -> Failure:
+    return Failure(
+        item=Item(id=fields["id"], uri=fields.get("uri"), text=fields.get("text")),
+        error=fields["error"],
+        message=fields["message"],
+        attempt=fields["attempt"],
+    )

@@ -1,0 +1,188 @@
+"""The dataset: a folder with the vectors of one tower of one model card."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Literal, get_args
+
+from clipfleet.card import ModelCard, parse_card
+from clipfleet.errors import DatasetError, DatasetMismatchError
+from clipfleet.models import Tower
+from storage.filesystem import TEMPORARY_FOLDER, Filesystem, local_path, open_filesystem
+
+EmbeddingDtype = Literal["float16", "float32"]
+
+FORMAT = 1
+INFO_PATH = "dataset.json"
+PLAN_FOLDER = "plan"
+PARTS_FOLDER = "parts"
+ERRORS_FOLDER = "errors"
+MANIFEST_FOLDER = "manifest"
+
+_IDENTITY_DIGITS = 12  # of a model's identity, in messages
+_NOT_THE_USERS = {TEMPORARY_FOLDER, "lost+found"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetInfo:
+    """What a dataset holds: `dataset.json`. `dim` is the width D of its vectors."""
+
+    tower: Tower
+    model: str  # ModelCard.identity
+    card: ModelCard
+    dim: int
+    embedding_dtype: EmbeddingDtype
+    created_at: str  # ISO 8601, UTC
+
+    def to_json(self) -> str:
+        """Return the text of `dataset.json`."""
+        fields = {
+            "format": FORMAT,
+            "tower": self.tower,
+            "model": self.model,
+            "dim": self.dim,
+            "embedding_dtype": self.embedding_dtype,
+            "created_at": self.created_at,
+            "card": json.loads(self.card.to_json()),
+        }
+        return json.dumps(fields, indent=2) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dataset:
+    """A handle on a dataset: `root` is absolute, paths in `fs` are relative to it."""
+
+    root: str
+    fs: Filesystem
+    info: DatasetInfo
+
+    @classmethod
+    def create(cls, root: str, card: ModelCard, *, embedding_dtype: EmbeddingDtype) -> Dataset:
+        """Make a dataset for a model's vectors, or open it where it exists.
+
+        Raises:
+            DatasetMismatchError: It exists, for another model or embedding dtype.
+            DatasetError: The folder holds other files, or a damaged `dataset.json`.
+        """
+        root = local_path(root)
+        fs = open_filesystem(root)
+        if not fs.exists(INFO_PATH):
+            _refuse_foreign_files(root, fs)
+            fs.create(INFO_PATH, _new_info(card, embedding_dtype).to_json().encode())
+        # Read back in every case: another process may have been first.
+        dataset = cls.open(root)
+        dataset.check_model(card)
+        if dataset.info.embedding_dtype != embedding_dtype:
+            raise DatasetMismatchError(
+                f"dataset {root} holds {dataset.info.embedding_dtype} vectors, not "
+                f"{embedding_dtype}: set CLIPFLEET_EMBEDDING_DTYPE={dataset.info.embedding_dtype}, "
+                "or choose another output folder"
+            )
+        return dataset
+
+    @classmethod
+    def open(cls, root: str) -> Dataset:
+        """Open a dataset that exists.
+
+        Raises:
+            DatasetError: There is none at `root`, or its `dataset.json` is damaged.
+        """
+        root = local_path(root)
+        fs = open_filesystem(root)
+        return cls(root=root, fs=fs, info=read_info(root, fs))
+
+    def check_model(self, card: ModelCard) -> None:
+        """Refuse another model than the dataset's.
+
+        Raises:
+            DatasetMismatchError: `card` is of another model, tower, precision or input size.
+        """
+        if card.identity != self.info.model:
+            raise DatasetMismatchError(
+                f"dataset {self.root} holds vectors of {describe(self.info.card)}, not of "
+                f"{describe(card)}: choose another output folder, or give the card of the "
+                "dataset's own model"
+            )
+
+
+def describe(card: ModelCard) -> str:
+    """Return a model's name for messages: architecture, tower, precision, checkpoint, identity."""
+    return (
+        f"{card.architecture} {card.tower} {card.precision} "
+        f"(checkpoint {card.checkpoint_sha256[:_IDENTITY_DIGITS]}, "
+        f"model {card.identity[:_IDENTITY_DIGITS]})"
+    )
+
+
+def utc_now() -> str:
+    """Return the time, ISO 8601 in UTC, to the millisecond."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def read_info(root: str, fs: Filesystem) -> DatasetInfo:
+    """Return what `dataset.json` says.
+
+    Raises:
+        DatasetError: It is missing, damaged, or of a newer format.
+    """
+    try:
+        text = fs.read(INFO_PATH)
+    except FileNotFoundError:
+        raise DatasetError(
+            f"no dataset at {root}: it has no {INFO_PATH}; `clipfleet submit` or "
+            "`clipfleet embed` makes one"
+        ) from None
+    try:
+        fields = json.loads(text)
+        if fields["format"] != FORMAT:
+            raise DatasetError(
+                f"dataset {root} has format {fields['format']!r}; this clipfleet reads {FORMAT}: "
+                "use the version that made it, or a newer one"
+            )
+        return _parse_info(fields, origin=f"{root}/{INFO_PATH}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{root}/{INFO_PATH} is damaged ({type(error).__name__}: {error}): restore it, or "
+            "choose another output folder"
+        ) from error
+
+
+def _parse_info(fields: dict[str, Any], *, origin: str) -> DatasetInfo:
+    card = parse_card(json.dumps(fields["card"]), origin=origin)
+    dtype = fields["embedding_dtype"]
+    if dtype not in get_args(EmbeddingDtype):
+        raise ValueError(f"embedding_dtype {dtype!r}")
+    info = DatasetInfo(
+        tower=card.tower,
+        model=card.identity,
+        card=card,
+        dim=card.dim,
+        embedding_dtype=dtype,
+        created_at=str(fields["created_at"]),
+    )
+    for name in ("tower", "model", "dim"):
+        if fields[name] != getattr(info, name):
+            raise ValueError(f"{name} {fields[name]!r} is not its card's {getattr(info, name)!r}")
+    return info
+
+
+def _new_info(card: ModelCard, embedding_dtype: EmbeddingDtype) -> DatasetInfo:
+    return DatasetInfo(
+        tower=card.tower,
+        model=card.identity,
+        card=card,
+        dim=card.dim,
+        embedding_dtype=embedding_dtype,
+        created_at=utc_now(),
+    )
+
+
+def _refuse_foreign_files(root: str, fs: Filesystem) -> None:
+    foreign = [n for n in fs.list("") if not n.startswith(".") and n not in _NOT_THE_USERS]
+    if foreign and not fs.exists(INFO_PATH):  # another process may just have made it
+        raise DatasetError(
+            f"{root} is not empty and is no dataset (it holds {foreign[0]!r} and "
+            f"{len(foreign) - 1} more): choose an empty or new folder"
+        )

@@ -1,0 +1,171 @@
+"""Jobs: what was planned into a dataset, and how a worker reads a shard of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipfleet.errors import DatasetError, MessageError
+from clipfleet.jobs import Item, Shard
+from clipfleet.models import Tower
+from storage.dataset import PLAN_FOLDER, Dataset
+from storage.parts import value_column
+
+_RECORD_SUFFIX = ".json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A job's record; `files` counts the shards of each of its plan files."""
+
+    id: str
+    source: str
+    tower: Tower
+    items: int
+    shards: int
+    shard_size: int
+    token: str  # of its plan files' names
+    files: tuple[int, ...]
+    created_at: str  # ISO 8601, UTC
+
+    def to_json(self) -> str:
+        """Return the record's text."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+def jobs(dataset: Dataset) -> list[Job]:
+    """Return the jobs of a dataset, oldest first.
+
+    Raises:
+        DatasetError: A record is damaged.
+    """
+    records = [n for n in dataset.fs.list(PLAN_FOLDER) if n.endswith(_RECORD_SUFFIX)]
+    return [read_job(dataset, name.removesuffix(_RECORD_SUFFIX)) for name in records]
+
+
+def read_job(dataset: Dataset, id_: str) -> Job:
+    """Return the record of a job.
+
+    Raises:
+        DatasetError: There is no such job, or its record is damaged.
+    """
+    path = record_path(id_)
+    try:
+        fields = json.loads(dataset.fs.read(path))
+        return Job(**{**fields, "files": tuple(fields["files"])})
+    except FileNotFoundError:
+        raise DatasetError(
+            f"dataset {dataset.root} has no job {id_}: its plan was deleted, or the message is "
+            "another dataset's"
+        ) from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"{dataset.root}/{path} is damaged: {error}") from error
+
+
+def shards(job: Job) -> Iterator[Shard]:
+    """Yield the shards of a job; all but the last have `shard_size` items."""
+    for index in range(job.shards):
+        size = min(job.shard_size, job.items - index * job.shard_size)
+        yield Shard(job=job.id, index=index, size=size)
+
+
+def read_job_rows(dataset: Dataset, job: Job) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield the ids and the uris or texts of a job's items, a shard at a time.
+
+    Raises:
+        DatasetError: A plan file is missing or damaged.
+    """
+    with PlanReader(dataset) as reader:
+        for index in range(job.shards):
+            yield reader.read_rows(job, index)
+
+
+class PlanReader:
+    """Reads shards of a dataset's plans; keeps the last plan file open."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._jobs: dict[str, Job] = {}
+        self._path = ""
+        self._file: BinaryIO | None = None
+        self._parquet: pq.ParquetFile | None = None
+
+    def read(self, shard: Shard) -> list[Item]:
+        """Return the items of a shard, in the source's order.
+
+        Raises:
+            MessageError: The job has no such shard.
+            DatasetError: The dataset has no such job, or its plan is damaged.
+        """
+        job = self._job(shard)
+        column = value_column(job.tower)
+        ids, values = self.read_rows(job, shard.index)
+        return [Item(id=i, **{column: value}) for i, value in zip(ids, values, strict=True)]
+
+    def read_rows(self, job: Job, index: int) -> tuple[list[str], list[str]]:
+        """Return the ids and the uris or texts of the shard with an index.
+
+        Raises:
+            DatasetError: A plan file is missing or damaged.
+        """
+        number = 0
+        while index >= job.files[number]:
+            index -= job.files[number]
+            number += 1
+        path = file_path(job.id, job.token, number)
+        try:
+            table = self._open(path).read_row_group(index, columns=["id", value_column(job.tower)])
+        except (FileNotFoundError, pa.ArrowException, OSError) as error:
+            raise DatasetError(
+                f"plan file {self._dataset.root}/{path} cannot be read ({error}): restore it, or "
+                "submit into a new dataset"
+            ) from error
+        ids, values = (column.to_pylist() for column in table.columns)
+        return ids, values
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._path, self._file, self._parquet = "", None, None
+
+    def __enter__(self) -> PlanReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _job(self, shard: Shard) -> Job:
+        if shard.job not in self._jobs:
+            self._jobs[shard.job] = read_job(self._dataset, shard.job)
+        job = self._jobs[shard.job]
+        size = min(job.shard_size, job.items - shard.index * job.shard_size)
+        if shard.index >= job.shards or shard.size != size:
+            raise MessageError(
+                f"job {job.id} of {self._dataset.root} has {job.shards} shards of "
+                f"{job.shard_size} items; there is none with index {shard.index} and "
+                f"{shard.size} items"
+            )
+        return job
+
+    def _open(self, path: str) -> pq.ParquetFile:
+        if path != self._path or self._parquet is None:
+            self.close()
+            self._file = self._dataset.fs.open(path)
+            self._parquet = pq.ParquetFile(self._file)
+            self._path = path
+        return self._parquet
+
+
+def record_path(job_id: str) -> str:
+    """Return where a job's record is; it is written last, and makes the job exist."""
+    return f"{PLAN_FOLDER}/{job_id}{_RECORD_SUFFIX}"
+
+
+def file_path(job_id: str, token: str, number: int) -> str:
+    """Return where a job's plan file is: one row group for each shard."""
+    return f"{PLAN_FOLDER}/{job_id}-{token}-{number:04d}.parquet"

@@ -1,0 +1,104 @@
+"""The ids that a dataset has already: planned, or in the parts of items that came singly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+
+import pyarrow.parquet as pq
+
+from clipfleet.errors import DatasetError
+from storage.dataset import PARTS_FOLDER, Dataset
+from storage.id_index import IdIndex
+from storage.jobs import Job, jobs, read_job_rows
+from storage.parts import (
+    ITEMS_PREFIX,
+    ROW_GROUP_ROWS,
+    item_value,
+    part_path,
+    read_footer,
+    value_column,
+)
+
+ARRIVED = 0  # the origin of an id that is in a part of items; a planned one has minus its job
+
+_DIGEST_BYTES = 16
+
+
+class KnownIds:
+    """The ids that a dataset had at the last `refresh`; on disk, so memory stays flat."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._jobs: set[str] = set()
+        self._parts: set[str] = set()
+        self.index = IdIndex()
+
+    def refresh(self) -> None:
+        """Read the plans, and the parts of single items, that are new since last time.
+
+        Raises:
+            DatasetError: A plan or a part is damaged.
+        """
+        for job in jobs(self._dataset):
+            if job.id not in self._jobs:
+                self._add_job(job)
+        for name in items_parts(self._dataset):
+            if name not in self._parts:
+                self._add_part(name)
+
+    def _add_job(self, job: Job) -> None:
+        origin = -int(job.id)
+        for ids, values in read_job_rows(self._dataset, job):
+            self.index.add((i, digest(v), origin) for i, v in zip(ids, values, strict=True))
+        self._jobs.add(job.id)
+
+    def _add_part(self, name: str) -> None:
+        for ids, values in read_arrived_rows(self._dataset, name):
+            self.index.add((i, digest(v), ARRIVED) for i, v in zip(ids, values, strict=True))
+        self._parts.add(name)
+
+    def __contains__(self, id_: object) -> bool:
+        return id_ in self.index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def close(self) -> None:
+        self.index.close()
+
+
+def digest(value: str) -> bytes:
+    """Return 16 bytes that stand for a uri or text."""
+    return blake2b(value.encode(), digest_size=_DIGEST_BYTES).digest()
+
+
+def items_parts(dataset: Dataset) -> list[str]:
+    """Return the names of the parts of items that came singly, sorted."""
+    names = (n for n in dataset.fs.list(PARTS_FOLDER) if n.startswith(ITEMS_PREFIX))
+    return [name.removesuffix(".parquet") for name in names]
+
+
+def read_arrived_rows(dataset: Dataset, name: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield the ids and the uris or texts of a part of single items, its failures last.
+
+    Raises:
+        DatasetError: The part is damaged.
+    """
+    try:
+        file = dataset.fs.open(part_path(name))
+    except FileNotFoundError:
+        return  # deleted since it was listed
+    column = value_column(dataset.info.tower)
+    with file:
+        failures = read_footer(file, path=part_path(name)).failures
+        try:
+            batches = pq.ParquetFile(file).iter_batches(ROW_GROUP_ROWS, columns=["id", column])
+            for batch in batches:
+                ids, values = (column.to_pylist() for column in batch.columns)
+                yield ids, values
+        except OSError as error:
+            raise DatasetError(
+                f"{dataset.root}/{part_path(name)} is damaged ({error}): delete it"
+            ) from error
+    yield [f.item.id for f in failures], [item_value(f.item) for f in failures]

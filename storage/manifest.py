@@ -1,0 +1,240 @@
+"""The manifest: the record of committed shards, and how a shard is committed.
+
+The appearance of the part decides for a shard; the first writer wins. Its footer tells
+everything else, so the errors table and the record are written from it, in this order,
+by whoever sees the part first: the same worker, another one, or a later run.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from clipfleet.card import ModelCard
+from clipfleet.errors import DatasetError, DatasetMismatchError
+from clipfleet.jobs import Shard
+from storage.dataset import ERRORS_FOLDER, MANIFEST_FOLDER, PARTS_FOLDER, Dataset, utc_now
+from storage.filesystem import Filesystem
+from storage.jobs import jobs, shards
+from storage.parts import (
+    Embedded,
+    Footer,
+    errors_bytes,
+    errors_path,
+    part_bytes,
+    part_path,
+    read_footer,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Commit:
+    """A shard's record in the manifest; `vectors` and `errors` count its items."""
+
+    name: str
+    vectors: int
+    errors: int
+    part: str  # path in the dataset
+    model: str  # ModelCard.identity
+    engine_sha256: str
+    finished_at: str  # ISO 8601, UTC
+    worker: str
+
+    def to_json(self) -> str:
+        """Return the record's text."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def record_path(name: str) -> str:
+    """Return where the manifest record of a shard is."""
+    return f"{MANIFEST_FOLDER}/{name}.json"
+
+
+def commit(
+    dataset: Dataset, name: str, embedded: Embedded, *, card: ModelCard, worker: str
+) -> Commit:
+    """Write a shard's part, errors table and record; return the record that stands.
+
+    If the shard has a part already, `embedded` is dropped and the commit of that part is
+    finished instead.
+
+    Raises:
+        DatasetMismatchError: `card` is not the dataset's model.
+        DatasetError: The vectors are not what the dataset holds, or a part is damaged.
+        StorageError: The disk refused a write; committing again is safe.
+    """
+    dataset.check_model(card)
+    data = part_bytes(embedded, dataset.info, card, name, worker=worker, finished_at=utc_now())
+    if not dataset.fs.exists(part_path(name)):
+        # A record without its part: somebody deleted the part, to have it made again.
+        dataset.fs.delete(record_path(name))
+        if dataset.fs.create(part_path(name), data):
+            footer = read_footer(io.BytesIO(data), path=part_path(name))
+            return _finish(dataset, name, footer)
+    done = complete(dataset, name)
+    if done is None:
+        raise DatasetError(
+            f"part {part_path(name)} vanished from {dataset.root} while it was committed: let "
+            "nothing delete parts while workers run"
+        )
+    return done
+
+
+def is_committed(dataset: Dataset, name: str) -> bool:
+    """Return whether a shard has its record and its part."""
+    return dataset.fs.exists(record_path(name)) and dataset.fs.exists(part_path(name))
+
+
+def complete(dataset: Dataset, name: str) -> Commit | None:
+    """Finish the commit of a shard that has a part; None if it has none.
+
+    Raises:
+        DatasetError: The part is damaged, or another shard's.
+        DatasetMismatchError: It holds another model's vectors.
+    """
+    try:
+        file = dataset.fs.open(part_path(name))
+    except FileNotFoundError:
+        return None
+    with file:
+        footer = read_footer(file, path=part_path(name))
+    return _finish(dataset, name, footer)
+
+
+def unfinished(dataset: Dataset) -> list[str]:
+    """Return the names of the shards that have a part and no record: their worker died."""
+    # Parts first: a record follows its part, so none of these is merely newer than the list.
+    parts = part_names(dataset.fs)
+    return sorted(parts - record_names(dataset.fs))
+
+
+def missing_shards(dataset: Dataset) -> Iterator[Shard]:
+    """Yield the planned shards that have no record, or whose part was deleted."""
+    done = committed_names(dataset)
+    for job in jobs(dataset):
+        yield from (shard for shard in shards(job) if shard.name not in done)
+
+
+def committed_names(dataset: Dataset) -> set[str]:
+    """Return the names of the shards that have their record and their part."""
+    records = record_names(dataset.fs)
+    # Records first: a part precedes its record, so a record without a part has lost it.
+    return records & part_names(dataset.fs)
+
+
+class Manifest:
+    """The committed shards of a dataset as they were at the last `refresh`."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._counts: dict[str, tuple[int, int]] = {}  # name → (vectors, errors)
+
+    def refresh(self) -> None:
+        """Read the records that are new since last time.
+
+        Raises:
+            DatasetError: A record is damaged.
+        """
+        committed = committed_names(self._dataset)
+        for name in self._counts.keys() - committed:
+            del self._counts[name]
+        for name in committed - self._counts.keys():
+            record = read_record(self._dataset, name)
+            if record is not None:
+                self._counts[name] = (record.vectors, record.errors)
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(self._counts)
+
+    @property
+    def shards(self) -> int:
+        return len(self._counts)
+
+    @property
+    def vectors(self) -> int:
+        return sum(vectors for vectors, _ in self._counts.values())
+
+    @property
+    def errors(self) -> int:
+        return sum(errors for _, errors in self._counts.values())
+
+
+def read_record(dataset: Dataset, name: str) -> Commit | None:
+    """Return a shard's record, None if it has none.
+
+    Raises:
+        DatasetError: It is damaged.
+    """
+    try:
+        text = dataset.fs.read(record_path(name))
+    except FileNotFoundError:
+        return None
+    try:
+        return Commit(**json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{dataset.root}/{record_path(name)} is damaged ({error}): delete it, and the next "
+            "submit writes it again from its part"
+        ) from error
+
+
+def record_of(footer: Footer) -> Commit:
+    """Return the record of a part, which depends on nothing but its footer."""
+    return Commit(
+        name=footer.shard,
+        vectors=footer.vectors,
+        errors=len(footer.failures),
+        part=part_path(footer.shard),
+        model=footer.model,
+        engine_sha256=footer.engine_sha256,
+        finished_at=footer.finished_at,
+        worker=footer.worker,
+    )
+
+
+def record_names(fs: Filesystem) -> set[str]:
+    """Return the shards that have a manifest record."""
+    return _names(fs, MANIFEST_FOLDER, ".json")
+
+
+def part_names(fs: Filesystem) -> set[str]:
+    """Return the shards that have a part."""
+    return _names(fs, PARTS_FOLDER, ".parquet")
+
+
+def error_names(fs: Filesystem) -> set[str]:
+    """Return the shards that have an errors table."""
+    return _names(fs, ERRORS_FOLDER, ".parquet")
+
+
+def _finish(dataset: Dataset, name: str, footer: Footer) -> Commit:
+    """Write the errors table and then the record of a part; doing it twice changes nothing."""
+    _check_footer(dataset, name, footer)
+    if footer.failures:
+        data = errors_bytes(footer.failures, dataset.info.tower)
+        dataset.fs.replace(errors_path(name), data)
+    else:
+        dataset.fs.delete(errors_path(name))  # an earlier part's, which somebody deleted
+    record = record_of(footer)
+    dataset.fs.replace(record_path(name), record.to_json().encode())
+    return record
+
+
+def _check_footer(dataset: Dataset, name: str, footer: Footer) -> None:
+    if footer.shard != name:
+        raise DatasetError(
+            f"{dataset.root}/{part_path(name)} is the part of {footer.shard}, renamed: give it "
+            "its name back, or delete it"
+        )
+    if footer.model != dataset.info.model:
+        raise DatasetMismatchError(
+            f"{dataset.root}/{part_path(name)} holds vectors of model {footer.model}, its dataset "
+            f"those of {dataset.info.model}: delete the part, and it is made again"
+        )
+
+
+def _names(fs: Filesystem, folder: str, suffix: str) -> set[str]:
+    return {n.removesuffix(suffix) for n in fs.list(folder) if n.endswith(suffix)}

@@ -1,0 +1,197 @@
+"""The proof that a dataset is whole: every item once, every vector sound, one model."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipfleet.errors import DatasetError
+from storage import tally
+from storage.dataset import Dataset
+from storage.jobs import jobs, read_job_rows
+from storage.manifest import error_names, part_names, read_record, record_names, record_of
+from storage.parts import (
+    ITEMS_PREFIX,
+    NORM_TOLERANCE,
+    ROW_GROUP_ROWS,
+    Footer,
+    errors_path,
+    norms,
+    part_path,
+    part_schema,
+    read_footer,
+    value_column,
+)
+
+SHOWN = 5  # examples that a problem names
+
+# The kinds of problem, each with the way out.
+_DAMAGED = "parts are damaged or foreign (delete them and submit again)"
+_OTHER_MODEL = "parts hold another model's vectors (delete them and submit again)"
+_OTHER_NAME = "parts have another shard's name (give them their names back)"
+_OTHER_COLUMNS = "parts have other columns than the dataset's (delete them and submit again)"
+_UNFINISHED = "parts are unfinished, without a manifest record (submitting again finishes them)"
+_NO_PART = "manifest records have no part (submitting again embeds these shards again)"
+_RECORD = "manifest records are damaged or differ from their parts (delete them, submit again)"
+_ERRORS = "errors tables differ from their parts (delete their manifest records, submit again)"
+_VECTORS = "vectors are not finite or not of norm 1"
+_MISSING = "planned ids are neither in a part nor in an errors table"
+_DOUBLED = "ids are in parts and errors tables more than once"
+_UNPLANNED = "ids in the parts of shards are in no plan"
+_PLANNED_TWICE = "ids are planned more than once"
+
+
+@dataclass(kw_only=True, slots=True)
+class Proof:
+    """What `prove` found; `missing`, `doubled` and `unplanned` count ids."""
+
+    dataset: str
+    model: str  # ModelCard.identity
+    planned: int = 0  # ids
+    parts: int = 0
+    vectors: int = 0
+    errors: int = 0
+    missing: int = 0
+    doubled: int = 0
+    unplanned: int = 0
+    unfinished: int = 0  # parts without a record
+    bad_vectors: int = 0  # not finite, or not of norm 1
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the proof in JSON's types."""
+        return {"ok": self.ok, **asdict(self)}
+
+
+def prove(root: str) -> Proof:
+    """Read a whole dataset, and return what is wrong with it, if anything.
+
+    Memory stays flat: ids are counted on disk, vectors read a row group at a time.
+
+    Raises:
+        DatasetError: There is no dataset at `root`, or a plan of it cannot be read.
+    """
+    dataset = Dataset.open(root)
+    with closing(tally.Tally()) as ids:
+        for job in jobs(dataset):
+            for planned, _ in read_job_rows(dataset, job):
+                ids.plan(planned)
+        return _Prover(dataset, ids).prove()
+
+
+class _Prover:
+    def __init__(self, dataset: Dataset, ids: tally.Tally) -> None:
+        self._dataset = dataset
+        self._ids = ids
+        self._proof = Proof(dataset=dataset.root, model=dataset.info.model)
+        self._found: dict[str, tuple[int, list[str]]] = {}  # problem → count, examples
+
+    def prove(self) -> Proof:
+        parts = part_names(self._dataset.fs)
+        records = record_names(self._dataset.fs)
+        for name in sorted(parts):
+            self._prove_part(name, finished=name in records)
+        for name in sorted(records - parts):
+            if not self._dataset.fs.exists(part_path(name)):  # else it is newer than the list
+                self._add(_NO_PART, name)
+        for name in sorted(error_names(self._dataset.fs) - parts):
+            self._add(_ERRORS, name)
+        self._prove_ids()
+        self._proof.problems = [
+            f"{count} {problem}: {', '.join(examples)}{', …' if count > len(examples) else ''}"
+            for problem, (count, examples) in self._found.items()
+        ]
+        return self._proof
+
+    def _prove_part(self, name: str, *, finished: bool) -> None:
+        self._proof.parts += 1
+        try:
+            with self._dataset.fs.open(part_path(name)) as file:
+                footer = read_footer(file, path=part_path(name))
+                self._prove_footer(name, footer)
+                self._prove_rows(name, file)
+        except (DatasetError, FileNotFoundError, pa.ArrowException, OSError) as error:
+            self._add(_DAMAGED, f"{name} ({error})")
+            return
+        self._ids.write(
+            (failure.item.id for failure in footer.failures), arrived=name.startswith(ITEMS_PREFIX)
+        )
+        self._proof.errors += len(footer.failures)
+        if finished:
+            self._prove_record(name, footer)
+        else:
+            self._proof.unfinished += 1
+            self._add(_UNFINISHED, name)
+
+    def _prove_footer(self, name: str, footer: Footer) -> None:
+        if footer.shard != name:
+            self._add(_OTHER_NAME, f"{name} (is {footer.shard})")
+        if footer.model != self._dataset.info.model:
+            self._add(_OTHER_MODEL, f"{name} ({footer.model})")
+
+    def _prove_rows(self, name: str, file: BinaryIO) -> None:
+        parquet = pq.ParquetFile(file)
+        info = self._dataset.info
+        if not parquet.schema_arrow.equals(part_schema(info)):
+            self._add(_OTHER_COLUMNS, name)
+            return
+        for batch in parquet.iter_batches(ROW_GROUP_ROWS, columns=["id", "embedding"]):
+            ids = batch.column("id").to_pylist()
+            self._ids.write(ids, arrived=name.startswith(ITEMS_PREFIX))
+            self._proof.vectors += len(ids)
+            flat = batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
+            lengths = norms(flat.reshape(len(ids), info.dim))
+            for row in np.flatnonzero(~(np.abs(lengths - 1) <= NORM_TOLERANCE)):  # NaN is bad too
+                self._proof.bad_vectors += 1
+                self._add(_VECTORS, f"{ids[row]!r} (norm {lengths[row]:g}, in {name})")
+
+    def _prove_record(self, name: str, footer: Footer) -> None:
+        try:
+            if read_record(self._dataset, name) != record_of(footer):
+                self._add(_RECORD, name)
+        except DatasetError:
+            self._add(_RECORD, name)
+        if self._read_errors(name) != [
+            (failure.item.id, failure.error) for failure in footer.failures
+        ]:
+            self._add(_ERRORS, name)
+
+    def _read_errors(self, name: str) -> list[tuple[str, str]] | None:
+        """Return id and error of each row of an errors table; none if there is no table."""
+        columns = ["id", value_column(self._dataset.info.tower), "error", "message", "attempt"]
+        try:
+            with self._dataset.fs.open(errors_path(name)) as file:
+                table = pq.read_table(file, columns=columns)
+        except FileNotFoundError:
+            return []
+        except (pa.ArrowException, OSError):
+            return None
+        return list(zip(table["id"].to_pylist(), table["error"].to_pylist(), strict=True))
+
+    def _prove_ids(self) -> None:
+        ids, proof = self._ids, self._proof
+        proof.planned = ids.count(tally.PLANNED)
+        proof.missing = self._add_ids(_MISSING, tally.MISSING)
+        proof.doubled = self._add_ids(_DOUBLED, tally.DOUBLED)
+        proof.unplanned = self._add_ids(_UNPLANNED, tally.UNPLANNED)
+        self._add_ids(_PLANNED_TWICE, tally.PLANNED_TWICE)
+
+    def _add_ids(self, problem: str, condition: str) -> int:
+        count = self._ids.count(condition)
+        if count:
+            examples = [repr(id_) for id_ in self._ids.first(condition, SHOWN)]
+            self._found[problem] = (count, examples)
+        return count
+
+    def _add(self, problem: str, example: str) -> None:
+        count, examples = self._found.get(problem, (0, []))
+        self._found[problem] = (count + 1, [*examples, example][:SHOWN])

@@ -1,0 +1,69 @@
+"""A count, for every id of a dataset, of where it stands: the proof's bookkeeping, on disk."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+
+_CACHE_KIB = 64 << 10
+
+
+class Tally:
+    """How often each id is planned, and how often it is in a part or an errors table.
+
+    A private SQLite database without a name, as in `storage.id_index`.
+    """
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.executescript(
+            f"""
+            PRAGMA journal_mode = OFF;
+            PRAGMA synchronous = OFF;
+            PRAGMA cache_size = -{_CACHE_KIB};
+            CREATE TABLE ids (
+                id TEXT PRIMARY KEY,
+                planned INTEGER, -- times in a plan
+                written INTEGER, -- rows in parts and errors tables
+                arrived INTEGER  -- of these, rows of items that came singly
+            ) WITHOUT ROWID;
+            BEGIN;
+            """
+        )
+
+    def plan(self, ids: Iterable[str]) -> None:
+        self._database.executemany(
+            "INSERT INTO ids VALUES (?, 1, 0, 0) ON CONFLICT DO UPDATE SET planned = planned + 1",
+            ((id_,) for id_ in ids),
+        )
+
+    def write(self, ids: Iterable[str], *, arrived: bool) -> None:
+        self._database.executemany(
+            "INSERT INTO ids VALUES (?, 0, 1, ?) ON CONFLICT DO UPDATE "
+            "SET written = written + 1, arrived = arrived + excluded.arrived",
+            ((id_, int(arrived)) for id_ in ids),
+        )
+
+    def count(self, condition: str) -> int:
+        """Return how many ids meet one of the conditions below."""
+        (count,) = self._database.execute(
+            f"SELECT count(*) FROM ids WHERE {condition}"  # noqa: S608 - constants of this module
+        ).fetchone()
+        return int(count)
+
+    def first(self, condition: str, limit: int) -> list[str]:
+        """Return the first few ids, sorted, that meet one of the conditions below."""
+        rows = self._database.execute(
+            f"SELECT id FROM ids WHERE {condition} ORDER BY id LIMIT {limit}"  # noqa: S608
+        )
+        return [id_ for (id_,) in rows]
+
+    def close(self) -> None:
+        self._database.close()
+
+
+PLANNED = "planned > 0"
+PLANNED_TWICE = "planned > 1"
+MISSING = "planned > 0 AND written = 0"
+DOUBLED = "written > 1"
+UNPLANNED = "planned = 0 AND written > arrived"

@@ -31,6 +31,15 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+def thirds(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the three equal parts of the last axis, as slices.
+
+    `Split` changed between ONNX opsets 17 and 18; `Slice` is the same in both.
+    """
+    width = x.shape[-1] // 3
+    return x[..., :width], x[..., width : 2 * width], x[..., 2 * width :]
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return softmax(q·kᵀ / √width + mask)·v for (n, heads, L, width) tensors.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clipfleet.models import ModifiedResNet, VisionTransformer
-from convert.layers import LayerNorm, attend, merge_heads, split_heads
+from convert.layers import LayerNorm, attend, merge_heads, split_heads, thirds
 
 _EXPANSION = 4  # a bottleneck's output planes / its inner planes
 
@@ -37,7 +37,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         joint = nn.functional.linear(x, self.in_proj_weight, self.in_proj_bias)
-        query, key, value = (split_heads(part, self.heads) for part in joint.chunk(3, dim=-1))
+        query, key, value = (split_heads(part, self.heads) for part in thirds(joint))
         out: Tensor = self.out_proj(merge_heads(attend(query, key, value)))
         return out
 
@@ -140,6 +140,7 @@ class AttentionPool(nn.Module):
 
     def __init__(self, side: int, width: int, heads: int, dim: int) -> None:
         super().__init__()
+        self.side = side
         self.heads = heads
         self.positional_embedding = nn.Parameter(torch.randn(side**2 + 1, width) / width**0.5)
         self.k_proj = nn.Linear(width, width)
@@ -150,9 +151,9 @@ class AttentionPool(nn.Module):
             nn.init.normal_(linear.weight, std=width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.flatten(2).transpose(1, 2)  # (n, H·W, C)
-        mean = x.float().mean(dim=1, keepdim=True).to(x.dtype)
-        x = torch.cat([mean, x], dim=1) + self.positional_embedding
+        mean = nn.functional.avg_pool2d(x.float(), self.side).to(x.dtype)  # (n, C, 1, 1)
+        x = torch.cat([mean.flatten(2), x.flatten(2)], dim=2).transpose(1, 2)  # (n, H·W + 1, C)
+        x = x + self.positional_embedding
         query, key, value = (
             split_heads(part, self.heads)
             for part in (self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x))

@@ -36,7 +36,9 @@ class Parity:
     """How close the engine's outputs are to the reference's on real items.
 
     `cosine_min` is the worst item's cosine; `max_abs_diff` is the largest difference
-    between two elements of the unnormalised outputs.
+    between two elements of the unnormalised outputs. `cosine_between_items` is the mean
+    cosine of two different items' reference outputs: the nearer it is to 1, the less
+    `cosine_min` proves.
     """
 
     reference: str
@@ -45,6 +47,7 @@ class Parity:
     cosine_mean: float
     max_abs_diff: float
     threshold: float
+    cosine_between_items: float | None = None  # None where there is one item
 
     @property
     def passed(self) -> bool:

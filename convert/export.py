@@ -63,9 +63,7 @@ def fold_batch_norms(model: ChineseClip) -> None:
     In float16 the sum of folded weights is exact where running variances may not be; do it
     before `halve`.
     """
-    if not isinstance(model.visual, ModifiedResNetTower):
-        return
-    for module in model.visual.modules():
+    for module in model.modules():
         if isinstance(module, (Bottleneck, ModifiedResNetTower)):
             for number in (1, 2, 3):
                 _fold(module, f"conv{number}", f"bn{number}")
@@ -129,7 +127,7 @@ def _lower_opset(graph: onnx_ir.Model) -> None:
 
 
 def _strip(graph: onnx_ir.Model) -> None:
-    """Drop the exporter's stack traces: they are half the file, and name folders of this machine."""
+    """Drop the exporter's stack traces, which are large and name folders of this machine."""
     graph.metadata_props.clear()
     graph.graph.metadata_props.clear()
     for node in graph.graph.all_nodes():

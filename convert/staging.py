@@ -1,0 +1,53 @@
+"""A conversion's files: built under a temporary name, shown whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from clipfleet.card import ModelCard, card_path, sha256_of, write_card
+from clipfleet.errors import UsageError
+from convert.export import EXTRA_FILE_SUFFIX
+
+
+@contextmanager
+def staging_folder(save_prefix: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside the target, on its file system; removed at the end."""
+    if not save_prefix.name:
+        raise UsageError(f"{save_prefix} is no prefix of file names: give one as models/vit-b-16")
+    save_prefix.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=save_prefix.parent, prefix=f".{save_prefix.name}.converting-"
+    ) as folder:
+        yield Path(folder)
+
+
+def with_checksums(card: ModelCard, engine: Path) -> ModelCard:
+    """Return a card with the names and SHA-256 of an engine and of its extra file."""
+    extra = Path(f"{engine}{EXTRA_FILE_SUFFIX}")
+    return replace(
+        card,
+        engine=engine.name,
+        engine_sha256=sha256_of(engine),
+        extra_file=extra.name,
+        extra_file_sha256=sha256_of(extra),
+    )
+
+
+def publish(card: ModelCard, staged: Path, folder: Path) -> Path:
+    """Move a verified engine into `folder`, write its card and return the card's path.
+
+    An older engine of the name is taken away first: at no moment does its graph stand
+    beside the new weights. The card comes last.
+    """
+    engine = folder / staged.name
+    card_path(engine).unlink(missing_ok=True)
+    engine.unlink(missing_ok=True)
+    os.replace(f"{staged}{EXTRA_FILE_SUFFIX}", f"{engine}{EXTRA_FILE_SUFFIX}")
+    os.replace(staged, engine)
+    write_card(card, card_path(engine))
+    return card_path(engine)

@@ -15,11 +15,10 @@ import stat
 import struct
 import zlib
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
 
 from PIL import Image, UnidentifiedImageError
 
-from clipfleet.errors import ItemError, StorageError
+from clipfleet.errors import ItemError, StorageError, UsageError
 from clipfleet.images import IMAGE_FORMATS
 from clipfleet.jobs import (
     DECODE_FAILED,
@@ -33,6 +32,7 @@ from clipfleet.jobs import (
     Item,
 )
 from clipfleet.settings import Settings
+from storage.filesystem import local_path
 
 MAX_MESSAGE_LENGTH = 300  # characters
 
@@ -40,7 +40,6 @@ Image.init()  # all plug-ins now, not in the first thread that meets an odd file
 _FORMATS = tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)  # AVIF may be left out
 _WITH_CLEAR_MAGIC = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "JPEG2000")
 
-_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 _ADDRESS = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>")
 
 _CODES_OF_ERRNO = {
@@ -162,18 +161,14 @@ def decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, tuple[
 
 
 def _local_path(uri: str) -> str:
-    if not _SCHEME.match(uri):
-        if not os.path.isabs(uri):
-            raise ItemError(MISSING, f"{_shown(uri)} is not an absolute path: name files by theirs")
+    if os.path.isabs(uri):  # also one that holds "://"
         return uri
-    url = urlsplit(uri)
-    if url.scheme.lower() != "file" or url.netloc not in ("", "localhost"):
-        raise ItemError(
-            READ_FAILED,
-            f"{_shown(uri)} cannot be read: workers read absolute paths and file:// URLs of this "
-            "machine",
-        )
-    return unquote(url.path, errors="surrogateescape")
+    try:
+        if "://" in uri:
+            return local_path(uri)
+    except UsageError as error:
+        raise _item_error(READ_FAILED, f"{_shown(uri)} cannot be read: {error}") from error
+    raise ItemError(MISSING, f"{_shown(uri)} is not an absolute path: name a file by its own")
 
 
 def _read_error(uri: str, error: OSError) -> ItemError | StorageError:

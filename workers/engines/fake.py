@@ -3,28 +3,51 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfleet.card import ModelCard, TensorSpec, card_path, write_card
+from clipfleet.card import ModelCard, TensorSpec, card_path, sha256_of, write_card
+from clipfleet.errors import EngineError
 from clipfleet.models import Tower
 from workers.engines.base import Array, Engine
+from workers.engines.files import check_files
 from workers.engines.inputs import checked_inputs
 
 
 class FakeEngine(Engine):
-    """Features made from a hash of each input's bytes: equal inputs only give equal features."""
+    """Features made from a hash of each input's bytes: only equal inputs give equal features."""
 
-    def __init__(self, card: ModelCard, *, max_batch: int = 32) -> None:
+    def __init__(self, card: ModelCard, *, max_batch: int = 32, item_s: float = 0.0) -> None:
+        """`item_s` is how long each item takes, in seconds, so that a test can come in between."""
         self.card = card
         self.max_batch = card.batch_size or max_batch
+        self._item_s = item_s
+
+    @classmethod
+    def load(cls, card: ModelCard, engine_path: Path, *, max_batch: int = 32) -> FakeEngine:
+        """Return the engine that `write_fake_engine` wrote.
+
+        Raises:
+            EngineError: The file is not the card's, or not a fake engine's.
+        """
+        check_files(card, engine_path)
+        try:
+            item_s = float(json.loads(engine_path.read_text())["item_s"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise EngineError(f'{engine_path} is not {{"item_s": seconds}}: {error}') from error
+        return cls(card, max_batch=max_batch, item_s=item_s)
 
     def __call__(self, inputs: Array) -> NDArray[np.float32]:
         features = np.empty((len(inputs), self.card.dim), dtype=np.float32)
         for row, given in zip(features, checked_inputs(inputs, self.card), strict=True):
             row[:] = _features(given.tobytes(), self.card.dim)
+        if self._item_s:
+            time.sleep(self._item_s * len(inputs))
         return features
 
     def close(self) -> None:
@@ -32,9 +55,10 @@ class FakeEngine(Engine):
 
 
 def _features(data: bytes, dim: int) -> NDArray[np.float64]:
+    """`dim` numbers between -1 and 1."""
     digest = hashlib.blake2b(data).digest()
     numbers = np.frombuffer(hashlib.shake_128(digest).digest(4 * dim), dtype="<i4")
-    return numbers / 2.0**31  # -1 to 1
+    return numbers / 2.0**31
 
 
 def fake_card(
@@ -45,29 +69,34 @@ def fake_card(
     context_length: int = 52,
     batch_size: int | None = None,
 ) -> ModelCard:
-    """Return the card of a `FakeEngine`; its `engine_sha256` is that of an empty file."""
-    image = TensorSpec(name="image", shape=(batch_size, 3, resolution, resolution), dtype="float32")
-    text = TensorSpec(name="text", shape=(batch_size, context_length), dtype="int64")
-    kind = "image" if tower == "img" else "text"
+    """Return the card of a `FakeEngine` that has no file."""
+    pixels = TensorSpec(
+        name="image", shape=(batch_size, 3, resolution, resolution), dtype="float32"
+    )
+    ids = TensorSpec(name="text", shape=(batch_size, context_length), dtype="int64")
+    given = pixels if tower == "img" else ids
+    features = f"unnorm_{given.name}_features"
     return ModelCard(
         architecture="fake",
         tower=tower,
         runtime="fake",
         precision="fp32",
         engine=f"fake.{tower}",
-        engine_sha256=hashlib.sha256(b"").hexdigest(),
-        input=image if tower == "img" else text,
-        output=TensorSpec(name=f"unnorm_{kind}_features", shape=(batch_size, dim), dtype="float32"),
+        engine_sha256="0" * 64,
+        input=given,
+        output=TensorSpec(name=features, shape=(batch_size, dim), dtype="float32"),
         logit_scale=4.6052,
         checkpoint_sha256="0" * 64,
         runtime_version="1",
     )
 
 
-def write_fake_engine(folder: Path, tower: Tower, *, dim: int = 16, resolution: int = 32) -> Path:
-    """Write an empty engine file and its card, and return the card's path."""
+def write_fake_engine(
+    folder: Path, tower: Tower, *, dim: int = 16, resolution: int = 32, item_s: float = 0.0
+) -> Path:
+    """Write a fake engine and its card into a folder, and return the card's path."""
     card = fake_card(tower, dim=dim, resolution=resolution)
     engine = folder / card.engine
-    engine.write_bytes(b"")
-    write_card(card, card_path(engine))
+    engine.write_text(json.dumps({"item_s": item_s}))
+    write_card(replace(card, engine_sha256=sha256_of(engine)), card_path(engine))
     return card_path(engine)

@@ -1,0 +1,151 @@
+"""The way of a run of items: read → decode → preprocess | tokenise → engine → L2-normalise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clipfleet.errors import CardError, SettingsError
+from clipfleet.jobs import NON_FINITE, Item
+from clipfleet.settings import Settings, cores
+from storage.parts import Embedded, Failure
+from workers.engines.base import Engine
+from workers.engines.loading import load_engine
+from workers.inputs import Chunk, Fill, Outcome, chunks, fill_for
+from workers.normalise import l2_normalise
+
+_MIN_CHUNK = 32  # items
+_ITEMS_A_CORE = 4  # in a chunk, so that the cores seldom wait for the last item
+
+
+class Embedder:
+    """An engine with what feeds it, built once a process; a context manager.
+
+    One call of `embed` at a time.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self.engine = engine
+        self._fill = fill_for(engine.card, settings)
+        self._pool = ThreadPoolExecutor(
+            settings.decode_threads or cores(), thread_name_prefix="decode"
+        )
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Embedder:
+        """Load the engine of `settings.model`, for `settings.tower` if that is set.
+
+        Raises:
+            SettingsError: No model is set.
+            CardError: The model is missing, its card is wrong, or it is another tower's.
+            EngineError: The engine does not load.
+        """
+        if settings.model is None:
+            raise SettingsError("no model: set CLIPFLEET_MODEL (or --model) to a model card")
+        engine = load_engine(settings.model, settings)
+        if settings.tower not in (None, engine.card.tower):
+            engine.close()
+            raise CardError(
+                f"{settings.model} is the {engine.card.tower} tower, and this worker is for "
+                f"{settings.tower}: name that tower's model card"
+            )
+        # Pillow's own limit against bombs must not be below ours; it is one for the process.
+        Image.MAX_IMAGE_PIXELS = settings.max_image_pixels
+        return cls(engine, settings)
+
+    def embed(self, items: Sequence[Item]) -> Embedded:
+        """Return what became of `items`: for each a vector or a failure, in order.
+
+        Raises:
+            EngineError: The engine failed.
+            StorageError: A file system did not answer.
+        """
+        return embed(items, self.engine, fill=self._fill, pool=self._pool)
+
+    def close(self) -> None:
+        """Stop the threads and free the engine."""
+        self._pool.shutdown(cancel_futures=True)
+        self.engine.close()
+
+    def __enter__(self) -> Embedder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def embed(
+    items: Sequence[Item], engine: Engine, *, fill: Fill, pool: ThreadPoolExecutor
+) -> Embedded:
+    """Return what became of `items`: for each a vector or a failure, in order.
+
+    `fill` makes the engine's inputs; `pool` runs it for some items while the engine runs others.
+
+    Raises:
+        EngineError: The engine failed.
+        StorageError: A file system did not answer.
+    """
+    size = max(_MIN_CHUNK, engine.max_batch, _ITEMS_A_CORE * cores())
+    vectors = np.empty((len(items), engine.card.dim), dtype=np.float32)
+    outcomes: list[Outcome] = []
+    kept = 0
+    with closing(chunks(items, engine.card, size=size, fill=fill, pool=pool)) as ready:
+        for chunk in ready:
+            features = engine(chunk.inputs)  # float32 (k, D)
+            normalised = l2_normalise(features)  # float32 (k, D), NaN where there is no direction
+            bad = np.isnan(normalised).any(axis=1)
+            outcomes += _outcomes(chunk, features, bad)
+            good = normalised[~bad]
+            vectors[kept : kept + len(good)] = good
+            kept += len(good)
+    return _embedded(items, outcomes, vectors[:kept], has_sizes=engine.card.tower == "img")
+
+
+def _outcomes(chunk: Chunk, features: NDArray[np.float32], bad: NDArray[np.bool_]) -> list[Outcome]:
+    """Return the chunk's outcomes, with a failure for each of the k features that is bad."""
+    rows = iter(zip(features, bad, strict=True))
+    outcomes: list[Outcome] = []
+    for item, outcome in zip(chunk.items, chunk.outcomes, strict=True):
+        if isinstance(outcome, Failure):
+            outcomes.append(outcome)
+            continue
+        row, is_bad = next(rows)
+        outcomes.append(_non_finite(item, row) if is_bad else outcome)
+    return outcomes
+
+
+def _non_finite(item: Item, features: NDArray[np.float32]) -> Failure:
+    bad = int((~np.isfinite(features)).sum())
+    what = f"{bad} of its {len(features)} numbers are NaN or infinite" if bad else "it is all zeros"
+    return Failure(
+        item=item, error=NON_FINITE, message=f"the model's vector has no direction: {what}"
+    )
+
+
+def _embedded(
+    items: Sequence[Item],
+    outcomes: Sequence[Outcome],
+    vectors: NDArray[np.float32],
+    *,
+    has_sizes: bool,
+) -> Embedded:
+    pairs = zip(items, outcomes, strict=True)
+    return Embedded(
+        items=[item for item, outcome in pairs if not isinstance(outcome, Failure)],
+        vectors=vectors,
+        sizes=[outcome for outcome in outcomes if isinstance(outcome, tuple)]
+        if has_sizes
+        else None,
+        failures=[outcome for outcome in outcomes if isinstance(outcome, Failure)],
+    )

@@ -167,7 +167,11 @@ def _local_path(uri: str) -> str:
         if "://" in uri:
             return local_path(uri)
     except UsageError as error:
-        raise _item_error(READ_FAILED, f"{_shown(uri)} cannot be read: {error}") from error
+        raise ItemError(
+            READ_FAILED,
+            f"{_shown(uri)} cannot be read: workers read absolute paths and file:// URLs of their "
+            "own machine",
+        ) from error
     raise ItemError(MISSING, f"{_shown(uri)} is not an absolute path: name a file by its own")
 
 

@@ -104,7 +104,7 @@ def embed(
         for chunk in ready:
             features = engine(chunk.inputs)  # float32 (k, D)
             normalised = l2_normalise(features)  # float32 (k, D), NaN where there is no direction
-            bad = np.isnan(normalised).any(axis=1)
+            bad = np.isnan(normalised[:, 0])
             outcomes += _outcomes(chunk, features, bad)
             good = normalised[~bad]
             vectors[kept : kept + len(good)] = good

@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args
 from clipfleet.card import ModelCard, parse_card
 from clipfleet.errors import DatasetError, DatasetMismatchError
 from clipfleet.models import Tower
-from storage.filesystem import TEMPORARY_FOLDER, Filesystem, local_path, open_filesystem
+from storage.filesystem import Filesystem, local_path, open_filesystem
+from storage.local_filesystem import TEMPORARY_FOLDER
 
 EmbeddingDtype = Literal["float16", "float32"]
 

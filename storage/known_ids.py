@@ -47,6 +47,12 @@ class KnownIds:
             if name not in self._parts:
                 self._add_part(name)
 
+    @property
+    def last_number(self) -> int:
+        """The highest number of a part of single items, see `storage.arrivals`; 0 without."""
+        numbers = (name.removeprefix(ITEMS_PREFIX) for name in self._parts)
+        return max((int(number) for number in numbers if number.isdecimal()), default=0)
+
     def _add_job(self, job: Job) -> None:
         origin = -int(job.id)
         for ids, values in read_job_rows(self._dataset, job):

@@ -65,21 +65,34 @@ def commit(
         DatasetError: The vectors are not what the dataset holds, or a part is damaged.
         StorageError: The disk refused a write; committing again is safe.
     """
-    dataset.check_model(card)
-    data = part_bytes(embedded, dataset.info, card, name, worker=worker, finished_at=utc_now())
-    if not dataset.fs.exists(part_path(name)):
-        # A record without its part: somebody deleted the part, to have it made again.
-        dataset.fs.delete(record_path(name))
-        if dataset.fs.create(part_path(name), data):
-            footer = read_footer(io.BytesIO(data), path=part_path(name))
-            return _finish(dataset, name, footer)
-    done = complete(dataset, name)
+    done = commit_first(dataset, name, embedded, card=card, worker=worker)
+    done = done or complete(dataset, name)
     if done is None:
         raise DatasetError(
             f"part {part_path(name)} vanished from {dataset.root} while it was committed: let "
             "nothing delete parts while workers run"
         )
     return done
+
+
+def commit_first(
+    dataset: Dataset, name: str, embedded: Embedded, *, card: ModelCard, worker: str
+) -> Commit | None:
+    """Commit a shard that has no part yet; None, and nothing changed, if it has one.
+
+    Raises:
+        As `commit` does.
+    """
+    dataset.check_model(card)
+    data = part_bytes(embedded, dataset.info, card, name, worker=worker, finished_at=utc_now())
+    has_record = dataset.fs.exists(record_path(name))
+    if dataset.fs.exists(part_path(name)):
+        return None
+    if has_record:  # a part precedes its record: somebody deleted it, to have it made again
+        dataset.fs.delete(record_path(name))
+    if not dataset.fs.create(part_path(name), data):
+        return None
+    return _finish(dataset, name, read_footer(io.BytesIO(data), path=part_path(name)))
 
 
 def is_committed(dataset: Dataset, name: str) -> bool:
@@ -108,6 +121,18 @@ def unfinished(dataset: Dataset) -> list[str]:
     # Parts first: a record follows its part, so none of these is merely newer than the list.
     parts = part_names(dataset.fs)
     return sorted(parts - record_names(dataset.fs))
+
+
+def complete_unfinished(dataset: Dataset) -> list[Commit]:
+    """Finish the commits that a dead worker left between a part and its record.
+
+    Safe while workers run: they would write the same.
+
+    Raises:
+        DatasetError: A part is damaged, another shard's, or holds another model's vectors.
+    """
+    finished = (complete(dataset, name) for name in unfinished(dataset))
+    return [commit for commit in finished if commit is not None]
 
 
 def missing_shards(dataset: Dataset) -> Iterator[Shard]:

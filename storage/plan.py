@@ -23,7 +23,7 @@ from storage.sources import Source
 __all__ = ["Job", "PlanReader", "jobs", "plan_items", "shards"]
 
 SHARDS_PER_FILE = 1000
-FILE_SIZE_BYTES = 32 << 20  # compressed; what a planner holds in memory
+FILE_SIZE_BYTES = 16 << 20  # compressed; what a planner holds in memory
 
 
 def plan_items(dataset: Dataset, source: Source, shard_size: int) -> Job | None:
@@ -140,6 +140,7 @@ def _delete_leftovers(dataset: Dataset, known: list[Job]) -> None:
 
     Files under the next number may be those of a planner at work, and stay.
     """
+    dataset.fs.tidy()
     tokens = {job.id: job.token for job in known}
     for name in dataset.fs.list(PLAN_FOLDER):
         number, _, rest = name.partition("-")

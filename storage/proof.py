@@ -71,6 +71,15 @@ class Proof:
         """Return the proof in JSON's types."""
         return {"ok": self.ok, **asdict(self)}
 
+    def lines(self) -> list[str]:
+        """Return the proof for people: what was counted, then the problems, or that it holds."""
+        counts = (
+            f"{self.planned} items planned; {self.vectors} vectors and {self.errors} errors in "
+            f"{self.parts} parts of model {self.model[:12]}"
+        )
+        verdict = "whole: every item once, every norm 1, one model"
+        return [counts, *(self.problems or [verdict])]
+
 
 def prove(root: str) -> Proof:
     """Read a whole dataset, and return what is wrong with it, if anything.
@@ -80,7 +89,11 @@ def prove(root: str) -> Proof:
     Raises:
         DatasetError: There is no dataset at `root`, or a plan of it cannot be read.
     """
-    dataset = Dataset.open(root)
+    return prove_dataset(Dataset.open(root))
+
+
+def prove_dataset(dataset: Dataset) -> Proof:
+    """Return what is wrong with a dataset, as `prove` does."""
     with closing(tally.Tally()) as ids:
         for job in jobs(dataset):
             for planned, _ in read_job_rows(dataset, job):

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from clipfleet.errors import SourceError
 from clipfleet.jobs import Item
 from clipfleet.models import Tower
+from storage.filesystem import has_scheme
 
 ID_COLUMNS = ("id", "text_id", "image_id")
 URI_COLUMNS = ("uri", "path", "file", "file_name")
@@ -103,7 +104,7 @@ def absolute(uri: str, *, folder: str, place: str) -> str:
     """
     if not uri:
         raise SourceError(f"{place}: the path is empty")
-    return uri if "://" in uri else os.path.normpath(os.path.join(folder, uri))
+    return uri if has_scheme(uri) else os.path.normpath(os.path.join(folder, uri))
 
 
 def show(value: object) -> str:

@@ -1,0 +1,64 @@
+"""Arrivals: items that came singly, not by a plan, and the parts that they are written to.
+
+These parts are numbered, and a number is taken by writing its part. Whoever has read all
+parts below a number and then wins it knows every id that came before, so no id is written
+twice, however many workers hold it; who loses reads the winner's part and tries the next.
+"""
+
+from __future__ import annotations
+
+from clipfleet.card import ModelCard
+from storage.dataset import Dataset
+from storage.known_ids import KnownIds
+from storage.manifest import Commit, commit_first
+from storage.parts import ITEMS_PREFIX, Embedded, Failure
+
+_DIGITS = 10
+
+
+def arrivals_name(number: int) -> str:
+    """Return the name of the part with a number; names sort as they were written."""
+    return f"{ITEMS_PREFIX}{number:0{_DIGITS}d}"
+
+
+def commit_arrivals(
+    dataset: Dataset, known: KnownIds, embedded: Embedded, *, card: ModelCard, worker: str
+) -> Commit | None:
+    """Write items that came singly as one part; None if the dataset has them all.
+
+    Items that are planned, or written by another worker meanwhile, are left out.
+
+    Raises:
+        DatasetMismatchError: `card` is not the dataset's model.
+        DatasetError: The vectors are not what the dataset holds, or a part is damaged.
+        StorageError: The disk refused a write; committing again is safe.
+    """
+    while True:
+        known.refresh()
+        fresh = without_known(embedded, known)
+        if not fresh.items and not fresh.failures:
+            return None
+        name = arrivals_name(known.last_number + 1)
+        done = commit_first(dataset, name, fresh, card=card, worker=worker)
+        if done is not None:
+            return done
+
+
+def without_known(embedded: Embedded, known: KnownIds) -> Embedded:
+    """Return what is not in the dataset yet, each id once."""
+    seen: set[str] = set()
+    rows = [n for n, item in enumerate(embedded.items) if _is_new(item.id, seen, known)]
+    failures: list[Failure] = [f for f in embedded.failures if _is_new(f.item.id, seen, known)]
+    return Embedded(
+        items=[embedded.items[n] for n in rows],
+        vectors=embedded.vectors[rows],
+        sizes=None if embedded.sizes is None else [embedded.sizes[n] for n in rows],
+        failures=failures,
+    )
+
+
+def _is_new(id_: str, seen: set[str], known: KnownIds) -> bool:
+    if id_ in seen or id_ in known:
+        return False
+    seen.add(id_)
+    return True

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 
 from clipfleet.card import sha256_of
-from clipfleet.errors import ArchitectureError, CheckpointError, DependencyError, StorageError
+from clipfleet.errors import CheckpointError, DependencyError
 from clipfleet.models import Architecture, architecture_names, load_architecture
 from convert.chinese_clip import ChineseClip
 from convert.hugging_face import from_hugging_face, is_hugging_face
-
-DEFAULT_DOWNLOAD_ROOT = Path("~/.cache/clip")  # the original's
 
 _PREFIX = "module."  # what distributed training puts before every key
 _UNUSED = "bert.pooler"  # in the published files, used by no tower
@@ -83,46 +81,6 @@ def save_checkpoint(model: ChineseClip, path: str | Path, *, half: bool) -> None
     part = path.with_name(f".{path.name}.{os.getpid()}")
     torch.save({"state_dict": state_dict}, part)
     os.replace(part, path)
-
-
-def published_checkpoint(architecture: Architecture, download_root: str | Path | None) -> Path:
-    """Return the published checkpoint of an architecture, downloaded if it is not there yet.
-
-    An interrupted download goes on where it stopped. `HF_ENDPOINT` names another hub.
-
-    Raises:
-        ArchitectureError: The architecture has no published checkpoint.
-        DependencyError: huggingface_hub is not installed.
-        StorageError: The hub does not answer or does not give the file.
-    """
-    published = architecture.published
-    if published is None:
-        raise ArchitectureError(
-            f"architecture {architecture.name} has no published checkpoint: name a file"
-        )
-    root = Path(download_root or DEFAULT_DOWNLOAD_ROOT).expanduser()
-    target = root / published.file
-    if target.is_file():
-        return target
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise DependencyError(
-            "downloads need huggingface_hub: pip install 'clipfleet[convert]', or name a file"
-        ) from error
-    endpoint = os.environ.get("HF_ENDPOINT") or None
-    try:
-        downloaded = hf_hub_download(
-            published.repository, published.file, local_dir=root, endpoint=endpoint
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise StorageError(
-            f"cannot download {published.file} of {published.repository} from "
-            f"{endpoint or 'https://huggingface.co'} to {root}: {error}. Try again (it goes on "
-            "where it stopped), set HF_ENDPOINT to a hub that answers, or name a local file"
-        ) from error
-    return Path(downloaded)
 
 
 def _read_state_dict(path: Path) -> StateDict:

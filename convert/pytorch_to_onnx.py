@@ -17,8 +17,9 @@ from pathlib import Path
 from clipfleet.card import ModelCard, Precision
 from clipfleet.errors import ClipfleetError, UsageError
 from clipfleet.models import TOWERS, Architecture, Tower, architecture_names, load_architecture
-from convert.checkpoints import Checkpoint, build_model, load_checkpoint, published_checkpoint
+from convert.checkpoints import Checkpoint, build_model, load_checkpoint
 from convert.chinese_clip import ChineseClip, halve
+from convert.download import published_checkpoint
 from convert.export import EXTRA_FILE_SUFFIX, export_tower, fold_batch_norms, tower_specs
 from convert.staging import publish, staging_folder, with_checksums
 from convert.verify import MAX_ITEMS, reference_features, verify_engine, verify_inputs

@@ -1,0 +1,114 @@
+"""Small models of both kinds, their checkpoints, and one conversion that several tests read."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from clipfleet.card import ModelCard
+from clipfleet.models import (
+    Architecture,
+    ModifiedResNet,
+    TextTransformer,
+    VisionTransformer,
+)
+from convert.checkpoints import save_checkpoint
+from convert.chinese_clip import ChineseClip
+from convert.layers import LayerNorm
+from convert.pytorch_to_onnx import convert
+
+TEXT = TextTransformer(
+    vocabulary_size=21128, layers=2, width=32, heads=4, intermediate_width=64, max_positions=64
+)
+VIT = Architecture(
+    name="small-vit",
+    dim=16,
+    resolution=32,
+    vision=VisionTransformer(kind="vit", layers=2, width=32, head_width=16, patch_size=8),
+    text=TEXT,
+)
+RESNET = Architecture(
+    name="small-resnet",
+    dim=16,
+    resolution=64,
+    vision=ModifiedResNet(kind="resnet", layers=(1, 2, 1, 1), width=8, heads=4),
+    text=replace(TEXT, layers=1),
+)
+
+
+def randomised(model: ChineseClip, seed: int = 0) -> ChineseClip:
+    """Give every parameter and statistic a random value, so that none can be mistaken for another.
+
+    Norms start as identities and biases at zero, and a ResNet's `bn3` even switches its
+    blocks off: with initial values most mistakes would not show.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(value: torch.Tensor, low: float, high: float) -> None:
+        value.copy_(torch.rand(value.shape, generator=generator) * (high - low) + low)
+
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, LayerNorm | nn.BatchNorm2d):
+                uniform(module.weight, 0.5, 1.5)
+                uniform(module.bias, -0.2, 0.2)
+            elif isinstance(module, nn.Linear) and module.bias is not None:
+                uniform(module.bias, -0.2, 0.2)
+            elif isinstance(module, nn.Embedding):
+                uniform(module.weight, -1, 1)
+            if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+                assert module.running_var is not None
+                uniform(module.running_mean, -0.2, 0.2)
+                uniform(module.running_var, 0.5, 1.5)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def vit() -> Architecture:
+    return VIT
+
+
+@pytest.fixture(scope="session")
+def resnet() -> Architecture:
+    return RESNET
+
+
+@pytest.fixture(params=[VIT, RESNET], ids=lambda architecture: architecture.name)
+def architecture(request: pytest.FixtureRequest) -> Architecture:
+    found: Architecture = request.param
+    return found
+
+
+@pytest.fixture
+def build() -> Callable[[Architecture], ChineseClip]:
+    """A function that builds a small model with random weights."""
+
+    def build_model(architecture: Architecture) -> ChineseClip:
+        torch.manual_seed(0)
+        return randomised(ChineseClip(architecture))
+
+    return build_model
+
+
+@pytest.fixture
+def vit_checkpoint(
+    tmp_path: Path, vit: Architecture, build: Callable[[Architecture], ChineseClip]
+) -> Path:
+    path = tmp_path / "small-vit.pt"
+    save_checkpoint(build(vit), path, half=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[ModelCard, Path]]:
+    """Every engine of the small vision transformer, by `tower.precision`; do not change them."""
+    folder = tmp_path_factory.mktemp("converted")
+    torch.manual_seed(0)
+    save_checkpoint(randomised(ChineseClip(VIT)), folder / "small.pt", half=True)
+    models = convert(
+        architecture=VIT, checkpoint=folder / "small.pt", save_prefix=folder / "models" / "small"
+    )
+    return {f"{card.tower}.{card.precision}": (card, path) for card, path in models}

@@ -25,6 +25,7 @@ DECODE_FAILED = "decode_failed"
 TOO_LARGE = "too_large"
 EMPTY_TEXT = "empty_text"
 NON_FINITE = "non_finite"
+BAD_ITEM = "bad_item"  # queued by itself, and not of the form that its task takes
 ERROR_CODES = (
     EMPTY_FILE,
     MISSING,
@@ -36,6 +37,7 @@ ERROR_CODES = (
     TOO_LARGE,
     EMPTY_TEXT,
     NON_FINITE,
+    BAD_ITEM,
 )
 
 MAX_ID_LENGTH = 4096  # characters: the longest path that Linux opens

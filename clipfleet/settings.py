@@ -31,8 +31,9 @@ class Settings(BaseSettings):
 
     redis_url: str = "redis://127.0.0.1:6379/0"
     queue_prefix: str = "clipfleet"  # fleets of different models on one Redis need different ones
-    # Redelivers what a killed worker held; a shard that runs longer is run twice.
-    visibility_timeout_s: PositiveInt = 3600
+    # What a killed or cut-off worker held comes back to the queue after this; a living worker
+    # renews its hold, however long its shard takes.
+    visibility_timeout_s: PositiveInt = 60
 
     # Items a shard. Smaller values lose less work if a worker dies, larger ones cost less
     # for each item: aim at some seconds of work.

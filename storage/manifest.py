@@ -150,10 +150,14 @@ def committed_names(dataset: Dataset) -> set[str]:
 
 
 class Manifest:
-    """The committed shards of a dataset as they were at the last `refresh`."""
+    """The committed shards of a dataset as they were at the last `refresh`.
 
-    def __init__(self, dataset: Dataset) -> None:
+    Only those whose names begin with `prefix`, or one of several: a job's id, `ITEMS_PREFIX`.
+    """
+
+    def __init__(self, dataset: Dataset, prefix: str | tuple[str, ...] = "") -> None:
         self._dataset = dataset
+        self._prefix = prefix
         self._counts: dict[str, tuple[int, int]] = {}  # name → (vectors, errors)
 
     def refresh(self) -> None:
@@ -162,7 +166,8 @@ class Manifest:
         Raises:
             DatasetError: A record is damaged.
         """
-        committed = committed_names(self._dataset)
+        names = committed_names(self._dataset)
+        committed = {name for name in names if name.startswith(self._prefix)}
         for name in self._counts.keys() - committed:
             del self._counts[name]
         for name in committed - self._counts.keys():

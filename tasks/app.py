@@ -1,0 +1,112 @@
+"""The Celery application: queues, acknowledgement, what is kept in Redis and for how long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from kombu import Exchange, Queue
+
+from clipfleet.jobs import queue_name
+from clipfleet.models import TOWERS
+from clipfleet.settings import Settings, load_settings
+from tasks.broker import CONNECT_TIMEOUT_S, unacked_key
+
+TASK_MODULES = ("tasks.embed", "tasks.embed_items", "tasks.worker")
+
+_SWEEP_S = 1  # between looks for messages whose worker died
+_SWEEP_LOCK_S = 10  # a worker that is killed while it sweeps stops the others' sweeps for so long
+_ENGINE_LOAD_S = 900  # a child that is not up after this is killed and started again
+
+
+def make_app(settings: Settings) -> Celery:
+    """Return the application of a fleet; a worker's also names its tower's queue.
+
+    Nothing is connected until it is used.
+    """
+    app = Celery("clipfleet", set_as_current=False)
+    app.conf.update(
+        broker_url=settings.redis_url,
+        broker_transport_options=_transport_options(settings),
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # a worker outlives any outage of Redis
+        broker_connection_timeout=CONNECT_TIMEOUT_S,
+        # A producer rides out a blip of Redis, and fails within seconds if there is none.
+        task_publish_retry_policy={
+            "max_retries": 4,
+            "interval_start": 0.2,
+            "interval_step": 0.4,
+            "interval_max": 2.0,
+        },
+        task_queues=[_queue(queue_name(tower, settings.queue_prefix)) for tower in TOWERS],
+        task_default_queue=queue_name(settings.tower or TOWERS[0], settings.queue_prefix),
+        task_create_missing_queues=False,
+        **_JSON_ONLY,
+        **_ACKNOWLEDGED_LATE,
+        task_time_limit=settings.shard_deadline_s,
+        include=TASK_MODULES,
+        **_ONE_SPAWNED_CHILD,
+    )
+    return app
+
+
+_JSON_ONLY: dict[str, Any] = {
+    "task_serializer": "json",
+    "event_serializer": "json",
+    "result_serializer": "json",
+    "accept_content": ["json"],
+}
+
+_ACKNOWLEDGED_LATE: dict[str, Any] = {
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": True,
+    "task_acks_on_timeout": False,  # back to the queue
+    # Nothing gets as far as failing: tasks.retry turns errors into retries and refusals.
+    "task_acks_on_failure": True,
+    "task_ignore_result": True,
+    "task_store_errors_even_if_ignored": False,
+    "result_backend": None,
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+}
+
+_ONE_SPAWNED_CHILD: dict[str, Any] = {
+    "worker_pool": "prefork",
+    "worker_pool_start_method": "spawn",
+    "worker_concurrency": 1,
+    "worker_prefetch_multiplier": 2,  # the running shard, and one reserved
+    "worker_proc_alive_timeout": _ENGINE_LOAD_S,
+    "worker_hijack_root_logger": False,
+    "worker_redirect_stdouts": False,
+}
+
+
+def _queue(name: str) -> Queue:
+    return Queue(name, Exchange(name, type="direct"), routing_key=name)
+
+
+def _transport_options(settings: Settings) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "visibility_timeout": settings.visibility_timeout_s,
+        "unacked_restore_interval": _SWEEP_S,
+        "unacked_restore_throttle": 1,
+        "unacked_mutex_expire": _SWEEP_LOCK_S,
+        "socket_keepalive": True,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+    }
+    if settings.tower:
+        # What a tower's workers hold is counted by itself, and by fleet.
+        held = unacked_key(queue_name(settings.tower, settings.queue_prefix))
+        options |= {
+            "unacked_key": held,
+            "unacked_index_key": f"{held}.index",
+            "unacked_mutex_key": f"{held}.mutex",
+        }
+    return options
+
+
+def __getattr__(name: str) -> Celery:
+    """Make `app` when it is first asked for: `celery --app tasks.app` and Flower do."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    app = globals()["app"] = make_app(load_settings())
+    return app

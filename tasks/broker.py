@@ -1,0 +1,159 @@
+"""Redis: how its URL is read and shown, whether it answers, and how long a queue is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import redis
+from redis.exceptions import RedisError
+
+from clipfleet.errors import BrokerError, SettingsError
+
+Client = redis.Redis
+
+CONNECT_TIMEOUT_S = 5.0
+HIDDEN = "**"
+
+_SCHEMES = ("redis", "rediss", "redis+socket")
+_SECRET_PARAMETERS = {"password"}
+# Celery keeps a list for each of these priorities; 0 has the queue's own name.
+_PRIORITY_SEPARATOR = "\x06\x16"
+_PRIORITIES = (3, 6, 9)
+_SCAN_MESSAGES = 1000  # a round trip
+
+
+def redacted(url: str) -> str:
+    """Return a URL with its passwords replaced by `**`, fit for messages and logs."""
+    scheme, _, rest = url.partition("://")
+    place, _, query = rest.partition("?")
+    user, at, host = place.rpartition("@")
+    if at:
+        place = f"{user.partition(':')[0]}:{HIDDEN}@{host}" if ":" in user else place
+    shown = [(k, HIDDEN if k in _SECRET_PARAMETERS else v) for k, v in parse_qsl(query)]
+    return f"{scheme}://{place}" + (f"?{urlencode(shown, safe='*/')}" if shown else "")
+
+
+def secrets_of(url: str) -> list[str]:
+    """Return what must never be logged of a URL: its passwords, as they stand in it."""
+    parts = urlsplit(url)
+    found = [v for k, v in parse_qsl(parts.query) if k in _SECRET_PARAMETERS]
+    user, at, _ = parts.netloc.rpartition("@")
+    raw = user.partition(":")[2] if at else ""
+    return [secret for secret in {raw, parts.password or "", *found} if secret]
+
+
+def connect(url: str) -> Client:
+    """Return a client of the Redis at a broker URL; nothing is sent yet.
+
+    Raises:
+        SettingsError: The URL is not one of redis://, rediss://, redis+socket://.
+    """
+    scheme = urlsplit(url).scheme
+    if scheme not in _SCHEMES:
+        raise SettingsError(
+            f"redis_url {redacted(url)!r}: expected redis://HOST:PORT/DB, rediss://… (TLS) or "
+            "redis+socket:///PATH?virtual_host=DB"
+        )
+    timeouts = {"socket_timeout": 30.0, "socket_connect_timeout": CONNECT_TIMEOUT_S}
+    try:
+        if scheme == "redis+socket":
+            return redis.Redis.from_url(_unix_url(url), socket_timeout=30.0)
+        return redis.Redis.from_url(url, **timeouts)
+    except ValueError as error:
+        raise SettingsError(f"redis_url {redacted(url)!r}: {error}") from error
+
+
+def check_broker(url: str) -> None:
+    """Make sure that Redis answers.
+
+    Raises:
+        BrokerError: It does not, or refuses the password.
+        SettingsError: The URL is wrong.
+    """
+    broker_version(url)
+
+
+def broker_version(url: str) -> str:
+    """Return the server's name, version and (redacted) URL.
+
+    Raises:
+        BrokerError: It does not answer, or refuses the password.
+        SettingsError: The URL is wrong.
+    """
+    with connect(url) as client:
+        try:
+            client.ping()
+            info = client.info("server")
+        except (RedisError, OSError) as error:
+            raise unreachable(url, error) from error
+    name = "Valkey" if "valkey_version" in info else "Redis"
+    version = info.get("valkey_version", info["redis_version"])
+    return f"{name} {version} at {redacted(url)}"
+
+
+def unreachable(url: str, error: Exception) -> BrokerError:
+    """Return the error that says why Redis cannot be used, without its password."""
+    reason = str(error)
+    for secret in secrets_of(url):
+        reason = reason.replace(secret, HIDDEN)
+    return BrokerError(
+        f"Redis at {redacted(url)} does not answer ({type(error).__name__}: {reason}): start it, "
+        "or set CLIPFLEET_REDIS_URL"
+    )
+
+
+def queue_length(client: Client, queue: str) -> int:
+    """Return how many messages wait in a queue, of all priorities."""
+    with client.pipeline(transaction=False) as pipe:
+        for name in _lists(queue):
+            pipe.llen(name)
+        return sum(pipe.execute())
+
+
+def unacked_key(queue: str) -> str:
+    """Return the hash of the messages of a queue that workers hold, unacknowledged."""
+    return f"{queue}.unacked"
+
+
+def held_length(client: Client, queue: str) -> int:
+    """Return how many messages of a queue workers hold: running, reserved or gathered."""
+    return int(client.hlen(unacked_key(queue)))
+
+
+def waiting_messages(client: Client, queue: str) -> Iterator[Any]:
+    """Yield the messages that wait in a queue; one that moves meanwhile may come twice."""
+    for name in _lists(queue):
+        # From the end at which messages come in: those that workers take shift none.
+        start = 0
+        while batch := client.lrange(name, start, start + _SCAN_MESSAGES - 1):
+            yield from filter(None, map(_parsed, batch))
+            start += len(batch)
+
+
+def held_messages(client: Client, queue: str) -> Iterator[Any]:
+    """Yield the messages of a queue that workers hold, unacknowledged."""
+    for _, value in client.hscan_iter(unacked_key(queue), count=_SCAN_MESSAGES):
+        entry = _parsed(value)  # [message, exchange, routing key]
+        if isinstance(entry, list) and entry:
+            yield entry[0]
+
+
+def _parsed(value: bytes | str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return None  # garbage
+
+
+def _lists(queue: str) -> list[str]:
+    return [queue, *(f"{queue}{_PRIORITY_SEPARATOR}{step}" for step in _PRIORITIES)]
+
+
+def _unix_url(url: str) -> str:
+    """Return redis-py's form of kombu's URL of a Unix socket."""
+    place, _, query = url.partition("://")[2].partition("?")
+    options = [("db" if k == "virtual_host" else k, v) for k, v in parse_qsl(query)]
+    return f"unix://{place}" + (f"?{urlencode(options, safe='/')}" if options else "")

@@ -1,0 +1,54 @@
+"""Dependent processes: programs that end when the process that started them does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import IO
+
+_KILL_WAIT_S = 10.0
+
+# Run between fork and the program, in an interpreter of its own: what `preexec_fn` would do
+# is unsafe beside threads. PR_SET_PDEATHSIG is 1; it outlives exec. The owner may have died
+# before it was set.
+_LAUNCHER = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the process that started this is gone")
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+def start_dependent(
+    command: Sequence[str], *, output: IO[bytes], environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own; the kernel kills it when this thread ends.
+
+    Ctrl-C on the terminal does not reach it. Start it from the main thread: on Linux the
+    signal comes when the starting *thread* ends; elsewhere there is no such signal.
+    """
+    launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())]
+    return subprocess.Popen(
+        [*launcher, *command],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def end(process: subprocess.Popen[bytes], *, grace_s: float) -> int:
+    """End a program: SIGTERM, then SIGKILL to its whole session; return its exit code."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait(_KILL_WAIT_S)

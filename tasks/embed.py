@@ -1,0 +1,105 @@
+"""`clipfleet.embed`: the task that embeds one shard of a plan."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from celery import Task, shared_task
+
+from clipfleet.card import ModelCard
+from clipfleet.errors import MessageError, UsageError
+from clipfleet.jobs import EMBED_TASK, EmbedTask
+from storage.dataset import Dataset, describe
+from storage.manifest import Commit, commit, complete, is_committed
+from storage.plan import PlanReader
+from tasks.output import dataset_root
+from tasks.refusals import refuse
+from tasks.retry import may_retry, reason_of, retry_later
+from workers.lifecycle import EngineProcess, engine_process
+
+log = logging.getLogger(__name__)
+
+
+def embed_shard(task: EmbedTask, process: EngineProcess, *, worker: str) -> Commit | None:
+    """Embed and commit a shard; None if it was committed before.
+
+    Raises:
+        UsageError: The message is for another worker, model or dataset, or its plan is gone.
+        TransientError: Worth trying again.
+    """
+    dataset = Dataset.open(dataset_root(str(process.settings.output), task.dataset))
+    _check_model(task, dataset, process.card)
+    name = task.shard.name
+    if is_committed(dataset, name):
+        return None
+    done = complete(dataset, name)  # a worker died between the part and its record
+    if done is not None:
+        return done
+    with PlanReader(dataset) as plan:
+        items = plan.read(task.shard)
+    embedded = process.embedder.embed(items)
+    return commit(dataset, name, embedded, card=process.card, worker=worker)
+
+
+def _check_model(task: EmbedTask, dataset: Dataset, card: ModelCard) -> None:
+    if task.model != card.identity or task.tower != card.tower:
+        raise MessageError(
+            f"the message is for {task.tower} model {task.model[:12]}, this worker serves "
+            f"{describe(card)}: fleets of different models on one Redis need a queue_prefix each"
+        )
+    dataset.check_model(card)
+
+
+class ShardTask(Task[..., None]):
+    """Its messages are opened with care."""
+
+    Strategy = "tasks.messages:guarded"
+
+
+@shared_task(name=EMBED_TASK, bind=True, base=ShardTask)
+def embed(self: ShardTask, *args: Any, **message: Any) -> None:
+    """Run a message: embed its shard, or put it off, or refuse it."""
+    process = engine_process()
+    started_s = time.monotonic()
+    try:
+        if args:
+            raise MessageError(f"{EMBED_TASK} takes keyword arguments only, not {len(args)} others")
+        task = EmbedTask.from_json(message)
+        done = embed_shard(task, process, worker=str(self.request.hostname))
+    except UsageError as error:
+        refuse(process.settings, *_names(self, message), reason=reason_of(error))
+    except Exception as error:  # the edge of the task: nothing may lose its message
+        if not may_retry(error, self.request.retries + 1):
+            log.exception("shard failed for the last time")
+            refuse(process.settings, *_names(self, message), reason=reason_of(error))
+        else:
+            retry_later(self, error)
+    else:
+        _log_done(task, done, time.monotonic() - started_s)
+
+
+def _log_done(task: EmbedTask, done: Commit | None, seconds: float) -> None:
+    where = {"dataset": task.dataset, "shard": task.shard.name}
+    if done is None:
+        log.info("shard was done before", extra=where)
+        return
+    items = done.vectors + done.errors
+    measured = {
+        "items": items,
+        "errors": done.errors,
+        "seconds": round(seconds, 3),
+        "items_per_s": round(items / max(seconds, 1e-9), 1),
+    }
+    log.info("shard embedded", extra={**where, **measured})
+
+
+def _names(task: Any, message: dict[str, Any]) -> tuple[str, str]:
+    """Return what a message is called in a refusal, and its dataset, whatever it holds."""
+    try:
+        shard = message["shard"]
+        name = f"shard {shard['job']}-{shard['index']:07d}"
+    except (LookupError, TypeError, ValueError):
+        name = f"message {task.request.id}"
+    return name, str(message.get("dataset", ""))

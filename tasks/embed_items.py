@@ -1,0 +1,186 @@
+"""`clipfleet.embed_items`: the task that embeds items which arrive by themselves.
+
+A message is `args=[[{"id", "uri"} | {"id", "text"}, …]], kwargs={"dataset": path}`, the
+dataset optional. It comes here gathered with others (see tasks.receive), in the worker's
+child process.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from celery import Task, shared_task
+from celery.exceptions import Reject
+
+from clipfleet.errors import DatasetError, MessageError, UsageError
+from clipfleet.jobs import BAD_ITEM, EMBED_ITEMS_TASK, Item
+from clipfleet.models import Tower
+from storage.arrivals import commit_arrivals
+from storage.dataset import Dataset
+from storage.known_ids import KnownIds
+from storage.manifest import Commit, complete, unfinished
+from storage.parts import Embedded, Failure
+from tasks.output import dataset_root
+from tasks.refusals import refuse
+from tasks.retry import reason_of
+from workers.lifecycle import EngineProcess, engine_process
+
+_SHOWN_LENGTH = 200  # characters of a wrong item in its message
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arrival:
+    """An item as it came; one with a `fault` becomes an error row."""
+
+    item: Item
+    fault: str = ""
+
+
+def embed_arrivals(
+    arrivals: Iterable[Arrival], dataset: Dataset, process: EngineProcess, *, worker: str
+) -> list[Commit]:
+    """Embed the items that a dataset does not have, and commit them as parts of a window or so.
+
+    Raises:
+        UsageError: The dataset is damaged, or of another model.
+        TransientError: Worth trying again; what was committed until then is known.
+    """
+    known = known_ids(dataset)
+    known.refresh()
+    new: dict[str, Arrival] = {}
+    for arrival in arrivals:
+        if arrival.item.id not in known:
+            new.setdefault(arrival.item.id, arrival)
+    commits = []
+    for run in even_runs(list(new.values()), process.settings.window_items):
+        embedded = _embed(run, process)
+        # Leaves out what another worker wrote meanwhile.
+        done = commit_arrivals(dataset, known, embedded, card=process.card, worker=worker)
+        if done is not None:
+            commits.append(done)
+    return commits
+
+
+def even_runs(arrivals: Sequence[Arrival], window: int) -> Iterator[Sequence[Arrival]]:
+    """Yield runs of equal length: one if there are less than two windows, none if nothing."""
+    count = max(1, len(arrivals) // window)
+    length = -(-len(arrivals) // count)
+    for start in range(0, len(arrivals), length or 1):
+        yield arrivals[start : start + length]
+
+
+def _embed(run: Sequence[Arrival], process: EngineProcess) -> Embedded:
+    embedded = process.embedder.embed([a.item for a in run if not a.fault])
+    faults = [Failure(item=a.item, error=BAD_ITEM, message=a.fault) for a in run if a.fault]
+    return replace(embedded, failures=[*embedded.failures, *faults])
+
+
+def read_arrivals(items: Iterable[Any], process: EngineProcess) -> Iterator[Arrival]:
+    """Yield items from JSON; one without an id is refused by itself."""
+    for raw in items:
+        try:
+            yield read_arrival(raw, process.card.tower)
+        except MessageError as error:  # noqa: PERF203 - one wrong item spoils no other
+            refuse(process.settings, f"an item of {EMBED_ITEMS_TASK}", "", reason=str(error))
+
+
+def read_arrival(raw: Any, tower: Tower) -> Arrival:
+    """Return the item that JSON describes; a wrong one with its fault.
+
+    Raises:
+        MessageError: It has no id that could stand in the errors table.
+    """
+    field = "uri" if tower == "img" else "text"
+    expected = f'expected {{"id": …, "{field}": …}}, both strings'
+    fault = f"{expected}, not {_short(raw)}"
+    try:
+        blank = Item(id=raw["id"], **{field: ""})
+    except (LookupError, TypeError, ValueError) as error:
+        raise MessageError(f"an item has no usable id: {fault}") from error
+    if raw.keys() != {"id", field}:
+        return Arrival(item=blank, fault=fault)
+    try:
+        return Arrival(item=Item(**raw))
+    except ValueError:
+        return Arrival(item=blank, fault=fault)
+
+
+_known: dict[tuple[str, str], KnownIds] = {}
+
+
+def known_ids(dataset: Dataset) -> KnownIds:
+    """Return this process's ids of a dataset, as of their last refresh."""
+    key = (dataset.root, dataset.info.created_at)  # it may be deleted and made anew
+    if key not in _known:
+        _known[key] = KnownIds(dataset)
+    return _known[key]
+
+
+def open_dataset(process: EngineProcess, named: str | None) -> Dataset:
+    """Return the dataset of a message; it is made when its first item comes.
+
+    Raises:
+        MessageError: It lies outside the worker's output folder.
+        DatasetError: It is damaged, or of another model.
+    """
+    settings, card = process.settings, process.card
+    root = dataset_root(str(settings.output), named or f"items-{card.tower}")
+    try:
+        dataset = Dataset.open(root)
+    except DatasetError:
+        dataset = Dataset.create(root, card, embedding_dtype=settings.embedding_dtype)
+    dataset.check_model(card)
+    if (dataset.root, dataset.info.created_at) not in _known:
+        for name in unfinished(dataset):  # a worker died between a part and its record
+            complete(dataset, name)
+    return dataset
+
+
+class GatheredTask(Task[..., None]):
+    """Its messages are gathered into batches."""
+
+    Strategy = "tasks.receive:strategy"
+
+
+@shared_task(name=EMBED_ITEMS_TASK, bind=True, base=GatheredTask)
+def embed_items(self: GatheredTask, items: list[Any], *, dataset: str | None) -> None:
+    """Run a batch, or give it back (`Reject`): its messages are still in the parent's hand."""
+    process = engine_process()
+    started_s = time.monotonic()
+    try:
+        opened = open_dataset(process, dataset)
+        arrivals = read_arrivals(items, process)
+        commits = embed_arrivals(arrivals, opened, process, worker=str(self.request.hostname))
+    except UsageError as error:
+        refuse(process.settings, f"{len(items)} items", dataset or "", reason=reason_of(error))
+    except Exception as error:
+        log.warning("items failed", extra={"items": len(items), "reason": reason_of(error)})
+        raise Reject(reason_of(error), requeue=True) from error
+    else:
+        _log_done(len(items), commits, opened, time.monotonic() - started_s)
+
+
+def _log_done(came: int, commits: list[Commit], dataset: Dataset, seconds: float) -> None:
+    items = sum(done.vectors + done.errors for done in commits)
+    measured = {
+        "items": items,
+        "errors": sum(done.errors for done in commits),
+        "seconds": round(seconds, 3),
+        "items_per_s": round(items / max(seconds, 1e-9), 1),
+    }
+    names = [done.name for done in commits]
+    log.info(
+        "items embedded",
+        extra={"dataset": dataset.root, "parts": names, **measured, "known": came - items},
+    )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]}…"

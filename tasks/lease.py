@@ -1,0 +1,55 @@
+"""The lease: a living worker renews its hold on the messages that it has in hand.
+
+Redis delivers a message again when its worker has not acknowledged it for the visibility
+timeout. With the hold renewed, that time can be short, so that a killed machine's messages
+come back soon, beside shards that take long.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from celery import bootsteps
+
+RENEWALS = 4  # within a visibility timeout
+
+log = logging.getLogger(__name__)
+
+
+class Lease(bootsteps.StartStopStep):
+    """A step of Celery's consumer: a timer in the worker's event loop."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        self._entry: Any = None
+
+    def start(self, consumer: Any) -> None:
+        """Begin, at each connection."""
+        channel = consumer.task_consumer.channel
+        interval_s = channel.visibility_timeout / RENEWALS
+        self._entry = consumer.timer.call_repeatedly(interval_s, renew, (channel,))
+
+    def stop(self, consumer: Any) -> None:  # noqa: ARG002
+        if self._entry is not None:
+            self._entry.cancel()
+
+
+def renew(channel: Any) -> None:
+    """Set the time of every message that a channel has delivered, and not acknowledged, to now.
+
+    This reaches into kombu: `QoS._delivered` has the tags of these messages, and a sorted
+    set in Redis their times. Tags that are no longer in the set stay away.
+    """
+    tags = list(channel.qos._delivered)  # noqa: SLF001
+    if not tags:
+        return
+    try:
+        with channel.conn_or_acquire() as client:
+            client.zadd(channel.unacked_index_key, dict.fromkeys(tags, time.time()), xx=True)
+    except channel.connection_errors as error:
+        # The event loop reconnects by itself; what was in hand is then delivered again.
+        log.warning("lease not renewed", extra={"reason": str(error)})

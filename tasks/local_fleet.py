@@ -1,0 +1,123 @@
+"""A local fleet: worker processes of this machine that live as long as one command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from clipfleet.errors import EngineError
+from clipfleet.settings import Settings, cores
+from tasks.dependent import end, start_dependent
+from workers.lifecycle import environment_of
+
+MAX_STARTS = 3  # of one worker; then its last words are the error
+STOP_GRACE_S = 10.0  # the shard that runs is worth less than the patience of who stops it
+_STOP_EXTRA_S = 8.0  # Celery's own way out, after the grace
+_REFUSED = 2  # exit code of a worker that does not start
+_LOG_LINES = 5
+
+
+@dataclass(kw_only=True)
+class _Worker:
+    log_path: Path
+    process: subprocess.Popen[bytes]
+    starts: int = 1
+
+
+class LocalFleet:
+    """`count` workers for one tower, started and stopped together; a context manager.
+
+    They share the machine's cores, and are killed with this process.
+    """
+
+    def __init__(self, settings: Settings, count: int) -> None:
+        self._settings = _shared(settings, count)
+        self._count = count
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> LocalFleet:
+        self._folder = tempfile.TemporaryDirectory(prefix="clipfleet-")
+        for number in range(self._count):
+            log_path = Path(self._folder.name, f"worker-{number}.log")
+            self._workers.append(_Worker(log_path=log_path, process=self._start(log_path)))
+        return self
+
+    def check(self) -> None:
+        """Start workers that ended again.
+
+        Raises:
+            EngineError: One does not start, or ended `MAX_STARTS` times; with its last words.
+        """
+        for worker in self._workers:
+            code = worker.process.poll()
+            if code is None:
+                continue
+            if code == _REFUSED or worker.starts >= MAX_STARTS:
+                times = "once" if worker.starts == 1 else f"{worker.starts} times"
+                raise EngineError(
+                    f"a worker ended {times}, with exit code {code}: {last_words(worker.log_path)}"
+                )
+            worker.process = self._start(worker.log_path)
+            worker.starts += 1
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM to all; `__exit__` waits for them."""
+        for worker in self._workers:
+            if worker.process.poll() is None:
+                worker.process.terminate()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.ask_to_stop()
+        deadline_s = time.monotonic() + self._settings.stop_grace_s + _STOP_EXTRA_S
+        try:
+            for worker in self._workers:
+                end(worker.process, grace_s=max(0.0, deadline_s - time.monotonic()))
+        except BaseException:  # Ctrl-C again
+            for worker in self._workers:
+                end(worker.process, grace_s=0.0)
+            raise
+        finally:
+            self._folder.cleanup()
+
+    def _start(self, log_path: Path) -> subprocess.Popen[bytes]:
+        settings = self._settings
+        command = [sys.executable, "-m", "clipfleet.cli", "worker"]
+        command += ["--tower", str(settings.tower), "--model", str(settings.model)]
+        command += ["--output", str(settings.output)]
+        with open(log_path, "ab") as log:
+            return start_dependent(command, output=log, environment=environment_of(settings))
+
+
+def _shared(settings: Settings, count: int) -> Settings:
+    """Return settings in which each of `count` workers has its share of the cores."""
+    share = max(1, cores() // count)
+    threads = {
+        name: getattr(settings, name) or share for name in ("decode_threads", "engine_threads")
+    }
+    grace = {"stop_grace_s": min(settings.stop_grace_s, STOP_GRACE_S)}
+    return settings.model_copy(update={**(threads if count > 1 else {}), **grace})
+
+
+def last_words(log_path: Path) -> str:
+    """Return the end of a worker's log in one line: reasons before events before the rest."""
+    lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return " | ".join(map(_told, lines[-_LOG_LINES:])) or "it said nothing"
+
+
+def _told(line: str) -> str:
+    try:
+        fields = json.loads(line)
+        return str(fields.get("reason") or fields["event"])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return line

@@ -1,0 +1,159 @@
+"""Progress: how far a dataset is. The files tell; Redis adds what waits and what runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import string
+import time
+from collections import deque
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from clipfleet.display import Snapshot, sentence
+from clipfleet.jobs import queue_name
+from clipfleet.settings import Settings
+from storage.dataset import INFO_PATH, Dataset
+from storage.jobs import Job, jobs, read_job
+from storage.manifest import Manifest
+from storage.parts import ITEMS_PREFIX
+from tasks.broker import connect, held_length, queue_length, unreachable
+from tasks.refusals import Refusal, Refusals
+
+_RATE_WINDOW_S = 15.0
+_JOB_SUFFIX = re.compile(r"(?P<dataset>.+):(?P<job>[0-9]{5})")
+_SHOWN_REFUSALS = 5
+
+
+def read_progress(name: str, settings: Settings) -> Progress:
+    """Return how far a dataset, or one job of it (`DATASET:00001`), is.
+
+    Raises:
+        DatasetError: There is no such dataset or job.
+    """
+    match = _JOB_SUFFIX.fullmatch(name)
+    if match and not os.path.exists(os.path.join(name, INFO_PATH)):
+        dataset = Dataset.open(match["dataset"])
+        progress = Progress(dataset, settings, job=read_job(dataset, match["job"]))
+    else:
+        progress = Progress(Dataset.open(name), settings)
+    progress.refresh()
+    return progress
+
+
+class Progress:
+    """How far a dataset, or a job, was at the last `refresh`.
+
+    `total`, `vectors` and `errors` count items; `total` is what is planned and what came by
+    itself. `waiting` and `held` count the messages of the dataset's tower and fleet, of all
+    datasets; they are None where Redis does not answer, see `broker_error`.
+    """
+
+    def __init__(self, dataset: Dataset, settings: Settings, *, job: Job | None = None) -> None:
+        self.dataset = dataset
+        self.job = job
+        self.total = self.shards = 0
+        self.waiting: int | None = None
+        self.held: int | None = None
+        self.refusals: list[Refusal] = []
+        self.broker_error: str | None = None
+        self._settings = settings
+        self._planned = Manifest(dataset, f"{job.id}-" if job else tuple(string.digits))
+        self._arrived = Manifest(dataset, ITEMS_PREFIX)
+        self._history: deque[tuple[float, int]] = deque()  # (monotonic seconds, items done)
+
+    def refresh(self) -> None:
+        """Look again.
+
+        Raises:
+            DatasetError: A record of the dataset is damaged.
+        """
+        planned = [self.job] if self.job else jobs(self.dataset)
+        self._planned.refresh()
+        if not self.job:
+            self._arrived.refresh()
+        arrived = self._arrived.vectors + self._arrived.errors
+        self.total = sum(job.items for job in planned) + arrived
+        self.shards = sum(job.shards for job in planned)
+        self._ask_redis()
+        self._history.append((time.monotonic(), self.done))
+        while self._history[0][0] < self._history[-1][0] - _RATE_WINDOW_S:
+            self._history.popleft()
+
+    @property
+    def vectors(self) -> int:
+        return self._planned.vectors + self._arrived.vectors
+
+    @property
+    def errors(self) -> int:
+        return self._planned.errors + self._arrived.errors
+
+    @property
+    def done(self) -> int:
+        return self.vectors + self.errors
+
+    @property
+    def shards_done(self) -> int:
+        """Planned shards with a record; parts of items that came singly are not among them."""
+        return self._planned.shards
+
+    @property
+    def finished(self) -> bool:
+        return self.shards_done >= self.shards
+
+    def snapshot(self) -> Snapshot:
+        """Return what the display shows."""
+        (first_s, first), (last_s, last) = self._history[0], self._history[-1]
+        rate = (last - first) / (last_s - first_s) if last_s > first_s else 0.0
+        return Snapshot(
+            total=self.total, done=self.done, errors=self.errors, items_per_s=max(rate, 0.0)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the progress in JSON's types."""
+        return {
+            "dataset": self.dataset.root,
+            "job": self.job.id if self.job else None,
+            "finished": self.finished,
+            "total": self.total,
+            "vectors": self.vectors,
+            "errors": self.errors,
+            "shards": self.shards,
+            "shards_done": self.shards_done,
+            "waiting": self.waiting,
+            "held": self.held,
+            "broker_error": self.broker_error,
+            "refusals": [{"message": r.message, "reason": r.reason} for r in self.refusals],
+        }
+
+    def lines(self) -> list[str]:
+        """Return the progress in words."""
+        name = f"{self.dataset.root}:{self.job.id}" if self.job else self.dataset.root
+        head = f"{name}: {sentence(self.snapshot())}; {self.shards_done:,}/{self.shards:,} shards"
+        return [head, self._redis_line(), *self._refusal_lines()]
+
+    def _redis_line(self) -> str:
+        if self.broker_error is not None:
+            return f"  queue unknown: {self.broker_error}"
+        return f"  {self.waiting:,} messages wait for this tower's workers, {self.held:,} are held"
+
+    def _refusal_lines(self) -> list[str]:
+        if not self.refusals:
+            return []
+        shown = [f"  refused {r.message}: {r.reason}" for r in self.refusals[:_SHOWN_REFUSALS]]
+        return [*shown, f"  {len(self.refusals):,} messages refused; submitting again queues them"]
+
+    def _ask_redis(self) -> None:
+        settings = self._settings
+        queue = queue_name(self.dataset.info.tower, settings.queue_prefix)
+        try:
+            with connect(settings.redis_url) as client:
+                self.waiting = queue_length(client, queue)
+                self.held = held_length(client, queue)
+                refusals = Refusals(client, settings.queue_prefix)
+                self.refusals = refusals.of_dataset(self.dataset.root)
+                self.broker_error = None
+        except (RedisError, OSError) as error:
+            self.waiting = self.held = None
+            self.broker_error = str(unreachable(settings.redis_url, error))

@@ -1,0 +1,61 @@
+"""What becomes of a message whose work failed: again after a while, or never.
+
+A transient error (Redis, the disk) is tried again for ever: the message is worth nothing
+less tomorrow. Any other unexpected error is tried a few times, then refused with its
+reason: the plan still has the shard, so nothing is lost. Wrong messages are refused at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import Any, NoReturn
+
+from celery.exceptions import Reject
+
+from clipfleet.errors import TransientError
+
+MAX_ATTEMPTS = 5  # of a shard that fails for no transient reason
+FIRST_DELAY_S = 1.0
+MAX_DELAY_S = 60.0
+
+log = logging.getLogger(__name__)
+
+
+def backoff_s(attempt: int, *, jitter: float | None = None) -> float:
+    """Return the seconds to wait after failed attempt 1, 2, …: doubling, then level.
+
+    `jitter` in [0, 1) takes off up to half, so that a fleet does not come back at once.
+    """
+    delay_s = min(FIRST_DELAY_S * 2.0 ** min(attempt - 1, 30), MAX_DELAY_S)
+    return delay_s * (1 - (random.random() if jitter is None else jitter) / 2)
+
+
+def may_retry(error: BaseException, attempt: int) -> bool:
+    """Return whether work that failed at this attempt (1, 2, …) is worth another."""
+    return isinstance(error, TransientError | OSError) or attempt < MAX_ATTEMPTS
+
+
+def retry_later(task: Any, error: Exception) -> NoReturn:
+    """Put a task's message back for after a while; the message at hand is then acknowledged.
+
+    Raises:
+        celery.exceptions.Retry: Always, for Celery; or Reject, which puts the message back
+            at once, if Redis does not take the new one.
+    """
+    attempt = task.request.retries + 1
+    delay_s = backoff_s(attempt)
+    log.warning(
+        "shard failed, will be tried again",
+        extra={"attempt": attempt, "delay_s": round(delay_s, 1), "reason": reason_of(error)},
+    )
+    try:
+        task.retry(countdown=delay_s, max_retries=attempt, exc=error)
+    except Reject as rejected:
+        raise Reject(reason_of(rejected), requeue=True) from error
+    raise AssertionError("Task.retry returned")
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an error as one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,0 +1,147 @@
+"""The worker: Celery's consumer in this process, the engine in one spawned child.
+
+This process talks to Redis and survives whatever kills the child; see
+docs/adr/0003-worker-pool.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from billiard.process import active_children
+from celery import signals
+
+from clipfleet.errors import EngineError
+from clipfleet.jobs import queue_name
+from clipfleet.settings import Settings, load_settings
+from tasks.app import make_app
+from tasks.broker import check_broker, redacted
+from tasks.lease import Lease
+from tasks.logs import set_up_logs
+from tasks.retry import reason_of
+from workers.lifecycle import (
+    close_engine_process,
+    hand_to_children,
+    open_engine_process,
+    preflight,
+    worker_name,
+)
+
+STOPPED, BROKEN = 0, 1
+
+# Where a child leaves the reason for which its engine does not load.
+_REPORT_VARIABLE = "CLIPFLEET_ENGINE_REPORT"
+_LAST_WORDS_S = 3.0  # a child with bad news waits, so that the parent stops and starts no other
+
+log = logging.getLogger(__name__)
+
+
+def run_worker(settings: Settings) -> int:
+    """Serve the queue of `settings.tower` until SIGTERM; return the exit code, 0 if stopped.
+
+    Raises:
+        UsageError: The model, the output folder or a setting is not fit for use.
+        BrokerError: Redis does not answer.
+        EngineError: The engine did not load.
+    """
+    card = preflight(settings)
+    check_broker(settings.redis_url)
+    hand_to_children(settings)
+    set_up_logs(settings)
+    with tempfile.TemporaryDirectory(prefix="clipfleet-") as folder:
+        report = Path(folder, "engine")
+        os.environ[_REPORT_VARIABLE] = str(report)
+        worker = _celery_worker(settings)
+        log.info(
+            "worker starts",
+            extra={
+                "worker": worker.hostname,
+                "architecture": card.architecture,
+                "model": card.identity,
+                "redis": redacted(settings.redis_url),
+            },
+        )
+        worker.start()
+        if report.exists():
+            raise EngineError(report.read_text(encoding="utf-8"))
+    log.info("worker stopped", extra={"worker": worker.hostname})
+    return STOPPED if _stopping.is_set() else BROKEN
+
+
+def _celery_worker(settings: Settings) -> Any:
+    app = make_app(settings)
+    app.steps["consumer"].add(Lease)
+    return app.Worker(
+        hostname=worker_name(settings),
+        queues=[queue_name(settings.tower or "img", settings.queue_prefix)],
+        loglevel="WARNING",  # of billiard, before our logs are set up in the child
+        quiet=True,
+        without_mingle=True,
+        without_gossip=True,
+    )
+
+
+_stopping = threading.Event()  # somebody asked for it
+
+
+@signals.setup_logging.connect
+def _on_logging(**_: Any) -> None:
+    """Keep Celery from setting up its own logs, in both processes."""
+    set_up_logs(load_settings())
+
+
+@signals.worker_shutting_down.connect
+def _on_stop(**_: Any) -> None:
+    """Begin the grace period; what still runs at its end goes back to the queue.
+
+    A killed child is a lost worker to Celery, which then restores what it had in hand.
+    """
+    if not _stopping.is_set():
+        _stopping.set()
+        timer = threading.Timer(load_settings().stop_grace_s, _kill_children)
+        timer.daemon = True
+        timer.start()
+
+
+def _kill_children() -> None:
+    for child in active_children():
+        log.warning("grace period over, shard handed back", extra={"pid": child.pid})
+        if child.pid is not None:
+            os.kill(child.pid, signal.SIGKILL)
+
+
+@signals.worker_process_init.connect
+def _on_child(**_: Any) -> None:
+    """Load the engine, once in the life of a child; without it the worker stops."""
+    started_s = time.monotonic()
+    try:
+        process = open_engine_process()
+    except Exception as error:  # noqa: BLE001 - the edge of the process
+        log.critical("engine not loaded, worker stops", extra={"reason": reason_of(error)})
+        _stop_worker(f"the engine of {load_settings().model} did not load: {reason_of(error)}")
+    else:
+        card = process.card
+        seconds = round(time.monotonic() - started_s, 3)
+        log.info("engine loaded", extra={"engine": card.engine, "seconds": seconds})
+
+
+def _stop_worker(reason: str) -> None:
+    """End this child and its parent; the parent tells the reason."""
+    Path(os.environ[_REPORT_VARIABLE]).write_text(reason, encoding="utf-8")
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(_LAST_WORDS_S)
+    sys.stderr.flush()
+    os._exit(1)
+
+
+@signals.worker_process_shutdown.connect
+def _on_child_exit(**_: Any) -> None:
+    close_engine_process()

@@ -1,0 +1,134 @@
+"""A worker's life: what must hold before it starts, and the one embedder of its process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from clipfleet.card import ModelCard, load_card
+from clipfleet.errors import SettingsError, UsageError
+from clipfleet.settings import CONFIG_VARIABLE, Settings, load_settings
+
+if TYPE_CHECKING:
+    from workers.pipeline import Embedder
+
+
+def preflight(settings: Settings) -> ModelCard:
+    """Return the card of the engine to serve, after looking at all that a worker needs.
+
+    Raises:
+        SettingsError: tower, model or output is not set.
+        CardError: The card or its engine is missing or unreadable.
+        UsageError: The card is of the other tower, or the output folder cannot be written.
+    """
+    tower, model, output = _required(settings)
+    card, engine = load_card(model)
+    if card.tower != tower:
+        raise UsageError(
+            f"{model} is an {card.tower} engine and this worker serves {tower}: "
+            f"use --tower {card.tower}, or the model's other card"
+        )
+    _check_readable(engine)
+    _check_writable(Path(output))
+    return card
+
+
+def _required(settings: Settings) -> tuple[str, str, str]:
+    for name in ("tower", "model", "output"):
+        if not getattr(settings, name):
+            raise SettingsError(f"a worker needs {name}: set CLIPFLEET_{name.upper()}")
+    return str(settings.tower), str(settings.model), str(settings.output)
+
+
+def _check_readable(engine: Path) -> None:
+    try:
+        with open(engine, "rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise UsageError(f"cannot read the engine {engine}: {error.strerror}") from error
+
+
+def _check_writable(output: Path) -> None:
+    """Write and delete a file: permission bits do not tell of read-only mounts or full disks."""
+    probe = output / f".clipfleet-probe-{uuid.uuid4().hex}"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"clipfleet")
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to the output folder {output}: {error.strerror}; "
+            "give this user the right to it, or choose another with --output"
+        ) from error
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """Return this process's environment, changed so that a child's settings are these.
+
+    Arguments would show in the process list, and with them the password of Redis.
+    """
+    # A configuration file is read already, and the child may be in another folder.
+    kept = {name: value for name, value in os.environ.items() if name != CONFIG_VARIABLE}
+    given = settings.model_dump(exclude_none=True)
+    return {**kept, **{f"CLIPFLEET_{name.upper()}": str(value) for name, value in given.items()}}
+
+
+def hand_to_children(settings: Settings) -> None:
+    """Make these the settings of the processes that this one starts."""
+    environment = environment_of(settings)
+    os.environ.pop(CONFIG_VARIABLE, None)
+    os.environ.update(environment)
+
+
+def worker_name(settings: Settings) -> str:
+    """Return a name for this worker that no other has: it stands in logs and in part footers."""
+    return f"{settings.tower}-{os.getpid()}@{socket.gethostname()}"
+
+
+class EngineProcess:
+    """The process that holds the engine: its settings and its embedder, loaded once."""
+
+    current: ClassVar[EngineProcess | None] = None
+
+    def __init__(self, settings: Settings, embedder: Embedder) -> None:
+        self.settings = settings
+        self.embedder = embedder
+
+    @property
+    def card(self) -> ModelCard:
+        return self.embedder.engine.card
+
+
+def open_engine_process() -> EngineProcess:
+    """Load the engine that the environment names into this process.
+
+    Raises:
+        ClipfleetError: It does not load; str(error) says why.
+    """
+    from workers.pipeline import Embedder  # brings the engine's runtime: children only
+
+    settings = load_settings()
+    embedder = Embedder.from_settings(settings)
+    EngineProcess.current = EngineProcess(settings, embedder)
+    return EngineProcess.current
+
+
+def engine_process() -> EngineProcess:
+    """Return what `open_engine_process` loaded into this process.
+
+    Raises:
+        UsageError: Nothing was loaded: this is not a worker's child.
+    """
+    if EngineProcess.current is None:
+        raise UsageError("this process holds no engine: tasks run in `clipfleet worker` only")
+    return EngineProcess.current
+
+
+def close_engine_process() -> None:
+    """Free the engine of this process, if it holds one."""
+    if EngineProcess.current is not None:
+        EngineProcess.current.embedder.close()
+    EngineProcess.current = None

@@ -9,12 +9,12 @@ from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from clipfleet.errors import CardError, SettingsError
 from clipfleet.jobs import NON_FINITE, Item
 from clipfleet.settings import Settings, cores
 from storage.parts import Embedded, Failure
+from workers.decode import ImageLimits, configure_pillow
 from workers.engines.base import Engine
 from workers.engines.loading import load_engine
 from workers.inputs import Chunk, Fill, Outcome, chunks, fill_for
@@ -55,8 +55,7 @@ class Embedder:
                 f"{settings.model} is the {engine.card.tower} tower, and this worker is for "
                 f"{settings.tower}: name that tower's model card"
             )
-        # Pillow's own limit against bombs must not be below ours; it is one for the process.
-        Image.MAX_IMAGE_PIXELS = settings.max_image_pixels
+        configure_pillow(ImageLimits.from_settings(settings))
         return cls(engine, settings)
 
     def embed(self, items: Sequence[Item]) -> Embedded:

@@ -76,7 +76,8 @@ def randomise(model: nn.Module) -> None:
 
     In a freshly made ResNet every block is an identity, and any two would be equal.
     Convolutions are scaled as He et al. do (arXiv:1502.01852), from a third of that
-    variance: else the picture fades on its way through the layers.
+    variance: else the picture fades on its way through the layers. BERT's matrices are
+    scaled to keep their inputs' size: else its GELU sees only its linear middle.
     """
     generator = torch.Generator().manual_seed(1)
     for key, value in model.state_dict().items():
@@ -89,6 +90,8 @@ def randomise(model: nn.Module) -> None:
                 value.copy_(0.2 + 0.4 * noise)
         elif value.dim() == 4:
             value.mul_(6**0.5)
+        elif value.dim() == 2 and key.startswith("bert.encoder"):
+            value.mul_(1 / (0.02 * value.shape[1] ** 0.5))
 
 
 def shrunk(architecture: Architecture) -> Architecture:

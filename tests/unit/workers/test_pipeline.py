@@ -29,7 +29,6 @@ from workers.pipeline import Embedder, embed
 from workers.preprocess import preprocess_batch
 from workers.tokenizer import Tokenizer
 
-
 CHUNK = 32  # items
 
 

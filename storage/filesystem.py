@@ -104,23 +104,23 @@ def read_uri(uri: str, max_bytes: int) -> bytes:
         IsADirectoryError: It is a folder.
         PermissionError: It may not be read.
         OSError: EFBIG, it has more than `max_bytes`; EPROTONOSUPPORT, the scheme is not
-            supported; EINVAL, it is a pipe, socket or device, or no path at all; or the
-            disk's own error.
+            supported; ENXIO, it is a pipe, socket or device; EINVAL, it is no path at all;
+            or the disk's own error.
     """
     try:
-        path = local_path(uri)
-        # Without O_NONBLOCK, opening a pipe waits for its writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(local_path(uri), "rb", opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.ENXIO, "not a regular file but a pipe, socket or device", uri)
+            if status.st_size > max_bytes:
+                reason = f"{status.st_size} bytes, more than the {max_bytes} allowed"
+                raise OSError(errno.EFBIG, reason, uri)
+            return file.read()
     except UsageError as error:
         raise OSError(errno.EPROTONOSUPPORT, str(error), uri) from error
     except ValueError as error:  # a NUL, or a surrogate
         raise OSError(errno.EINVAL, f"not a path: {error}", uri) from error
-    with open(descriptor, "rb", closefd=True) as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file but a pipe, socket or device", uri)
-        data = file.read(max_bytes + 1) if status.st_size <= max_bytes else b""
-    if len(data) > max_bytes or status.st_size > max_bytes:
-        size_bytes = max(len(data), status.st_size)
-        raise OSError(errno.EFBIG, f"{size_bytes} bytes, more than the {max_bytes} allowed", uri)
-    return data
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for its writer

@@ -1,0 +1,140 @@
+"""What the tests of storage share: cards, datasets, vectors, and a file system that crashes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+from typing import BinaryIO
+
+import numpy as np
+
+from clipfleet.card import ModelCard, TensorSpec
+from clipfleet.jobs import EMPTY_FILE, Item
+from clipfleet.models import Tower
+from storage.dataset import Dataset, DatasetInfo, EmbeddingDtype
+from storage.filesystem import Filesystem
+from storage.memory_filesystem import MemoryFilesystem
+from storage.parts import Embedded, Failure
+
+DIM = 8
+
+
+def make_card(tower: Tower = "txt", *, dim: int = DIM, checkpoint: str = "c") -> ModelCard:
+    shape = (None, 52) if tower == "txt" else (None, 3, 224, 224)
+    return ModelCard(
+        architecture="tiny",
+        tower=tower,
+        runtime="fake",
+        precision="fp32",
+        engine="tiny.onnx",
+        engine_sha256="e" * 64,
+        input=TensorSpec(name="input", shape=shape, dtype="float32"),
+        output=TensorSpec(name="output", shape=(None, dim), dtype="float32"),
+        logit_scale=4.6052,
+        checkpoint_sha256=checkpoint * 64,
+        runtime_version="1",
+    )
+
+
+def memory_dataset(
+    tower: Tower = "txt", *, dtype: EmbeddingDtype = "float16", fs: Filesystem | None = None
+) -> Dataset:
+    """A dataset in memory, without its dataset.json."""
+    card = make_card(tower)
+    info = DatasetInfo(
+        tower=tower,
+        model=card.identity,
+        card=card,
+        dim=card.dim,
+        embedding_dtype=dtype,
+        created_at="2026-11-22T00:00:00.000+00:00",
+    )
+    return Dataset(root="/memory", fs=fs or MemoryFilesystem(), info=info)
+
+
+def files_of(dataset: Dataset) -> dict[str, bytes]:
+    assert isinstance(dataset.fs, MemoryFilesystem)
+    return dataset.fs.files
+
+
+def texts(*ids: str) -> list[Item]:
+    return [Item(id=id_, text=f"text of {id_}") for id_ in ids]
+
+
+def images(*ids: str) -> list[Item]:
+    return [Item(id=id_, uri=f"/pictures/{id_}") for id_ in ids]
+
+
+def embedded(items: Sequence[Item], *, failing: Collection[str] = (), seed: int = 0) -> Embedded:
+    """Random unit vectors for the items, and a failure for those whose id is in `failing`."""
+    good = [item for item in items if item.id not in failing]
+    vectors = np.random.default_rng(seed).standard_normal((len(good), DIM)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    are_images = any(item.uri is not None for item in items)
+    return Embedded(
+        items=good,
+        vectors=vectors,
+        sizes=[(640, 480)] * len(good) if are_images else None,
+        failures=[
+            Failure(item=item, error=EMPTY_FILE, message="it has 0 bytes")
+            for item in items
+            if item.id in failing
+        ],
+    )
+
+
+class Crash(BaseException):
+    """A process that is killed: no `except Exception` may see it."""
+
+
+class WatchedFilesystem:
+    """Calls `before` ahead of every operation; for crashes and for interleavings."""
+
+    def __init__(self, inner: Filesystem, before: Callable[[], None]) -> None:
+        self._inner = inner
+        self._before = before
+
+    def read(self, path: str) -> bytes:
+        self._before()
+        return self._inner.read(path)
+
+    def open(self, path: str) -> BinaryIO:
+        self._before()
+        return self._inner.open(path)
+
+    def create(self, path: str, data: bytes | memoryview) -> bool:
+        self._before()
+        return self._inner.create(path, data)
+
+    def replace(self, path: str, data: bytes | memoryview) -> None:
+        self._before()
+        self._inner.replace(path, data)
+
+    def list(self, folder: str) -> list[str]:
+        self._before()
+        return self._inner.list(folder)
+
+    def exists(self, path: str) -> bool:
+        self._before()
+        return self._inner.exists(path)
+
+    def delete(self, path: str) -> None:
+        self._before()
+        self._inner.delete(path)
+
+    def tidy(self) -> None:
+        self._before()
+        self._inner.tidy()
+
+
+def crashing_after(dataset: Dataset, operations: int) -> Dataset:
+    """The dataset as a process sees it that is killed after a number of operations."""
+    left = operations
+
+    def before() -> None:
+        nonlocal left
+        if left == 0:
+            raise Crash
+        left -= 1
+
+    return dataclasses.replace(dataset, fs=WatchedFilesystem(dataset.fs, before))

@@ -1,0 +1,233 @@
+import errno
+import os
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipfleet.errors import DatasetError, StorageError, UsageError
+from storage.filesystem import Filesystem, local_path, open_filesystem, read_uri
+from storage.local_filesystem import TEMPORARY_FOLDER, LocalFilesystem
+from storage.memory_filesystem import MemoryFilesystem
+
+Broken = Callable[[str, int], None]
+
+
+@pytest.fixture(params=["local", "memory"])
+def fs(request: pytest.FixtureRequest, tmp_path: Path) -> Filesystem:
+    return LocalFilesystem(str(tmp_path)) if request.param == "local" else MemoryFilesystem()
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Broken:
+    """Make a function of `os` fail with an errno."""
+
+    def break_(function: str, number: int) -> None:
+        def fail(*_: Any, **__: Any) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, function, fail)
+
+    return break_
+
+
+def test_a_created_file_is_read_back(fs: Filesystem) -> None:
+    assert fs.create("a/b.bin", memoryview(b"bytes"))
+    assert fs.read("a/b.bin") == b"bytes"
+    with fs.open("a/b.bin") as file:
+        file.seek(2)
+        assert file.read() == b"tes"
+
+
+def test_only_the_first_creates(fs: Filesystem) -> None:
+    assert fs.create("a", b"first")
+    assert not fs.create("a", b"second")
+    assert fs.read("a") == b"first"
+
+
+def test_replace_writes_there_or_not(fs: Filesystem) -> None:
+    fs.replace("x/a", b"one")
+    fs.replace("x/a", b"two")
+    assert fs.read("x/a") == b"two"
+
+
+def test_a_folder_is_listed_sorted_and_a_missing_one_is_empty(fs: Filesystem) -> None:
+    for name in ("b", "a", "c"):
+        fs.create(f"x/{name}", b"")
+    assert fs.list("x") == ["a", "b", "c"]
+    assert fs.list("y") == []
+
+
+def test_a_file_exists_until_it_is_deleted_and_deleting_twice_is_fine(fs: Filesystem) -> None:
+    fs.create("x/a", b"")
+    assert fs.exists("x/a")
+    for _ in range(2):
+        fs.delete("x/a")
+        assert not fs.exists("x/a")
+
+
+def test_a_missing_file_is_not_found(fs: Filesystem) -> None:
+    with pytest.raises(FileNotFoundError):
+        fs.read("x/a")
+    with pytest.raises(FileNotFoundError):
+        fs.open("x/a")
+
+
+def test_no_temporary_file_stays(tmp_path: Path) -> None:
+    fs = LocalFilesystem(str(tmp_path))
+    fs.create("parts/a", b"1")
+    fs.create("parts/a", b"2")
+    fs.replace("parts/a", b"3")
+    assert fs.list(TEMPORARY_FOLDER) == []
+
+
+def test_files_get_the_rights_that_the_umask_leaves(tmp_path: Path) -> None:
+    fs = LocalFilesystem(str(tmp_path))
+    old = os.umask(0o027)
+    try:
+        fs.create("a", b"")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_of_many_writers_at_once_one_creates_and_readers_see_whole_files(tmp_path: Path) -> None:
+    fs = LocalFilesystem(str(tmp_path))
+    won: list[int] = []
+    start = threading.Barrier(8)
+
+    def write(writer: int) -> None:
+        start.wait()
+        for number in range(10):
+            if fs.create(f"parts/{number}", bytes([writer]) * 100_000):
+                won.append(number)
+            data = fs.read(f"parts/{number}")
+            assert len(data) == 100_000
+            assert len(set(data)) == 1
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("function", "number", "words"),
+    [
+        ("fsync", errno.ENOSPC, "free some space"),
+        ("fsync", errno.EIO, "error"),
+        ("link", errno.EACCES, "give this user the right"),
+        ("replace", errno.EROFS, "mount it writable"),
+    ],
+)
+def test_what_the_disk_refuses_names_path_reason_and_way_out(
+    tmp_path: Path, broken: Broken, function: str, number: int, words: str
+) -> None:
+    fs = LocalFilesystem(str(tmp_path))
+    broken(function, number)
+    write = fs.replace if function == "replace" else fs.create
+    with pytest.raises(StorageError) as caught:
+        write("parts/a", b"data")
+    message = str(caught.value)
+    assert f"{tmp_path}/parts/a" in message
+    assert os.strerror(number) in message
+    assert words in message
+    assert not fs.exists("parts/a")
+    assert fs.list(TEMPORARY_FOLDER) == []
+
+
+def test_a_file_system_without_hard_links_is_refused(tmp_path: Path, broken: Broken) -> None:
+    broken("link", errno.EOPNOTSUPP)
+    with pytest.raises(DatasetError, match="no hard links"):
+        LocalFilesystem(str(tmp_path)).create("a", b"")
+
+
+def test_a_link_that_succeeded_and_was_repeated_is_a_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def link_twice(source: str, target: str) -> None:
+        link(source, target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", link_twice)
+    assert LocalFilesystem(str(tmp_path)).create("a", b"mine")
+
+
+def test_files_of_writers_killed_long_ago_are_removed(tmp_path: Path) -> None:
+    fs = LocalFilesystem(str(tmp_path))
+    fs.create(f"{TEMPORARY_FOLDER}/1000000000-dead", b"")
+    fs.create(f"{TEMPORARY_FOLDER}/99999999999-alive", b"")
+    fs.tidy()
+    assert fs.list(TEMPORARY_FOLDER) == ["99999999999-alive"]
+
+
+@pytest.mark.parametrize("path", ["../a", "/etc/passwd", "x/../../a"])
+def test_a_path_that_leaves_the_root_is_refused(tmp_path: Path, path: str) -> None:
+    with pytest.raises(UsageError, match="leaves"):
+        LocalFilesystem(str(tmp_path)).read(path)
+
+
+def test_a_root_is_a_path_or_a_file_url(tmp_path: Path) -> None:
+    open_filesystem(f"file://{tmp_path}/new").create("a", b"1")
+    assert open_filesystem(f"{tmp_path}/new").read("a") == b"1"
+
+
+@pytest.mark.parametrize("root", ["s3://bucket/x", "http://host/x", "file://host/x", ""])
+def test_another_root_names_what_is_supported(root: str) -> None:
+    with pytest.raises(UsageError, match="file://"):
+        open_filesystem(root)
+
+
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        ("file:///a%20b/%E7%8C%AB.jpg", "/a b/猫.jpg"),
+        ("file://localhost/a", "/a"),
+        ("FILE:///a?b#c", "/a?b#c"),
+        ("/crawl/http://x", "/crawl/http:/x"),
+        ("file:///%FF.jpg", "/\udcff.jpg"),
+    ],
+)
+def test_a_location_is_read_as_a_path(location: str, path: str) -> None:
+    assert local_path(location) == path
+
+
+def test_an_items_bytes_are_read_by_path_and_by_url(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/\xff.jpg"
+    with open(name, "wb") as file:
+        file.write(b"data")
+    assert read_uri(os.fsdecode(name), 4) == b"data"
+    assert read_uri(f"file://{tmp_path}/%FF.jpg", 4) == b"data"
+
+
+def test_items_that_cannot_be_read_are_os_errors(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(b"12345")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    expected = {
+        "large": errno.EFBIG,
+        "folder": errno.EISDIR,
+        "loop": errno.ELOOP,
+        "pipe": errno.ENXIO,
+        "gone": errno.ENOENT,
+        "large/below": errno.ENOTDIR,
+        "nul\0": errno.EINVAL,
+        "n" * 300: errno.ENAMETOOLONG,
+    }
+    seen = {name: _errno_of(f"{tmp_path}/{name}") for name in expected}
+    assert seen == expected
+    assert _errno_of("http://host/a.jpg") == errno.EPROTONOSUPPORT
+
+
+def _errno_of(uri: str) -> int | None:
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what is compared
+        read_uri(uri, 4)
+    return caught.value.errno

@@ -1,0 +1,252 @@
+"""Whatever two writers of a shard do, in whatever order, and wherever they are killed:
+every item ends as exactly one row."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipfleet.errors import DatasetError
+from storage.arrivals import commit_arrivals
+from storage.dataset import Dataset
+from storage.jobs import read_job
+from storage.known_ids import KnownIds
+from storage.manifest import (
+    Commit,
+    commit,
+    complete,
+    complete_unfinished,
+    is_committed,
+    missing_shards,
+    read_record,
+)
+from storage.parts import Embedded
+from storage.plan import Job, PlanReader, jobs, plan_items
+from storage.proof import prove_dataset
+from storage.sources import ListSource
+from tests.unit.storage.support import (
+    Crash,
+    WatchedFilesystem,
+    crashing_after,
+    embedded,
+    files_of,
+    make_card,
+    memory_dataset,
+    texts,
+)
+
+IDS = ("a", "b", "c", "d", "e")
+MOST_OPERATIONS = 12  # of one writer of one shard
+
+
+def planned_dataset() -> Dataset:
+    dataset = memory_dataset()
+    assert plan_items(dataset, ListSource(texts(*IDS)), 3) is not None
+    return dataset
+
+
+def work(dataset: Dataset, *, failing: Sequence[str], seed: int, worker: str) -> list[Commit]:
+    """What a worker does with every message of the job, as tasks.embed does."""
+    told = []
+    for job_shard in list(missing_shards(dataset)):
+        name = job_shard.name
+        if is_committed(dataset, name):
+            continue
+        done = complete(dataset, name)
+        if done is not None:
+            told.append(done)
+            continue
+        with PlanReader(dataset) as plan:
+            items = plan.read(job_shard)
+        result = embedded(items, failing=failing, seed=seed)
+        told.append(commit(dataset, name, result, card=make_card(), worker=worker))
+    return told
+
+
+def assert_whole(dataset: Dataset) -> None:
+    proof = prove_dataset(dataset)
+    assert proof.problems == []
+    assert proof.planned == len(IDS)
+    assert proof.vectors + proof.errors == len(IDS)
+
+
+class Turns:
+    """Lets threads go one file system operation at a time, in the order of a schedule."""
+
+    def __init__(self, schedule: Sequence[int], threads: int) -> None:
+        self._schedule = list(schedule)
+        self._running = set(range(threads))
+        self._waiting: set[int] = set()
+        self._turn: int | None = None
+        self._changed = threading.Condition()
+
+    def wait(self, thread: int) -> None:
+        with self._changed:
+            self._waiting.add(thread)
+            self._choose()
+            assert self._changed.wait_for(lambda: self._turn == thread, timeout=30)
+            self._turn = None
+            self._waiting.discard(thread)
+
+    def leave(self, thread: int) -> None:
+        with self._changed:
+            self._running.discard(thread)
+            self._choose()
+
+    def _choose(self) -> None:
+        """Once every running thread waits, let the next one of the schedule go."""
+        if self._turn is None and self._running and self._waiting >= self._running:
+            choice = self._schedule.pop(0) if self._schedule else 0
+            self._turn = sorted(self._running)[choice % len(self._running)]
+            self._changed.notify_all()
+
+
+def run_interleaved(
+    dataset: Dataset,
+    schedule: Sequence[int],
+    crash_after: Sequence[int | None],
+    writer: Callable[[Dataset, int], None],
+) -> None:
+    """Run writers in threads, in the schedule's order; some are killed on their way."""
+    turns = Turns(schedule, len(crash_after))
+    failures: list[BaseException] = []
+
+    def run(thread: int) -> None:
+        operations = crash_after[thread]
+        own = dataset if operations is None else crashing_after(dataset, operations)
+        fs = WatchedFilesystem(own.fs, lambda: turns.wait(thread))
+        try:
+            writer(dataclasses.replace(own, fs=fs), thread)
+        except Crash:
+            pass
+        except BaseException as error:  # noqa: BLE001 - the edge of the thread
+            failures.append(error)
+        finally:
+            turns.leave(thread)
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(len(crash_after))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert failures == []
+
+
+schedules = st.lists(st.integers(0, 1), max_size=80)
+crashes = st.one_of(st.none(), st.integers(0, 2 * MOST_OPERATIONS))
+
+
+@settings(max_examples=60, deadline=None)
+@given(schedule=schedules, first=crashes, second=crashes)
+def test_two_writers_of_a_job_leave_every_item_once(
+    schedule: list[int], first: int | None, second: int | None
+) -> None:
+    dataset = planned_dataset()
+    told: list[Commit] = []
+
+    # They disagree on which items fail and on every vector: a mix of both would show.
+    def writer(own: Dataset, number: int) -> None:
+        failing = ("a", "d") if number else ("b",)
+        told.extend(work(own, failing=failing, seed=number, worker=f"w{number}"))
+
+    run_interleaved(dataset, schedule, [first, second], writer)
+    # Nobody was told of a commit that another one then undid.
+    assert [read_record(dataset, done.name) for done in told] == told
+    work(dataset, failing=("c",), seed=2, worker="later")
+    assert_whole(dataset)
+    assert list(missing_shards(dataset)) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(schedule=schedules, first=crashes, second=crashes)
+def test_single_items_that_two_workers_hold_are_written_once(
+    schedule: list[int], first: int | None, second: int | None
+) -> None:
+    dataset = memory_dataset()
+    batches = [texts("a", "b", "c"), texts("c", "d", "a", "e", "d")]
+
+    def deliver(own: Dataset, number: int) -> None:
+        known = KnownIds(own)
+        result: Embedded = embedded(batches[number], failing=("c",), seed=number)
+        commit_arrivals(own, known, result, card=make_card(), worker=f"w{number}")
+
+    run_interleaved(dataset, schedule, [first, second], deliver)
+    for number in (0, 1):  # the queue delivers again what was not acknowledged
+        deliver(dataset, number)
+    complete_unfinished(dataset)
+    proof = prove_dataset(dataset)
+    assert proof.problems == []
+    assert (proof.vectors, proof.errors) == (4, 1)
+
+
+@pytest.mark.parametrize("operations", range(MOST_OPERATIONS))
+def test_a_writer_killed_anywhere_is_finished_by_the_next(operations: int) -> None:
+    dataset = planned_dataset()
+    with pytest.raises(Crash):
+        work(crashing_after(dataset, operations), failing=("a",), seed=1, worker="killed")
+    work(dataset, failing=("b",), seed=2, worker="next")
+    assert_whole(dataset)
+
+
+def test_a_part_without_its_record_is_completed_from_its_own_footer() -> None:
+    dataset = planned_dataset()
+    work(dataset, failing=("a",), seed=1, worker="first")
+    files = dict(files_of(dataset))
+    name = "00001-0000000"
+    for path in (f"manifest/{name}.json", f"errors/{name}.parquet"):
+        del files_of(dataset)[path]
+
+    # Another worker embedded it too, and sees no failure.
+    late = embedded(texts("a", "b", "c"), seed=2)
+    done = commit(dataset, name, late, card=make_card(), worker="second")
+
+    assert (done.worker, done.vectors, done.errors) == ("first", 2, 1)
+    assert files_of(dataset) == files
+
+
+@settings(max_examples=60, deadline=None)
+@given(schedule=schedules, first=crashes, second=crashes, deleted=st.sets(st.integers(0, 1)))
+def test_parts_that_were_deleted_come_back_once(
+    schedule: list[int], first: int | None, second: int | None, deleted: set[int]
+) -> None:
+    dataset = planned_dataset()
+    work(dataset, failing=("a", "d"), seed=0, worker="before")
+    for index in deleted:
+        dataset.fs.delete(f"parts/00001-{index:07d}.parquet")
+
+    def writer(own: Dataset, number: int) -> None:
+        work(own, failing=("b",) if number else (), seed=number, worker=f"w{number}")
+
+    run_interleaved(dataset, schedule, [first, second], writer)
+    work(dataset, failing=("c",), seed=2, worker="later")
+    assert_whole(dataset)
+
+
+@settings(max_examples=60, deadline=None)
+@given(schedule=schedules, first=crashes, second=crashes)
+def test_two_planners_never_plan_an_item_twice(
+    schedule: list[int], first: int | None, second: int | None
+) -> None:
+    dataset = memory_dataset()
+    planned: list[Job] = []
+    sources = [ListSource(texts("a", "b", "c")), ListSource(texts("b", "c", "d", "e"))]
+
+    def plan(own: Dataset, number: int) -> None:
+        with contextlib.suppress(DatasetError):  # the other was first
+            job = plan_items(own, sources[number], 2)
+            planned.extend([job] if job else [])
+
+    run_interleaved(dataset, schedule, [first, second], plan)
+    assert [read_job(dataset, job.id) for job in planned] == planned
+    for source in [*sources, sources[0]]:  # once more: planning cleans up what is decided
+        plan_items(dataset, source, 2)
+    work(dataset, failing=("a",), seed=0, worker="w")
+    assert_whole(dataset)
+    names = {name for name in dataset.fs.list("plan") if name.endswith(".parquet")}
+    assert names == {f"{job.id}-{job.token}-0000.parquet" for job in jobs(dataset)}

@@ -57,6 +57,8 @@ def randomised(model: ChineseClip, seed: int = 0) -> ChineseClip:
                 uniform(module.bias, -0.2, 0.2)
             elif isinstance(module, nn.Linear) and module.bias is not None:
                 uniform(module.bias, -0.2, 0.2)
+            elif isinstance(module, nn.Conv2d):
+                module.weight.mul_(6**0.5)  # else the picture fades in a deep network
             elif isinstance(module, nn.Embedding):
                 uniform(module.weight, -1, 1)
             if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:

@@ -1,0 +1,178 @@
+"""Float16 engines where float16 is honest: NumPy's, operator by operator.
+
+ONNX Runtime's CPU provider computes float16 in float32, so there an overflow never shows.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor
+
+from clipfleet.card import Parity
+from clipfleet.models import Architecture, Tower
+from convert.chinese_clip import ChineseClip, halve
+from convert.export import export_tower, fold_batch_norms, tower_specs
+from convert.layers import LayerNorm
+from convert.verify import THRESHOLDS, measure_parity, reference_features
+
+CHANNELS = [3, 7]  # where real models keep activations of hundreds
+LARGE = torch.tensor([400.0, -400.0])
+FLOAT32_ONLY = ("Softmax", "LayerNormalization")
+
+
+@pytest.fixture
+def wide(vit: Architecture) -> Architecture:
+    """Wide enough that two rounded channels do not move the mean of all."""
+    assert vit.vision.kind == "vit"
+    return replace(
+        vit,
+        vision=replace(vit.vision, width=256, head_width=64),
+        text=replace(vit.text, width=256, intermediate_width=512),
+    )
+
+
+def with_large_activations(model: ChineseClip) -> ChineseClip:
+    """Put ±400 into two channels of both towers; the layers after them hardly look at these."""
+    gain = 80.0  # what the norms after the large channels must restore
+
+    def restore(norm: Any) -> None:
+        norm.weight.mul_(gain)
+        norm.weight[CHANNELS] = 0.01
+
+    with torch.no_grad():
+        first, second = model.get_submodule("visual.transformer.resblocks").children()
+        first.get_parameter("attn.out_proj.bias")[CHANNELS] = LARGE
+        for norm in (first.ln_2, second.ln_1, second.ln_2, model.get_submodule("visual.ln_post")):
+            restore(norm)
+        model.bert.embeddings.LayerNorm.bias[CHANNELS] = LARGE
+        for name, module in model.bert.encoder.named_modules():
+            if isinstance(module, LayerNorm):
+                restore(module)
+                module.bias[CHANNELS] = LARGE
+            elif isinstance(module, torch.nn.Linear):
+                module.weight.normal_(std=module.in_features**-0.5)
+                if not name.endswith("output.dense"):
+                    module.weight[:, CHANNELS] *= 0.001
+        model.text_projection[CHANNELS] = 0
+    return model
+
+
+def inputs_of(architecture: Architecture, tower: Tower) -> Any:
+    """Four items; of the texts one is all padding but for its first token, one mostly."""
+    generator = torch.Generator().manual_seed(5)
+    side = architecture.resolution
+    if tower == "img":
+        return torch.randn(4, 3, side, side, generator=generator).numpy()
+    ids = torch.randint(1, architecture.text.vocabulary_size, (4, 52), generator=generator)
+    ids[0, 1:] = 0
+    ids[1, 7:] = 0
+    return ids.numpy()
+
+
+def emulated(
+    model: ChineseClip, tower: Tower, folder: Path, inputs: Any
+) -> tuple[dict[str, Any], Any]:
+    """Return every value that a float16 engine computes, and its features."""
+    source, target = tower_specs(model.architecture, tower, batch_size=None, context_length=52)
+    path = folder / "engine.onnx"
+    export_tower(model, tower, path, source=source, target=target)
+    with np.errstate(all="ignore"):
+        values: Any = ReferenceEvaluator(str(path)).run(
+            None, {source.name: inputs}, intermediate=True
+        )
+    return values, values[target.name]
+
+
+def parity_of(model: ChineseClip, tower: Tower, folder: Path) -> tuple[Parity, dict[str, Any]]:
+    inputs = inputs_of(model.architecture, tower)
+    reference = reference_features(model, tower, inputs)
+    fold_batch_norms(model)
+    values, features = emulated(halve(model), tower, folder, inputs)
+    return measure_parity(features, reference, threshold=THRESHOLDS["fp16"]), values
+
+
+@pytest.mark.parametrize("tower", ["img", "txt"])
+def test_large_activations_survive_honest_float16(
+    tmp_path: Path, wide: Architecture, build: Callable[[Architecture], ChineseClip], tower: Tower
+) -> None:
+    parity, values = parity_of(with_large_activations(build(wide)), tower, tmp_path)
+    assert parity.passed, parity
+    assert parity.cosine_between_items is not None
+    assert parity.cosine_between_items < 0.99, "the items must differ for a cosine to say anything"
+    halves = [v for v in values.values() if v is not None and v.dtype == np.float16 and v.size]
+    assert max(np.abs(half).max() for half in halves) >= 400
+    assert len(halves) > 50
+
+
+@pytest.mark.parametrize("tower", ["img", "txt"])
+def test_a_float16_layer_norm_would_not_survive_them(
+    tmp_path: Path,
+    wide: Architecture,
+    build: Callable[[Architecture], ChineseClip],
+    tower: Tower,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def naive(norm: LayerNorm, x: Tensor) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        variance = (centred * centred).mean(-1, keepdim=True)
+        normal = centred / torch.sqrt(variance + norm.eps)
+        return normal * norm.weight.to(x.dtype) + norm.bias.to(x.dtype)
+
+    model = with_large_activations(build(wide))
+    inputs = inputs_of(wide, tower)
+    reference = reference_features(model, tower, inputs)
+    monkeypatch.setattr(LayerNorm, "forward", naive)
+    monkeypatch.setattr("convert.export._lower_opset", lambda graph: None)  # ReduceMean of 18
+    _, features = emulated(halve(model), tower, tmp_path, inputs)
+    parity = measure_parity(features, reference, threshold=THRESHOLDS["fp16"])
+    assert not parity.passed
+
+
+def test_a_resnet_keeps_its_precision(
+    tmp_path: Path, resnet: Architecture, build: Callable[[Architecture], ChineseClip]
+) -> None:
+    parity, _ = parity_of(build(resnet), "img", tmp_path)
+    assert parity.passed, parity
+    assert parity.cosine_between_items is not None
+    assert parity.cosine_between_items < 0.999
+
+
+@pytest.mark.parametrize("tower", ["img", "txt"])
+def test_norms_softmax_and_mask_are_float32_in_a_float16_engine(
+    tmp_path: Path,
+    architecture: Architecture,
+    build: Callable[[Architecture], ChineseClip],
+    tower: Tower,
+) -> None:
+    source, target = tower_specs(architecture, tower, batch_size=1, context_length=52)
+    path = tmp_path / "engine.onnx"
+    export_tower(halve(build(architecture)), tower, path, source=source, target=target)
+    graph = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True).graph
+    types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input)}
+    types |= {v.name: v.data_type for v in graph.initializer}
+    makers = {output: node for node in graph.node for output in node.output}
+    delicate = [node for node in graph.node if node.op_type in FLOAT32_ONLY]
+    assert {node.op_type for node in delicate} >= {"Softmax"}
+    for node in delicate:
+        assert {types[name] for name in node.input} == {onnx.TensorProto.FLOAT}, node.name
+        if tower == "txt" and node.op_type == "Softmax":
+            masked = makers[node.input[0]]
+            assert masked.op_type == "Add"
+            assert {types[name] for name in masked.input} == {onnx.TensorProto.FLOAT}
+    epsilons = {
+        attribute.f
+        for node in delicate
+        for attribute in node.attribute
+        if attribute.name == "epsilon"
+    }
+    if tower == "txt":
+        assert epsilons == {np.float32(1e-12)}
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm", "Conv")]
+    assert {types[node.input[0]] for node in products} == {onnx.TensorProto.FLOAT16}

@@ -64,6 +64,9 @@ class Item:
     def __post_init__(self) -> None:
         if (self.uri is None) == (self.text is None):
             raise ValueError(f"item {self.id!r} must have exactly one of uri and text")
+        for value in (self.id, self.uri, self.text):
+            if value is not None and not value.isascii():
+                value.encode()  # half a surrogate pair, which JSON can carry, has no UTF-8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)

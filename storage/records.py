@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
@@ -41,8 +41,12 @@ class Columns:
             named=id_column is not None or value_column is not None,
         )
 
-    def find(self, present: Collection[str], *, place: str) -> tuple[str | None, str]:
-        """Return the names of the id and value columns; no id column means the uri is the id.
+    def fixed(self, id_: str, value: str) -> Columns:
+        """Return the same with nothing left to look for."""
+        return replace(self, ids=(id_,), values=(value,), id_named=True)
+
+    def find(self, present: Collection[str], *, place: str) -> tuple[str, str]:
+        """Return the names of the id and value columns; images without ids have their paths.
 
         Raises:
             SourceError: A column that is needed is not among those present.
@@ -53,7 +57,7 @@ class Columns:
         id_ = _first(self.ids, present)
         if id_ is None and (self.id_named or self.tower == "txt"):
             raise _missing(self.ids, present, place, option="--id-column")
-        return id_, value
+        return id_ or value, value
 
     @property
     def _value_option(self) -> str:
@@ -65,13 +69,13 @@ class Columns:
         Raises:
             SourceError: The id or the value is of another type, empty, or too long.
         """
-        identifier = as_id(id_, place=place)
         if not isinstance(value, str):
             raise SourceError(f"{place}: {self._word} is {show(value)}, expected a string")
         if self.tower == "img":
             fields = {"uri": absolute(value, folder=folder, place=place)}
         else:
             fields = {"text": value}
+        identifier = as_id(id_, place=place)
         try:
             return Item(id=identifier, **fields)
         except ValidationError as error:
@@ -111,12 +115,6 @@ def show(value: object) -> str:
     """Return a value for a message, cut where it is long."""
     text = repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
-
-
-def row_item(columns: Columns, row: Mapping[str, object], *, folder: str, place: str) -> Item:
-    """Return the item of a row with names of its own, as a JSON object is."""
-    id_, value = columns.find(row, place=place)
-    return columns.item(row[id_ or value], row[value], folder=folder, place=place)
 
 
 def _first(names: tuple[str, ...], present: Collection[str]) -> str | None:

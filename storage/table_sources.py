@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from clipfleet.errors import SourceError
 from clipfleet.jobs import Item
 from clipfleet.models import Tower
-from storage.records import Columns, row_item, show
+from storage.records import Columns, show
 
 _BOM = b"\xef\xbb\xbf"
 _BATCH_ROWS = 4096
@@ -51,6 +51,15 @@ class JsonlSource(_TableSource):
     kind = "JSONL"
 
     def _placed(self) -> Iterator[tuple[str, Item]]:
+        # The first line decides which columns they are; a later one that lacks one is wrong.
+        columns = self.columns
+        for place, row in self._rows():
+            id_, value = columns.find(row, place=place)
+            if columns is self.columns:
+                columns = columns.fixed(id_, value)
+            yield place, columns.item(row[id_], row[value], folder=self.folder, place=place)
+
+    def _rows(self) -> Iterator[tuple[str, dict[str, object]]]:
         for place, line in _lines(self.path):
             if not line.strip():
                 continue
@@ -60,7 +69,7 @@ class JsonlSource(_TableSource):
                 raise SourceError(f"{place}: {show(line)} is not JSON: {error}") from error
             if not isinstance(row, dict):
                 raise SourceError(f"{place}: {show(row)} is not a JSON object")
-            yield place, row_item(self.columns, row, folder=self.folder, place=place)
+            yield place, row
 
 
 class CsvSource(_TableSource):
@@ -80,8 +89,7 @@ class CsvSource(_TableSource):
         if len(set(header)) < len(header):
             raise SourceError(f"{place}: a column is named twice in {show(header)}")
         id_, value = self.columns.find(header, place=place)
-        at_value = header.index(value)
-        at_id = at_value if id_ is None else header.index(id_)
+        at_id, at_value = header.index(id_), header.index(value)
         while (row := self._next(reader)) is not None:
             place = f"{self.path}, line {reader.line_num}"
             if not row:
@@ -124,7 +132,6 @@ class ParquetSource(_TableSource):
     def _batches(self, path: str) -> Iterator[tuple[list[object], list[object]]]:
         with pq.ParquetFile(path) as file:
             id_, value = self.columns.find(file.schema_arrow.names, place=path)
-            id_ = id_ or value
             for batch in file.iter_batches(_BATCH_ROWS, columns=sorted({id_, value})):
                 yield batch.column(id_).to_pylist(), batch.column(value).to_pylist()
 

@@ -1,0 +1,224 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clipfleet.errors import SourceError, UsageError
+from clipfleet.jobs import Item
+from clipfleet.models import Tower
+from storage.folder_source import FolderSource
+from storage.sources import open_source
+
+Write = Callable[..., str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write lines, bytes or JSON rows to a file; return its path."""
+
+    def write_(name: str, *lines: str | bytes | dict[str, Any]) -> str:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join(_bytes(line) + b"\n" for line in lines))
+        return str(path)
+
+    return write_
+
+
+def _bytes(line: str | bytes | dict[str, Any]) -> bytes:
+    if isinstance(line, bytes):
+        return line
+    return (line if isinstance(line, str) else json.dumps(line, ensure_ascii=False)).encode()
+
+
+def read(location: str, tower: Tower = "txt", **columns: str) -> list[tuple[str, str | None]]:
+    items: list[Item] = list(open_source(location, tower=tower, **columns))
+    return [(item.id, item.uri if tower == "img" else item.text) for item in items]
+
+
+TEXTS = [("1", "一只猫"), ("2", "a dog")]
+
+
+def test_texts_come_from_jsonl(write: Write) -> None:
+    path = write("t.jsonl", {"id": "1", "text": "一只猫"}, "", {"id": "2", "text": "a dog"})
+    assert read(path) == TEXTS
+
+
+def test_the_retrieval_formats_texts_are_read_as_they_are(write: Write) -> None:
+    rows = [{"text_id": 1, "text": "一只猫", "image_ids": [3]}, {"text_id": 2, "text": "a dog"}]
+    assert read(write("valid_texts.jsonl", *rows)) == TEXTS
+
+
+def test_texts_come_from_csv_and_tsv(write: Write) -> None:
+    assert read(write("t.csv", "\ufefftext,id", "一只猫,1", '"a dog",2')) == TEXTS
+    assert read(write("t.tsv", "id\tcaption", "1\t一只猫", "2\ta dog")) == TEXTS
+
+
+def test_a_quoted_csv_field_holds_commas_and_lines(write: Write) -> None:
+    assert read(write("t.csv", "id,text", '1,"a, b', 'and ""c"""')) == [("1", 'a, b\nand "c"')]
+
+
+def test_texts_come_from_parquet(tmp_path: Path) -> None:
+    table = pa.table({"id": [1, 2], "text": ["一只猫", "a dog"], "other": [0.5, 1.5]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    assert read(f"{tmp_path}/t.parquet") == TEXTS
+
+
+def test_a_folder_of_parquet_files_is_read_in_their_order(tmp_path: Path) -> None:
+    for name, ids in (("b", [2]), ("a", [1]), ("sub/c", [3]), ("_ignored", [4])):
+        path = tmp_path / f"{name}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table({"id": ids, "text": [name] * len(ids)}), path)
+    assert read(str(tmp_path)) == [("1", "a"), ("2", "b"), ("3", "sub/c")]
+
+
+def test_lines_are_texts_with_their_numbers_as_ids(write: Write) -> None:
+    assert read(write("t.txt", "一只猫", "", "a dog\r")) == [
+        ("1", "一只猫"),
+        ("2", ""),
+        ("3", "a dog"),
+    ]
+
+
+def test_columns_are_chosen_by_name(write: Write) -> None:
+    path = write("t.jsonl", {"id": "x", "text": "y", "sku": 7, "title": "一只猫"})
+    assert read(path, id_column="sku", text_column="title") == [("7", "一只猫")]
+
+
+def test_an_empty_text_is_an_item_which_fails_later(write: Write) -> None:
+    assert read(write("t.jsonl", {"id": "1", "text": ""})) == [("1", "")]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "txt"])
+def test_paths_are_relative_to_the_files_folder_and_are_ids(tmp_path: Path, form: str) -> None:
+    paths = ["cats/a.jpg", "../b.jpg", "/abs/c.jpg", "http://host/d.jpg"]
+    file = tmp_path / "list" / f"images.{form}"
+    file.parent.mkdir()
+    if form == "parquet":
+        pq.write_table(pa.table({"path": paths}), file)
+    else:
+        header = ["path"] if form == "csv" else []
+        rows = [json.dumps({"path": path}) for path in paths] if form == "jsonl" else paths
+        file.write_text("\n".join([*header, *rows]))
+    uris = [f"{tmp_path}/list/cats/a.jpg", f"{tmp_path}/b.jpg", *paths[2:]]
+    assert read(str(file), "img") == list(zip(paths, uris, strict=True))
+
+
+def test_images_may_have_ids_of_their_own(write: Write) -> None:
+    path = write("i.jsonl", {"image_id": 7, "uri": "/a.jpg"})
+    assert read(path, "img") == [("7", "/a.jpg")]
+
+
+WRONG_ROWS: list[tuple[Any, str]] = [
+    ("{", "is not JSON"),
+    ("[1]", "is not a JSON object"),
+    ('{"text": "x"}', "no column 'id'"),
+    ('{"id": "1"}', "no column 'text' .*--text-column"),
+    ('{"id": null, "text": "x"}', "the id is None, expected a string or a whole number"),
+    ('{"id": 1.5, "text": "x"}', "the id is 1.5"),
+    ('{"id": true, "text": "x"}', "the id is True"),
+    ('{"id": "", "text": "x"}', "the id is ''"),
+    ('{"id": "1", "text": null}', "the text is None, expected a string"),
+    ('{"id": "1", "text": ["x"]}', "the text is \\['x'\\]"),
+    ('{"id": "1", "text": "\\ud800"}', "is no item: .*surrogates not allowed"),
+    ('{"id": "' + "i" * 5000 + '", "text": "x"}', "is no item: .*4096"),
+    ("[" * 100_000, "is not JSON"),
+    (b'{"id": "1", "text": "\xff"}', "is not UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("row", "reason"), WRONG_ROWS)
+def test_a_wrong_row_is_named_by_file_line_and_value(
+    write: Write, row: str | bytes, reason: str
+) -> None:
+    path = write("t.jsonl", {"id": "0", "text": "good"}, "", row)
+    with pytest.raises(SourceError, match=f"(?s)^{path}, line 3: .*{reason}") as caught:
+        read(path)
+    assert len(str(caught.value)) < 400
+
+
+def test_wrong_csv_is_named_by_line(write: Write) -> None:
+    cases = {
+        "id,text|1,x|2,y,z": "line 3: 3 fields, the header has 2",
+        'id,text|1,"x"y': "line 2: not CSV",
+        "id,id,text|1,1,x": "header: a column is named twice",
+        "a,b|1,2": "header: no column 'text' or 'caption' among",
+        "id,text|,x": "line 2: the id is ''",
+    }
+    for number, (lines, reason) in enumerate(cases.items()):
+        path = write(f"{number}.csv", *lines.split("|"))
+        with pytest.raises(SourceError, match=reason):
+            read(path)
+
+
+def test_an_empty_csv_lacks_a_header(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").touch()
+    with pytest.raises(SourceError, match="is empty: expected a header"):
+        read(f"{tmp_path}/t.csv")
+
+
+def test_wrong_parquet_is_named_by_file_and_row(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    path.write_bytes(b"no parquet")
+    with pytest.raises(SourceError, match=r"t\.parquet cannot be read as Parquet"):
+        read(str(path))
+    pq.write_table(pa.table({"id": [1, None], "text": ["x", "y"]}), path)
+    with pytest.raises(SourceError, match=r"t\.parquet, row 2: the id is None"):
+        read(str(path))
+    pq.write_table(pa.table({"id": [1], "body": ["x"]}), path)
+    with pytest.raises(SourceError, match="--text-column"):
+        read(str(path))
+
+
+def test_an_images_row_without_the_id_that_others_have_is_wrong(write: Write) -> None:
+    path = write("i.jsonl", {"id": 1, "path": "a.jpg"}, {"path": "b.jpg"})
+    with pytest.raises(SourceError, match="line 2: no column 'id'"):
+        read(path, "img")
+
+
+def test_an_empty_path_is_wrong(write: Write) -> None:
+    with pytest.raises(SourceError, match="line 2: the path is empty"):
+        read(write("i.txt", "a.jpg", ""), "img")
+
+
+def test_places_count_lines_and_rows(write: Write, tmp_path: Path) -> None:
+    jsonl = write("t.jsonl", {"id": "1", "text": "x"}, "", {"id": "2", "text": "y"})
+    csv = write("t.csv", "id,text", '1,"x', 'y"', "2,z")
+    assert open_source(jsonl, tower="txt").place(2) == f"{jsonl}, line 3"
+    assert open_source(csv, tower="txt").place(2) == f"{csv}, line 4"
+    pq.write_table(pa.table({"id": [1, 2], "text": ["x", "y"]}), tmp_path / "t.parquet")
+    source = open_source(f"{tmp_path}/t.parquet", tower="txt")
+    assert source.place(2) == f"{tmp_path}/t.parquet, row 2"
+
+
+def test_a_source_can_be_read_again(write: Write) -> None:
+    source = open_source(write("t.txt", "x", "y"), tower="txt")
+    assert list(source) == list(source)
+    assert source.description.endswith("t.txt")
+
+
+def test_a_folder_is_images_for_one_tower_and_an_error_for_the_other(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    assert isinstance(open_source(str(tmp_path), tower="img"), FolderSource)
+    with pytest.raises(SourceError, match="the txt tower reads texts"):
+        open_source(str(tmp_path), tower="txt")
+
+
+def test_a_folder_of_nothing_but_parquet_is_a_list_of_images(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": ["a.jpg"]}), tmp_path / "t.parquet")
+    assert read(str(tmp_path), "img") == [("a.jpg", f"{tmp_path}/a.jpg")]
+
+
+def test_what_is_no_source_is_refused(write: Write, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="nothing is there"):
+        open_source(f"{tmp_path}/gone.jsonl", tower="txt")
+    with pytest.raises(SourceError, match=r"expected a folder of images, .*\.jsonl"):
+        open_source(write("t.xlsx", "x"), tower="txt")
+    with pytest.raises(UsageError, match="s3://"):
+        open_source("s3://bucket/t.jsonl", tower="txt")
+    with pytest.raises(SourceError, match="'title' was named for the text"):
+        open_source(write("i.jsonl"), tower="img", text_column="title")

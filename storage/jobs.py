@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipfleet.errors import DatasetError, MessageError
 from clipfleet.jobs import Item, Shard
 from clipfleet.models import Tower
 from storage.dataset import PLAN_FOLDER, Dataset
+from storage.parquet_files import PARQUET_ERRORS, parquet_error
 from storage.parts import value_column
 
 _RECORD_SUFFIX = ".json"
+_RESTORE = "restore it, or submit into a new dataset"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +80,7 @@ def read_job_rows(dataset: Dataset, job: Job) -> Iterator[tuple[list[str], list[
 
     Raises:
         DatasetError: A plan file is missing or damaged.
+        StorageError: The disk did not answer.
     """
     with PlanReader(dataset) as reader:
         for index in range(job.shards):
@@ -112,6 +114,7 @@ class PlanReader:
 
         Raises:
             DatasetError: A plan file is missing or damaged.
+        StorageError: The disk did not answer.
         """
         number = 0
         while index >= job.files[number]:
@@ -120,11 +123,12 @@ class PlanReader:
         path = file_path(job.id, job.token, number)
         try:
             table = self._open(path).read_row_group(index, columns=["id", value_column(job.tower)])
-        except (FileNotFoundError, pa.ArrowException, OSError) as error:
+        except FileNotFoundError:
             raise DatasetError(
-                f"plan file {self._dataset.root}/{path} cannot be read ({error}): restore it, or "
-                "submit into a new dataset"
-            ) from error
+                f"plan file {self._dataset.root}/{path} is gone: {_RESTORE}"
+            ) from None
+        except PARQUET_ERRORS as error:
+            raise parquet_error(error, f"{self._dataset.root}/{path}", remedy=_RESTORE) from error
         ids, values = (column.to_pylist() for column in table.columns)
         return ids, values
 

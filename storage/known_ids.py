@@ -7,13 +7,13 @@ from hashlib import blake2b
 
 import pyarrow.parquet as pq
 
-from clipfleet.errors import DatasetError
 from storage.dataset import PARTS_FOLDER, Dataset
 from storage.id_index import IdIndex
 from storage.jobs import Job, jobs, read_job_rows
+from storage.parquet_files import PARQUET_ERRORS, ROW_GROUP_ROWS, parquet_error
 from storage.parts import (
+    DELETE_IT,
     ITEMS_PREFIX,
-    ROW_GROUP_ROWS,
     item_value,
     part_path,
     read_footer,
@@ -99,12 +99,10 @@ def read_arrived_rows(dataset: Dataset, name: str) -> Iterator[tuple[list[str], 
     with file:
         failures = read_footer(file, path=part_path(name)).failures
         try:
-            batches = pq.ParquetFile(file).iter_batches(ROW_GROUP_ROWS, columns=["id", column])
-            for batch in batches:
-                ids, values = (column.to_pylist() for column in batch.columns)
+            for batch in pq.ParquetFile(file).iter_batches(ROW_GROUP_ROWS, columns=["id", column]):
+                ids, values = (c.to_pylist() for c in batch.columns)
                 yield ids, values
-        except OSError as error:
-            raise DatasetError(
-                f"{dataset.root}/{part_path(name)} is damaged ({error}): delete it"
-            ) from error
+        except PARQUET_ERRORS as error:
+            path = f"{dataset.root}/{part_path(name)}"
+            raise parquet_error(error, path, remedy=DELETE_IT) from error
     yield [f.item.id for f in failures], [item_value(f.item) for f in failures]

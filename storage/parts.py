@@ -21,11 +21,12 @@ from clipfleet.errors import DatasetError
 from clipfleet.jobs import Item
 from clipfleet.models import Tower
 from storage.dataset import ERRORS_FOLDER, PARTS_FOLDER, DatasetInfo
+from storage.parquet_files import PARQUET_ERRORS, ROW_GROUP_ROWS, parquet_bytes, parquet_error
 
 FORMAT = "1"
-ROW_GROUP_ROWS = 4096
 ITEMS_PREFIX = "items-"  # parts of items that arrived by themselves, not by a plan
 NORM_TOLERANCE = 1e-3
+DELETE_IT = "delete it, and the next submit embeds its shard again"
 
 _VERSION_KEY = b"clipfleet.version"
 _SHARD_KEY = b"clipfleet.shard"
@@ -140,7 +141,7 @@ def part_bytes(
         _FINISHED_KEY: finished_at,
         _FAILURES_KEY: json.dumps([_failure_fields(f) for f in embedded.failures]),
     }
-    return _parquet(_part_table(embedded, part_schema(info)), metadata)
+    return parquet_bytes(_part_table(embedded, part_schema(info)), metadata)
 
 
 def errors_bytes(failures: Sequence[Failure], tower: Tower) -> memoryview:
@@ -152,14 +153,15 @@ def errors_bytes(failures: Sequence[Failure], tower: Tower) -> memoryview:
         "message": [f.message for f in failures],
         "attempt": [f.attempt for f in failures],
     }
-    return _parquet(pa.table(columns, schema=errors_schema(tower)), {_VERSION_KEY: FORMAT})
+    return parquet_bytes(pa.table(columns, schema=errors_schema(tower)), {_VERSION_KEY: FORMAT})
 
 
 def read_footer(file: BinaryIO, *, path: str) -> Footer:
     """Return what the part in `file` says about itself.
 
     Raises:
-        DatasetError: It is no part of ours, or damaged.
+        DatasetError: It is damaged, or no part of ours.
+        StorageError: The disk did not answer.
     """
     try:
         parquet = pq.ParquetFile(file).metadata
@@ -174,11 +176,8 @@ def read_footer(file: BinaryIO, *, path: str) -> Footer:
             vectors=parquet.num_rows,
             failures=tuple(failures),
         )
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise DatasetError(
-            f"{path} is damaged or no part of a dataset ({type(error).__name__}: {error}): delete "
-            "it, and its shard is embedded again at the next submit"
-        ) from error
+    except (*PARQUET_ERRORS, KeyError, TypeError, ValueError) as error:
+        raise parquet_error(error, path, remedy=DELETE_IT) from error
 
 
 def read_part_ids(file: BinaryIO) -> Iterator[list[str]]:
@@ -223,28 +222,6 @@ def _part_table(embedded: Embedded, schema: pa.Schema) -> pa.Table:
         columns += [pa.array(sizes[:, 0]), pa.array(sizes[:, 1])]
     columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), type=embedding))
     return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _parquet(table: pa.Table, metadata: dict[bytes, str]) -> memoryview:
-    """Return a table as Parquet with the settings that every reader opens, and fast."""
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        sink,
-        table.schema,
-        compression="zstd",
-        use_dictionary=False,
-        column_encoding={_leaf(f): "PLAIN" for f in table.schema},
-        write_statistics=["id"],
-    ) as writer:
-        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-        # Not in the schema: Arrow writes the schema's metadata into the file twice.
-        writer.add_key_value_metadata(metadata)
-    return memoryview(sink.getvalue())
-
-
-def _leaf(field: pa.Field) -> str:
-    """Return the column path that Parquet gives to a field's values."""
-    return f"{field.name}.list.element" if pa.types.is_fixed_size_list(field.type) else field.name
 
 
 def _failure_fields(failure: Failure) -> dict[str, Any]:

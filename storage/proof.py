@@ -7,18 +7,19 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from clipfleet.errors import DatasetError
 from storage import tally
 from storage.dataset import Dataset
 from storage.jobs import jobs, read_job_rows
 from storage.manifest import error_names, part_names, read_record, record_names, record_of
+from storage.parquet_files import PARQUET_ERRORS, ROW_GROUP_ROWS, parquet_error
 from storage.parts import (
+    DELETE_IT,
     ITEMS_PREFIX,
     NORM_TOLERANCE,
-    ROW_GROUP_ROWS,
     Footer,
     errors_path,
     norms,
@@ -132,7 +133,7 @@ class _Prover:
                 footer = read_footer(file, path=part_path(name))
                 self._prove_footer(name, footer)
                 self._prove_rows(name, file)
-        except (DatasetError, FileNotFoundError, pa.ArrowException, OSError) as error:
+        except (DatasetError, FileNotFoundError) as error:
             self._add(_DAMAGED, f"{name} ({error})")
             return
         self._ids.write(
@@ -152,20 +153,26 @@ class _Prover:
             self._add(_OTHER_MODEL, f"{name} ({footer.model})")
 
     def _prove_rows(self, name: str, file: BinaryIO) -> None:
-        parquet = pq.ParquetFile(file)
         info = self._dataset.info
-        if not parquet.schema_arrow.equals(part_schema(info)):
-            self._add(_OTHER_COLUMNS, name)
-            return
-        for batch in parquet.iter_batches(ROW_GROUP_ROWS, columns=["id", "embedding"]):
-            ids = batch.column("id").to_pylist()
-            self._ids.write(ids, arrived=name.startswith(ITEMS_PREFIX))
-            self._proof.vectors += len(ids)
-            flat = batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
-            lengths = norms(flat.reshape(len(ids), info.dim))
-            for row in np.flatnonzero(~(np.abs(lengths - 1) <= NORM_TOLERANCE)):  # NaN is bad too
-                self._proof.bad_vectors += 1
-                self._add(_VECTORS, f"{ids[row]!r} (norm {lengths[row]:g}, in {name})")
+        try:
+            parquet = pq.ParquetFile(file)
+            if not parquet.schema_arrow.equals(part_schema(info)):
+                self._add(_OTHER_COLUMNS, name)
+                return
+            for batch in parquet.iter_batches(ROW_GROUP_ROWS, columns=["id", "embedding"]):
+                flat = batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
+                vectors = flat.reshape(batch.num_rows, info.dim)
+                self._prove_vectors(name, batch.column("id").to_pylist(), vectors)
+        except PARQUET_ERRORS as error:
+            raise parquet_error(error, part_path(name), remedy=DELETE_IT) from error
+
+    def _prove_vectors(self, name: str, ids: list[str], vectors: NDArray[Any]) -> None:
+        self._ids.write(ids, arrived=name.startswith(ITEMS_PREFIX))
+        self._proof.vectors += len(ids)
+        lengths = norms(vectors)
+        for row in np.flatnonzero(~(np.abs(lengths - 1) <= NORM_TOLERANCE)):  # NaN is bad too
+            self._proof.bad_vectors += 1
+            self._add(_VECTORS, f"{ids[row]!r} (norm {lengths[row]:g}, in {name})")
 
     def _prove_record(self, name: str, footer: Footer) -> None:
         try:
@@ -186,7 +193,7 @@ class _Prover:
                 table = pq.read_table(file, columns=columns)
         except FileNotFoundError:
             return []
-        except (pa.ArrowException, OSError):
+        except PARQUET_ERRORS:
             return None
         return list(zip(table["id"].to_pylist(), table["error"].to_pylist(), strict=True))
 

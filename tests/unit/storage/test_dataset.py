@@ -1,0 +1,130 @@
+import dataclasses
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from clipfleet.errors import CardError, DatasetError, DatasetMismatchError, UsageError
+from storage.dataset import Dataset
+from tests.unit.storage.support import DIM, make_card
+
+
+def create(root: Path | str) -> Dataset:
+    return Dataset.create(str(root), make_card(), embedding_dtype="float16")
+
+
+def test_a_new_dataset_says_what_it_holds(tmp_path: Path) -> None:
+    dataset = create(tmp_path / "new" / "out")
+    assert dataset.root == f"{tmp_path}/new/out"
+    assert (dataset.info.tower, dataset.info.dim) == ("txt", DIM)
+    assert dataset.info.card == make_card()
+    fields = json.loads((tmp_path / "new" / "out" / "dataset.json").read_text())
+    assert fields["format"] == 1
+    assert fields["model"] == make_card().identity
+    assert fields["embedding_dtype"] == "float16"
+
+
+def test_creating_again_opens_it(tmp_path: Path) -> None:
+    first = create(tmp_path)
+    assert create(tmp_path).info == first.info
+    assert Dataset.open(f"file://{tmp_path}").info == first.info
+
+
+def test_an_engine_built_elsewhere_is_the_same_model(tmp_path: Path) -> None:
+    create(tmp_path)
+    other = dataclasses.replace(make_card(), engine="b.trt", engine_sha256="b" * 64)
+    opened = Dataset.create(str(tmp_path), other, embedding_dtype="float16")
+    assert opened.info.card.engine == "tiny.onnx"
+
+
+@pytest.mark.parametrize("other", [make_card(checkpoint="d"), make_card("img")])
+def test_another_model_is_refused_and_both_are_named(tmp_path: Path, other: object) -> None:
+    create(tmp_path)
+    with pytest.raises(DatasetMismatchError) as caught:
+        Dataset.create(str(tmp_path), other, embedding_dtype="float16")  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert make_card().identity[:12] in message
+    assert other.identity[:12] in message  # type: ignore[attr-defined]
+    assert "choose another output folder" in message
+
+
+def test_another_embedding_dtype_is_refused(tmp_path: Path) -> None:
+    create(tmp_path)
+    with pytest.raises(DatasetMismatchError, match="holds float16 vectors, not float32"):
+        Dataset.create(str(tmp_path), make_card(), embedding_dtype="float32")
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.doc").touch()
+    with pytest.raises(DatasetError, match=r"holds 'thesis\.doc' and 0 more"):
+        create(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["thesis.doc"]
+
+
+def test_an_empty_folder_hidden_files_and_a_killed_creation_are_fine(tmp_path: Path) -> None:
+    (tmp_path / ".DS_Store").touch()
+    (tmp_path / "_temporary").mkdir()
+    (tmp_path / "lost+found").mkdir()
+    assert create(tmp_path).info.tower == "txt"
+
+
+def test_of_many_creators_one_model_wins_and_all_learn_it(tmp_path: Path) -> None:
+    start = threading.Barrier(8)
+    outcomes: list[str] = []
+
+    def make(number: int) -> None:
+        card = make_card(checkpoint="cd"[number % 2])
+        start.wait()
+        try:
+            dataset = Dataset.create(f"{tmp_path}/out", card, embedding_dtype="float16")
+            outcomes.append(dataset.info.model)
+        except DatasetMismatchError:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=make, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes.count("refused") == 4
+    assert outcomes.count(Dataset.open(f"{tmp_path}/out").info.model) == 4
+
+
+def test_opening_what_is_no_dataset_names_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"no dataset at .*clipfleet submit"):
+        Dataset.open(str(tmp_path))
+    with pytest.raises(UsageError, match="s3://"):
+        Dataset.open("s3://bucket/out")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"format": 2}, "has format 2; this clipfleet reads 1"),
+        ({"model": "0" * 64}, "is not its card's"),
+        ({"dim": 7}, "dim 7 is not its card's 8"),
+        ({"embedding_dtype": "int8"}, "embedding_dtype 'int8'"),
+    ],
+)
+def test_a_changed_dataset_json_is_refused(
+    tmp_path: Path, change: dict[str, object], reason: str
+) -> None:
+    create(tmp_path)
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(DatasetError, match=reason):
+        Dataset.open(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1}'])
+def test_a_damaged_dataset_json_is_an_error_of_the_dataset(tmp_path: Path, text: str) -> None:
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(DatasetError, match=r"dataset\.json is damaged"):
+        Dataset.open(str(tmp_path))
+
+
+def test_a_damaged_card_in_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text('{"format": 1, "card": {}}')
+    with pytest.raises(CardError, match=r"dataset\.json"):
+        Dataset.open(str(tmp_path))

@@ -1,0 +1,255 @@
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+
+from clipfleet.card import ModelCard, load_card, sha256_of
+from clipfleet.errors import CheckpointError, UsageError, VerificationError
+from clipfleet.models import Architecture
+from convert.checkpoints import save_checkpoint
+from convert.chinese_clip import ChineseClip
+from convert.pytorch_to_onnx import convert, main
+from workers.engines.onnx import OnnxEngine
+
+Build = Callable[[Architecture], ChineseClip]
+Converted = dict[str, tuple[ModelCard, Path]]
+
+VIT_JSON = """{
+  "name": "small-vit", "dim": 16, "resolution": 32,
+  "vision": {"kind": "vit", "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+  "text": {"vocabulary_size": 21128, "layers": 2, "width": 32, "heads": 4,
+           "intermediate_width": 64, "max_positions": 64}
+}"""
+
+
+def files_of(prefix: str, *engines: str) -> list[str]:
+    kinds = ("", ".card.json", ".extra_file")
+    return sorted(f"{prefix}.{engine}.onnx{kind}" for engine in engines for kind in kinds)
+
+
+def test_the_cards_say_what_the_engines_are(converted: Converted) -> None:
+    assert sorted(converted) == ["img.fp16", "img.fp32", "txt.fp16", "txt.fp32"]
+    folder = next(iter(converted.values()))[1].parent
+    assert sorted(os.listdir(folder)) == files_of("small", *converted)
+    for name, (card, path) in converted.items():
+        tower, precision = name.split(".")
+        loaded, engine = load_card(path)
+        assert loaded == card
+        assert engine == folder / f"small.{name}.onnx"
+        assert (card.tower, card.precision, card.runtime) == (tower, precision, "onnxruntime")
+        assert card.architecture == "small-vit"
+        assert card.runtime_version == ort.__version__
+        assert card.checkpoint_sha256 == sha256_of(folder.parent / "small.pt")
+        assert card.engine_sha256 == sha256_of(engine)
+        assert card.extra_file_sha256 == sha256_of(folder / f"{card.extra_file}")
+        assert card.logit_scale == pytest.approx(2.66, abs=0.01)
+        assert card.batch_size == 1
+        assert card.created_at is not None
+        assert card.created_at.endswith("+00:00")
+        assert card.parity is not None
+        assert card.parity.passed
+        assert card.parity.items == (8 if tower == "img" else 32)
+        assert card.parity.reference == f"torch {torch.__version__} float32"
+    assert len({card.identity for card, _ in converted.values()}) == 4
+
+
+def test_the_guides_command_prints_the_guides_lines(
+    tmp_path: Path, vit_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "small.json").write_text(VIT_JSON)
+    prefix = tmp_path / "deploy" / "mine"
+    arguments = ["--model-arch", tmp_path / "small.json", "--pytorch-ckpt-path", vit_checkpoint]
+    arguments += ["--save-onnx-path", prefix, "--convert-text", "--convert-vision"]
+    assert main([str(argument) for argument in arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-5:] == [
+        "Finished PyTorch to ONNX conversion...",
+        *(
+            f">>> The {tower} {precision.upper()} ONNX model is saved at "
+            f"{prefix}.{kind}.{precision}.onnx with extra file "
+            f"{prefix}.{kind}.{precision}.onnx.extra_file"
+            for tower, kind in (("text", "txt"), ("vision", "img"))
+            for precision in ("fp32", "fp16")
+        ),
+    ]
+    assert any(line == "verifying mine.img.fp16.onnx" for line in lines), "it shows progress"
+    assert sorted(os.listdir(prefix.parent)) == files_of(
+        "mine", "img.fp16", "img.fp32", "txt.fp16", "txt.fp32"
+    )
+
+
+def test_the_command_line_is_a_module_and_an_error_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "convert.pytorch_to_onnx", "--model-arch", "ViT-B-16"]
+    command += ["--save-onnx-path", str(tmp_path / "m"), "--convert-text"]
+    command += ["--pytorch-ckpt-path", str(tmp_path / "none.pt")]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 2
+    assert run.stderr.splitlines()[-1].startswith(
+        f"pytorch_to_onnx: checkpoint {tmp_path / 'none.pt'} is missing"
+    )
+    assert "Traceback" not in run.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_no_tower_is_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["--model-arch", "RN50", "--save-onnx-path", str(tmp_path / "m")])
+    assert raised.value.code == 2
+    assert "give --convert-text, --convert-vision or both" in capsys.readouterr().err
+
+
+def test_only_what_is_asked_for_is_made(
+    tmp_path: Path, vit: Architecture, vit_checkpoint: Path
+) -> None:
+    steps: list[str] = []
+    models = convert(
+        architecture=vit,
+        checkpoint=vit_checkpoint,
+        save_prefix=tmp_path / "out" / "m",
+        towers=("txt",),
+        precisions=("fp16",),
+        batch_size=None,
+        context_length=20,
+        progress=steps.append,
+    )
+    assert sorted(os.listdir(tmp_path / "out")) == files_of("m", "txt.fp16")
+    ((card, path),) = models
+    assert card.input.shape == (None, 20)
+    assert steps[-2:] == ["exporting m.txt.fp16.onnx", "verifying m.txt.fp16.onnx"]
+    with OnnxEngine(*load_card(path), provider="cpu", max_batch=3) as engine:
+        ids = np.arange(1, 101, dtype=np.int64).reshape(5, 20)
+        features = engine(ids)
+        assert features.shape == (5, 16)
+        assert np.allclose(features[3], engine(ids[3:4])[0], atol=1e-2)
+
+
+def test_a_fixed_batch_size_is_kept(
+    tmp_path: Path, vit: Architecture, vit_checkpoint: Path
+) -> None:
+    ((card, path),) = convert(
+        architecture=vit,
+        checkpoint=vit_checkpoint,
+        save_prefix=tmp_path / "m",
+        towers=("img",),
+        precisions=("fp32",),
+        batch_size=3,
+    )
+    assert card.batch_size == 3
+    with OnnxEngine(*load_card(path), provider="cpu") as engine:
+        assert engine(np.zeros((4, 3, 32, 32), dtype=np.float32)).shape == (4, 16)
+
+
+def test_an_engine_that_strays_is_not_kept_and_the_old_pair_stays(
+    tmp_path: Path, vit: Architecture, vit_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for name in files_of("m", "img.fp32", "img.fp16"):
+        (folder / name).write_text(f"the old {name}")
+    monkeypatch.setattr("convert.verify.THRESHOLDS", {"fp32": 0.999999, "fp16": 1.1})
+    with pytest.raises(VerificationError, match=r"m\.img\.fp16\.onnx strays.*nothing was kept"):
+        convert(
+            architecture=vit, checkpoint=vit_checkpoint, save_prefix=folder / "m", towers=("img",)
+        )
+    assert sorted(os.listdir(folder)) == files_of("m", "img.fp16", "img.fp32")
+    for path in folder.iterdir():
+        assert path.read_text() == f"the old {path.name}"
+
+
+def test_weights_that_are_not_finite_are_not_converted(
+    tmp_path: Path, vit: Architecture, build: Build
+) -> None:
+    model = build(vit)
+    with torch.no_grad():
+        model.get_parameter("visual.proj")[0, 0] = torch.nan
+    save_checkpoint(model, tmp_path / "nan.pt", half=False)
+    with pytest.raises(VerificationError, match="a weight is not finite"):
+        convert(architecture=vit, checkpoint=tmp_path / "nan.pt", save_prefix=tmp_path / "o" / "m")
+    assert os.listdir(tmp_path / "o") == []
+
+
+def test_a_second_conversion_replaces_the_first(
+    tmp_path: Path, vit: Architecture, build: Build, vit_checkpoint: Path
+) -> None:
+    folder = tmp_path / "models"
+
+    def run(checkpoint: Path) -> ModelCard:
+        ((card, path),) = convert(
+            architecture=vit,
+            checkpoint=checkpoint,
+            save_prefix=folder / "m",
+            towers=("txt",),
+            precisions=("fp32",),
+        )
+        OnnxEngine(*load_card(path), provider="cpu").close()  # checks both files' SHA-256
+        return card
+
+    first = run(vit_checkpoint)
+    model = build(vit)
+    with torch.no_grad():
+        model.text_projection.mul_(2)
+    save_checkpoint(model, tmp_path / "other.pt", half=True)
+    second = run(tmp_path / "other.pt")
+    assert second.extra_file_sha256 != first.extra_file_sha256
+    assert second.identity != first.identity
+    assert sorted(os.listdir(folder)) == files_of("m", "txt.fp32")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_conversion_leaves_nothing(
+    tmp_path: Path, vit_checkpoint: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "small.json").write_text(VIT_JSON)
+    folder = tmp_path / "models"
+    command = [sys.executable, "-m", "convert.pytorch_to_onnx", "--convert-text"]
+    command += ["--model-arch", str(tmp_path / "small.json")]
+    command += ["--pytorch-ckpt-path", str(vit_checkpoint), "--save-onnx-path", str(folder / "m")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if line.startswith("exporting"):
+                assert len(os.listdir(folder)) == 1, "the hidden folder it builds in"
+                child.send_signal(number)
+                break
+        child.stdout.read()
+    assert child.returncode != 0
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"towers": ()}, r"towers are \[\]"),
+        ({"precisions": ("int8",)}, r"precisions are \['int8'\]"),
+        ({"batch_size": 0}, "batch size is 0"),
+        ({"context_length": 65}, "context length is 65: small-vit takes 3 to 64"),
+        ({"context_length": 2}, "context length is 2"),
+        ({"save_prefix": "/"}, "/ is no prefix of file names"),
+    ],
+)
+def test_an_impossible_request_is_refused(
+    tmp_path: Path, vit: Architecture, vit_checkpoint: Path, wrong: dict[str, object], message: str
+) -> None:
+    request = {"architecture": vit, "checkpoint": vit_checkpoint, "save_prefix": tmp_path / "m"}
+    with pytest.raises(UsageError, match=message):
+        convert(**(request | wrong))  # type: ignore[arg-type]
+
+
+def test_a_wrong_checkpoint_makes_no_folder(
+    tmp_path: Path, vit: Architecture, resnet: Architecture, build: Build
+) -> None:
+    save_checkpoint(build(resnet), tmp_path / "other.pt", half=True)
+    with pytest.raises(CheckpointError, match="does not hold the weights of small-vit"):
+        convert(
+            architecture=vit, checkpoint=tmp_path / "other.pt", save_prefix=tmp_path / "o" / "m"
+        )
+    assert not (tmp_path / "o").exists()

@@ -1,0 +1,23 @@
+"""GPU tests: skipped where nvidia-smi finds no GPU."""
+
+import shutil
+import subprocess
+
+import pytest
+
+GPU_TIMEOUT_S = 30
+
+
+def has_gpu() -> bool:
+    if shutil.which("nvidia-smi") is None:
+        return False
+    run = subprocess.run(
+        ["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=GPU_TIMEOUT_S
+    )
+    return run.returncode == 0 and "GPU" in run.stdout
+
+
+@pytest.fixture(scope="session", autouse=True)
+def gpu() -> None:
+    if not has_gpu():
+        pytest.skip("no GPU on this machine")

@@ -1,0 +1,94 @@
+"""The demo's engines on ONNX Runtime's CUDA provider, and a worker that runs them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from clipfleet.card import load_card
+from workers.engines.onnx import OnnxEngine, Provider
+from workers.normalise import l2_normalise
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "examples" / "demo" / "model"
+CUDA = "CUDAExecutionProvider"
+ITEMS = 256
+# The worst item's cosine to the float32 engine on the CPU.
+THRESHOLDS = {"fp32": 0.999999, "fp16": 0.9999}
+
+pytestmark = pytest.mark.gpu
+
+
+def engine(tower: str, precision: str, provider: Provider) -> OnnxEngine:
+    card, path = load_card(MODEL / f"demo.{tower}.{precision}.onnx")
+    return OnnxEngine(card, path, provider=provider)
+
+
+def inputs(tower: str) -> NDArray[np.generic]:
+    random = np.random.default_rng(0)
+    if tower == "img":
+        return random.normal(size=(ITEMS, 3, 96, 96)).astype(np.float32)
+    ids = random.integers(1, 21128, size=(ITEMS, 52))
+    lengths = random.integers(3, 53, size=ITEMS)
+    return np.where(np.arange(52) < lengths[:, None], ids, 0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("tower", ["img", "txt"])
+def test_vectors_on_the_gpu_are_those_of_the_cpu(tower: str, precision: str) -> None:
+    batch = inputs(tower)
+    with engine(tower, "fp32", "cpu") as reference, engine(tower, precision, "cuda") as tested:
+        assert tested.provider == CUDA
+        expected, got = (l2_normalise(e(batch)) for e in (reference, tested))
+    cosines = np.einsum("nd,nd->n", expected, got)
+    print(f"\n{tower} {precision}: worst cosine {cosines.min():.8f}")
+    assert cosines.min() >= THRESHOLDS[precision]
+
+
+def test_auto_takes_the_gpu() -> None:
+    with engine("txt", "fp32", "auto") as tested:
+        assert tested.provider == CUDA
+
+
+def test_a_worker_that_must_use_the_gpu_refuses_to_fall_back() -> None:
+    script = (
+        "from tests.gpu.test_onnx_cuda import engine; from clipfleet.errors import EngineError\n"
+        "try: engine('txt', 'fp32', 'cuda')\n"
+        "except EngineError as error: print(error)"
+    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "provider is cuda" in run.stdout
+
+
+def test_a_job_runs_on_the_gpu_from_the_folder_to_the_proof(tmp_path: Path) -> None:
+    scenes = [sys.executable, str(ROOT / "examples/demo/scenes.py"), str(tmp_path / "scenes")]
+    subprocess.run([*scenes, "--count", "2000"], check=True)
+    vectors = {}
+    for provider in ("cuda", "cpu"):
+        out = tmp_path / provider
+        command = [sys.executable, "-m", "clipfleet.cli", "embed", str(tmp_path / "scenes/images")]
+        command += [str(out), "--model", str(MODEL / "demo.img.fp32.onnx")]
+        command += ["--provider", provider, "--dtype", "float32", "--shard-size", "256", "--json"]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        print(f"\n{provider}: {json.loads(run.stdout)['seconds']} s")
+        table = pq.read_table(out / "parts").sort_by("id")
+        flat = table["embedding"].combine_chunks().values.to_numpy()
+        vectors[provider] = flat.reshape(len(table), -1)
+    cosines = np.einsum("nd,nd->n", vectors["cuda"], vectors["cpu"])
+    assert len(cosines) == 2000
+    assert cosines.min() >= THRESHOLDS["fp32"]

@@ -73,6 +73,7 @@ _ONE_SPAWNED_CHILD: dict[str, Any] = {
     "worker_pool": "prefork",
     "worker_pool_start_method": "spawn",
     "worker_concurrency": 1,
+    "worker_consumer": "tasks.messages:CarefulConsumer",
     "worker_prefetch_multiplier": 2,  # the running shard, and one reserved
     "worker_proc_alive_timeout": _ENGINE_LOAD_S,
     "worker_hijack_root_logger": False,

@@ -52,14 +52,8 @@ def _check_model(task: EmbedTask, dataset: Dataset, card: ModelCard) -> None:
     dataset.check_model(card)
 
 
-class ShardTask(Task[..., None]):
-    """Its messages are opened with care."""
-
-    Strategy = "tasks.messages:guarded"
-
-
-@shared_task(name=EMBED_TASK, bind=True, base=ShardTask)
-def embed(self: ShardTask, *args: Any, **message: Any) -> None:
+@shared_task(name=EMBED_TASK, bind=True)
+def embed(self: Task[..., None], *args: Any, **message: Any) -> None:
     """Run a message: embed its shard, or put it off, or refuse it."""
     process = engine_process()
     started_s = time.monotonic()

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from celery import Task, shared_task
-from celery.exceptions import Reject
 
 from clipfleet.errors import DatasetError, MessageError, UsageError
 from clipfleet.jobs import BAD_ITEM, EMBED_ITEMS_TASK, Item
@@ -26,7 +25,7 @@ from storage.manifest import Commit, complete, unfinished
 from storage.parts import Embedded, Failure
 from tasks.output import dataset_root
 from tasks.refusals import refuse
-from tasks.retry import reason_of
+from tasks.retry import give_back, reason_of
 from workers.lifecycle import EngineProcess, engine_process
 
 _SHOWN_LENGTH = 200  # characters of a wrong item in its message
@@ -100,15 +99,26 @@ def read_arrival(raw: Any, tower: Tower) -> Arrival:
     expected = f'expected {{"id": …, "{field}": …}}, both strings'
     fault = f"{expected}, not {_short(raw)}"
     try:
-        blank = Item(id=raw["id"], **{field: ""})
+        blank = _checked(Item(id=raw["id"], **{field: ""}))
     except (LookupError, TypeError, ValueError) as error:
         raise MessageError(f"an item has no usable id: {fault}") from error
     if raw.keys() != {"id", field}:
         return Arrival(item=blank, fault=fault)
     try:
-        return Arrival(item=Item(**raw))
+        return Arrival(item=_checked(Item(**raw)))
     except ValueError:
         return Arrival(item=blank, fault=fault)
+
+
+def _checked(item: Item) -> Item:
+    """Return an item whose strings are text: JSON can hold half a surrogate pair.
+
+    Raises:
+        UnicodeEncodeError: One is not, and could not be written.
+    """
+    for value in (item.id, item.uri or "", item.text or ""):
+        value.encode()
+    return item
 
 
 _known: dict[tuple[str, str], KnownIds] = {}
@@ -130,7 +140,8 @@ def open_dataset(process: EngineProcess, named: str | None) -> Dataset:
         DatasetError: It is damaged, or of another model.
     """
     settings, card = process.settings, process.card
-    root = dataset_root(str(settings.output), named or f"items-{card.tower}")
+    default = f"items-{card.tower}"
+    root = dataset_root(str(settings.output), default if named is None else named)
     try:
         dataset = Dataset.open(root)
     except DatasetError:
@@ -150,7 +161,7 @@ class GatheredTask(Task[..., None]):
 
 @shared_task(name=EMBED_ITEMS_TASK, bind=True, base=GatheredTask)
 def embed_items(self: GatheredTask, items: list[Any], *, dataset: str | None) -> None:
-    """Run a batch, or give it back (`Reject`): its messages are still in the parent's hand."""
+    """Run a batch, or give it back: its messages are still in the parent's hand."""
     process = engine_process()
     started_s = time.monotonic()
     try:
@@ -159,9 +170,9 @@ def embed_items(self: GatheredTask, items: list[Any], *, dataset: str | None) ->
         commits = embed_arrivals(arrivals, opened, process, worker=str(self.request.hostname))
     except UsageError as error:
         refuse(process.settings, f"{len(items)} items", dataset or "", reason=reason_of(error))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the edge of the task: `give_back` raises it again
         log.warning("items failed", extra={"items": len(items), "reason": reason_of(error)})
-        raise Reject(reason_of(error), requeue=True) from error
+        give_back(error)
     else:
         _log_done(len(items), commits, opened, time.monotonic() - started_s)
 

@@ -89,11 +89,17 @@ class Gatherer:
             delivery.ack()
         self._update_credit()
 
-    def try_again(self, batch: Batch) -> None:
-        """Run a batch that failed once more, after a while."""
+    def try_again(self, batch: Batch, *, split: bool) -> None:
+        """Run a batch that failed once more, after a while.
+
+        With `split`, in two halves from the second failure on: where one message is the
+        cause, its neighbours get through.
+        """
         delay_s = backoff_s(batch.attempt)
-        batch.attempt += 1
-        self._after(delay_s, partial(self._go, batch))
+        attempt = batch.attempt + 1
+        for part in _halves(batch) if split and batch.attempt > 1 else [batch]:
+            part.attempt = attempt
+            self._after(delay_s, partial(self._go, part))
 
     def close(self) -> None:
         """Let go of everything: the connection is gone, and Redis delivers it all again."""
@@ -115,3 +121,10 @@ class Gatherer:
         if wanted != self._credit:
             self._extend(wanted - self._credit)
             self._credit = wanted
+
+
+def _halves(batch: Batch) -> list[Batch]:
+    """Return a batch's deliveries as two batches; one if there is only one."""
+    middle = -(-len(batch.deliveries) // 2)
+    halves = (batch.deliveries[:middle], batch.deliveries[middle:])
+    return [Batch(dataset=batch.dataset, deliveries=half) for half in halves if half]

@@ -17,16 +17,17 @@ _MIN_SECRET_LENGTH = 3  # a shorter one would blank out half of every line
 
 
 class _Formatter(JsonFormatter):
-    """Fields time, level, logger, event, then what the event has to tell."""
+    """Fields time, level, pid, logger, event, then what the event has to tell."""
 
     def __init__(self, secrets: list[str]) -> None:
         super().__init__(
-            "{asctime}{levelname}{name}{message}",
+            "{asctime}{levelname}{process}{name}{message}",
             style="{",
             datefmt="%Y-%m-%dT%H:%M:%S%z",
             rename_fields={
                 "asctime": "time",
                 "levelname": "level",
+                "process": "pid",
                 "name": "logger",
                 "message": "event",
             },

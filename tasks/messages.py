@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
-from celery.exceptions import InvalidTaskError
-from celery.worker import strategy
-from kombu.exceptions import ContentDisallowed, DecodeError
+from celery.worker.consumer import Consumer
 
-Handler = Callable[..., Any]
+Handler = Callable[[Any], None]
 
-_HANDLED = (InvalidTaskError, ContentDisallowed, DecodeError)  # by Celery: logged and dropped
+# What parsing provokes. KeyError is among what kombu takes for a lost connection.
+_PARSE_ERRORS = (AttributeError, LookupError, TypeError, ValueError)
 
-
-def guarded(task: Any, app: Any, consumer: Any) -> Handler:
-    """Return Celery's own strategy, whose errors on odd messages end one message only."""
-    return guard(strategy.default(task, app, consumer))
+log = logging.getLogger(__name__)
 
 
-def guard(handler: Handler) -> Handler:
-    """Return a message handler that turns whatever a message provokes into a refusal of it.
+class CarefulConsumer(Consumer):
+    """Celery's consumer, whose errors on an odd message end that message only.
 
-    Celery parses headers and body as they come; an exception there, by a header that is
-    missing or a body that is a list of one, ends its event loop, and again after a restart.
+    It parses headers and bodies as they come; an exception there, by a header that is
+    missing or a body that is a list of one, would end its event loop, and after a restart
+    the same message would again.
     """
 
-    def handle(message: Any, *rest: Any) -> Any:
-        try:
-            return handler(message, *rest)
-        except _HANDLED:
-            raise
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise InvalidTaskError(f"{type(error).__name__}: {error}") from error
+    def create_task_handler(self, *args: Any, **options: Any) -> Handler:
+        """Return what is called with every message."""
+        handle: Handler = super().create_task_handler(*args, **options)
 
-    return handle
+        def handle_with_care(message: Any) -> None:
+            try:
+                handle(message)
+            except _PARSE_ERRORS:
+                log.exception("message dropped: it cannot be read")
+                message.reject_log_error(log, self.connection_errors)
+
+        return handle_with_care
 
 
 def arguments_of(message: Any) -> tuple[list[Any], dict[str, Any]]:

@@ -21,9 +21,9 @@ from clipfleet.errors import MessageError
 from clipfleet.jobs import EMBED_ITEMS_TASK
 from clipfleet.settings import Settings, load_settings
 from tasks.gather import Batch, Delivery, Gatherer
-from tasks.messages import Handler, arguments_of, guard
+from tasks.messages import Handler, arguments_of
 from tasks.refusals import refuse
-from tasks.retry import reason_of
+from tasks.retry import NotNow, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def strategy(task: Any, app: Any, consumer: Any) -> Handler:  # noqa: ARG001 - C
     if getattr(task, "gatherer", None) is not None:
         task.gatherer.close()
     task.gatherer = make_gatherer(task, consumer, settings)
-    return guard(partial(_receive, task.gatherer, consumer, settings))
+    return partial(_receive, task.gatherer, consumer, settings)
 
 
 def make_gatherer(task: Any, consumer: Any, settings: Settings) -> Gatherer:
@@ -102,6 +102,7 @@ class BatchRequest(Request):
     def __init__(self, batch: Batch, gatherer: Gatherer, task: Any, consumer: Any) -> None:
         self._batch = batch
         self._gatherer = gatherer
+        self._blameless = False
         arguments = [[item for delivery in batch.deliveries for item in delivery.items]]
         keywords = {"dataset": batch.dataset}
         headers: dict[str, Any] = {
@@ -127,10 +128,16 @@ class BatchRequest(Request):
     def _on_done(self, *_: Any) -> None:
         self._gatherer.finish(self._batch)
 
+    def on_failure(self, exc_info: Any, *rest: Any, **more: Any) -> None:
+        """Note whether the cause may be an item, then go Celery's way, to `_on_failed`."""
+        error = getattr(exc_info.exception, "exc", exc_info.exception)  # Celery may wrap it
+        self._blameless = isinstance(error, NotNow)
+        super().on_failure(exc_info, *rest, **more)
+
     def _on_failed(self, *_: Any) -> None:
         """Its child raised, was killed or ran past the deadline: nothing is acknowledged."""
         log.warning(
             "batch failed, will be tried again",
             extra={"attempt": self._batch.attempt, "items": self._batch.size},
         )
-        self._gatherer.try_again(self._batch)
+        self._gatherer.try_again(self._batch, split=not self._blameless)

@@ -19,6 +19,8 @@ MAX_ATTEMPTS = 5  # of a shard that fails for no transient reason
 FIRST_DELAY_S = 1.0
 MAX_DELAY_S = 60.0
 
+TRANSIENT = (TransientError, OSError)
+
 log = logging.getLogger(__name__)
 
 
@@ -33,7 +35,25 @@ def backoff_s(attempt: int, *, jitter: float | None = None) -> float:
 
 def may_retry(error: BaseException, attempt: int) -> bool:
     """Return whether work that failed at this attempt (1, 2, …) is worth another."""
-    return isinstance(error, TransientError | OSError) or attempt < MAX_ATTEMPTS
+    return isinstance(error, TRANSIENT) or attempt < MAX_ATTEMPTS
+
+
+class NotNow(Reject):
+    """A batch of items that failed for a transient reason, given back to the worker's parent."""
+
+
+class NotThis(Reject):
+    """A batch of items that failed for another reason, which may be one of the items."""
+
+
+def give_back(error: Exception) -> NoReturn:
+    """Tell the parent process, which holds a batch's messages, to run it again.
+
+    Raises:
+        NotNow, NotThis: Always.
+    """
+    kind = NotNow if isinstance(error, TRANSIENT) else NotThis
+    raise kind(reason_of(error), requeue=True) from error
 
 
 def retry_later(task: Any, error: Exception) -> NoReturn:

@@ -1,0 +1,94 @@
+"""A real redis-server for all tests of this folder, and a bench with it for each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from clipfleet.settings import Settings, load_settings
+from tests.integration.support import Bench, wait_until
+from workers.engines.fake import write_fake_engine
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server on a free port, with a password; its folder is temporary."""
+    program = shutil.which("redis-server")
+    if program is None:
+        reason = "no redis-server on this machine: apt-get install redis-server"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("redis")
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--requirepass", "open-sesame"]
+    options += ["--save", "", "--dir", str(folder), "--logfile", str(folder / "log")]
+    server = subprocess.Popen([program, *options], stdin=subprocess.DEVNULL)
+    url = f"redis://:open-sesame@127.0.0.1:{port}/0"
+    try:
+        wait_until(lambda: _answers(url), timeout_s=10, what="redis-server answers")
+        yield url
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return bool(redis.Redis.from_url(url).ping())
+    except redis.exceptions.ConnectionError:
+        return False
+
+
+MakeBench = Callable[..., Bench]
+
+
+@pytest.fixture
+def make_bench(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[MakeBench]:
+    """A maker of benches with an empty Redis and a fake model; `item_s` slows the engine."""
+    for name in [name for name in os.environ if name.startswith("CLIPFLEET_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    redis.Redis.from_url(redis_url).flushall()
+    benches: list[Bench] = []
+
+    def make(*, item_s: float = 0.0, **changes: Any) -> Bench:
+        model = write_fake_engine(tmp_path, "txt", item_s=item_s)
+        settings = _settings(redis_url, tmp_path, model, **changes)
+        benches.append(Bench(settings, tmp_path))
+        return benches[-1]
+
+    yield make
+    for bench in benches:
+        bench.close()
+
+
+def _settings(redis_url: str, folder: Path, model: Path, **changes: Any) -> Settings:
+    (folder / "output").mkdir(exist_ok=True)
+    given: dict[str, Any] = {
+        "redis_url": redis_url,
+        "tower": "txt",
+        "model": str(model),
+        "output": str(folder / "output"),
+        "shard_size": 100,
+        "window_items": 100,
+        "window_s": 0.3,
+        "visibility_timeout_s": 4,
+    }
+    return load_settings(**{**given, **changes})
+
+
+@pytest.fixture
+def bench(make_bench: MakeBench) -> Bench:
+    """A bench with the usual settings."""
+    return make_bench()

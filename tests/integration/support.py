@@ -1,0 +1,187 @@
+"""What the integration tests share: waiting, and worker processes that can be harmed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from clipfleet.jobs import Item, queue_name
+from clipfleet.settings import Settings
+from storage.dataset import Dataset
+from storage.manifest import Manifest
+from storage.proof import prove
+from storage.sources import ListSource
+from tasks.broker import connect, held_length, queue_length
+from tasks.submit import Submission, submit
+from workers.lifecycle import environment_of
+
+START_S = 20.0
+STOP_S = 20.0
+_POLL_S = 0.02
+_LOG_LINES = 40
+
+
+def wait_until(condition: Callable[[], Any], *, timeout_s: float, what: str) -> None:
+    """Wait until a condition holds."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline_s:
+            raise AssertionError(f"not within {timeout_s} s: {what}")
+        time.sleep(_POLL_S)
+
+
+class WorkerProcess:
+    """A real `clipfleet worker`, in a session of its own; `settings` are all it gets."""
+
+    def __init__(self, settings: Settings, log_path: Path) -> None:
+        self.log_path = log_path
+        self._log = open(log_path, "wb")  # noqa: SIM115 - closed by `kill`
+        command = [sys.executable, "-m", "clipfleet.cli", "worker"]
+        command += ["--tower", str(settings.tower), "--model", str(settings.model)]
+        command += ["--output", str(settings.output)]
+        self.process = subprocess.Popen(
+            command,
+            env=environment_of(settings),
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+        )
+
+    def log_text(self) -> str:
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def events(self, name: str = "") -> list[dict[str, Any]]:
+        """Return the lines of the log with an event, or all that are JSON."""
+        lines = [json.loads(line) for line in self.log_text().splitlines() if line[:1] == "{"]
+        return [line for line in lines if not name or line["event"] == name]
+
+    def wait_for(self, event: str, *, count: int = 1, timeout_s: float = START_S) -> dict[str, Any]:
+        """Return an event once the log has it `count` times."""
+        try:
+            wait_until(
+                lambda: len(self.events(event)) >= count or self.process.poll() is not None,
+                timeout_s=timeout_s,
+                what=f"{count} × {event!r}",
+            )
+            return self.events(event)[count - 1]
+        except (AssertionError, IndexError) as error:
+            tail = "\n".join(self.log_text().splitlines()[-_LOG_LINES:])
+            raise AssertionError(f"no {count} × {event!r} in the worker's log:\n{tail}") from error
+
+    def ready(self) -> WorkerProcess:
+        self.wait_for("engine loaded")
+        return self
+
+    def child_pid(self) -> int:
+        """Return the process that holds the engine."""
+        return int(self.events("engine loaded")[-1]["pid"])
+
+    def signal_child(self, number: signal.Signals) -> None:
+        os.kill(self.child_pid(), number)
+
+    def stop(self) -> int:
+        """Send SIGTERM, and return the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self, timeout_s: float = STOP_S) -> int:
+        return self.process.wait(timeout_s)
+
+    def kill(self) -> None:
+        """End everything, whatever state it is in."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self._log.close()
+
+
+class Bench:
+    """A test's Redis, output folder and model, and what one does with them."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.workers: list[WorkerProcess] = []
+        self.client = connect(settings.redis_url)
+        self.queue = queue_name(settings.tower or "txt", settings.queue_prefix)
+
+    def start_worker(self, **changes: Any) -> WorkerProcess:
+        settings = self.settings.model_copy(update=changes)
+        log_path = self.folder / f"worker-{len(self.workers)}.log"
+        self.workers.append(WorkerProcess(settings, log_path))
+        return self.workers[-1]
+
+    def dataset_path(self, name: str = "dataset") -> str:
+        return str(Path(str(self.settings.output), name))
+
+    def submit(self, count: int, name: str = "dataset", **changes: Any) -> Submission:
+        """Submit so many texts."""
+        settings = self.settings.model_copy(update=changes)
+        items = [Item(id=f"text-{n}", text=f"the words of text {n}") for n in range(count)]
+        path = self.dataset_path(name)
+        return submit(ListSource(items), path, str(settings.model), settings=settings)
+
+    def queue_items(self, items: list[dict[str, Any]], *, size: int = 1, **keywords: Any) -> None:
+        """Queue items as an ETL system would, `size` a message."""
+        from celery import Celery
+
+        with Celery(broker=self.settings.redis_url, set_as_current=False) as app:
+            for start in range(0, len(items), size):
+                app.send_task(
+                    "clipfleet.embed_items",
+                    args=[items[start : start + size]],
+                    kwargs=keywords,
+                    queue=self.queue,
+                )
+
+    def counts(self, name: str) -> tuple[int, int]:
+        """Return the vectors and errors of a dataset that may not exist yet."""
+        path = self.dataset_path(name)
+        if not Path(path, "dataset.json").exists():
+            return 0, 0
+        manifest = Manifest(Dataset.open(path))
+        manifest.refresh()
+        return manifest.vectors, manifest.errors
+
+    def wait_for_items(self, count: int, name: str = "dataset", timeout_s: float = 30.0) -> None:
+        """Wait until a dataset has so many vectors and errors, and nothing is in Redis."""
+        try:
+            wait_until(
+                lambda: sum(self.counts(name)) >= count and self.in_redis() == (0, 0),
+                timeout_s=timeout_s,
+                what=f"{count} items in {name}",
+            )
+        except AssertionError as error:
+            logs = "\n".join(
+                line for w in self.workers for line in w.log_text().splitlines()[-_LOG_LINES:]
+            )
+            raise AssertionError(
+                f"{error}; there are {self.counts(name)}, in Redis {self.in_redis()}\n{logs}"
+            ) from error
+
+    def in_redis(self) -> tuple[int, int]:
+        """Return how many messages wait, and how many workers hold."""
+        return queue_length(self.client, self.queue), held_length(self.client, self.queue)
+
+    def assert_whole(self, name: str = "dataset", *, vectors: int, errors: int = 0) -> None:
+        proof = prove(self.dataset_path(name))
+        assert proof.problems == []
+        assert (proof.vectors, proof.errors) == (vectors, errors)
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+        self.client.close()
+
+
+def texts(count: int, start: int = 0) -> list[dict[str, Any]]:
+    """Return items as an ETL system queues them."""
+    return [{"id": f"item-{n}", "text": f"the words of {n}"} for n in range(start, start + count)]

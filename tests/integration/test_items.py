@@ -1,0 +1,240 @@
+"""Single items: queued by a bare Celery client, gathered, written once, never lost."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from storage.dataset import Dataset
+from storage.manifest import part_names
+from tests.integration.conftest import MakeBench
+from tests.integration.support import Bench, texts, wait_until
+
+pytestmark = pytest.mark.integration
+
+ITEMS = "items-txt"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "queue_items.py"
+
+# Runs the example as `python queue_items.py …` does, then tells which modules of ours it has.
+PRODUCER = """
+import json, runpy, sys
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+ours = {"clipfleet", "storage", "workers", "tasks", "convert"}
+print(json.dumps([name for name in sys.modules if name.split(".")[0] in ours]))
+"""
+
+
+def parts(bench: Bench, name: str = ITEMS) -> list[int]:
+    """Return the rows of each part of single items, in order."""
+    root = bench.dataset_path(name)
+    if not Path(root, "dataset.json").exists():
+        return []
+    names = sorted(part_names(Dataset.open(root).fs))
+    return [pq.read_metadata(f"{root}/parts/{name}.parquet").num_rows for name in names]
+
+
+def error_rows(bench: Bench, name: str = ITEMS) -> list[tuple[str, str, str]]:
+    folder = Path(bench.dataset_path(name), "errors")
+    tables = [pq.read_table(path) for path in sorted(folder.iterdir())]
+    return [
+        (row["id"], row["error"], row["message"]) for table in tables for row in table.to_pylist()
+    ]
+
+
+def test_a_producer_that_imports_nothing_of_ours_gets_its_items_embedded(bench: Bench) -> None:
+    bench.start_worker()
+    words = [f"the words of {n}" for n in range(30)]
+    run = subprocess.run(
+        [sys.executable, "-c", PRODUCER, str(EXAMPLE), "--tower", "txt", "--each", "7"],
+        input="\n".join(words),
+        env={"CLIPFLEET_REDIS_URL": bench.settings.redis_url, "PATH": ""},
+        cwd=bench.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said, modules = run.stdout.splitlines()
+    assert said == "queued 30 items"
+    assert json.loads(modules) == []
+    bench.wait_for_items(30, ITEMS)
+    bench.assert_whole(ITEMS, vectors=30)
+
+
+def test_a_window_closes_by_size_and_by_time_and_a_stopped_worker_hands_back(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(window_s=300.0)
+    worker = bench.start_worker()
+    bench.queue_items(texts(250))
+    wait_until(lambda: parts(bench) == [100, 100], timeout_s=20, what="two full windows")
+    wait_until(lambda: bench.in_redis() == (0, 50), timeout_s=5, what="50 messages in hand")
+    assert worker.stop() == 0
+    assert bench.in_redis() == (50, 0)
+
+    bench.start_worker(window_s=0.3)
+    bench.wait_for_items(250, ITEMS)
+    assert parts(bench) == [100, 100, 50]
+    bench.assert_whole(ITEMS, vectors=250)
+
+
+def test_thousands_of_messages_become_few_parts(bench: Bench) -> None:
+    bench.queue_items(texts(2_000))
+    bench.start_worker()
+    bench.wait_for_items(2_000, ITEMS)
+    assert len(parts(bench)) <= 21
+    bench.assert_whole(ITEMS, vectors=2_000)
+
+
+def test_a_list_larger_than_the_window_is_written_whole(bench: Bench) -> None:
+    bench.start_worker()
+    bench.queue_items(texts(550), size=550)
+    bench.wait_for_items(550, ITEMS)
+    assert parts(bench) == [110] * 5
+    bench.assert_whole(ITEMS, vectors=550)
+
+
+def test_an_id_that_comes_twice_is_written_once(bench: Bench) -> None:
+    worker = bench.start_worker()
+    bench.queue_items(texts(40) + texts(40))
+    bench.wait_for_items(40, ITEMS)
+    bench.queue_items(texts(50), size=10)
+    bench.wait_for_items(50, ITEMS)
+    bench.assert_whole(ITEMS, vectors=50)
+    worker.stop()
+
+
+def test_two_workers_with_the_same_items_write_them_once(make_bench: MakeBench) -> None:
+    bench = make_bench(item_s=0.01)
+    workers = [bench.start_worker() for _ in range(2)]
+    for worker in workers:
+        worker.ready()
+    for _ in range(4):
+        bench.queue_items(texts(60), size=20)
+    bench.wait_for_items(60, ITEMS)
+    bench.assert_whole(ITEMS, vectors=60)
+    assert all(worker.events("items embedded") for worker in workers)
+
+
+def test_wrong_items_are_error_rows_and_spoil_no_neighbour(bench: Bench) -> None:
+    bench.start_worker()
+    wrong = [
+        {"id": "a picture", "uri": "/x.jpg"},
+        {"id": "no text"},
+        {"id": "a number", "text": 7},
+        {"id": "too much", "text": "x", "lang": "zh"},
+        {"id": "half a letter", "text": "\ud800"},
+        {"id": "empty", "text": "  "},
+        {"text": "no id"},
+        {"id": "", "text": "an empty id"},
+        {"id": 5, "text": "a number as id"},
+        "no object",
+        None,
+    ]
+    bench.queue_items([*texts(3), *wrong, *texts(3, start=3)], size=100)  # type: ignore[list-item]
+    bench.wait_for_items(12, ITEMS)
+    bench.assert_whole(ITEMS, vectors=6, errors=6)
+    errors = {id_: error for id_, error, _ in error_rows(bench)}
+    assert errors == {
+        "a picture": "bad_item",
+        "no text": "bad_item",
+        "a number": "bad_item",
+        "too much": "bad_item",
+        "half a letter": "bad_item",
+        "empty": "empty_text",
+    }
+    refused = [event["reason"] for event in bench.workers[0].events("message refused")]
+    assert len(refused) == 5
+
+
+def test_a_named_dataset_is_made_inside_the_output_folder_and_nowhere_else(bench: Bench) -> None:
+    worker = bench.start_worker()
+    bench.queue_items(texts(5), dataset="captions/2026")
+    outside = bench.folder / "elsewhere"
+    for wrong in (str(outside), "../elsewhere", "s3://bucket/captions", ""):
+        bench.queue_items(texts(5), size=5, dataset=wrong)
+    bench.wait_for_items(5, "captions/2026")
+    bench.assert_whole("captions/2026", vectors=5)
+    worker.wait_for("message refused", count=4)
+    assert not outside.exists()
+
+
+def test_messages_that_are_none_are_dropped_with_a_reason(bench: Bench) -> None:
+    worker = bench.start_worker().ready()
+    wrong = [
+        ([], {}),
+        (["items"], {}),
+        ([[]], {}),
+        ([[{"id": "a", "text": "b"}], "more"], {}),
+        ([[{"id": "a", "text": "b"}]], {"dataset": 5}),
+        ([[{"id": "a", "text": "b"}]], {"datasett": "x"}),
+    ]
+    from celery import Celery
+
+    with Celery(broker=bench.settings.redis_url, set_as_current=False) as app:
+        for args, kwargs in wrong:
+            app.send_task("clipfleet.embed_items", args=args, kwargs=kwargs, queue=bench.queue)
+    bench.queue_items(texts(1))
+    bench.wait_for_items(1, ITEMS)
+    refused = worker.events("message refused")
+    assert len(refused) == len(wrong)
+    assert all("MessageError" in event["reason"] for event in refused)
+    bench.assert_whole(ITEMS, vectors=1)
+
+
+def test_a_failed_batch_is_acknowledged_by_none_and_tried_again(bench: Bench) -> None:
+    worker = bench.start_worker()
+    bench.queue_items(texts(10))
+    bench.wait_for_items(10, ITEMS)
+    folder = Path(bench.dataset_path(ITEMS), "parts")
+    folder.rename(folder.with_name("away"))
+    folder.write_text("not a folder")
+
+    bench.queue_items(texts(30))
+    worker.wait_for("batch failed, will be tried again", count=2)
+    assert bench.in_redis() == (0, 30)
+    # The disk was the cause, no item: the batch stays together.
+    assert {event["items"] for event in worker.events("batch failed, will be tried again")} == {30}
+    folder.unlink()
+    folder.with_name("away").rename(folder)
+    bench.wait_for_items(30, ITEMS)
+    bench.assert_whole(ITEMS, vectors=30)
+
+
+def test_a_child_killed_in_a_batch_loses_nothing(make_bench: MakeBench) -> None:
+    bench = make_bench(item_s=0.02)
+    worker = bench.start_worker().ready()
+    bench.queue_items(texts(100))
+    wait_until(lambda: bench.in_redis() == (0, 100), timeout_s=10, what="a window in hand")
+    wait_until(lambda: _runs(bench), timeout_s=10, what="a batch runs")
+    worker.signal_child(signal.SIGKILL)
+    worker.wait_for("batch failed, will be tried again")
+    assert bench.in_redis() == (0, 100)
+    bench.wait_for_items(100, ITEMS)
+    bench.assert_whole(ITEMS, vectors=100)
+
+
+def _runs(bench: Bench) -> bool:
+    return Path(bench.dataset_path(ITEMS), "dataset.json").exists()
+
+
+def test_messages_in_hand_are_bounded(make_bench: MakeBench) -> None:
+    bench = make_bench(item_s=0.01, window_items=30)
+    bench.start_worker()
+    bench.queue_items(texts(300))
+    most = 0
+
+    def done() -> bool:
+        nonlocal most
+        most = max(most, bench.in_redis()[1])
+        return sum(bench.counts(ITEMS)) == 300
+
+    wait_until(done, timeout_s=40, what="all items")
+    assert 30 <= most <= 2 * 30 + 2
+    bench.assert_whole(ITEMS, vectors=300)

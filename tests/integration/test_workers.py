@@ -1,0 +1,247 @@
+"""What befalls workers: kills, stops, hangs, failing disks, wrong messages, wrong beginnings."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from clipfleet.jobs import EMBED_TASK
+from storage.parts import part_path
+from tasks.progress import read_progress
+from tests.integration.conftest import MakeBench
+from tests.integration.support import Bench, WorkerProcess, wait_until
+
+pytestmark = pytest.mark.integration
+
+SLOW_ITEM_S = 0.01  # a shard of 100 takes a second
+
+
+def wait_for_a_run(bench: Bench, worker: WorkerProcess) -> None:
+    """Wait until the worker has the first shard in its child and the second reserved."""
+    worker.ready()
+    wait_until(lambda: bench.in_redis()[1] == 2, timeout_s=10, what="two messages held")
+    time.sleep(0.2)
+
+
+def send_embed(bench: Bench, *args: Any, **kwargs: Any) -> None:
+    with Celery(broker=bench.settings.redis_url, set_as_current=False) as app:
+        app.send_task(EMBED_TASK, args=args, kwargs=kwargs, queue=bench.queue)
+
+
+def test_a_killed_child_costs_its_shard_a_second_run_and_nothing_else(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(item_s=SLOW_ITEM_S)
+    bench.submit(300)
+    worker = bench.start_worker()
+    wait_for_a_run(bench, worker)
+    killed_s = time.monotonic()
+    worker.signal_child(signal.SIGKILL)
+    worker.wait_for("engine loaded", count=2)
+    assert time.monotonic() - killed_s < 5
+    bench.wait_for_items(300)
+    bench.assert_whole(vectors=300)
+    assert worker.stop() == 0
+
+
+def test_what_a_killed_worker_held_goes_to_another_within_the_visibility_timeout(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(item_s=SLOW_ITEM_S, visibility_timeout_s=2)
+    bench.submit(200)
+    first = bench.start_worker()
+    wait_for_a_run(bench, first)
+    first.kill()
+    assert bench.in_redis() == (0, 2)
+    bench.start_worker()
+    bench.wait_for_items(200, timeout_s=15)
+    bench.assert_whole(vectors=200)
+
+
+def test_a_shard_that_outlasts_the_visibility_timeout_runs_once(make_bench: MakeBench) -> None:
+    bench = make_bench(item_s=0.04, visibility_timeout_s=1)
+    bench.submit(100)
+    workers = [bench.start_worker(), bench.start_worker()]
+    bench.wait_for_items(100)
+    runs = [event for worker in workers for event in worker.events() if "shard" in event]
+    assert [event["event"] for event in runs] == ["shard embedded"]
+
+
+def test_sigterm_finishes_the_running_shard_and_hands_back_the_rest(make_bench: MakeBench) -> None:
+    bench = make_bench(item_s=SLOW_ITEM_S)
+    bench.submit(500)
+    worker = bench.start_worker()
+    wait_for_a_run(bench, worker)
+    assert worker.stop() == 0
+    done = len(worker.events("shard embedded"))
+    assert done >= 1
+    assert bench.in_redis() == (5 - done, 0)
+    assert bench.counts("dataset") == (100 * done, 0)
+
+    bench.start_worker()
+    bench.wait_for_items(500)
+    bench.assert_whole(vectors=500)
+
+
+def test_a_shard_that_outlasts_the_grace_period_is_handed_back(make_bench: MakeBench) -> None:
+    bench = make_bench(item_s=0.3, stop_grace_s=0.5)
+    bench.submit(200)
+    worker = bench.start_worker()
+    wait_for_a_run(bench, worker)
+    stopped_s = time.monotonic()
+    assert worker.stop() == 0
+    assert time.monotonic() - stopped_s < 8
+    assert bench.in_redis() == (2, 0)
+
+
+def test_a_shard_that_hangs_is_killed_at_its_deadline_and_runs_again(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(item_s=SLOW_ITEM_S, shard_deadline_s=2)
+    bench.submit(200)
+    worker = bench.start_worker()
+    wait_for_a_run(bench, worker)
+    worker.signal_child(signal.SIGSTOP)
+    worker.wait_for("engine loaded", count=2)
+    bench.wait_for_items(200)
+    bench.assert_whole(vectors=200)
+
+
+def test_a_failing_disk_puts_a_shard_off_and_loses_nothing(bench: Bench) -> None:
+    bench.submit(200)
+    parts = Path(bench.dataset_path(), "parts")
+    parts.write_text("not a folder")
+    worker = bench.start_worker()
+    worker.wait_for("shard failed, will be tried again", count=3)
+    wait_until(lambda: sum(bench.in_redis()) == 2, timeout_s=5, what="both shards in Redis")
+    parts.unlink()
+    bench.wait_for_items(200)
+    bench.assert_whole(vectors=200)
+
+
+def test_wrong_messages_are_refused_with_a_reason_and_the_worker_lives(bench: Bench) -> None:
+    submission = bench.submit(100)
+    bench.client.delete(bench.queue)
+    shard = {"job": "00001", "index": 0, "size": 100}
+    right = {"dataset": submission.dataset, "tower": "txt", "shard": shard}
+    model = read_progress(submission.dataset, bench.settings).dataset.info.model
+    send_embed(bench, **right, model="0" * 64)
+    send_embed(bench, **{**right, "shard": {**shard, "index": 9}}, model=model)
+    send_embed(bench, **{**right, "dataset": "/etc"}, model=model)
+    send_embed(bench, **{**right, "dataset": f"{submission.dataset}/../x"}, model=model)
+    send_embed(bench, **right)
+    send_embed(bench, "positional", **right, model=model)
+    send_embed(bench, surprise=1)
+    worker = bench.start_worker()
+    worker.wait_for("message refused", count=7)
+    assert worker.events("shard embedded") == []
+
+    reasons = [event["reason"] for event in worker.events("message refused")]
+    expected = [
+        "this worker serves fake txt",
+        "there is none with index 9",
+        "'/etc' is not inside this worker's output folder",
+        "has '..' in it",
+        "model Field required",
+        "takes keyword arguments only",
+        "surprise Unexpected keyword argument",
+    ]
+    assert [e for e in expected if not any(e in reason for reason in reasons)] == []
+    progress = read_progress(submission.dataset, bench.settings)
+    assert progress.refusals
+    assert any(line.startswith("  refused shard 00001-") for line in progress.lines())
+    bench.submit(100)
+    bench.wait_for_items(100)
+    bench.assert_whole(vectors=100)
+    assert read_progress(submission.dataset, bench.settings).refusals == []
+
+
+def test_broken_bodies_and_headers_do_not_end_the_worker(bench: Bench) -> None:
+    worker = bench.start_worker().ready()
+    for task in (EMBED_TASK, "clipfleet.embed_items", "somebody.elses"):
+        for body in ([], [1], {"a": 1}, "text", [[], {}, {}]):
+            for headers in ({"task": task}, {"task": task, "id": "x"}):
+                publish(bench, body, headers)
+    bench.submit(100)
+    bench.wait_for_items(100)
+    assert worker.process.poll() is None
+    assert worker.stop() == 0
+
+
+def publish(bench: Bench, body: Any, headers: dict[str, Any]) -> None:
+    with (
+        Celery(broker=bench.settings.redis_url, set_as_current=False) as app,
+        app.producer_pool.acquire(block=True) as producer,
+    ):
+        producer.publish(
+            body, exchange="", routing_key=bench.queue, headers=headers, serializer="json"
+        )
+
+
+def test_control_answers_while_a_shard_runs(make_bench: MakeBench) -> None:
+    bench = make_bench(item_s=0.03)
+    bench.submit(200)
+    worker = bench.start_worker()
+    wait_for_a_run(bench, worker)
+    with Celery(broker=bench.settings.redis_url, set_as_current=False) as app:
+        assert len(app.control.ping(timeout=2)) == 1
+    assert worker.events("shard embedded") == []
+
+
+def test_credentials_are_never_logged(bench: Bench) -> None:
+    worker = bench.start_worker()
+    bench.submit(100)
+    bench.wait_for_items(100)
+    worker.stop()
+    assert "open-sesame" in bench.settings.redis_url
+    assert "open-sesame" not in worker.log_text()
+    assert "open-sesame" not in Path(f"{bench.folder}/worker-0.log").read_text()
+    done = worker.wait_for("shard embedded")
+    assert {"time", "level", "shard", "dataset", "items", "errors", "seconds", "items_per_s"} <= {
+        *done
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"redis_url": "redis://:hush@127.0.0.1:1/0"}, "Redis at redis://:**@127.0.0.1:1/0 does"),
+        ({"redis_url": "amqp://127.0.0.1"}, "expected redis://"),
+        ({"tower": "img"}, "is an txt engine and this worker serves img"),
+        ({"model": "/nowhere/model.onnx"}, "no model card at /nowhere/model.onnx"),
+        ({"output": "/proc/clipfleet"}, "cannot write to the output folder /proc/clipfleet"),
+    ],
+)
+def test_a_worker_refuses_to_start_and_says_why(
+    bench: Bench, changes: dict[str, Any], reason: str
+) -> None:
+    worker = bench.start_worker(**changes)
+    assert worker.wait() == 2
+    assert reason in worker.log_text()
+    assert "Traceback" not in worker.log_text()
+    assert "hush" not in worker.log_text()
+
+
+def test_a_worker_whose_engine_does_not_load_stops_and_says_why(bench: Bench) -> None:
+    engine = Path(str(bench.settings.model).removesuffix(".card.json"))
+    engine.write_text("no engine")
+    worker = bench.start_worker()
+    assert worker.wait() == 2
+    assert len(worker.events("engine not loaded, worker stops")) == 1
+    assert "did not load: EngineError" in worker.log_text().splitlines()[-1]
+
+
+def test_a_part_that_is_damaged_does_not_stop_the_other_shards(bench: Bench) -> None:
+    bench.submit(300)
+    part = Path(bench.dataset_path(), part_path("00001-0000001"))
+    part.parent.mkdir()
+    part.write_bytes(b"no parquet")
+    worker = bench.start_worker()
+    wait_until(lambda: bench.counts("dataset") == (200, 0), timeout_s=15, what="two shards")
+    refused = worker.wait_for("message refused")
+    assert "00001-0000001" in refused["reason"]

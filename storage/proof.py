@@ -22,11 +22,11 @@ from storage.parts import (
     NORM_TOLERANCE,
     Footer,
     errors_path,
+    errors_schema,
     norms,
     part_path,
     part_schema,
     read_footer,
-    value_column,
 )
 
 SHOWN = 5  # examples that a problem names
@@ -180,21 +180,22 @@ class _Prover:
                 self._add(_RECORD, name)
         except DatasetError:
             self._add(_RECORD, name)
-        if self._read_errors(name) != [
-            (failure.item.id, failure.error) for failure in footer.failures
-        ]:
+        try:
+            if self._read_errors(name) != [(f.item.id, f.error) for f in footer.failures]:
+                self._add(_ERRORS, name)
+        except DatasetError:
             self._add(_ERRORS, name)
 
-    def _read_errors(self, name: str) -> list[tuple[str, str]] | None:
+    def _read_errors(self, name: str) -> list[tuple[str, str]]:
         """Return id and error of each row of an errors table; none if there is no table."""
-        columns = ["id", value_column(self._dataset.info.tower), "error", "message", "attempt"]
+        path = errors_path(name)
         try:
-            with self._dataset.fs.open(errors_path(name)) as file:
-                table = pq.read_table(file, columns=columns)
+            with self._dataset.fs.open(path) as file:
+                table = pq.read_table(file, columns=errors_schema(self._dataset.info.tower).names)
         except FileNotFoundError:
             return []
-        except PARQUET_ERRORS:
-            return None
+        except PARQUET_ERRORS as error:
+            raise parquet_error(error, path, remedy=DELETE_IT) from error
         return list(zip(table["id"].to_pylist(), table["error"].to_pylist(), strict=True))
 
     def _prove_ids(self) -> None:

@@ -1,0 +1,206 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from clipfleet.errors import DatasetError, DatasetMismatchError, StorageError
+from clipfleet.jobs import Shard
+from storage.dataset import Dataset
+from storage.manifest import (
+    Commit,
+    Manifest,
+    commit,
+    complete,
+    complete_unfinished,
+    is_committed,
+    missing_shards,
+    unfinished,
+)
+from storage.plan import plan_items
+from storage.sources import ListSource
+from tests.unit.storage.support import (
+    WatchedFilesystem,
+    embedded,
+    files_of,
+    make_card,
+    memory_dataset,
+    texts,
+)
+
+FIRST, SECOND, THIRD = (f"00001-{n:07d}" for n in range(3))
+SHARDS = {FIRST: "ab", SECOND: "cd", THIRD: "e"}
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    made = memory_dataset()
+    plan_items(made, ListSource(texts(*"abcde")), 2)
+    return made
+
+
+def do(dataset: Dataset, name: str, *, failing: str = "", seed: int = 0) -> Commit:
+    rows = embedded(texts(*SHARDS[name]), failing=failing, seed=seed)
+    return commit(dataset, name, rows, card=make_card(), worker=f"w{seed}")
+
+
+def test_a_commit_leaves_part_errors_and_record(dataset: Dataset) -> None:
+    done = do(dataset, FIRST, failing="b")
+    assert (done.vectors, done.errors, done.worker) == (1, 1, "w0")
+    record = json.loads(dataset.fs.read(f"manifest/{FIRST}.json"))
+    assert record == dataclasses.asdict(done)
+    assert record["part"] == f"parts/{FIRST}.parquet"
+    assert dataset.fs.exists(record["part"])
+    assert dataset.fs.exists(f"errors/{FIRST}.parquet")
+    assert is_committed(dataset, FIRST)
+
+
+def test_without_failures_there_is_no_errors_table(dataset: Dataset) -> None:
+    do(dataset, FIRST)
+    assert dataset.fs.list("errors") == []
+
+
+def test_a_shard_of_failures_only_has_a_part_without_rows(dataset: Dataset) -> None:
+    done = do(dataset, FIRST, failing="ab")
+    assert (done.vectors, done.errors) == (0, 2)
+    assert is_committed(dataset, FIRST)
+
+
+def test_the_second_commit_changes_nothing(dataset: Dataset) -> None:
+    first = do(dataset, FIRST, failing="b")
+    before = dict(files_of(dataset))
+    assert do(dataset, FIRST, seed=1) == first
+    assert files_of(dataset) == before
+
+
+def test_the_record_is_written_last_and_the_part_first(dataset: Dataset) -> None:
+    written: list[set[str]] = []
+
+    def before() -> None:
+        written.append({path.split("/")[0] for path in files_of(dataset)} - {"plan"})
+
+    watched = dataclasses.replace(dataset, fs=WatchedFilesystem(dataset.fs, before))
+    do(watched, FIRST, failing="b")
+    seen = [folders for n, folders in enumerate(written) if folders and folders != written[n - 1]]
+    assert seen == [{"parts"}, {"parts", "errors"}]
+    assert dataset.fs.exists(f"manifest/{FIRST}.json")
+
+
+def test_another_model_is_refused_before_anything_is_written(dataset: Dataset) -> None:
+    other = make_card(checkpoint="d")
+    before = dict(files_of(dataset))
+    with pytest.raises(DatasetMismatchError, match="choose another output folder"):
+        commit(dataset, FIRST, embedded(texts("a")), card=other, worker="w")
+    assert files_of(dataset) == before
+
+
+def test_completing_finds_nothing_where_there_is_no_part(dataset: Dataset) -> None:
+    assert complete(dataset, FIRST) is None
+    assert not is_committed(dataset, FIRST)
+
+
+def test_unfinished_shards_are_named_and_completed(dataset: Dataset) -> None:
+    done = do(dataset, FIRST, failing="b")
+    do(dataset, SECOND)
+    dataset.fs.delete(f"manifest/{FIRST}.json")
+    dataset.fs.delete(f"errors/{FIRST}.parquet")
+    assert not is_committed(dataset, FIRST)
+    assert unfinished(dataset) == [FIRST]
+    assert complete_unfinished(dataset) == [done]
+    assert unfinished(dataset) == []
+    assert dataset.fs.exists(f"errors/{FIRST}.parquet")
+
+
+def test_what_is_missing_is_what_has_no_record(dataset: Dataset) -> None:
+    assert [s.name for s in missing_shards(dataset)] == [FIRST, SECOND, THIRD]
+    do(dataset, SECOND)
+    assert list(missing_shards(dataset)) == [
+        Shard(job="00001", index=0, size=2),
+        Shard(job="00001", index=2, size=1),
+    ]
+
+
+def test_deleted_parts_are_missing_again_and_come_back_alone(dataset: Dataset) -> None:
+    for name in SHARDS:
+        do(dataset, name, failing="b")
+    dataset.fs.delete(f"parts/{FIRST}.parquet")
+    assert [s.name for s in missing_shards(dataset)] == [FIRST]
+    others = {path: data for path, data in files_of(dataset).items() if FIRST not in path}
+
+    again = do(dataset, FIRST, seed=1)
+
+    assert (again.worker, again.vectors, again.errors) == ("w1", 2, 0)
+    assert complete(dataset, FIRST) == again
+    assert not dataset.fs.exists(f"errors/{FIRST}.parquet")
+    assert others.items() <= files_of(dataset).items()
+    assert list(missing_shards(dataset)) == []
+
+
+def test_the_manifest_counts_and_reads_only_what_is_new(dataset: Dataset) -> None:
+    reads: list[str] = []
+
+    class Counting(WatchedFilesystem):
+        def read(self, path: str) -> bytes:
+            reads.append(path)
+            return super().read(path)
+
+    manifest = Manifest(dataclasses.replace(dataset, fs=Counting(dataset.fs, lambda: None)))
+    manifest.refresh()
+    assert (manifest.shards, manifest.vectors, manifest.errors) == (0, 0, 0)
+    do(dataset, FIRST, failing="a")
+    manifest.refresh()
+    do(dataset, THIRD)
+    manifest.refresh()
+    assert (manifest.shards, manifest.vectors, manifest.errors) == (2, 2, 1)
+    assert manifest.names == {FIRST, THIRD}
+    assert reads == [f"manifest/{FIRST}.json", f"manifest/{THIRD}.json"]
+
+
+def test_the_manifest_forgets_deleted_parts(dataset: Dataset) -> None:
+    manifest = Manifest(dataset)
+    do(dataset, FIRST)
+    manifest.refresh()
+    dataset.fs.delete(f"parts/{FIRST}.parquet")
+    manifest.refresh()
+    assert (manifest.shards, manifest.vectors) == (0, 0)
+
+
+def test_a_damaged_record_is_named(dataset: Dataset) -> None:
+    do(dataset, FIRST)
+    for text in (b"", b"{}", b"[1]"):
+        dataset.fs.replace(f"manifest/{FIRST}.json", text)
+        with pytest.raises(DatasetError, match=rf"manifest/{FIRST}\.json is damaged .* delete it"):
+            Manifest(dataset).refresh()
+
+
+def test_a_renamed_or_foreign_part_is_refused(dataset: Dataset) -> None:
+    do(dataset, FIRST)
+    dataset.fs.create(f"parts/{SECOND}.parquet", dataset.fs.read(f"parts/{FIRST}.parquet"))
+    with pytest.raises(DatasetError, match=f"is the part of {FIRST}, renamed"):
+        complete(dataset, SECOND)
+    info = dataclasses.replace(dataset.info, model="0" * 64)
+    with pytest.raises(DatasetMismatchError, match="holds vectors of model"):
+        complete(dataclasses.replace(dataset, info=info), FIRST)
+
+
+def test_a_damaged_part_is_refused_with_the_way_out(dataset: Dataset) -> None:
+    do(dataset, FIRST)
+    dataset.fs.replace(f"parts/{FIRST}.parquet", b"PAR1")
+    with pytest.raises(DatasetError, match="delete it, and the next submit embeds its shard again"):
+        do(dataset, FIRST)
+
+
+def test_a_disk_that_is_full_is_worth_another_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = Dataset.create(str(tmp_path), make_card(), embedding_dtype="float16")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(StorageError, match="No space left on device; free some space"):
+            do(local, FIRST)
+    assert local.fs.list("parts") == []
+    assert do(local, FIRST).vectors == 2

@@ -1,0 +1,245 @@
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clipfleet.errors import DatasetError
+from clipfleet.jobs import Item
+from storage import parts
+from storage.arrivals import commit_arrivals
+from storage.dataset import Dataset
+from storage.known_ids import KnownIds
+from storage.manifest import commit, missing_shards
+from storage.parts import Embedded
+from storage.plan import PlanReader, plan_items
+from storage.proof import Proof, prove, prove_dataset
+from storage.sources import ListSource
+from tests.unit.storage.support import DIM, embedded, make_card, memory_dataset, texts
+
+FIRST, SECOND = "00001-0000000", "00001-0000001"
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    made = memory_dataset()
+    fill(made)
+    return made
+
+
+def fill(dataset: Dataset) -> None:
+    """Five planned items, of which b fails, and two that came singly, of which y fails."""
+    plan_items(dataset, ListSource(texts(*"abcde")), 3)
+    for shard in list(missing_shards(dataset)):
+        items = PlanReader(dataset).read(shard)
+        commit(dataset, shard.name, embedded(items, failing="b"), card=make_card(), worker="w")
+    arrived = embedded(texts("x", "y"), failing="y")
+    commit_arrivals(dataset, KnownIds(dataset), arrived, card=make_card(), worker="w")
+
+
+def problem_of(dataset: Dataset) -> tuple[Proof, str]:
+    proof = prove_dataset(dataset)
+    assert not proof.ok
+    return proof, "\n".join(proof.problems)
+
+
+def replace_part(
+    dataset: Dataset, name: str, items: list[Item], vectors: np.ndarray | None = None
+) -> None:
+    """Write a part that no commit would, with the record that belongs to it."""
+    rows = embedded(items)
+    if vectors is not None:
+        rows = Embedded(items=items, vectors=vectors, sizes=None, failures=[])
+    dataset.fs.delete(f"parts/{name}.parquet")
+    commit(dataset, name, rows, card=make_card(), worker="w")
+
+
+def test_a_whole_dataset_is_proved(tmp_path: Path) -> None:
+    local = Dataset.create(str(tmp_path), make_card(), embedding_dtype="float16")
+    fill(local)
+    proof = prove(str(tmp_path))
+    assert proof.ok
+    assert proof.problems == []
+    counts = (proof.planned, proof.parts, proof.vectors, proof.errors)
+    assert counts == (5, 3, 5, 2)
+    assert json.loads(json.dumps(proof.to_json()))["ok"] is True
+    assert proof.lines()[0].startswith("5 items planned; 5 vectors and 2 errors in 3 parts")
+    assert "every item once" in proof.lines()[1]
+
+
+def test_an_empty_dataset_is_whole() -> None:
+    assert prove_dataset(memory_dataset()).ok
+
+
+def test_there_must_be_a_dataset(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no dataset at"):
+        prove(str(tmp_path))
+
+
+def test_a_missing_part_is_found(dataset: Dataset) -> None:
+    dataset.fs.delete(f"parts/{FIRST}.parquet")
+    proof, problem = problem_of(dataset)
+    assert proof.missing == 3
+    assert "3 planned ids are neither in a part nor in an errors table: 'a', 'b', 'c'" in problem
+    assert (
+        f"1 manifest records have no part (submitting again embeds these shards again): {FIRST}"
+        in problem
+    )
+    assert "1 errors tables differ" in problem
+
+
+def test_what_was_never_embedded_is_missing() -> None:
+    dataset = memory_dataset()
+    plan_items(dataset, ListSource(texts(*(f"{n:02d}" for n in range(20)))), 3)
+    proof, problem = problem_of(dataset)
+    assert proof.missing == 20
+    assert problem.endswith("'00', '01', '02', '03', '04', …")
+
+
+def test_a_lost_row_is_found(dataset: Dataset) -> None:
+    replace_part(dataset, SECOND, texts("d"))
+    proof, problem = problem_of(dataset)
+    assert (proof.missing, proof.doubled, proof.unplanned) == (1, 0, 0)
+    assert "'e'" in problem
+
+
+def test_a_doubled_row_is_found(dataset: Dataset) -> None:
+    replace_part(dataset, SECOND, texts("d", "e", "d"))
+    proof, problem = problem_of(dataset)
+    assert (proof.missing, proof.doubled, proof.unplanned) == (0, 1, 0)
+    assert "1 ids are in parts and errors tables more than once: 'd'" in problem
+
+
+def test_an_item_that_is_a_vector_and_an_error_is_doubled(dataset: Dataset) -> None:
+    replace_part(dataset, SECOND, texts("d", "e", "b"))
+    proof, _ = problem_of(dataset)
+    assert proof.doubled == 1
+
+
+def test_single_items_that_were_written_twice_are_doubled(dataset: Dataset) -> None:
+    commit(dataset, "items-again", embedded(texts("x", "y", "a")), card=make_card(), worker="w")
+    proof, problem = problem_of(dataset)
+    assert proof.doubled == 3
+    assert "'a', 'x', 'y'" in problem
+
+
+def test_a_row_that_nobody_planned_is_found(dataset: Dataset) -> None:
+    replace_part(dataset, SECOND, texts("d", "e", "z"))
+    proof, problem = problem_of(dataset)
+    assert proof.unplanned == 1
+    assert "1 ids in the parts of shards are in no plan: 'z'" in problem
+
+
+def test_an_id_that_is_planned_twice_is_found(dataset: Dataset) -> None:
+    record = json.loads(dataset.fs.read("plan/00001.json"))
+    record["id"] = "00002"
+    dataset.fs.create("plan/00002.json", json.dumps(record).encode())
+    (path,) = (n for n in dataset.fs.list("plan") if n.endswith(".parquet"))
+    copy = dataset.fs.read(f"plan/{path}")
+    dataset.fs.create(f"plan/{path.replace('00001', '00002')}", copy)
+    _, problem = problem_of(dataset)
+    assert problem.startswith("5 ids are planned more than once: 'a'")
+
+
+@pytest.mark.parametrize("value", [0.99, 1.01, 0.0, float("nan"), float("inf")])
+def test_a_vector_of_another_norm_is_found(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    vectors = np.eye(2, DIM, dtype=np.float32)
+    vectors[1, 1] = value
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "_check", lambda *_: None)
+        replace_part(dataset, SECOND, texts("d", "e"), vectors)
+    proof, problem = problem_of(dataset)
+    assert proof.bad_vectors == 1
+    assert (
+        f"1 vectors are not finite or not of norm 1: 'e' (norm {np.float16(value):.2g}" in problem
+    )
+
+
+def test_a_norm_within_a_thousandth_is_fine(dataset: Dataset) -> None:
+    vectors = np.eye(2, DIM, dtype=np.float32) * np.float32(1.0009)
+    replace_part(dataset, SECOND, texts("d", "e"), vectors)
+    assert prove_dataset(dataset).ok
+
+
+def test_another_models_part_is_found(dataset: Dataset) -> None:
+    other = make_card(checkpoint="d")
+    info = dataclasses.replace(dataset.info, model=other.identity)
+    foreign = dataclasses.replace(dataset, info=info)
+    dataset.fs.delete(f"parts/{SECOND}.parquet")
+    commit(foreign, SECOND, embedded(texts("d", "e")), card=other, worker="w")
+    _, problem = problem_of(dataset)
+    assert (
+        f"1 parts hold another model's vectors (delete them and submit again): {SECOND}" in problem
+    )
+
+
+def test_a_part_without_a_record_is_unfinished(dataset: Dataset) -> None:
+    dataset.fs.delete(f"manifest/{FIRST}.json")
+    dataset.fs.delete(f"errors/{FIRST}.parquet")
+    proof, problem = problem_of(dataset)
+    assert (proof.unfinished, proof.missing, proof.doubled) == (1, 0, 0)
+    assert problem == (
+        "1 parts are unfinished, without a manifest record (submitting again finishes them): "
+        + FIRST
+    )
+
+
+@pytest.mark.parametrize("text", ["{", None])
+def test_a_record_that_is_not_its_parts_is_found(dataset: Dataset, text: str | None) -> None:
+    path = f"manifest/{FIRST}.json"
+    record = json.loads(dataset.fs.read(path))
+    changed = text or json.dumps({**record, "vectors": record["vectors"] + 1})
+    dataset.fs.replace(path, changed.encode())
+    _, problem = problem_of(dataset)
+    assert "1 manifest records are damaged or differ from their parts" in problem
+
+
+@pytest.mark.parametrize("change", ["deleted", "damaged", "other"])
+def test_an_errors_table_that_is_not_its_parts_is_found(dataset: Dataset, change: str) -> None:
+    path = f"errors/{FIRST}.parquet"
+    dataset.fs.delete(path)
+    if change == "damaged":
+        dataset.fs.create(path, b"PAR1")
+    if change == "other":
+        dataset.fs.create(path, parts.errors_bytes([], "txt"))
+    _, problem = problem_of(dataset)
+    assert problem.startswith("1 errors tables differ from their parts")
+
+
+def test_a_damaged_part_is_found(dataset: Dataset) -> None:
+    whole = dataset.fs.read(f"parts/{FIRST}.parquet")
+    flipped = bytearray(whole)
+    flipped[4:40] = bytes(36)  # in the first pages, behind a sound footer
+    for data in (b"", whole[:-9], bytes(flipped)):
+        dataset.fs.replace(f"parts/{FIRST}.parquet", data)
+        proof, problem = problem_of(dataset)
+        assert f"1 parts are damaged or foreign (delete them and submit again): {FIRST}" in problem
+        assert proof.missing > 0
+
+
+def test_a_part_with_other_columns_is_found(dataset: Dataset) -> None:
+    path = f"parts/{FIRST}.parquet"
+    file = pq.ParquetFile(io.BytesIO(dataset.fs.read(path)))
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, pa.schema([("id", pa.string())])) as writer:
+        writer.write_table(pa.table({"id": ["a", "c"]}))
+        writer.add_key_value_metadata(file.metadata.metadata)
+    dataset.fs.replace(path, sink.getvalue())
+    _, problem = problem_of(dataset)
+    assert (
+        f"1 parts have other columns than the dataset's (delete them and submit again): {FIRST}"
+        in problem
+    )
+
+
+def test_a_renamed_part_is_found(dataset: Dataset) -> None:
+    dataset.fs.create("parts/00001-0000009.parquet", dataset.fs.read(f"parts/{FIRST}.parquet"))
+    proof, problem = problem_of(dataset)
+    assert f"00001-0000009 (is {FIRST})" in problem
+    assert proof.doubled == 3

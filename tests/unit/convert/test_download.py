@@ -20,6 +20,7 @@ from convert.download import published_checkpoint
 MIB = 1 << 20
 CONTENT = os.urandom(25 * MIB)  # the client writes to the file every 10 MiB
 PUBLISHED = PublishedCheckpoint(repository="someone/clip-small", file="clip_small.pt")
+ELSEWHERE = "/store/resolve/0123"
 RESOLVE = f"/{PUBLISHED.repository}/resolve/main/{PUBLISHED.file}"
 
 
@@ -30,6 +31,7 @@ class Hub:
     content: bytes = CONTENT
     etag: str = hashlib.sha256(CONTENT).hexdigest()
     fail_after: int | None = None  # bytes of each answer before the connection is cut
+    redirects: bool = False  # large files lie elsewhere, as on the public hub
     stall: bool = False  # keep the connection open then, and say nothing more
     stalled: Event = field(default_factory=Event)
     released: Event = field(default_factory=Event)
@@ -50,13 +52,24 @@ class Handler(BaseHTTPRequestHandler):
         asked = self.headers.get("Range")
         if "/resolve/" in self.path:  # the client also asks about itself
             self.hub.requests.append((self.command, asked))
-        if self.path != RESOLVE:
+        if self.path not in (RESOLVE, ELSEWHERE):
             self.send_error(404)
+            return
+        if self.hub.redirects and self.path == RESOLVE:
+            self.send_response(302)
+            other_host = self.hub.endpoint.replace("127.0.0.1", "localhost")
+            self.send_header("Location", f"{other_host}{ELSEWHERE}")
+            self.send_header("X-Linked-Etag", f'"{self.hub.etag}"')
+            self.send_header("X-Linked-Size", str(len(self.hub.content)))
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
         rest = self.hub.content[start:]
         self.send_response(206 if asked else 200)
-        self.send_header("ETag", f'"{self.hub.etag}"')
+        if not self.hub.redirects:
+            self.send_header("ETag", f'"{self.hub.etag}"')
         self.send_header("X-Repo-Commit", "0" * 40)
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(len(rest)))
@@ -154,6 +167,19 @@ def test_a_killed_download_goes_on_in_another_process(
     assert published_checkpoint(architecture, tmp_path).read_bytes() == CONTENT
     assert hub.requests[-1] == ("GET", f"bytes={size}-")
     assert os.listdir(tmp_path) == ["clip_small.pt"]
+
+
+def test_a_file_that_the_hub_keeps_elsewhere_goes_on_there(
+    tmp_path: Path, hub: Hub, architecture: Architecture
+) -> None:
+    hub.redirects = True
+    (tmp_path / f".clip_small.pt.{hub.etag}.part").write_bytes(CONTENT[: 5 * MIB])
+    assert published_checkpoint(architecture, tmp_path).read_bytes() == CONTENT
+    assert hub.requests == [
+        ("HEAD", None),  # is answered by the hub alone
+        ("GET", f"bytes={5 * MIB}-"),
+        ("GET", f"bytes={5 * MIB}-"),
+    ]
 
 
 def test_what_was_fetched_before_a_failure_is_kept(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import sys
 import time
 from enum import Enum
@@ -188,6 +189,8 @@ def embed(
     """
     from clipfleet.display import open_display
     from tasks.one_shot import embed_source
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops what was started, as Ctrl-C
 
     settings = _settings(
         shard_size=shard_size, embedding_dtype=dtype, provider=provider, redis_url=redis_url

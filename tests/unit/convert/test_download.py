@@ -1,14 +1,12 @@
-"""Downloads from a stand-in hub: HEAD and GET of `resolve`, with ETag, commit and ranges."""
+"""Downloads from a stand-in hub."""
 
-import hashlib
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from time import monotonic
 
 import pytest
@@ -16,91 +14,20 @@ import pytest
 from clipfleet.errors import ArchitectureError, StorageError
 from clipfleet.models import Architecture, PublishedCheckpoint, load_architecture
 from convert.download import published_checkpoint
+from tests.hub import Hub, resolve_path, serve
 
 MIB = 1 << 20
 CONTENT = os.urandom(25 * MIB)  # the client writes to the file every 10 MiB
 PUBLISHED = PublishedCheckpoint(repository="someone/clip-small", file="clip_small.pt")
-ELSEWHERE = "/store/resolve/0123"
-RESOLVE = f"/{PUBLISHED.repository}/resolve/main/{PUBLISHED.file}"
-
-
-@dataclass
-class Hub:
-    """What the stand-in serves, and what it was asked."""
-
-    content: bytes = CONTENT
-    etag: str = hashlib.sha256(CONTENT).hexdigest()
-    fail_after: int | None = None  # bytes of each answer before the connection is cut
-    redirects: bool = False  # large files lie elsewhere, as on the public hub
-    stall: bool = False  # keep the connection open then, and say nothing more
-    stalled: Event = field(default_factory=Event)
-    released: Event = field(default_factory=Event)
-    requests: list[tuple[str, str | None]] = field(default_factory=list)
-    endpoint: str = ""
-
-
-class Handler(BaseHTTPRequestHandler):
-    hub: Hub
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def answer(self, *, body: bool) -> None:
-        asked = self.headers.get("Range")
-        if "/resolve/" in self.path:  # the client also asks about itself
-            self.hub.requests.append((self.command, asked))
-        if self.path not in (RESOLVE, ELSEWHERE):
-            self.send_error(404)
-            return
-        if self.hub.redirects and self.path == RESOLVE:
-            self.send_response(302)
-            other_host = self.hub.endpoint.replace("127.0.0.1", "localhost")
-            self.send_header("Location", f"{other_host}{ELSEWHERE}")
-            self.send_header("X-Linked-Etag", f'"{self.hub.etag}"')
-            self.send_header("X-Linked-Size", str(len(self.hub.content)))
-            self.send_header("X-Repo-Commit", "0" * 40)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
-        rest = self.hub.content[start:]
-        self.send_response(206 if asked else 200)
-        if not self.hub.redirects:
-            self.send_header("ETag", f'"{self.hub.etag}"')
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(rest)))
-        if asked:
-            total = len(self.hub.content)
-            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
-        self.end_headers()
-        if body:
-            self.wfile.write(rest[: self.hub.fail_after])
-        if body and self.hub.stall:
-            self.hub.stalled.set()
-            self.hub.released.wait()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Keep the test's output quiet."""
+RESOLVE = resolve_path(PUBLISHED)
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    found = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": found}))
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    found.endpoint = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setenv("HF_ENDPOINT", found.endpoint)
     monkeypatch.setattr("time.sleep", lambda _: None)  # the client waits before it tries again
-    yield found
-    found.released.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serve(Hub(path=RESOLVE, content=CONTENT)) as found:
+        monkeypatch.setenv("HF_ENDPOINT", found.endpoint)
+        yield found
 
 
 @pytest.fixture

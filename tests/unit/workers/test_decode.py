@@ -98,10 +98,9 @@ def test_odd_names_are_read(tmp_path: Path, name: str) -> None:
 
 
 def test_a_name_that_is_not_utf8_is_read(tmp_path: Path) -> None:
-    path = os.fsdecode(bytes(tmp_path) + b"/\xff\xfe.jpg")
-    Path(path).write_bytes(picture())
-    assert read_image(Item(id="x", uri=path))[1] == (60, 40)
-    assert read_image(Item(id="x", uri=Path(path).as_uri()))[1] == (60, 40)
+    path = Path(os.fsdecode(bytes(tmp_path) + b"/\xff\xfe.jpg"))
+    path.write_bytes(picture())
+    assert read_image(Item(id="x", uri=path.as_uri()))[1] == (60, 40)
 
 
 def test_an_empty_file(tmp_path: Path) -> None:
@@ -146,12 +145,6 @@ def test_a_missing_file(tmp_path: Path, name: str) -> None:
 def test_a_link_that_leads_nowhere(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").symlink_to(tmp_path / "gone.jpg")
     assert failure(tmp_path / "a.jpg").code == "missing"
-
-
-def test_a_character_that_no_file_name_holds() -> None:
-    error = failure("/a\ud800.jpg")
-    assert error.code == "missing"
-    assert r"'/a\ud800.jpg' cannot be a file's name" in str(error)
 
 
 def test_a_relative_path_is_refused() -> None:
@@ -293,7 +286,7 @@ def test_more_bytes_than_the_limit_are_not_read(tmp_path: Path) -> None:
     size = path.stat().st_size
     error = failure(path, max_bytes=size - 1)
     assert error.code == "too_large"
-    assert f"has {size} bytes: more than max_image_bytes, which is {size - 1}" in str(error)
+    assert f"{size} bytes, more than the {size - 1} allowed by max_image_bytes" in str(error)
     assert len(read_bytes(str(path), size)) == size
 
 

@@ -28,7 +28,8 @@ def parquet_bytes(table: pa.Table, metadata: dict[bytes, str]) -> memoryview:
         column_encoding={_leaf(field): "PLAIN" for field in table.schema},
         write_statistics=["id"],
     ) as writer:
-        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        if table.num_rows:  # Hugging Face datasets stops at a row group without rows
+            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
         # Not in the schema: Arrow writes the schema's metadata into the file twice.
         writer.add_key_value_metadata(metadata)
     return memoryview(sink.getvalue())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from clipfleet.errors import SourceError
-from storage.filesystem import read_uri
+from storage.filesystem import local_path
 from storage.folder_source import FolderSource
 
 
@@ -66,7 +66,7 @@ def test_a_name_that_is_not_utf8_has_a_readable_id_and_a_uri_that_opens(tmp_path
     assert item.id == "\\xff\\xfe.jpg"
     assert item.uri is not None
     assert item.uri.startswith("file:///")
-    assert read_uri(item.uri, 100) == b"data"
+    assert Path(local_path(item.uri)).read_bytes() == b"data"
 
 
 def test_a_folder_named_like_an_image_is_an_item_and_is_walked(tmp_path: Path) -> None:

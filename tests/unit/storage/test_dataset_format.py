@@ -1,0 +1,82 @@
+"""The page on the dataset's format: its Python runs, its lists are complete."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from clipfleet.models import TOWERS, Tower
+from storage.dataset import Dataset
+from storage.manifest import commit
+from storage.parts import errors_schema, part_schema
+from storage.plan import PlanReader, plan_items, shards
+from storage.sources import ListSource
+from tests.unit.storage.support import DIM, embedded, images, make_card, memory_dataset, texts
+
+PAGE = (Path(__file__).parents[3] / "docs" / "dataset-format.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.fixture(params=TOWERS)
+def dataset(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Dataset:
+    """A dataset of 20 items in the working folder; two fail, one shard has no rows."""
+    tower: Tower = request.param
+    made = Dataset.create(str(tmp_path / "out"), make_card(tower), embedding_dtype="float16")
+    items = (images if tower == "img" else texts)(*(f"{n:02d}" for n in range(20)), "z")
+    job = plan_items(made, ListSource(items), 10)
+    assert job is not None
+    for shard in shards(job):
+        rows = embedded(PlanReader(made).read(shard), failing=("07", "z"), seed=shard.index)
+        commit(made, shard.name, rows, card=made.info.card, worker="w")
+    monkeypatch.chdir(made.root)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    return made
+
+
+def missing_packages(block: str) -> list[str]:
+    names = re.findall(r"^(?:import|from) (\w+)", block, re.MULTILINE)
+    return [name for name in names if importlib.util.find_spec(name) is None]
+
+
+@pytest.mark.parametrize(
+    "block", BLOCKS, ids=[block.partition("(")[0].split()[-1] for block in BLOCKS]
+)
+def test_the_pages_python_runs(dataset: Dataset, block: str) -> None:
+    if absent := missing_packages(block):
+        pytest.skip(f"{', '.join(absent)} not installed")
+    found: dict[str, object] = {}
+    exec(block, found)  # noqa: S102 - the page is ours
+    vectors = found.get("vectors")
+    if isinstance(vectors, np.ndarray):
+        assert vectors.shape[1] == DIM
+        assert vectors.dtype == np.float16
+        assert len(vectors) in (0, 19)  # the last run of rows is of the part without any
+    assert found.get("rows", 19) == 19
+    assert found.get("model", dataset.info.model) == dataset.info.model
+    errors = found.get("errors")
+    assert errors is None or "empty_file" in str(errors)
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_the_page_names_every_column(tower: Tower) -> None:
+    info = memory_dataset(tower).info
+    for name in (*part_schema(info).names, *errors_schema(tower).names):
+        assert f"`{name}`" in PAGE
+
+
+def test_the_page_names_every_key_of_the_footer(dataset: Dataset) -> None:
+    part = next(Path(dataset.root, "parts").iterdir())
+    keys = {key.decode() for key in pq.ParquetFile(part).metadata.metadata} - {"ARROW:schema"}
+    assert keys == set(re.findall(r"`(clipfleet\.\w+)`", PAGE))
+
+
+def test_the_page_names_every_folder(dataset: Dataset) -> None:
+    for path in Path(dataset.root).iterdir():
+        assert f"\n      {path.name}" in PAGE

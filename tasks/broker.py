@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import redis
 from redis.exceptions import RedisError
@@ -37,12 +37,12 @@ def redacted(url: str) -> str:
 
 
 def secrets_of(url: str) -> list[str]:
-    """Return what must never be logged of a URL: its passwords, as they stand in it."""
+    """Return what must never be logged of a URL: its passwords, as written and as meant."""
     parts = urlsplit(url)
     found = [v for k, v in parse_qsl(parts.query) if k in _SECRET_PARAMETERS]
     user, at, _ = parts.netloc.rpartition("@")
-    raw = user.partition(":")[2] if at else ""
-    return [secret for secret in {raw, parts.password or "", *found} if secret]
+    written = user.partition(":")[2] if at else ""
+    return [secret for secret in {written, unquote(written), *found} if secret]
 
 
 def connect(url: str) -> Client:

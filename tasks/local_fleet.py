@@ -18,6 +18,7 @@ from workers.lifecycle import environment_of
 
 MAX_STARTS = 3  # of one worker; then its last words are the error
 STOP_GRACE_S = 10.0  # the shard that runs is worth less than the patience of who stops it
+VISIBILITY_TIMEOUT_S = 10  # on one machine nobody is merely out of reach
 _STOP_EXTRA_S = 8.0  # Celery's own way out, after the grace
 _REFUSED = 2  # exit code of a worker that does not start
 _LOG_LINES = 5
@@ -100,13 +101,19 @@ class LocalFleet:
 
 
 def _shared(settings: Settings, count: int) -> Settings:
-    """Return settings in which each of `count` workers has its share of the cores."""
+    """Return settings in which each of `count` workers has its share of the cores.
+
+    What a worker that died held comes back soon.
+    """
     share = max(1, cores() // count)
     threads = {
         name: getattr(settings, name) or share for name in ("decode_threads", "engine_threads")
     }
-    grace = {"stop_grace_s": min(settings.stop_grace_s, STOP_GRACE_S)}
-    return settings.model_copy(update={**(threads if count > 1 else {}), **grace})
+    limits = {
+        "stop_grace_s": min(settings.stop_grace_s, STOP_GRACE_S),
+        "visibility_timeout_s": min(settings.visibility_timeout_s, VISIBILITY_TIMEOUT_S),
+    }
+    return settings.model_copy(update={**(threads if count > 1 else {}), **limits})
 
 
 def last_words(log_path: Path) -> str:

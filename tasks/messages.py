@@ -24,6 +24,8 @@ class CarefulConsumer(Consumer):
     the same message would again.
     """
 
+    connection_errors: tuple[type[BaseException], ...]
+
     def create_task_handler(self, *args: Any, **options: Any) -> Handler:
         """Return what is called with every message."""
         handle: Handler = super().create_task_handler(*args, **options)

@@ -28,7 +28,7 @@ def preflight(settings: Settings) -> ModelCard:
     card, engine = load_card(model)
     if card.tower != tower:
         raise UsageError(
-            f"{model} is an {card.tower} engine and this worker serves {tower}: "
+            f"{model} is the {card.tower} tower's engine and this worker serves {tower}: "
             f"use --tower {card.tower}, or the model's other card"
         )
     _check_readable(engine)

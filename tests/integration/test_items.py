@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -167,7 +168,7 @@ def test_a_named_dataset_is_made_inside_the_output_folder_and_nowhere_else(bench
 
 def test_messages_that_are_none_are_dropped_with_a_reason(bench: Bench) -> None:
     worker = bench.start_worker().ready()
-    wrong = [
+    wrong: list[tuple[list[Any], dict[str, Any]]] = [
         ([], {}),
         (["items"], {}),
         ([[]], {}),

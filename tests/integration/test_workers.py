@@ -163,8 +163,9 @@ def test_wrong_messages_are_refused_with_a_reason_and_the_worker_lives(bench: Be
 
 def test_broken_bodies_and_headers_do_not_end_the_worker(bench: Bench) -> None:
     worker = bench.start_worker().ready()
+    bodies: list[Any] = [[], [1], {"a": 1}, "text", [[], {}, {}]]
     for task in (EMBED_TASK, "clipfleet.embed_items", "somebody.elses"):
-        for body in ([], [1], {"a": 1}, "text", [[], {}, {}]):
+        for body in bodies:
             for headers in ({"task": task}, {"task": task, "id": "x"}):
                 publish(bench, body, headers)
     bench.submit(100)
@@ -189,7 +190,7 @@ def test_control_answers_while_a_shard_runs(make_bench: MakeBench) -> None:
     worker = bench.start_worker()
     wait_for_a_run(bench, worker)
     with Celery(broker=bench.settings.redis_url, set_as_current=False) as app:
-        assert len(app.control.ping(timeout=2)) == 1
+        assert len(app.control.ping(timeout=2) or []) == 1
     assert worker.events("shard embedded") == []
 
 
@@ -212,7 +213,7 @@ def test_credentials_are_never_logged(bench: Bench) -> None:
     [
         ({"redis_url": "redis://:hush@127.0.0.1:1/0"}, "Redis at redis://:**@127.0.0.1:1/0 does"),
         ({"redis_url": "amqp://127.0.0.1"}, "expected redis://"),
-        ({"tower": "img"}, "is an txt engine and this worker serves img"),
+        ({"tower": "img"}, "is the txt tower's engine and this worker serves img"),
         ({"model": "/nowhere/model.onnx"}, "no model card at /nowhere/model.onnx"),
         ({"output": "/proc/clipfleet"}, "cannot write to the output folder /proc/clipfleet"),
     ],

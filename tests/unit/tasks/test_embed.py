@@ -1,0 +1,209 @@
+"""The tasks' work, without Celery: a shard, and items that came singly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipfleet.errors import DatasetError, DatasetMismatchError, MessageError, StorageError
+from clipfleet.jobs import BAD_ITEM, EmbedTask, Item, Shard
+from clipfleet.settings import load_settings
+from storage.dataset import Dataset
+from storage.manifest import missing_shards, record_path
+from storage.plan import plan_items
+from storage.proof import prove
+from storage.sources import ListSource
+from tasks.embed import embed_shard
+from tasks.embed_items import (
+    Arrival,
+    embed_arrivals,
+    even_runs,
+    open_dataset,
+    read_arrival,
+)
+from workers.engines.fake import write_fake_engine
+from workers.lifecycle import EngineProcess
+from workers.pipeline import Embedder
+
+
+@pytest.fixture
+def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineProcess]:
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(
+        tower="txt",
+        model=str(write_fake_engine(tmp_path, "txt")),
+        output=str(tmp_path / "out"),
+        window_items=10,
+    )
+    with Embedder.from_settings(settings) as embedder:
+        yield EngineProcess(settings, embedder)
+
+
+def plan(process: EngineProcess, count: int = 25) -> tuple[Dataset, list[EmbedTask]]:
+    root = str(Path(str(process.settings.output), "d"))
+    dataset = Dataset.create(root, process.card, embedding_dtype="float16")
+    items = [Item(id=f"t{n}", text=f"words {n}") for n in range(count)]
+    plan_items(dataset, ListSource(items), 10)
+    return dataset, [
+        EmbedTask(dataset=root, tower="txt", model=process.card.identity, shard=shard)
+        for shard in missing_shards(dataset)
+    ]
+
+
+def test_the_shards_of_a_plan_become_a_whole_dataset(process: EngineProcess) -> None:
+    dataset, tasks = plan(process)
+    done = [embed_shard(task, process, worker="w") for task in tasks]
+    assert [commit.vectors for commit in done if commit] == [10, 10, 5]
+    proof = prove(dataset.root)
+    assert (proof.ok, proof.vectors) == (True, 25)
+
+
+def test_a_committed_shard_is_not_embedded_again(
+    process: EngineProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, (task, *_) = plan(process)
+    embed_shard(task, process, worker="w")
+    monkeypatch.setattr(process.embedder, "embed", lambda _: pytest.fail("embedded again"))
+    assert embed_shard(task, process, worker="w") is None
+    dataset.fs.delete(record_path(task.shard.name))
+    done = embed_shard(task, process, worker="w")  # the part decides; its record comes back
+    assert done is not None
+    assert done.vectors == 10
+
+
+def test_messages_for_other_workers_are_refused(process: EngineProcess, tmp_path: Path) -> None:
+    _, (task, *_) = plan(process)
+    with pytest.raises(MessageError, match="this worker serves fake txt fp32"):
+        embed_shard(replace(task, model="0" * 64), process, worker="w")
+    with pytest.raises(MessageError, match="this worker serves"):
+        embed_shard(replace(task, tower="img"), process, worker="w")
+    with pytest.raises(MessageError, match="is not inside"):
+        embed_shard(replace(task, dataset=str(tmp_path)), process, worker="w")
+    with pytest.raises(MessageError, match="there is none with index 3"):
+        embed_shard(replace(task, shard=Shard(job="00001", index=3, size=10)), process, worker="w")
+    with pytest.raises(DatasetError, match="no dataset at"):
+        embed_shard(replace(task, dataset=f"{task.dataset}x"), process, worker="w")
+
+
+def test_a_disk_that_fails_is_worth_another_try(process: EngineProcess) -> None:
+    dataset, (task, *_) = plan(process)
+    Path(dataset.root, "parts").write_text("not a folder")
+    with pytest.raises(StorageError):
+        embed_shard(task, process, worker="w")
+
+
+def arrivals(*names: str) -> list[Arrival]:
+    return [Arrival(item=Item(id=name, text=f"words {name}")) for name in names]
+
+
+def test_items_are_written_once_however_often_they_come(process: EngineProcess) -> None:
+    dataset = open_dataset(process, None)
+    assert dataset.root == str(Path(str(process.settings.output), "items-txt").resolve())
+    (done,) = embed_arrivals(arrivals("a", "b", "a"), dataset, process, worker="w")
+    assert done.vectors == 2
+    (done,) = embed_arrivals(arrivals("b", "c"), dataset, process, worker="w")
+    assert done.vectors == 1
+    assert embed_arrivals(arrivals("a", "b", "c"), dataset, process, worker="w") == []
+    assert prove(dataset.root).vectors == 3
+
+
+def test_planned_items_are_left_to_the_plan(process: EngineProcess) -> None:
+    plan(process, count=3)
+    dataset = open_dataset(process, "d")
+    (done,) = embed_arrivals(arrivals("t1", "new"), dataset, process, worker="w")
+    assert done.vectors == 1
+
+
+def test_wrong_items_are_rows_beside_their_neighbours(process: EngineProcess) -> None:
+    dataset = open_dataset(process, "d")
+    wrong = Arrival(item=Item(id="wrong", text=""), fault="why")
+    (done,) = embed_arrivals([wrong, *arrivals("a")], dataset, process, worker="w")
+    assert (done.vectors, done.errors) == (1, 1)
+    only = [Arrival(item=Item(id="also", text=""), fault="why")]
+    (done,) = embed_arrivals(only, dataset, process, worker="w")
+    assert (done.vectors, done.errors) == (0, 1)
+    assert prove(dataset.root).ok
+
+
+def test_a_dataset_made_anew_is_known_anew(process: EngineProcess) -> None:
+    dataset = open_dataset(process, "d")
+    embed_arrivals(arrivals("a"), dataset, process, worker="w")
+    Path(dataset.root).rename(f"{dataset.root}-away")
+    dataset = open_dataset(process, "d")
+    (done,) = embed_arrivals(arrivals("a"), dataset, process, worker="w")
+    assert done.vectors == 1
+
+
+def test_a_part_whose_worker_died_is_finished(process: EngineProcess, tmp_path: Path) -> None:
+    dataset = open_dataset(process, "d")
+    (done,) = embed_arrivals(arrivals("a"), dataset, process, worker="w")
+    dataset.fs.delete(record_path(done.name))
+    (tmp_path / "out" / "d").rename(tmp_path / "out" / "e")  # as another process sees it
+    assert prove(open_dataset(process, "e").root).ok
+
+
+def test_another_models_dataset_takes_no_items(process: EngineProcess) -> None:
+    root = str(Path(str(process.settings.output), "d"))
+    other = replace(process.card, checkpoint_sha256="1" * 64)
+    Dataset.create(root, other, embedding_dtype="float16")
+    with pytest.raises(DatasetMismatchError):
+        open_dataset(process, "d")
+
+
+def test_a_dataset_keeps_its_dtype_whatever_the_worker_prefers(process: EngineProcess) -> None:
+    root = str(Path(str(process.settings.output), "d"))
+    Dataset.create(root, process.card, embedding_dtype="float32")
+    assert open_dataset(process, "d").info.embedding_dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("count", "lengths"),
+    [(0, []), (1, [1]), (10, [10]), (19, [19]), (20, [10, 10]), (25, [13, 12]), (31, [11, 11, 9])],
+)
+def test_runs_are_even(count: int, lengths: list[int]) -> None:
+    many = arrivals(*map(str, range(count)))
+    runs = list(even_runs(many, 10))
+    assert [len(run) for run in runs] == lengths
+    assert [a for run in runs for a in run] == many
+
+
+def test_right_items_are_read() -> None:
+    assert read_arrival({"id": "a", "text": "b"}, "txt").item == Item(id="a", text="b")
+    assert read_arrival({"id": "a", "uri": "/b"}, "img").item == Item(id="a", uri="/b")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"id": "a"},
+        {"id": "a", "uri": "/b"},
+        {"id": "a", "text": 5},
+        {"id": "a", "text": None},
+        {"id": "a", "text": "b", "more": 1},
+        {"id": "a", "text": "\ud83d"},
+    ],
+)
+def test_a_wrong_item_with_an_id_has_a_fault(raw: Any) -> None:
+    arrival = read_arrival(raw, "txt")
+    assert arrival.item == Item(id="a", text="")
+    assert 'expected {"id": …, "text": …}, both strings, not {' in arrival.fault
+    assert len(arrival.fault) < 300
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [None, 5, "text", [], {}, {"text": "b"}, {"id": 5}, {"id": ""}, {"id": "\udc00"}, {"id": None}],
+)
+def test_an_item_without_a_usable_id_is_refused(raw: Any) -> None:
+    with pytest.raises(MessageError, match="no usable id"):
+        read_arrival(raw, "txt")
+
+
+def test_the_error_code_is_one_that_users_can_filter_on() -> None:
+    from clipfleet.jobs import ERROR_CODES
+
+    assert BAD_ITEM in ERROR_CODES

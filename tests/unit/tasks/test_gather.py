@@ -1,0 +1,211 @@
+"""Gathering messages into batches, with a clock that the test turns."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks import gather
+from tasks.gather import Batch, Delivery, Gatherer
+
+
+class Clock:
+    """Timers that go off when the test lets time pass."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self._calls: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = itertools.count()
+
+    def after(self, delay_s: float, call: Callable[[], None]) -> None:
+        heapq.heappush(self._calls, (self.now_s + delay_s, next(self._number), call))
+
+    def pass_s(self, seconds: float) -> None:
+        until_s = self.now_s + seconds
+        while self._calls and self._calls[0][0] <= until_s:
+            self.now_s, _, call = heapq.heappop(self._calls)
+            call()
+        self.now_s = until_s
+
+
+class Stand:
+    """A gatherer whose batches the test ends."""
+
+    def __init__(self, *, window_items: int = 10, window_s: float = 5.0) -> None:
+        self.clock = Clock()
+        self.started: list[Batch] = []
+        self.acked: list[str] = []
+        self.extension = 0
+        self.gatherer = Gatherer(
+            window_items=window_items,
+            window_s=window_s,
+            run=self.started.append,
+            after=self.clock.after,
+            extend=self._extend,
+        )
+
+    def _extend(self, messages: int) -> None:
+        self.extension += messages
+
+    def add(self, name: str, items: int = 1, dataset: str | None = None) -> None:
+        self.gatherer.add(
+            Delivery(dataset=dataset, items=[name] * items, ack=lambda: self.acked.append(name))
+        )
+
+    def sizes(self) -> list[int]:
+        return [batch.size for batch in self.started]
+
+
+@pytest.fixture(autouse=True)
+def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather, "backoff_s", float)
+
+
+def test_a_window_starts_when_it_is_full() -> None:
+    stand = Stand()
+    for n in range(25):
+        stand.add(f"m{n}")
+    assert stand.sizes() == [10, 10]
+
+
+def test_a_window_starts_when_its_first_message_has_waited() -> None:
+    stand = Stand()
+    stand.add("a")
+    stand.clock.pass_s(4.9)
+    stand.add("b")
+    assert stand.started == []
+    stand.clock.pass_s(0.2)
+    assert stand.sizes() == [2]
+    stand.clock.pass_s(100)
+    assert stand.sizes() == [2]
+
+
+def test_a_full_window_does_not_start_again_by_time() -> None:
+    stand = Stand()
+    stand.add("a", items=10)
+    stand.add("b")
+    stand.clock.pass_s(100)
+    assert stand.sizes() == [10, 1]
+
+
+def test_a_message_larger_than_the_window_starts_at_once() -> None:
+    stand = Stand()
+    stand.add("a", items=37)
+    assert stand.sizes() == [37]
+
+
+def test_each_dataset_has_its_window() -> None:
+    stand = Stand()
+    stand.add("a", items=6)
+    stand.add("b", items=6, dataset="other")
+    assert stand.started == []
+    stand.clock.pass_s(5)
+    assert sorted(str(batch.dataset) for batch in stand.started) == ["None", "other"]
+
+
+def test_nothing_is_acknowledged_before_its_batch_is_finished() -> None:
+    stand = Stand()
+    stand.add("a", items=9)
+    stand.add("b")
+    assert stand.acked == []
+    stand.gatherer.finish(stand.started[0])
+    assert stand.acked == ["a", "b"]
+
+
+def test_a_failed_batch_runs_again_after_a_while() -> None:
+    stand = Stand()
+    stand.add("a", items=10)
+    stand.gatherer.try_again(stand.started[0], split=False)
+    stand.clock.pass_s(0.9)
+    assert len(stand.started) == 1
+    stand.clock.pass_s(0.2)
+    assert [batch.attempt for batch in stand.started[1:]] == [2]
+    assert stand.acked == []
+
+
+def test_a_batch_that_fails_for_no_transient_reason_is_halved_from_the_second_time_on() -> None:
+    stand = Stand(window_items=4)
+    for name in "abcd":
+        stand.add(name)
+    stand.gatherer.try_again(stand.started[0], split=True)
+    stand.clock.pass_s(10)
+    assert stand.sizes() == [4, 4]
+    stand.gatherer.try_again(stand.started[1], split=True)
+    stand.clock.pass_s(10)
+    assert stand.sizes() == [4, 4, 2, 2]
+    stand.gatherer.finish(stand.started[2])
+    stand.gatherer.try_again(stand.started[3], split=True)
+    stand.clock.pass_s(10)
+    assert stand.sizes() == [4, 4, 2, 2, 1, 1]
+    stand.gatherer.finish(stand.started[4])
+    assert stand.acked == ["a", "b", "c"]
+
+
+def test_a_transient_failure_keeps_a_batch_together() -> None:
+    stand = Stand(window_items=4)
+    stand.add("a", items=2)
+    stand.add("b", items=2)
+    for attempt in range(1, 5):
+        stand.gatherer.try_again(stand.started[-1], split=False)
+        stand.clock.pass_s(10)
+        assert stand.started[-1].attempt == attempt + 1
+    assert stand.sizes() == [4] * 5
+
+
+def test_a_closed_gatherer_starts_nothing() -> None:
+    stand = Stand()
+    stand.add("a", items=10)
+    stand.add("b")
+    stand.gatherer.try_again(stand.started[0], split=False)
+    stand.gatherer.close()
+    stand.clock.pass_s(100)
+    assert len(stand.started) == 1
+
+
+def test_the_prefetch_limit_stays_ahead_of_the_messages_until_two_windows_are_in_hand() -> None:
+    stand = Stand()
+    for n in range(19):
+        stand.add(f"m{n}")
+    assert stand.extension == 19
+    for n in range(2):  # these take the prefetch limit's own places, and no more come
+        stand.add(f"n{n}")
+    assert stand.extension == 19
+    stand.gatherer.finish(stand.started[0])
+    assert stand.extension == 11
+    stand.gatherer.finish(stand.started[1])
+    assert stand.extension == 1
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 12), st.sampled_from([None, "a", "b"]), st.floats(0, 3)),
+        max_size=60,
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_every_message_is_acknowledged_once_and_the_extension_returns_to_zero(
+    arrivals: list[tuple[int, str | None, float]], chance: object
+) -> None:
+    stand = Stand()
+    ended = 0
+    for n, (items, dataset, wait_s) in enumerate(arrivals):
+        stand.add(f"m{n}", items, dataset)
+        assert 0 <= stand.extension <= 60_000
+        stand.clock.pass_s(wait_s)
+    while True:
+        stand.clock.pass_s(1000)
+        if ended == len(stand.started):
+            break
+        batch = stand.started[ended]
+        ended += 1
+        if batch.attempt < 4 and chance.random() < 0.4:  # type: ignore[attr-defined]
+            stand.gatherer.try_again(batch, split=chance.random() < 0.5)  # type: ignore[attr-defined]
+        else:
+            stand.gatherer.finish(batch)
+    assert sorted(stand.acked) == sorted(f"m{n}" for n in range(len(arrivals)))
+    assert stand.extension == 0

@@ -1,0 +1,104 @@
+"""What must hold before a worker starts, and what its children are told."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from clipfleet.errors import CardError, SettingsError, UsageError
+from clipfleet.settings import Settings, load_settings
+from tasks.local_fleet import LocalFleet, last_words
+from workers.engines.fake import fake_card, write_fake_engine
+from workers.lifecycle import (
+    EngineProcess,
+    close_engine_process,
+    engine_process,
+    environment_of,
+    open_engine_process,
+    preflight,
+)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.chdir(tmp_path)
+    model = write_fake_engine(tmp_path, "txt")
+    return load_settings(tower="txt", model=str(model), output=str(tmp_path / "a" / "b"))
+
+
+def test_a_worker_that_has_all_it_needs_gets_its_card(settings: Settings) -> None:
+    assert preflight(settings).tower == "txt"
+    assert list(Path(str(settings.output)).iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["tower", "model", "output"])
+def test_a_worker_needs_tower_model_and_output(settings: Settings, name: str) -> None:
+    with pytest.raises(SettingsError, match=f"a worker needs {name}: set CLIPFLEET_{name.upper()}"):
+        preflight(settings.model_copy(update={name: None}))
+
+
+def test_the_other_towers_engine_is_refused(settings: Settings) -> None:
+    with pytest.raises(UsageError, match="is the txt tower's engine and this worker serves img"):
+        preflight(settings.model_copy(update={"tower": "img"}))
+
+
+def test_a_missing_engine_is_refused(settings: Settings) -> None:
+    Path(str(settings.model).removesuffix(".card.json")).unlink()
+    with pytest.raises(CardError, match="which is not beside it"):
+        preflight(settings)
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused(
+    settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"cannot write to the output folder .*: Not a directory"):
+        preflight(settings.model_copy(update={"output": str(tmp_path / "file" / "out")}))
+    with pytest.raises(UsageError, match="cannot write to the output folder /proc/none"):
+        preflight(settings.model_copy(update={"output": "/proc/none"}))
+
+
+def test_a_child_reads_the_settings_that_its_parent_has(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "other.toml").write_text("shard_size = 5\n")
+    monkeypatch.setenv("CLIPFLEET_CONFIG", str(tmp_path / "other.toml"))
+    mine = load_settings(**{**settings.model_dump(exclude={"shard_size"}), "window_s": 0.25})
+    assert mine.shard_size == 5
+    monkeypatch.setattr(os, "environ", environment_of(mine))
+    (tmp_path / "clipfleet.toml").write_text("window_s = 9\n")
+    assert load_settings() == mine
+
+
+def test_a_process_loads_its_engine_once_and_lets_it_go(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="this process holds no engine"):
+        engine_process()
+    for name in ("tower", "model", "output"):
+        monkeypatch.setenv(f"CLIPFLEET_{name.upper()}", getattr(settings, name))
+    assert open_engine_process() is engine_process()
+    assert engine_process().card.identity == fake_card("txt").identity
+    close_engine_process()
+    assert EngineProcess.current is None
+
+
+def test_workers_of_one_machine_share_its_cores(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.local_fleet.cores", lambda: 8)
+    assert LocalFleet(settings, 3)._settings.engine_threads == 2
+    assert LocalFleet(settings, 20)._settings.decode_threads == 1
+    assert LocalFleet(settings, 1)._settings.engine_threads == 0  # all
+    given = settings.model_copy(update={"engine_threads": 5})
+    assert LocalFleet(given, 3)._settings.engine_threads == 5
+
+
+def test_the_last_words_of_a_log_are_its_reasons(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text('old\n{"event": "started"}\n{"event": "x", "reason": "no GPU"}\nplain\n[1]\n\n')
+    assert last_words(log).endswith("started | no GPU | plain | [1] | ")
+    log.write_text("")
+    assert last_words(log) == "it said nothing"

@@ -1,0 +1,54 @@
+"""Opening messages."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from clipfleet.errors import MessageError
+from tasks.messages import arguments_of
+from tasks.receive import parse_delivery
+
+ITEM = {"id": "a", "text": "b"}
+
+
+def message(body: Any) -> SimpleNamespace:
+    return SimpleNamespace(payload=body, headers={"id": "x"})
+
+
+@pytest.mark.parametrize(
+    "body", [[[[ITEM]], {"dataset": "d"}, {}], {"args": [[ITEM]], "kwargs": {"dataset": "d"}}]
+)
+def test_both_message_protocols_are_read(body: Any) -> None:
+    assert arguments_of(message(body)) == ([[ITEM]], {"dataset": "d"})
+
+
+@pytest.mark.parametrize("body", [[], [1], {}, {"args": []}, "text", 5, None, [{}, [], {}]])
+def test_other_bodies_are_errors_that_the_consumer_catches(body: Any) -> None:
+    with pytest.raises((AttributeError, LookupError, TypeError, ValueError)):
+        arguments_of(message(body))
+
+
+def test_a_delivery_has_its_items_and_dataset() -> None:
+    delivery = parse_delivery(message([[[ITEM, 5]], {"dataset": "d"}, {}]), ack=lambda: None)
+    assert (delivery.items, delivery.dataset) == ([ITEM, 5], "d")
+    assert parse_delivery(message([[[ITEM]], {}, {}]), ack=lambda: None).dataset is None
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ([], {}),
+        ([[]], {}),
+        (["items"], {}),
+        ([ITEM], {}),
+        ([[ITEM], [ITEM]], {}),
+        ([[ITEM]], {"dataset": 5}),
+        ([[ITEM]], {"data": "d"}),
+    ],
+)
+def test_a_delivery_of_another_form_is_refused(args: Any, kwargs: Any) -> None:
+    with pytest.raises(MessageError, match=r"clipfleet\.embed_items takes one"):
+        parse_delivery(message([args, kwargs, {}]), ack=lambda: None)

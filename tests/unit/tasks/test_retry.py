@@ -1,0 +1,77 @@
+"""What becomes of a message whose work failed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from celery.exceptions import Reject, Retry
+
+from clipfleet.errors import BrokerError, EngineError, StorageError
+from tasks.retry import (
+    MAX_ATTEMPTS,
+    MAX_DELAY_S,
+    NotNow,
+    NotThis,
+    backoff_s,
+    give_back,
+    may_retry,
+    reason_of,
+    retry_later,
+)
+
+
+class StandIn:
+    """A bound Celery task whose `retry` does what the test says."""
+
+    def __init__(self, retries: int, outcome: Exception) -> None:
+        self.request = type("Request", (), {"retries": retries})()
+        self.outcome = outcome
+        self.given: dict[str, Any] = {}
+
+    def retry(self, **given: Any) -> None:
+        self.given = given
+        raise self.outcome
+
+
+def test_delays_double_and_level_off() -> None:
+    delays = [backoff_s(attempt, jitter=0.0) for attempt in (1, 2, 3, 6, 7, 1000)]
+    assert delays == [1.0, 2.0, 4.0, 32.0, 60.0, MAX_DELAY_S]
+    assert backoff_s(1, jitter=0.999) > 0.5
+    assert 0.5 < backoff_s(1) <= 1.0
+
+
+def test_transient_errors_are_retried_for_ever_and_others_a_few_times() -> None:
+    for error in (StorageError("disk"), BrokerError("redis"), OSError(5, "io")):
+        assert may_retry(error, 10_000)
+    assert may_retry(EngineError("x"), MAX_ATTEMPTS - 1)
+    assert not may_retry(EngineError("x"), MAX_ATTEMPTS)
+
+
+def test_a_retry_waits_longer_each_time() -> None:
+    task = StandIn(retries=3, outcome=Retry())
+    with pytest.raises(Retry):
+        retry_later(task, StorageError("disk full"))
+    assert task.given["max_retries"] == 4
+    assert 4.0 <= task.given["countdown"] <= 8.0
+
+
+def test_a_retry_that_redis_does_not_take_puts_the_message_back() -> None:
+    """Celery itself would drop it here: its Reject does not requeue."""
+    task = StandIn(retries=0, outcome=Reject("no connection", requeue=False))
+    with pytest.raises(Reject) as caught:
+        retry_later(task, StorageError("disk full"))
+    assert vars(caught.value)["requeue"] is True
+
+
+def test_a_batch_is_given_back_with_word_of_whose_fault_it_is() -> None:
+    with pytest.raises(NotNow) as transient:
+        give_back(StorageError("disk full"))
+    with pytest.raises(NotThis) as other:
+        give_back(ValueError("odd\nitem"))
+    assert vars(transient.value)["requeue"] is vars(other.value)["requeue"] is True
+    assert "odd item" in str(other.value)
+
+
+def test_a_reason_is_one_line() -> None:
+    assert reason_of(ValueError("a\n  b")) == "ValueError: a b"

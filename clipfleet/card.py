@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from clipfleet.errors import CardError
 from clipfleet.models import Tower
+from clipfleet.validation import problems
 
 Precision = Literal["fp32", "fp16"]
 Runtime = Literal["onnxruntime", "tensorrt", "torch", "fake"]
@@ -147,7 +148,9 @@ def parse_card(text: str, *, origin: str) -> ModelCard:
     try:
         return _CARD.validate_python(json.loads(text))
     except (ValidationError, ValueError) as error:
-        raise CardError(f"model card {origin} does not fit the schema: {error}") from error
+        raise CardError(
+            f"model card {origin} does not fit the schema: {problems(error)}"
+        ) from error
 
 
 def load_card(path: str | Path) -> tuple[ModelCard, Path]:

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from clipfleet.errors import MessageError
 from clipfleet.models import Tower
+from clipfleet.validation import problems
 
 EMBED_TASK = "clipfleet.embed"  # one shard of a plan
 EMBED_ITEMS_TASK = "clipfleet.embed_items"  # items that an ETL system queues by themselves
@@ -107,7 +108,7 @@ class EmbedTask:
         try:
             return _EMBED_TASK.validate_json(json.dumps(message))
         except (ValidationError, TypeError) as error:
-            raise MessageError(f"not an {EMBED_TASK} message: {error}") from error
+            raise MessageError(f"not an {EMBED_TASK} message: {problems(error)}") from error
 
 
 _EMBED_TASK = TypeAdapter(EmbedTask)

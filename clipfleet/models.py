@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationErro
 from pydantic.dataclasses import dataclass
 
 from clipfleet.errors import ArchitectureError
+from clipfleet.validation import problems
 
 Tower = Literal["img", "txt"]
 TOWERS: tuple[Tower, ...] = ("img", "txt")
@@ -114,5 +115,5 @@ def _parse(text: str, *, origin: str) -> Architecture:
         return _ARCHITECTURE.validate_python(json.loads(text))
     except (ValidationError, ValueError) as error:
         raise ArchitectureError(
-            f"architecture {origin!r} does not fit the schema: {error}"
+            f"architecture {origin!r} does not fit the schema: {problems(error)}"
         ) from error

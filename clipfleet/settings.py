@@ -19,6 +19,7 @@ from pydantic_settings import (
 )
 
 from clipfleet.errors import SettingsError
+from clipfleet.validation import problems
 
 CONFIG_VARIABLE = "CLIPFLEET_CONFIG"
 DEFAULT_CONFIG = "clipfleet.toml"
@@ -88,7 +89,7 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**given)
     except (ValidationError, ValueError) as error:
-        raise SettingsError(f"settings: {error}") from error
+        raise SettingsError(f"settings: {problems(error)}") from error
 
 
 def cores() -> int:

@@ -8,6 +8,7 @@ program (EPS and Ghostscript). A size is checked before anything is decoded.
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -98,20 +99,27 @@ def decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, tuple[
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         if image.width * image.height > max_pixels:
-            raise ItemError(
-                TOO_LARGE,
-                f"{name} is {image.width}x{image.height}: more pixels than max_image_pixels, "
-                f"which is {max_pixels}",
-            )
+            raise _too_large(name, f"{image.width}x{image.height} pixels", max_pixels)
         image.load()
     except UnidentifiedImageError as error:
         raise _unidentified(data, name) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise item_error(TOO_LARGE, f"{name} is a decompression bomb: {error}") from error
+        # Pillow's own limit stands at twice ours, and guards what a format opens by itself.
+        found = re.search(r"\((\d+) pixels\)", str(error))
+        size = f"{found[1]} pixels" if found else "far too many pixels"
+        raise _too_large(name, size, max_pixels) from error
     except _DECODER_ERRORS as error:
         reason = str(error) or type(error).__name__
         raise item_error(DECODE_FAILED, f"{name} is damaged: {reason}") from error
     return image, image.size
+
+
+def _too_large(name: str, size: str, max_pixels: int) -> ItemError:
+    return item_error(
+        TOO_LARGE,
+        f"{name} has {size}, more than the {max_pixels} allowed: make it smaller, or raise "
+        "CLIPFLEET_MAX_IMAGE_PIXELS",
+    )
 
 
 def _unidentified(data: bytes, name: str) -> ItemError:

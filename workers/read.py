@@ -15,7 +15,8 @@ from clipfleet.jobs import (
     READ_FAILED,
     TOO_LARGE,
 )
-from storage.filesystem import has_scheme, read_uri
+from storage.filesystem import has_scheme
+from storage.item_files import read_uri
 
 MAX_MESSAGE_LENGTH = 300  # characters
 

@@ -45,7 +45,7 @@ def test_a_missing_model_card_is_one_line_that_says_the_way_out(tmp_path: Path) 
     assert result.returncode == WRONG_USE
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
-    assert line.startswith("clipfleet: no model card at absent.onnx.card.json")
+    assert line.startswith("clipfleet: no model card at absent.onnx:")
     assert "clipfleet convert" in line
 
 

@@ -253,7 +253,8 @@ def test_a_decompression_bomb(tmp_path: Path) -> None:
     path.write_bytes(bomb())
     error = failure(path)
     assert error.code == "too_large"
-    assert str(error).startswith(f"'{path}' is a decompression bomb: ")
+    assert str(error).startswith(f"'{path}' has ")
+    assert "CLIPFLEET_MAX_IMAGE_PIXELS" in str(error)
 
 
 def test_more_pixels_than_the_limit_are_not_decoded(tmp_path: Path) -> None:
@@ -261,12 +262,12 @@ def test_more_pixels_than_the_limit_are_not_decoded(tmp_path: Path) -> None:
     path.write_bytes(bomb(2000, 1000))  # decoding it would be a decode_failed
     error = failure(path, max_pixels=1_999_999)
     assert error.code == "too_large"
-    assert str(error).endswith("is 2000x1000: more pixels than max_image_pixels, which is 1999999")
+    assert "has 2000x1000 pixels, more than the 1999999 allowed" in str(error)
 
 
 def test_a_limit_above_pillows_own_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ItemError, match="decompression bomb"):
+    with pytest.raises(ItemError, match="has 2400 pixels"):
         decode(picture(), "a", MEGAPIXEL)
     with warnings.catch_warnings(record=True) as seen:
         configure_pillow(ImageLimits(max_pixels=2400))

@@ -21,6 +21,7 @@ from convert.chinese_clip import ChineseClip
 from convert.vision import Bottleneck, ModifiedResNetTower
 
 OPSET = 17  # the first with LayerNormalization, the last that TensorRT 8.6 knows
+IR_VERSION = 8  # the file format that came with opset 17
 EXTRA_FILE_SUFFIX = ".extra_file"
 
 _EXPORTER_OPSET = 18  # the lowest that torch writes
@@ -110,6 +111,7 @@ def export_tower(
     _lower_opset(graph)
     _check_signature(graph, source, target)
     _strip(graph)
+    graph.ir_version = IR_VERSION
     graph.producer_name = "clipfleet"
     onnx_ir.save(graph, path, external_data=path.name + EXTRA_FILE_SUFFIX)
 

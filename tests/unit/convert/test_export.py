@@ -69,6 +69,7 @@ def test_an_engine_has_the_originals_names_and_the_opset_of_tensorrt_8(
     onnx.checker.check_model(str(engine), full_check=True)
     model = onnx.load(engine, load_external_data=False)
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
+    assert model.ir_version == 8
     name = {"img": "image", "txt": "text"}[tower]
     types = onnx.TensorProto
     found = [

@@ -1,9 +1,6 @@
 """Our model beside the original's: the same weights give the same features."""
 
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,6 +15,7 @@ from clipfleet.models import (
     load_architecture,
 )
 from convert.chinese_clip import ChineseClip
+from tests.original import original_utils
 
 PUBLISHED = ("RN50", "ViT-B-16", "ViT-H-14", "ViT-L-14", "ViT-L-14-336")
 RELATIVE_ERROR = 1e-5
@@ -25,19 +23,10 @@ ITEMS = 3
 
 
 @pytest.fixture(scope="module")
-def original_class() -> Iterator[type[nn.Module]]:
-    """`cn_clip`'s own model; of torchvision it needs only names."""
-    names = ("Compose", "Normalize", "Resize", "ToTensor", "InterpolationMode")
-    stand_in = ModuleType("torchvision.transforms")
-    for name in names:
-        setattr(stand_in, name, object)
-    parent = ModuleType("torchvision")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "torchvision", parent)
-        patch.setitem(sys.modules, "torchvision.transforms", stand_in)
-        from cn_clip.clip.model import CLIP
-
-        yield CLIP
+def original_class() -> type[nn.Module]:
+    """`cn_clip`'s own model."""
+    found: type[nn.Module] = original_utils().CLIP
+    return found
 
 
 def original_of(original_class: type[nn.Module], architecture: Architecture) -> nn.Module:

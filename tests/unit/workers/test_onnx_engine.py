@@ -166,7 +166,16 @@ def test_the_provider_is_the_cpu_where_there_is_no_gpu(make_engine: Make) -> Non
 class FakeSession:
     """A session whose CUDA provider loads or, as the real one does, quietly does not."""
 
-    def __init__(self, path: str, options: object, providers: list[str], *, loads: bool) -> None:
+    def __init__(
+        self,
+        path: str,
+        options: object,
+        providers: list[str],
+        provider_options: list[dict[str, object]],
+        *,
+        loads: bool,
+    ) -> None:
+        assert len(provider_options) == len(providers)
         self.providers = providers if loads else [p for p in providers if p != CUDA_PROVIDER]
 
     def get_providers(self) -> list[str]:

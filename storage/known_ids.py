@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from storage.dataset import PARTS_FOLDER, Dataset
 from storage.id_index import IdIndex
 from storage.jobs import Job, jobs, read_job_rows
-from storage.parquet_files import PARQUET_ERRORS, ROW_GROUP_ROWS, parquet_error
+from storage.parquet_files import PARQUET_ERRORS, parquet_error, read_row_groups
 from storage.parts import (
     DELETE_IT,
     ITEMS_PREFIX,
@@ -99,9 +99,8 @@ def read_arrived_rows(dataset: Dataset, name: str) -> Iterator[tuple[list[str], 
     with file:
         failures = read_footer(file, path=part_path(name)).failures
         try:
-            for batch in pq.ParquetFile(file).iter_batches(ROW_GROUP_ROWS, columns=["id", column]):
-                ids, values = (c.to_pylist() for c in batch.columns)
-                yield ids, values
+            for rows in read_row_groups(pq.ParquetFile(file), ["id", column]):
+                yield rows["id"].to_pylist(), rows[column].to_pylist()
         except PARQUET_ERRORS as error:
             path = f"{dataset.root}/{part_path(name)}"
             raise parquet_error(error, path, remedy=DELETE_IT) from error

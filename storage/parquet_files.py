@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -33,6 +35,12 @@ def parquet_bytes(table: pa.Table, metadata: dict[bytes, str]) -> memoryview:
         # Not in the schema: Arrow writes the schema's metadata into the file twice.
         writer.add_key_value_metadata(metadata)
     return memoryview(sink.getvalue())
+
+
+def read_row_groups(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[pa.Table]:
+    """Yield a file's row groups; `iter_batches` of older pyarrow fails where there is none."""
+    for index in range(parquet.num_row_groups):
+        yield parquet.read_row_group(index, columns=columns)
 
 
 def parquet_error(error: Exception, path: str, *, remedy: str) -> DatasetError | StorageError:

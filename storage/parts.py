@@ -21,7 +21,7 @@ from clipfleet.errors import DatasetError
 from clipfleet.jobs import Item
 from clipfleet.models import Tower
 from storage.dataset import ERRORS_FOLDER, PARTS_FOLDER, DatasetInfo
-from storage.parquet_files import PARQUET_ERRORS, ROW_GROUP_ROWS, parquet_bytes, parquet_error
+from storage.parquet_files import PARQUET_ERRORS, parquet_bytes, parquet_error, read_row_groups
 
 FORMAT = "1"
 ITEMS_PREFIX = "items-"  # parts of items that arrived by themselves, not by a plan
@@ -141,7 +141,7 @@ def part_bytes(
         _FINISHED_KEY: finished_at,
         _FAILURES_KEY: json.dumps([_failure_fields(f) for f in embedded.failures]),
     }
-    return parquet_bytes(_part_table(embedded, part_schema(info)), metadata)
+    return parquet_bytes(_part_table(embedded, info), metadata)
 
 
 def errors_bytes(failures: Sequence[Failure], tower: Tower) -> memoryview:
@@ -182,8 +182,8 @@ def read_footer(file: BinaryIO, *, path: str) -> Footer:
 
 def read_part_ids(file: BinaryIO) -> Iterator[list[str]]:
     """Yield the ids of a part, or of an errors table, a row group at a time."""
-    for batch in pq.ParquetFile(file).iter_batches(ROW_GROUP_ROWS, columns=["id"]):
-        yield batch.column(0).to_pylist()
+    for rows in read_row_groups(pq.ParquetFile(file), ["id"]):
+        yield rows["id"].to_pylist()
 
 
 def _check(embedded: Embedded, info: DatasetInfo, name: str) -> None:
@@ -210,9 +210,9 @@ def norms(vectors: NDArray[Any]) -> NDArray[np.float32]:
     return np.sqrt(squares)
 
 
-def _part_table(embedded: Embedded, schema: pa.Schema) -> pa.Table:
-    embedding = schema.field("embedding").type
-    flat = embedded.vectors.astype(embedding.value_type.to_pandas_dtype()).reshape(-1)
+def _part_table(embedded: Embedded, info: DatasetInfo) -> pa.Table:
+    schema = part_schema(info)
+    flat = embedded.vectors.astype(info.embedding_dtype).reshape(-1)
     columns = [
         pa.array([item.id for item in embedded.items], pa.string()),
         pa.array([item_value(item) for item in embedded.items], pa.string()),
@@ -220,7 +220,9 @@ def _part_table(embedded: Embedded, schema: pa.Schema) -> pa.Table:
     if embedded.sizes is not None:
         sizes = np.array(embedded.sizes, np.int32).reshape(-1, 2)
         columns += [pa.array(sizes[:, 0]), pa.array(sizes[:, 1])]
-    columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), type=embedding))
+    columns.append(
+        pa.FixedSizeListArray.from_arrays(pa.array(flat), type=schema.field("embedding").type)
+    )
     return pa.Table.from_arrays(columns, schema=schema)
 
 

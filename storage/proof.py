@@ -15,7 +15,7 @@ from storage import tally
 from storage.dataset import Dataset
 from storage.jobs import jobs, read_job_rows
 from storage.manifest import error_names, part_names, read_record, record_names, record_of
-from storage.parquet_files import PARQUET_ERRORS, ROW_GROUP_ROWS, parquet_error
+from storage.parquet_files import PARQUET_ERRORS, parquet_error, read_row_groups
 from storage.parts import (
     DELETE_IT,
     ITEMS_PREFIX,
@@ -159,10 +159,10 @@ class _Prover:
             if not parquet.schema_arrow.equals(part_schema(info)):
                 self._add(_OTHER_COLUMNS, name)
                 return
-            for batch in parquet.iter_batches(ROW_GROUP_ROWS, columns=["id", "embedding"]):
-                flat = batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
-                vectors = flat.reshape(batch.num_rows, info.dim)
-                self._prove_vectors(name, batch.column("id").to_pylist(), vectors)
+            for rows in read_row_groups(parquet, ["id", "embedding"]):
+                flat = rows["embedding"].combine_chunks().flatten()
+                vectors = flat.to_numpy(zero_copy_only=False).reshape(rows.num_rows, info.dim)
+                self._prove_vectors(name, rows["id"].to_pylist(), vectors)
         except PARQUET_ERRORS as error:
             raise parquet_error(error, part_path(name), remedy=DELETE_IT) from error
 

@@ -132,6 +132,8 @@ class ParquetSource(_TableSource):
     def _batches(self, path: str) -> Iterator[tuple[list[object], list[object]]]:
         with pq.ParquetFile(path) as file:
             id_, value = self.columns.find(file.schema_arrow.names, place=path)
+            if file.metadata.num_rows == 0:  # older pyarrow fails to iterate over none
+                return
             for batch in file.iter_batches(_BATCH_ROWS, columns=sorted({id_, value})):
                 yield batch.column(id_).to_pylist(), batch.column(value).to_pylist()
 

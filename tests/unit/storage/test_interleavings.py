@@ -185,6 +185,65 @@ def test_single_items_that_two_workers_hold_are_written_once(
     assert (proof.vectors, proof.errors) == (4, 1)
 
 
+def overtaken(
+    dataset: Dataset, *, after: int, overtake: Callable[[], object], crash_after: int
+) -> Dataset:
+    """The dataset as a process sees it that stands still after some operations while another
+    one does all its work, and is killed after some more."""
+    operations = 0
+
+    def before() -> None:
+        nonlocal operations
+        if operations == after:
+            overtake()
+        if operations == crash_after:
+            raise Crash
+        operations += 1
+
+    return dataclasses.replace(dataset, fs=WatchedFilesystem(dataset.fs, before))
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+@pytest.mark.parametrize("after", range(MOST_OPERATIONS))
+def test_a_writer_that_is_overtaken_and_killed_anywhere_spoils_nothing(
+    after: int, deleted: bool
+) -> None:
+    for crash_after in range(after, 2 * MOST_OPERATIONS + 1):
+        dataset = planned_dataset()
+        if deleted:
+            work(dataset, failing=("a", "e"), seed=3, worker="before")
+            dataset.fs.delete("parts/00001-0000000.parquet")
+        told: list[Commit] = []
+
+        def overtake(dataset: Dataset = dataset, told: list[Commit] = told) -> None:
+            told += work(dataset, failing=("a",), seed=1, worker="fast")
+
+        slow = overtaken(dataset, after=after, overtake=overtake, crash_after=crash_after)
+        with contextlib.suppress(Crash):
+            told += work(slow, failing=("b",), seed=0, worker="slow")
+        work(dataset, failing=("c",), seed=2, worker="later")
+        assert [read_record(dataset, done.name) for done in told] == told
+        assert_whole(dataset)
+
+
+@pytest.mark.parametrize("after", range(MOST_OPERATIONS))
+def test_a_worker_of_single_items_that_is_overtaken_anywhere_writes_none_twice(after: int) -> None:
+    dataset = memory_dataset()
+
+    def deliver(own: Dataset, ids: str, worker: str) -> None:
+        rows = embedded(texts(*ids), failing=("c",))
+        commit_arrivals(own, KnownIds(own), rows, card=make_card(), worker=worker)
+
+    slow = overtaken(
+        dataset, after=after, overtake=lambda: deliver(dataset, "cd", "fast"), crash_after=-1
+    )
+    deliver(slow, "abc", "slow")
+    deliver(dataset, "cd", "again")
+    proof = prove_dataset(dataset)
+    assert proof.problems == []
+    assert (proof.vectors, proof.errors) == (3, 1)
+
+
 @pytest.mark.parametrize("operations", range(MOST_OPERATIONS))
 def test_a_writer_killed_anywhere_is_finished_by_the_next(operations: int) -> None:
     dataset = planned_dataset()

@@ -76,6 +76,14 @@ def test_a_folder_of_parquet_files_is_read_in_their_order(tmp_path: Path) -> Non
     assert read(str(tmp_path)) == [("1", "a"), ("2", "b"), ("3", "sub/c")]
 
 
+def test_an_empty_parquet_file_holds_no_items(tmp_path: Path) -> None:
+    with pq.ParquetWriter(
+        tmp_path / "t.parquet", pa.schema({"id": pa.string(), "text": pa.string()})
+    ):
+        pass
+    assert read(f"{tmp_path}/t.parquet") == []
+
+
 def test_lines_are_texts_with_their_numbers_as_ids(write: Write) -> None:
     assert read(write("t.txt", "一只猫", "", "a dog\r")) == [
         ("1", "一只猫"),

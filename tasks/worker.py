@@ -39,7 +39,7 @@ STOPPED, BROKEN = 0, 1
 
 # Where a child leaves the reason for which its engine does not load.
 _REPORT_VARIABLE = "CLIPFLEET_ENGINE_REPORT"
-_LAST_WORDS_S = 3.0  # a child with bad news waits, so that the parent stops and starts no other
+_LAST_WORDS_S = 2.0  # a child with bad news waits, so that the parent stops and starts no other
 
 log = logging.getLogger(__name__)
 

@@ -102,13 +102,12 @@ def test_a_list_larger_than_the_window_is_written_whole(bench: Bench) -> None:
 
 
 def test_an_id_that_comes_twice_is_written_once(bench: Bench) -> None:
-    worker = bench.start_worker()
+    bench.start_worker()
     bench.queue_items(texts(40) + texts(40))
     bench.wait_for_items(40, ITEMS)
     bench.queue_items(texts(50), size=10)
     bench.wait_for_items(50, ITEMS)
     bench.assert_whole(ITEMS, vectors=50)
-    worker.stop()
 
 
 def test_two_workers_with_the_same_items_write_them_once(make_bench: MakeBench) -> None:

@@ -31,6 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "t").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
     monkeypatch.setenv("CLIPFLEET_STOP_GRACE_S", "5")
+    monkeypatch.setenv("CLIPFLEET_VISIBILITY_TIMEOUT_S", "2")
     lines = [json.dumps({"id": f"t{n}", "text": f"words {n}"}) for n in range(1_000)]
     (tmp_path / "texts.jsonl").write_text("\n".join(lines))
     yield tmp_path

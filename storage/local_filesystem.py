@@ -24,6 +24,10 @@ _ADVICE = {
     errno.EROFS: "mount it writable, or choose another folder",
 }
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+# Some network file systems bring names to the disk by themselves and refuse to be asked; a
+# folder above the root may be closed to this user.
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES}
+
 Names = list[str]
 
 
@@ -134,11 +138,15 @@ class LocalFilesystem:
 
 def _sync_folder(folder: str) -> None:
     """Bring the names in a folder to the disk; without it a crash may lose a written file."""
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
 
 
 @contextlib.contextmanager

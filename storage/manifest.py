@@ -8,15 +8,12 @@ by whoever sees the part first: the same worker, another one, or a later run.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 
 from clipfleet.card import ModelCard
 from clipfleet.errors import DatasetError, DatasetMismatchError
 from clipfleet.jobs import Shard
-from storage.dataset import ERRORS_FOLDER, MANIFEST_FOLDER, PARTS_FOLDER, Dataset, utc_now
-from storage.filesystem import Filesystem
+from storage.dataset import Dataset, utc_now
 from storage.jobs import jobs, shards
 from storage.parts import (
     Embedded,
@@ -27,29 +24,29 @@ from storage.parts import (
     part_path,
     read_footer,
 )
+from storage.records import (
+    Commit,
+    part_names,
+    read_record,
+    record_names,
+    record_of,
+    record_path,
+)
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Commit:
-    """A shard's record in the manifest; `vectors` and `errors` count its items."""
-
-    name: str
-    vectors: int
-    errors: int
-    part: str  # path in the dataset
-    model: str  # ModelCard.identity
-    engine_sha256: str
-    finished_at: str  # ISO 8601, UTC
-    worker: str
-
-    def to_json(self) -> str:
-        """Return the record's text."""
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-
-def record_path(name: str) -> str:
-    """Return where the manifest record of a shard is."""
-    return f"{MANIFEST_FOLDER}/{name}.json"
+__all__ = [
+    "Commit",
+    "Manifest",
+    "commit",
+    "commit_first",
+    "committed_names",
+    "complete",
+    "is_committed",
+    "missing_shards",
+    "part_names",
+    "read_record",
+    "record_path",
+    "unfinished",
+]
 
 
 def commit(
@@ -117,22 +114,13 @@ def complete(dataset: Dataset, name: str) -> Commit | None:
 
 
 def unfinished(dataset: Dataset) -> list[str]:
-    """Return the names of the shards that have a part and no record: their worker died."""
+    """Return the names of the shards that have a part and no record: their worker died.
+
+    `complete` finishes them; that is safe while workers run, for they would write the same.
+    """
     # Parts first: a record follows its part, so none of these is merely newer than the list.
     parts = part_names(dataset.fs)
     return sorted(parts - record_names(dataset.fs))
-
-
-def complete_unfinished(dataset: Dataset) -> list[Commit]:
-    """Finish the commits that a dead worker left between a part and its record.
-
-    Safe while workers run: they would write the same.
-
-    Raises:
-        DatasetError: A part is damaged, another shard's, or holds another model's vectors.
-    """
-    finished = (complete(dataset, name) for name in unfinished(dataset))
-    return [commit for commit in finished if commit is not None]
 
 
 def missing_shards(dataset: Dataset) -> Iterator[Shard]:
@@ -192,54 +180,6 @@ class Manifest:
         return sum(errors for _, errors in self._counts.values())
 
 
-def read_record(dataset: Dataset, name: str) -> Commit | None:
-    """Return a shard's record, None if it has none.
-
-    Raises:
-        DatasetError: It is damaged.
-    """
-    try:
-        text = dataset.fs.read(record_path(name))
-    except FileNotFoundError:
-        return None
-    try:
-        return Commit(**json.loads(text))
-    except (TypeError, ValueError) as error:
-        raise DatasetError(
-            f"{dataset.root}/{record_path(name)} is damaged ({error}): delete it, and the next "
-            "submit writes it again from its part"
-        ) from error
-
-
-def record_of(footer: Footer) -> Commit:
-    """Return the record of a part, which depends on nothing but its footer."""
-    return Commit(
-        name=footer.shard,
-        vectors=footer.vectors,
-        errors=len(footer.failures),
-        part=part_path(footer.shard),
-        model=footer.model,
-        engine_sha256=footer.engine_sha256,
-        finished_at=footer.finished_at,
-        worker=footer.worker,
-    )
-
-
-def record_names(fs: Filesystem) -> set[str]:
-    """Return the shards that have a manifest record."""
-    return _names(fs, MANIFEST_FOLDER, ".json")
-
-
-def part_names(fs: Filesystem) -> set[str]:
-    """Return the shards that have a part."""
-    return _names(fs, PARTS_FOLDER, ".parquet")
-
-
-def error_names(fs: Filesystem) -> set[str]:
-    """Return the shards that have an errors table."""
-    return _names(fs, ERRORS_FOLDER, ".parquet")
-
-
 def _finish(dataset: Dataset, name: str, footer: Footer) -> Commit:
     """Write the errors table and then the record of a part; doing it twice changes nothing."""
     _check_footer(dataset, name, footer)
@@ -264,7 +204,3 @@ def _check_footer(dataset: Dataset, name: str, footer: Footer) -> None:
             f"{dataset.root}/{part_path(name)} holds vectors of model {footer.model}, its dataset "
             f"those of {dataset.info.model}: delete the part, and it is made again"
         )
-
-
-def _names(fs: Filesystem, folder: str, suffix: str) -> set[str]:
-    return {n.removesuffix(suffix) for n in fs.list(folder) if n.endswith(suffix)}

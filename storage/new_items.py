@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from clipfleet.errors import DuplicateIdError
 from clipfleet.jobs import Item
+from storage.columns import show
 from storage.dataset import Dataset
 from storage.id_index import IdIndex
 from storage.known_ids import ARRIVED, KnownIds, digest
@@ -75,7 +76,7 @@ def _twice_error(source: Source, twice: list[tuple[Item, int, int]]) -> Duplicat
 def _other_error(dataset: Dataset, other: list[tuple[Item, int]]) -> DuplicateIdError:
     column = value_column(dataset.info.tower)
     shown = "; ".join(
-        f"{item.id!r} ({_origin(origin)}), now with {column} {item_value(item)!r}"
+        f"{item.id!r} ({_origin(origin)}), now with {column} {show(item_value(item))}"
         for item, origin in other
     )
     return DuplicateIdError(

@@ -12,16 +12,17 @@ import uuid
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipfleet.errors import DatasetError
+from clipfleet.errors import DatasetError, SourceError
 from clipfleet.jobs import Item
 from storage.dataset import PLAN_FOLDER, Dataset, utc_now
 from storage.jobs import Job, PlanReader, file_path, jobs, record_path, shards
 from storage.new_items import new_items
-from storage.parts import item_value, value_column
+from storage.parts import value_column
 from storage.sources import Source
 
 __all__ = ["Job", "PlanReader", "jobs", "plan_items", "shards"]
 
+MAX_JOBS = 99_999  # five digits in file names
 SHARDS_PER_FILE = 1000
 FILE_SIZE_BYTES = 16 << 20  # compressed; what a planner holds in memory
 
@@ -39,22 +40,29 @@ def plan_items(dataset: Dataset, source: Source, shard_size: int) -> Job | None:
         raise DatasetError(f"shard size {shard_size}: a shard has at least one item")
     known = jobs(dataset)
     _delete_leftovers(dataset, known)
-    number = f"{max((int(job.id) for job in known), default=0) + 1:05d}"
-    writer = _PlanWriter(dataset, number, shard_size)
+    writer = _PlanWriter(dataset, _next_id(dataset, known), shard_size)
     try:
         for item in new_items(dataset, source):
             writer.add(item)
         job = writer.finish(source.description)
-        if job is None or dataset.fs.create(record_path(job.id), job.to_json().encode()):
-            return job
     except BaseException:
         writer.discard()
         raise
+    # If this raises, the record may be there all the same, and the files must stay.
+    if job is None or dataset.fs.create(record_path(job.id), job.to_json().encode()):
+        return job
     writer.discard()
     raise DatasetError(
-        f"another submit planned job {number} of {dataset.root} meanwhile, nothing was planned: "
+        f"another submit planned job {job.id} of {dataset.root} meanwhile, nothing was planned: "
         "run again"
     )
+
+
+def _next_id(dataset: Dataset, known: list[Job]) -> str:
+    number = max((int(job.id) for job in known), default=0) + 1
+    if number > MAX_JOBS:
+        raise DatasetError(f"dataset {dataset.root} has {MAX_JOBS} jobs, the most: begin another")
+    return f"{number:05d}"
 
 
 class _PlanWriter:
@@ -105,7 +113,12 @@ class _PlanWriter:
 
     def _end_shard(self) -> None:
         ids = [item.id for item in self._shard]
-        values = [item_value(item) for item in self._shard]
+        values = [getattr(item, self._column) for item in self._shard]
+        if None in values:
+            raise SourceError(
+                f"item {ids[values.index(None)]!r} has no {self._column}, which the "
+                f"{self._dataset.info.tower} tower embeds: choose a source of the other kind"
+            )
         table = pa.table({"id": ids, self._column: values}, schema=self._schema)
         if self._parquet is None:
             self._parquet = pq.ParquetWriter(

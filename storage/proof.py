@@ -14,7 +14,6 @@ from clipfleet.errors import DatasetError
 from storage import tally
 from storage.dataset import Dataset
 from storage.jobs import jobs, read_job_rows
-from storage.manifest import error_names, part_names, read_record, record_names, record_of
 from storage.parquet_files import PARQUET_ERRORS, parquet_error, read_row_groups
 from storage.parts import (
     DELETE_IT,
@@ -28,6 +27,7 @@ from storage.parts import (
     part_schema,
     read_footer,
 )
+from storage.records import error_names, part_names, read_record, record_names, record_of
 
 SHOWN = 5  # examples that a problem names
 

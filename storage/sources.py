@@ -9,9 +9,9 @@ from typing import Protocol
 from clipfleet.errors import SourceError
 from clipfleet.jobs import Item
 from clipfleet.models import Tower
+from storage.columns import Columns
 from storage.filesystem import local_path
 from storage.folder_source import FolderSource
-from storage.records import Columns
 from storage.table_sources import CsvSource, JsonlSource, LinesSource, ParquetSource
 
 _SUPPORTED = (

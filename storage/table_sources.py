@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from clipfleet.errors import SourceError
 from clipfleet.jobs import Item
 from clipfleet.models import Tower
-from storage.records import Columns, show
+from storage.columns import Columns, show
 
 _BOM = b"\xef\xbb\xbf"
 _BATCH_ROWS = 4096

@@ -147,6 +147,22 @@ def test_a_file_system_without_hard_links_is_refused(tmp_path: Path, broken: Bro
         LocalFilesystem(str(tmp_path)).create("a", b"")
 
 
+def test_a_folder_that_will_not_be_synced_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def refuse_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    fs = LocalFilesystem(str(tmp_path))
+    assert fs.create("parts/a", b"data")
+    assert fs.read("parts/a") == b"data"
+
+
 def test_a_link_that_succeeded_and_was_repeated_is_a_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

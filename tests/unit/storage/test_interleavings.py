@@ -21,10 +21,10 @@ from storage.manifest import (
     Commit,
     commit,
     complete,
-    complete_unfinished,
     is_committed,
     missing_shards,
     read_record,
+    unfinished,
 )
 from storage.parts import Embedded
 from storage.plan import Job, PlanReader, jobs, plan_items
@@ -179,7 +179,8 @@ def test_single_items_that_two_workers_hold_are_written_once(
     run_interleaved(dataset, schedule, [first, second], deliver)
     for number in (0, 1):  # the queue delivers again what was not acknowledged
         deliver(dataset, number)
-    complete_unfinished(dataset)
+    for name in unfinished(dataset):
+        complete(dataset, name)
     proof = prove_dataset(dataset)
     assert proof.problems == []
     assert (proof.vectors, proof.errors) == (4, 1)

@@ -12,7 +12,6 @@ from storage.manifest import (
     Manifest,
     commit,
     complete,
-    complete_unfinished,
     is_committed,
     missing_shards,
     unfinished,
@@ -106,7 +105,7 @@ def test_unfinished_shards_are_named_and_completed(dataset: Dataset) -> None:
     dataset.fs.delete(f"errors/{FIRST}.parquet")
     assert not is_committed(dataset, FIRST)
     assert unfinished(dataset) == [FIRST]
-    assert complete_unfinished(dataset) == [done]
+    assert complete(dataset, FIRST) == done
     assert unfinished(dataset) == []
     assert dataset.fs.exists(f"errors/{FIRST}.parquet")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clipfleet.errors import DatasetError, DuplicateIdError, MessageError, SourceError
+from clipfleet.errors import DatasetError, DuplicateIdError, MessageError, SourceError, StorageError
 from clipfleet.jobs import Item, Shard
 from storage import plan
 from storage.arrivals import commit_arrivals
@@ -14,6 +14,7 @@ from storage.known_ids import KnownIds
 from storage.plan import Job, PlanReader, jobs, plan_items, shards
 from storage.sources import ListSource, open_source
 from tests.unit.storage.support import (
+    WatchedFilesystem,
     embedded,
     files_of,
     images,
@@ -177,6 +178,40 @@ def test_another_submit_that_was_first_is_an_error_that_plans_nothing() -> None:
     assert items_of(dataset, job) == [texts("x")]
     assert len(files_of(dataset)) == 2  # the winner's record and plan file
     assert planned(dataset, "a", "b", "c") is not None
+
+
+@pytest.mark.parametrize("error", [StorageError("fsync failed"), KeyboardInterrupt()])
+def test_a_record_that_was_written_before_an_error_keeps_its_files(error: BaseException) -> None:
+    dataset = memory_dataset()
+
+    class FailingLate(WatchedFilesystem):
+        def create(self, path: str, data: bytes | memoryview) -> bool:
+            done = super().create(path, data)
+            if path.endswith(".json"):
+                raise error
+            return done
+
+    failing = dataclasses.replace(dataset, fs=FailingLate(dataset.fs, lambda: None))
+    with pytest.raises(type(error)):
+        planned(failing, "a", "b")
+    (job,) = jobs(dataset)
+    assert items_of(dataset, job) == [texts("a", "b")]
+    assert planned(dataset, "a", "b") is None
+
+
+def test_items_of_the_other_tower_are_refused() -> None:
+    dataset = memory_dataset("img")
+    with pytest.raises(SourceError, match="item 'a' has no uri, which the img tower embeds"):
+        planned(dataset, "a")
+    assert files_of(dataset) == {}
+
+
+def test_job_numbers_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "MAX_JOBS", 1)
+    dataset = memory_dataset()
+    planned(dataset, "a")
+    with pytest.raises(DatasetError, match="has 1 jobs, the most"):
+        planned(dataset, "b")
 
 
 def test_files_of_a_killed_planner_are_ignored_and_cleaned_when_their_number_is_won() -> None:

@@ -224,6 +224,18 @@ def _runs(bench: Bench) -> bool:
     return Path(bench.dataset_path(ITEMS), "dataset.json").exists()
 
 
+def test_a_lost_connection_delivers_what_was_in_hand_again(make_bench: MakeBench) -> None:
+    bench = make_bench(item_s=0.01, window_s=3.0, window_items=50, visibility_timeout_s=2)
+    worker = bench.start_worker().ready()
+    bench.queue_items(texts(80))
+    wait_until(lambda: bench.in_redis() == (0, 80), timeout_s=10, what="80 messages in hand")
+    bench.client.client_kill_filter(_type="normal", skipme=True)
+    wait_until(lambda: "Connection to broker lost" in worker.log_text(), timeout_s=10, what="it")
+    bench.wait_for_items(80, ITEMS)
+    bench.assert_whole(ITEMS, vectors=80)
+    assert worker.stop() == 0
+
+
 def test_messages_in_hand_are_bounded(make_bench: MakeBench) -> None:
     bench = make_bench(item_s=0.01, window_items=30)
     bench.start_worker()

@@ -1,0 +1,175 @@
+"""Recall on held-out pictures of the demonstration model in every runtime and precision.
+
+    python -m examples.demo.yardstick
+
+prints two Markdown tables, for pictures drawn by chance and for near twins, and exits with 1
+if a recall strays from PyTorch's by more than 0.2 points. The pictures take a worker's way:
+decode, preprocess, engine, normalise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipfleet.card import load_card
+from clipfleet.models import Tower, load_architecture
+from clipfleet.settings import load_settings
+from examples.demo.scenes import Picture, close_pictures, jpeg, pictures
+from workers.decode import decode
+from workers.engines.base import Engine
+from workers.engines.loading import load_engine
+from workers.normalise import l2_normalise
+from workers.preprocess import preprocess_batch
+from workers.tokenizer import Tokenizer
+
+HERE = Path(__file__).parent
+SEED = 1
+KS = (1, 5, 10)
+TOLERANCE = 0.2  # points
+MAX_PIXELS = 1 << 20
+REFERENCE = "PyTorch fp32"
+
+Vectors = NDArray[np.float32]
+Inputs = dict[str, NDArray[np.float32] | NDArray[np.int64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recall:
+    """Recall@1, @5 and @10 in per cent; the mean recall is their mean."""
+
+    at: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return sum(self.at) / len(self.at)
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        return (*self.at, self.mean)
+
+
+def recall(queries: Vectors, gallery: Vectors) -> Recall:
+    """Return the recall of n queries (n, D), each of which has its gold in the same row.
+
+    A tie, or a NaN, counts against the gold.
+    """
+    cosines = queries @ gallery.T
+    gold = np.diagonal(cosines)[:, None]
+    nearer = len(gallery) - 1 - (cosines < gold).sum(axis=1)
+    return Recall(at=tuple(100.0 * float((nearer < k).mean()) for k in KS))
+
+
+def make_inputs(chosen: list[Picture]) -> Inputs:
+    """Return the image tower's pixels, and the text tower's ids in both languages."""
+    architecture = load_architecture("demo")
+    images = [decode(jpeg(p), p.id, MAX_PIXELS)[0] for p in chosen]
+    tokenizer, length = Tokenizer(), architecture.context_length
+    return {
+        "images": preprocess_batch(images, architecture.resolution),
+        "Chinese": tokenizer.encode([p.chinese for p in chosen], length),
+        "English": tokenizer.encode([p.english for p in chosen], length),
+    }
+
+
+def vectors_of(inputs: Inputs, open_engine: Callable[[Tower], Engine]) -> dict[str, Vectors]:
+    """Return the normalised vectors of all inputs, from one runtime's two engines."""
+    with ExitStack() as stack:
+        image, text = (stack.enter_context(open_engine(tower)) for tower in ("img", "txt"))
+        return {
+            name: l2_normalise((image if name == "images" else text)(array))
+            for name, array in inputs.items()
+        }
+
+
+def runtimes(prefix: Path) -> Iterator[tuple[str, Callable[[Tower], Engine]]]:
+    """Yield a name and what opens an engine: PyTorch first, then every precision of ONNX."""
+    yield REFERENCE, torch_opener(prefix)
+    for precision in ("fp32", "fp16"):
+
+        def open_engine(tower: Tower, precision: str = precision) -> Engine:
+            return load_engine(f"{prefix}.{tower}.{precision}.onnx", load_settings())
+
+        yield f"ONNX {precision}", open_engine
+
+
+def torch_opener(prefix: Path) -> Callable[[Tower], Engine]:
+    from convert.checkpoints import build_model, load_checkpoint
+    from workers.engines.torch import TorchEngine
+
+    architecture = load_architecture("demo")
+    model = build_model(load_checkpoint(f"{prefix}.pt", architecture), architecture)
+    calls = {"img": model.encode_image, "txt": model.encode_text}
+
+    def open_engine(tower: Tower) -> Engine:
+        card, _ = load_card(f"{prefix}.{tower}.fp32.onnx")
+        return TorchEngine(calls[tower], card)
+
+    return open_engine
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Recall in every runtime and precision.")
+    parser.add_argument("--pictures", type=int, default=1000, help="default: %(default)s")
+    parser.add_argument(
+        "--model", type=Path, default=HERE / "model" / "demo", help="prefix of the model's files"
+    )
+    arguments = parser.parse_args()
+    largest = 0.0
+    for title, draw in (("by chance", pictures), ("near twins", close_pictures)):
+        print(f"\n{arguments.pictures} held-out pictures, {title}:\n")
+        chosen = draw(count=arguments.pictures, seed=SEED, split="held-out")
+        largest = max(largest, print_table(make_inputs(chosen), arguments.model))
+    print(f"\nLargest difference from {REFERENCE}: {largest:.2f} points.")
+    if largest > TOLERANCE:
+        sys.exit(1)
+
+
+def print_table(inputs: Inputs, prefix: Path) -> float:
+    """Print the recalls of every runtime; return the largest difference, in points."""
+    print_header()
+    reference: dict[str, Vectors] = {}
+    largest = 0.0
+    for name, open_engine in runtimes(prefix):
+        vectors = vectors_of(inputs, open_engine)
+        reference = reference or vectors
+        largest = max(largest, print_rows(name, vectors, reference))
+    return largest
+
+
+def print_header() -> None:
+    columns = ["R@1", "R@5", "R@10", "mean"]
+    both = [f"{way} {c}" for way in ("text→image", "image→text") for c in columns]
+    print("| engine | captions | " + " | ".join(both) + " | least cosine |")
+    print("|---|---|" + "---:|" * (len(both) + 1))
+
+
+def print_rows(name: str, vectors: dict[str, Vectors], reference: dict[str, Vectors]) -> float:
+    """Print a runtime's rows; return its largest difference from the reference, in points."""
+    largest = 0.0
+    for language in ("Chinese", "English"):
+        numbers, expected = (recalls(v, language) for v in (vectors, reference))
+        largest = max(largest, *(abs(a - b) for a, b in zip(numbers, expected, strict=True)))
+        cosine = min(
+            float(np.einsum("nd,nd->n", vectors[key], reference[key]).min())
+            for key in ("images", language)
+        )
+        cells = " | ".join(f"{number:.1f}" for number in numbers)
+        print(f"| {name} | {language} | {cells} | {cosine:.6f} |", flush=True)
+    return largest
+
+
+def recalls(vectors: dict[str, Vectors], language: str) -> tuple[float, ...]:
+    images, texts = vectors["images"], vectors[language]
+    return (*recall(texts, images).numbers, *recall(images, texts).numbers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The demonstration's search reads nothing but the datasets' parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from clipfleet.jobs import Item
+from clipfleet.models import Tower
+from examples.demo.nearest import print_nearest, read
+from storage.dataset import Dataset
+from storage.parts import Embedded, part_bytes, part_path
+from workers.engines.fake import fake_card
+
+COUNT, DIM = 8, 16
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    items = [Item(id=f"{n:06d}.jpg", uri=f"/pictures/{n:06d}.jpg") for n in range(COUNT)]
+    return _dataset(tmp_path / "images", "img", items, np.eye(COUNT, DIM, dtype=np.float32))
+
+
+@pytest.fixture
+def captions(tmp_path: Path) -> Path:
+    """Captions beside their pictures' vectors: picture n is at n in every dimension but noise."""
+    vectors = np.eye(COUNT, DIM, dtype=np.float32) + np.float32(0.1)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    items = [Item(id=f"{n:06d}.zh", text=f"第{n}张") for n in range(COUNT)]
+    return _dataset(tmp_path / "captions", "txt", items, vectors)
+
+
+def test_vectors_are_read_with_their_ids_whatever_the_parts(images: Path) -> None:
+    vectors = read(images, "uri")
+    assert vectors.ids == [f"{n:06d}.jpg" for n in range(COUNT)]
+    assert vectors.values[3] == "/pictures/000003.jpg"
+    np.testing.assert_allclose(vectors.embeddings, np.eye(COUNT, DIM), atol=1e-3)
+
+
+def test_the_nearest_pictures_are_printed_and_the_gold_one_marked(
+    images: Path, captions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_nearest(read(captions, "text").rows(["000005.zh"]), read(images, "uri"))
+    head, first, *others = capsys.readouterr().out.strip().splitlines()
+    assert head == "第5张  [000005.zh]"
+    assert first.split()[:3] == ["1", "0.943", "/pictures/000005.jpg"]  # 1.1 / (1.1² + 15 × 0.1²)½
+    assert first.endswith("<- its own")
+    assert len(others) == 4
+    assert not any("its own" in line for line in others)
+
+
+def test_an_unknown_caption_is_named(captions: Path) -> None:
+    with pytest.raises(
+        SystemExit, match=r"no caption has the id 'nope': an example is '000000.zh'"
+    ):
+        read(captions, "text").rows(["nope"])
+
+
+def _dataset(root: Path, tower: Tower, items: list[Item], vectors: NDArray[np.float32]) -> Path:
+    """Write a dataset of two parts, the later items in the first."""
+    card = fake_card(tower, dim=DIM)
+    dataset = Dataset.create(str(root), card, embedding_dtype="float16")
+    half = len(items) // 2
+    for name, rows in (("00001-0000000", slice(half, None)), ("00001-0000001", slice(half))):
+        embedded = Embedded(
+            items=items[rows],
+            vectors=vectors[rows],
+            sizes=[(1, 1)] * half if tower == "img" else None,
+            failures=[],
+        )
+        dataset.fs.create(part_path(name), bytes(part_bytes(embedded, dataset.info, card, name)))
+    return root

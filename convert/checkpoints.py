@@ -79,7 +79,8 @@ def save_checkpoint(model: ChineseClip, path: str | Path, *, half: bool) -> None
         for key, value in model.state_dict().items()
     }
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save({"state_dict": state_dict}, part)
+    with part.open("wb") as file:  # a path's name would be in the file: other bytes each time
+        torch.save({"state_dict": state_dict}, file)
     os.replace(part, path)
 
 

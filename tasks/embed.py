@@ -69,7 +69,7 @@ def embed(self: Task[..., None], *args: Any, **message: Any) -> None:
             log.exception("shard failed for the last time")
             refuse(process.settings, *_names(self, message), reason=reason_of(error))
         else:
-            retry_later(self, error)
+            retry_later(self, error, named=" of ".join(_names(self, message)))
     else:
         _log_done(task, done, time.monotonic() - started_s)
 

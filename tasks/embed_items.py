@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,11 +24,13 @@ from storage.dataset import Dataset
 from storage.known_ids import KnownIds
 from storage.manifest import Commit, complete, unfinished
 from storage.parts import Embedded, Failure
+from tasks.gather import Gatherer
 from tasks.output import dataset_root
 from tasks.refusals import refuse
 from tasks.retry import give_back, reason_of
 from workers.lifecycle import EngineProcess, engine_process
 
+_MAX_KNOWN = 8  # datasets whose ids are kept; each may hold 64 MB
 _SHOWN_LENGTH = 200  # characters of a wrong item in its message
 
 log = logging.getLogger(__name__)
@@ -80,13 +83,19 @@ def _embed(run: Sequence[Arrival], process: EngineProcess) -> Embedded:
     return replace(embedded, failures=[*embedded.failures, *faults])
 
 
-def read_arrivals(items: Iterable[Any], process: EngineProcess) -> Iterator[Arrival]:
-    """Yield items from JSON; one without an id is refused by itself."""
+def read_arrivals(items: Iterable[Any], dataset: str, process: EngineProcess) -> list[Arrival]:
+    """Return the items that JSON describes; those without a usable id are refused."""
+    arrivals, refused = [], []
     for raw in items:
         try:
-            yield read_arrival(raw, process.card.tower)
+            arrivals.append(read_arrival(raw, process.card.tower))
         except MessageError as error:  # noqa: PERF203 - one wrong item spoils no other
-            refuse(process.settings, f"an item of {EMBED_ITEMS_TASK}", "", reason=str(error))
+            log.error("item refused", extra={"dataset": dataset, "reason": str(error)})
+            refused.append(str(error))
+    if refused:
+        named = f"{len(refused)} items of {EMBED_ITEMS_TASK}"
+        refuse(process.settings, named, dataset, reason=refused[0])
+    return arrivals
 
 
 def read_arrival(raw: Any, tower: Tower) -> Arrival:
@@ -121,7 +130,7 @@ def _checked(item: Item) -> Item:
     return item
 
 
-_known: dict[tuple[str, str], KnownIds] = {}
+_known: OrderedDict[tuple[str, str], KnownIds] = OrderedDict()  # the last used is the last
 
 
 def known_ids(dataset: Dataset) -> KnownIds:
@@ -129,6 +138,9 @@ def known_ids(dataset: Dataset) -> KnownIds:
     key = (dataset.root, dataset.info.created_at)  # it may be deleted and made anew
     if key not in _known:
         _known[key] = KnownIds(dataset)
+    _known.move_to_end(key)
+    if len(_known) > _MAX_KNOWN:
+        _known.popitem(last=False)[1].close()
     return _known[key]
 
 
@@ -157,6 +169,7 @@ class GatheredTask(Task[..., None]):
     """Its messages are gathered into batches."""
 
     Strategy = "tasks.receive:strategy"
+    gatherer: Gatherer | None = None  # of the connection at hand, in the parent process
 
 
 @shared_task(name=EMBED_ITEMS_TASK, bind=True, base=GatheredTask)
@@ -166,7 +179,7 @@ def embed_items(self: GatheredTask, items: list[Any], *, dataset: str | None) ->
     started_s = time.monotonic()
     try:
         opened = open_dataset(process, dataset)
-        arrivals = read_arrivals(items, process)
+        arrivals = read_arrivals(items, opened.root, process)
         commits = embed_arrivals(arrivals, opened, process, worker=str(self.request.hostname))
     except UsageError as error:
         refuse(process.settings, f"{len(items)} items", dataset or "", reason=reason_of(error))

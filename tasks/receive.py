@@ -1,6 +1,6 @@
 """Receiving single items: Celery's consumer hands their messages to the gatherer.
 
-This runs in the worker's parent process, in its event loop: nothing here may block. It
+This runs in the worker's parent process, in its event loop: nothing here may take long. It
 rests on Celery's hook for a task's own strategy, on `Request`, and on the prefetch counter
 that Celery raises for delayed tasks in the same way.
 """
@@ -35,7 +35,7 @@ def strategy(task: Any, app: Any, consumer: Any) -> Handler:  # noqa: ARG001 - C
     Redis's to deliver again.
     """
     settings = load_settings()
-    if getattr(task, "gatherer", None) is not None:
+    if task.gatherer is not None:
         task.gatherer.close()
     task.gatherer = make_gatherer(task, consumer, settings)
     return partial(_receive, task.gatherer, consumer, settings)

@@ -56,8 +56,10 @@ def give_back(error: Exception) -> NoReturn:
     raise kind(reason_of(error), requeue=True) from error
 
 
-def retry_later(task: Any, error: Exception) -> NoReturn:
+def retry_later(task: Any, error: Exception, *, named: str) -> NoReturn:
     """Put a task's message back for after a while; the message at hand is then acknowledged.
+
+    `named` is what it is called in the log.
 
     Raises:
         celery.exceptions.Retry: Always, for Celery; or Reject, which puts the message back
@@ -67,7 +69,12 @@ def retry_later(task: Any, error: Exception) -> NoReturn:
     delay_s = backoff_s(attempt)
     log.warning(
         "shard failed, will be tried again",
-        extra={"attempt": attempt, "delay_s": round(delay_s, 1), "reason": reason_of(error)},
+        extra={
+            "failed": named,
+            "attempt": attempt,
+            "delay_s": round(delay_s, 1),
+            "reason": reason_of(error),
+        },
     )
     try:
         task.retry(countdown=delay_s, max_retries=attempt, exc=error)

@@ -14,6 +14,7 @@ import pytest
 
 from storage.dataset import Dataset
 from storage.manifest import part_names
+from tasks.progress import read_progress
 from tests.integration.conftest import MakeBench
 from tests.integration.support import Bench, texts, wait_until
 
@@ -149,8 +150,9 @@ def test_wrong_items_are_error_rows_and_spoil_no_neighbour(bench: Bench) -> None
         "half a letter": "bad_item",
         "empty": "empty_text",
     }
-    refused = [event["reason"] for event in bench.workers[0].events("message refused")]
-    assert len(refused) == 5
+    assert len(bench.workers[0].events("item refused")) == 5
+    (refusal,) = read_progress(bench.dataset_path(ITEMS), bench.settings).refusals
+    assert refusal.message == "5 items of clipfleet.embed_items"
 
 
 def test_a_named_dataset_is_made_inside_the_output_folder_and_nowhere_else(bench: Bench) -> None:

@@ -51,7 +51,7 @@ def test_transient_errors_are_retried_for_ever_and_others_a_few_times() -> None:
 def test_a_retry_waits_longer_each_time() -> None:
     task = StandIn(retries=3, outcome=Retry())
     with pytest.raises(Retry):
-        retry_later(task, StorageError("disk full"))
+        retry_later(task, StorageError("disk full"), named="shard 1")
     assert task.given["max_retries"] == 4
     assert 4.0 <= task.given["countdown"] <= 8.0
 
@@ -60,7 +60,7 @@ def test_a_retry_that_redis_does_not_take_puts_the_message_back() -> None:
     """Celery itself would drop it here: its Reject does not requeue."""
     task = StandIn(retries=0, outcome=Reject("no connection", requeue=False))
     with pytest.raises(Reject) as caught:
-        retry_later(task, StorageError("disk full"))
+        retry_later(task, StorageError("disk full"), named="shard 1")
     assert vars(caught.value)["requeue"] is True
 
 

@@ -11,19 +11,19 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from celery import Task, shared_task
 
 from clipfleet.errors import DatasetError, MessageError, UsageError
-from clipfleet.jobs import BAD_ITEM, EMBED_ITEMS_TASK, Item
-from clipfleet.models import Tower
+from clipfleet.jobs import BAD_ITEM, EMBED_ITEMS_TASK
 from storage.arrivals import commit_arrivals
 from storage.dataset import Dataset
 from storage.known_ids import KnownIds
 from storage.manifest import Commit, complete, unfinished
 from storage.parts import Embedded, Failure
+from tasks.arrivals import Arrival, read_arrival
 from tasks.gather import Gatherer
 from tasks.output import dataset_root
 from tasks.refusals import refuse
@@ -31,17 +31,8 @@ from tasks.retry import give_back, reason_of
 from workers.lifecycle import EngineProcess, engine_process
 
 _MAX_KNOWN = 8  # datasets whose ids are kept; each may hold 64 MB
-_SHOWN_LENGTH = 200  # characters of a wrong item in its message
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Arrival:
-    """An item as it came; one with a `fault` becomes an error row."""
-
-    item: Item
-    fault: str = ""
 
 
 def embed_arrivals(
@@ -96,38 +87,6 @@ def read_arrivals(items: Iterable[Any], dataset: str, process: EngineProcess) ->
         named = f"{len(refused)} items of {EMBED_ITEMS_TASK}"
         refuse(process.settings, named, dataset, reason=refused[0])
     return arrivals
-
-
-def read_arrival(raw: Any, tower: Tower) -> Arrival:
-    """Return the item that JSON describes; a wrong one with its fault.
-
-    Raises:
-        MessageError: It has no id that could stand in the errors table.
-    """
-    field = "uri" if tower == "img" else "text"
-    expected = f'expected {{"id": …, "{field}": …}}, both strings'
-    fault = f"{expected}, not {_short(raw)}"
-    try:
-        blank = _checked(Item(id=raw["id"], **{field: ""}))
-    except (LookupError, TypeError, ValueError) as error:
-        raise MessageError(f"an item has no usable id: {fault}") from error
-    if raw.keys() != {"id", field}:
-        return Arrival(item=blank, fault=fault)
-    try:
-        return Arrival(item=_checked(Item(**raw)))
-    except ValueError:
-        return Arrival(item=blank, fault=fault)
-
-
-def _checked(item: Item) -> Item:
-    """Return an item whose strings are text: JSON can hold half a surrogate pair.
-
-    Raises:
-        UnicodeEncodeError: One is not, and could not be written.
-    """
-    for value in (item.id, item.uri or "", item.text or ""):
-        value.encode()
-    return item
 
 
 _known: OrderedDict[tuple[str, str], KnownIds] = OrderedDict()  # the last used is the last
@@ -203,8 +162,3 @@ def _log_done(came: int, commits: list[Commit], dataset: Dataset, seconds: float
         "items embedded",
         extra={"dataset": dataset.root, "parts": names, **measured, "known": came - items},
     )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]}…"

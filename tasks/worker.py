@@ -6,6 +6,7 @@ docs/adr/0003-worker-pool.md.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -56,22 +58,23 @@ def run_worker(settings: Settings) -> int:
     check_broker(settings.redis_url)
     hand_to_children(settings)
     set_up_logs(settings)
-    with tempfile.TemporaryDirectory(prefix="clipfleet-") as folder:
-        report = Path(folder, "engine")
-        os.environ[_REPORT_VARIABLE] = str(report)
-        worker = _celery_worker(settings)
-        log.info(
-            "worker starts",
-            extra={
-                "worker": worker.hostname,
-                "architecture": card.architecture,
-                "model": card.identity,
-                "redis": redacted(settings.redis_url),
-            },
-        )
-        worker.start()
-        if report.exists():
-            raise EngineError(report.read_text(encoding="utf-8"))
+    report = Path(tempfile.gettempdir(), f"clipfleet-{uuid.uuid4().hex}")  # there if it fails
+    os.environ[_REPORT_VARIABLE] = str(report)
+    worker = _celery_worker(settings)
+    log.info(
+        "worker starts",
+        extra={
+            "worker": worker.hostname,
+            "architecture": card.architecture,
+            "model": card.identity,
+            "redis": redacted(settings.redis_url),
+        },
+    )
+    worker.start()
+    if report.exists():
+        reason = report.read_text(encoding="utf-8")
+        report.unlink()
+        raise EngineError(reason)
     log.info("worker stopped", extra={"worker": worker.hostname})
     return STOPPED if _stopping.is_set() else BROKEN
 
@@ -135,7 +138,11 @@ def _on_child(**_: Any) -> None:
 
 def _stop_worker(reason: str) -> None:
     """End this child and its parent; the parent tells the reason."""
-    Path(os.environ[_REPORT_VARIABLE]).write_text(reason, encoding="utf-8")
+    with (
+        contextlib.suppress(FileExistsError),  # the reason of an earlier child stands
+        open(os.environ[_REPORT_VARIABLE], "x", encoding="utf-8") as report,
+    ):
+        report.write(reason)
     os.kill(os.getppid(), signal.SIGTERM)
     time.sleep(_LAST_WORDS_S)
     sys.stderr.flush()

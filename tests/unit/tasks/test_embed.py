@@ -17,13 +17,12 @@ from storage.manifest import missing_shards, record_path
 from storage.plan import plan_items
 from storage.proof import prove
 from storage.sources import ListSource
+from tasks.arrivals import Arrival, read_arrival
 from tasks.embed import embed_shard
 from tasks.embed_items import (
-    Arrival,
     embed_arrivals,
     even_runs,
     open_dataset,
-    read_arrival,
 )
 from workers.engines.fake import write_fake_engine
 from workers.lifecycle import EngineProcess

@@ -4,7 +4,7 @@
 # make demo      2,000 pictures (COUNT=…) and their captions through Redis and workers into Parquet
 
 # An environment that is named or active is used as it is; otherwise one is made here.
-VENV := $(or $(CLIPFLEET_VENV),$(VIRTUAL_ENV),$(CURDIR)/.venv)
+VENV ?= $(or $(VIRTUAL_ENV),$(CURDIR)/.venv)
 BIN := $(VENV)/bin
 PYTHON ?= python3
 COUNT ?= 2000

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from clipfleet.errors import CardError
+from clipfleet.errors import CardError, EngineError
 from clipfleet.models import Tower
 from clipfleet.validation import problems
 
@@ -172,6 +172,33 @@ def load_card(path: str | Path) -> tuple[ModelCard, Path]:
     if not engine.is_file():
         raise CardError(f"model card {path} names the engine {card.engine}, which is not beside it")
     return card, engine
+
+
+def check_files(card: ModelCard, engine_path: Path) -> None:
+    """Check an engine file, and its extra file, against the card's SHA-256.
+
+    Raises:
+        EngineError: A file is missing, unreadable, or not the card's.
+    """
+    _check_file(engine_path, card.engine_sha256)
+    if card.extra_file is not None:
+        _check_file(engine_path.parent / card.extra_file, card.extra_file_sha256)
+
+
+def _check_file(path: Path, expected: str | None) -> None:
+    if not path.is_file():
+        raise EngineError(
+            f"engine file {path} is missing: an engine and its extra file go together"
+        )
+    try:
+        actual = sha256_of(path)
+    except OSError as error:
+        raise EngineError(f"engine file {path} cannot be read: {error.strerror}") from error
+    if actual != expected:
+        raise EngineError(
+            f"{path} has SHA-256 {actual}, and its card says {expected}: it is damaged or another "
+            "model's; copy engine, extra file and card anew, or convert again"
+        )
 
 
 def write_card(card: ModelCard, path: Path) -> None:

@@ -12,6 +12,7 @@ import json
 import signal
 import sys
 import time
+import traceback
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,6 +65,10 @@ class DtypeName(str, Enum):
     float32 = "float32"
 
 
+OwnRedisUrl = Annotated[
+    str | None,
+    typer.Option("--redis-url", help="A Redis to use instead of one of its own.", metavar="URL"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 Model = Annotated[
     Path, typer.Option("--model", help="Model card, or the engine beside it.", show_default=False)
@@ -141,6 +146,8 @@ def convert(
     """
     from convert.pytorch_to_onnx import convert as run_conversion
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves nothing half-written
+
     models = run_conversion(
         architecture=architecture,
         checkpoint=checkpoint,
@@ -169,7 +176,7 @@ def embed(
     out: OutArgument,
     model: Model,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
-    redis_url: RedisUrl = None,
+    redis_url: OwnRedisUrl = None,
     shard_size: ShardSize = None,
     dtype: Dtype = None,
     id_column: IdColumn = None,
@@ -251,7 +258,9 @@ def worker(
     redis_url: RedisUrl = None,
     provider: Annotated[ProviderName | None, typer.Option(help="ONNX Runtime's provider.")] = None,
 ) -> None:
-    """Serve one tower's queue until SIGTERM, which finishes the running shard.
+    """Serve one tower's queue until SIGTERM, which finishes the running shard first.
+
+    A shard that runs on for longer than CLIPFLEET_STOP_GRACE_S is handed back to the queue.
 
     \b
     clipfleet worker --tower img --model models/vit-b-16.img.fp32.onnx --output /vectors
@@ -279,6 +288,8 @@ def status(
 ) -> None:
     """Show how far a dataset is; exits with 1 if items failed.
 
+    With --watch, until it is done, or nothing is queued any more though shards are missing.
+
     \b
     clipfleet status /vectors/photos --watch
     clipfleet status /vectors/photos:00001 --json
@@ -290,7 +301,7 @@ def status(
     progress = read_progress(dataset, settings)
     if watch:
         with open_display(quiet=as_json) as show:
-            while not progress.finished:
+            while not progress.finished and not progress.stuck:
                 show(progress.snapshot())
                 time.sleep(_WATCH_INTERVAL_S)
                 progress.refresh()
@@ -377,9 +388,11 @@ def main() -> None:
     except ClipfleetError as error:
         typer.echo(f"clipfleet: {error}", err=True)
         sys.exit(WRONG_USE)
-    except KeyboardInterrupt:
-        typer.echo("clipfleet: interrupted", err=True)
+    except KeyboardInterrupt:  # outside a command: within, typer's own exit code is the same
         sys.exit(INTERRUPTED)
+    except Exception:  # noqa: BLE001 - the edge of the process; 1 would say that items failed
+        traceback.print_exc()
+        sys.exit(WRONG_USE)
 
 
 if __name__ == "__main__":

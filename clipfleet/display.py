@@ -16,12 +16,16 @@ _LINE_INTERVAL_S = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """How far a job is; `done` counts vectors and errors, `items_per_s` the last seconds."""
+    """How far a job is; `done` counts vectors and errors, `items_per_s` the last seconds.
+
+    `trouble` is why nothing goes on, where that is known.
+    """
 
     total: int
     done: int
     errors: int
     items_per_s: float
+    trouble: str | None = None
 
     @property
     def time_left_s(self) -> float | None:
@@ -42,6 +46,8 @@ def sentence(snapshot: Snapshot) -> str:
     ]
     if snapshot.time_left_s is not None and snapshot.done < snapshot.total:
         parts.append(f"{duration(snapshot.time_left_s)} left")
+    if snapshot.trouble:
+        parts.append(f"stalled: {snapshot.trouble}")
     return ", ".join(parts)
 
 

@@ -7,6 +7,7 @@ Every field is also an environment variable with the prefix `CLIPFLEET_`
 
 from __future__ import annotations
 
+import difflib
 import os
 from typing import Any, Literal
 
@@ -21,14 +22,16 @@ from pydantic_settings import (
 from clipfleet.errors import SettingsError
 from clipfleet.validation import problems
 
+PREFIX = "CLIPFLEET_"
 CONFIG_VARIABLE = "CLIPFLEET_CONFIG"
+ENGINE_REPORT_VARIABLE = "CLIPFLEET_ENGINE_REPORT"  # between a worker and its child
 DEFAULT_CONFIG = "clipfleet.toml"
 
 
 class Settings(BaseSettings):
     """Everything that can be set, with its unit in its name."""
 
-    model_config = SettingsConfigDict(env_prefix="CLIPFLEET_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     redis_url: str = "redis://127.0.0.1:6379/0"
     queue_prefix: str = "clipfleet"  # fleets of different models on one Redis need different ones
@@ -85,11 +88,29 @@ def load_settings(**overrides: Any) -> Settings:
     named = os.environ.get(CONFIG_VARIABLE)
     if named and not os.path.isfile(named):
         raise SettingsError(f"{CONFIG_VARIABLE} names {named}, which is not a file")
+    _refuse_misspelt_variables()
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**given)
     except (ValidationError, ValueError) as error:
         raise SettingsError(f"settings: {problems(error)}") from error
+
+
+def _refuse_misspelt_variables() -> None:
+    """Refuse what is nearly a setting: it would be ignored without a word.
+
+    Other names are other programs': an orchestrator may set CLIPFLEET_SERVICE_HOST.
+    """
+    for variable in os.environ:
+        name = variable.removeprefix(PREFIX).lower()
+        if name == variable.lower() or name in Settings.model_fields:
+            continue
+        near = difflib.get_close_matches(name, Settings.model_fields, n=1, cutoff=0.8)
+        if near:
+            raise SettingsError(
+                f"environment variable {variable} is no setting: "
+                f"did you mean {PREFIX}{near[0].upper()}?"
+            )
 
 
 def cores() -> int:

@@ -67,6 +67,11 @@ class LocalFleet:
             worker.process = self._start(worker.log_path)
             worker.starts += 1
 
+    def trouble(self) -> str | None:
+        """Return the last reason for which a worker put work off, if there is one."""
+        reasons = (last_reason(worker.log_path) for worker in self._workers)
+        return next((reason for reason in reasons if reason), None)
+
     def ask_to_stop(self) -> None:
         """Send SIGTERM to all; `__exit__` waits for them."""
         for worker in self._workers:
@@ -114,6 +119,14 @@ def _shared(settings: Settings, count: int) -> Settings:
         "visibility_timeout_s": min(settings.visibility_timeout_s, VISIBILITY_TIMEOUT_S),
     }
     return settings.model_copy(update={**(threads if count > 1 else {}), **limits})
+
+
+def last_reason(log_path: Path) -> str | None:
+    """Return the last reason in a worker's log."""
+    for line in reversed(log_path.read_text(encoding="utf-8", errors="replace").splitlines()):
+        if '"reason"' in line:
+            return _told(line)
+    return None
 
 
 def last_words(log_path: Path) -> str:

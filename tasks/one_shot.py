@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from clipfleet.card import load_card
 from clipfleet.display import Snapshot, duration
-from clipfleet.errors import EngineError
+from clipfleet.errors import BrokerError, EngineError
 from clipfleet.settings import Settings
 from storage.dataset import Dataset
+from storage.failures import count_failures
 from storage.filesystem import local_path
 from storage.proof import Proof, prove
 from storage.sources import Source
-from tasks.broker import connect
+from tasks.broker import connect, unreachable
 from tasks.local_fleet import LocalFleet
 from tasks.private_redis import private_redis
 from tasks.progress import Progress
@@ -26,16 +30,24 @@ from tasks.reconcile import Reconciler
 from tasks.submit import Submission, submit
 
 _LOOK_S = 0.25
+_STALL_S = 15.0  # without an item done, before the workers' troubles are shown
+_PATIENCE_S = 60.0  # with a Redis that does not answer
 
 Show = Callable[[Snapshot], None]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What became of a source; `seconds` is the time of the embedding alone."""
+    """What became of a source; `seconds` is the time of the embedding alone.
+
+    `classes` counts the error rows of the whole dataset by their class.
+    """
 
     submission: Submission
     proof: Proof
+    classes: dict[str, int]
     seconds: float
     embedded_items: int  # in this run
 
@@ -50,6 +62,7 @@ class Summary:
             "ok": self.ok,
             "seconds": round(self.seconds, 3),
             "embedded_items": self.embedded_items,
+            "classes": self.classes,
             "submission": asdict(self.submission),
             "proof": self.proof.to_json(),
         }
@@ -62,7 +75,9 @@ class Summary:
             if self.embedded_items
             else "nothing to do: every item was embedded before"
         )
-        return [f"{self.proof.dataset}: {done}", *self.proof.lines()]
+        failed = [f"  {count:,} × {name}" for name, count in sorted(self.classes.items())]
+        where = [f"  each with its reason in {self.proof.dataset}/errors"] if failed else []
+        return [f"{self.proof.dataset}: {done}", *self.proof.lines(), *failed, *where]
 
 
 def embed_source(
@@ -103,6 +118,7 @@ def embed_source(
     return Summary(
         submission=submission,
         proof=proof,
+        classes=dict(count_failures(progress.dataset)),
         seconds=seconds,
         embedded_items=progress.done - before,
     )
@@ -113,17 +129,22 @@ def _wait(progress: Progress, fleet: LocalFleet, reconciler: Reconciler, show: S
 
     Raises:
         EngineError: The workers end again and again, or refuse shards.
+        BrokerError: Redis has not answered for a minute.
     """
     while not progress.finished:
         time.sleep(_LOOK_S)
         fleet.check()
         progress.refresh()
-        show(progress.snapshot())
+        trouble = fleet.trouble() if progress.stalled_s > _STALL_S else None
+        show(replace(progress.snapshot(), trouble=trouble))
         if progress.refusals:
             refusal = progress.refusals[0]
             raise EngineError(f"the workers refuse {refusal.message}: {refusal.reason}")
-        if not progress.finished:
-            reconciler.check()
+        if progress.broker_error is not None and progress.stalled_s > _PATIENCE_S:
+            raise BrokerError(progress.broker_error)
+        if progress.broker_error is None and not progress.finished:
+            with suppress(BrokerError):  # the next look tells, and in the end why
+                reconciler.check()
 
 
 def _fleet_settings(settings: Settings, out: str, model: str | Path) -> Settings:
@@ -152,8 +173,11 @@ def _redis(settings: Settings, *, own: bool) -> Iterator[str]:
 
 def _sweep(settings: Settings) -> None:
     """Delete what a fleet left in a Redis that is not its own."""
-    with connect(settings.redis_url) as client:
-        patterns = (f"{settings.queue_prefix}.*", f"_kombu.binding*{settings.queue_prefix}.*")
-        for pattern in patterns:
-            for key in client.scan_iter(pattern, count=1000):
-                client.delete(key)
+    patterns = (f"{settings.queue_prefix}.*", f"_kombu.binding*{settings.queue_prefix}.*")
+    try:
+        with connect(settings.redis_url) as client:
+            for pattern in patterns:
+                for key in client.scan_iter(pattern, count=1000):
+                    client.delete(key)
+    except (RedisError, OSError) as error:  # what went wrong before is what the user must know
+        log.warning("queues not deleted: %s", unreachable(settings.redis_url, error))

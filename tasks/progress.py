@@ -22,6 +22,7 @@ from tasks.broker import connect, held_length, queue_length, unreachable
 from tasks.refusals import Refusal, Refusals
 
 _RATE_WINDOW_S = 15.0
+_STUCK_S = 10.0  # a message between two hands is in neither for a moment, not for so long
 _JOB_SUFFIX = re.compile(r"(?P<dataset>.+):(?P<job>[0-9]{5})")
 _SHOWN_REFUSALS = 5
 
@@ -61,6 +62,7 @@ class Progress:
         self._settings = settings
         self._planned = Manifest(dataset, f"{job.id}-" if job else tuple(string.digits))
         self._arrived = Manifest(dataset, ITEMS_PREFIX)
+        self._moved_s = self._queued_s = time.monotonic()
         self._history: deque[tuple[float, int]] = deque()  # (monotonic seconds, items done)
 
     def refresh(self) -> None:
@@ -77,7 +79,12 @@ class Progress:
         self.total = sum(job.items for job in planned) + arrived
         self.shards = sum(job.shards for job in planned)
         self._ask_redis()
-        self._history.append((time.monotonic(), self.done))
+        now_s = time.monotonic()
+        if not self._history or self.done != self._history[-1][1]:
+            self._moved_s = now_s
+        if self.waiting != 0 or self.held != 0:
+            self._queued_s = now_s
+        self._history.append((now_s, self.done))
         while self._history[0][0] < self._history[-1][0] - _RATE_WINDOW_S:
             self._history.popleft()
 
@@ -101,6 +108,16 @@ class Progress:
     @property
     def finished(self) -> bool:
         return self.shards_done >= self.shards
+
+    @property
+    def stalled_s(self) -> float:
+        """For how long no item was done."""
+        return time.monotonic() - self._moved_s
+
+    @property
+    def stuck(self) -> bool:
+        """Whether shards are missing, and Redis has had no message for a while."""
+        return not self.finished and time.monotonic() - self._queued_s > _STUCK_S
 
     def snapshot(self) -> Snapshot:
         """Return what the display shows."""
@@ -131,12 +148,18 @@ class Progress:
         """Return the progress in words."""
         name = f"{self.dataset.root}:{self.job.id}" if self.job else self.dataset.root
         head = f"{name}: {sentence(self.snapshot())}; {self.shards_done:,}/{self.shards:,} shards"
-        return [head, self._redis_line(), *self._refusal_lines()]
+        return [head, self._redis_line(), *self._missing_lines(), *self._refusal_lines()]
 
     def _redis_line(self) -> str:
         if self.broker_error is not None:
             return f"  queue unknown: {self.broker_error}"
         return f"  {self.waiting:,} messages wait for this tower's workers, {self.held:,} are held"
+
+    def _missing_lines(self) -> list[str]:
+        if self.finished or self.waiting != 0 or self.held != 0:
+            return []
+        missing = self.shards - self.shards_done
+        return [f"  {missing:,} shards are missing and none is queued: submit again to queue them"]
 
     def _refusal_lines(self) -> list[str]:
         if not self.refusals:

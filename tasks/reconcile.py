@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import time
 
+from redis.exceptions import RedisError
+
 from clipfleet.jobs import queue_name
 from clipfleet.settings import Settings
 from storage.dataset import Dataset
-from tasks.broker import connect, held_length, queue_length
+from tasks.broker import connect, held_length, queue_length, unreachable
 from tasks.submit import queue_missing
 
 QUIET_S = 3.0  # an empty queue may be a message between two hands; it is not for so long
@@ -32,8 +34,11 @@ class Reconciler:
             BrokerError: Redis does not answer.
         """
         now_s = time.monotonic()
-        with connect(self._settings.redis_url) as client:
-            busy = queue_length(client, self._queue) + held_length(client, self._queue)
+        try:
+            with connect(self._settings.redis_url) as client:
+                busy = queue_length(client, self._queue) + held_length(client, self._queue)
+        except (RedisError, OSError) as error:
+            raise unreachable(self._settings.redis_url, error) from error
         if busy:
             self._empty_since_s = None
             return 0

@@ -23,7 +23,7 @@ from celery import signals
 
 from clipfleet.errors import EngineError
 from clipfleet.jobs import queue_name
-from clipfleet.settings import Settings, load_settings
+from clipfleet.settings import ENGINE_REPORT_VARIABLE, Settings, load_settings
 from tasks.app import make_app
 from tasks.broker import check_broker, redacted
 from tasks.lease import Lease
@@ -39,8 +39,6 @@ from workers.lifecycle import (
 
 STOPPED, BROKEN = 0, 1
 
-# Where a child leaves the reason for which its engine does not load.
-_REPORT_VARIABLE = "CLIPFLEET_ENGINE_REPORT"
 _LAST_WORDS_S = 2.0  # a child with bad news waits, so that the parent stops and starts no other
 
 log = logging.getLogger(__name__)
@@ -59,7 +57,7 @@ def run_worker(settings: Settings) -> int:
     hand_to_children(settings)
     set_up_logs(settings)
     report = Path(tempfile.gettempdir(), f"clipfleet-{uuid.uuid4().hex}")  # there if it fails
-    os.environ[_REPORT_VARIABLE] = str(report)
+    os.environ[ENGINE_REPORT_VARIABLE] = str(report)
     worker = _celery_worker(settings)
     log.info(
         "worker starts",
@@ -140,7 +138,7 @@ def _stop_worker(reason: str) -> None:
     """End this child and its parent; the parent tells the reason."""
     with (
         contextlib.suppress(FileExistsError),  # the reason of an earlier child stands
-        open(os.environ[_REPORT_VARIABLE], "x", encoding="utf-8") as report,
+        open(os.environ[ENGINE_REPORT_VARIABLE], "x", encoding="utf-8") as report,
     ):
         report.write(reason)
     os.kill(os.getppid(), signal.SIGTERM)

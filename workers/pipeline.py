@@ -21,7 +21,7 @@ from workers.inputs import Chunk, Fill, Outcome, chunks, fill_for
 from workers.normalise import l2_normalise
 
 _MIN_CHUNK = 32  # items
-_ITEMS_A_CORE = 4  # in a chunk, so that the cores seldom wait for the last item
+_ITEMS_A_THREAD = 4  # in a chunk, so that threads seldom wait for the last item
 
 
 class Embedder:
@@ -33,9 +33,9 @@ class Embedder:
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine = engine
         self._fill = fill_for(engine.card, settings)
-        self._pool = ThreadPoolExecutor(
-            settings.decode_threads or cores(), thread_name_prefix="decode"
-        )
+        threads = settings.decode_threads or cores()
+        self._chunk = max(_MIN_CHUNK, engine.max_batch, _ITEMS_A_THREAD * threads)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Embedder:
@@ -65,7 +65,7 @@ class Embedder:
             EngineError: The engine failed.
             StorageError: A file system did not answer.
         """
-        return embed(items, self.engine, fill=self._fill, pool=self._pool)
+        return embed(items, self.engine, size=self._chunk, fill=self._fill, pool=self._pool)
 
     def close(self) -> None:
         """Stop the threads and free the engine."""
@@ -85,17 +85,17 @@ class Embedder:
 
 
 def embed(
-    items: Sequence[Item], engine: Engine, *, fill: Fill, pool: ThreadPoolExecutor
+    items: Sequence[Item], engine: Engine, *, size: int, fill: Fill, pool: ThreadPoolExecutor
 ) -> Embedded:
     """Return what became of `items`: for each a vector or a failure, in order.
 
-    `fill` makes the engine's inputs; `pool` runs it for some items while the engine runs others.
+    `fill` makes the engine's inputs of `size` items at a time; `pool` runs it for some while
+    the engine runs others.
 
     Raises:
         EngineError: The engine failed.
         StorageError: A file system did not answer.
     """
-    size = max(_MIN_CHUNK, engine.max_batch, _ITEMS_A_CORE * cores())
     vectors = np.empty((len(items), engine.card.dim), dtype=np.float32)
     outcomes: list[Outcome] = []
     kept = 0

@@ -18,7 +18,7 @@ from workers.normalise import l2_normalise
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "examples" / "demo" / "model" / "demo"
 # The prefix of the models to try: the demo's, or another that was converted here.
-PREFIX = Path(os.environ.get("CLIPFLEET_TEST_MODEL", DEMO))
+PREFIX = Path(os.environ.get("TEST_MODEL", DEMO))
 CUDA = "CUDAExecutionProvider"
 ITEMS = 64
 VOCABULARY_SIZE = 21128

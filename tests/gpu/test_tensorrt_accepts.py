@@ -9,7 +9,7 @@ trt = pytest.importorskip("tensorrt")
 
 ROOT = Path(__file__).parents[2]
 # Where the models are: the demo's, or the prefix that is named.
-PREFIX = Path(os.environ.get("CLIPFLEET_TEST_MODEL", ROOT / "examples/demo/model/demo"))
+PREFIX = Path(os.environ.get("TEST_MODEL", ROOT / "examples/demo/model/demo"))
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 

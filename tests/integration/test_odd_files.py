@@ -78,7 +78,9 @@ def test_every_odd_file_is_one_error_row_and_the_rest_are_vectors(tmp_path: Path
     command += ["--model", str(card), "--json"]
     run = subprocess.run(without_roots_rights(command), capture_output=True, text=True, check=False)
     assert run.returncode == ITEMS_FAILED, run.stderr
-    proof = json.loads(run.stdout)["proof"]
+    summary = json.loads(run.stdout)
+    assert summary["classes"] == dict.fromkeys(BAD.values(), 1)
+    proof = summary["proof"]
     assert proof["ok"]
     assert (proof["vectors"], proof["errors"]) == (len(GOOD), len(BAD))
     assert sorted(pq.read_table(out / "parts")["id"].to_pylist()) == sorted(GOOD)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner, Result
 from clipfleet.cli import DONE, WRONG_USE, app
 from clipfleet.display import Snapshot, duration, sentence
 from clipfleet.errors import ClipfleetError
+from workers.engines.fake import write_fake_engine
 
 COMMANDS = ("convert", "embed", "submit", "worker", "status", "verify", "doctor")
 
@@ -72,6 +74,17 @@ def test_doctor_names_a_card_that_is_missing(tmp_path: Path) -> None:
     assert checks["Python"]["state"] == "ok"
 
 
+def test_a_redis_that_does_not_answer_is_wrong_environment_in_one_line(tmp_path: Path) -> None:
+    card = write_fake_engine(tmp_path, "txt")
+    (tmp_path / "t.txt").write_text("a\nb\n")
+    arguments = ["t.txt", "out", "--model", str(card), "--redis-url", "redis://127.0.0.1:1/0"]
+    for command in ("embed", "submit"):
+        result = run_process(command, *arguments, cwd=tmp_path)
+        assert result.returncode == WRONG_USE
+        assert "Redis at redis://127.0.0.1:1/0 does not answer" in result.stderr.splitlines()[-1]
+        assert "Traceback" not in result.stderr
+
+
 def test_an_unknown_architecture_names_the_known_ones() -> None:
     result = run("convert", "ViT-B-99", "out")
     assert isinstance(result.exception, ClipfleetError)
@@ -81,6 +94,8 @@ def test_an_unknown_architecture_names_the_known_ones() -> None:
 def test_a_snapshot_in_words() -> None:
     running = Snapshot(total=20_000, done=5_000, errors=3, items_per_s=1000.0)
     assert sentence(running) == "5,000/20,000 items, 1,000/s, 3 failed, 15 s left"
+    stalled = replace(running, items_per_s=0.0, trouble="the disk is full")
+    assert sentence(stalled).endswith("3 failed, stalled: the disk is full")
     waiting = Snapshot(total=20_000, done=0, errors=0, items_per_s=0.0)
     assert sentence(waiting) == "0/20,000 items, 0/s, 0 failed"
 

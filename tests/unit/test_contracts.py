@@ -12,12 +12,20 @@ from clipfleet.card import (
     Parity,
     TensorSpec,
     card_path,
+    check_files,
     load_card,
     parse_card,
     sha256_of,
     write_card,
 )
-from clipfleet.errors import ArchitectureError, CardError, ItemError, MessageError, SettingsError
+from clipfleet.errors import (
+    ArchitectureError,
+    CardError,
+    EngineError,
+    ItemError,
+    MessageError,
+    SettingsError,
+)
 from clipfleet.jobs import EmbedTask, Item, Shard, queue_name
 from clipfleet.models import architecture_names, load_architecture
 from clipfleet.settings import load_settings
@@ -135,6 +143,27 @@ def test_a_card_without_its_engine_says_so(card: ModelCard, tmp_path: Path) -> N
         load_card(tmp_path / "alone.card.json")
 
 
+def test_an_extra_file_that_is_missing_or_another_is_refused(
+    card: ModelCard, tmp_path: Path
+) -> None:
+    engine, extra = tmp_path / card.engine, tmp_path / "extra"
+    engine.write_bytes(b"engine")
+    extra.write_bytes(b"weights")
+    card = replace(
+        card,
+        engine_sha256=sha256_of(engine),
+        extra_file=extra.name,
+        extra_file_sha256=sha256_of(extra),
+    )
+    check_files(card, engine)
+    extra.write_bytes(b"others")
+    with pytest.raises(EngineError, match="extra has SHA-256"):
+        check_files(card, engine)
+    extra.unlink()
+    with pytest.raises(EngineError, match="extra is missing"):
+        check_files(card, engine)
+
+
 def test_sha256_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -170,6 +199,16 @@ def test_settings_come_from_the_environment_before_the_file(
 def test_a_wrong_setting_is_named_with_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIPFLEET_SHARD_SIZE", "many")
     with pytest.raises(SettingsError, match=r"shard_size.*many"):
+        load_settings()
+
+
+def test_a_misspelt_variable_is_named_and_another_programs_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CLIPFLEET_SERVICE_HOST", "10.0.0.1")  # an orchestrator's
+    load_settings()
+    monkeypatch.setenv("CLIPFLEET_VISIBILITY_TIMEOUT", "5")
+    with pytest.raises(SettingsError, match="did you mean CLIPFLEET_VISIBILITY_TIMEOUT_S"):
         load_settings()
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfleet.card import ModelCard, TensorSpec, card_path, sha256_of, write_card
+from clipfleet.card import ModelCard, TensorSpec, card_path, check_files, sha256_of, write_card
 from clipfleet.errors import EngineError
 from clipfleet.models import Tower
 from workers.engines.base import Array, Engine
-from workers.engines.files import check_files
 from workers.engines.inputs import checked_inputs
 
 

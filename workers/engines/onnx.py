@@ -15,12 +15,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfleet.card import ModelCard, TensorSpec
+from clipfleet.card import ModelCard, TensorSpec, check_files
 from clipfleet.errors import DependencyError, EngineError, EngineMismatchError
 from clipfleet.models import Tower
 from clipfleet.settings import cores
 from workers.engines.base import Array, Engine
-from workers.engines.files import check_files
 from workers.engines.inputs import batches, checked_inputs
 
 Provider = Literal["auto", "cpu", "cuda"]

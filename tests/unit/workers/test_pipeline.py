@@ -227,7 +227,7 @@ def test_the_next_images_are_decoded_while_the_engine_runs() -> None:
     engine = WaitingEngine(fake_card("img", dim=8, resolution=4))
     items = [Item(id=str(i), uri="/x") for i in range(3 * CHUNK)]
     with ThreadPoolExecutor(2) as pool:
-        embedded = embed(items, engine, fill=fill, pool=pool)
+        embedded = embed(items, engine, size=CHUNK, fill=fill, pool=pool)
     assert len(embedded.items) == len(items)
 
 
@@ -253,7 +253,7 @@ def test_no_more_than_a_few_chunks_of_pixels_are_held() -> None:
     engine = CountingEngine(fake_card("img", dim=8, resolution=4))
     items = [Item(id=str(i), uri="/x") for i in range(12 * CHUNK)]
     with ThreadPoolExecutor(1) as pool:
-        embed(items, engine, fill=fill, pool=pool)
+        embed(items, engine, size=CHUNK, fill=fill, pool=pool)
     assert 1 <= most <= CHUNKS_AHEAD + 2
 
 

@@ -22,6 +22,23 @@ import typer
 from clipfleet import __version__
 from clipfleet.errors import ClipfleetError
 from clipfleet.models import TOWERS, Tower
+from clipfleet.options import (
+    DatasetArgument,
+    Dtype,
+    IdColumn,
+    Json,
+    Model,
+    OutArgument,
+    OwnRedisUrl,
+    PrecisionName,
+    ProviderName,
+    RedisUrl,
+    ShardSize,
+    SourceArgument,
+    TextColumn,
+    TowerName,
+    UriColumn,
+)
 from clipfleet.settings import Settings, load_settings
 
 DONE, ITEMS_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -34,61 +51,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-
-class TowerName(str, Enum):
-    """A tower, as the command line spells it."""
-
-    img = "img"
-    txt = "txt"
-
-
-class PrecisionName(str, Enum):
-    """A precision, as the command line spells it."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-
-
-class ProviderName(str, Enum):
-    """ONNX Runtime's provider, as the command line spells it."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class DtypeName(str, Enum):
-    """How vectors are stored."""
-
-    float16 = "float16"
-    float32 = "float32"
-
-
-OwnRedisUrl = Annotated[
-    str | None,
-    typer.Option("--redis-url", help="A Redis to use instead of one of its own.", metavar="URL"),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
-Model = Annotated[
-    Path, typer.Option("--model", help="Model card, or the engine beside it.", show_default=False)
-]
-RedisUrl = Annotated[
-    str | None,
-    typer.Option("--redis-url", help="Redis to use [default: CLIPFLEET_REDIS_URL].", metavar="URL"),
-]
-ShardSize = Annotated[int | None, typer.Option("--shard-size", min=1, help="Items a shard.")]
-Dtype = Annotated[DtypeName | None, typer.Option("--dtype", help="How vectors are stored.")]
-IdColumn = Annotated[str | None, typer.Option("--id-column", metavar="NAME")]
-UriColumn = Annotated[str | None, typer.Option("--uri-column", metavar="NAME")]
-TextColumn = Annotated[str | None, typer.Option("--text-column", metavar="NAME")]
-SourceArgument = Annotated[
-    str, typer.Argument(help="A folder of images, or a JSONL, CSV, TSV, Parquet or TXT file.")
-]
-OutArgument = Annotated[
-    str, typer.Argument(help="The dataset: a new folder, or one to go on with.")
-]
-DatasetArgument = Annotated[str, typer.Argument(help="The dataset's folder.")]
 
 
 def _version(wanted: bool) -> None:

@@ -3,6 +3,9 @@
 These parts are numbered, and a number is taken by writing its part. Whoever has read all
 parts below a number and then wins it knows every id that came before, so no id is written
 twice, however many workers hold it; who loses reads the winner's part and tries the next.
+
+A part that somebody moved away leaves its record, which keeps its number from being taken
+again, before whoever had read that part could notice: the next commit withdraws it.
 """
 
 from __future__ import annotations
@@ -10,8 +13,9 @@ from __future__ import annotations
 from clipfleet.card import ModelCard
 from storage.dataset import Dataset
 from storage.known_ids import KnownIds
-from storage.manifest import Commit, commit_first
+from storage.manifest import Commit, commit_first, complete, withdraw
 from storage.parts import ITEMS_PREFIX, Embedded, Failure
+from storage.records import record_names
 
 _DIGITS = 10
 
@@ -19,6 +23,29 @@ _DIGITS = 10
 def arrivals_name(number: int) -> str:
     """Return the name of the part with a number; names sort as they were written."""
     return f"{ITEMS_PREFIX}{number:0{_DIGITS}d}"
+
+
+def arrivals_number(name: str) -> int:
+    """Return the number in the name of a part of single items; 0 if somebody named it."""
+    number = name.removeprefix(ITEMS_PREFIX)
+    return int(number) if number.isdecimal() else 0
+
+
+def catch_up(dataset: Dataset, known: KnownIds) -> set[str]:
+    """Read what is new, and finish the parts whose worker died before it wrote their record.
+
+    Returns the names of the records whose part was moved away.
+
+    Raises:
+        DatasetError: A plan or a part is damaged, or another dataset's.
+        StorageError: The disk did not answer; trying again is safe.
+    """
+    # Records first: each follows its part, so one whose part is not listed then has lost it.
+    recorded = {name for name in record_names(dataset.fs) if name.startswith(ITEMS_PREFIX)}
+    known.refresh()
+    for name in sorted(known.parts - recorded):
+        complete(dataset, name)  # safe beside its worker, which would write the same
+    return recorded - known.parts
 
 
 def commit_arrivals(
@@ -34,13 +61,15 @@ def commit_arrivals(
         StorageError: The disk refused a write; committing again is safe.
     """
     while True:
-        known.refresh()
+        lost = catch_up(dataset, known)
         fresh = without_known(embedded, known)
         if not fresh.items and not fresh.failures:
             return None
-        name = arrivals_name(known.last_number + 1)
-        done = commit_first(dataset, name, fresh, card=card, worker=worker)
+        last = max(map(arrivals_number, known.parts | lost), default=0)
+        done = commit_first(dataset, arrivals_name(last + 1), fresh, card=card, worker=worker)
         if done is not None:
+            for name in lost:
+                withdraw(dataset, name)
             return done
 
 

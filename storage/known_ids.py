@@ -12,12 +12,12 @@ from storage.id_index import IdIndex
 from storage.jobs import Job, jobs, read_job_rows
 from storage.parquet_files import PARQUET_ERRORS, parquet_error, read_row_groups
 from storage.parts import (
-    DELETE_IT,
     ITEMS_PREFIX,
     item_value,
     part_path,
     read_footer,
     value_column,
+    way_out,
 )
 
 ARRIVED = 0  # the origin of an id that is in a part of items; a planned one has minus its job
@@ -37,21 +37,31 @@ class KnownIds:
     def refresh(self) -> None:
         """Read the plans, and the parts of single items, that are new since last time.
 
+        If a part is gone that was read before, everything is read anew: its ids may come again.
+
         Raises:
             DatasetError: A plan or a part is damaged.
         """
+        names = items_parts(self._dataset)
+        if not self._parts.issubset(names):
+            self._clear()
         for job in jobs(self._dataset):
             if job.id not in self._jobs:
                 self._add_job(job)
-        for name in items_parts(self._dataset):
+        for name in names:
             if name not in self._parts:
                 self._add_part(name)
 
     @property
-    def last_number(self) -> int:
-        """The highest number of a part of single items, see `storage.arrivals`; 0 without."""
-        numbers = (name.removeprefix(ITEMS_PREFIX) for name in self._parts)
-        return max((int(number) for number in numbers if number.isdecimal()), default=0)
+    def parts(self) -> frozenset[str]:
+        """The names of the parts of single items that were read."""
+        return frozenset(self._parts)
+
+    def _clear(self) -> None:
+        self.index.close()
+        self.index = IdIndex()
+        self._jobs.clear()
+        self._parts.clear()
 
     def _add_job(self, job: Job) -> None:
         origin = -int(job.id)
@@ -103,5 +113,5 @@ def read_arrived_rows(dataset: Dataset, name: str) -> Iterator[tuple[list[str], 
                 yield rows["id"].to_pylist(), rows[column].to_pylist()
         except PARQUET_ERRORS as error:
             path = f"{dataset.root}/{part_path(name)}"
-            raise parquet_error(error, path, remedy=DELETE_IT) from error
+            raise parquet_error(error, path, remedy=way_out(name)) from error
     yield [f.item.id for f in failures], [item_value(f.item) for f in failures]

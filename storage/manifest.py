@@ -23,6 +23,7 @@ from storage.parts import (
     part_bytes,
     part_path,
     read_footer,
+    way_out,
 )
 from storage.records import (
     Commit,
@@ -46,6 +47,7 @@ __all__ = [
     "read_record",
     "record_path",
     "unfinished",
+    "withdraw",
 ]
 
 
@@ -123,6 +125,12 @@ def unfinished(dataset: Dataset) -> list[str]:
     return sorted(parts - record_names(dataset.fs))
 
 
+def withdraw(dataset: Dataset, name: str) -> None:
+    """Take back the record, and the errors table, of a shard whose part was moved away."""
+    dataset.fs.delete(errors_path(name))
+    dataset.fs.delete(record_path(name))  # last: as long as it is there, this is done again
+
+
 def missing_shards(dataset: Dataset) -> Iterator[Shard]:
     """Yield the planned shards that have no record, or whose part was deleted."""
     done = committed_names(dataset)
@@ -197,10 +205,10 @@ def _check_footer(dataset: Dataset, name: str, footer: Footer) -> None:
     if footer.shard != name:
         raise DatasetError(
             f"{dataset.root}/{part_path(name)} is the part of {footer.shard}, renamed: give it "
-            "its name back, or delete it"
+            f"its name back; or {way_out(name)}"
         )
     if footer.model != dataset.info.model:
         raise DatasetMismatchError(
             f"{dataset.root}/{part_path(name)} holds vectors of model {footer.model}, its dataset "
-            f"those of {dataset.info.model}: delete the part, and it is made again"
+            f"those of {dataset.info.model}: {way_out(name)}"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -26,7 +27,6 @@ from storage.parquet_files import PARQUET_ERRORS, parquet_bytes, parquet_error, 
 FORMAT = "1"
 ITEMS_PREFIX = "items-"  # parts of items that arrived by themselves, not by a plan
 NORM_TOLERANCE = 1e-3
-DELETE_IT = "delete it, and the next submit embeds its shard again"
 
 _VERSION_KEY = b"clipfleet.version"
 _SHARD_KEY = b"clipfleet.shard"
@@ -83,6 +83,13 @@ def part_path(name: str) -> str:
 def errors_path(name: str) -> str:
     """Return where the errors table of a shard is, if it has one."""
     return f"{ERRORS_FOLDER}/{name}.parquet"
+
+
+def way_out(name: str) -> str:
+    """Return what to do about a part that is of no use, for messages."""
+    if name.startswith(ITEMS_PREFIX):  # no plan has these items
+        return "move it away, and queue its items again"
+    return "delete it, and the next submit embeds its shard again"
 
 
 def value_column(tower: Tower) -> str:
@@ -177,7 +184,8 @@ def read_footer(file: BinaryIO, *, path: str) -> Footer:
             failures=tuple(failures),
         )
     except (*PARQUET_ERRORS, KeyError, TypeError, ValueError) as error:
-        raise parquet_error(error, path, remedy=DELETE_IT) from error
+        remedy = way_out(PurePosixPath(path).stem)
+        raise parquet_error(error, path, remedy=remedy) from error
 
 
 def read_part_ids(file: BinaryIO) -> Iterator[list[str]]:

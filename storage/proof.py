@@ -16,7 +16,6 @@ from storage.dataset import Dataset
 from storage.jobs import jobs, read_job_rows
 from storage.parquet_files import PARQUET_ERRORS, parquet_error, read_row_groups
 from storage.parts import (
-    DELETE_IT,
     ITEMS_PREFIX,
     NORM_TOLERANCE,
     Footer,
@@ -26,18 +25,19 @@ from storage.parts import (
     part_path,
     part_schema,
     read_footer,
+    way_out,
 )
 from storage.records import error_names, part_names, read_record, record_names, record_of
 
 SHOWN = 5  # examples that a problem names
 
 # The kinds of problem, each with the way out.
-_DAMAGED = "parts are damaged or foreign (delete them and submit again)"
-_OTHER_MODEL = "parts hold another model's vectors (delete them and submit again)"
+_DAMAGED = "parts are damaged or foreign ({})"
+_OTHER_MODEL = "parts hold another model's vectors ({})"
 _OTHER_NAME = "parts have another shard's name (give them their names back)"
-_OTHER_COLUMNS = "parts have other columns than the dataset's (delete them and submit again)"
+_OTHER_COLUMNS = "parts have other columns than the dataset's ({})"
 _UNFINISHED = "parts are unfinished, without a manifest record (submitting again finishes them)"
-_NO_PART = "manifest records have no part (submitting again embeds these shards again)"
+_NO_PART = "manifest records have no part ({})"
 _RECORD = "manifest records are damaged or differ from their parts (delete them, submit again)"
 _ERRORS = "errors tables differ from their parts (delete their manifest records, submit again)"
 _VECTORS = "vectors are not finite or not of norm 1"
@@ -45,6 +45,15 @@ _MISSING = "planned ids are neither in a part nor in an errors table"
 _DOUBLED = "ids are in parts and errors tables more than once"
 _UNPLANNED = "ids in the parts of shards are in no plan"
 _PLANNED_TWICE = "ids are planned more than once"
+
+# The ways out for parts: of a plan's shards, and of items that came singly, which no plan has.
+_WAYS_OUT = {
+    _NO_PART: (
+        "submitting again embeds these shards again",
+        "queue their items again: the next part of single items withdraws these records",
+    )
+}
+_WAY_OUT = ("delete them and submit again", "move them away and queue their items again")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -116,7 +125,7 @@ class _Prover:
             self._prove_part(name, finished=name in records)
         for name in sorted(records - parts):
             if not self._dataset.fs.exists(part_path(name)):  # else it is newer than the list
-                self._add(_NO_PART, name)
+                self._add_part(_NO_PART, name)
         for name in sorted(error_names(self._dataset.fs) - parts):
             self._add(_ERRORS, name)
         self._prove_ids()
@@ -134,7 +143,7 @@ class _Prover:
                 self._prove_footer(name, footer)
                 self._prove_rows(name, file)
         except (DatasetError, FileNotFoundError) as error:
-            self._add(_DAMAGED, f"{name} ({error})")
+            self._add_part(_DAMAGED, name, told=f" ({error})")
             return
         self._ids.write(
             (failure.item.id for failure in footer.failures), arrived=name.startswith(ITEMS_PREFIX)
@@ -150,21 +159,21 @@ class _Prover:
         if footer.shard != name:
             self._add(_OTHER_NAME, f"{name} (is {footer.shard})")
         if footer.model != self._dataset.info.model:
-            self._add(_OTHER_MODEL, f"{name} ({footer.model})")
+            self._add_part(_OTHER_MODEL, name, told=f" ({footer.model})")
 
     def _prove_rows(self, name: str, file: BinaryIO) -> None:
         info = self._dataset.info
         try:
             parquet = pq.ParquetFile(file)
             if not parquet.schema_arrow.equals(part_schema(info)):
-                self._add(_OTHER_COLUMNS, name)
+                self._add_part(_OTHER_COLUMNS, name)
                 return
             for rows in read_row_groups(parquet, ["id", "embedding"]):
                 flat = rows["embedding"].combine_chunks().flatten()
                 vectors = flat.to_numpy(zero_copy_only=False).reshape(rows.num_rows, info.dim)
                 self._prove_vectors(name, rows["id"].to_pylist(), vectors)
         except PARQUET_ERRORS as error:
-            raise parquet_error(error, part_path(name), remedy=DELETE_IT) from error
+            raise parquet_error(error, part_path(name), remedy=way_out(name)) from error
 
     def _prove_vectors(self, name: str, ids: list[str], vectors: NDArray[Any]) -> None:
         self._ids.write(ids, arrived=name.startswith(ITEMS_PREFIX))
@@ -195,7 +204,7 @@ class _Prover:
         except FileNotFoundError:
             return []
         except PARQUET_ERRORS as error:
-            raise parquet_error(error, path, remedy=DELETE_IT) from error
+            raise parquet_error(error, path, remedy=way_out(name)) from error
         return list(zip(table["id"].to_pylist(), table["error"].to_pylist(), strict=True))
 
     def _prove_ids(self) -> None:
@@ -212,6 +221,12 @@ class _Prover:
             examples = [repr(id_) for id_ in self._ids.first(condition, SHOWN)]
             self._found[problem] = (count, examples)
         return count
+
+    def _add_part(self, problem: str, name: str, *, told: str = "") -> None:
+        """Add a problem of a part, with the way out for parts of its kind."""
+        shards, items = _WAYS_OUT.get(problem, _WAY_OUT)
+        way = items if name.startswith(ITEMS_PREFIX) else shards
+        self._add(problem.format(way), name + told)
 
     def _add(self, problem: str, example: str) -> None:
         count, examples = self._found.get(problem, (0, []))

@@ -1,9 +1,19 @@
-from storage.arrivals import arrivals_name, commit_arrivals, without_known
+import pytest
+
+from clipfleet.errors import DatasetError
+from storage.arrivals import (
+    arrivals_name,
+    arrivals_number,
+    catch_up,
+    commit_arrivals,
+    without_known,
+)
 from storage.dataset import Dataset
 from storage.known_ids import KnownIds
-from storage.manifest import Commit, commit, is_committed
-from storage.parts import Embedded
+from storage.manifest import Commit, commit, is_committed, record_path
+from storage.parts import Embedded, part_path
 from storage.plan import plan_items
+from storage.proof import prove_dataset
 from storage.sources import ListSource
 from tests.unit.storage.support import embedded, images, make_card, memory_dataset, texts
 
@@ -44,7 +54,7 @@ def test_any_name_that_begins_with_items_is_a_part_of_single_items() -> None:
     commit(dataset, "items-20261122-x", embedded(texts("a")), card=make_card(), worker="w")
     known = known_ids(dataset)
     assert "a" in known
-    assert known.last_number == 0
+    assert arrivals_number("items-20261122-x") == 0
     arrive(dataset, embedded(texts("b")))
     assert is_committed(dataset, arrivals_name(1))
 
@@ -75,3 +85,59 @@ def test_rows_keep_their_vectors_when_others_are_left_out() -> None:
     assert [item.id for item in rest.items] == ["b", "d"]
     assert (rest.vectors == rows.vectors[[1, 3]]).all()
     assert rest.sizes == [(640, 480)] * 2
+
+
+def test_ids_of_a_part_that_was_moved_away_are_embedded_again() -> None:
+    dataset = memory_dataset()
+    plan_items(dataset, ListSource(texts("planned")), 1)
+    known = KnownIds(dataset)
+    for ids in ("ab", "cd"):
+        commit_arrivals(dataset, known, embedded(texts(*ids)), card=make_card(), worker="w")
+    known.refresh()
+    dataset.fs.delete(part_path(arrivals_name(1)))
+    known.refresh()
+    assert "a" not in known
+    assert all(id_ in known for id_ in ("c", "d", "planned"))
+    rows = embedded(texts("a", "b", "c"))
+    done = commit_arrivals(dataset, known, rows, card=make_card(), worker="w")
+    assert done is not None
+    assert done.vectors == 2
+
+
+def test_the_record_of_a_part_that_was_moved_away_goes_with_the_next_commit() -> None:
+    dataset = memory_dataset()
+    for id_ in "abc":
+        arrive(dataset, embedded(texts(id_, f"bad {id_}"), failing=(f"bad {id_}",)))
+    for number in (1, 3):
+        dataset.fs.delete(part_path(arrivals_name(number)))
+    problems = "\n".join(prove_dataset(dataset).problems)
+    assert "2 manifest records have no part (queue their items again" in problems
+    done = arrive(dataset, embedded(texts("a", "c")))
+    assert done is not None
+    # The number is not taken again: another worker may know the ids of the part that had it.
+    assert done.name == arrivals_name(4)
+    assert dataset.fs.list("parts") == [f"{arrivals_name(n)}.parquet" for n in (2, 4)]
+    assert dataset.fs.list("manifest") == [f"{arrivals_name(n)}.json" for n in (2, 4)]
+    assert dataset.fs.list("errors") == [f"{arrivals_name(2)}.parquet"]
+
+
+def test_a_part_whose_worker_died_before_its_record_is_finished_by_whoever_reads_it() -> None:
+    dataset = memory_dataset()
+    known = known_ids(dataset)
+    done = arrive(dataset, embedded(texts("a", "b"), failing=("b",)))
+    assert done is not None
+    dataset.fs.delete(record_path(done.name))
+    assert catch_up(dataset, known) == set()
+    assert is_committed(dataset, done.name)
+    assert prove_dataset(dataset).ok
+
+
+def test_a_damaged_part_of_single_items_is_not_to_be_deleted() -> None:
+    dataset = memory_dataset()
+    arrive(dataset, embedded(texts("a")))
+    dataset.fs.replace(part_path(arrivals_name(1)), b"PAR1")
+    with pytest.raises(DatasetError, match="move it away, and queue its items again"):
+        known_ids(dataset)
+    (problem,) = prove_dataset(dataset).problems
+    assert "1 parts are damaged or foreign (move them away and queue their items again)" in problem
+    assert "delete" not in problem

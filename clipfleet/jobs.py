@@ -27,6 +27,7 @@ TOO_LARGE = "too_large"
 EMPTY_TEXT = "empty_text"
 NON_FINITE = "non_finite"
 BAD_ITEM = "bad_item"  # queued by itself, and not of the form that its task takes
+ENGINE_FAILED = "engine_failed"  # queued by itself, and the engine failed on it every time
 ERROR_CODES = (
     EMPTY_FILE,
     MISSING,
@@ -39,6 +40,7 @@ ERROR_CODES = (
     EMPTY_TEXT,
     NON_FINITE,
     BAD_ITEM,
+    ENGINE_FAILED,
 )
 
 MAX_ID_LENGTH = 4096  # characters: the longest path that Linux opens

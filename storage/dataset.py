@@ -117,6 +117,11 @@ def describe(card: ModelCard) -> str:
     )
 
 
+def single_items_name(tower: Tower) -> str:
+    """Return the dataset, in a worker's output folder, of single items that name none."""
+    return f"items-{tower}"
+
+
 def utc_now() -> str:
     """Return the time, ISO 8601 in UTC, to the millisecond."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

@@ -2,7 +2,7 @@
 
 A message is `args=[[{"id", "uri"} | {"id", "text"}, …]], kwargs={"dataset": path}`, the
 dataset optional. It comes here gathered with others (see tasks.receive), in the worker's
-child process.
+child process. Nothing but a wrong message is dropped: no plan has these items.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from celery import Task, shared_task
 
 from clipfleet.errors import DatasetError, MessageError, UsageError
 from clipfleet.jobs import BAD_ITEM, EMBED_ITEMS_TASK
-from storage.arrivals import commit_arrivals
-from storage.dataset import Dataset
+from clipfleet.models import Tower
+from storage.arrivals import catch_up, commit_arrivals
+from storage.dataset import Dataset, single_items_name
 from storage.known_ids import KnownIds
-from storage.manifest import Commit, complete, unfinished
+from storage.manifest import Commit
 from storage.parts import Embedded, Failure
 from tasks.arrivals import Arrival, read_arrival
 from tasks.gather import Gatherer
+from tasks.last_resort import embed_at_last
 from tasks.output import dataset_root
 from tasks.refusals import refuse
 from tasks.retry import give_back, reason_of
@@ -36,23 +38,30 @@ log = logging.getLogger(__name__)
 
 
 def embed_arrivals(
-    arrivals: Iterable[Arrival], dataset: Dataset, process: EngineProcess, *, worker: str
+    arrivals: Iterable[Arrival],
+    dataset: Dataset,
+    process: EngineProcess,
+    *,
+    worker: str,
+    failed_alone: int = 0,
 ) -> list[Commit]:
     """Embed the items that a dataset does not have, and commit them as parts of a window or so.
+
+    `failed_alone` is `tasks.gather.Batch`'s.
 
     Raises:
         UsageError: The dataset is damaged, or of another model.
         TransientError: Worth trying again; what was committed until then is known.
     """
     known = known_ids(dataset)
-    known.refresh()
+    catch_up(dataset, known)
     new: dict[str, Arrival] = {}
     for arrival in arrivals:
         if arrival.item.id not in known:
             new.setdefault(arrival.item.id, arrival)
     commits = []
     for run in even_runs(list(new.values()), process.settings.window_items):
-        embedded = _embed(run, process)
+        embedded = _embed(run, process, failed_alone)
         # Leaves out what another worker wrote meanwhile.
         done = commit_arrivals(dataset, known, embedded, card=process.card, worker=worker)
         if done is not None:
@@ -68,25 +77,22 @@ def even_runs(arrivals: Sequence[Arrival], window: int) -> Iterator[Sequence[Arr
         yield arrivals[start : start + length]
 
 
-def _embed(run: Sequence[Arrival], process: EngineProcess) -> Embedded:
-    embedded = process.embedder.embed([a.item for a in run if not a.fault])
+def _embed(run: Sequence[Arrival], process: EngineProcess, failed_alone: int) -> Embedded:
+    sound = [a.item for a in run if not a.fault]
+    embedded = embed_at_last(sound, process.embedder, failed_alone)
     faults = [Failure(item=a.item, error=BAD_ITEM, message=a.fault) for a in run if a.fault]
     return replace(embedded, failures=[*embedded.failures, *faults])
 
 
-def read_arrivals(items: Iterable[Any], dataset: str, process: EngineProcess) -> list[Arrival]:
-    """Return the items that JSON describes; those without a usable id are refused."""
-    arrivals, refused = [], []
+def read_arrivals(items: Iterable[Any], tower: Tower) -> tuple[list[Arrival], list[str]]:
+    """Return the items that JSON describes, and what is wrong with those without a usable id."""
+    arrivals, faults = [], []
     for raw in items:
         try:
-            arrivals.append(read_arrival(raw, process.card.tower))
+            arrivals.append(read_arrival(raw, tower))
         except MessageError as error:  # noqa: PERF203 - one wrong item spoils no other
-            log.error("item refused", extra={"dataset": dataset, "reason": str(error)})
-            refused.append(str(error))
-    if refused:
-        named = f"{len(refused)} items of {EMBED_ITEMS_TASK}"
-        refuse(process.settings, named, dataset, reason=refused[0])
-    return arrivals
+            faults.append(str(error))
+    return arrivals, faults
 
 
 _known: OrderedDict[tuple[str, str], KnownIds] = OrderedDict()  # the last used is the last
@@ -111,16 +117,13 @@ def open_dataset(process: EngineProcess, named: str | None) -> Dataset:
         DatasetError: It is damaged, or of another model.
     """
     settings, card = process.settings, process.card
-    default = f"items-{card.tower}"
-    root = dataset_root(str(settings.output), default if named is None else named)
+    name = single_items_name(card.tower) if named is None else named
+    root = dataset_root(str(settings.output), name)
     try:
         dataset = Dataset.open(root)
     except DatasetError:
         dataset = Dataset.create(root, card, embedding_dtype=settings.embedding_dtype)
     dataset.check_model(card)
-    if (dataset.root, dataset.info.created_at) not in _known:
-        for name in unfinished(dataset):  # a worker died between a part and its record
-            complete(dataset, name)
     return dataset
 
 
@@ -128,25 +131,48 @@ class GatheredTask(Task[..., None]):
     """Its messages are gathered into batches."""
 
     Strategy = "tasks.receive:strategy"
+    acks_on_failure = False  # whatever is raised, the batch is given back
     gatherer: Gatherer | None = None  # of the connection at hand, in the parent process
 
 
 @shared_task(name=EMBED_ITEMS_TASK, bind=True, base=GatheredTask)
-def embed_items(self: GatheredTask, items: list[Any], *, dataset: str | None) -> None:
+def embed_items(
+    self: GatheredTask, items: list[Any], *, dataset: str | None, failed_alone: int
+) -> None:
     """Run a batch, or give it back: its messages are still in the parent's hand."""
     process = engine_process()
     started_s = time.monotonic()
     try:
         opened = open_dataset(process, dataset)
-        arrivals = read_arrivals(items, opened.root, process)
-        commits = embed_arrivals(arrivals, opened, process, worker=str(self.request.hostname))
-    except UsageError as error:
-        refuse(process.settings, f"{len(items)} items", dataset or "", reason=reason_of(error))
+        arrivals, faults = read_arrivals(items, process.card.tower)
+        worker = str(self.request.hostname)
+        commits = embed_arrivals(
+            arrivals, opened, process, worker=worker, failed_alone=failed_alone
+        )
+    except MessageError as error:  # it names a dataset that is not in the output folder
+        _refuse(process, "", len(items), reason_of(error))
     except Exception as error:  # noqa: BLE001 - the edge of the task: `give_back` raises it again
-        log.warning("items failed", extra={"items": len(items), "reason": reason_of(error)})
+        _log_failed(error, len(items), dataset)
         give_back(error)
     else:
+        for fault in faults:
+            log.error("item refused", extra={"dataset": opened.root, "reason": fault})
+        if faults:
+            _refuse(process, opened.root, len(faults), faults[0])
         _log_done(len(items), commits, opened, time.monotonic() - started_s)
+
+
+def _refuse(process: EngineProcess, dataset: str, items: int, reason: str) -> None:
+    named = f"{items} items of {EMBED_ITEMS_TASK}"
+    refuse(process.settings, named, dataset, reason=reason, planned=False)
+
+
+def _log_failed(error: Exception, items: int, dataset: str | None) -> None:
+    told = {"items": items, "dataset": dataset, "reason": reason_of(error)}
+    if isinstance(error, UsageError):  # its reason has the way out
+        log.error("items wait: this worker cannot write to their dataset", extra=told)
+    else:
+        log.warning("items failed", extra=told)
 
 
 def _log_done(came: int, commits: list[Commit], dataset: Dataset, seconds: float) -> None:

@@ -7,7 +7,7 @@ whose batch failed stays in hand and goes again after a while.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -28,11 +28,16 @@ class Delivery:
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Batch:
-    """Deliveries for one dataset that are embedded together; `attempt` counts from 1."""
+    """Deliveries for one dataset that are embedded together.
+
+    `attempt` counts from 1; `failed_alone` how often a batch of one delivery failed for a
+    reason that may be one of its items.
+    """
 
     dataset: str | None
     deliveries: list[Delivery] = field(default_factory=list)
     attempt: int = 1
+    failed_alone: int = 0
 
     @property
     def size(self) -> int:
@@ -96,9 +101,10 @@ class Gatherer:
         cause, its neighbours get through.
         """
         delay_s = backoff_s(batch.attempt)
-        attempt = batch.attempt + 1
-        for part in _halves(batch) if split and batch.attempt > 1 else [batch]:
-            part.attempt = attempt
+        alone = len(batch.deliveries) == 1
+        batch.failed_alone += split and alone
+        batch.attempt += 1
+        for part in _halves(batch) if split and not alone and batch.attempt > 2 else [batch]:
             self._after(delay_s, partial(self._go, part))
 
     def close(self) -> None:
@@ -124,7 +130,7 @@ class Gatherer:
 
 
 def _halves(batch: Batch) -> list[Batch]:
-    """Return a batch's deliveries as two batches; one if there is only one."""
+    """Return the deliveries of a batch of several as two batches."""
     middle = -(-len(batch.deliveries) // 2)
     halves = (batch.deliveries[:middle], batch.deliveries[middle:])
-    return [Batch(dataset=batch.dataset, deliveries=half) for half in halves if half]
+    return [replace(batch, deliveries=half) for half in halves]

@@ -93,7 +93,7 @@ def _receive(gatherer: Gatherer, consumer: Any, settings: Settings, message: Any
 
 def _drop(settings: Settings, message: Any, error: MessageError) -> None:
     id_ = (message.headers or {}).get("id", "without an id")
-    refuse(settings, f"message {id_}", "", reason=reason_of(error))
+    refuse(settings, f"message {id_}", "", reason=reason_of(error), planned=False)
 
 
 class BatchRequest(Request):
@@ -104,7 +104,7 @@ class BatchRequest(Request):
         self._gatherer = gatherer
         self._blameless = False
         arguments = [[item for delivery in batch.deliveries for item in delivery.items]]
-        keywords = {"dataset": batch.dataset}
+        keywords = {"dataset": batch.dataset, "failed_alone": batch.failed_alone}
         headers: dict[str, Any] = {
             "id": str(uuid.uuid4()),
             "task": task.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import uuid
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 
@@ -21,12 +22,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """A dropped message: `message` names it, within `dataset` where it named one."""
+    """A dropped message: `message` names it; `dataset` is "" where none could be told."""
 
     message: str
     dataset: str
     reason: str
     time: str  # ISO 8601, UTC
+    planned: bool = True  # in a plan, and queued again by the next submit; single items are not
 
 
 class Refusals:
@@ -37,12 +39,17 @@ class Refusals:
         self._key = f"{prefix}.refusals"
 
     def record(self, refusal: Refusal) -> None:
-        """Keep a refusal; the same message's again replaces it. The log has it in any case."""
+        """Keep a refusal; the same shard's again replaces it. The log has it in any case."""
         short = {**asdict(refusal), "reason": refusal.reason[:_MAX_REASON_LENGTH]}
-        field = f"{refusal.dataset}\n{refusal.message}"
+        # Single items have no name that tells one refusal from another.
+        unique = "" if refusal.planned else f"\n{uuid.uuid4().hex}"
+        field = f"{refusal.dataset}\n{refusal.message}{unique}"
         try:
             if int(self._client.hlen(self._key)) < MAX_REFUSALS:
-                self._client.hset(self._key, field, json.dumps(short))
+                # A path, or JSON, may hold half a surrogate pair.
+                self._client.hset(
+                    self._key, field.encode(errors="backslashreplace"), json.dumps(short)
+                )
                 self._client.expire(self._key, KEPT_S)
         except RedisError as error:
             # Worth no failed shard: the plan still has what the message named.
@@ -52,27 +59,33 @@ class Refusals:
         """Return the refusals of a dataset, oldest first."""
         return [refusal for refusal in self.all() if refusal.dataset == dataset]
 
+    def of_no_dataset(self) -> list[Refusal]:
+        """Return the refusals of messages that named no dataset of this fleet, oldest first."""
+        return self.of_dataset("")
+
     def all(self) -> list[Refusal]:
         """Return every refusal that is kept, oldest first."""
-        found = [Refusal(**json.loads(value)) for value in self._client.hvals(self._key)]
+        found = map(_parse, self._client.hvals(self._key))
         return sorted(found, key=lambda refusal: refusal.time)
 
     def forget(self, dataset: str) -> None:
-        """Drop the refusals of a dataset: its shards are queued again."""
-        fields = [key for key in self._client.hkeys(self._key) if _dataset_of(key) == dataset]
+        """Drop the refusals of a dataset's shards, which are queued again."""
+        found = {key: _parse(value) for key, value in self._client.hgetall(self._key).items()}
+        fields = [key for key, r in found.items() if r.planned and r.dataset == dataset]
         if fields:
             self._client.hdel(self._key, *fields)
 
 
-def _dataset_of(field: bytes | str) -> str:
-    text = field.decode() if isinstance(field, bytes) else field
-    return text.rpartition("\n")[0]
+def _parse(value: bytes | str) -> Refusal:
+    return Refusal(**json.loads(value))
 
 
-def refuse(settings: Settings, message: str, dataset: str, *, reason: str) -> None:
-    """Log and record that a message is dropped."""
+def refuse(
+    settings: Settings, message: str, dataset: str, *, reason: str, planned: bool = True
+) -> None:
+    """Log and record that a message is dropped, or items of one; see `Refusal`."""
     log.error("message refused", extra={"refused": message, "dataset": dataset, "reason": reason})
     time = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    refusal = Refusal(message=message, dataset=dataset, reason=reason, time=time)
+    refusal = Refusal(message=message, dataset=dataset, reason=reason, time=time, planned=planned)
     with connect(settings.redis_url) as client:
         Refusals(client, settings.queue_prefix).record(refusal)

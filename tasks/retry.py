@@ -3,6 +3,10 @@
 A transient error (Redis, the disk) is tried again for ever: the message is worth nothing
 less tomorrow. Any other unexpected error is tried a few times, then refused with its
 reason: the plan still has the shard, so nothing is lost. Wrong messages are refused at once.
+
+No plan has the items that came singly: whatever is wrong with their dataset, they wait until
+somebody has mended it. Those on which the engine fails become error rows in the end, see
+tasks.last_resort.
 """
 
 from __future__ import annotations
@@ -13,9 +17,9 @@ from typing import Any, NoReturn
 
 from celery.exceptions import Reject
 
-from clipfleet.errors import TransientError
+from clipfleet.errors import TransientError, UsageError
 
-MAX_ATTEMPTS = 5  # of a shard that fails for no transient reason
+MAX_ATTEMPTS = 5  # of a shard, or of one message of items, that fails for no transient reason
 FIRST_DELAY_S = 1.0
 MAX_DELAY_S = 60.0
 
@@ -39,7 +43,7 @@ def may_retry(error: BaseException, attempt: int) -> bool:
 
 
 class NotNow(Reject):
-    """A batch of items that failed for a transient reason, given back to the worker's parent."""
+    """A batch of items that failed by no fault of theirs: the disk, Redis, or their dataset."""
 
 
 class NotThis(Reject):
@@ -52,7 +56,7 @@ def give_back(error: Exception) -> NoReturn:
     Raises:
         NotNow, NotThis: Always.
     """
-    kind = NotNow if isinstance(error, TRANSIENT) else NotThis
+    kind = NotNow if isinstance(error, (*TRANSIENT, UsageError)) else NotThis
     raise kind(reason_of(error), requeue=True) from error
 
 

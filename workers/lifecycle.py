@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from clipfleet.card import ModelCard, load_card
 from clipfleet.errors import SettingsError, UsageError
 from clipfleet.settings import CONFIG_VARIABLE, Settings, load_settings
+from storage.dataset import INFO_PATH, Dataset, single_items_name
 
 if TYPE_CHECKING:
     from workers.pipeline import Embedder
@@ -22,6 +23,7 @@ def preflight(settings: Settings) -> ModelCard:
     Raises:
         SettingsError: tower, model or output is not set.
         CardError: The card or its engine is missing or unreadable.
+        DatasetError: The output folder's dataset of single items is another model's, or damaged.
         UsageError: The card is of the other tower, or the output folder cannot be written.
     """
     tower, model, output = _required(settings)
@@ -33,6 +35,7 @@ def preflight(settings: Settings) -> ModelCard:
         )
     _check_readable(engine)
     _check_writable(Path(output))
+    _check_single_items(output, card)
     return card
 
 
@@ -63,6 +66,13 @@ def _check_writable(output: Path) -> None:
             f"cannot write to the output folder {output}: {error.strerror}; "
             "give this user the right to it, or choose another with --output"
         ) from error
+
+
+def _check_single_items(output: str, card: ModelCard) -> None:
+    """Look now: a worker whose model does not fit could embed none of these items."""
+    root = os.path.join(output, single_items_name(card.tower))
+    if os.path.exists(os.path.join(root, INFO_PATH)):
+        Dataset.open(root).check_model(card)
 
 
 def environment_of(settings: Settings) -> dict[str, str]:

@@ -6,15 +6,18 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from clipfleet.card import load_card
 from storage.dataset import Dataset
 from storage.manifest import part_names
 from tasks.progress import read_progress
+from tasks.refusals import Refusals
 from tests.integration.conftest import MakeBench
 from tests.integration.support import Bench, texts, wait_until
 
@@ -207,6 +210,32 @@ def test_a_failed_batch_is_acknowledged_by_none_and_tried_again(bench: Bench) ->
     folder.with_name("away").rename(folder)
     bench.wait_for_items(30, ITEMS)
     bench.assert_whole(ITEMS, vectors=30)
+
+
+def test_items_wait_while_their_dataset_is_another_models(bench: Bench) -> None:
+    worker = bench.start_worker()
+    folder = Path(bench.dataset_path("captions"))
+    other = replace(load_card(str(bench.settings.model))[0], checkpoint_sha256="1" * 64)
+    Dataset.create(str(folder), other, embedding_dtype="float16")
+    bench.queue_items(texts(30), dataset="captions")
+    event = worker.wait_for("items wait: this worker cannot write to their dataset", count=3)
+    assert "choose another output folder, or give the card of the dataset's" in event["reason"]
+    assert event["items"] == 30
+    assert bench.in_redis() == (0, 30)
+    folder.rename(folder.with_name("away"))
+    bench.wait_for_items(30, "captions")
+    bench.assert_whole("captions", vectors=30)
+
+
+def test_half_a_letter_in_a_dataset_name_is_refused_and_the_worker_lives(bench: Bench) -> None:
+    worker = bench.start_worker()
+    bench.queue_items(texts(3), size=3, dataset="\ud800")
+    worker.wait_for("message refused")
+    bench.queue_items(texts(3))
+    bench.wait_for_items(3, ITEMS)
+    (refusal,) = Refusals(bench.client, bench.settings.queue_prefix).of_no_dataset()
+    assert "no usable path" in refusal.reason
+    assert worker.stop() == 0
 
 
 def test_a_child_killed_in_a_batch_loses_nothing(make_bench: MakeBench) -> None:

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clipfleet.errors import DatasetError, DatasetMismatchError, MessageError, StorageError
-from clipfleet.jobs import BAD_ITEM, EmbedTask, Item, Shard
+from clipfleet.errors import (
+    DatasetError,
+    DatasetMismatchError,
+    EngineError,
+    MessageError,
+    StorageError,
+)
+from clipfleet.jobs import BAD_ITEM, ENGINE_FAILED, EmbedTask, Item, Shard
 from clipfleet.settings import load_settings
+from storage.arrivals import commit_arrivals
 from storage.dataset import Dataset
-from storage.manifest import missing_shards, record_path
+from storage.failures import count_failures
+from storage.known_ids import KnownIds
+from storage.manifest import is_committed, missing_shards, record_path
+from storage.parts import Embedded
 from storage.plan import plan_items
 from storage.proof import prove
 from storage.sources import ListSource
 from tasks.arrivals import Arrival, read_arrival
 from tasks.embed import embed_shard
-from tasks.embed_items import (
-    embed_arrivals,
-    even_runs,
-    open_dataset,
-)
+from tasks.embed_items import embed_arrivals, even_runs, open_dataset
+from tasks.retry import MAX_ATTEMPTS
 from workers.engines.fake import write_fake_engine
 from workers.lifecycle import EngineProcess
 from workers.pipeline import Embedder
@@ -95,8 +103,12 @@ def test_a_disk_that_fails_is_worth_another_try(process: EngineProcess) -> None:
         embed_shard(task, process, worker="w")
 
 
+def words(*names: str) -> list[Item]:
+    return [Item(id=name, text=f"words {name}") for name in names]
+
+
 def arrivals(*names: str) -> list[Arrival]:
-    return [Arrival(item=Item(id=name, text=f"words {name}")) for name in names]
+    return [Arrival(item=item) for item in words(*names)]
 
 
 def test_items_are_written_once_however_often_they_come(process: EngineProcess) -> None:
@@ -137,12 +149,72 @@ def test_a_dataset_made_anew_is_known_anew(process: EngineProcess) -> None:
     assert done.vectors == 1
 
 
-def test_a_part_whose_worker_died_is_finished(process: EngineProcess, tmp_path: Path) -> None:
+def test_a_part_whose_worker_died_is_finished_while_others_live(process: EngineProcess) -> None:
     dataset = open_dataset(process, "d")
-    (done,) = embed_arrivals(arrivals("a"), dataset, process, worker="w")
+    embed_arrivals(arrivals("a"), dataset, process, worker="w")
+    with closing(KnownIds(dataset)) as other:
+        other.refresh()
+        done = commit_arrivals(
+            dataset, other, process.embedder.embed(words("b")), card=process.card, worker="dies"
+        )
+    assert done is not None
     dataset.fs.delete(record_path(done.name))
-    (tmp_path / "out" / "d").rename(tmp_path / "out" / "e")  # as another process sees it
-    assert prove(open_dataset(process, "e").root).ok
+    # Its message comes again, to a worker that has had the dataset open for long.
+    assert embed_arrivals(arrivals("b"), dataset, process, worker="w") == []
+    assert is_committed(dataset, done.name)
+
+
+class FailsOn:
+    """An embedder that fails on runs with certain ids, and by the disk on others."""
+
+    def __init__(self, embedder: Embedder, *bad: str, error: Exception) -> None:
+        self._embedder, self._bad, self._error = embedder, bad, error
+        self.engine = embedder.engine
+        self.runs: list[int] = []
+
+    def embed(self, items: Sequence[Item]) -> Embedded:
+        self.runs.append(len(items))
+        if any(item.id in self._bad for item in items):
+            raise self._error
+        return self._embedder.embed(items)
+
+
+def failing_on(process: EngineProcess, *bad: str, error: Exception) -> EngineProcess:
+    broken: Any = FailsOn(process.embedder, *bad, error=error)
+    return EngineProcess(process.settings, broken)
+
+
+def test_an_item_on_which_the_engine_fails_every_time_is_a_row_beside_its_neighbours(
+    process: EngineProcess,
+) -> None:
+    dataset = open_dataset(process, "d")
+    broken = failing_on(process, "b", error=EngineError("odd"))
+    wrong = Arrival(item=Item(id="wrong", text=""), fault="why")
+    message = [*arrivals("a", "b", "c"), wrong]
+    for times in range(MAX_ATTEMPTS):
+        with pytest.raises(EngineError):
+            embed_arrivals(message, dataset, broken, worker="w", failed_alone=times)
+    last = embed_arrivals(message, dataset, broken, worker="w", failed_alone=MAX_ATTEMPTS)
+    assert [(done.vectors, done.errors) for done in last] == [(2, 2)]
+    assert count_failures(dataset) == {ENGINE_FAILED: 1, BAD_ITEM: 1}
+    assert prove(dataset.root).ok
+
+
+def test_items_that_end_the_process_even_one_by_one_are_rows_untried(
+    process: EngineProcess,
+) -> None:
+    dataset = open_dataset(process, "d")
+    broken = failing_on(process, "a", "b", error=AssertionError("tried"))
+    message = arrivals("a", "b")
+    (done,) = embed_arrivals(message, dataset, broken, worker="w", failed_alone=MAX_ATTEMPTS + 1)
+    assert (done.vectors, done.errors) == (0, 2)
+
+
+def test_a_failing_disk_makes_no_item_a_row(process: EngineProcess) -> None:
+    dataset = open_dataset(process, "d")
+    broken = failing_on(process, "a", error=StorageError("disk"))
+    with pytest.raises(StorageError):
+        embed_arrivals(arrivals("a"), dataset, broken, worker="w", failed_alone=MAX_ATTEMPTS)
 
 
 def test_another_models_dataset_takes_no_items(process: EngineProcess) -> None:

@@ -146,6 +146,18 @@ def test_a_batch_that_fails_for_no_transient_reason_is_halved_from_the_second_ti
     assert stand.acked == ["a", "b", "c"]
 
 
+def test_failures_that_may_be_an_items_fault_are_counted_for_a_message_by_itself() -> None:
+    stand = Stand(window_items=2)
+    stand.add("a")
+    stand.add("b")
+    for split in (True, True, True, False):
+        stand.gatherer.try_again(stand.started[-1], split=split)
+        stand.clock.pass_s(10)
+    assert stand.sizes() == [2, 2, 1, 1, 1, 1]
+    assert [batch.failed_alone for batch in stand.started[2:]] == [0, 1, 1, 1]
+    assert stand.started[-1] is stand.started[3]
+
+
 def test_a_transient_failure_keeps_a_batch_together() -> None:
     stand = Stand(window_items=4)
     stand.add("a", items=2)

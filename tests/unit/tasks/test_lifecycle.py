@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from clipfleet.errors import CardError, SettingsError, UsageError
+from clipfleet.errors import CardError, DatasetMismatchError, SettingsError, UsageError
 from clipfleet.settings import Settings, load_settings
+from storage.dataset import Dataset
 from tasks.local_fleet import LocalFleet, last_words
 from workers.engines.fake import fake_card, write_fake_engine
 from workers.lifecycle import (
@@ -58,6 +60,18 @@ def test_an_output_folder_that_cannot_be_written_is_refused(
         preflight(settings.model_copy(update={"output": str(tmp_path / "file" / "out")}))
     with pytest.raises(UsageError, match="cannot write to the output folder /proc/none"):
         preflight(settings.model_copy(update={"output": "/proc/none"}))
+
+
+def test_a_worker_whose_model_does_not_fit_the_dataset_of_single_items_is_refused(
+    settings: Settings,
+) -> None:
+    root = Path(str(settings.output), "items-txt")
+    other = replace(fake_card("txt"), checkpoint_sha256="1" * 64)
+    Dataset.create(str(root), other, embedding_dtype="float16")
+    with pytest.raises(DatasetMismatchError, match=r"items-txt holds vectors of .* choose another"):
+        preflight(settings)
+    (root / "dataset.json").unlink()
+    assert preflight(settings).tower == "txt"
 
 
 def test_a_child_reads_the_settings_that_its_parent_has(

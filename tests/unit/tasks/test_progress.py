@@ -1,9 +1,8 @@
-"""Progress from the files alone, and refusals."""
+"""Progress from the files alone."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,7 +14,6 @@ from storage.manifest import commit, missing_shards
 from storage.plan import plan_items
 from storage.sources import ListSource
 from tasks.progress import read_progress
-from tasks.refusals import MAX_REFUSALS, Refusal, Refusals
 from tests.unit.tasks.support import embedded, fake_dataset, items
 
 NO_REDIS = load_settings(redis_url="redis://127.0.0.1:1/0")
@@ -66,59 +64,3 @@ def test_without_redis_the_queue_is_unknown_and_the_rest_is_shown(tmp_path: Path
     head, queue = progress.lines()
     assert head.startswith(f"{dataset.root}: 0/0 items")
     assert queue.startswith("  queue unknown: Redis at")
-
-
-class Hash:
-    """The few commands of Redis that refusals use, on a dictionary."""
-
-    def __init__(self) -> None:
-        self.fields: dict[bytes, bytes] = {}
-        self.expires_s = 0
-
-    def hlen(self, key: str) -> int:
-        return len(self.fields)
-
-    def hset(self, key: str, field: str, value: str) -> None:
-        self.fields[field.encode()] = value.encode()
-
-    def expire(self, key: str, seconds: int) -> None:
-        self.expires_s = seconds
-
-    def hvals(self, key: str) -> list[bytes]:
-        return list(self.fields.values())
-
-    def hkeys(self, key: str) -> list[bytes]:
-        return list(self.fields)
-
-    def hdel(self, key: str, *fields: bytes) -> None:
-        for field in fields:
-            del self.fields[field]
-
-
-def refusal(number: int, dataset: str = "/d", reason: str = "wrong") -> Refusal:
-    return Refusal(
-        message=f"shard {number}",
-        dataset=dataset,
-        reason=reason,
-        time=f"2026-11-22T00:00:{number:02}",
-    )
-
-
-def test_refusals_are_kept_by_dataset_until_it_is_submitted_again() -> None:
-    client: Any = Hash()
-    refusals = Refusals(client, "clipfleet")
-    for number, dataset in ((2, "/d"), (1, "/d"), (3, "/other")):
-        refusals.record(refusal(number, dataset))
-    assert [r.message for r in refusals.of_dataset("/d")] == ["shard 1", "shard 2"]
-    refusals.forget("/d")
-    assert [r.dataset for r in refusals.all()] == ["/other"]
-    assert client.expires_s > 0
-
-
-def test_refusals_stay_small() -> None:
-    client: Any = Hash()
-    refusals = Refusals(client, "clipfleet")
-    for number in range(MAX_REFUSALS + 50):
-        refusals.record(refusal(number, reason="x" * 10_000))
-    assert len(client.fields) == MAX_REFUSALS
-    assert max(map(len, client.fields.values())) < 1000

@@ -9,7 +9,7 @@ import pytest
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import WorkerLostError
 
-from clipfleet.errors import EngineError, StorageError
+from clipfleet.errors import DatasetMismatchError, EngineError, StorageError
 from clipfleet.jobs import EMBED_ITEMS_TASK
 from clipfleet.settings import load_settings
 from tasks.app import make_app
@@ -63,7 +63,7 @@ def given_back(error: Exception) -> ExceptionInfo:
 def test_a_request_has_the_items_of_all_its_deliveries(consumer: Any) -> None:
     request = request_of(consumer, Ends())
     assert request.request_dict["args"] == [["a", "b", "c"]]
-    assert request.request_dict["kwargs"] == {"dataset": "d"}
+    assert request.request_dict["kwargs"] == {"dataset": "d", "failed_alone": 0}
     assert "'a'" not in request.argsrepr  # items are not for logs
 
 
@@ -79,7 +79,9 @@ def test_success_finishes_the_batch_once(consumer: Any) -> None:
     ("how", "told"),
     [
         (given_back(StorageError("disk full")), "again"),
+        (given_back(DatasetMismatchError("another model's")), "again"),
         (given_back(EngineError("odd")), "again, split"),
+        (failed(UnicodeEncodeError("utf-8", "\ud800", 0, 1, "unforeseen")), "again, split"),
         (failed(WorkerLostError("killed")), "again, split"),
     ],
 )

@@ -8,24 +8,31 @@ come back soon, beside shards that take long.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from typing import Any
 
 from celery import bootsteps
 
 RENEWALS = 4  # within a visibility timeout
+_JOIN_S = 10.0
 
 log = logging.getLogger(__name__)
 
 
 class Lease(bootsteps.StartStopStep):
-    """A step of Celery's consumer: a timer in the worker's event loop."""
+    """A step of Celery's consumer: a timer in the worker's event loop, then a thread.
+
+    The loop ends when the worker is asked to stop, and the running shard goes on.
+    """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
         self._entry: Any = None
+        self._drain: threading.Thread | None = None
+        self._drained = threading.Event()
 
     def start(self, consumer: Any) -> None:
         """Begin, at each connection."""
@@ -33,9 +40,25 @@ class Lease(bootsteps.StartStopStep):
         interval_s = channel.visibility_timeout / RENEWALS
         self._entry = consumer.timer.call_repeatedly(interval_s, renew, (channel,))
 
-    def stop(self, consumer: Any) -> None:  # noqa: ARG002
-        if self._entry is not None:
-            self._entry.cancel()
+    def stop(self, consumer: Any) -> None:
+        """Go on in a thread if the worker stops; else the connection was lost, with the hold."""
+        if self._entry is None:
+            return
+        self._entry.cancel()
+        if consumer.blueprint.state == bootsteps.CLOSE:  # type: ignore[attr-defined]
+            channel = consumer.task_consumer.channel
+            self._drain = threading.Thread(target=self._renew, args=(channel,), daemon=True)
+            self._drain.start()
+
+    def shutdown(self, consumer: Any) -> None:  # noqa: ARG002
+        """End: what is still in hand goes back to the queue now."""
+        self._drained.set()
+        if self._drain is not None:
+            self._drain.join(_JOIN_S)
+
+    def _renew(self, channel: Any) -> None:
+        while not self._drained.wait(channel.visibility_timeout / RENEWALS):
+            renew(channel)
 
 
 def renew(channel: Any) -> None:

@@ -88,6 +88,20 @@ def test_sigterm_finishes_the_running_shard_and_hands_back_the_rest(make_bench: 
     bench.assert_whole(vectors=300)
 
 
+def test_a_worker_that_drains_keeps_its_hold_on_the_running_shard(make_bench: MakeBench) -> None:
+    bench = make_bench(item_s=0.04, visibility_timeout_s=1)
+    bench.submit(100)
+    first = bench.start_worker()
+    first.wait_for("engine loaded")
+    wait_until(lambda: bench.in_redis() == (0, 1), timeout_s=10, what="the shard is held")
+    second = bench.start_worker().ready()
+    assert first.stop() == 0
+    bench.wait_for_items(100)
+    assert len(first.events("shard embedded")) == 1
+    time.sleep(0.5)
+    assert [event for event in second.events() if "shard" in event] == []
+
+
 def test_a_shard_that_outlasts_the_grace_period_is_handed_back(make_bench: MakeBench) -> None:
     bench = make_bench(item_s=0.3, stop_grace_s=0.5)
     bench.submit(200)

@@ -68,6 +68,7 @@ def test_a_shard_that_outlasts_the_visibility_timeout_runs_once(make_bench: Make
     bench.submit(100)
     workers = [bench.start_worker(), bench.start_worker()]
     bench.wait_for_items(100)
+    assert [worker.stop() for worker in workers] == [0, 0]  # which would finish a second run
     runs = [event for worker in workers for event in worker.events() if "shard" in event]
     assert [event["event"] for event in runs] == ["shard embedded"]
 
@@ -89,16 +90,17 @@ def test_sigterm_finishes_the_running_shard_and_hands_back_the_rest(make_bench: 
 
 
 def test_a_worker_that_drains_keeps_its_hold_on_the_running_shard(make_bench: MakeBench) -> None:
-    bench = make_bench(item_s=0.04, visibility_timeout_s=1)
+    bench = make_bench(item_s=0.08, visibility_timeout_s=1)
     bench.submit(100)
-    first = bench.start_worker()
-    first.wait_for("engine loaded")
+    first = bench.start_worker().ready()
     wait_until(lambda: bench.in_redis() == (0, 1), timeout_s=10, what="the shard is held")
     second = bench.start_worker().ready()
+    stopped_s = time.monotonic()
     assert first.stop() == 0
+    assert time.monotonic() - stopped_s > 3  # else this would show nothing
     bench.wait_for_items(100)
     assert len(first.events("shard embedded")) == 1
-    time.sleep(0.5)
+    assert second.stop() == 0  # which would finish a second run
     assert [event for event in second.events() if "shard" in event] == []
 
 

@@ -48,7 +48,8 @@ class Progress:
 
     `total`, `vectors` and `errors` count items; `total` is what is planned and what came by
     itself. `waiting` and `held` count the messages of the dataset's tower and fleet, of all
-    datasets; they are None where Redis does not answer, see `broker_error`.
+    datasets; they are None where Redis does not answer, see `broker_error`. `strays` are the
+    refused messages that named no dataset.
     """
 
     def __init__(self, dataset: Dataset, settings: Settings, *, job: Job | None = None) -> None:
@@ -58,6 +59,7 @@ class Progress:
         self.waiting: int | None = None
         self.held: int | None = None
         self.refusals: list[Refusal] = []
+        self.strays: list[Refusal] = []
         self.broker_error: str | None = None
         self._settings = settings
         self._planned = Manifest(dataset, f"{job.id}-" if job else tuple(string.digits))
@@ -141,7 +143,9 @@ class Progress:
             "waiting": self.waiting,
             "held": self.held,
             "broker_error": self.broker_error,
-            "refusals": [{"message": r.message, "reason": r.reason} for r in self.refusals],
+            "refusals": [
+                {"message": r.message, "reason": r.reason} for r in (*self.refusals, *self.strays)
+            ],
         }
 
     def lines(self) -> list[str]:
@@ -162,10 +166,15 @@ class Progress:
         return [f"  {missing:,} shards are missing and none is queued: submit again to queue them"]
 
     def _refusal_lines(self) -> list[str]:
-        if not self.refusals:
-            return []
-        shown = [f"  refused {r.message}: {r.reason}" for r in self.refusals[:_SHOWN_REFUSALS]]
-        return [*shown, f"  {len(self.refusals):,} messages refused; submitting again queues them"]
+        refused = [*self.refusals, *self.strays]
+        lines = [f"  refused {r.message}: {r.reason}" for r in refused[:_SHOWN_REFUSALS]]
+        shards = sum(r.planned for r in refused)
+        if shards:
+            lines.append(f"  {shards:,} shards refused: mend the cause and submit again")
+        if len(refused) > shards:
+            singly = len(refused) - shards
+            lines.append(f"  {singly:,} messages of single items refused: queue them again")
+        return lines
 
     def _ask_redis(self) -> None:
         settings = self._settings
@@ -176,6 +185,7 @@ class Progress:
                 self.held = held_length(client, queue)
                 refusals = Refusals(client, settings.queue_prefix)
                 self.refusals = refusals.of_dataset(self.dataset.root)
+                self.strays = refusals.of_no_dataset()
                 self.broker_error = None
         except (RedisError, OSError) as error:
             self.waiting = self.held = None

@@ -27,7 +27,7 @@ CMD ["--help"]
 
 FROM cpu AS flower
 USER root
-RUN pip install --no-cache-dir -c /opt/clipfleet/constraints.txt flower
+RUN pip install --no-cache-dir -c /opt/clipfleet/constraints.txt flower==2.2.0
 USER clipfleet
 ENTRYPOINT ["celery", "--app", "tasks.app"]
 CMD ["flower", "--port=5555"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,7 +12,9 @@ from typing import Any
 import pytest
 import redis
 
+from clipfleet.errors import DependencyError
 from clipfleet.settings import Settings, load_settings
+from tasks.private_redis import server_command
 from tests.integration.support import Bench, wait_until
 from workers.engines.fake import write_fake_engine
 
@@ -21,19 +22,17 @@ from workers.engines.fake import write_fake_engine
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server on a free port, with a password; its folder is temporary."""
-    program = shutil.which("redis-server")
-    if program is None:
-        reason = "no redis-server on this machine: apt-get install redis-server"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    try:
+        command = server_command()
+    except DependencyError as error:
+        pytest.fail(str(error)) if os.environ.get("CI") else pytest.skip(str(error))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     folder = tmp_path_factory.mktemp("redis")
     options = ["--port", str(port), "--bind", "127.0.0.1", "--requirepass", "open-sesame"]
     options += ["--save", "", "--dir", str(folder), "--logfile", str(folder / "log")]
-    server = subprocess.Popen([program, *options], stdin=subprocess.DEVNULL)
+    server = subprocess.Popen([*command, *options], stdin=subprocess.DEVNULL)
     url = f"redis://:open-sesame@127.0.0.1:{port}/0"
     try:
         wait_until(lambda: _answers(url), timeout_s=10, what="redis-server answers")

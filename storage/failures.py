@@ -7,6 +7,7 @@ from collections import Counter
 import pyarrow.parquet as pq
 
 from storage.dataset import ERRORS_FOLDER, Dataset
+from storage.parquet_files import read_row_groups
 
 
 def count_failures(dataset: Dataset) -> Counter[str]:
@@ -14,5 +15,6 @@ def count_failures(dataset: Dataset) -> Counter[str]:
     counts: Counter[str] = Counter()
     for name in dataset.fs.list(ERRORS_FOLDER):
         with dataset.fs.open(f"{ERRORS_FOLDER}/{name}") as file:
-            counts.update(pq.read_table(file, columns=["error"])["error"].to_pylist())
+            for rows in read_row_groups(pq.ParquetFile(file), ["error"]):
+                counts.update(rows["error"].to_pylist())
     return counts

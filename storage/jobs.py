@@ -122,7 +122,9 @@ class PlanReader:
             number += 1
         path = file_path(job.id, job.token, number)
         try:
-            table = self._open(path).read_row_group(index, columns=["id", value_column(job.tower)])
+            table = self._open(path).read_row_group(
+                index, columns=["id", value_column(job.tower)], use_threads=False
+            )
         except FileNotFoundError:
             raise DatasetError(
                 f"plan file {self._dataset.root}/{path} is gone: {_RESTORE}"

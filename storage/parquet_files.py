@@ -38,9 +38,13 @@ def parquet_bytes(table: pa.Table, metadata: dict[bytes, str]) -> memoryview:
 
 
 def read_row_groups(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[pa.Table]:
-    """Yield a file's row groups; `iter_batches` of older pyarrow fails where there is none."""
+    """Yield a file's row groups; `iter_batches` of older pyarrow fails where there is none.
+
+    In this thread alone: a thread of pyarrow's that still lets go of a Python file while the
+    interpreter exits ends the process by `std::terminate`.
+    """
     for index in range(parquet.num_row_groups):
-        yield parquet.read_row_group(index, columns=columns)
+        yield parquet.read_row_group(index, columns=columns, use_threads=False)
 
 
 def parquet_error(error: Exception, path: str, *, remedy: str) -> DatasetError | StorageError:

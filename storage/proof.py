@@ -200,12 +200,15 @@ class _Prover:
         path = errors_path(name)
         try:
             with self._dataset.fs.open(path) as file:
-                table = pq.read_table(file, columns=errors_schema(self._dataset.info.tower).names)
+                names = errors_schema(self._dataset.info.tower).names
+                groups = [
+                    group.select(names) for group in read_row_groups(pq.ParquetFile(file), names)
+                ]
         except FileNotFoundError:
             return []
-        except PARQUET_ERRORS as error:
+        except (*PARQUET_ERRORS, KeyError) as error:  # KeyError: a column is missing
             raise parquet_error(error, path, remedy=way_out(name)) from error
-        return list(zip(table["id"].to_pylist(), table["error"].to_pylist(), strict=True))
+        return [(row["id"], row["error"]) for group in groups for row in group.to_pylist()]
 
     def _prove_ids(self) -> None:
         ids, proof = self._ids, self._proof

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pyarrow.parquet as pq
-
 from storage.dataset import ERRORS_FOLDER, Dataset
-from storage.parquet_files import read_row_groups
+from storage.parquet_files import open_parquet, read_row_groups
 
 
 def count_failures(dataset: Dataset) -> Counter[str]:
@@ -15,6 +13,6 @@ def count_failures(dataset: Dataset) -> Counter[str]:
     counts: Counter[str] = Counter()
     for name in dataset.fs.list(ERRORS_FOLDER):
         with dataset.fs.open(f"{ERRORS_FOLDER}/{name}") as file:
-            for rows in read_row_groups(pq.ParquetFile(file), ["error"]):
+            for rows in read_row_groups(open_parquet(file), ["error"]):
                 counts.update(rows["error"].to_pylist())
     return counts

@@ -13,7 +13,7 @@ from clipfleet.errors import DatasetError, MessageError
 from clipfleet.jobs import Item, Shard
 from clipfleet.models import Tower
 from storage.dataset import PLAN_FOLDER, Dataset
-from storage.parquet_files import PARQUET_ERRORS, parquet_error
+from storage.parquet_files import PARQUET_ERRORS, open_parquet, parquet_error
 from storage.parts import value_column
 
 _RECORD_SUFFIX = ".json"
@@ -162,7 +162,7 @@ class PlanReader:
         if path != self._path or self._parquet is None:
             self.close()
             self._file = self._dataset.fs.open(path)
-            self._parquet = pq.ParquetFile(self._file)
+            self._parquet = open_parquet(self._file)
             self._path = path
         return self._parquet
 

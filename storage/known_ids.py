@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from hashlib import blake2b
 
-import pyarrow.parquet as pq
-
 from storage.dataset import PARTS_FOLDER, Dataset
 from storage.id_index import IdIndex
 from storage.jobs import Job, jobs, read_job_rows
-from storage.parquet_files import PARQUET_ERRORS, parquet_error, read_row_groups
+from storage.parquet_files import PARQUET_ERRORS, open_parquet, parquet_error, read_row_groups
 from storage.parts import (
     ITEMS_PREFIX,
     item_value,
@@ -109,7 +107,7 @@ def read_arrived_rows(dataset: Dataset, name: str) -> Iterator[tuple[list[str], 
     with file:
         failures = read_footer(file, path=part_path(name)).failures
         try:
-            for rows in read_row_groups(pq.ParquetFile(file), ["id", column]):
+            for rows in read_row_groups(open_parquet(file), ["id", column]):
                 yield rows["id"].to_pylist(), rows[column].to_pylist()
         except PARQUET_ERRORS as error:
             path = f"{dataset.root}/{part_path(name)}"

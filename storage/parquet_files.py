@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,12 +38,17 @@ def parquet_bytes(table: pa.Table, metadata: dict[bytes, str]) -> memoryview:
     return memoryview(sink.getvalue())
 
 
-def read_row_groups(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[pa.Table]:
-    """Yield a file's row groups; `iter_batches` of older pyarrow fails where there is none.
+def open_parquet(file: BinaryIO) -> pq.ParquetFile:
+    """Return a Parquet file that is read in the calling thread alone.
 
-    In this thread alone: a thread of pyarrow's that still lets go of a Python file while the
-    interpreter exits ends the process by `std::terminate`.
+    pyarrow reads ahead in threads of its own by default. One that still holds a Python file
+    while the interpreter exits ends the process by `std::terminate`, its work done or not.
     """
+    return pq.ParquetFile(file, pre_buffer=False)
+
+
+def read_row_groups(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[pa.Table]:
+    """Yield a file's row groups; `iter_batches` of older pyarrow fails where there is none."""
     for index in range(parquet.num_row_groups):
         yield parquet.read_row_group(index, columns=columns, use_threads=False)
 

@@ -14,7 +14,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clipfleet.card import ModelCard
@@ -22,7 +21,13 @@ from clipfleet.errors import DatasetError
 from clipfleet.jobs import Item
 from clipfleet.models import Tower
 from storage.dataset import ERRORS_FOLDER, PARTS_FOLDER, DatasetInfo
-from storage.parquet_files import PARQUET_ERRORS, parquet_bytes, parquet_error, read_row_groups
+from storage.parquet_files import (
+    PARQUET_ERRORS,
+    open_parquet,
+    parquet_bytes,
+    parquet_error,
+    read_row_groups,
+)
 
 FORMAT = "1"
 ITEMS_PREFIX = "items-"  # parts of items that arrived by themselves, not by a plan
@@ -171,7 +176,7 @@ def read_footer(file: BinaryIO, *, path: str) -> Footer:
         StorageError: The disk did not answer.
     """
     try:
-        parquet = pq.ParquetFile(file).metadata
+        parquet = open_parquet(file).metadata
         metadata = parquet.metadata or {}
         failures = [_failure(fields) for fields in json.loads(metadata[_FAILURES_KEY])]
         return Footer(
@@ -190,7 +195,7 @@ def read_footer(file: BinaryIO, *, path: str) -> Footer:
 
 def read_part_ids(file: BinaryIO) -> Iterator[list[str]]:
     """Yield the ids of a part, or of an errors table, a row group at a time."""
-    for rows in read_row_groups(pq.ParquetFile(file), ["id"]):
+    for rows in read_row_groups(open_parquet(file), ["id"]):
         yield rows["id"].to_pylist()
 
 

@@ -7,14 +7,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clipfleet.errors import DatasetError
 from storage import tally
 from storage.dataset import Dataset
 from storage.jobs import jobs, read_job_rows
-from storage.parquet_files import PARQUET_ERRORS, parquet_error, read_row_groups
+from storage.parquet_files import PARQUET_ERRORS, open_parquet, parquet_error, read_row_groups
 from storage.parts import (
     ITEMS_PREFIX,
     NORM_TOLERANCE,
@@ -164,7 +163,7 @@ class _Prover:
     def _prove_rows(self, name: str, file: BinaryIO) -> None:
         info = self._dataset.info
         try:
-            parquet = pq.ParquetFile(file)
+            parquet = open_parquet(file)
             if not parquet.schema_arrow.equals(part_schema(info)):
                 self._add_part(_OTHER_COLUMNS, name)
                 return
@@ -202,7 +201,7 @@ class _Prover:
             with self._dataset.fs.open(path) as file:
                 names = errors_schema(self._dataset.info.tower).names
                 groups = [
-                    group.select(names) for group in read_row_groups(pq.ParquetFile(file), names)
+                    group.select(names) for group in read_row_groups(open_parquet(file), names)
                 ]
         except FileNotFoundError:
             return []

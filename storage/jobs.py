@@ -13,7 +13,7 @@ from clipfleet.errors import DatasetError, MessageError
 from clipfleet.jobs import Item, Shard
 from clipfleet.models import Tower
 from storage.dataset import PLAN_FOLDER, Dataset
-from storage.parquet_files import PARQUET_ERRORS, open_parquet, parquet_error
+from storage.parquet_files import PARQUET_ERRORS, open_parquet, parquet_error, read_row_group
 from storage.parts import value_column
 
 _RECORD_SUFFIX = ".json"
@@ -122,9 +122,7 @@ class PlanReader:
             number += 1
         path = file_path(job.id, job.token, number)
         try:
-            table = self._open(path).read_row_group(
-                index, columns=["id", value_column(job.tower)], use_threads=False
-            )
+            table = read_row_group(self._open(path), index, ["id", value_column(job.tower)])
         except FileNotFoundError:
             raise DatasetError(
                 f"plan file {self._dataset.root}/{path} is gone: {_RESTORE}"

@@ -47,10 +47,15 @@ def open_parquet(file: BinaryIO) -> pq.ParquetFile:
     return pq.ParquetFile(file, pre_buffer=False)
 
 
+def read_row_group(parquet: pq.ParquetFile, index: int, columns: list[str]) -> pa.Table:
+    """Return a row group of a file from `open_parquet`, in the calling thread too."""
+    return parquet.read_row_group(index, columns=columns, use_threads=False)
+
+
 def read_row_groups(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[pa.Table]:
     """Yield a file's row groups; `iter_batches` of older pyarrow fails where there is none."""
     for index in range(parquet.num_row_groups):
-        yield parquet.read_row_group(index, columns=columns, use_threads=False)
+        yield read_row_group(parquet, index, columns)
 
 
 def parquet_error(error: Exception, path: str, *, remedy: str) -> DatasetError | StorageError:

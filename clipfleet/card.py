@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from clipfleet.errors import CardError, EngineError
+from clipfleet.errors import CardError, EngineDamagedError
 from clipfleet.models import Tower
 from clipfleet.validation import problems
 
@@ -33,6 +33,15 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class MeasuredOn:
+    """Which engine file a parity was measured with, and on what: it proves no other."""
+
+    engine_sha256: str
+    runtime_version: str
+    gpu: str
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Parity:
     """How close the engine's outputs are to the reference's on real items.
 
@@ -49,10 +58,39 @@ class Parity:
     max_abs_diff: float
     threshold: float
     cosine_between_items: float | None = None  # None where there is one item
+    measured_on: MeasuredOn | None = None  # None for engines that run alike on every machine
 
     @property
     def passed(self) -> bool:
         return self.cosine_min >= self.threshold
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class BatchProfile:
+    """The batch sizes that a TensorRT engine takes, and the one that it was tuned for."""
+
+    smallest: int
+    optimum: int
+    largest: int
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Build:
+    """How a TensorRT engine was built.
+
+    `onnx_sha256` is of the graph file that it was built from, `timing_cache` the name of the
+    cache file that was read and extended, None without one. `typing` says who chose the
+    precision of each layer: the builder (weak), or the ONNX file (strong).
+    """
+
+    onnx: str
+    onnx_sha256: str
+    seconds: float
+    optimization_level: int | None  # None: the version has none
+    workspace_bytes: int | None  # None: all of the GPU's memory
+    timing_cache: str | None
+    typing: Literal["weak", "strong"]
+    fp32_ops: tuple[str, ...] = ()  # ONNX operators that were kept in float32
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -77,7 +115,10 @@ class ModelCard:
     runtime_version: str
     extra_file: str | None = None
     extra_file_sha256: str | None = None
-    gpu: str | None = None
+    gpu: str | None = None  # TensorRT: the GPU model that it was built for and runs on
+    compute_capability: str | None = None  # "9.0"
+    profile: BatchProfile | None = None  # TensorRT
+    build: Build | None = None  # TensorRT
     parity: Parity | None = None
     created_at: str | None = None  # ISO 8601, UTC
     format: Literal[1] = 1
@@ -178,7 +219,7 @@ def check_files(card: ModelCard, engine_path: Path) -> None:
     """Check an engine file, and its extra file, against the card's SHA-256.
 
     Raises:
-        EngineError: A file is missing, unreadable, or not the card's.
+        EngineDamagedError: A file is missing, unreadable, or not the card's.
     """
     _check_file(engine_path, card.engine_sha256)
     if card.extra_file is not None:
@@ -187,15 +228,15 @@ def check_files(card: ModelCard, engine_path: Path) -> None:
 
 def _check_file(path: Path, expected: str | None) -> None:
     if not path.is_file():
-        raise EngineError(
+        raise EngineDamagedError(
             f"engine file {path} is missing: an engine and its extra file go together"
         )
     try:
         actual = sha256_of(path)
     except OSError as error:
-        raise EngineError(f"engine file {path} cannot be read: {error.strerror}") from error
+        raise EngineDamagedError(f"engine file {path} cannot be read: {error.strerror}") from error
     if actual != expected:
-        raise EngineError(
+        raise EngineDamagedError(
             f"{path} has SHA-256 {actual}, and its card says {expected}: it is damaged or another "
             "model's; copy engine, extra file and card anew, or convert again"
         )

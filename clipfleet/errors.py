@@ -15,7 +15,12 @@
     │   ├── CheckpointError        a checkpoint does not hold the architecture's weights
     │   └── VerificationError      a converted model strays too far from its reference
     ├── EngineError                an engine refused to load or to run
-    │   └── EngineMismatchError    its names, shapes or dtypes are not its card's
+    │   ├── EngineMismatchError    its names, shapes or dtypes are not its card's
+    │   ├── EngineDamagedError     its file is missing, cut off, or not its card's
+    │   ├── EngineVersionError     it was built by another TensorRT version, or for another GPU
+    │   ├── EngineUnverifiedError  nothing proves that it computes what its model computes
+    │   ├── GpuMemoryError         the GPU has no room for it
+    │   └── GpuLostError           the GPU does not answer any more: this process must end
     ├── ItemError                  one item has no vector: a row in the errors table
     └── TransientError             worth trying again later
         ├── BrokerError            Redis cannot be reached
@@ -90,6 +95,26 @@ class EngineError(ClipfleetError):
 
 class EngineMismatchError(EngineError):
     """An engine's input or output names, shapes or dtypes are not those of its card."""
+
+
+class EngineDamagedError(EngineError):
+    """An engine's file is missing, cut off, or has another SHA-256 than its card says."""
+
+
+class EngineVersionError(EngineError):
+    """An engine was built by another version of its runtime, or for another GPU."""
+
+
+class EngineUnverifiedError(EngineError):
+    """An engine's card has no passing parity for this file, runtime version and GPU."""
+
+
+class GpuMemoryError(EngineError):
+    """The GPU has too little free memory for an engine, its contexts or its buffers."""
+
+
+class GpuLostError(EngineError):
+    """The GPU or its driver failed; no call of this process on it can succeed any more."""
 
 
 class ItemError(ClipfleetError):

@@ -49,6 +49,17 @@ class Settings(BaseSettings):
     engine_threads: int = Field(default=0, ge=0)
     max_batch: PositiveInt = 32  # for engines that take any batch size
     provider: Literal["auto", "cpu", "cuda"] = "auto"  # ONNX Runtime's
+
+    # TensorRT. Batches of an engine in flight at once, each with a context, a stream and buffers
+    # of its own on the GPU; 0: measured when the engine is loaded.
+    engine_contexts: int = Field(default=0, ge=0, le=64)
+    cuda_graphs: bool = True  # launch an engine's kernels as one graph; False: one by one
+    # Also serve TensorRT engines that nothing proves for this GPU and version.
+    allow_unverified: bool = False
+    # Where engines are kept that `clipfleet worker --build-if-missing` built on this machine;
+    # default: ~/.cache/clipfleet/engines.
+    engine_cache: str | None = None
+
     max_image_pixels: PositiveInt = 178_956_970  # Pillow's own limit against bombs
     max_image_bytes: PositiveInt = 256 << 20
 

@@ -1,8 +1,8 @@
 """The command line: `clipfleet convert | embed | submit | worker | status | verify | doctor`.
 
-Exit codes: 0 done; 1 done, but some items failed or a dataset is not whole; 2 wrong use
-or environment; 130 interrupted. Standard output carries the result (one JSON object
-with --json), standard error everything else.
+Exit codes: 0 done; 1 done, but some items failed or a dataset is not whole, or a worker lost
+its GPU and may be started again; 2 wrong use or environment; 130 interrupted. Standard output
+carries the result (one JSON object with --json), standard error everything else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from clipfleet import __version__
-from clipfleet.errors import ClipfleetError
+from clipfleet.errors import ClipfleetError, GpuLostError
 from clipfleet.models import TOWERS, Tower
 from clipfleet.options import (
     DatasetArgument,
@@ -42,6 +42,7 @@ from clipfleet.options import (
 from clipfleet.settings import Settings, load_settings
 
 DONE, ITEMS_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+GPU_LOST = 1  # a supervisor may start the worker again, as it may not one that was refused
 _WATCH_INTERVAL_S = 1.0
 
 app = typer.Typer(
@@ -349,7 +350,7 @@ def main() -> None:
         app(standalone_mode=True)
     except ClipfleetError as error:
         typer.echo(f"clipfleet: {error}", err=True)
-        sys.exit(WRONG_USE)
+        sys.exit(GPU_LOST if isinstance(error, GpuLostError) else WRONG_USE)
     except KeyboardInterrupt:  # outside a command: within, typer's own exit code is the same
         sys.exit(INTERRUPTED)
     except Exception:  # noqa: BLE001 - the edge of the process; 1 would say that items failed

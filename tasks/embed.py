@@ -9,11 +9,12 @@ from typing import Any
 from celery import Task, shared_task
 
 from clipfleet.card import ModelCard
-from clipfleet.errors import MessageError, UsageError
+from clipfleet.errors import GpuLostError, MessageError, UsageError
 from clipfleet.jobs import EMBED_TASK, EmbedTask
 from storage.dataset import Dataset, describe
 from storage.manifest import Commit, commit, complete, is_committed
 from storage.plan import PlanReader
+from tasks.last_words import gpu_lost
 from tasks.output import dataset_root
 from tasks.refusals import refuse
 from tasks.retry import may_retry, reason_of, retry_later
@@ -28,6 +29,7 @@ def embed_shard(task: EmbedTask, process: EngineProcess, *, worker: str) -> Comm
     Raises:
         UsageError: The message is for another worker, model or dataset, or its plan is gone.
         TransientError: Worth trying again.
+        GpuLostError: This process can embed nothing any more.
     """
     dataset = Dataset.open(dataset_root(str(process.settings.output), task.dataset))
     _check_model(task, dataset, process.card)
@@ -62,6 +64,8 @@ def embed(self: Task[..., None], *args: Any, **message: Any) -> None:
             raise MessageError(f"{EMBED_TASK} takes keyword arguments only, not {len(args)} others")
         task = EmbedTask.from_json(message)
         done = embed_shard(task, process, worker=str(self.request.hostname))
+    except GpuLostError as error:
+        gpu_lost(error)
     except UsageError as error:
         refuse(process.settings, *_names(self, message), reason=reason_of(error))
     except Exception as error:  # the edge of the task: nothing may lose its message

@@ -16,7 +16,7 @@ from typing import Any
 
 from celery import Task, shared_task
 
-from clipfleet.errors import DatasetError, MessageError, UsageError
+from clipfleet.errors import DatasetError, GpuLostError, MessageError, UsageError
 from clipfleet.jobs import BAD_ITEM, EMBED_ITEMS_TASK
 from clipfleet.models import Tower
 from storage.arrivals import catch_up, commit_arrivals
@@ -27,6 +27,7 @@ from storage.parts import Embedded, Failure
 from tasks.arrivals import Arrival, read_arrival
 from tasks.gather import Gatherer
 from tasks.last_resort import embed_at_last
+from tasks.last_words import gpu_lost
 from tasks.output import dataset_root
 from tasks.refusals import refuse
 from tasks.retry import give_back, reason_of
@@ -52,6 +53,7 @@ def embed_arrivals(
     Raises:
         UsageError: The dataset is damaged, or of another model.
         TransientError: Worth trying again; what was committed until then is known.
+        GpuLostError: This process can embed nothing any more; no item is to blame.
     """
     known = known_ids(dataset)
     catch_up(dataset, known)
@@ -149,6 +151,8 @@ def embed_items(
         commits = embed_arrivals(
             arrivals, opened, process, worker=worker, failed_alone=failed_alone
         )
+    except GpuLostError as error:
+        gpu_lost(error)
     except MessageError as error:  # it names a dataset that is not in the output folder
         _refuse(process, "", len(items), reason_of(error))
     except Exception as error:  # noqa: BLE001 - the edge of the task: `give_back` raises it again

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clipfleet.errors import UsageError
+from clipfleet.errors import GpuLostError, UsageError
 from clipfleet.jobs import ENGINE_FAILED, Item
 from storage.parts import Embedded, Failure
 from tasks.retry import MAX_ATTEMPTS, TRANSIENT, reason_of
@@ -39,7 +39,7 @@ def embed_at_last(items: Sequence[Item], embedder: Embedder, failed_alone: int) 
 def _embed_one(item: Item, embedder: Embedder, nothing: Embedded) -> Embedded:
     try:
         return embedder.embed([item])
-    except (*TRANSIENT, UsageError):
+    except (*TRANSIENT, UsageError, GpuLostError):  # no fault of the item's
         raise
     except Exception as error:  # noqa: BLE001 - whatever an engine's runtime raises
         return replace(nothing, failures=[_failure(item, reason_of(error))])

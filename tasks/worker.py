@@ -6,29 +6,23 @@ docs/adr/0003-worker-pool.md.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
-import sys
-import tempfile
 import threading
 import time
-import uuid
-from pathlib import Path
 from typing import Any
 
 from billiard.process import active_children
 from celery import signals
 
-from clipfleet.errors import EngineError
 from clipfleet.jobs import queue_name
-from clipfleet.settings import ENGINE_REPORT_VARIABLE, Settings, load_settings
+from clipfleet.settings import Settings, load_settings
 from tasks.app import make_app
 from tasks.broker import check_broker, redacted
+from tasks.last_words import Report, end_worker
 from tasks.lease import Lease
 from tasks.logs import set_up_logs
-from tasks.retry import reason_of
 from workers.lifecycle import (
     close_engine_process,
     hand_to_children,
@@ -38,8 +32,6 @@ from workers.lifecycle import (
 )
 
 STOPPED, BROKEN = 0, 1
-
-_LAST_WORDS_S = 2.0  # a child with bad news waits, so that the parent stops and starts no other
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +43,13 @@ def run_worker(settings: Settings) -> int:
         UsageError: The model, the output folder or a setting is not fit for use.
         BrokerError: Redis does not answer.
         EngineError: The engine did not load.
+        GpuLostError: The GPU failed, at the start or later; what was in hand is back in Redis.
     """
     card = preflight(settings)
     check_broker(settings.redis_url)
     hand_to_children(settings)
     set_up_logs(settings)
-    report = Path(tempfile.gettempdir(), f"clipfleet-{uuid.uuid4().hex}")  # there if it fails
-    os.environ[ENGINE_REPORT_VARIABLE] = str(report)
+    report = Report()
     worker = _celery_worker(settings)
     log.info(
         "worker starts",
@@ -69,10 +61,7 @@ def run_worker(settings: Settings) -> int:
         },
     )
     worker.start()
-    if report.exists():
-        reason = report.read_text(encoding="utf-8")
-        report.unlink()
-        raise EngineError(reason)
+    report.check()
     log.info("worker stopped", extra={"worker": worker.hostname})
     return STOPPED if _stopping.is_set() else BROKEN
 
@@ -126,25 +115,12 @@ def _on_child(**_: Any) -> None:
     try:
         process = open_engine_process()
     except Exception as error:  # noqa: BLE001 - the edge of the process
-        log.critical("engine not loaded, worker stops", extra={"reason": reason_of(error)})
-        _stop_worker(f"the engine of {load_settings().model} did not load: {reason_of(error)}")
+        told = f"the engine of {load_settings().model} did not load: "
+        end_worker(error, event="engine not loaded, worker stops", told=told)
     else:
         card = process.card
         seconds = round(time.monotonic() - started_s, 3)
         log.info("engine loaded", extra={"engine": card.engine, "seconds": seconds})
-
-
-def _stop_worker(reason: str) -> None:
-    """End this child and its parent; the parent tells the reason."""
-    with (
-        contextlib.suppress(FileExistsError),  # the reason of an earlier child stands
-        open(os.environ[ENGINE_REPORT_VARIABLE], "x", encoding="utf-8") as report,
-    ):
-        report.write(reason)
-    os.kill(os.getppid(), signal.SIGTERM)
-    time.sleep(_LAST_WORDS_S)
-    sys.stderr.flush()
-    os._exit(1)
 
 
 @signals.worker_process_shutdown.connect

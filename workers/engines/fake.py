@@ -12,20 +12,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfleet.card import ModelCard, TensorSpec, card_path, check_files, sha256_of, write_card
-from clipfleet.errors import EngineError
+from clipfleet.errors import EngineError, GpuLostError
 from clipfleet.models import Tower
 from workers.engines.base import Array, Engine
 from workers.engines.inputs import checked_inputs
+
+_LOST = "the fake GPU has fallen off the bus"
 
 
 class FakeEngine(Engine):
     """Features made from a hash of each input's bytes: only equal inputs give equal features."""
 
-    def __init__(self, card: ModelCard, *, max_batch: int = 32, item_s: float = 0.0) -> None:
-        """`item_s` is how long each item takes, in seconds, so that a test can come in between."""
+    def __init__(
+        self,
+        card: ModelCard,
+        *,
+        max_batch: int = 32,
+        item_s: float = 0.0,
+        lost_after_items: int | None = None,
+    ) -> None:
+        """`item_s` is how long each item takes, in seconds, so that a test can come in between.
+
+        After `lost_after_items` the engine behaves as if its GPU had gone.
+        """
         self.card = card
         self.max_batch = card.batch_size or max_batch
         self._item_s = item_s
+        self._lost_after_items = lost_after_items
+        self._items = 0
 
     @classmethod
     def load(cls, card: ModelCard, engine_path: Path, *, max_batch: int = 32) -> FakeEngine:
@@ -33,15 +47,22 @@ class FakeEngine(Engine):
 
         Raises:
             EngineError: The file is not the card's, or not a fake engine's.
+            GpuLostError: It says so: `lost_after_items` is 0.
         """
         check_files(card, engine_path)
         try:
-            item_s = float(json.loads(engine_path.read_text())["item_s"])
-        except (ValueError, KeyError, TypeError) as error:
+            told = json.loads(engine_path.read_text())
+            item_s, lost_after_items = float(told["item_s"]), told.get("lost_after_items")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise EngineError(f'{engine_path} is not {{"item_s": seconds}}: {error}') from error
-        return cls(card, max_batch=max_batch, item_s=item_s)
+        if lost_after_items == 0:
+            raise GpuLostError(_LOST)
+        return cls(card, max_batch=max_batch, item_s=item_s, lost_after_items=lost_after_items)
 
     def __call__(self, inputs: Array) -> NDArray[np.float32]:
+        self._items += len(inputs)
+        if self._lost_after_items is not None and self._items > self._lost_after_items:
+            raise GpuLostError(_LOST)
         features = np.empty((len(inputs), self.card.dim), dtype=np.float32)
         for row, given in zip(features, checked_inputs(inputs, self.card), strict=True):
             row[:] = _features(given.tobytes(), self.card.dim)
@@ -91,11 +112,18 @@ def fake_card(
 
 
 def write_fake_engine(
-    folder: Path, tower: Tower, *, dim: int = 16, resolution: int = 32, item_s: float = 0.0
+    folder: Path,
+    tower: Tower,
+    *,
+    dim: int = 16,
+    resolution: int = 32,
+    item_s: float = 0.0,
+    lost_after_items: int | None = None,
 ) -> Path:
     """Write a fake engine and its card into a folder, and return the card's path."""
     card = fake_card(tower, dim=dim, resolution=resolution)
     engine = folder / card.engine
-    engine.write_text(json.dumps({"item_s": item_s}))
+    lost = {} if lost_after_items is None else {"lost_after_items": lost_after_items}
+    engine.write_text(json.dumps({"item_s": item_s, **lost}))
     write_card(replace(card, engine_sha256=sha256_of(engine)), card_path(engine))
     return card_path(engine)

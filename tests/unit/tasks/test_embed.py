@@ -14,6 +14,7 @@ from clipfleet.errors import (
     DatasetError,
     DatasetMismatchError,
     EngineError,
+    GpuLostError,
     MessageError,
     StorageError,
 )
@@ -210,10 +211,13 @@ def test_items_that_end_the_process_even_one_by_one_are_rows_untried(
     assert (done.vectors, done.errors) == (0, 2)
 
 
-def test_a_failing_disk_makes_no_item_a_row(process: EngineProcess) -> None:
+@pytest.mark.parametrize("error", [StorageError("disk"), GpuLostError("gone")])
+def test_a_failing_disk_and_a_lost_gpu_make_no_item_a_row(
+    process: EngineProcess, error: Exception
+) -> None:
     dataset = open_dataset(process, "d")
-    broken = failing_on(process, "a", error=StorageError("disk"))
-    with pytest.raises(StorageError):
+    broken = failing_on(process, "a", error=error)
+    with pytest.raises(type(error)):
         embed_arrivals(arrivals("a"), dataset, broken, worker="w", failed_alone=MAX_ATTEMPTS)
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from clipfleet.card import Runtime, card_path, load_card, write_card
-from clipfleet.errors import CardError, EngineError, EngineMismatchError
+from clipfleet.errors import CardError, EngineError, EngineMismatchError, GpuLostError
 from clipfleet.models import Tower
 from clipfleet.settings import Settings
 from tests.unit.workers.conftest import Made, engine_inputs, expected_features, weights
@@ -48,6 +48,16 @@ def test_a_fake_engine_comes_from_its_file(tmp_path: Path) -> None:
     with load_engine(path, Settings()) as engine:
         assert isinstance(engine, FakeEngine)
         assert engine(np.ones((2, 52), np.int64)).shape == (2, 5)
+
+
+def test_a_fake_engine_loses_its_gpu_when_told(tmp_path: Path) -> None:
+    path = write_fake_engine(tmp_path, "txt", lost_after_items=3)
+    with load_engine(path, Settings()) as engine:
+        assert len(engine(np.zeros((3, 52), np.int64))) == 3
+        with pytest.raises(GpuLostError, match="fallen off the bus"):
+            engine(np.zeros((1, 52), np.int64))
+    with pytest.raises(GpuLostError):
+        load_engine(write_fake_engine(tmp_path, "txt", lost_after_items=0), Settings())
 
 
 def test_a_fake_engine_with_another_file_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""Last words: what a worker's child tells its parent when it must end the worker.
+
+A child without its engine or its GPU can do no work, and left alone the parent would start
+another for ever. So the child leaves a file with the reason, asks its parent to stop, and goes
+without an answer: what it had in hand is then back in the queue, and counts as no attempt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import NoReturn
+
+from clipfleet.errors import EngineError, GpuLostError
+from clipfleet.settings import ENGINE_REPORT_VARIABLE
+from tasks.retry import reason_of
+
+_WAIT_S = 2.0  # before the child goes, so that the parent stops and starts no other
+
+log = logging.getLogger(__name__)
+
+
+def end_worker(error: BaseException, *, event: str, told: str = "") -> NoReturn:
+    """End this child and its parent, which tells the reason; `told` goes before it.
+
+    No clean-up runs: the runtime of a lost GPU may hang in it.
+    """
+    log.critical(event, extra={"reason": reason_of(error)})
+    words = {"gpu_lost": isinstance(error, GpuLostError), "reason": f"{told}{reason_of(error)}"}
+    with (
+        contextlib.suppress(FileExistsError),  # the reason of an earlier child stands
+        open(os.environ[ENGINE_REPORT_VARIABLE], "x", encoding="utf-8") as report,
+    ):
+        json.dump(words, report)
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(_WAIT_S)
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def gpu_lost(error: GpuLostError) -> NoReturn:
+    """End the worker whose GPU is gone; the message at hand is left unacknowledged."""
+    end_worker(error, event="GPU lost, worker stops", told="the worker lost its GPU: ")
+
+
+class Report:
+    """The file that a child's last words go to; there is none before it speaks."""
+
+    def __init__(self) -> None:
+        self._path = Path(tempfile.gettempdir(), f"clipfleet-{uuid.uuid4().hex}")
+        os.environ[ENGINE_REPORT_VARIABLE] = str(self._path)
+
+    def check(self) -> None:
+        """Read the file and delete it.
+
+        Raises:
+            GpuLostError, EngineError: A child ended the worker; with the reason.
+        """
+        if not self._path.exists():
+            return
+        words = json.loads(self._path.read_text(encoding="utf-8"))
+        self._path.unlink()
+        raise (GpuLostError if words["gpu_lost"] else EngineError)(words["reason"])

@@ -18,11 +18,11 @@ from clipfleet.card import TensorSpec
 from clipfleet.errors import ConversionError
 from clipfleet.models import Architecture, Tower
 from convert.chinese_clip import ChineseClip
+from convert.staging import EXTRA_FILE_SUFFIX
 from convert.vision import Bottleneck, ModifiedResNetTower
 
 OPSET = 17  # the first with LayerNormalization, the last that TensorRT 8.6 knows
 IR_VERSION = 8  # the file format that came with opset 17
-EXTRA_FILE_SUFFIX = ".extra_file"
 
 _EXPORTER_OPSET = 18  # the lowest that torch writes
 _TRACED_BATCH = 2  # an example batch of 1 would be taken for a constant

@@ -20,9 +20,10 @@ from clipfleet.models import TOWERS, Architecture, Tower, architecture_names, lo
 from convert.checkpoints import Checkpoint, build_model, load_checkpoint
 from convert.chinese_clip import ChineseClip, halve
 from convert.download import published_checkpoint
-from convert.export import EXTRA_FILE_SUFFIX, export_tower, fold_batch_norms, tower_specs
-from convert.staging import publish, staging_folder, with_checksums
-from convert.verify import MAX_ITEMS, reference_features, verify_engine, verify_inputs
+from convert.export import export_tower, fold_batch_norms, tower_specs
+from convert.reference import TORCH_REFERENCE, reference_features
+from convert.staging import EXTRA_FILE_SUFFIX, publish, staging_folder, with_checksums
+from convert.verify import MAX_ITEMS, verify_engine, verify_inputs
 from workers.engines.onnx import OnnxEngine
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
@@ -141,10 +142,10 @@ def _convert_tower(
     conversion: Conversion, tower: Tower, staging: Path
 ) -> Iterator[tuple[ModelCard, Path]]:
     """Yield the verified engines of a tower, which lie in `staging`, with their cards."""
+    size = conversion.architecture.resolution if tower == "img" else conversion.context_length
     inputs = verify_inputs(
-        conversion.architecture,
         tower,
-        context_length=conversion.context_length,
+        size,
         images=conversion.verify_images,
         texts=conversion.verify_texts,
     )
@@ -160,7 +161,7 @@ def _convert_tower(
         card = _export(conversion, model, tower, precision, path)
         conversion.progress(f"verifying {path.name}")
         with OnnxEngine(card, path, provider="cpu", max_batch=_MAX_BATCH) as engine:
-            parity = verify_engine(engine, inputs, reference)
+            parity = verify_engine(engine, inputs, reference, reference_name=TORCH_REFERENCE)
         yield replace(card, parity=parity), path
 
 

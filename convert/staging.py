@@ -11,7 +11,8 @@ from pathlib import Path
 
 from clipfleet.card import ModelCard, card_path, sha256_of, write_card
 from clipfleet.errors import UsageError
-from convert.export import EXTRA_FILE_SUFFIX
+
+EXTRA_FILE_SUFFIX = ".extra_file"  # the weights beside an ONNX file, as the original names them
 
 
 @contextmanager
@@ -27,14 +28,15 @@ def staging_folder(save_prefix: Path) -> Iterator[Path]:
 
 
 def with_checksums(card: ModelCard, engine: Path) -> ModelCard:
-    """Return a card with the names and SHA-256 of an engine and of its extra file."""
+    """Return a card with the names and SHA-256 of an engine and of its extra file, if any."""
     extra = Path(f"{engine}{EXTRA_FILE_SUFFIX}")
+    with_extra = extra.is_file()
     return replace(
         card,
         engine=engine.name,
         engine_sha256=sha256_of(engine),
-        extra_file=extra.name,
-        extra_file_sha256=sha256_of(extra),
+        extra_file=extra.name if with_extra else None,
+        extra_file_sha256=sha256_of(extra) if with_extra else None,
     )
 
 
@@ -47,7 +49,8 @@ def publish(card: ModelCard, staged: Path, folder: Path) -> Path:
     engine = folder / staged.name
     card_path(engine).unlink(missing_ok=True)
     engine.unlink(missing_ok=True)
-    os.replace(f"{staged}{EXTRA_FILE_SUFFIX}", f"{engine}{EXTRA_FILE_SUFFIX}")
+    if card.extra_file is not None:
+        os.replace(staged.parent / card.extra_file, folder / card.extra_file)
     os.replace(staged, engine)
     write_card(card, card_path(engine))
     return card_path(engine)

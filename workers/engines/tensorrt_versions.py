@@ -42,15 +42,22 @@ def load_tensorrt() -> ModuleType:
     # Until CUDA 12.2, which made it the default, every kernel of every library is loaded at the
     # first call, unless this is set before.
     os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
-    failures = []
+    failures: list[str] = []
     for name in _PACKAGES:
-        try:
-            return importlib.import_module(name)
-        except (ImportError, OSError) as error:  # OSError: a library that it needs
-            failures.append(str(error))
+        module = _import(name, failures)
+        if module is not None:
+            return module
     raise DependencyError(
         f"TensorRT engines need TensorRT ({'; '.join(failures)}): pip install 'clipfleet[gpu]'"
     )
+
+
+def _import(name: str, failures: list[str]) -> ModuleType | None:
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:  # OSError: a library that it needs
+        failures.append(str(error))
+        return None
 
 
 def is_rtx(trt: ModuleType) -> bool:
@@ -157,7 +164,12 @@ def watch_progress(trt: ModuleType, config: Any, report: Callable[[str], None]) 
             trt.IProgressMonitor.__init__(self)
             self.steps: dict[str, int] = {}
 
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        def phase_start(
+            self,
+            phase_name: str,
+            parent_phase: str | None,  # noqa: ARG002
+            num_steps: int,
+        ) -> None:
             self.steps[phase_name] = num_steps
 
         def step_complete(self, phase_name: str, step: int) -> bool:

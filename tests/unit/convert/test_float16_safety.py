@@ -20,7 +20,8 @@ from clipfleet.models import Architecture, Tower
 from convert.chinese_clip import ChineseClip, halve
 from convert.export import export_tower, fold_batch_norms, tower_specs
 from convert.layers import LayerNorm
-from convert.verify import THRESHOLDS, measure_parity, reference_features
+from convert.reference import TORCH_REFERENCE, reference_features
+from convert.verify import THRESHOLDS, measure_parity
 
 CHANNELS = [3, 7]  # where real models keep activations of hundreds
 LARGE = torch.tensor([400.0, -400.0])
@@ -95,7 +96,9 @@ def parity_of(model: ChineseClip, tower: Tower, folder: Path) -> tuple[Parity, d
     reference = reference_features(model, tower, inputs)
     fold_batch_norms(model)
     values, features = emulated(halve(model), tower, folder, inputs)
-    return measure_parity(features, reference, threshold=THRESHOLDS["fp16"]), values
+    return measure_parity(
+        features, reference, threshold=THRESHOLDS["fp16"], reference_name=TORCH_REFERENCE
+    ), values
 
 
 @pytest.mark.parametrize("tower", ["img", "txt"])
@@ -131,7 +134,9 @@ def test_a_float16_layer_norm_would_not_survive_them(
     monkeypatch.setattr(LayerNorm, "forward", naive)
     monkeypatch.setattr("convert.export._lower_opset", lambda graph: None)  # ReduceMean of 18
     _, features = emulated(halve(model), tower, tmp_path, inputs)
-    parity = measure_parity(features, reference, threshold=THRESHOLDS["fp16"])
+    parity = measure_parity(
+        features, reference, threshold=THRESHOLDS["fp16"], reference_name=TORCH_REFERENCE
+    )
     assert not parity.passed
 
 

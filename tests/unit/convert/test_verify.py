@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfleet.card import ModelCard
+from clipfleet.card import ModelCard, Parity
 from clipfleet.errors import SourceError, VerificationError
-from clipfleet.models import Architecture
 from convert.verify import MAX_ITEMS, THRESHOLDS, measure_parity, verify_engine, verify_inputs
 
 Converted = dict[str, tuple[ModelCard, Path]]
@@ -60,7 +59,7 @@ def test_the_thresholds_are_the_promised_ones() -> None:
 
 def test_parity_is_the_worst_items(reference: Any) -> None:
     features = rotated(reference, 2, 0.99)
-    parity = measure_parity(features, reference, threshold=0.9)
+    parity = measure_parity(features, reference, threshold=0.9, reference_name="r")
     assert parity.items == 6
     assert parity.cosine_min == pytest.approx(0.99, abs=1e-6)
     assert parity.cosine_mean == pytest.approx((5 + 0.99) / 6, abs=1e-6)
@@ -71,7 +70,7 @@ def test_parity_is_the_worst_items(reference: Any) -> None:
 
 
 def test_one_item_has_no_cosine_between_items(reference: Any) -> None:
-    parity = measure_parity(reference[:1], reference[:1], threshold=0.9)
+    parity = measure_parity(reference[:1], reference[:1], threshold=0.9, reference_name="r")
     assert parity.cosine_between_items is None
 
 
@@ -81,10 +80,14 @@ def test_just_above_the_threshold_passes_and_just_below_fails(
 ) -> None:
     card, _ = converted[f"txt.{precision}"]
     near, far = (1 - (1 - threshold) * factor for factor in (0.8, 1.25))
-    parity = verify_engine(Given(card, rotated(reference, 1, near)), reference, reference)
+    parity = verify_engine(
+        Given(card, rotated(reference, 1, near)), reference, reference, reference_name="torch"
+    )
     assert parity.passed
     with pytest.raises(VerificationError) as raised:
-        verify_engine(Given(card, rotated(reference, 1, far)), reference, reference)
+        verify_engine(
+            Given(card, rotated(reference, 1, far)), reference, reference, reference_name="torch"
+        )
     message = str(raised.value)
     assert card.engine in message
     short = {"fp32": "2.5", "fp16": "2.50"}[precision]  # float32 features hold no more digits
@@ -99,15 +102,22 @@ def test_a_feature_that_is_not_finite_fails(
     features = reference.copy()
     features[3, 0] = value
     with pytest.raises(VerificationError, match="NaN or infinity for 1 of 6 items"):
-        verify_engine(Given(converted["img.fp16"][0], features), reference, reference)
+        verify_engine(
+            Given(converted["img.fp16"][0], features), reference, reference, reference_name="torch"
+        )
 
 
 def test_features_of_zero_fail(converted: Converted, reference: Any) -> None:
     with pytest.raises(VerificationError, match="strays from torch"):
-        verify_engine(Given(converted["img.fp16"][0], reference * 0), reference, reference)
+        verify_engine(
+            Given(converted["img.fp16"][0], reference * 0),
+            reference,
+            reference,
+            reference_name="torch",
+        )
 
 
-def test_the_samples_are_small_real_pictures_with_a_licence_note(vit: Architecture) -> None:
+def test_the_samples_are_small_real_pictures_with_a_licence_note() -> None:
     samples = resources.files("convert.samples")
     pictures = sorted(f.name for f in samples.iterdir() if f.name.endswith(".jpg"))
     assert 4 <= len(pictures) <= 8
@@ -115,10 +125,10 @@ def test_the_samples_are_small_real_pictures_with_a_licence_note(vit: Architectu
     for name in pictures:
         assert f"`{name}`" in licence
         assert len((samples / name).read_bytes()) <= 40_000
-    pixels = verify_inputs(vit, "img", context_length=52)
+    pixels = verify_inputs("img", 32)
     assert pixels.shape == (len(pictures), 3, 32, 32)
     assert pixels.dtype == np.float32
-    ids = verify_inputs(vit, "txt", context_length=20)
+    ids = verify_inputs("txt", 20)
     assert ids.shape == (32, 20)
     assert ids.dtype == np.int64
     assert len({tuple(row) for row in ids.tolist()}) == 32
@@ -126,16 +136,16 @@ def test_the_samples_are_small_real_pictures_with_a_licence_note(vit: Architectu
     assert (ids[:, -1] == 102).any(), "one text fills it"
 
 
-def test_own_pictures_and_texts_are_taken(tmp_path: Path, vit: Architecture) -> None:
+def test_own_pictures_and_texts_are_taken(tmp_path: Path) -> None:
     for number in range(MAX_ITEMS + 3):
         Image.new("RGB", (5, 5), (number, 0, 0)).save(tmp_path / f"{number:03}.png")
     (tmp_path / "notes.md").write_text("not a picture")
     texts = tmp_path / "texts.txt"
     texts.write_text("一只猫\n\n  \n两只狗\n", encoding="utf-8")
-    pixels = verify_inputs(vit, "img", context_length=52, images=tmp_path)
+    pixels = verify_inputs("img", 32, images=tmp_path)
     assert len(pixels) == MAX_ITEMS
-    assert len(verify_inputs(vit, "img", context_length=52, images=tmp_path / "001.png")) == 1
-    assert len(verify_inputs(vit, "txt", context_length=52, texts=texts)) == 2
+    assert len(verify_inputs("img", 32, images=tmp_path / "001.png")) == 1
+    assert len(verify_inputs("txt", 52, texts=texts)) == 2
 
 
 @pytest.mark.parametrize(
@@ -146,17 +156,43 @@ def test_own_pictures_and_texts_are_taken(tmp_path: Path, vit: Architecture) -> 
     ],
 )
 def test_pictures_that_are_none_are_an_error(
-    tmp_path: Path, vit: Architecture, prepare: Callable[[Path], object], message: str
+    tmp_path: Path, prepare: Callable[[Path], object], message: str
 ) -> None:
     prepare(tmp_path)
     with pytest.raises(SourceError, match=message):
-        verify_inputs(vit, "img", context_length=52, images=tmp_path)
+        verify_inputs("img", 32, images=tmp_path)
 
 
-def test_texts_that_are_none_are_an_error(tmp_path: Path, vit: Architecture) -> None:
+def test_texts_that_are_none_are_an_error(tmp_path: Path) -> None:
     texts = tmp_path / "texts.txt"
     with pytest.raises(SourceError, match=r"cannot read texts to verify with from .*texts\.txt"):
-        verify_inputs(vit, "txt", context_length=52, texts=texts)
+        verify_inputs("txt", 52, texts=texts)
     texts.write_text("\n")
     with pytest.raises(SourceError, match=r"no texts to verify with in .*texts\.txt"):
-        verify_inputs(vit, "txt", context_length=52, texts=texts)
+        verify_inputs("txt", 52, texts=texts)
+
+
+def test_every_call_size_is_proved_and_the_worst_counts(
+    converted: Converted, reference: Any
+) -> None:
+    sizes: list[int] = []
+
+    class Positional(Given):
+        """Right in calls of one, and off for the third item of longer ones."""
+
+        def __call__(self, inputs: Any) -> Any:
+            sizes.append(len(inputs))
+            return inputs if len(inputs) == 1 else rotated(inputs, 2, 0.99995)
+
+    def verify(name: str) -> Parity:
+        engine: Any = Positional(converted[name][0], None)
+        return verify_engine(
+            engine, reference, reference, reference_name="torch", call_sizes=(1, 4)
+        )
+
+    parity = verify("txt.fp16")
+    assert sizes == [1] * 6 + [4] * 2
+    assert parity.items == 6
+    assert parity.cosine_min == pytest.approx(0.99995, abs=1e-6)
+    with pytest.raises(VerificationError, match="strays"):
+        verify("txt.fp32")

@@ -8,14 +8,18 @@ the difference. Nothing here is imported before `load_tensorrt` is called.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import cache
 from types import ModuleType
 from typing import Any
 
 from clipfleet.card import Precision
 from clipfleet.errors import DependencyError
+
+log = logging.getLogger(__name__)
 
 Forward = Callable[[str, str], None]  # a severity's name, a message
 
@@ -193,6 +197,18 @@ def device_memory_bytes(engine: Any) -> int:
     return int(engine.device_memory_size)
 
 
+def take_profile(context: Any, stream: int) -> bool:
+    """Give an execution context the dynamic shapes' only profile; return whether it could.
+
+    Before 10.0 only an engine's first context has a profile, and a second one cannot have the
+    same: in 8.6 it can where the engine was built with PROFILE_SHARING_0806, in 8.5 never. The
+    stream must be waited for.
+    """
+    if context.active_optimization_profile == 0:
+        return True
+    return bool(context.set_optimization_profile_async(0, stream))
+
+
 def numpy_name(dtype: Any) -> str:
     """Return NumPy's name of a `DataType`; its own name where NumPy has none (BF16, FP8)."""
     return _NUMPY_NAMES.get(dtype.name, str(dtype.name).lower())
@@ -221,6 +237,10 @@ class Messages:
         self._forward = forward
         self._kept: deque[tuple[str, str]] = deque(maxlen=_KEPT_MESSAGES)
 
+    def clear(self) -> None:
+        """Forget them, so that the next are the next call's."""
+        self._kept.clear()
+
     def add(self, severity: str, message: str) -> None:
         if severity in _KEPT_SEVERITIES:
             self._kept.append((severity, message))
@@ -248,3 +268,19 @@ class Messages:
                 add(severity.name, msg)
 
         return Logger()
+
+
+@cache
+def process_logger(trt: ModuleType) -> tuple[Messages, Any]:
+    """Return the messages of a process's builders and runtimes, and the logger that adds to them.
+
+    Every version goes on with the first logger that it was given while anything that uses it
+    lives: another would get nothing, and one that is freed too early is called all the same.
+    """
+    messages = Messages(_to_log)
+    return messages, messages.logger(trt)
+
+
+def _to_log(severity: str, message: str) -> None:
+    level = logging.WARNING if severity.endswith("ERROR") else logging.DEBUG
+    log.log(level, "TensorRT: %s", message)

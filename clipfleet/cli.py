@@ -20,11 +20,14 @@ from typing import Annotated, Any
 import typer
 
 from clipfleet import __version__
-from clipfleet.errors import ClipfleetError, GpuLostError
+from clipfleet.errors import ClipfleetError, GpuLostError, UsageError
 from clipfleet.models import TOWERS, Tower
 from clipfleet.options import (
+    AllowUnverified,
+    Contexts,
     DatasetArgument,
     Dtype,
+    Gpus,
     IdColumn,
     Json,
     Model,
@@ -138,7 +141,10 @@ def embed(
     source: SourceArgument,
     out: OutArgument,
     model: Model,
-    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes.", show_default="1")
+    ] = None,
+    gpus: Gpus = None,
     redis_url: OwnRedisUrl = None,
     shard_size: ShardSize = None,
     dtype: Dtype = None,
@@ -146,6 +152,8 @@ def embed(
     uri_column: UriColumn = None,
     text_column: TextColumn = None,
     provider: Annotated[ProviderName | None, typer.Option(help="ONNX Runtime's provider.")] = None,
+    contexts: Contexts = None,
+    allow_unverified: AllowUnverified = False,
     as_json: Json = False,
 ) -> None:
     """Embed a whole source on this machine, and prove the result.
@@ -156,15 +164,22 @@ def embed(
     \b
     clipfleet embed photos/ vectors/photos --model models/vit-b-16.img.fp32.onnx
     clipfleet embed captions.jsonl vectors/captions --model models/vit-b-16.txt.fp32.onnx
+    clipfleet embed photos/ vectors/photos --model models/vit-b-16.img.fp16.trt --gpus all
     """
     from clipfleet.display import open_display
+    from clipfleet.gpus import choose_gpus
     from tasks.one_shot import embed_source
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops what was started, as Ctrl-C
 
     settings = _settings(
-        shard_size=shard_size, embedding_dtype=dtype, provider=provider, redis_url=redis_url
+        shard_size=shard_size,
+        embedding_dtype=dtype,
+        redis_url=redis_url,
+        **_engine_settings(provider, contexts, allow_unverified),
     )
+    if workers and gpus:
+        raise UsageError("--workers and --gpus: --gpus starts one worker for each GPU by itself")
     items = _open_source(source, model, id_column, uri_column, text_column)
     with open_display(quiet=as_json) as show:
         summary = embed_source(
@@ -172,7 +187,8 @@ def embed(
             out,
             model,
             settings=settings,
-            workers=workers,
+            workers=workers or 1,
+            gpus=choose_gpus(gpus) if gpus else (),
             own_redis=redis_url is None,
             show=show,
         )
@@ -218,25 +234,47 @@ def worker(
             help="Datasets inside this folder are written, no others.", show_default=False
         ),
     ],
+    gpus: Gpus = None,
+    build_if_missing: Annotated[
+        bool,
+        typer.Option(
+            "--build-if-missing",
+            help="TensorRT: build this machine's engine from the ONNX file, once, and serve it.",
+        ),
+    ] = False,
     redis_url: RedisUrl = None,
     provider: Annotated[ProviderName | None, typer.Option(help="ONNX Runtime's provider.")] = None,
+    contexts: Contexts = None,
+    allow_unverified: AllowUnverified = False,
 ) -> None:
     """Serve one tower's queue until SIGTERM, which finishes the running shard first.
 
     A shard that runs on for longer than CLIPFLEET_STOP_GRACE_S is handed back to the queue.
+    A worker whose GPU fails hands back what it has and exits with 1: start it again.
 
     \b
     clipfleet worker --tower img --model models/vit-b-16.img.fp32.onnx --output /vectors
+    clipfleet worker --tower img --model models/vit-b-16.img.fp16.onnx --output /vectors \\
+        --build-if-missing --gpus all
     """
+    from clipfleet.gpus import choose_gpus
+    from tasks.gpu_fleet import run_gpu_workers
+    from tasks.machine_engine import engine_of_this_machine
     from tasks.worker import run_worker
 
     settings = _settings(
         redis_url=redis_url,
-        provider=provider,
         tower=tower,
         model=str(model.resolve()),
         output=str(output.resolve()),
+        **_engine_settings(provider, contexts, allow_unverified),
     )
+    if gpus:
+        chosen = choose_gpus(gpus)
+        raise typer.Exit(run_gpu_workers(settings, chosen, build_if_missing=build_if_missing))
+    if build_if_missing:
+        card = engine_of_this_machine(model.resolve(), settings)
+        settings = settings.model_copy(update={"model": str(card)})
     raise typer.Exit(run_worker(settings))
 
 
@@ -312,6 +350,17 @@ def doctor(
         as_json,
     )
     raise typer.Exit(WRONG_USE if broken else DONE)
+
+
+def _engine_settings(
+    provider: ProviderName | None, contexts: int | None, allow_unverified: bool
+) -> dict[str, Any]:
+    """Return the settings of these options; one that is not given leaves the environment's."""
+    return {
+        "provider": provider,
+        "engine_contexts": contexts,
+        "allow_unverified": allow_unverified or None,
+    }
 
 
 def _settings(**given: Any) -> Settings:

@@ -68,3 +68,19 @@ OutArgument = Annotated[
     str, typer.Argument(help="The dataset: a new folder, or one to go on with.")
 ]
 DatasetArgument = Annotated[str, typer.Argument(help="The dataset's folder.")]
+Gpus = Annotated[
+    str | None,
+    typer.Option("--gpus", metavar="all|0,2", help="One worker for each of these GPUs."),
+]
+Contexts = Annotated[
+    int | None,
+    typer.Option(
+        "--contexts", min=0, max=64, help="TensorRT: batches in flight at once; 0: measured."
+    ),
+]
+AllowUnverified = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unverified", help="TensorRT: also serve engines that nothing proves for this GPU."
+    ),
+]

@@ -25,10 +25,15 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 def start_dependent(
-    command: Sequence[str], *, output: IO[bytes], environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    *,
+    output: IO[bytes] | int,
+    errors: IO[bytes] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a program in a session of its own; the kernel kills it when this thread ends.
 
+    `errors` is where its standard error goes, None: with its output.
     Ctrl-C on the terminal does not reach it. Start it from the main thread: on Linux the
     signal comes when the starting *thread* ends; elsewhere there is no such signal.
     """
@@ -37,7 +42,7 @@ def start_dependent(
         [*launcher, *command],
         stdin=subprocess.DEVNULL,
         stdout=output,
-        stderr=output,
+        stderr=output if errors is None else errors,
         env=environment,
         start_new_session=True,
     )

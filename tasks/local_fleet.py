@@ -7,11 +7,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from clipfleet.errors import EngineError
+from clipfleet.gpus import VISIBLE_VARIABLE
 from clipfleet.settings import Settings, cores
 from tasks.dependent import end, start_dependent
 from workers.lifecycle import environment_of
@@ -27,6 +29,7 @@ _LOG_LINES = 5
 @dataclass(kw_only=True)
 class _Worker:
     log_path: Path
+    gpu: str | None
     process: subprocess.Popen[bytes]
     starts: int = 1
 
@@ -34,19 +37,21 @@ class _Worker:
 class LocalFleet:
     """`count` workers for one tower, started and stopped together; a context manager.
 
-    They share the machine's cores, and are killed with this process.
+    They share the machine's cores, and are killed with this process. With `gpus`, one for each:
+    what its CUDA_VISIBLE_DEVICES is.
     """
 
-    def __init__(self, settings: Settings, count: int) -> None:
-        self._settings = _shared(settings, count)
-        self._count = count
+    def __init__(self, settings: Settings, count: int, gpus: Sequence[str] = ()) -> None:
+        self._gpus: list[str | None] = [*gpus] or [None] * count
+        self._settings = _impatient(share_of_cores(settings, len(self._gpus)))
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> LocalFleet:
         self._folder = tempfile.TemporaryDirectory(prefix="clipfleet-")
-        for number in range(self._count):
+        for number, gpu in enumerate(self._gpus):
             log_path = Path(self._folder.name, f"worker-{number}.log")
-            self._workers.append(_Worker(log_path=log_path, process=self._start(log_path)))
+            process = self._start(log_path, gpu)
+            self._workers.append(_Worker(log_path=log_path, gpu=gpu, process=process))
         return self
 
     def check(self) -> None:
@@ -64,7 +69,7 @@ class LocalFleet:
                 raise EngineError(
                     f"a worker ended {times}, with exit code {code}: {last_words(worker.log_path)}"
                 )
-            worker.process = self._start(worker.log_path)
+            worker.process = self._start(worker.log_path, worker.gpu)
             worker.starts += 1
 
     def trouble(self) -> str | None:
@@ -96,29 +101,41 @@ class LocalFleet:
         finally:
             self._folder.cleanup()
 
-    def _start(self, log_path: Path) -> subprocess.Popen[bytes]:
-        settings = self._settings
-        command = [sys.executable, "-m", "clipfleet.cli", "worker"]
-        command += ["--tower", str(settings.tower), "--model", str(settings.model)]
-        command += ["--output", str(settings.output)]
+    def _start(self, log_path: Path, gpu: str | None) -> subprocess.Popen[bytes]:
+        environment = environment_of(self._settings)
+        if gpu is not None:
+            environment[VISIBLE_VARIABLE] = gpu
         with open(log_path, "ab") as log:
-            return start_dependent(command, output=log, environment=environment_of(settings))
+            command = worker_command(self._settings)
+            return start_dependent(command, output=log, environment=environment)
 
 
-def _shared(settings: Settings, count: int) -> Settings:
-    """Return settings in which each of `count` workers has its share of the cores.
+def worker_command(settings: Settings, *, build_if_missing: bool = False) -> list[str]:
+    """Return the command line of a worker; it has its other settings from its environment."""
+    command = [sys.executable, "-m", "clipfleet.cli", "worker"]
+    command += ["--tower", str(settings.tower), "--model", str(settings.model)]
+    command += ["--output", str(settings.output)]
+    return [*command, "--build-if-missing"] if build_if_missing else command
 
-    What a worker that died held comes back soon.
-    """
+
+def share_of_cores(settings: Settings, count: int) -> Settings:
+    """Return settings in which each of `count` workers has its share of the cores."""
+    if count <= 1:
+        return settings
     share = max(1, cores() // count)
     threads = {
         name: getattr(settings, name) or share for name in ("decode_threads", "engine_threads")
     }
+    return settings.model_copy(update=threads)
+
+
+def _impatient(settings: Settings) -> Settings:
+    """Return settings in which what a worker that died held comes back soon."""
     limits = {
         "stop_grace_s": min(settings.stop_grace_s, STOP_GRACE_S),
         "visibility_timeout_s": min(settings.visibility_timeout_s, VISIBILITY_TIMEOUT_S),
     }
-    return settings.model_copy(update={**(threads if count > 1 else {}), **limits})
+    return settings.model_copy(update=limits)
 
 
 def last_reason(log_path: Path) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -87,11 +87,13 @@ def embed_source(
     *,
     settings: Settings,
     workers: int,
+    gpus: Sequence[str] = (),
     own_redis: bool,
     show: Show,
 ) -> Summary:
     """Embed a source into the dataset at `out`, and prove the result.
 
+    With `gpus`, values of CUDA_VISIBLE_DEVICES, one worker for each, else `workers`.
     Everything that is started is stopped again, whatever happens; what was committed until
     then stays, and the same call goes on from there.
 
@@ -108,7 +110,7 @@ def embed_source(
         progress.refresh()
         before, started_s = progress.done, time.monotonic()
         if not progress.finished:
-            with LocalFleet(settings, workers) as fleet:
+            with LocalFleet(settings, workers, gpus) as fleet:
                 _wait(progress, fleet, Reconciler(progress.dataset, settings), show)
                 seconds = time.monotonic() - started_s
                 fleet.ask_to_stop()  # while the proof is made

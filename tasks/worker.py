@@ -16,6 +16,7 @@ from typing import Any
 from billiard.process import active_children
 from celery import signals
 
+from clipfleet.gpus import VISIBLE_VARIABLE
 from clipfleet.jobs import queue_name
 from clipfleet.settings import Settings, load_settings
 from tasks.app import make_app
@@ -58,6 +59,7 @@ def run_worker(settings: Settings) -> int:
             "architecture": card.architecture,
             "model": card.identity,
             "redis": redacted(settings.redis_url),
+            "gpus": os.environ.get(VISIBLE_VARIABLE, "all"),
         },
     )
     worker.start()

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,29 @@ def wait_until(condition: Callable[[], Any], *, timeout_s: float, what: str) -> 
         time.sleep(_POLL_S)
 
 
+def processes_of(folder: Path) -> list[int]:
+    """Return the processes that were told of a folder, by arguments or environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                told = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+            except OSError:  # it ended, or is not ours
+                continue
+            if os.fsencode(folder) in told:
+                found.append(int(entry.name))
+    return found
+
+
 class WorkerProcess:
     """A real `clipfleet worker`, in a session of its own; `settings` are all it gets."""
 
-    def __init__(self, settings: Settings, log_path: Path) -> None:
+    def __init__(self, settings: Settings, log_path: Path, options: Sequence[str] = ()) -> None:
         self.log_path = log_path
         self._log = open(log_path, "wb")  # noqa: SIM115 - closed by `kill`
         command = [sys.executable, "-m", "clipfleet.cli", "worker"]
         command += ["--tower", str(settings.tower), "--model", str(settings.model)]
-        command += ["--output", str(settings.output)]
+        command += ["--output", str(settings.output), *options]
         self.process = subprocess.Popen(
             command,
             env=environment_of(settings),
@@ -113,10 +127,10 @@ class Bench:
         self.client = connect(settings.redis_url)
         self.queue = queue_name(settings.tower or "txt", settings.queue_prefix)
 
-    def start_worker(self, **changes: Any) -> WorkerProcess:
+    def start_worker(self, *options: str, **changes: Any) -> WorkerProcess:
         settings = self.settings.model_copy(update=changes)
         log_path = self.folder / f"worker-{len(self.workers)}.log"
-        self.workers.append(WorkerProcess(settings, log_path))
+        self.workers.append(WorkerProcess(settings, log_path, options))
         return self.workers[-1]
 
     def dataset_path(self, name: str = "dataset") -> str:

@@ -17,7 +17,8 @@ import redis
 from clipfleet.errors import DependencyError
 from tasks.broker import broker_version, connect
 from tasks.private_redis import private_redis, server_command
-from tests.integration.support import wait_until
+from tests.integration.support import processes_of, wait_until
+from tests.nvidia_smi import write_nvidia_smi
 from workers.engines.fake import write_fake_engine
 
 pytestmark = pytest.mark.integration
@@ -41,22 +42,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         os.kill(pid, signal.SIGKILL)
 
 
-def processes_of(folder: Path) -> list[int]:
-    """Return the processes that were told of a folder, by arguments or environment."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                told = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-            except OSError:  # it ended, or is not ours
-                continue
-            if os.fsencode(folder) in told:
-                found.append(int(entry.name))
-    return found
-
-
-def start_embed(home: Path, *options: str, item_s: float = 0.0) -> subprocess.Popen[str]:
-    write_fake_engine(home, "txt", item_s=item_s)
+def start_embed(
+    home: Path, *options: str, item_s: float = 0.0, lost_after_items: int | None = None
+) -> subprocess.Popen[str]:
+    write_fake_engine(home, "txt", item_s=item_s, lost_after_items=lost_after_items)
     command = [sys.executable, "-m", "clipfleet.cli", "embed", "texts.jsonl", "out"]
     command += ["--model", "fake.txt", "--shard-size", "50", "--json", *options]
     return subprocess.Popen(
@@ -115,6 +104,34 @@ def test_a_worker_that_dies_is_started_again(home: Path) -> None:
     wait_until(lambda: parts(home) >= 1, timeout_s=30, what="a shard")
     (worker,) = [pid for pid in processes_of(home) if b"\0worker\0" in command_line(pid)]
     os.kill(worker, signal.SIGKILL)
+    out, _ = run.communicate(timeout=60)
+    assert json.loads(out)["proof"]["vectors"] == ITEMS
+
+
+def test_a_worker_that_lost_its_gpu_is_started_again(home: Path) -> None:
+    out, said = start_embed(home, lost_after_items=375).communicate(timeout=60)
+    assert json.loads(out)["proof"]["vectors"] == ITEMS, said
+
+
+def test_a_gpu_that_is_lost_every_time_is_the_reason_of_the_failure(home: Path) -> None:
+    run = start_embed(home, lost_after_items=75)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 2
+    assert "a worker ended 3 times, with exit code 1" in said
+    assert "the worker lost its GPU: GpuLostError: the fake GPU has fallen off the bus" in said
+    assert_nothing_left(home)
+
+
+def test_there_is_a_worker_for_each_gpu(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{write_nvidia_smi(home / 'bin', 2)}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    run = start_embed(home, "--gpus", "all", item_s=0.005)
+    wait_until(lambda: parts(home) >= 2, timeout_s=30, what="two shards")
+    workers = [pid for pid in processes_of(home) if b"\0worker\0" in command_line(pid)]
+    environments = [Path(f"/proc/{pid}/environ").read_text() for pid in workers]
+    seen = [line for e in environments for line in e.split("\0") if line.startswith("CUDA_")]
+    assert sorted(seen) == [f"CUDA_VISIBLE_DEVICES=GPU-000{number}" for number in range(2)]
     out, _ = run.communicate(timeout=60)
     assert json.loads(out)["proof"]["vectors"] == ITEMS
 

@@ -1,0 +1,96 @@
+"""A worker for each GPU of this machine: started, watched and stopped by one process.
+
+Each is a whole `clipfleet worker` of its own, which sees one GPU only; this process loads
+nothing, and takes them with it if it is killed.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from clipfleet.gpus import VISIBLE_VARIABLE
+from clipfleet.settings import Settings
+from tasks.broker import check_broker
+from tasks.dependent import end, start_dependent
+from tasks.local_fleet import share_of_cores, worker_command
+from tasks.logs import set_up_logs
+from workers.lifecycle import environment_of, preflight
+
+_LOOK_S = 0.2
+_STOP_EXTRA_S = 8.0  # Celery's own way out, after the grace
+_KILLED = 1  # for a worker that a signal ended
+_TOLD_EARLY = (-signal.SIGTERM, 130)  # 130: interrupted, while its engine was built
+
+log = logging.getLogger(__name__)
+
+
+def run_gpu_workers(
+    settings: Settings, gpus: Sequence[str], *, build_if_missing: bool = False
+) -> int:
+    """Run a worker on each GPU until SIGTERM or SIGINT, or until all have ended.
+
+    `gpus` are values of CUDA_VISIBLE_DEVICES. Return 0 if all were stopped; else the largest
+    exit code.
+
+    Raises:
+        UsageError: The model, the output folder or a setting is not fit for use.
+        BrokerError: Redis does not answer.
+    """
+    if not build_if_missing:  # else each looks when it has its engine
+        preflight(settings)
+    check_broker(settings.redis_url)
+    set_up_logs(settings)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    shared = share_of_cores(settings, len(gpus))
+    command = worker_command(shared, build_if_missing=build_if_missing)
+    log.info("workers start", extra={"gpus": list(gpus)})
+    running = {gpu: _start(command, shared, gpu) for gpu in gpus}
+    codes = _watch(running, stop)
+    codes += _stop(running, grace_s=settings.stop_grace_s + _STOP_EXTRA_S)
+    log.info("workers stopped", extra={"exit_codes": codes})
+    return max(codes)
+
+
+def _start(command: Sequence[str], settings: Settings, gpu: str) -> subprocess.Popen[bytes]:
+    environment = {**environment_of(settings), VISIBLE_VARIABLE: gpu}
+    return start_dependent(command, output=sys.stderr.buffer, environment=environment)
+
+
+def _watch(running: dict[str, subprocess.Popen[bytes]], stop: threading.Event) -> list[int]:
+    """Take away the workers that end by themselves, until told to stop; return their codes."""
+    codes = []
+    while running and not stop.wait(_LOOK_S):
+        for gpu, process in list(running.items()):
+            if process.poll() is not None:
+                del running[gpu]
+                codes.append(_code(process.returncode))
+                told: dict[str, Any] = {"gpu": gpu, "exit_code": process.returncode}
+                log.error("worker ended", extra={**told, "others": len(running)})
+    return codes
+
+
+def _stop(running: dict[str, subprocess.Popen[bytes]], *, grace_s: float) -> list[int]:
+    """Let every worker finish its shard; return their exit codes."""
+    for process in running.values():
+        if process.poll() is None:
+            process.terminate()
+    deadline_s = time.monotonic() + grace_s
+    codes = []
+    for process in running.values():
+        code = end(process, grace_s=max(0.0, deadline_s - time.monotonic()))
+        # These were told before they listened, and had nothing in hand.
+        codes.append(0 if code in _TOLD_EARLY else _code(code))
+    return codes
+
+
+def _code(code: int) -> int:
+    return _KILLED if code < 0 else code

@@ -1,0 +1,53 @@
+"""This machine's engine: what `clipfleet worker --build-if-missing` serves.
+
+It is found or built by a process of its own: TensorRT's libraries, and the GPU memory that a
+build takes, are gone again before the worker starts.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from clipfleet.errors import EngineError
+from clipfleet.settings import Settings
+from tasks.dependent import end, start_dependent
+
+BUILDER = "convert.machine_engine"  # not imported: it brings TensorRT
+
+_DEFAULT_CACHE = Path("~/.cache/clipfleet/engines")
+
+
+def engine_of_this_machine(model: Path, settings: Settings) -> Path:
+    """Return the card of the TensorRT engine for this machine's GPU, built now if there is none.
+
+    `model` is an ONNX or TensorRT engine, or its card; progress goes to standard error.
+
+    Raises:
+        EngineError: There is none and none could be built; standard error has the reason.
+    """
+    command = [sys.executable, "-m", BUILDER, str(model), "--cache", str(cache_folder(settings))]
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    process = start_dependent(command, output=subprocess.PIPE, errors=sys.stderr.buffer)
+    try:
+        said, _ = process.communicate()
+    except KeyboardInterrupt:
+        end(process, grace_s=0.0)  # a builder in a call of its library hears no other signal
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if process.returncode != 0:
+        raise EngineError(
+            f"no TensorRT engine of {model} for this machine: finding or building it ended with "
+            f"exit code {process.returncode}, for the reason above"
+        )
+    return Path(json.loads(said)["card"])
+
+
+def cache_folder(settings: Settings) -> Path:
+    """Return where engines that were built on this machine are kept."""
+    given = settings.engine_cache
+    return (Path(given) if given else _DEFAULT_CACHE).expanduser().resolve()

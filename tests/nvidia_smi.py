@@ -1,0 +1,26 @@
+"""A stand-in for nvidia-smi, for tests on machines without a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_LINE = "GPU-{number:04d}, NVIDIA H100 80GB HBM3, 9.0, 81559 MiB, 580.105.08"
+# It knows the one question that is asked, so that another one shows in a test.
+_SCRIPT = """#!/bin/sh
+case "$*" in
+  "--query-gpu=uuid,name,compute_cap,memory.total,driver_version --format=csv,noheader") ;;
+  *) echo "unknown arguments: $*" >&2; exit 2 ;;
+esac
+cat <<'END'
+{lines}
+END
+"""
+
+
+def write_nvidia_smi(folder: Path, gpus: int) -> Path:
+    """Write the program into a folder, for PATH, and return the folder."""
+    lines = "\n".join(_LINE.format(number=number) for number in range(gpus))
+    program = folder / "nvidia-smi"
+    program.write_text(_SCRIPT.format(lines=lines))
+    program.chmod(0o755)
+    return folder

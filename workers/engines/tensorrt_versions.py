@@ -10,8 +10,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -26,6 +27,8 @@ Forward = Callable[[str, str], None]  # a severity's name, a message
 _PACKAGES = ("tensorrt", "tensorrt_rtx_bindings")  # RTX's wheel has no module of its own name
 _KEPT_MESSAGES = 20
 _KEPT_SEVERITIES = ("INTERNAL_ERROR", "ERROR", "WARNING")
+_ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+_NUMBER = re.compile(r"_\d+$")
 _NUMPY_NAMES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -227,6 +230,19 @@ def _parser_problem(error: Any) -> str:
         return f"node {error.node_name()!r} ({error.node_operator()}): {error.desc()}"
     number = int(error.node())
     return f"node {number}: {error.desc()}" if number >= 0 else str(error.desc())
+
+
+def onnx_node(layer: Any, nodes: Container[str]) -> str | None:
+    """Return which of an ONNX file's nodes the parser made a layer of.
+
+    8.6 brought `metadata`, in which the parser names the node; before, the layer has the
+    node's name, with a number where it is one of several.
+    """
+    told = _ONNX_LAYER.search(getattr(layer, "metadata", "") or "")
+    for name in (told and told[1], layer.name, _NUMBER.sub("", layer.name)):
+        if name and name in nodes:
+            return str(name)
+    return None
 
 
 class Messages:

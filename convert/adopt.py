@@ -1,0 +1,75 @@
+"""A TensorRT engine that came without a card, such as a downloaded one: proved, and given one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from clipfleet.card import ModelCard, Precision, card_path, load_card, write_card
+from clipfleet.errors import UsageError
+from convert.tensorrt_engine import ENGINE_SUFFIX, engine_card
+from convert.tensorrt_gate import check_is_reference, compute_reference, prove
+
+_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+
+
+def adopt_engine(
+    engine: str | Path,
+    *,
+    reference: str | Path | None = None,
+    precision: Precision | None = None,
+    verify_images: Path | None = None,
+    verify_texts: Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[ModelCard, Path]:
+    """Prove an engine on this machine's GPU, write its card, and return it with its path.
+
+    `reference` is the float32 ONNX of the same model, which says what the engine's own file
+    does not: architecture, checkpoint, logit scale; by default the one of that name beside the
+    engine. An older card is replaced. `precision` decides how close the engine must come; by
+    default its file name says it.
+
+    Raises:
+        CardError: The reference has no card.
+        EngineError: The engine does not load or run, or its tensors are not the reference's.
+        UsageError: There is no engine, no reference, or the precision is unknown.
+        VerificationError: The engine strays too far; no card is written.
+    """
+    engine = Path(engine).absolute()
+    if not engine.is_file():
+        raise UsageError(f"no engine at {engine}")
+    precision = precision or _precision(engine)
+    expected_card, onnx = load_card(reference or _reference(engine, precision))
+    check_is_reference(expected_card, onnx)
+    tell = progress or _silent
+    tell(f"reading {engine.name}")
+    card = engine_card(expected_card, engine, precision=precision)
+    tell(f"computing float32 features with {onnx.name}")
+    expected = compute_reference(expected_card, onnx, images=verify_images, texts=verify_texts)
+    tell(f"verifying {engine.name}")
+    card = replace(card, parity=prove(card, engine, expected))
+    write_card(card, card_path(engine))
+    return card, card_path(engine)
+
+
+def _silent(_: str) -> None:
+    """Report no progress."""
+
+
+def _precision(engine: Path) -> Precision:
+    for precision in _PRECISIONS:
+        if f".{precision}." in engine.name:
+            return precision
+    raise UsageError(f"{engine.name} does not say its precision: give --precision fp16 or fp32")
+
+
+def _reference(engine: Path, precision: Precision) -> Path:
+    name = engine.name.removesuffix(ENGINE_SUFFIX).removesuffix(f".{precision}")
+    path = engine.with_name(f"{name}.fp32.onnx")
+    if not path.is_file():
+        raise UsageError(
+            f"no float32 ONNX at {path} to compare {engine.name} with: name one with --reference "
+            "(`clipfleet convert` writes it from the same checkpoint)"
+        )
+    return path

@@ -1,0 +1,59 @@
+"""How TensorRT searches for an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """How TensorRT searches for an engine; none changes what it computes.
+
+    `optimization_level` 0 to 5: higher ones build longer for faster engines (TensorRT 8.6 on).
+    `timing_cache` is a file, or a folder in which the file is named by version and GPU; True:
+    the engine's folder, None: no cache. `tactic_sources` are TensorRT's names of where kernels
+    may come from. `log` is a file for all that TensorRT says. A build that takes more than
+    `limit_s` seconds is ended.
+    """
+
+    optimization_level: int | None = None
+    workspace_bytes: int | None = None
+    timing_cache: Path | bool | None = True
+    tactic_sources: tuple[str, ...] | None = None
+    log: Path | None = None
+    limit_s: float | None = None
+
+    def cache_place(self, folder: Path) -> Path | None:
+        """Return the timing cache's file or folder for an engine in `folder`."""
+        if isinstance(self.timing_cache, Path):
+            return self.timing_cache.absolute()
+        return folder if self.timing_cache else None
+
+
+def options_from(
+    *,
+    optimization_level: int | None,
+    workspace_gib: float | None,
+    timing_cache: Path | None,
+    no_timing_cache: bool,
+    tactic_sources: str | None,
+    limit_s: float | None,
+    log: Path | None,
+) -> BuildOptions:
+    """Return the options that a command line names; lists have commas."""
+    return BuildOptions(
+        optimization_level=optimization_level,
+        workspace_bytes=int(workspace_gib * _GIB) if workspace_gib else None,
+        timing_cache=None if no_timing_cache else timing_cache or True,
+        tactic_sources=tuple(split_names(tactic_sources)) if tactic_sources else None,
+        limit_s=limit_s,
+        log=log,
+    )
+
+
+def split_names(names: str) -> list[str]:
+    """Return the names of a list with commas."""
+    return [name.strip() for name in names.split(",") if name.strip()]

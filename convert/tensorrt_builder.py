@@ -1,0 +1,275 @@
+"""From an ONNX file to the bytes of a TensorRT engine, in a process of its own.
+
+The builder is one call into C++ that takes minutes, listens to no signal, keeps memory and may
+crash. `convert.tensorrt_process` starts this module as a child, which can be killed:
+
+    python -m convert.tensorrt_builder EVENTS_FD    < the request, one line of JSON
+
+Each line that it writes to EVENTS_FD is a JSON object of one key: `progress`, `error` or `done`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from clipfleet.card import BatchProfile, Precision
+from clipfleet.errors import ClipfleetError, ConversionError
+from convert.onnx_graph import node_operators
+from convert.timing_cache import TimingCache, cache_name
+from workers.engines import tensorrt_versions as versions
+
+Report = Callable[[str], None]
+
+_PHASE_INTERVAL_S = 2.0  # between two lines of the builder's progress
+_PARENT_GONE = 1  # exit code
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """What the child builds, from what and how; paths are absolute.
+
+    `timing_cache` is a file, or a folder in which the file has its own name; None: none.
+    `tactic_sources` None leaves the choice to TensorRT. `log` receives all that it says.
+    """
+
+    onnx: str
+    plan: str
+    precision: Precision
+    smallest: int
+    optimum: int
+    largest: int
+    fp32_ops: tuple[str, ...] = ()
+    optimization_level: int | None = None
+    workspace_bytes: int | None = None
+    tactic_sources: tuple[str, ...] | None = None
+    timing_cache: str | None = None
+    log: str | None = None
+
+    @property
+    def profile(self) -> BatchProfile:
+        return BatchProfile(smallest=self.smallest, optimum=self.optimum, largest=self.largest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildResult:
+    """How the child built it."""
+
+    seconds: float
+    runtime_version: str
+    optimization_level: int | None
+    timing_cache: str | None
+    typing: Literal["weak", "strong"]
+
+
+def build_plan(trt: ModuleType, request: BuildRequest, report: Report) -> BuildResult:
+    """Build the requested engine and write its bytes to `request.plan`.
+
+    Raises:
+        ConversionError: TensorRT cannot take the file, or cannot build it; the message holds
+            its reasons, with the node or layer.
+    """
+    started = time.monotonic()
+    with _log(request.log) as log:
+        messages = versions.Messages(forward=log)
+        logger = messages.logger(trt)
+        builder = _builder(trt, logger, messages)
+        network = builder.create_network(versions.network_flags(trt))
+        report(f"parsing {Path(request.onnx).name}")
+        parser = _parse(trt, network, logger, request)
+        config = builder.create_builder_config()
+        _set_batch(builder, network, config, request.profile)
+        versions.set_precision(trt, config, request.precision, _fp32_layers(network, request))
+        level = _set_options(trt, config, request)
+        cache = _attach_cache(trt, config, request, report)
+        versions.watch_progress(trt, config, _throttled(report))
+        report(f"building with TensorRT {trt.__version__}")
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise ConversionError(_failure(trt, request, messages))
+        del parser  # it owns what the network points to until here
+        if cache is not None:
+            cache.save()
+        Path(request.plan).write_bytes(memoryview(plan))
+    return BuildResult(
+        seconds=round(time.monotonic() - started, 2),
+        runtime_version=trt.__version__,
+        optimization_level=level,
+        timing_cache=cache.path.name if cache else None,
+        typing="strong" if versions.strongly_typed(trt) else "weak",
+    )
+
+
+def _builder(trt: ModuleType, logger: Any, messages: versions.Messages) -> Any:
+    try:
+        builder = trt.Builder(logger)
+    except TypeError as error:  # what its binding makes of a null pointer
+        raise ConversionError(
+            f"TensorRT {trt.__version__} has no builder on this machine ({messages.explain()}): it "
+            "needs an NVIDIA GPU and a driver that serves its CUDA version (`nvidia-smi`)"
+        ) from error
+    return builder
+
+
+def _parse(trt: ModuleType, network: Any, logger: Any, request: BuildRequest) -> Any:
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(request.onnx):
+        raise ConversionError(
+            f"TensorRT {trt.__version__} cannot take {request.onnx}: "
+            f"{'; '.join(versions.parser_problems(parser)) or 'no reason given'}"
+        )
+    return parser
+
+
+def _set_batch(builder: Any, network: Any, config: Any, profile: BatchProfile) -> None:
+    """Fix the batch size of an input that takes any, or give the range to tune for."""
+    tensor = network.get_input(0)
+    batch, *item = tuple(tensor.shape)
+    if batch >= 0:
+        return
+    if profile.smallest == profile.largest:
+        tensor.shape = (profile.largest, *item)
+        return
+    shapes = builder.create_optimization_profile()
+    sizes = (profile.smallest, profile.optimum, profile.largest)
+    shapes.set_shape(tensor.name, *((size, *item) for size in sizes))
+    config.add_optimization_profile(shapes)
+
+
+def _fp32_layers(network: Any, request: BuildRequest) -> list[Any]:
+    """Return the layers that came from the operators that are to stay in float32."""
+    if not request.fp32_ops:
+        return []
+    operators = node_operators(Path(request.onnx))
+    unknown = sorted(set(request.fp32_ops) - set(operators.values()))
+    if unknown:
+        raise ConversionError(
+            f"{request.onnx} has no operator {', '.join(unknown)} to keep in float32: it has "
+            f"{', '.join(sorted(set(operators.values())))}"
+        )
+    nodes = {name for name, operator in operators.items() if operator in request.fp32_ops}
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    found = [layer for layer in layers if versions.onnx_node(layer, operators) in nodes]
+    if not found:
+        raise ConversionError(
+            f"none of the {len(layers)} layers that TensorRT made of {request.onnx} says that it "
+            f"comes from {', '.join(request.fp32_ops)}: it cannot be kept in float32"
+        )
+    return found
+
+
+def _set_options(trt: ModuleType, config: Any, request: BuildRequest) -> int | None:
+    if request.workspace_bytes is not None:
+        versions.set_workspace(trt, config, request.workspace_bytes)
+    if request.tactic_sources is not None:
+        try:
+            versions.set_tactic_sources(trt, config, request.tactic_sources)
+        except ValueError as error:
+            raise ConversionError(str(error)) from error
+    return versions.set_optimization_level(config, request.optimization_level)
+
+
+def _attach_cache(
+    trt: ModuleType, config: Any, request: BuildRequest, report: Report
+) -> TimingCache | None:
+    if request.timing_cache is None or not versions.has_timing_cache(trt):
+        return None
+    path = Path(request.timing_cache)
+    if path.is_dir():
+        from workers.engines.cuda import device_name
+
+        path /= cache_name(trt.__version__, device_name())
+    return TimingCache(path, config, report)
+
+
+def _failure(trt: ModuleType, request: BuildRequest, messages: versions.Messages) -> str:
+    reason = messages.explain()
+    text = f"TensorRT {trt.__version__} cannot build {request.onnx}: {reason}"
+    if "memory" in reason.lower():
+        text += ". If the GPU is in use, wait or set --workspace-gib lower"
+    return text
+
+
+@contextmanager
+def _log(path: str | None) -> Iterator[versions.Forward | None]:
+    """Yield what writes all that TensorRT says to a file, with the seconds since the start."""
+    if path is None:
+        yield None
+        return
+    started = time.monotonic()
+    with open(path, "w", encoding="utf-8", buffering=1) as file:
+
+        def write(severity: str, message: str) -> None:
+            if not file.closed:  # TensorRT still speaks while it is taken down
+                file.write(f"{time.monotonic() - started:9.3f} {severity} {message}\n")
+
+        yield write
+
+
+def _throttled(report: Report) -> Report:
+    """Report at most once in a while: a builder's phases have thousands of steps."""
+    last = 0.0
+
+    def throttled(line: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _PHASE_INTERVAL_S:
+            last = now
+            report(line)
+
+    return throttled
+
+
+def _end_with_parent() -> None:
+    """Die when the parent does: it never closes this process's standard input."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(_PARENT_GONE)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Build what standard input asks for; failures are events too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; the parent decides
+    with os.fdopen(int(arguments[0]), "w", encoding="utf-8") as events:
+
+        def tell(**event: Any) -> None:
+            events.write(json.dumps(event) + "\n")
+            events.flush()
+
+        request = _request(sys.stdin.readline())
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        try:
+            result = build_plan(versions.load_tensorrt(), request, lambda line: tell(progress=line))
+        except ClipfleetError as error:
+            tell(error={"kind": type(error).__name__, "message": str(error)})
+        except Exception as error:  # noqa: BLE001 - the edge of the process
+            traceback.print_exc()
+            tell(error={"kind": ConversionError.__name__, "message": f"{request.onnx}: {error!r}"})
+        else:
+            tell(done=asdict(result))
+    return 0
+
+
+def _request(line: str) -> BuildRequest:
+    fields = json.loads(line)
+    for name in ("fp32_ops", "tactic_sources"):
+        if fields[name] is not None:
+            fields[name] = tuple(fields[name])
+    return BuildRequest(**fields)
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(status)  # TensorRT's own end may crash, and there is nothing left to do

@@ -1,0 +1,82 @@
+"""TensorRT's timing cache: what earlier builds measured, in a file beside the models.
+
+A cache serves one TensorRT version on one GPU model, both of which are in its name. Builders
+may share it: each adds what it measured to what the file holds by then.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+SUFFIX = ".timing.cache"
+
+Report = Callable[[str], None]
+
+
+def cache_name(version: str, gpu: str) -> str:
+    """Return the file name of a TensorRT version's cache for a GPU model."""
+    slug = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
+    return f"tensorrt-{version}-{slug}{SUFFIX}"
+
+
+class TimingCache:
+    """A cache file, attached to one build."""
+
+    def __init__(self, path: Path, config: Any, report: Report) -> None:
+        """Attach the file's content to a builder's config; begin anew where it does not serve.
+
+        `report` is told if the file is damaged, or of another version or GPU.
+        """
+        self.path = path
+        self._config = config
+        self._report = report
+        self._read = _content(path)
+        self._cache = config.create_timing_cache(self._read)
+        if self._cache is None or not config.set_timing_cache(self._cache, False):
+            report(f"timing cache {path} is damaged or of another version or GPU: not used")
+            self._cache = config.create_timing_cache(b"")
+            config.set_timing_cache(self._cache, False)
+
+    def save(self) -> None:
+        """Add what this build measured to the file; a failure costs later builds only time."""
+        try:
+            with _locked(self.path):
+                self._merge(_content(self.path))
+                _replace(self.path, self._cache.serialize())
+        except OSError as error:
+            self._report(f"timing cache {self.path} cannot be written: {error.strerror}")
+
+    def _merge(self, content: bytes) -> None:
+        if not content or content == self._read:
+            return  # nobody has written since
+        others = self._config.create_timing_cache(content)
+        if others is not None:
+            self._cache.combine(others, False)
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the one lock on a cache file; it is in a file of its own, as the cache is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _replace(path: Path, content: Any) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_bytes(memoryview(content))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

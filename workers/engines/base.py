@@ -24,7 +24,7 @@ class Engine(Protocol):
     """
 
     card: ModelCard
-    max_batch: int  # items that one call of the runtime takes
+    max_batch: int  # items that it should be called with at once, to be fed well
 
     def __call__(self, inputs: Array) -> NDArray[np.float32]: ...
 

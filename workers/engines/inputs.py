@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from clipfleet.card import ModelCard
+from clipfleet.card import ModelCard, TensorSpec
 from clipfleet.errors import EngineError
 from workers.engines.base import Array
 
@@ -17,17 +18,24 @@ def checked_inputs(inputs: Array, card: ModelCard) -> Array:
     Raises:
         EngineError: The inputs have another shape, or numbers of another kind.
     """
-    spec = card.input
-    wanted = np.dtype(spec.dtype)
-    fits = inputs.ndim == len(spec.shape) and all(
-        size in (None, given) for size, given in zip(spec.shape[1:], inputs.shape[1:], strict=True)
+    check_fits(inputs.shape, inputs.dtype, card.input, taker=f"{card.tower} engine {card.engine}")
+    return np.ascontiguousarray(inputs, dtype=np.dtype(card.input.dtype))
+
+
+def check_fits(shape: Sequence[int], dtype: np.dtype[Any], spec: TensorSpec, *, taker: str) -> None:
+    """Check that inputs of a shape and dtype are those of a spec, or may become them.
+
+    Raises:
+        EngineError: The shape is another, or the numbers are of another kind.
+    """
+    fits = len(shape) == len(spec.shape) and all(
+        size in (None, given) for size, given in zip(spec.shape[1:], shape[1:], strict=True)
     )
-    if not fits or inputs.dtype.kind != wanted.kind:
+    if not fits or dtype.kind != np.dtype(spec.dtype).kind:
         raise EngineError(
-            f"inputs are {inputs.dtype} {inputs.shape}: the {card.tower} engine {card.engine} "
+            f"inputs are {dtype} {tuple(shape)}: the {taker} "
             f"takes {spec.dtype} (n, {', '.join(map(str, spec.shape[1:]))}) as {spec.name!r}"
         )
-    return np.ascontiguousarray(inputs, dtype=wanted)
 
 
 def batches(inputs: Array, size: int, *, padded: bool) -> Iterator[tuple[Array, int]]:

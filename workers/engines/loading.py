@@ -32,9 +32,15 @@ def load_engine(card_path: str | Path, settings: Settings) -> Engine:
     if card.runtime == "fake":
         return FakeEngine.load(card, engine_path, max_batch=settings.max_batch)
     if card.runtime == "tensorrt":
-        raise EngineError(
-            f"TensorRT engines cannot be run yet ({engine_path}): use the ONNX file that "
-            "it was built from"
+        # Here, because it is loaded for such an engine only.
+        from workers.engines.tensorrt import TensorRTEngine
+
+        return TensorRTEngine(
+            card,
+            engine_path,
+            contexts=settings.engine_contexts,
+            cuda_graphs=settings.cuda_graphs,
+            allow_unverified=settings.allow_unverified,
         )
     raise EngineError(
         f"no worker runs {card.runtime} engines ({engine_path}): convert the model to ONNX first"

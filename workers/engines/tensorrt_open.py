@@ -1,0 +1,61 @@
+"""From a file and its card to a TensorRT engine that may run here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clipfleet.card import ModelCard, TensorSpec, check_files
+from clipfleet.errors import EngineMismatchError, EngineUnverifiedError
+from workers.engines import cuda
+from workers.engines.fitness import check_fit
+from workers.engines.tensorrt_file import EngineFile
+from workers.engines.tensorrt_versions import load_tensorrt
+
+
+def open_engine(card: ModelCard | None, path: Path, *, allow_unverified: bool) -> EngineFile:
+    """Return an engine that is its card's, fits this machine, and is proven unless that is waived.
+
+    Raises:
+        DependencyError: TensorRT or cuda-bindings is not installed.
+        EngineUnverifiedError: Its card does not prove it here, or it has none, and must.
+        EngineError: The file, the machine or the engine is not what the card says.
+    """
+    if card is None and not allow_unverified:
+        raise EngineUnverifiedError(
+            f"{path} has no card that proves it: verify it and write one with "
+            f"`clipfleet adopt {path}`, or allow unverified engines"
+        )
+    if card is not None:
+        check_files(card, path)
+    gpu = cuda.device_name()  # before TensorRT, which ends the process where there is no GPU
+    trt = load_tensorrt()
+    if card is not None:
+        version = str(trt.__version__)
+        check_fit(card, gpu=gpu, runtime_version=version, allow_unverified=allow_unverified)
+    file = EngineFile(trt, path)
+    if card is not None:
+        try:
+            check_tensors(card, file)
+        except BaseException:
+            file.close()
+            raise
+    return file
+
+
+def check_tensors(card: ModelCard, file: EngineFile) -> None:
+    """Check an engine's input and output against its card.
+
+    Raises:
+        EngineMismatchError: A name, shape or dtype is another.
+    """
+    _check_tensor("input", file.input, card.input, file.path)
+    _check_tensor("output", file.output, card.output, file.path)
+
+
+def _check_tensor(role: str, found: TensorSpec, said: TensorSpec, path: Path) -> None:
+    if found != said:
+        raise EngineMismatchError(
+            f"{role} of {path} is {found.name!r}, {found.dtype} {tuple(found.shape)}: its card "
+            f"says {said.name!r}, {said.dtype} {tuple(said.shape)}; take the card that was "
+            "written with the engine"
+        )

@@ -1,4 +1,4 @@
-"""The command line: `clipfleet convert | embed | submit | worker | status | verify | doctor`.
+"""The command line: `clipfleet convert | build | adopt | embed | submit | worker | status | …`.
 
 Exit codes: 0 done; 1 done, but some items failed or a dataset is not whole, or a worker lost
 its GPU and may be started again; 2 wrong use or environment; 130 interrupted. Standard output
@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipfleet import __version__
+from clipfleet import __version__, engine_commands
 from clipfleet.errors import ClipfleetError, GpuLostError, UsageError
 from clipfleet.models import TOWERS, Tower
 from clipfleet.options import (
@@ -134,6 +134,10 @@ def convert(
 def _parity(card: Any) -> str:
     parity = card.parity
     return f"cosine ≥ {parity.cosine_min:.7f} on {parity.items} items" if parity else "not verified"
+
+
+app.command()(engine_commands.build)
+app.command()(engine_commands.adopt)
 
 
 @app.command()

@@ -208,7 +208,7 @@ def _log(path: str | None) -> Iterator[versions.Forward | None]:
         yield None
         return
     started = time.monotonic()
-    with open(path, "w", encoding="utf-8", buffering=1) as file:
+    with open(path, "a", encoding="utf-8", buffering=1) as file:
 
         def write(severity: str, message: str) -> None:
             if not file.closed:  # TensorRT still speaks while it is taken down

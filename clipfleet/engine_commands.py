@@ -1,0 +1,150 @@
+"""The commands that make TensorRT engines: `clipfleet build` and `clipfleet adopt`."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clipfleet.card import Precision
+from clipfleet.options import Json, PrecisionName
+
+OnnxArgument = Annotated[
+    list[Path], typer.Argument(help="ONNX engines, or their cards.", metavar="ONNX...")
+]
+Fp32Ops = Annotated[
+    str, typer.Option(metavar="OPS", help="ONNX operators kept in float32 (TensorRT 8 only).")
+]
+TimingCache = Annotated[
+    Path | None,
+    typer.Option(help="Its file [default: named by version and GPU, beside the engine]."),
+]
+NoTimingCache = Annotated[bool, typer.Option("--no-timing-cache", help="Measure everything anew.")]
+Reference = Annotated[
+    Path | None, typer.Option(help="Float32 ONNX to compare with [default: the one beside].")
+]
+VerifyImages = Annotated[Path | None, typer.Option(help="Pictures to verify with.")]
+VerifyTexts = Annotated[Path | None, typer.Option(help="Texts to verify with, one a line.")]
+
+
+def build(  # noqa: PLR0913, PLR0917
+    onnx: OnnxArgument,
+    out: Annotated[
+        Path | None, typer.Option(metavar="PREFIX", help="Where to save [default: beside].")
+    ] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Build float16 engines.")] = False,
+    fp32: Annotated[
+        bool, typer.Option("--fp32", help="Build float32 engines [default: as the ONNX is].")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Items a call of the engine.")] = 1,
+    max_batch: Annotated[
+        int | None, typer.Option(min=1, help="One engine for 1 to this many items a call.")
+    ] = None,
+    optimum_batch: Annotated[
+        int | None, typer.Option(min=1, help="What --max-batch is tuned for [default: the most].")
+    ] = None,
+    fp16_banned_ops: Fp32Ops = "",
+    optimization_level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="Higher: longer builds, faster engines.")
+    ] = None,
+    workspace_gib: Annotated[
+        float | None, typer.Option(help="Scratch memory on the GPU [default: all of it].")
+    ] = None,
+    timing_cache: TimingCache = None,
+    no_timing_cache: NoTimingCache = False,
+    tactic_sources: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Kernel libraries to search.")
+    ] = None,
+    limit_s: Annotated[float | None, typer.Option(help="End a build that takes longer.")] = None,
+    log: Annotated[Path | None, typer.Option(help="File for all that TensorRT says.")] = None,
+    reference: Reference = None,
+    verify_images: VerifyImages = None,
+    verify_texts: VerifyTexts = None,
+    as_json: Json = False,
+) -> None:
+    """Build TensorRT engines for this machine's GPU, and prove each against float32.
+
+    An engine is kept only if it computes what its float32 ONNX computes. It runs with the
+    TensorRT version and on the GPU model that it was built with, and nowhere else.
+
+    \b
+    clipfleet build models/vit-b-16.img.fp16.onnx models/vit-b-16.txt.fp16.onnx
+    clipfleet build models/any.img.fp16.onnx --max-batch 32 --out models/vit-b-16-b32
+    """
+    from convert.build_options import options_from, split_names
+    from convert.onnx_to_tensorrt import build_engine, build_engines
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves no builder behind
+
+    options = options_from(
+        optimization_level=optimization_level,
+        workspace_gib=workspace_gib,
+        timing_cache=timing_cache,
+        no_timing_cache=no_timing_cache,
+        tactic_sources=tactic_sources,
+        limit_s=limit_s,
+        log=log,
+    )
+    one = partial(
+        build_engine,
+        batch_size=batch_size,
+        max_batch=max_batch,
+        optimum_batch=optimum_batch,
+        fp32_ops=split_names(fp16_banned_ops),
+        reference=reference,
+        options=options,
+        verify_images=verify_images,
+        verify_texts=verify_texts,
+        progress=_tell,
+    )
+    precisions: list[Precision] = ["fp32"] if fp32 else []
+    precisions += ["fp16"] if fp16 else []
+    _print(build_engines(onnx, prefix=out, precisions=precisions, build=one), as_json)
+
+
+def adopt(
+    engine: Annotated[Path, typer.Argument(help="A TensorRT engine.")],
+    reference: Reference = None,
+    precision: Annotated[
+        PrecisionName | None, typer.Option(help="Its precision [default: its name says it].")
+    ] = None,
+    verify_images: VerifyImages = None,
+    verify_texts: VerifyTexts = None,
+    as_json: Json = False,
+) -> None:
+    """Prove a TensorRT engine that has no card, or one for another machine, and write its card.
+
+    \b
+    clipfleet adopt models/vit-b-16.img.fp16.trt --reference models/vit-b-16.img.fp32.onnx
+    """
+    from convert.adopt import adopt_engine
+
+    adopted = adopt_engine(
+        engine,
+        reference=reference,
+        precision=precision.value if precision else None,
+        verify_images=verify_images,
+        verify_texts=verify_texts,
+        progress=_tell,
+    )
+    _print([adopted], as_json)
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _print(engines: Sequence[tuple[Any, Path]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"cards": [str(path) for _, path in engines]}, ensure_ascii=False))
+        return
+    for card, path in engines:
+        built = f", built in {card.build.seconds:g} s" if card.build else ""
+        typer.echo(
+            f"{path}: cosine ≥ {card.parity.cosine_min:.7f} on {card.parity.items} items{built}"
+        )

@@ -17,7 +17,12 @@ from workers.engines.base import Engine
 from workers.engines.onnx import OnnxEngine
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
     from convert.chinese_clip import ChineseClip
+    from workers.engines.tensorrt import TensorRTEngine
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -65,7 +70,17 @@ def pytorch_engine(
         CheckpointError: The checkpoint does not hold the architecture's weights.
         UsageError: The device is cuda, and torch finds none.
     """
-    model = pytorch_model(target, checkpoint, precision)
+    return eager_engine(pytorch_model(target, checkpoint, precision), target, precision, device)
+
+
+def eager_engine(
+    model: ChineseClip, target: Target, precision: Precision, device: Device
+) -> Engine:
+    """Return the target's tower of a loaded model as an engine; the model moves to the device.
+
+    Raises:
+        UsageError: The device is cuda, and torch finds none.
+    """
     import torch
 
     from workers.engines.torch import TorchEngine
@@ -76,8 +91,13 @@ def pytorch_engine(
         )
     place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     model.to(place)
-    encode = model.encode_image if target.tower == "img" else model.encode_text
-    return TorchEngine(encode, torch_card(target, precision), place, max_batch=target.batch_size)
+    card = torch_card(target, precision)
+    return TorchEngine(encoder(model, target.tower), card, place, max_batch=target.batch_size)
+
+
+def encoder(model: ChineseClip, tower: Tower) -> Callable[[Tensor], Tensor]:
+    """Return the function of a model's tower."""
+    return model.encode_image if tower == "img" else model.encode_text
 
 
 def torch_card(target: Target, precision: Precision) -> ModelCard:
@@ -127,7 +147,7 @@ def tensorrt_engine(
     contexts: int = 1,
     cuda_graphs: bool = True,
     allow_unverified: bool = False,
-) -> Engine:
+) -> TensorRTEngine:
     """Return the target's TensorRT engine; `contexts` 0 means as many as are found best.
 
     Raises:

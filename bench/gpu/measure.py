@@ -1,0 +1,262 @@
+"""Measure one architecture and tower in the runtimes that this interpreter has.
+
+    python -m bench.gpu.measure --model-arch ViT-B-16 --tower img --session today \
+        --checkpoint vit-b-16.pt --onnx vit-b-16.img.fp16.onnx --out torch.json
+    python -m bench.gpu.measure --model-arch ViT-B-16 --tower img --session today \
+        --engine vit-b-16.img.fp16.trt --engine-b32 vit-b-16-b32.img.fp16.trt --out trt.json
+
+Everything is float16. The file is written again after every cell, so that a process that is
+killed leaves what it had; a runtime that fails leaves its reason and does not stop the next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from functools import cache, partial
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from bench.gpu.flops import item_flops
+from bench.gpu.machine import clocks_now, this_machine
+from bench.gpu.measurement import (
+    Cell,
+    CellName,
+    Latency,
+    Measurement,
+    Rate,
+    write_measurement,
+)
+from bench.gpu.rates import DISTINCT_ITEMS, measure_rate
+from clipfleet.models import TOWERS, load_architecture
+from convert.latency import summarise, time_calls
+from convert.random_inputs import random_inputs
+from convert.speed_runtimes import (
+    Target,
+    eager_engine,
+    encoder,
+    onnx_engine,
+    pytorch_model,
+    tensorrt_engine,
+    torch_card,
+)
+from workers.engines.base import Engine
+
+if TYPE_CHECKING:
+    from convert.chinese_clip import ChineseClip
+
+CONTEXTS = (1, 2, 4, 8)
+CONTEXTS_B32 = (1, 2, 4)
+LARGE_BATCH = 32
+NOT_REACHED = "the process ended before this was done"
+_WARMUP_CALLS = 20
+_MAX_CALLS = 1000
+_LATENCY_S = 1.5  # at most, beyond the warm-up
+_PACKAGES = ("torch", "onnxruntime-gpu", "onnxruntime", "tensorrt", "cuda-bindings", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to measure with: files that are None are not asked for."""
+
+    target: Target
+    inputs: NDArray[Any]  # (DISTINCT_ITEMS, …)
+    checkpoint: Path | None
+    onnx: Path | None
+    engine: Path | None
+    engine_b32: Path | None
+
+
+Step = Callable[[Plan, Path], Cell]
+
+
+def steps(plan: Plan) -> Iterator[tuple[CellName, Path, Step]]:
+    """Yield the cells that are asked for with their files, in the order of the table."""
+    if plan.checkpoint:
+        yield "pytorch", plan.checkpoint, pytorch_cell
+        yield "pytorch-graph", plan.checkpoint, partial(graph_cell, batch_size=1)
+        yield "pytorch-graph-b32", plan.checkpoint, partial(graph_cell, batch_size=LARGE_BATCH)
+    if plan.onnx:
+        yield "onnx", plan.onnx, onnx_cell
+    if plan.engine:
+        yield "tensorrt", plan.engine, tensorrt_cell
+        yield "tensorrt-contexts", plan.engine, contexts_cell
+    if plan.engine_b32:
+        yield "tensorrt-b32", plan.engine_b32, batch_cell
+
+
+@cache
+def half_model(target: Target, checkpoint: Path) -> ChineseClip:
+    """Return the tower on the GPU; every PyTorch cell uses the same."""
+    return pytorch_model(target, checkpoint, "fp16").cuda()
+
+
+def pytorch_cell(plan: Plan, checkpoint: Path) -> Cell:
+    model = half_model(plan.target, checkpoint)
+    with eager_engine(model, plan.target, "fp16", "cuda") as engine:
+        return Cell(latency=latency_of(engine, plan.inputs, batch_size=1))
+
+
+def graph_cell(plan: Plan, checkpoint: Path, *, batch_size: int) -> Cell:
+    from bench.gpu.cuda_graph import CudaGraphEngine
+
+    encode = encoder(half_model(plan.target, checkpoint), plan.target.tower)
+    card = torch_card(plan.target, "fp16")
+    with CudaGraphEngine(encode, card, batch_size=batch_size) as engine:
+        latency = latency_of(engine, plan.inputs, batch_size=batch_size)
+    return Cell(batch_size=batch_size, latency=latency)
+
+
+def onnx_cell(plan: Plan, path: Path) -> Cell:
+    with onnx_engine(plan.target, path, "cuda") as engine:
+        return Cell(latency=latency_of(engine, plan.inputs, batch_size=1))
+
+
+def tensorrt_cell(plan: Plan, path: Path) -> Cell:
+    with tensorrt_engine(plan.target, path, contexts=1) as engine:
+        latency = latency_of(engine, plan.inputs, batch_size=1)
+        return Cell(latency=latency, graphs=engine.uses_graphs)
+
+
+def contexts_cell(plan: Plan, path: Path) -> Cell:
+    """Every number of contexts, and what the engine chooses by itself."""
+    rates = tuple(rate_with(plan.target, path, plan.inputs, contexts=k) for k in CONTEXTS)
+    with tensorrt_engine(plan.target, path, contexts=0) as engine:
+        return Cell(rates=rates, chosen_contexts=engine.contexts, graphs=engine.uses_graphs)
+
+
+def batch_cell(plan: Plan, path: Path) -> Cell:
+    target = replace(plan.target, batch_size=LARGE_BATCH)
+    with tensorrt_engine(target, path, contexts=1) as engine:
+        latency = latency_of(engine, plan.inputs, batch_size=LARGE_BATCH)
+        graphs = engine.uses_graphs
+    rates = tuple(rate_with(target, path, plan.inputs, contexts=k) for k in CONTEXTS_B32)
+    return Cell(batch_size=LARGE_BATCH, latency=latency, rates=rates, graphs=graphs)
+
+
+def rate_with(target: Target, path: Path, inputs: NDArray[Any], *, contexts: int) -> Rate:
+    with tensorrt_engine(target, path, contexts=contexts) as engine:
+        return measure_rate(engine, inputs, contexts=contexts)
+
+
+def latency_of(engine: Engine, inputs: NDArray[Any], *, batch_size: int) -> Latency:
+    batches = inputs.reshape(-1, batch_size, *inputs.shape[1:])
+    calls = [partial(engine, batch) for batch in batches]
+    seconds = time_calls(calls, n=_MAX_CALLS, warmup=_WARMUP_CALLS, limit_s=_LATENCY_S)
+    found = asdict(summarise(seconds, batch_size=batch_size))
+    return Latency(**{name: value for name, value in found.items() if name != "batch_size"})
+
+
+def measured(plan: Plan, path: Path, step: Step) -> Cell:
+    """Return a cell with the clocks around it; a failure becomes its reason."""
+    if not path.is_file():
+        return Cell(missing=f"no file {path.name}")
+    before = clocks_now()
+    try:
+        cell = step(plan, path)
+    except Exception as error:  # noqa: BLE001 - the edge of a cell: the next runtime may work
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return Cell(before=before, missing=f"{type(error).__name__}: {error}".splitlines()[0])
+    return replace(cell, before=before, after=clocks_now())
+
+
+def ceiling() -> float | None:
+    """Return the GPU's ceiling if this interpreter has torch; without it the rest goes on."""
+    from bench.gpu.ceiling import measured_tflops
+
+    try:
+        return measured_tflops()
+    except Exception as error:  # noqa: BLE001 - as above
+        print(f"no ceiling: {type(error).__name__}: {error}", file=sys.stderr)
+        return None
+
+
+def run(plan: Plan, session: str, out: Path) -> Measurement:
+    """Measure every cell of the plan and write the file after each."""
+    todo = list(steps(plan))
+    found = Measurement(
+        architecture=plan.target.architecture.name,
+        tower=plan.target.tower,
+        item_flops=item_flops(plan.target.architecture, plan.target.tower),
+        session=session,
+        machine=this_machine(),
+        started_at=_now(),
+        finished_at=None,
+        python=platform.python_version(),
+        versions=_versions(),
+        ceiling_tflops=ceiling() if plan.checkpoint else None,
+        cells={name: Cell(missing=NOT_REACHED) for name, _, _ in todo},
+    )
+    for name, path, step in todo:
+        write_measurement(found, out)
+        cell = measured(plan, path, step)
+        found = replace(found, cells={**found.cells, name: cell})
+        print(f"{name}: {_said(cell)}", flush=True)
+    found = replace(found, finished_at=_now())
+    write_measurement(found, out)
+    return found
+
+
+def _said(cell: Cell) -> str:
+    if cell.missing:
+        return f"missing: {cell.missing}"
+    latency = f"p50 {cell.latency.p50_ms:.3f} ms a call, " if cell.latency else ""
+    rates = "".join(f", {rate.items_s:,.0f} at K={rate.contexts}" for rate in cell.rates)
+    return f"{latency}{cell.items_s or 0:,.0f} items/s{rates}"
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    return {d.name: d.version for d in metadata.distributions() if d.name in _PACKAGES}
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    architecture = load_architecture(args.model_arch)
+    target = Target(
+        architecture=architecture,
+        tower=args.tower,
+        batch_size=1,
+        context_length=architecture.context_length,
+    )
+    return Plan(
+        target=target,
+        inputs=random_inputs(architecture, args.tower, count=DISTINCT_ITEMS),
+        checkpoint=args.checkpoint,
+        onnx=args.onnx,
+        engine=args.engine,
+        engine_b32=args.engine_b32,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--model-arch", required=True, help="a name, or the path of an architecture's JSON file")
+    add("--tower", required=True, choices=TOWERS)
+    add("--session", required=True, help="names the run that this process belongs to")
+    add(
+        "--checkpoint", type=Path, help="measure PyTorch, and the GPU's ceiling, with these weights"
+    )
+    add("--onnx", type=Path, help="measure ONNX Runtime's CUDA provider with this engine")
+    add("--engine", type=Path, help="measure TensorRT with this engine for batch 1")
+    add("--engine-b32", type=Path, help="measure TensorRT with this engine for batch 32")
+    add("--out", type=Path, required=True, help="the JSON file to write")
+    args = parser.parse_args(arguments)
+    if not (args.checkpoint or args.onnx or args.engine or args.engine_b32):
+        parser.error("nothing to measure: give --checkpoint, --onnx, --engine or --engine-b32")
+    found = run(_plan(args), args.session, args.out)
+    return 1 if any(cell.missing for cell in found.cells.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""The counted operations are those of the real modules."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.gpu.flops import item_flops
+from clipfleet.models import TOWERS, Tower, architecture_names, load_architecture
+from convert.chinese_clip import ChineseClip
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.parametrize("name", architecture_names())
+def test_the_count_is_what_torch_counts(name: str, tower: Tower) -> None:
+    architecture = load_architecture(name)
+    side, length = architecture.resolution, architecture.context_length
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:  # shapes, no numbers
+        model = ChineseClip(architecture).eval()
+        if tower == "img":
+            model.encode_image(torch.empty(1, 3, side, side))
+        else:
+            model.encode_text(torch.empty(1, length, dtype=torch.int64))
+    assert item_flops(architecture, tower) == counter.get_total_flops()
+
+
+def test_a_vit_b_16_picture_is_35_gflop() -> None:
+    assert item_flops(load_architecture("ViT-B-16"), "img") == pytest.approx(35.1e9, rel=0.01)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipfleet.card import ModelCard, check_files
-from clipfleet.errors import EngineUnverifiedError
+from clipfleet.card import ModelCard, TensorSpec, check_files
+from clipfleet.errors import EngineMismatchError, EngineUnverifiedError
 from workers.engines import cuda
-from workers.engines.tensorrt_checks import Place, check_parity, check_place, check_tensor
+from workers.engines.fitness import check_fit
 from workers.engines.tensorrt_file import EngineFile
 from workers.engines.tensorrt_versions import load_tensorrt
 
@@ -30,16 +30,28 @@ def open_engine(card: ModelCard | None, path: Path, *, allow_unverified: bool) -
     gpu = cuda.device_name()  # before TensorRT, which ends the process where there is no GPU
     trt = load_tensorrt()
     if card is not None:
-        place = Place(runtime_version=str(trt.__version__), gpu=gpu)
-        check_place(card, path, place)
-        if not allow_unverified:
-            check_parity(card, path, place)
+        version = str(trt.__version__)
+        check_fit(card, gpu=gpu, runtime_version=version, allow_unverified=allow_unverified)
     file = EngineFile(trt, path)
     if card is not None:
         try:
-            check_tensor("input", file.input, card.input, path)
-            check_tensor("output", file.output, card.output, path)
+            _check_tensor("input", file.input, card.input, path)
+            _check_tensor("output", file.output, card.output, path)
         except BaseException:
             file.close()
             raise
     return file
+
+
+def _check_tensor(role: str, found: TensorSpec, said: TensorSpec, path: Path) -> None:
+    """Check an engine's input or output against its card's.
+
+    Raises:
+        EngineMismatchError: The name, shape or dtype is another.
+    """
+    if found != said:
+        raise EngineMismatchError(
+            f"{role} of {path} is {found.name!r}, {found.dtype} {tuple(found.shape)}: its card "
+            f"says {said.name!r}, {said.dtype} {tuple(said.shape)}; take the card that was "
+            "written with the engine"
+        )

@@ -19,6 +19,7 @@ from tasks.dependent import end, start_dependent
 BUILDER = "convert.machine_engine"  # not imported: it brings TensorRT
 
 _DEFAULT_CACHE = Path("~/.cache/clipfleet/engines")
+_GRACE_S = 2.0  # to remove what was begun; a builder in a call of its library hears nothing
 
 
 def engine_of_this_machine(model: Path, settings: Settings) -> Path:
@@ -35,7 +36,7 @@ def engine_of_this_machine(model: Path, settings: Settings) -> Path:
     try:
         said, _ = process.communicate()
     except KeyboardInterrupt:
-        end(process, grace_s=0.0)  # a builder in a call of its library hears no other signal
+        end(process, grace_s=_GRACE_S)
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -44,7 +45,8 @@ def engine_of_this_machine(model: Path, settings: Settings) -> Path:
             f"no TensorRT engine of {model} for this machine: finding or building it ended with "
             f"exit code {process.returncode}, for the reason above"
         )
-    return Path(json.loads(said)["card"])
+    *_, last = said.splitlines()  # a library may have printed before
+    return Path(json.loads(last)["card"])
 
 
 def cache_folder(settings: Settings) -> Path:

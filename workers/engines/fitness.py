@@ -25,10 +25,9 @@ def check_fit(
             f"{card.engine} was built by TensorRT {card.runtime_version} and this is "
             f"{runtime_version}: {_REBUILD}"
         )
-    if card.gpu != gpu:
+    if card.gpu not in (None, gpu):  # a card that names none leaves it to the parity
         raise EngineVersionError(
-            f"{card.engine} was built for {card.gpu or 'an unknown GPU'} and this is {gpu}: "
-            f"{_REBUILD}"
+            f"{card.engine} was built for {card.gpu} and this is {gpu}: {_REBUILD}"
         )
     here = MeasuredOn(engine_sha256=card.engine_sha256, runtime_version=runtime_version, gpu=gpu)
     doubt = _doubt(card, here)

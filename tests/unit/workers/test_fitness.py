@@ -30,6 +30,7 @@ def proven() -> ModelCard:
 
 def test_a_proven_engine_fits() -> None:
     check_fit(proven(), gpu=GPU, runtime_version=VERSION)
+    check_fit(replace(proven(), gpu=None), gpu=GPU, runtime_version=VERSION)
 
 
 @pytest.mark.parametrize("allow_unverified", [False, True])

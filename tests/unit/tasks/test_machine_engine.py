@@ -1,0 +1,90 @@
+"""Asking for this machine's engine: a process of its own finds or builds it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clipfleet.errors import EngineError
+from clipfleet.settings import Settings
+from tasks.machine_engine import cache_folder, engine_of_this_machine
+
+ROOT = Path(__file__).parents[3]
+SetBuilder = Callable[[str], None]
+
+
+@pytest.fixture
+def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SetBuilder:
+    """Make a script the program that finds or builds engines."""
+    monkeypatch.setattr("tasks.machine_engine.BUILDER", "fake_builder")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def write(script: str) -> None:
+        (tmp_path / "fake_builder.py").write_text(script)
+
+    return write
+
+
+def test_the_card_is_the_last_line_whatever_a_library_prints(
+    builder: SetBuilder, tmp_path: Path
+) -> None:
+    builder('import sys; print("noise"); print(\'{"card": "\' + "|".join(sys.argv[1:]) + \'"}\')')
+    settings = Settings(engine_cache=str(tmp_path / "kept"))
+    card = engine_of_this_machine(Path("/models/m.onnx"), settings)
+    assert str(card) == f"/models/m.onnx|--cache|{tmp_path / 'kept'}"
+
+
+def test_a_build_that_fails_says_so_after_its_own_words(
+    builder: SetBuilder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    builder('import sys; sys.exit(sys.stderr.write("clipfleet: no room\\n") and 2)')
+    with pytest.raises(EngineError, match=r"no TensorRT engine of m\.onnx .* exit code 2"):
+        engine_of_this_machine(Path("m.onnx"), Settings())
+    assert capfd.readouterr().err == "clipfleet: no room\n"
+
+
+def test_engines_are_kept_in_the_users_cache_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert str(cache_folder(Settings())) == "/home/somebody/.cache/clipfleet/engines"
+    assert str(cache_folder(Settings(engine_cache="~/e"))) == "/home/somebody/e"
+
+
+WORKER = """
+import sys
+from pathlib import Path
+import tasks.machine_engine as machine
+from clipfleet.settings import Settings
+machine.BUILDER = "fake_builder"
+machine.engine_of_this_machine(Path("m.onnx"), Settings())
+"""
+
+
+def test_a_worker_that_is_stopped_while_its_engine_is_built_ends_the_build(
+    builder: SetBuilder, tmp_path: Path
+) -> None:
+    builder(
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"  # as in a call of a library
+        "sys.stderr.write(f'{os.getpid()}\\n')\n"
+        "sys.stderr.flush()\n"
+        "time.sleep(60)\n"
+    )
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert worker.stderr is not None
+    pid = int(worker.stderr.readline())
+    worker.send_signal(signal.SIGTERM)
+    worker.communicate(timeout=20)
+    assert worker.returncode != 0
+    assert not Path(f"/proc/{pid}").exists()

@@ -89,7 +89,7 @@ def build_plan(trt: ModuleType, request: BuildRequest, report: Report) -> BuildR
         report(f"parsing {Path(request.onnx).name}")
         parser = _parse(trt, network, logger, request)
         config = builder.create_builder_config()
-        _set_batch(builder, network, config, request.profile)
+        _set_batch(trt, builder, network, config, request.profile)
         versions.set_precision(trt, config, request.precision, _fp32_layers(network, request))
         level = _set_options(trt, config, request)
         cache = _attach_cache(trt, config, request, report)
@@ -132,7 +132,9 @@ def _parse(trt: ModuleType, network: Any, logger: Any, request: BuildRequest) ->
     return parser
 
 
-def _set_batch(builder: Any, network: Any, config: Any, profile: BatchProfile) -> None:
+def _set_batch(
+    trt: ModuleType, builder: Any, network: Any, config: Any, profile: BatchProfile
+) -> None:
     """Fix the batch size of an input that takes any, or give the range to tune for."""
     tensor = network.get_input(0)
     batch, *item = tuple(tensor.shape)
@@ -145,6 +147,7 @@ def _set_batch(builder: Any, network: Any, config: Any, profile: BatchProfile) -
     sizes = (profile.smallest, profile.optimum, profile.largest)
     shapes.set_shape(tensor.name, *((size, *item) for size in sizes))
     config.add_optimization_profile(shapes)
+    versions.share_profile(trt, config)  # or the engine runs one batch at a time
 
 
 def _fp32_layers(network: Any, request: BuildRequest) -> list[Any]:

@@ -200,6 +200,16 @@ def device_memory_bytes(engine: Any) -> int:
     return int(engine.device_memory_size)
 
 
+def share_profile(trt: ModuleType, config: Any) -> None:
+    """Let several execution contexts of a dynamic engine have its one profile.
+
+    8.6 brought this as a preview feature, 10.0 made it so for all; in 8.5 it cannot be.
+    """
+    preview = getattr(trt, "PreviewFeature", None)
+    if hasattr(preview, "PROFILE_SHARING_0806") and not strongly_typed(trt):
+        config.set_preview_feature(preview.PROFILE_SHARING_0806, True)
+
+
 def take_profile(context: Any, stream: int) -> bool:
     """Give an execution context the dynamic shapes' only profile; return whether it could.
 

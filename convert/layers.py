@@ -43,11 +43,13 @@ def thirds(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return softmax(q·kᵀ / √width + mask)·v for (n, heads, L, width) tensors.
 
-    The query is scaled before the product, so that float16 holds the scores, and softmax
-    and mask are float32 in every model. `mask` is float32 and broadcasts to the scores.
+    The query is scaled before the product, so that float16 holds the scores. `mask` is
+    float32 and broadcasts to the scores; with one, softmax is float32 in every model.
+    Without, it is of the model's type, of which a runtime can make one kernel with both
+    products: every runtime here sums it in float32, and one that does not stays within
+    the threshold (see the tests of float16's safety).
     """
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-    scores = scores.float()
-    if mask is not None:
-        scores = scores + mask
-    return torch.softmax(scores, dim=-1).to(value.dtype) @ value
+    if mask is None:
+        return torch.softmax(scores, dim=-1) @ value
+    return torch.softmax(scores.float() + mask, dim=-1).to(value.dtype) @ value

@@ -94,7 +94,8 @@ class VisionTransformerTower(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         patches = self.conv1(pixels).flatten(2).transpose(1, 2)  # (n, tokens - 1, width)
-        first = self.class_embedding.expand(patches.shape[0], 1, -1)
+        # Its whole shape is spelt out: TensorRT 8.6 takes no Expand to (n, 1, 1) for it.
+        first = self.class_embedding.expand(patches.shape[0], 1, patches.shape[2])
         x = torch.cat([first, patches], dim=1) + self.positional_embedding
         x = self.transformer(self.ln_pre(x))
         out: Tensor = self.ln_post(x[:, 0]) @ self.proj

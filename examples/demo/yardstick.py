@@ -5,23 +5,31 @@
 prints two Markdown tables, for pictures drawn by chance and for near twins, and exits with 1
 if a recall strays from PyTorch's by more than 0.2 points. The pictures take a worker's way:
 decode, preprocess, engine, normalise.
+
+Where PyTorch and TensorRT are in different interpreters, one keeps its vectors for the other:
+
+    python3.10 -m examples.demo.yardstick --runtimes tensorrt-fp16 --save vectors.npz
+    python3.12 -m examples.demo.yardstick --with vectors.npz
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipfleet.card import load_card
+from clipfleet.errors import ClipfleetError
 from clipfleet.models import Tower, load_architecture
 from clipfleet.settings import load_settings
+from examples.demo.saved_vectors import SavedVectors, digests
 from examples.demo.scenes import Picture, close_pictures, jpeg, pictures
 from workers.decode import decode
 from workers.engines.base import Engine
@@ -36,6 +44,15 @@ KS = (1, 5, 10)
 TOLERANCE = 0.2  # points
 MAX_PIXELS = 1 << 20
 REFERENCE = "PyTorch fp32"
+NAMES = {  # of `--runtimes`, and in the table
+    "pytorch": REFERENCE,
+    "onnx-fp32": "ONNX fp32",
+    "onnx-fp16": "ONNX fp16",
+    "tensorrt-fp32": "TensorRT fp32",
+    "tensorrt-fp16": "TensorRT fp16",
+}
+DEFAULT_RUNTIMES = ("pytorch", "onnx-fp32", "onnx-fp16")
+DRAWN = {"by chance": pictures, "near twins": close_pictures}
 
 Vectors = NDArray[np.float32]
 Inputs = dict[str, NDArray[np.float32] | NDArray[np.int64]]
@@ -89,15 +106,22 @@ def vectors_of(inputs: Inputs, open_engine: Callable[[Tower], Engine]) -> dict[s
         }
 
 
-def runtimes(prefix: Path) -> Iterator[tuple[str, Callable[[Tower], Engine]]]:
-    """Yield a name and what opens an engine: PyTorch first, then every precision of ONNX."""
-    yield REFERENCE, torch_opener(prefix)
-    for precision in ("fp32", "fp16"):
+def runtimes(
+    prefix: Path, chosen: Sequence[str] = DEFAULT_RUNTIMES
+) -> Iterator[tuple[str, Callable[[Tower], Engine]]]:
+    """Yield the name of each chosen runtime, and what opens an engine of it."""
+    for runtime in chosen:
+        if runtime == "pytorch":
+            yield NAMES[runtime], torch_opener(prefix)
+        else:
+            yield NAMES[runtime], partial(open_file, prefix, runtime)
 
-        def open_engine(tower: Tower, precision: str = precision) -> Engine:
-            return load_engine(f"{prefix}.{tower}.{precision}.onnx", load_settings())
 
-        yield f"ONNX {precision}", open_engine
+def open_file(prefix: Path, runtime: str, tower: Tower) -> Engine:
+    """Open the engine of an ONNX or TensorRT file beside the others of its model."""
+    kind, precision = runtime.split("-")
+    suffix = {"onnx": "onnx", "tensorrt": "trt"}[kind]
+    return load_engine(f"{prefix}.{tower}.{precision}.{suffix}", load_settings())
 
 
 def torch_opener(prefix: Path) -> Callable[[Tower], Engine]:
@@ -116,31 +140,80 @@ def torch_opener(prefix: Path) -> Callable[[Tower], Engine]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Recall in every runtime and precision.")
-    parser.add_argument("--pictures", type=int, default=1000, help="default: %(default)s")
-    parser.add_argument(
-        "--model", type=Path, default=HERE / "model" / "demo", help="prefix of the model's files"
-    )
-    arguments = parser.parse_args()
-    largest = 0.0
-    for title, draw in (("by chance", pictures), ("near twins", close_pictures)):
-        print(f"\n{arguments.pictures} held-out pictures, {title}:\n")
-        chosen = draw(count=arguments.pictures, seed=SEED, split="held-out")
-        largest = max(largest, print_table(make_inputs(chosen), arguments.model))
+    arguments = parse_arguments()
+    try:
+        if arguments.save:
+            save(arguments)
+            return
+        largest = max(print_table(title, arguments) for title in DRAWN)
+    except (ClipfleetError, ValueError, OSError) as error:
+        sys.exit(f"yardstick: {error}")
     print(f"\nLargest difference from {REFERENCE}: {largest:.2f} points.")
     if largest > TOLERANCE:
         sys.exit(1)
 
 
-def print_table(inputs: Inputs, prefix: Path) -> float:
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Recall in every runtime and precision.")
+    add = parser.add_argument
+    add("--pictures", type=int, default=1000, help="default: %(default)s")
+    add("--model", type=Path, default=HERE / "model" / "demo", help="prefix of the model's files")
+    add(
+        "--runtimes",
+        nargs="+",
+        choices=NAMES,
+        default=list(DEFAULT_RUNTIMES),
+        help=f"default: {' '.join(DEFAULT_RUNTIMES)}; PyTorch is what the others are held against",
+    )
+    files = parser.add_mutually_exclusive_group()
+    files.add_argument("--save", type=Path, help="keep the vectors in this file, print no table")
+    files.add_argument(
+        "--with",
+        dest="saved",
+        type=Path,
+        action="append",
+        default=[],
+        help="add the runtimes whose vectors --save kept in this file",
+    )
+    arguments = parser.parse_args()
+    if not arguments.save and "pytorch" not in arguments.runtimes:
+        parser.error("a table needs pytorch among --runtimes: give it, or --save")
+    return arguments
+
+
+def draw_inputs(title: str, count: int) -> Inputs:
+    return make_inputs(DRAWN[title](count=count, seed=SEED, split="held-out"))
+
+
+def save(arguments: argparse.Namespace) -> None:
+    """Keep the vectors of the chosen runtimes in a file."""
+    kept = SavedVectors()
+    for title in DRAWN:
+        inputs = draw_inputs(title, arguments.pictures)
+        found = {
+            name: vectors_of(inputs, open_engine)
+            for name, open_engine in runtimes(arguments.model, arguments.runtimes)
+        }
+        kept.add(title, digests(inputs), found)
+    kept.write(arguments.save)
+    print(f"vectors of {', '.join(NAMES[name] for name in arguments.runtimes)}: {arguments.save}")
+
+
+def print_table(title: str, arguments: argparse.Namespace) -> float:
     """Print the recalls of every runtime; return the largest difference, in points."""
+    print(f"\n{arguments.pictures} held-out pictures, {title}:\n")
+    inputs = draw_inputs(title, arguments.pictures)
+    kept = [SavedVectors.read(path) for path in arguments.saved]
+    notes = [note for saved in kept if (note := saved.check(title, digests(inputs)))]
+    # PyTorch first: the others are held against it.
+    chosen = sorted(arguments.runtimes, key=list(NAMES).index)
+    found = {name: vectors_of(inputs, opener) for name, opener in runtimes(arguments.model, chosen)}
+    for saved in kept:
+        found |= saved.vectors(title)
     print_header()
-    reference: dict[str, Vectors] = {}
-    largest = 0.0
-    for name, open_engine in runtimes(prefix):
-        vectors = vectors_of(inputs, open_engine)
-        reference = reference or vectors
-        largest = max(largest, print_rows(name, vectors, reference))
+    largest = max(print_rows(name, vectors, found[REFERENCE]) for name, vectors in found.items())
+    for note in notes:
+        print(f"\n{note}")
     return largest
 
 

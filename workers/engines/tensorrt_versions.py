@@ -205,7 +205,7 @@ def share_profile(trt: ModuleType, config: Any) -> None:
 
     8.6 brought this as a preview feature, 10.0 made it so for all; in 8.5 it cannot be.
     """
-    preview = getattr(trt, "PreviewFeature", None)
+    preview: Any = getattr(trt, "PreviewFeature", None)
     if hasattr(preview, "PROFILE_SHARING_0806") and not strongly_typed(trt):
         config.set_preview_feature(preview.PROFILE_SHARING_0806, True)
 

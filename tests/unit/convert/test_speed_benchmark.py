@@ -106,9 +106,11 @@ def test_inputs_are_neither_constant_nor_all_of_one_length() -> None:
     architecture = load_architecture("demo")
     pixels = random_inputs(architecture, "img", count=4)
     ids = random_inputs(architecture, "txt", count=50, context_length=20)
-    assert (pixels.shape, pixels.dtype) == ((4, 3, 96, 96), np.float32)
+    assert pixels.shape == (4, 3, 96, 96)
+    assert pixels.dtype == np.float32
     assert len(np.unique(pixels, axis=0)) == 4
-    assert (ids.shape, ids.dtype) == ((50, 20), np.int64)
+    assert ids.shape == (50, 20)
+    assert ids.dtype == np.int64
     lengths = (ids != 0).sum(axis=1)
     assert lengths.min() >= 3
     assert len(set(lengths)) > 5

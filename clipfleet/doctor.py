@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,13 +10,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from clipfleet.card import check_files, load_card
-from clipfleet.errors import ClipfleetError
+from clipfleet.card import ModelCard, check_files, load_card
+from clipfleet.errors import ClipfleetError, DependencyError
+from clipfleet.gpus import list_gpus
 from clipfleet.settings import Settings, cores
 
 State = Literal["ok", "absent", "broken"]
 
-_COMMAND_TIMEOUT_S = 10
 _PACKAGES = {  # distribution: the extra that brings it, None where every installation has it
     "celery": None,
     "redis": None,
@@ -27,7 +25,7 @@ _PACKAGES = {  # distribution: the extra that brings it, None where every instal
     "pyarrow": None,
     "torch": "convert",
     "onnx": "convert",
-    "tensorrt": "gpu",
+    "cuda-bindings": "gpu",
 }
 
 
@@ -49,6 +47,7 @@ def examine(settings: Settings, models: list[Path]) -> Iterator[Check]:
     yield Check(name="cores", state="ok", detail=str(cores()))
     yield from map(_package, _PACKAGES)
     yield _onnxruntime()
+    yield _tensorrt()
     yield _gpu()
     yield _redis(settings.redis_url)
     yield _server_program()
@@ -85,21 +84,34 @@ def _providers(onnxruntime: object) -> list[str]:
     return [p for p in providers if not p.startswith("Azure")]
 
 
-def _gpu() -> Check:
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    if shutil.which(query[0]) is None:
-        return Check(name="GPU", state="absent", detail="no nvidia-smi: engines run on the CPU")
+def _tensorrt() -> Check:
+    from workers.engines.tensorrt_versions import is_rtx, load_tensorrt
+
+    name = "TensorRT"
     try:
-        run = subprocess.run(
-            query, check=False, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S
+        tensorrt = load_tensorrt()
+    except DependencyError as error:
+        return Check(
+            name=name, state="absent", detail=str(error), mend="pip install 'clipfleet[gpu]'"
         )
-    except subprocess.TimeoutExpired:
-        mend = "the driver hangs: see dmesg, and restart the machine"
-        return Check(name="GPU", state="broken", detail="nvidia-smi gave no answer", mend=mend)
-    if run.returncode != 0:
-        detail = (run.stdout + run.stderr).strip()
-        return Check(name="GPU", state="broken", detail=detail, mend="install the NVIDIA driver")
-    return Check(name="GPU", state="ok", detail="; ".join(run.stdout.strip().splitlines()))
+    kind = " (TensorRT-RTX)" if is_rtx(tensorrt) else ""
+    return Check(name=name, state="ok", detail=f"{tensorrt.__version__}{kind}")
+
+
+def _gpu() -> Check:
+    try:
+        gpus = list_gpus()
+    except ClipfleetError as error:
+        mend = "restart the machine, or install the NVIDIA driver anew"
+        return Check(name="GPU", state="broken", detail=str(error), mend=mend)
+    if not gpus:
+        return Check(name="GPU", state="absent", detail="none: engines run on the CPU")
+    told = [
+        f"{gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory}, "
+        f"driver {gpu.driver}"
+        for gpu in gpus
+    ]
+    return Check(name="GPU", state="ok", detail="; ".join(told))
 
 
 def _redis(url: str) -> Check:
@@ -142,4 +154,24 @@ def _model(path: Path) -> Check:
         else "not verified against its checkpoint"
     )
     detail = f"{card.architecture} {card.tower} {card.precision} for {card.runtime}, {proof}"
-    return Check(name=name, state="ok", detail=detail)
+    if card.runtime != "tensorrt":
+        return Check(name=name, state="ok", detail=detail)
+    misfit = _misfit(card)
+    if misfit:
+        mend = "clipfleet build, or clipfleet worker --build-if-missing"
+        return Check(name=name, state="broken", detail=f"{detail}; {misfit}", mend=mend)
+    return Check(name=name, state="ok", detail=f"{detail}, fits this machine")
+
+
+def _misfit(card: ModelCard) -> str | None:
+    """Return why a TensorRT engine cannot serve here, by its card; it is not loaded."""
+    from workers.engines.cuda import device_name
+    from workers.engines.fitness import check_fit
+    from workers.engines.tensorrt_versions import load_tensorrt
+
+    try:
+        gpu = device_name()  # first: without a GPU its reason is the better one
+        check_fit(card, gpu=gpu, runtime_version=str(load_tensorrt().__version__))
+    except ClipfleetError as error:
+        return str(error)
+    return None

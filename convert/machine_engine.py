@@ -32,7 +32,7 @@ Build = Callable[[ModelCard, Path, Path], object]  # the ONNX's card and path, t
 
 _ONNX, _TENSORRT = ".onnx", ".trt"
 _LEFT_BY_BUILDS = ".*.converting-*"  # see convert.staging: of one that was killed
-_DONE, _GPU_LOST, _WRONG_USE, _TERMINATED = 0, 1, 2, 143
+_DONE, _WRONG_USE, _GPU_LOST, _TERMINATED = 0, 2, 3, 143  # 1 is an exception of Python
 
 
 @dataclass(frozen=True, kw_only=True)

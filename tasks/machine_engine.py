@@ -12,13 +12,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from clipfleet.errors import EngineError
+from clipfleet.errors import EngineError, GpuLostError
 from clipfleet.settings import Settings
 from tasks.dependent import end, start_dependent
 
 BUILDER = "convert.machine_engine"  # not imported: it brings TensorRT
 
 _DEFAULT_CACHE = Path("~/.cache/clipfleet/engines")
+_GPU_LOST = 3  # the builder's exit code
 _GRACE_S = 2.0  # to remove what was begun; a builder in a call of its library hears nothing
 
 
@@ -29,6 +30,7 @@ def engine_of_this_machine(model: Path, settings: Settings) -> Path:
 
     Raises:
         EngineError: There is none and none could be built; standard error has the reason.
+        GpuLostError: That is the reason.
     """
     command = [sys.executable, "-m", BUILDER, str(model), "--cache", str(cache_folder(settings))]
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -41,7 +43,7 @@ def engine_of_this_machine(model: Path, settings: Settings) -> Path:
     finally:
         signal.signal(signal.SIGTERM, before)
     if process.returncode != 0:
-        raise EngineError(
+        raise (GpuLostError if process.returncode == _GPU_LOST else EngineError)(
             f"no TensorRT engine of {model} for this machine: finding or building it ended with "
             f"exit code {process.returncode}, for the reason above"
         )

@@ -55,6 +55,31 @@ def test_every_worker_command_is_accepted_by_the_command_line(compose: dict[str,
         command.make_context(name, arguments)  # raises on an unknown or missing option
 
 
+def test_gpu_workers_keep_the_engines_that_they_build_in_a_volume(compose: dict[str, Any]) -> None:
+    gpu = {name: s for name, s in workers(compose).items() if name.endswith("gpu")}
+    assert len(gpu) == 2
+    for service in gpu.values():
+        assert "--build-if-missing" in service["command"]
+        cache = service["environment"]["CLIPFLEET_ENGINE_CACHE"]
+        (volume,) = [v for v in service["volumes"] if v.endswith(f":{cache}")]
+        assert volume.partition(":")[0] in compose["volumes"]
+        assert service["environment"]["CLIPFLEET_REDIS_URL"]
+        assert service["read_only"]
+    # The engine's folder is in the image, and its user's: so is then a new volume.
+    stage = (ROOT / "Dockerfile").read_text().partition("AS gpu")[2].partition("\nFROM ")[0]
+    assert f"--owner clipfleet {cache}" in stage
+
+
+def test_gpu_workers_see_the_folders_that_the_others_see(compose: dict[str, Any]) -> None:
+    def folders(name: str) -> set[str]:
+        volumes = compose["services"][name]["volumes"]
+        return {re.sub(r":\?[^}]*", "", volume) for volume in volumes}
+
+    for tower in ("img", "txt"):
+        assert folders(f"{tower}-worker-gpu") - folders(f"{tower}-worker") == {"engines:/engines"}
+        assert folders(f"{tower}-worker") < folders(f"{tower}-worker-gpu")
+
+
 def test_every_variable_is_a_setting_or_in_the_example(compose: dict[str, Any]) -> None:
     text = COMPOSE.read_text()
     interpolated = set(re.findall(r"(?<!\$)\$\{(\w+)", text))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from clipfleet.errors import EngineError
+from clipfleet.errors import EngineError, GpuLostError
 from clipfleet.settings import Settings
 from tasks.machine_engine import cache_folder, engine_of_this_machine
 
@@ -47,6 +47,14 @@ def test_a_build_that_fails_says_so_after_its_own_words(
     with pytest.raises(EngineError, match=r"no TensorRT engine of m\.onnx .* exit code 2"):
         engine_of_this_machine(Path("m.onnx"), Settings())
     assert capfd.readouterr().err == "clipfleet: no room\n"
+
+
+def test_a_gpu_that_is_lost_while_it_builds_is_told_from_a_build_that_fails(
+    builder: SetBuilder,
+) -> None:
+    builder("import sys; sys.exit(3)")
+    with pytest.raises(GpuLostError):
+        engine_of_this_machine(Path("m.onnx"), Settings())
 
 
 def test_engines_are_kept_in_the_users_cache_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,3 +114,20 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Model
         architecture=VIT, checkpoint=folder / "small.pt", save_prefix=folder / "models" / "small"
     )
     return {f"{card.tower}.{card.precision}": (card, path) for card, path in models}
+
+
+@pytest.fixture(scope="session")
+def dynamic_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small vision transformer's float32 image engine for any batch size; do not change it."""
+    folder = tmp_path_factory.mktemp("dynamic")
+    torch.manual_seed(0)
+    save_checkpoint(randomised(ChineseClip(VIT)), folder / "small.pt", half=True)
+    ((card, path),) = convert(
+        architecture=VIT,
+        checkpoint=folder / "small.pt",
+        save_prefix=folder / "any",
+        towers=("img",),
+        precisions=("fp32",),
+        batch_size=None,
+    )
+    return path.parent / card.engine

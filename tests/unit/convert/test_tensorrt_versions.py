@@ -1,0 +1,173 @@
+"""The differences between TensorRT's versions, against their recorded interfaces."""
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from clipfleet.errors import DependencyError
+from tests.unit.convert.tensorrt_interfaces import (
+    INTERFACES,
+    RTX,
+    STRONG,
+    WEAK,
+    FakeTensorRT,
+    Tensor,
+)
+from workers.engines import tensorrt_versions as versions
+
+EVERY = tuple(INTERFACES)
+
+
+@pytest.fixture(params=EVERY)
+def trt(request: pytest.FixtureRequest) -> FakeTensorRT:
+    return FakeTensorRT(request.param)
+
+
+@pytest.mark.parametrize("version", EVERY)
+def test_networks_are_strongly_typed_from_10_on(version: str) -> None:
+    trt = FakeTensorRT(version)
+    assert versions.strongly_typed(trt) is (version in STRONG)
+    flags: Any = trt.NetworkDefinitionCreationFlag
+    wanted = flags.STRONGLY_TYPED if version in STRONG else flags.EXPLICIT_BATCH
+    assert versions.network_flags(trt) == 1 << int(wanted)
+
+
+def test_a_version_without_any_flag_is_strongly_typed() -> None:
+    trt: Any = FakeTensorRT("11.1.0")
+    trt.NetworkDefinitionCreationFlag = type("Flags", (), {})
+    assert versions.strongly_typed(trt)
+    assert versions.network_flags(trt) == 0
+
+
+@pytest.mark.parametrize("version", EVERY)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_precision_flags_are_the_versions_own(version: str, precision: Any) -> None:
+    trt = FakeTensorRT(version)
+    config = trt.Config(trt)
+    versions.set_precision(trt, config, precision)
+    half = {"FP16"} if precision == "fp16" and version in WEAK else set()
+    tf32 = set() if precision == "fp32" else {"TF32"}  # a float32 engine does without
+    assert config._flags == half | tf32
+
+
+@pytest.mark.parametrize("version", WEAK)
+def test_float32_layers_keep_their_floating_outputs_and_no_others(version: str) -> None:
+    trt: Any = FakeTensorRT(version)
+    kinds = trt.DataType
+    layer = trt.Layer("n", [Tensor("a", (1,), kinds.HALF), Tensor("b", (1,), kinds.INT32)])
+    shape = trt.Layer("s", [Tensor("c", (1,), kinds.INT32)])
+    config = trt.Config(trt)
+    versions.set_precision(trt, config, "fp16", [layer, shape])
+    assert config._flags == {"TF32", "FP16", "OBEY_PRECISION_CONSTRAINTS"}
+    assert layer.precision.name == "FLOAT"
+    assert layer._types == {0: "FLOAT"}
+    assert shape._types == {}
+
+
+def test_the_optimisation_level_is_set_where_there_is_one(trt: FakeTensorRT) -> None:
+    config = trt.Config(trt)
+    known = trt.__version__ != "8.5.2.2"
+    assert versions.set_optimization_level(config, None) == (3 if known else None)
+    assert versions.set_optimization_level(config, 5) == (5 if known else None)
+
+
+def test_workspace_and_tactic_sources_are_set(trt: FakeTensorRT) -> None:
+    config = trt.Config(trt)
+    versions.set_workspace(trt, config, 1 << 30)
+    assert config._pools == {"WORKSPACE": 1 << 30}
+    versions.set_tactic_sources(trt, config, ["JIT_CONVOLUTIONS", "EDGE_MASK_CONVOLUTIONS"])
+    sources: Any = trt.TacticSource
+    wanted = 1 << int(sources.JIT_CONVOLUTIONS) | 1 << int(sources.EDGE_MASK_CONVOLUTIONS)
+    assert config._sources == wanted
+    with pytest.raises(ValueError, match="no tactic source 'CUBLASS': this version has"):
+        versions.set_tactic_sources(trt, config, ["CUBLASS"])
+
+
+def test_progress_is_watched_from_10_on(trt: FakeTensorRT) -> None:
+    told: list[str] = []
+    config = trt.Config(trt)
+    assert versions.watch_progress(trt, config, told.append) is (trt.__version__ in STRONG)
+    if trt.__version__ in STRONG:
+        config.progress_monitor.phase_start("Tactic timing", None, 4)
+        assert config.progress_monitor.step_complete("Tactic timing", 1) is True
+        config.progress_monitor.phase_finish("Tactic timing")
+        assert told == ["Tactic timing: 2 of 4"]
+
+
+def test_only_rtx_has_no_timing_cache(trt: FakeTensorRT) -> None:
+    assert versions.has_timing_cache(trt) is (trt.__version__ != RTX)
+    assert versions.is_rtx(trt) is (trt.__version__ == RTX)
+
+
+def test_what_the_parser_could_not_take_is_named(trt: FakeTensorRT) -> None:
+    trt.parses = False
+    (problem,) = versions.parser_problems(trt.OnnxParser(None, None))
+    node = "'node_layer_norm' (LayerNormalization)" if trt.__version__ in STRONG else "17"
+    assert problem == f"node {node}: no importer registered for op"
+
+
+@pytest.mark.parametrize(
+    ("name", "metadata", "node"),
+    [
+        ("x", "[ONNX Layer: norm_1]", "norm_1"),
+        ("norm", "", "norm"),
+        ("norm_1", "", "norm_1"),
+        ("norm_7", "", "norm"),
+        ("ONNXTRT_Broadcast_3", "", None),
+    ],
+)
+def test_a_layer_knows_its_onnx_node(name: str, metadata: str, node: str | None) -> None:
+    layer = FakeTensorRT("8.6.0").Layer(name, [], metadata)
+    assert versions.onnx_node(layer, {"norm", "norm_1"}) == node
+
+
+def test_before_8_6_a_layers_name_is_its_nodes() -> None:
+    layer = FakeTensorRT("8.5.2.2").Layer("norm", [])
+    assert versions.onnx_node(layer, {"norm"}) == "norm"
+
+
+def test_dtypes_have_numpys_names(trt: FakeTensorRT) -> None:
+    kinds: Any = trt.DataType
+    named = {name: versions.numpy_name(kind) for name, kind in kinds.__members__.items()}
+    assert (named["FLOAT"], named["HALF"], named["INT32"]) == ("float32", "float16", "int32")
+    assert named.get("INT64", "int64") == "int64"
+    assert named.get("FP8", "fp8") == "fp8"
+
+
+def test_errors_explain_before_warnings() -> None:
+    messages = versions.Messages()
+    assert messages.explain() == "no reason given"
+    messages.add("INFO", "nothing")
+    messages.add("WARNING", "careful")
+    assert messages.explain() == "careful"
+    messages.add("INTERNAL_ERROR", "a")
+    messages.add("ERROR", "b")
+    assert messages.explain() == "a; b"
+
+
+def test_rtx_serves_where_only_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    rtx = ModuleType("tensorrt_rtx_bindings")
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", rtx)
+    assert versions.load_tensorrt() is rtx
+
+
+def test_without_tensorrt_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tensorrt", "tensorrt_rtx_bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(DependencyError, match=r"pip install 'clipfleet\[gpu\]'"):
+        versions.load_tensorrt()
+
+
+def test_the_recorded_interface_of_rtx_is_its_own() -> None:
+    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx is not installed")
+    for name, recorded in INTERFACES[RTX].items():
+        found = getattr(trt, name)
+        members = getattr(found, "__members__", None)
+        names = set(members or {n for n in dir(found) if not n.startswith("_")})
+        if name == "IProgressMonitor":
+            assert names == {"phase_start", "phase_finish", "step_complete"}
+        else:
+            assert names == set(recorded.split()), name

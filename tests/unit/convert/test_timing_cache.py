@@ -1,0 +1,100 @@
+import fcntl
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convert.timing_cache import TimingCache, cache_name
+from tests.unit.convert.tensorrt_interfaces import DAMAGED, FakeTensorRT
+
+
+@pytest.fixture
+def trt() -> FakeTensorRT:
+    return FakeTensorRT("8.6.0")
+
+
+def built(path: Path, trt: FakeTensorRT, *measured: bytes) -> tuple[TimingCache, list[str]]:
+    """A cache attached to a build that measured something."""
+    told: list[str] = []
+    config: Any = trt.Config(trt)
+    cache = TimingCache(path, config, told.append)
+    config._cache._lines.update(measured)
+    return cache, told
+
+
+def test_the_name_says_version_and_gpu() -> None:
+    name = cache_name("8.6.0", "NVIDIA H100 80GB HBM3")
+    assert name == "tensorrt-8.6.0-nvidia-h100-80gb-hbm3.timing.cache"
+
+
+def test_a_build_goes_on_with_what_the_file_holds(tmp_path: Path, trt: FakeTensorRT) -> None:
+    path = tmp_path / "models" / "c"
+    first, told = built(path, trt, b"one")
+    first.save()
+    assert path.read_bytes() == b"one"
+    second, _ = built(path, trt, b"two")
+    second.save()
+    assert path.read_bytes() == b"one\ntwo"
+    assert told == []
+    assert sorted(os.listdir(path.parent)) == [".c.lock", "c"]
+
+
+def test_what_another_builder_wrote_meanwhile_is_kept(tmp_path: Path, trt: FakeTensorRT) -> None:
+    path = tmp_path / "c"
+    slow, _ = built(path, trt, b"slow")
+    quick, _ = built(path, trt, b"quick")
+    quick.save()
+    slow.save()
+    assert path.read_bytes() == b"quick\nslow"
+
+
+def test_a_damaged_cache_is_a_notice_and_begins_anew(tmp_path: Path, trt: FakeTensorRT) -> None:
+    path = tmp_path / "c"
+    path.write_bytes(DAMAGED)
+    cache, told = built(path, trt, b"new")
+    assert told == [f"timing cache {path} is damaged or of another version or GPU: not used"]
+    cache.save()
+    assert path.read_bytes() == b"new"
+
+
+def test_a_cache_of_another_gpu_is_a_notice(
+    tmp_path: Path, trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c"
+    path.write_bytes(b"foreign")
+    attach = trt.Config.set_timing_cache
+
+    def refuse(config: Any, cache: Any, ignore_mismatch: bool) -> bool:
+        attach(config, cache, ignore_mismatch)
+        return bool(cache._lines != {b"foreign"})
+
+    monkeypatch.setattr(trt.Config, "set_timing_cache", refuse)
+    cache, told = built(path, trt, b"new")
+    assert len(told) == 1
+    cache.save()
+    assert path.read_bytes().endswith(b"new")
+
+
+def test_saving_waits_for_the_lock(tmp_path: Path, trt: FakeTensorRT) -> None:
+    path = tmp_path / "c"
+    cache, _ = built(path, trt, b"mine")
+    with (tmp_path / ".c.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        saving = threading.Thread(target=cache.save)
+        saving.start()
+        saving.join(0.2)
+        assert saving.is_alive()
+        assert not path.exists()
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        saving.join(10)
+    assert path.read_bytes() == b"mine"
+
+
+def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path, trt: FakeTensorRT) -> None:
+    (tmp_path / "file").write_text("")
+    cache, told = built(tmp_path / "file" / "c", trt)
+    cache.save()
+    assert len(told) == 1
+    assert "cannot be written" in told[0]

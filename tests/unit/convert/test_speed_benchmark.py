@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clipfleet.card import sha256_of
 from clipfleet.errors import DependencyError, UsageError
 from clipfleet.models import load_architecture
 from convert import speed_benchmark
@@ -180,3 +181,22 @@ def test_torch_is_not_loaded_for_other_runtimes(flag: str) -> None:
     )
     expected = "0 False" if flag == "--onnx-text-model" else "2 False"  # 2: it is an ONNX engine
     assert run.stdout.splitlines()[-1:] == [expected], run.stderr
+
+
+def test_missing_tensorrt_is_said_with_what_to_install(tmp_path: Path) -> None:
+    card = json.loads(Path(f"{MODEL}.txt.fp16.onnx.card.json").read_text())
+    engine = tmp_path / "demo.txt.fp16.trt"
+    engine.write_bytes(b"a plan")
+    card |= {"runtime": "tensorrt", "engine": engine.name, "engine_sha256": sha256_of(engine)}
+    card |= {"extra_file": None, "extra_file_sha256": None}
+    Path(f"{engine}.card.json").write_text(json.dumps(card))
+    script = (
+        "import sys; sys.modules |= dict.fromkeys(['cuda', 'tensorrt', 'torch', 'onnxruntime'])\n"
+        "from convert.speed_benchmark import main\n"
+        f"print(main(['--model-arch', 'demo', '--tensorrt-text-model', {str(engine)!r}]))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.stdout == "2\n", run.stderr
+    assert "pip install 'clipfleet[gpu]'" in run.stderr

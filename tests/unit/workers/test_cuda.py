@@ -1,0 +1,168 @@
+"""The layer over CUDA's runtime: each error named, each handle given back."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clipfleet.errors import DependencyError, EngineError, GpuLostError, GpuMemoryError
+from tests.unit.workers.fake_cuda import ERRORS, GPU, Cuda
+from workers.engines import cuda, cuda_errors
+from workers.engines.cuda_graph import Graph
+
+HARMLESS = {
+    "cudaErrorInvalidValue",
+    "cudaErrorInvalidDevice",
+    "cudaErrorInvalidResourceHandle",
+    "cudaErrorLaunchOutOfResources",
+    "cudaErrorNotReady",
+    "cudaErrorStreamCaptureInvalidated",
+    "cudaErrorStreamCaptureUnsupported",
+}
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    fake = Cuda()
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake)
+    return fake
+
+
+def kind_of(error: str) -> type[EngineError]:
+    if error == "cudaErrorMemoryAllocation":
+        return GpuMemoryError
+    return EngineError if error in HARMLESS else GpuLostError
+
+
+@pytest.mark.parametrize("error", [name for name in ERRORS if name != "cudaSuccess"])
+def test_every_error_is_raised_by_its_kind_with_the_calls_name(gpu: Cuda, error: str) -> None:
+    gpu.fail("cudaMemGetInfo", error)
+    expected = f"cudaMemGetInfo failed: {error} ({ERRORS[error]}, words for {error})"
+    with pytest.raises(EngineError, match=re.escape(expected)) as caught:
+        cuda.memory_info()
+    assert type(caught.value) is kind_of(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "way_out"),
+    [
+        ("cudaErrorMemoryAllocation", "lower engine_contexts"),
+        ("cudaErrorNoDevice", "CUDA_VISIBLE_DEVICES"),
+        ("cudaErrorECCUncorrectable", "start it again"),
+    ],
+)
+def test_an_error_names_the_way_out(gpu: Cuda, error: str, way_out: str) -> None:
+    gpu.fail("cudaGetDeviceCount", error)
+    with pytest.raises(EngineError, match=way_out):
+        cuda.device_count()
+
+
+def test_the_gpu_is_named(gpu: Cuda) -> None:
+    assert cuda.device_count() == 1
+    assert cuda.device_name() == GPU
+    assert cuda.compute_capability() == "9.0"
+
+
+def test_missing_bindings_are_named_with_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    with pytest.raises(DependencyError, match=r"pip install 'clipfleet\[gpu\]'"):
+        cuda.device_name()
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        cuda.Stream,
+        lambda: cuda.Event(blocking=True),
+        lambda: cuda.DeviceBuffer(16),
+        lambda: cuda.PinnedBuffer((2, 2), "float32"),
+    ],
+    ids=["stream", "event", "device buffer", "pinned buffer"],
+)
+def test_what_is_taken_is_given_back_once(gpu: Cuda, take: Callable[[], cuda.Held]) -> None:
+    with take() as held:
+        assert held.handle in gpu.held
+    assert not gpu.held
+    held.close()  # the fake fails on a handle that it does not hold
+
+
+def test_giving_back_after_the_gpu_is_lost_raises_nothing(gpu: Cuda) -> None:
+    with cuda.Stream():
+        gpu.lose()
+        with pytest.raises(GpuLostError, match="cudaDeviceSynchronize"):
+            cuda.synchronize()
+    assert not gpu.held
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (0, 4)])
+def test_a_pinned_buffer_is_a_numpy_array_of_zeros(gpu: Cuda, shape: tuple[int, int]) -> None:
+    with cuda.PinnedBuffer(shape, "float16") as buffer:
+        np.testing.assert_array_equal(buffer.array, np.zeros(shape, np.float16))
+        assert buffer.array.dtype == np.float16
+        assert buffer.size_bytes == buffer.array.nbytes
+
+
+def test_a_graph_runs_what_was_captured_each_time_it_is_launched(gpu: Cuda) -> None:
+    with (
+        cuda.Stream() as stream,
+        cuda.PinnedBuffer((1,), "int32") as source,
+        cuda.PinnedBuffer((1,), "int32") as target,
+    ):
+
+        def copy() -> None:
+            cuda.copy_async(target.handle, source.handle, 4, "HostToDevice", stream)
+
+        with Graph(stream, copy) as graph:
+            for number in (3, 4):
+                source.array[0] = number
+                cuda.call("cudaGraphLaunch", graph.handle, stream.handle)
+                assert target.array[0] != number
+                stream.synchronize()
+                assert target.array[0] == number
+    assert not gpu.held
+
+
+@pytest.mark.parametrize(
+    "fails", ["cudaMemcpyAsync", "cudaStreamEndCapture", "cudaGraphInstantiate"]
+)
+def test_a_capture_that_fails_leaves_the_stream_usable(gpu: Cuda, fails: str) -> None:
+    gpu.fail(fails, "cudaErrorStreamCaptureInvalidated")
+    with cuda.Stream() as stream, cuda.PinnedBuffer((1,), "int32") as buffer:
+        with pytest.raises(EngineError, match=f"{fails} failed"):
+            Graph(
+                stream,
+                lambda: cuda.copy_async(buffer.handle, buffer.handle, 4, "HostToDevice", stream),
+            )
+        assert gpu.stream(stream.handle).captured is None
+        stream.synchronize()
+    assert not gpu.held
+
+
+def test_the_fake_has_the_real_names_and_parameters() -> None:
+    real = pytest.importorskip("cuda.bindings.runtime")
+    for name, function in inspect.getmembers(Cuda, inspect.isfunction):
+        if not name.startswith("cuda"):
+            continue
+        described = getattr(real, name).__doc__.strip().splitlines()[0]
+        assert parameters(described) == list(inspect.signature(function).parameters)[1:], name
+    for name, number in ERRORS.items():
+        assert int(getattr(real.cudaError_t, name)) == number
+
+
+def test_every_lost_error_is_one_of_cudas() -> None:
+    real = pytest.importorskip("cuda.bindings.runtime")
+    members: Any = real.cudaError_t.__members__
+    assert set(members) >= cuda_errors._LOST
+
+
+def parameters(described: str) -> list[str]:
+    """The names in "cudaMalloc(size_t size)"."""
+    inside = described[described.index("(") + 1 : described.rindex(")")]
+    parts = [part.split(":")[0].split()[-1] for part in inside.split(",") if part.strip()]
+    return [part.lstrip("*") for part in parts]

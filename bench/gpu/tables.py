@@ -15,7 +15,7 @@ def report(rows: Sequence[Row], *, plot: str | None = None) -> str:
     """Return everything that is said of the rows; `plot` is the picture's file name."""
     parts = [hardware(rows), table(rows)]
     if plot:
-        parts.append(f"![Latency and items a second of every architecture and runtime]({plot})")
+        parts.append(f"![Items a second of every architecture and runtime]({plot})")
     parts += [
         "### Compared",
         compared(rows),
@@ -105,7 +105,17 @@ def percentiles(rows: Sequence[Row]) -> str:
 
     Items a second are those of calls one after the other.
     """
-    header = ("architecture", "tower", "runtime", "batch", "calls", "p50", "p95", "p99", "items/s")
+    header = (
+        "architecture",
+        "tower",
+        "runtime",
+        "batch",
+        "calls",
+        "p50, ms",
+        "p95, ms",
+        "p99, ms",
+        "items/s",
+    )
     lines = []
     for row in rows:
         for title, cell in _titled(row):

@@ -98,11 +98,11 @@ def set_precision(
 ) -> None:
     """Let the builder use float16 where the network is weakly typed, but in `fp32_layers`.
 
-    TF32, which is on by default in every version, rounds a product's factors to 10 bits: a
-    float32 engine does without.
+    TF32, which is on by default in every version, rounds a product's factors to 10 bits: what
+    is float32 here is float32. It also makes up nearly half of the kernels that a weakly typed
+    builder would measure for a float16 convolution.
     """
-    if precision == "fp32":
-        config.clear_flag(trt.BuilderFlag.TF32)
+    config.clear_flag(trt.BuilderFlag.TF32)
     if strongly_typed(trt):
         return
     if precision == "fp16":

@@ -48,8 +48,7 @@ def test_the_precision_flags_are_the_versions_own(version: str, precision: Any) 
     config = trt.Config(trt)
     versions.set_precision(trt, config, precision)
     half = {"FP16"} if precision == "fp16" and version in WEAK else set()
-    tf32 = set() if precision == "fp32" else {"TF32"}  # a float32 engine does without
-    assert config._flags == half | tf32
+    assert config._flags == half  # and no TF32, which every version has on
 
 
 @pytest.mark.parametrize("version", WEAK)
@@ -60,7 +59,7 @@ def test_float32_layers_keep_their_floating_outputs_and_no_others(version: str) 
     shape = trt.Layer("s", [Tensor("c", (1,), kinds.INT32)])
     config = trt.Config(trt)
     versions.set_precision(trt, config, "fp16", [layer, shape])
-    assert config._flags == {"TF32", "FP16", "OBEY_PRECISION_CONSTRAINTS"}
+    assert config._flags == {"FP16", "OBEY_PRECISION_CONSTRAINTS"}
     assert layer.precision.name == "FLOAT"
     assert layer._types == {0: "FLOAT"}
     assert shape._types == {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,6 @@ def images(count: int) -> Any:
 
 
 def assert_nothing_held(state: State) -> None:
-    gc.collect()
     assert not state.cuda.held
     assert not state.alive
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import re
 import sys
 from dataclasses import replace
@@ -33,7 +32,6 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> State:
 
 
 def assert_nothing_held(state: State) -> None:
-    gc.collect()
     assert not state.cuda.held
     assert not state.alive
 

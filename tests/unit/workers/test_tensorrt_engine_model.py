@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,6 @@ def test_numpy_arrays_give_numpy_arrays(
         features = model(inputs={"image": images(count)})[FEATURES]
     assert isinstance(features, np.ndarray)
     np.testing.assert_array_equal(features, expected(images(count)))
-    gc.collect()
     assert not machine.cuda.held
     assert not machine.alive
 
@@ -239,6 +237,5 @@ def test_loading_that_fails_frees_all_and_a_closed_model_says_so(
     model.close()
     with pytest.raises(EngineError, match="is closed"):
         model(inputs={"image": images(1)})
-    gc.collect()
     assert not machine.cuda.held
     assert not machine.alive

@@ -19,25 +19,21 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MORE, _LOW_BITS = 0x80, 0x7F  # of a varint's byte
 
 
-def node_operators(onnx: Path) -> dict[str, str]:
-    """Return each named node's operator type, as `LayerNormalization`; subgraphs are left out.
+def read_nodes(onnx: Path) -> list[tuple[str, str]]:
+    """Return each node's name and operator type, in the file's order; subgraphs are left out.
 
     Raises:
         ConversionError: The file is not an ONNX model.
     """
-    operators: dict[str, str] = {}
     try:
         with onnx.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            for graph in _fields(data, (0, len(data)), _MODEL_GRAPH):
-                for node in _fields(data, graph, _GRAPH_NODE):
-                    name, operator = (
-                        _text(data, node, number) for number in (_NODE_NAME, _NODE_OPERATOR)
-                    )
-                    if name:
-                        operators[name] = operator
+            return [
+                (_text(data, node, _NODE_NAME), _text(data, node, _NODE_OPERATOR))
+                for graph in _fields(data, (0, len(data)), _MODEL_GRAPH)
+                for node in _fields(data, graph, _GRAPH_NODE)
+            ]
     except (OSError, ValueError, IndexError) as error:
         raise ConversionError(f"{onnx} cannot be read as an ONNX model: {error}") from error
-    return operators
 
 
 def _text(data: mmap.mmap, span: tuple[int, int], number: int) -> str:

@@ -25,7 +25,7 @@ __all__ = ["BuildOptions", "build_engine", "build_engines", "engine_name", "main
 
 _TOWER_NAMES: dict[Tower, str] = {"txt": "text", "img": "vision"}  # the guide's
 _WRONG_USE = 2  # exit code
-_TERMINATED = 143
+_INTERRUPTED, _TERMINATED = 130, 143
 
 
 def engine_name(prefix: Path, tower: Tower, precision: Precision) -> Path:
@@ -206,6 +206,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ClipfleetError as error:
         sys.stderr.write(f"onnx_to_tensorrt: {error}\n")
         return _WRONG_USE
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     for line in _closing_lines(engines, args.save_tensorrt_path):
         _say(line)
     return 0

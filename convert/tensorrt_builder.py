@@ -1,76 +1,24 @@
-"""From an ONNX file to the bytes of a TensorRT engine, in a process of its own.
-
-The builder is one call into C++ that takes minutes, listens to no signal, keeps memory and may
-crash. `convert.tensorrt_process` starts this module as a child, which can be killed:
-
-    python -m convert.tensorrt_builder EVENTS_FD    < the request, one line of JSON
-
-Each line that it writes to EVENTS_FD is a JSON object of one key: `progress`, `error` or `done`.
-"""
+"""From an ONNX file to the bytes of a TensorRT engine, on every version."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import sys
-import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
-from clipfleet.card import BatchProfile, Precision
-from clipfleet.errors import ClipfleetError, ConversionError
-from convert.onnx_graph import node_operators
+from clipfleet.card import BatchProfile
+from clipfleet.errors import ConversionError
+from convert.build_request import BuildRequest, BuildResult
+from convert.onnx_graph import read_nodes
 from convert.timing_cache import TimingCache, cache_name
 from workers.engines import tensorrt_versions as versions
 
 Report = Callable[[str], None]
 
 _PHASE_INTERVAL_S = 2.0  # between two lines of the builder's progress
-_PARENT_GONE = 1  # exit code
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildRequest:
-    """What the child builds, from what and how; paths are absolute.
-
-    `timing_cache` is a file, or a folder in which the file has its own name; None: none.
-    `tactic_sources` None leaves the choice to TensorRT. `log` receives all that it says.
-    """
-
-    onnx: str
-    plan: str
-    precision: Precision
-    smallest: int
-    optimum: int
-    largest: int
-    fp32_ops: tuple[str, ...] = ()
-    optimization_level: int | None = None
-    workspace_bytes: int | None = None
-    tactic_sources: tuple[str, ...] | None = None
-    timing_cache: str | None = None
-    log: str | None = None
-
-    @property
-    def profile(self) -> BatchProfile:
-        return BatchProfile(smallest=self.smallest, optimum=self.optimum, largest=self.largest)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildResult:
-    """How the child built it."""
-
-    seconds: float
-    runtime_version: str
-    optimization_level: int | None
-    timing_cache: str | None
-    typing: Literal["weak", "strong"]
 
 
 def build_plan(trt: ModuleType, request: BuildRequest, report: Report) -> BuildResult:
@@ -125,9 +73,10 @@ def _builder(trt: ModuleType, logger: Any, messages: versions.Messages) -> Any:
 def _parse(trt: ModuleType, network: Any, logger: Any, request: BuildRequest) -> Any:
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(request.onnx):
+        problems = versions.parser_problems(parser, read_nodes(Path(request.onnx)))
         raise ConversionError(
             f"TensorRT {trt.__version__} cannot take {request.onnx}: "
-            f"{'; '.join(versions.parser_problems(parser)) or 'no reason given'}"
+            f"{'; '.join(problems) or 'no reason given'}"
         )
     return parser
 
@@ -154,7 +103,7 @@ def _fp32_layers(network: Any, request: BuildRequest) -> list[Any]:
     """Return the layers that came from the operators that are to stay in float32."""
     if not request.fp32_ops:
         return []
-    operators = node_operators(Path(request.onnx))
+    operators = dict(read_nodes(Path(request.onnx)))
     unknown = sorted(set(request.fp32_ops) - set(operators.values()))
     if unknown:
         raise ConversionError(
@@ -232,47 +181,3 @@ def _throttled(report: Report) -> Report:
             report(line)
 
     return throttled
-
-
-def _end_with_parent() -> None:
-    """Die when the parent does: it never closes this process's standard input."""
-    while os.read(sys.stdin.fileno(), 1):
-        pass
-    os._exit(_PARENT_GONE)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Build what standard input asks for; failures are events too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; the parent decides
-    with os.fdopen(int(arguments[0]), "w", encoding="utf-8") as events:
-
-        def tell(**event: Any) -> None:
-            events.write(json.dumps(event) + "\n")
-            events.flush()
-
-        request = _request(sys.stdin.readline())
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-        try:
-            result = build_plan(versions.load_tensorrt(), request, lambda line: tell(progress=line))
-        except ClipfleetError as error:
-            tell(error={"kind": type(error).__name__, "message": str(error)})
-        except Exception as error:  # noqa: BLE001 - the edge of the process
-            traceback.print_exc()
-            tell(error={"kind": ConversionError.__name__, "message": f"{request.onnx}: {error!r}"})
-        else:
-            tell(done=asdict(result))
-    return 0
-
-
-def _request(line: str) -> BuildRequest:
-    fields = json.loads(line)
-    for name in ("fp32_ops", "tactic_sources"):
-        if fields[name] is not None:
-            fields[name] = tuple(fields[name])
-    return BuildRequest(**fields)
-
-
-if __name__ == "__main__":
-    status = main(sys.argv[1:])
-    sys.stdout.flush()
-    os._exit(status)  # TensorRT's own end may crash, and there is nothing left to do

@@ -18,8 +18,8 @@ from clipfleet.card import (
 )
 from clipfleet.errors import UsageError
 from convert.build_options import BuildOptions
+from convert.build_request import BuildRequest, BuildResult
 from convert.staging import publish, staging_folder, with_checksums
-from convert.tensorrt_builder import BuildRequest, BuildResult
 from convert.tensorrt_gate import (
     check_tensors,
     compute_reference,

@@ -17,11 +17,11 @@ from typing import Any
 
 from clipfleet import errors
 from clipfleet.errors import ClipfleetError, ConversionError
-from convert.tensorrt_builder import BuildRequest, BuildResult
+from convert.build_request import BuildRequest, BuildResult
 
 Progress = Callable[[str], None]
 
-_MODULE = "convert.tensorrt_builder"
+_MODULE = "convert.tensorrt_child"
 _TICK_S = 15.0  # a builder that says nothing for this long is said to be still building
 _READ_BYTES = 1 << 16
 

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -227,19 +227,22 @@ def numpy_name(dtype: Any) -> str:
     return _NUMPY_NAMES.get(dtype.name, str(dtype.name).lower())
 
 
-def parser_problems(parser: Any) -> list[str]:
+def parser_problems(parser: Any, nodes: Sequence[tuple[str, str]]) -> list[str]:
     """Return what an `OnnxParser` could not take: the node, its operator, and why.
 
-    10.0 brought `node_name` and `node_operator`; before, a node is a number.
+    10.0 brought `node_name` and `node_operator`; before, an error has a number of the file's
+    `nodes`, which are names and operators.
     """
-    return [_parser_problem(parser.get_error(index)) for index in range(parser.num_errors)]
+    return [_parser_problem(parser.get_error(index), nodes) for index in range(parser.num_errors)]
 
 
-def _parser_problem(error: Any) -> str:
-    if hasattr(error, "node_operator") and error.node_operator():
-        return f"node {error.node_name()!r} ({error.node_operator()}): {error.desc()}"
-    number = int(error.node())
-    return f"node {number}: {error.desc()}" if number >= 0 else str(error.desc())
+def _parser_problem(error: Any, nodes: Sequence[tuple[str, str]]) -> str:
+    if hasattr(error, "node_operator"):
+        name, operator = error.node_name(), error.node_operator()
+    else:
+        number = int(error.node())
+        name, operator = nodes[number] if 0 <= number < len(nodes) else ("", "")
+    return f"node {name!r} ({operator}): {error.desc()}" if operator else str(error.desc())
 
 
 def onnx_node(layer: Any, nodes: Container[str]) -> str | None:

@@ -4,7 +4,7 @@ import onnx
 import pytest
 
 from clipfleet.errors import ConversionError
-from convert.onnx_graph import node_operators
+from convert.onnx_graph import read_nodes
 
 DEMO = Path(__file__).parents[3] / "examples" / "demo" / "model"
 
@@ -12,7 +12,7 @@ DEMO = Path(__file__).parents[3] / "examples" / "demo" / "model"
 @pytest.mark.parametrize("name", ["demo.img.fp16.onnx", "demo.txt.fp32.onnx"])
 def test_nodes_are_those_that_the_onnx_package_reads(name: str) -> None:
     graph = onnx.load(DEMO / name, load_external_data=False).graph
-    assert node_operators(DEMO / name) == {node.name: node.op_type for node in graph.node}
+    assert read_nodes(DEMO / name) == [(node.name, node.op_type) for node in graph.node]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x3a\xff\xff\x03", b"\x3a"])
@@ -20,4 +20,4 @@ def test_what_is_no_model_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
     with pytest.raises(ConversionError, match=r"m\.onnx cannot be read as an ONNX model"):
-        node_operators(path)
+        read_nodes(path)

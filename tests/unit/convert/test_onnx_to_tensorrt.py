@@ -33,8 +33,8 @@ from clipfleet.errors import (
 )
 from convert.adopt import adopt_engine
 from convert.build_options import BuildOptions
+from convert.build_request import BuildRequest, BuildResult
 from convert.onnx_to_tensorrt import build_engine, main
-from convert.tensorrt_builder import BuildRequest, BuildResult
 from tests.unit.convert.tensorrt_interfaces import FakeTensorRT
 from workers.engines.onnx import OnnxEngine
 

@@ -1,0 +1,72 @@
+"""The builder's process, as `convert.tensorrt_process` starts it.
+
+The builder is one call into C++ that takes minutes, listens to no signal, keeps memory and may
+crash: in a process of its own it can be killed.
+
+    python -m convert.tensorrt_child EVENTS_FD    < the request, one line of JSON
+
+Each line that it writes to EVENTS_FD is a JSON object of one key: `progress`, `error` or `done`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from clipfleet.errors import ClipfleetError, ConversionError
+from convert.build_request import BuildRequest
+from convert.tensorrt_builder import build_plan
+from workers.engines import tensorrt_versions as versions
+
+_PARENT_GONE = 1  # exit code
+
+
+def _end_with_parent() -> None:
+    """Die when the parent does: it never closes this process's standard input."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(_PARENT_GONE)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Build what standard input asks for; failures are events too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; the parent decides
+    with os.fdopen(int(arguments[0]), "w", encoding="utf-8") as events:
+
+        def tell(**event: Any) -> None:
+            events.write(json.dumps(event) + "\n")
+            events.flush()
+
+        request = _request(sys.stdin.readline())
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        try:
+            result = build_plan(versions.load_tensorrt(), request, lambda line: tell(progress=line))
+        except ClipfleetError as error:
+            tell(error={"kind": type(error).__name__, "message": str(error)})
+        except Exception as error:  # noqa: BLE001 - the edge of the process
+            traceback.print_exc()
+            tell(error={"kind": ConversionError.__name__, "message": f"{request.onnx}: {error!r}"})
+        else:
+            tell(done=asdict(result))
+    return 0
+
+
+def _request(line: str) -> BuildRequest:
+    fields = json.loads(line)
+    for name in ("fp32_ops", "tactic_sources"):
+        if fields[name] is not None:
+            fields[name] = tuple(fields[name])
+    return BuildRequest(**fields)
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(status)  # TensorRT's own end may crash, and there is nothing left to do

@@ -249,7 +249,7 @@ def test_a_worker_whose_engine_does_not_load_stops_and_says_why(bench: Bench) ->
     worker = bench.start_worker()
     assert worker.wait() == 2
     assert len(worker.events("engine not loaded, worker stops")) == 1
-    assert "did not load: EngineError" in worker.log_text().splitlines()[-1]
+    assert "did not load: EngineDamagedError" in worker.log_text().splitlines()[-1]
 
 
 def test_a_part_that_is_damaged_does_not_stop_the_other_shards(bench: Bench) -> None:

@@ -74,6 +74,14 @@ def test_doctor_names_a_card_that_is_missing(tmp_path: Path) -> None:
     assert checks["Python"]["state"] == "ok"
 
 
+def test_workers_and_gpus_are_one_or_the_other(tmp_path: Path) -> None:
+    card = write_fake_engine(tmp_path, "txt")
+    arguments = ["t.txt", "out", "--model", str(card), "--workers", "2", "--gpus", "all"]
+    result = run_process("embed", *arguments, cwd=tmp_path)
+    assert result.returncode == WRONG_USE
+    assert result.stderr.startswith("clipfleet: --workers and --gpus: --gpus starts one worker")
+
+
 def test_a_redis_that_does_not_answer_is_wrong_environment_in_one_line(tmp_path: Path) -> None:
     card = write_fake_engine(tmp_path, "txt")
     (tmp_path / "t.txt").write_text("a\nb\n")

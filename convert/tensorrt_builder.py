@@ -15,6 +15,7 @@ from convert.build_request import BuildRequest, BuildResult
 from convert.onnx_graph import read_nodes
 from convert.timing_cache import TimingCache, cache_name
 from workers.engines import tensorrt_versions as versions
+from workers.engines.tensorrt_messages import Forward, Messages
 
 Report = Callable[[str], None]
 
@@ -30,7 +31,7 @@ def build_plan(trt: ModuleType, request: BuildRequest, report: Report) -> BuildR
     """
     started = time.monotonic()
     with _log(request.log) as log:
-        messages = versions.Messages(forward=log)
+        messages = Messages(forward=log)
         logger = messages.logger(trt)
         builder = _builder(trt, logger, messages)
         network = builder.create_network(versions.network_flags(trt))
@@ -59,7 +60,7 @@ def build_plan(trt: ModuleType, request: BuildRequest, report: Report) -> BuildR
     )
 
 
-def _builder(trt: ModuleType, logger: Any, messages: versions.Messages) -> Any:
+def _builder(trt: ModuleType, logger: Any, messages: Messages) -> Any:
     try:
         builder = trt.Builder(logger)
     except TypeError as error:  # what its binding makes of a null pointer
@@ -145,7 +146,7 @@ def _attach_cache(
     return TimingCache(path, config, report)
 
 
-def _failure(trt: ModuleType, request: BuildRequest, messages: versions.Messages) -> str:
+def _failure(trt: ModuleType, request: BuildRequest, messages: Messages) -> str:
     reason = messages.explain()
     text = f"TensorRT {trt.__version__} cannot build {request.onnx}: {reason}"
     if "memory" in reason.lower():
@@ -154,7 +155,7 @@ def _failure(trt: ModuleType, request: BuildRequest, messages: versions.Messages
 
 
 @contextmanager
-def _log(path: str | None) -> Iterator[versions.Forward | None]:
+def _log(path: str | None) -> Iterator[Forward | None]:
     """Yield what writes all that TensorRT says to a file, with the seconds since the start."""
     if path is None:
         yield None

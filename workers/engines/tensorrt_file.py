@@ -17,7 +17,8 @@ from clipfleet.errors import (
     GpuMemoryError,
 )
 from workers.engines import cuda
-from workers.engines.tensorrt_versions import numpy_name, process_logger, take_profile
+from workers.engines.tensorrt_messages import process_logger
+from workers.engines.tensorrt_versions import numpy_name, take_profile
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11

@@ -8,25 +8,16 @@ the difference. Nothing here is imported before `load_tensorrt` is called.
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import re
-from collections import deque
 from collections.abc import Callable, Container, Iterable, Sequence
-from functools import cache
 from types import ModuleType
 from typing import Any
 
 from clipfleet.card import Precision
 from clipfleet.errors import DependencyError
 
-log = logging.getLogger(__name__)
-
-Forward = Callable[[str, str], None]  # a severity's name, a message
-
 _PACKAGES = ("tensorrt", "tensorrt_rtx_bindings")  # RTX's wheel has no module of its own name
-_KEPT_MESSAGES = 20
-_KEPT_SEVERITIES = ("INTERNAL_ERROR", "ERROR", "WARNING")
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 _NUMBER = re.compile(r"_\d+$")
 _NUMPY_NAMES = {
@@ -256,60 +247,3 @@ def onnx_node(layer: Any, nodes: Container[str]) -> str | None:
         if name and name in nodes:
             return str(name)
     return None
-
-
-class Messages:
-    """TensorRT's last warnings and errors: what explains a call that only returned nothing."""
-
-    def __init__(self, forward: Forward | None = None) -> None:
-        """`forward` is given every message of every severity."""
-        self._forward = forward
-        self._kept: deque[tuple[str, str]] = deque(maxlen=_KEPT_MESSAGES)
-
-    def clear(self) -> None:
-        """Forget them, so that the next are the next call's."""
-        self._kept.clear()
-
-    def add(self, severity: str, message: str) -> None:
-        if severity in _KEPT_SEVERITIES:
-            self._kept.append((severity, message))
-        if self._forward is not None:
-            self._forward(severity, message)
-
-    @property
-    def errors(self) -> list[str]:
-        """The errors among them, oldest first."""
-        return [message for severity, message in self._kept if severity.endswith("ERROR")]
-
-    def explain(self) -> str:
-        """The errors in one line, or the warnings where there was none."""
-        return "; ".join(self.errors or [message for _, message in self._kept]) or "no reason given"
-
-    def logger(self, trt: ModuleType) -> Any:
-        """Return an `ILogger` that adds to these messages; keep it as long as what uses it."""
-        add = self.add
-
-        class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)
-
-            def log(self, severity: Any, msg: str) -> None:
-                add(severity.name, msg)
-
-        return Logger()
-
-
-@cache
-def process_logger(trt: ModuleType) -> tuple[Messages, Any]:
-    """Return the messages of a process's builders and runtimes, and the logger that adds to them.
-
-    Every version goes on with the first logger that it was given while anything that uses it
-    lives: another would get nothing, and one that is freed too early is called all the same.
-    """
-    messages = Messages(_to_log)
-    return messages, messages.logger(trt)
-
-
-def _to_log(severity: str, message: str) -> None:
-    level = logging.WARNING if severity.endswith("ERROR") else logging.DEBUG
-    log.log(level, "TensorRT: %s", message)

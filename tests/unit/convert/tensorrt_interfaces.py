@@ -58,6 +58,8 @@ REQUIRE_USER_ALLOCATION"""
 _FLAGS_10 = f"FP16 BF16 INT8 FP8 OBEY_PRECISION_CONSTRAINTS {_FLAGS_RTX}"
 _SOURCES_RTX = "EDGE_MASK_CONVOLUTIONS JIT_CONVOLUTIONS"
 _SOURCES = f"CUBLAS CUBLAS_LT CUDNN {_SOURCES_RTX}"
+_FEATURES_85 = "FASTER_DYNAMIC_SHAPES_0805 DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805"
+_FEATURES_RTX = "ALIASED_PLUGIN_IO_10_03 RUNTIME_ACTIVATION_RESIZE_10_10"
 _TYPES_85 = "FLOAT HALF INT8 INT32 BOOL UINT8"
 _TYPES_RTX = "FLOAT HALF BF16 INT8 INT32 INT64 BOOL UINT8 FP8 INT4 FP4 E8M0"
 
@@ -72,6 +74,7 @@ INTERFACES: dict[str, Names] = {
         "NetworkDefinitionCreationFlag": "EXPLICIT_BATCH EXPLICIT_PRECISION",
         "TacticSource": _SOURCES,
         "DataType": _TYPES_85,
+        "PreviewFeature": _FEATURES_85,
     },
     "8.6.0": {
         "IBuilderConfig": _CONFIG_86,
@@ -81,6 +84,7 @@ INTERFACES: dict[str, Names] = {
         "NetworkDefinitionCreationFlag": "EXPLICIT_BATCH EXPLICIT_PRECISION",
         "TacticSource": _SOURCES,
         "DataType": f"{_TYPES_85} FP8",
+        "PreviewFeature": f"{_FEATURES_85} PROFILE_SHARING_0806",
     },
     "10.16.1": {
         "IBuilderConfig": _CONFIG_10,
@@ -93,6 +97,7 @@ INTERFACES: dict[str, Names] = {
         ),
         "TacticSource": _SOURCES,
         "DataType": _TYPES_RTX,
+        "PreviewFeature": f"PROFILE_SHARING_0806 {_FEATURES_RTX}",
     },
     "11.1.0": {
         "IBuilderConfig": _CONFIG_11,
@@ -103,6 +108,7 @@ INTERFACES: dict[str, Names] = {
         "NetworkDefinitionCreationFlag": "STRONGLY_TYPED",
         "TacticSource": _SOURCES_RTX,
         "DataType": _TYPES_RTX,
+        "PreviewFeature": _FEATURES_RTX,
     },
     "1.7.1": {
         "IBuilderConfig": _CONFIG_RTX,
@@ -113,12 +119,20 @@ INTERFACES: dict[str, Names] = {
         "NetworkDefinitionCreationFlag": "STRONGLY_TYPED",
         "TacticSource": _SOURCES_RTX,
         "DataType": _TYPES_RTX,
+        "PreviewFeature": _FEATURES_RTX,
     },
 }
 RTX = "1.7.1"
 WEAK = ("8.5.2.2", "8.6.0")
 STRONG = ("10.16.1", "11.1.0", RTX)
 _TIMING_CACHE = "combine reset serialize"
+_ENUMERATIONS = (
+    "BuilderFlag",
+    "NetworkDefinitionCreationFlag",
+    "TacticSource",
+    "DataType",
+    "PreviewFeature",
+)
 DAMAGED = b"damaged"
 
 
@@ -174,6 +188,7 @@ class Config(Recorded):
         self._flags = {"TF32"}
         self._pools: dict[str, int] = {}
         self._sources: int | None = None
+        self._features: set[str] = set()
         self._profiles: list[Any] = []
         self._cache: Cache | None = None
         if "builder_optimization_level" in type(self).names:
@@ -187,6 +202,10 @@ class Config(Recorded):
 
     def set_memory_pool_limit(self, pool: Member, size: int) -> None:
         self._pools[pool.name] = size
+
+    def set_preview_feature(self, feature: Member, enable: bool) -> None:
+        assert enable
+        self._features.add(feature.name)
 
     def set_tactic_sources(self, sources: int) -> bool:
         self._sources = sources
@@ -283,7 +302,7 @@ class FakeTensorRT(ModuleType):
         self.parses = True
         self.plan: bytes | None = b"plan"
         self.complaint = "Could not find any implementation for node Conv_0."
-        for name in ("BuilderFlag", "NetworkDefinitionCreationFlag", "TacticSource", "DataType"):
+        for name in _ENUMERATIONS:
             setattr(self, name, _enum(name, names[name]))
         self.MemoryPoolType = _enum("MemoryPoolType", "WORKSPACE DLA_MANAGED_SRAM")
         self.Config = self._recorded(Config, "IBuilderConfig")

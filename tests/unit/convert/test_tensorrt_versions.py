@@ -16,6 +16,7 @@ from tests.unit.convert.tensorrt_interfaces import (
     Tensor,
 )
 from workers.engines import tensorrt_versions as versions
+from workers.engines.tensorrt_messages import Messages
 
 EVERY = tuple(INTERFACES)
 
@@ -95,6 +96,12 @@ def test_progress_is_watched_from_10_on(trt: FakeTensorRT) -> None:
         assert told == ["Tactic timing: 2 of 4"]
 
 
+def test_contexts_share_a_profile_only_where_that_must_be_asked_for(trt: FakeTensorRT) -> None:
+    config = trt.Config(trt)
+    versions.share_profile(trt, config)
+    assert config._features == ({"PROFILE_SHARING_0806"} if trt.__version__ == "8.6.0" else set())
+
+
 def test_only_rtx_has_no_timing_cache(trt: FakeTensorRT) -> None:
     assert versions.has_timing_cache(trt) is (trt.__version__ != RTX)
     assert versions.is_rtx(trt) is (trt.__version__ == RTX)
@@ -136,7 +143,7 @@ def test_dtypes_have_numpys_names(trt: FakeTensorRT) -> None:
 
 
 def test_errors_explain_before_warnings() -> None:
-    messages = versions.Messages()
+    messages = Messages()
     assert messages.explain() == "no reason given"
     messages.add("INFO", "nothing")
     messages.add("WARNING", "careful")

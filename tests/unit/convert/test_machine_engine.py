@@ -293,7 +293,7 @@ def test_the_command_says_in_one_line_why_there_is_no_engine(tmp_path: Path) -> 
         text=True,
         check=False,
     )
-    assert run.returncode in {1, 2}
+    assert run.returncode in {2, 3}  # what is missing here: a package, or a GPU
     assert run.stdout == ""
     assert run.stderr.startswith("clipfleet: ")
     assert "Traceback" not in run.stderr

@@ -157,10 +157,14 @@ def _check_finite(features: Features, engine: str, precision: Precision) -> None
 
 
 def worst(parities: Sequence[Parity]) -> Parity:
-    """Return what holds of every one of several measurements on the same items."""
+    """Return what holds of every one of several measurements on the same items.
+
+    NaN, which is the cosine of features that are all zero, is the worst of all: Python's own
+    `min` would pass over it.
+    """
     return replace(
         parities[0],
-        cosine_min=min(parity.cosine_min for parity in parities),
-        cosine_mean=min(parity.cosine_mean for parity in parities),
-        max_abs_diff=max(parity.max_abs_diff for parity in parities),
+        cosine_min=float(np.min([parity.cosine_min for parity in parities])),
+        cosine_mean=float(np.min([parity.cosine_mean for parity in parities])),
+        max_abs_diff=float(np.max([parity.max_abs_diff for parity in parities])),
     )

@@ -196,3 +196,22 @@ def test_every_call_size_is_proved_and_the_worst_counts(
     assert parity.cosine_min == pytest.approx(0.99995, abs=1e-6)
     with pytest.raises(VerificationError, match="strays"):
         verify("txt.fp32")
+
+
+@pytest.mark.parametrize("zero_in", [1, 4])
+@pytest.mark.parametrize("rows", [slice(None), slice(0, 1)], ids=["all", "one"])
+def test_features_of_zero_at_any_call_size_fail(
+    converted: Converted, reference: Any, zero_in: int, rows: slice
+) -> None:
+    class Zeros(Given):
+        """Right but in calls of one size, of which some features are zero."""
+
+        def __call__(self, inputs: Any) -> Any:
+            features = inputs.copy()
+            if len(inputs) == zero_in:
+                features[rows] = 0
+            return features
+
+    engine: Any = Zeros(converted["img.fp16"][0], None)
+    with pytest.raises(VerificationError, match="strays"):
+        verify_engine(engine, reference, reference, reference_name="torch", call_sizes=(1, 4))

@@ -94,8 +94,11 @@ class VisionTransformerTower(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         patches = self.conv1(pixels).flatten(2).transpose(1, 2)  # (n, tokens - 1, width)
-        # Its whole shape is spelt out: TensorRT 8.6 takes no Expand to (n, 1, 1) for it.
-        first = self.class_embedding.expand(patches.shape[0], 1, patches.shape[2])
+        count = patches.shape[0]
+        if isinstance(count, int):
+            first = self.class_embedding.expand(count, 1, -1)
+        else:  # a batch size that an export leaves open: TensorRT 8.6 takes no Expand to it
+            first = patches[:, :1] * 0 + self.class_embedding
         x = torch.cat([first, patches], dim=1) + self.positional_embedding
         x = self.transformer(self.ln_pre(x))
         out: Tensor = self.ln_post(x[:, 0]) @ self.proj

@@ -5,8 +5,9 @@
     python -m bench.gpu.measure --model-arch ViT-B-16 --tower img --session today \
         --engine vit-b-16.img.fp16.trt --engine-b32 vit-b-16-b32.img.fp16.trt --out trt.json
 
-Everything is float16. The file is written again after every cell, so that a process that is
-killed leaves what it had; a runtime that fails leaves its reason and does not stop the next.
+Everything is float16. The file is written again after every cell, and after every number of
+contexts, so that a process that is killed leaves what it had; a runtime that fails leaves its
+reason, beside what it had, and does not stop the next.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from bench.gpu.contexts import ContextsEngine, opened
 from bench.gpu.flops import item_flops
 from bench.gpu.machine import clocks_now, this_machine
 from bench.gpu.measurement import (
@@ -44,7 +46,6 @@ from convert.speed_runtimes import (
     encoder,
     onnx_engine,
     pytorch_model,
-    tensorrt_engine,
     torch_card,
 )
 from workers.engines.base import Engine
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from convert.chinese_clip import ChineseClip
 
 CONTEXTS = (1, 2, 4, 8)
-CONTEXTS_B32 = (1, 2, 4)  # the first with the engine that is timed call by call
+CONTEXTS_B32 = (1, 2, 4)
 LARGE_BATCH = 32
 NOT_REACHED = "the process ended before this was done"
 _WARMUP_CALLS = 20
@@ -74,7 +75,7 @@ class Plan:
     engine_b32: Path | None
 
 
-Step = Callable[[Plan, Path], Cell]
+Step = Callable[[Plan, Path], Iterator[Cell]]  # each cell has what the one before it had, and more
 
 
 def steps(plan: Plan) -> Iterator[tuple[CellName, Path, Step]]:
@@ -98,53 +99,71 @@ def half_model(target: Target, checkpoint: Path) -> ChineseClip:
     return pytorch_model(target, checkpoint, "fp16").cuda()
 
 
-def pytorch_cell(plan: Plan, checkpoint: Path) -> Cell:
+def pytorch_cell(plan: Plan, checkpoint: Path) -> Iterator[Cell]:
     model = half_model(plan.target, checkpoint)
     with eager_engine(model, plan.target, "fp16", "cuda") as engine:
-        return Cell(latency=latency_of(engine, plan.inputs, batch_size=1))
+        yield Cell(latency=latency_of(engine, plan.inputs, batch_size=1))
 
 
-def graph_cell(plan: Plan, checkpoint: Path, *, batch_size: int) -> Cell:
+def graph_cell(plan: Plan, checkpoint: Path, *, batch_size: int) -> Iterator[Cell]:
     from bench.gpu.cuda_graph import CudaGraphEngine
 
     encode = encoder(half_model(plan.target, checkpoint), plan.target.tower)
     card = torch_card(plan.target, "fp16")
     with CudaGraphEngine(encode, card, batch_size=batch_size) as engine:
         latency = latency_of(engine, plan.inputs, batch_size=batch_size)
-    return Cell(batch_size=batch_size, latency=latency)
+    yield Cell(batch_size=batch_size, latency=latency)
 
 
-def onnx_cell(plan: Plan, path: Path) -> Cell:
+def onnx_cell(plan: Plan, path: Path) -> Iterator[Cell]:
     with onnx_engine(plan.target, path, "cuda") as engine:
-        return Cell(latency=latency_of(engine, plan.inputs, batch_size=1))
+        yield Cell(latency=latency_of(engine, plan.inputs, batch_size=1))
 
 
-def tensorrt_cell(plan: Plan, path: Path) -> Cell:
-    with tensorrt_engine(plan.target, path, contexts=1) as engine:
+def tensorrt_cell(plan: Plan, path: Path) -> Iterator[Cell]:
+    with opened(plan.target, path) as with_contexts, with_contexts(1) as engine:
         latency = latency_of(engine, plan.inputs, batch_size=1)
-        return Cell(latency=latency, graphs=engine.uses_graphs)
+        yield Cell(latency=latency, graphs=engine.uses_graphs)
 
 
-def contexts_cell(plan: Plan, path: Path) -> Cell:
-    """Every number of contexts, and what the engine chooses by itself."""
-    rates = tuple(rate_with(plan.target, path, plan.inputs, contexts=k) for k in CONTEXTS)
-    with tensorrt_engine(plan.target, path, contexts=0) as engine:
-        return Cell(rates=rates, chosen_contexts=engine.contexts, graphs=engine.uses_graphs)
+def contexts_cell(plan: Plan, path: Path) -> Iterator[Cell]:
+    """The number of contexts that the engine chooses by itself, then every other."""
+    with opened(plan.target, path) as with_contexts:
+        yield from rated(Cell(), with_contexts, plan.inputs, CONTEXTS)
 
 
-def batch_cell(plan: Plan, path: Path) -> Cell:
+def batch_cell(plan: Plan, path: Path) -> Iterator[Cell]:
     target = replace(plan.target, batch_size=LARGE_BATCH)
-    with tensorrt_engine(target, path, contexts=1) as engine:
-        latency = latency_of(engine, plan.inputs, batch_size=LARGE_BATCH)
-        graphs = engine.uses_graphs
-        rates = [measure_rate(engine, plan.inputs, contexts=1)]
-    rates += [rate_with(target, path, plan.inputs, contexts=k) for k in CONTEXTS_B32[1:]]
-    return Cell(batch_size=LARGE_BATCH, latency=latency, rates=tuple(rates), graphs=graphs)
+    with opened(target, path) as with_contexts:
+        with with_contexts(1) as engine:
+            latency = latency_of(engine, plan.inputs, batch_size=LARGE_BATCH)
+        cell = Cell(batch_size=LARGE_BATCH, latency=latency)
+        yield cell
+        yield from rated(cell, with_contexts, plan.inputs, CONTEXTS_B32)
 
 
-def rate_with(target: Target, path: Path, inputs: NDArray[Any], *, contexts: int) -> Rate:
-    with tensorrt_engine(target, path, contexts=contexts) as engine:
-        return measure_rate(engine, inputs, contexts=contexts)
+def rated(
+    cell: Cell,
+    with_contexts: Callable[[int], ContextsEngine],
+    inputs: NDArray[Any],
+    counts: Sequence[int],
+) -> Iterator[Cell]:
+    """Yield a cell with one rate more each time: the engine's own choice first."""
+    with with_contexts(0) as engine:
+        chosen, graphs = engine.contexts, engine.uses_graphs
+        cell = replace(cell, chosen_contexts=chosen, graphs=graphs)
+        cell = _with_rate(cell, measure_rate(engine, inputs, contexts=chosen))
+    yield cell
+    for count in counts:
+        if count == chosen:
+            continue
+        with with_contexts(count) as engine:
+            cell = _with_rate(cell, measure_rate(engine, inputs, contexts=count))
+        yield cell
+
+
+def _with_rate(cell: Cell, rate: Rate) -> Cell:
+    return replace(cell, rates=tuple(sorted((*cell.rates, rate), key=lambda r: r.contexts)))
 
 
 def latency_of(engine: Engine, inputs: NDArray[Any], *, batch_size: int) -> Latency:
@@ -155,19 +174,24 @@ def latency_of(engine: Engine, inputs: NDArray[Any], *, batch_size: int) -> Late
     return Latency(**{name: value for name, value in found.items() if name != "batch_size"})
 
 
-def measured(plan: Plan, path: Path, step: Step) -> Cell:
-    """Return a cell with the clocks around it; a failure becomes its reason."""
+def measured(plan: Plan, path: Path, step: Step) -> Iterator[Cell]:
+    """Yield a cell as it grows, with the clocks around it; a failure becomes its reason."""
     if not path.is_file():
-        return Cell(missing=f"no file {path.name}")
+        yield Cell(missing=f"no file {path.name}")
+        return
     before = clocks_now()
+    cell = Cell(before=before, missing=NOT_REACHED)
     try:
-        cell = step(plan, path)
+        for grown in step(plan, path):
+            cell = replace(grown, before=before, missing=NOT_REACHED)
+            yield cell
     except Exception as error:  # noqa: BLE001 - the edge of a cell: the next runtime may work
         said = f"{type(error).__name__}: {error}"
         print(said, file=sys.stderr, flush=True)
         # A reason may stand on a page: it names files, not this machine's folders.
-        return Cell(before=before, missing=said.splitlines()[0].replace(f"{path.parent}/", ""))
-    return replace(cell, before=before, after=clocks_now())
+        yield replace(cell, missing=said.splitlines()[0].replace(f"{path.parent}/", ""))
+        return
+    yield replace(cell, after=clocks_now(), missing=None)
 
 
 def ceiling() -> float | None:
@@ -182,7 +206,7 @@ def ceiling() -> float | None:
 
 
 def run(plan: Plan, session: str, out: Path) -> Measurement:
-    """Measure every cell of the plan and write the file after each."""
+    """Measure every cell of the plan and write the file whenever one has grown."""
     todo = list(steps(plan))
     found = Measurement(
         architecture=plan.target.architecture.name,
@@ -197,22 +221,24 @@ def run(plan: Plan, session: str, out: Path) -> Measurement:
         ceiling_tflops=ceiling() if plan.checkpoint else None,
         cells={name: Cell(missing=NOT_REACHED) for name, _, _ in todo},
     )
+    write_measurement(found, out)
     for name, path, step in todo:
-        write_measurement(found, out)
-        cell = measured(plan, path, step)
-        found = replace(found, cells={**found.cells, name: cell})
-        print(f"{name}: {_said(cell)}", flush=True)
+        for cell in measured(plan, path, step):
+            found = replace(found, cells={**found.cells, name: cell})
+            write_measurement(found, out)
+        print(f"{name}: {_said(found.cells[name])}", flush=True)
     found = replace(found, finished_at=_now())
     write_measurement(found, out)
     return found
 
 
 def _said(cell: Cell) -> str:
-    if cell.missing:
+    if cell.items_s is None:
         return f"missing: {cell.missing}"
     latency = f"p50 {cell.latency.p50_ms:.3f} ms a call, " if cell.latency else ""
     rates = "".join(f", {rate.items_s:,.0f} at K={rate.contexts}" for rate in cell.rates)
-    return f"{latency}{cell.items_s or 0:,.0f} items/s{rates}"
+    missing = f", missing: {cell.missing}" if cell.missing else ""
+    return f"{latency}{cell.items_s:,.0f} items/s{rates}{missing}"
 
 
 def _now() -> str:

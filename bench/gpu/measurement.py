@@ -56,7 +56,7 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Cell:
-    """One runtime's figures; where there are none, `missing` says why."""
+    """One runtime's figures; where there are none, or not all, `missing` says why."""
 
     batch_size: int = 1
     latency: Latency | None = None
@@ -71,6 +71,11 @@ class Cell:
     def best(self) -> Rate | None:
         """The highest rate."""
         return max(self.rates, key=lambda rate: rate.items_s, default=None)
+
+    @property
+    def chosen(self) -> Rate | None:
+        """The rate with as many contexts as the engine chooses by itself: what workers have."""
+        return next((rate for rate in self.rates if rate.contexts == self.chosen_contexts), None)
 
     @property
     def items_s(self) -> float | None:

@@ -73,18 +73,26 @@ def table(rows: Sequence[Row]) -> str:
 
 def _figure(row: Row, name: CellName, notes: list[str]) -> str:
     cell = row.cells.get(name)
-    if cell is None or cell.items_s is None:
-        reason = row.missing(name)
-        if reason not in notes:
-            notes.append(reason)
-        return f"{_NONE} ({notes.index(reason) + 1})"
-    if cell.best is None and cell.latency:
+    figure = _measured(cell)
+    if cell is not None and not cell.missing and figure:
+        return figure
+    reason = row.missing(name)
+    if reason not in notes:
+        notes.append(reason)
+    return f"{figure or _NONE} ({notes.index(reason) + 1})"
+
+
+def _measured(cell: Cell | None) -> str | None:
+    """Return a cell's figure: with several rates, that of the engine's own choice of K."""
+    if cell and (rate := cell.chosen or cell.best):
+        return f"{rate.items_s:,.0f}/s (K={rate.contexts})"
+    if cell and cell.latency:
         return f"{cell.latency.p50_ms:.3f} ms, {cell.items_s:,.0f}/s"
-    return f"{cell.items_s:,.0f}/s (K={cell.best.contexts})" if cell.best else _NONE
+    return None
 
 
 def _footnotes(notes: Sequence[str]) -> str:
-    return "Without a figure: " + "; ".join(
+    return "Without a figure, or not whole: " + "; ".join(
         f"({number}) {note}" for number, note in enumerate(notes, start=1)
     )
 

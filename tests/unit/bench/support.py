@@ -68,7 +68,12 @@ TENSORRT = measurement(
     versions={"tensorrt": "8.6.0"},
     cells={
         "tensorrt": Cell(latency=latency(0.5)),
-        "tensorrt-contexts": Cell(rates=rates(k1=2000, k2=3100, k4=3000), chosen_contexts=2),
-        "tensorrt-b32": Cell(batch_size=32, latency=latency(4.0), rates=rates(k1=8000, k2=8800)),
+        "tensorrt-contexts": Cell(rates=rates(k1=2000, k2=3100, k4=3000), chosen_contexts=4),
+        "tensorrt-b32": Cell(
+            batch_size=32,
+            latency=latency(4.0),
+            rates=rates(k1=8000, k2=8800),
+            chosen_contexts=2,
+        ),
     },
 )

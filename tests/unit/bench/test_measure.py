@@ -1,5 +1,7 @@
 """Measuring in one process: every cell ends as figures or as a reason, and is on disk at once."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -22,9 +24,12 @@ CLOCKS = Clocks(sm_mhz=1755, memory_mhz=2619, temperature_c=41, power_w=95)
 MODEL = Path(__file__).parents[3] / "examples" / "demo" / "model" / "demo"
 
 
-class FakeTensorRT(FakeEngine):
-    contexts = 4
+class FakeContexts(FakeEngine):
     uses_graphs = True
+
+    def __init__(self, contexts: int) -> None:
+        super().__init__(fake_card("txt"), max_batch=1)
+        self.contexts = contexts or 4
 
 
 @pytest.fixture
@@ -44,14 +49,19 @@ def plan(tmp_path: Path) -> measure.Plan:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
-    """No GPU, short measurements; what was opened: file, batch size, contexts."""
+    """No GPU, short measurements; what was run: file, batch size, contexts; -1: the file read."""
     opened: list[tuple[str, int, int]] = []
 
-    def open_engine(target: Target, path: Path, *, contexts: int = 1) -> FakeTensorRT:
-        opened.append((path.name, target.batch_size, contexts))
-        return FakeTensorRT(fake_card("txt"), max_batch=target.batch_size)
+    @contextmanager
+    def open_file(target: Target, path: Path) -> Iterator[Callable[[int], FakeContexts]]:
+        def with_contexts(count: int) -> FakeContexts:
+            opened.append((path.name, target.batch_size, count))
+            return FakeContexts(count)
 
-    monkeypatch.setattr(measure, "tensorrt_engine", open_engine)
+        opened.append((path.name, target.batch_size, -1))
+        yield with_contexts
+
+    monkeypatch.setattr(measure, "opened", open_file)
     monkeypatch.setattr(measure, "this_machine", lambda: MACHINE)
     monkeypatch.setattr(measure, "clocks_now", lambda: CLOCKS)
     monkeypatch.setattr(measure, "_LATENCY_S", 0.01)
@@ -71,8 +81,8 @@ def test_every_number_of_contexts_and_both_batches_are_measured(
     found = measure.run(plan, "today", tmp_path / "out.json")
     assert read_measurements(tmp_path / "out.json") == [found]
     assert quick == [
-        *(("one.trt", 1, k) for k in (1, 1, 2, 4, 8, 0)),
-        *(("b32.trt", 32, k) for k in (1, 2, 4)),
+        *(("one.trt", 1, k) for k in (-1, 1, -1, 0, 1, 2, 8)),
+        *(("b32.trt", 32, k) for k in (-1, 1, 0, 1, 2)),
     ]
     one, many, b32 = (
         found.cells[name] for name in ("tensorrt", "tensorrt-contexts", "tensorrt-b32")
@@ -80,7 +90,9 @@ def test_every_number_of_contexts_and_both_batches_are_measured(
     assert one.latency is not None
     assert (one.batch_size, one.before, one.after, one.graphs) == (1, CLOCKS, CLOCKS, True)
     assert [rate.contexts for rate in many.rates] == [1, 2, 4, 8]
-    assert many.chosen_contexts == 4
+    assert many.chosen_contexts == b32.chosen_contexts == 4
+    assert many.chosen == many.rates[2]
+    assert [cell.missing for cell in found.cells.values()] == [None] * 3
     assert [rate.contexts for rate in b32.rates] == [1, 2, 4]
     assert b32.batch_size == 32
     assert b32.latency is not None
@@ -91,13 +103,34 @@ def test_every_number_of_contexts_and_both_batches_are_measured(
 def test_a_runtime_that_fails_leaves_its_reason_and_the_next_is_measured(
     plan: measure.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: object, path: Path) -> Cell:
+    def fail(_: object, path: Path) -> Iterator[Cell]:
         raise RuntimeError(f"no room for {path}\nand more")
 
     monkeypatch.setattr(measure, "tensorrt_cell", fail)
     found = measure.run(plan, "today", tmp_path / "out.json")
     assert found.cells["tensorrt"].missing == "RuntimeError: no room for one.trt"
     assert found.cells["tensorrt-contexts"].missing is None
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no room"), KeyboardInterrupt()])
+def test_what_was_measured_stands_when_a_later_number_of_contexts_fails_or_is_killed(
+    plan: measure.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def rate_up_to_four(call: Any, inputs: Any, *, contexts: int) -> Any:
+        if contexts == 8:
+            raise error
+        return measure_rate(call, inputs, contexts=contexts, round_s=0.01, rounds=2)
+
+    monkeypatch.setattr(measure, "measure_rate", rate_up_to_four)
+    killed = isinstance(error, KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt) if killed else nullcontext():
+        measure.run(plan, "today", tmp_path / "out.json")
+    [found] = read_measurements(tmp_path / "out.json")
+    cell = found.cells["tensorrt-contexts"]
+    assert [rate.contexts for rate in cell.rates] == [1, 2, 4]
+    assert cell.chosen_contexts == 4
+    assert cell.missing == (measure.NOT_REACHED if killed else "RuntimeError: no room")
+    assert (found.cells["tensorrt-b32"].latency is None) == killed
 
 
 def test_a_missing_engine_is_a_reason(plan: measure.Plan, tmp_path: Path) -> None:
@@ -110,7 +143,7 @@ def test_a_missing_engine_is_a_reason(plan: measure.Plan, tmp_path: Path) -> Non
 def test_a_process_that_is_killed_leaves_what_it_had(
     plan: measure.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_: object) -> Cell:
+    def killed(*_: object) -> Iterator[Cell]:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(measure, "batch_cell", killed)

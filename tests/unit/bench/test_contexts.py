@@ -8,21 +8,25 @@ import pytest
 
 from bench.gpu import contexts
 from bench.gpu.contexts import opened
+from clipfleet.card import ModelCard
 from tests.unit.workers.fake_tensorrt import expected, install, plan, write_engine
 from workers.engines import tensorrt_open
+from workers.engines.tensorrt_file import EngineFile
 
 
 @pytest.mark.parametrize("version", ["8.6.0", "10.3.0"])
-def test_every_number_of_contexts_gives_the_same_and_the_files_are_hashed_once(
+def test_every_number_of_contexts_gives_the_same_and_the_file_is_read_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
     state = install(monkeypatch, version)
     card, path = write_engine(tmp_path, plan(shape=(4, 3, 8, 8)), version=version)
-    hashed: list[Path] = []
-    check = tensorrt_open.check_files
-    monkeypatch.setattr(
-        tensorrt_open, "check_files", lambda c, p: (hashed.append(p), check(c, p))[1]
-    )
+    read: list[Path] = []
+
+    def open_engine(card: ModelCard, path: Path, *, allow_unverified: bool) -> EngineFile:
+        read.append(path)
+        return tensorrt_open.open_engine(card, path, allow_unverified=allow_unverified)
+
+    monkeypatch.setattr(contexts, "open_engine", open_engine)
     monkeypatch.setattr(contexts, "check_is", lambda *_, **__: None)
     monkeypatch.setattr(contexts, "load_card", lambda _: (card, path))
     target: Any = None
@@ -32,6 +36,6 @@ def test_every_number_of_contexts_gives_the_same_and_the_files_are_hashed_once(
             with with_contexts(count) as engine:
                 assert engine.contexts == count
                 np.testing.assert_array_equal(engine(inputs), expected(inputs))
-    assert hashed == [path]
+    assert read == [path]
     assert not state.cuda.held
     assert not state.alive

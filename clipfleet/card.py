@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -226,15 +228,41 @@ def check_files(card: ModelCard, engine_path: Path) -> None:
         _check_file(engine_path.parent / card.extra_file, card.extra_file_sha256)
 
 
+def read_engine(path: Path, card: ModelCard | None) -> bytes:
+    """Return an engine file's bytes, checked against the card's SHA-256 where there is a card.
+
+    What is run must be these bytes: a file that is checked and then read again may have been
+    replaced in between.
+
+    Raises:
+        EngineDamagedError: The file is missing, unreadable, or not the card's.
+    """
+    with _readable(path):
+        data = path.read_bytes()
+    if card is not None:
+        _check_sha256(path, hashlib.sha256(data).hexdigest(), card.engine_sha256)
+    return data
+
+
 def _check_file(path: Path, expected: str | None) -> None:
+    with _readable(path):
+        actual = sha256_of(path)
+    _check_sha256(path, actual, expected)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     if not path.is_file():
         raise EngineDamagedError(
             f"engine file {path} is missing: an engine and its extra file go together"
         )
     try:
-        actual = sha256_of(path)
+        yield
     except OSError as error:
         raise EngineDamagedError(f"engine file {path} cannot be read: {error.strerror}") from error
+
+
+def _check_sha256(path: Path, actual: str, expected: str | None) -> None:
     if actual != expected:
         raise EngineDamagedError(
             f"{path} has SHA-256 {actual}, and its card says {expected}: it is damaged or another "
@@ -245,8 +273,11 @@ def _check_file(path: Path, expected: str | None) -> None:
 def write_card(card: ModelCard, path: Path) -> None:
     """Write a card at `path`; it appears whole or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(card.to_json(), encoding="utf-8")
-    os.replace(part, path)
+    try:
+        part.write_text(card.to_json(), encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def sha256_of(path: str | Path) -> str:

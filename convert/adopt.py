@@ -8,7 +8,8 @@ from pathlib import Path
 
 from clipfleet.card import ModelCard, Precision, card_path, load_card, write_card
 from clipfleet.errors import UsageError
-from convert.tensorrt_engine import ENGINE_SUFFIX, engine_card
+from convert.tensorrt_card import engine_card
+from convert.tensorrt_engine import ENGINE_SUFFIX
 from convert.tensorrt_gate import check_is_reference, compute_reference, prove
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")

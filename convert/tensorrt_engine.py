@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from types import ModuleType
 
@@ -19,9 +18,9 @@ from clipfleet.card import (
 from clipfleet.errors import UsageError
 from convert.build_options import BuildOptions
 from convert.build_request import BuildRequest, BuildResult
-from convert.staging import publish, staging_folder, with_checksums
+from convert.staging import publish, staging_folder
+from convert.tensorrt_card import engine_card
 from convert.tensorrt_gate import (
-    check_tensors,
     compute_reference,
     find_reference,
     prove,
@@ -181,40 +180,3 @@ def _card(onnx: ModelCard, engine: Path, request: BuildRequest, result: BuildRes
     )
     card = engine_card(onnx, engine, precision=request.precision)
     return replace(card, profile=request.profile, build=build)
-
-
-def engine_card(source: ModelCard, engine: Path, *, precision: Precision) -> ModelCard:
-    """Return the card of an engine file of `source`'s model, on this machine's GPU.
-
-    Raises:
-        EngineError: TensorRT cannot load the file, or its tensors are not the model's.
-    """
-    from workers.engines import cuda
-    from workers.engines.tensorrt_file import EngineFile
-
-    gpu = cuda.device_name()  # first: without a GPU TensorRT ends the process
-    trt = versions.load_tensorrt()
-    with EngineFile(trt, engine) as file:
-        check_tensors(engine, file.input, file.output, source)
-        card = ModelCard(
-            architecture=source.architecture,
-            tower=source.tower,
-            runtime="tensorrt",
-            precision=precision,
-            engine=engine.name,
-            engine_sha256="",
-            input=file.input,
-            output=file.output,
-            logit_scale=source.logit_scale,
-            checkpoint_sha256=source.checkpoint_sha256,
-            runtime_version=str(trt.__version__),
-            gpu=gpu,
-            compute_capability=cuda.compute_capability(),
-            profile=BatchProfile(
-                smallest=file.sizes.smallest,
-                optimum=file.sizes.largest,
-                largest=file.sizes.largest,
-            ),
-            created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        )
-    return with_checksums(card, engine)

@@ -11,12 +11,15 @@ import ctypes
 import importlib
 import logging
 import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfleet.errors import DependencyError, EngineError
+from clipfleet.errors import DependencyError, EngineError, GpuLostError
 from workers.engines.cuda_errors import error_of
 
 if TYPE_CHECKING:
@@ -31,12 +34,21 @@ def runtime() -> Any:
     Raises:
         DependencyError: cuda-bindings is not installed.
     """
+    load_kernels_lazily()
     try:
         return importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
         raise DependencyError(
             f"TensorRT engines need cuda-bindings ({error}): pip install 'clipfleet[gpu]'"
         ) from error
+
+
+def load_kernels_lazily() -> None:
+    """Have CUDA load a kernel when it is first used; to be called before CUDA's first call.
+
+    CUDA 12.2 made it the default; before, every kernel of every library is loaded at once.
+    """
+    os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
 
 
 def call(name: str, *arguments: Any) -> Any:
@@ -58,15 +70,6 @@ def failure(error: Any, name: str) -> EngineError:
 
 def _text(name: bytes) -> str:
     return name.split(b"\0")[0].decode(errors="replace")
-
-
-def device_count() -> int:
-    """Return how many GPUs this process sees.
-
-    Raises:
-        GpuLostError: There is none, or no driver.
-    """
-    return int(call("cudaGetDeviceCount"))
 
 
 def device_name() -> str:
@@ -95,6 +98,18 @@ def synchronize() -> None:
         GpuLostError: The GPU is lost.
     """
     call("cudaDeviceSynchronize")
+
+
+@contextmanager
+def naming_a_lost_gpu() -> Iterator[None]:
+    """Raise GpuLostError for an error within that only shows that the GPU is lost."""
+    try:
+        yield
+    except GpuLostError:
+        raise
+    except EngineError:
+        synchronize()  # TensorRT does not say so, this does
+        raise
 
 
 class Held:

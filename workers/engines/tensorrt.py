@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfleet.card import ModelCard
-from clipfleet.errors import EngineError
 from workers.engines.base import Array, Engine
 from workers.engines.inputs import checked_inputs
 from workers.engines.tensorrt_model import TensorRTModel
@@ -70,8 +69,6 @@ class TensorRTEngine(Engine):
             EngineError: The inputs do not fit the card, or TensorRT failed.
             GpuLostError: The GPU is lost; this process must end.
         """
-        if self._held is None:
-            raise EngineError(f"the engine {self.card.engine} is closed: load it again")
         inputs = checked_inputs(inputs, self.card)
         features = np.empty((len(inputs), self.card.dim), dtype=np.float32)
         self._runner.run(inputs, features)

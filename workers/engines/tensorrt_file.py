@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
 
 # In TensorRT's own words, of which every version has others.
-_NO_MEMORY = re.compile(r"out ?of ?memory|allocat", re.IGNORECASE)
+_NO_MEMORY = re.compile(
+    r"out[ _]?of[ _]?memory|not be allocated|alloc(ation)?[ _]failed"
+    r"|(unable to|failed to|cannot|could not) allocate",
+    re.IGNORECASE,
+)
 _OTHER_VERSION = re.compile(r"version|expecting|platform|incompatible|different", re.IGNORECASE)
 
 
@@ -34,17 +38,21 @@ class ProfileTakenError(EngineError):
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """The batch sizes that an engine takes; one, where it is static."""
+    """The batch sizes that an engine takes, and was tuned for; one, where it is static."""
 
     smallest: int
+    optimum: int
     largest: int
 
 
 class EngineFile:
     """A deserialised engine with one input and one output; a context manager."""
 
-    def __init__(self, trt: ModuleType, path: Path) -> None:
-        """Read an engine; `cuda.device_name()` must have worked, for TensorRT dies without a GPU.
+    def __init__(self, trt: ModuleType, path: Path, data: bytes) -> None:
+        """Deserialise an engine's bytes, which `path` held; only messages name it.
+
+        `data` is code: take it from `read_engine`. `cuda.device_name()` must have worked, for
+        TensorRT dies without a GPU.
 
         Raises:
             EngineDamagedError: It is cut off, or no engine.
@@ -59,7 +67,7 @@ class EngineFile:
         self._runtime: Any = trt.Runtime(logger)
         self._engine: Any = None
         try:
-            self._engine = self._runtime.deserialize_cuda_engine(_bytes(path))
+            self._engine = self._runtime.deserialize_cuda_engine(data)
             if self._engine is None:
                 raise self._refusal()
             self.input = self._tensor(trt.TensorIOMode.INPUT, "input")
@@ -87,7 +95,7 @@ class EngineFile:
     def _refusal(self) -> EngineError:
         """Return why nothing came of the file."""
         cuda.synchronize()
-        words = self._messages.explain()
+        words = self._words()
         if _NO_MEMORY.search(words):
             return GpuMemoryError(
                 f"the GPU has no room for {self.path}: TensorRT says {words}; "
@@ -123,9 +131,11 @@ class EngineFile:
 
     def _sizes(self) -> Sizes:
         if self.input.shape[0] is not None:
-            return Sizes(smallest=self.input.shape[0], largest=self.input.shape[0])
+            size = self.input.shape[0]
+            return Sizes(smallest=size, optimum=size, largest=size)
         shapes = self._engine.get_tensor_profile_shape(self.input.name, 0)
-        return Sizes(smallest=max(1, int(shapes[0][0])), largest=int(shapes[2][0]))
+        smallest, optimum, largest = (max(1, int(shape[0])) for shape in shapes)
+        return Sizes(smallest=smallest, optimum=optimum, largest=largest)
 
     def context(self, size: int, *, source: int, target: int, stream: cuda.Stream) -> Any:
         """Return an execution context for batches of `size`, between two addresses on the GPU.
@@ -141,7 +151,7 @@ class EngineFile:
         if self.dynamic:
             if not take_profile(context, stream.address):
                 raise ProfileTakenError(
-                    f"{self.path} runs in one execution context only ({self._messages.explain()}): "
+                    f"{self.path} runs in one execution context only ({self._words()}): "
                     "set engine_contexts to 1, or build it again with `clipfleet build`"
                 )
             stream.synchronize()
@@ -155,7 +165,7 @@ class EngineFile:
         free, _ = cuda.memory_info()
         return GpuMemoryError(
             f"no execution context for {self.path} at batch {size}, with {free >> 20} MiB free on "
-            f"the GPU: TensorRT says {self._messages.explain()}; lower engine_contexts, or use an "
+            f"the GPU: TensorRT says {self._words()}; lower engine_contexts, or use an "
             "engine with smaller batches"
         )
 
@@ -165,7 +175,24 @@ class EngineFile:
 
     def failure(self) -> EngineError:
         """Return the exception for a call of TensorRT's that only said that it failed."""
-        return EngineError(f"TensorRT failed in {self.path}: {self._messages.explain()}")
+        words = self._words()
+        if _NO_MEMORY.search(words):
+            return GpuMemoryError(
+                f"the GPU has no room to run {self.path}: TensorRT says {words}; end other "
+                "programs on it (nvidia-smi), lower engine_contexts, or use an engine with smaller "
+                "batches"
+            )
+        return EngineError(f"TensorRT failed in {self.path}: {words}")
+
+    def _words(self) -> str:
+        """Return what TensorRT said, and forget it: the next failure has words of its own."""
+        words = self._messages.explain()
+        self._messages.clear()
+        return words
+
+    def forget_messages(self) -> None:
+        """Forget what TensorRT said until now, as it explains no failure to come."""
+        self._messages.clear()
 
     def close(self) -> None:
         """Free the engine, after all of its contexts."""
@@ -181,10 +208,3 @@ class EngineFile:
 
 def _row(spec: TensorSpec) -> tuple[int, ...]:
     return tuple(size for size in spec.shape[1:] if size is not None)  # all are: see `_tensor`
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise EngineDamagedError(f"engine file {path} cannot be read: {error.strerror}") from error

@@ -52,6 +52,7 @@ class Lane:
             self._stream.synchronize()
             self._start = self._captured(stack) if graph else self._enqueue
             self.wait_with(blocking=False)
+            file.forget_messages()
             self._closing = stack.pop_all()
 
     def _take_buffers(self, stack: ExitStack) -> None:
@@ -78,6 +79,7 @@ class Lane:
         except (GpuLostError, GpuMemoryError):
             raise
         except EngineError as error:
+            cuda.synchronize()  # a lost GPU is no reason to go on without a graph
             log.warning(
                 "no CUDA graph for %s, its kernels go one by one: %s", self._file.path, error
             )

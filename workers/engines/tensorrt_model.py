@@ -66,8 +66,6 @@ class TensorRTModel:
         Raises:
             EngineError: The name, shape or kind is not the engine's, or it failed.
         """
-        if self._held is None:
-            raise EngineError(f"{self._file.path} is closed: load it again")
         spec = self._file.input
         if set(inputs) != {spec.name}:
             raise EngineError(
@@ -93,7 +91,7 @@ class TensorRTModel:
         with Features(inputs, self._file.output) as features:
             if inputs.count:
                 wait_for(inputs)
-                self._runner.run_on_gpu(inputs.address, features.address, inputs.count)
+            self._runner.run_on_gpu(inputs.address, features.address, inputs.count)
             return features.result()
 
     def close(self) -> None:

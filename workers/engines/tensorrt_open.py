@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipfleet.card import ModelCard, TensorSpec, check_files
+from clipfleet.card import ModelCard, TensorSpec, read_engine
 from clipfleet.errors import EngineMismatchError, EngineUnverifiedError
 from workers.engines import cuda
 from workers.engines.fitness import check_fit
@@ -25,14 +25,13 @@ def open_engine(card: ModelCard | None, path: Path, *, allow_unverified: bool) -
             f"{path} has no card that proves it: verify it and write one with "
             f"`clipfleet adopt {path}`, or allow unverified engines"
         )
-    if card is not None:
-        check_files(card, path)
+    data = read_engine(path, card)
     gpu = cuda.device_name()  # before TensorRT, which ends the process where there is no GPU
     trt = load_tensorrt()
     if card is not None:
         version = str(trt.__version__)
         check_fit(card, gpu=gpu, runtime_version=version, allow_unverified=allow_unverified)
-    file = EngineFile(trt, path)
+    file = EngineFile(trt, path, data)
     if card is not None:
         try:
             _check_tensor("input", file.input, card.input, path)

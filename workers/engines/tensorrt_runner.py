@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import cycle
@@ -13,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfleet.errors import EngineError, GpuLostError, GpuMemoryError
+from clipfleet.errors import EngineError, GpuMemoryError
 from workers.engines import cuda
 from workers.engines.base import Array
 from workers.engines.tensorrt_file import EngineFile, ProfileTakenError
 from workers.engines.tensorrt_lane import Lane, drive
+from workers.engines.tensorrt_speed import Piece, items_per_second, sample_inputs
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
@@ -28,10 +28,6 @@ LANES_TRIED = (1, 2, 4, 8)
 WORTH_MORE_LANES = 1.05  # times the items a second
 MEASURED_S = 0.15
 _WARM_UP_S = 0.1  # an idle GPU runs at a lower clock
-_SAMPLE_ITEMS = 64
-_SAMPLE_IDS = 100  # every vocabulary has more
-
-Piece = tuple[Lane, Array, NDArray[np.float32]]
 
 
 class Runner:
@@ -45,16 +41,19 @@ class Runner:
 
         Raises:
             GpuMemoryError: The GPU has no room for the first lane, or for `contexts` of them.
+            GpuLostError: The GPU is lost.
             EngineError: The engine does not run, or not in several contexts.
         """
         self._file = file
         self._graphs = cuda_graphs
         self._lanes: list[Lane] = []
         self._small: list[Lane] = []
+        self._closed = False
         self._lock = Lock()
         self._largest = file.sizes.largest
         with ExitStack() as stack:
             stack.callback(self.close)
+            stack.enter_context(cuda.naming_a_lost_gpu())  # before it closes
             self._grow(contexts or LANES_TRIED[0])
             if not contexts:
                 self._find_best()
@@ -79,13 +78,9 @@ class Runner:
             EngineError: It failed; GpuLostError where the GPU is why.
         """
         with self._lock:
-            try:
+            self._check_open()
+            with cuda.naming_a_lost_gpu():
                 drive(self._pieces(inputs, features))
-            except (GpuLostError, GpuMemoryError):
-                raise
-            except EngineError:
-                cuda.synchronize()  # a lost GPU says so here, where TensorRT did not
-                raise
 
     def run_on_gpu(self, source: int, target: int, count: int) -> None:
         """Compute `count` inputs at an address on the GPU; the features go to another there.
@@ -93,13 +88,18 @@ class Runner:
         Raises:
             EngineError: It failed; GpuLostError where the GPU is why.
         """
-        row_in, row_out = self._lanes[0].row_bytes
         with self._lock:
+            self._check_open()
+            row_in, row_out = self._lanes[0].row_bytes
             try:
                 for lane, start, size in self._cuts(count):
                     lane.launch_on_gpu(source + start * row_in, target + start * row_out, size)
             finally:
                 cuda.synchronize()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError(f"the engine {self._file.path} is closed: load it again")
 
     def _cuts(self, count: int) -> Iterator[tuple[Lane, int, int]]:
         """Yield the lanes for `count` items, with the first item and how many.
@@ -131,17 +131,18 @@ class Runner:
 
     def _find_best(self) -> None:
         """Grow while it pays."""
-        sample = self._sample()
-        self._measure(sample, _WARM_UP_S)
-        best = self._measure(sample, MEASURED_S)
+        sample = sample_inputs(self._file)
+        self._speed(sample, _WARM_UP_S)
+        best = self._speed(sample, MEASURED_S)
         kept = 1
         for count in LANES_TRIED[1:]:
             try:
                 self._grow(count)
+                speed = self._speed(sample, MEASURED_S)
             except (GpuMemoryError, ProfileTakenError) as error:
+                cuda.synchronize()  # a lost GPU is no reason to go on with fewer
                 log.info("no more than %d contexts: %s", kept, error)
                 break
-            speed = self._measure(sample, MEASURED_S)
             if speed < best * WORTH_MORE_LANES:
                 break
             best, kept = speed, count
@@ -150,33 +151,8 @@ class Runner:
         self._choose_wait()
         log.info("%s: %d contexts, %.0f items/s", self._file.path.name, kept, best)
 
-    def _measure(self, sample: Array, seconds: float) -> float:
-        """Return the items a second of all lanes, fed without a pause for some time."""
-        features = np.empty((self._largest, *self._file.output_row), dtype=np.float32)
-        started_s = time.perf_counter()
-        batches = 0
-
-        def pieces() -> Iterator[Piece]:
-            nonlocal batches
-            starts = cycle(range(0, len(sample), self._largest))
-            for lane, start in zip(cycle(self._lanes), starts):
-                if time.perf_counter() - started_s >= seconds and batches >= len(self._lanes):
-                    return
-                batches += 1
-                yield lane, sample[start : start + self._largest], features
-
-        drive(pieces())
-        return batches * self._largest / (time.perf_counter() - started_s)
-
-    def _sample(self) -> Array:
-        """Return some batches of numbers, none of them 0: kernels may be quicker on zeros."""
-        spec = self._file.input
-        count = self._largest * -(-_SAMPLE_ITEMS // self._largest)
-        random = np.random.default_rng(0)
-        shape = (count, *self._file.input_row)
-        if np.dtype(spec.dtype).kind == "f":
-            return random.normal(size=shape).astype(spec.dtype)
-        return random.integers(1, _SAMPLE_IDS, size=shape).astype(spec.dtype)
+    def _speed(self, sample: Array, seconds: float) -> float:
+        return items_per_second(self._lanes, sample, seconds, dim=self._file.output_row[0])
 
     def _add_small(self) -> None:
         """Take a lane for each power of two below the largest batch; a rest is filled up to it."""
@@ -186,16 +162,19 @@ class Runner:
                 try:
                     self._small.append(Lane(self._file, size, graph=self._graphs))
                 except (GpuMemoryError, ProfileTakenError) as error:
+                    cuda.synchronize()
                     log.info("no context for batches of %d: %s", size, error)
                     return
             size *= 2
 
     def close(self) -> None:
-        """Free all lanes; the engine itself is its file's."""
-        while self._small:
-            self._small.pop().close()
-        while self._lanes:
-            self._lanes.pop().close()
+        """Free all lanes, after the call that runs; the engine itself is its file's."""
+        with self._lock:
+            self._closed = True
+            while self._small:
+                self._small.pop().close()
+            while self._lanes:
+                self._lanes.pop().close()
 
     def __enter__(self) -> Self:
         return self

@@ -2,13 +2,15 @@
 
 One code path serves TensorRT 8.5, 8.6, 10.x, 11.x and TensorRT-RTX 1.x. What exists is asked of
 the module itself rather than of its version number; each function names the version that made
-the difference. Nothing here is imported before `load_tensorrt` is called.
+the difference. TensorRT is not imported before `load_tensorrt` is called.
+
+What really ran: 8.6.0, on a GPU, and TensorRT-RTX 1.7.1's parser and builder, without one. For
+8.5, 10.x and 11.x it is the interfaces recorded in the tests that are kept to.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
 import re
 from collections.abc import Callable, Container, Iterable, Sequence
 from types import ModuleType
@@ -16,6 +18,7 @@ from typing import Any
 
 from clipfleet.card import Precision
 from clipfleet.errors import DependencyError
+from workers.engines.cuda import load_kernels_lazily
 
 _PACKAGES = ("tensorrt", "tensorrt_rtx_bindings")  # RTX's wheel has no module of its own name
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
@@ -37,9 +40,7 @@ def load_tensorrt() -> ModuleType:
     Raises:
         DependencyError: Neither is installed, or its libraries do not load.
     """
-    # Until CUDA 12.2, which made it the default, every kernel of every library is loaded at the
-    # first call, unless this is set before.
-    os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
+    load_kernels_lazily()
     failures: list[str] = []
     for name in _PACKAGES:
         module = _import(name, failures)
@@ -179,16 +180,6 @@ def watch_progress(trt: ModuleType, config: Any, report: Callable[[str], None]) 
 
     config.progress_monitor = Monitor()
     return True
-
-
-def device_memory_bytes(engine: Any) -> int:
-    """Return the scratch memory that each execution context of an engine takes on the GPU.
-
-    10.x brought `device_memory_size_v2`; 11.0 and RTX have no other.
-    """
-    if hasattr(engine, "device_memory_size_v2"):
-        return int(engine.device_memory_size_v2)
-    return int(engine.device_memory_size)
 
 
 def share_profile(trt: ModuleType, config: Any) -> None:

@@ -45,13 +45,14 @@ GPU = "NVIDIA H100 80GB HBM3"
 class PlayedFile:
     """An engine file, which is JSON: the ONNX that it computes, and its tensors."""
 
-    def __init__(self, trt: Any, path: Path) -> None:
-        told = json.loads(path.read_text())
+    def __init__(self, trt: Any, path: Path, data: bytes) -> None:
+        told = json.loads(data)
         self.input, self.output = (
             TensorSpec(**{**told[role], "shape": tuple(told[role]["shape"])})
             for role in ("input", "output")
         )
-        self.sizes = SimpleNamespace(smallest=told["smallest"], largest=told["largest"])
+        sizes = {name: told[name] for name in ("smallest", "optimum", "largest")}
+        self.sizes = SimpleNamespace(**sizes)
 
     def __enter__(self) -> "PlayedFile":
         return self
@@ -134,7 +135,8 @@ def write_plan(path: Path, onnx: Path, smallest: int = 1, largest: int = 1, **ot
             "dtype": "float32",
         },
     }
-    told = {"onnx": str(onnx), "smallest": smallest, "largest": largest, **tensors, **other}
+    sizes = {"smallest": smallest, "optimum": (smallest + largest) // 2, "largest": largest}
+    told = {"onnx": str(onnx), **sizes, **tensors, **other}
     path.write_text(json.dumps(told))
 
 

@@ -148,10 +148,6 @@ class Cuda:
     def cudaGetErrorString(self, error: Error) -> tuple[Error, bytes]:
         return SUCCESS, f"words for {error.name}".encode()
 
-    def cudaGetDeviceCount(self) -> tuple[Error, int | None]:
-        error = self._error("cudaGetDeviceCount")
-        return error, None if error else 1
-
     def cudaGetDevice(self) -> tuple[Error, int | None]:
         error = self._error("cudaGetDevice")
         return error, None if error else 0

@@ -100,6 +100,7 @@ class State:
         self.contexts_limit = 1000
         self.capturable = True
         self.fails_at: int | None = None  # the how manieth run fails
+        self.fails_with = "Error Code 1: Cuda Runtime (something else)"
         self.runs = 0
 
     def say(self, words: str) -> None:
@@ -240,7 +241,7 @@ class IExecutionContext:
                 return False
         state.runs += 1
         if state.runs == state.fails_at:
-            state.say("Error Code 1: Cuda Runtime (something else)")
+            state.say(state.fails_with)
             return False
         self._ran = True
         stream.put(self._compute)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -58,15 +59,23 @@ def test_every_error_is_raised_by_its_kind_with_the_calls_name(gpu: Cuda, error:
     ],
 )
 def test_an_error_names_the_way_out(gpu: Cuda, error: str, way_out: str) -> None:
-    gpu.fail("cudaGetDeviceCount", error)
+    gpu.fail("cudaGetDevice", error)
     with pytest.raises(EngineError, match=way_out):
-        cuda.device_count()
+        cuda.device_name()
 
 
 def test_the_gpu_is_named(gpu: Cuda) -> None:
-    assert cuda.device_count() == 1
     assert cuda.device_name() == GPU
     assert cuda.compute_capability() == "9.0"
+
+
+def test_kernels_are_loaded_when_they_are_used(gpu: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_MODULE_LOADING", "EAGER")
+    cuda.device_name()
+    assert os.environ["CUDA_MODULE_LOADING"] == "EAGER", "the user's choice stays"
+    monkeypatch.delenv("CUDA_MODULE_LOADING")
+    cuda.device_name()
+    assert os.environ["CUDA_MODULE_LOADING"] == "LAZY"
 
 
 def test_missing_bindings_are_named_with_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:

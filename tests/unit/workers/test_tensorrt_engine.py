@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,15 @@ import pytest
 from clipfleet.errors import EngineError, GpuLostError, GpuMemoryError
 from clipfleet.settings import Settings
 from tests.unit.workers import fake_tensorrt
-from tests.unit.workers.fake_tensorrt import State, expected, install, plan, write_engine
+from tests.unit.workers.fake_tensorrt import WORDS, State, expected, install, plan, write_engine
 from workers.engines.loading import load_engine
 from workers.engines.tensorrt import TensorRTEngine
-from workers.engines.tensorrt_runner import Runner
+from workers.engines.tensorrt_speed import items_per_second
 
 VERSIONS = ["8.5.2", "8.6.0", "10.3.0", "11.1.0"]
 DYNAMIC = plan(shape=(-1, 3, 8, 8), sizes=(1, 4, 8))
 STATIC = plan(shape=(4, 3, 8, 8))
+SPEED = "workers.engines.tensorrt_runner.items_per_second"
 TEXT = plan(name="text", shape=(1, 10), dtype="INT32")
 
 
@@ -149,7 +151,7 @@ def test_contexts_grow_while_they_gain_five_per_cent(
     chosen: int,
 ) -> None:
     measured = iter([1, *speeds])  # the first only warms up
-    monkeypatch.setattr(Runner, "_measure", lambda *_: next(measured))
+    monkeypatch.setattr(SPEED, lambda *_, **__: next(measured))
     with engine_of(tmp_path, machine) as engine:
         assert engine.contexts == chosen
         assert machine.alive.count("context") == chosen
@@ -164,7 +166,7 @@ def test_what_is_measured_is_items_a_second(
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     with engine_of(tmp_path, machine, STATIC, contexts=1) as engine:
         # The clock is read before each batch and at the end: 20 batches of 4 in 22 readings.
-        speed = engine._runner._measure(images(8), seconds=20)
+        speed = items_per_second(engine._runner._lanes, images(8), 20, dim=6)
     assert speed == pytest.approx(4 * 19 / 21)
 
 
@@ -172,7 +174,7 @@ def test_what_is_measured_is_items_a_second(
 def test_too_little_memory_stops_the_growth(
     machine: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: bool
 ) -> None:
-    monkeypatch.setattr(Runner, "_measure", lambda runner, *_: 100.0 * runner.contexts)
+    monkeypatch.setattr(SPEED, lambda lanes, *_, **__: 100.0 * len(lanes))
     machine.contexts_limit = 3
     if measured:
         with engine_of(tmp_path, machine) as engine:
@@ -272,6 +274,73 @@ def test_a_gpu_that_is_lost_inside_tensorrt_is_named(machine: State, tmp_path: P
         machine.cuda.fail("cudaDeviceSynchronize", "cudaErrorLaunchFailure")
         with pytest.raises(GpuLostError, match="cudaErrorLaunchFailure"):
             engine(images(1))
+
+
+@pytest.mark.parametrize("contexts", [0, 1, 3])
+@pytest.mark.parametrize("run", [1, 2])  # 2 is captured
+def test_a_gpu_that_is_lost_while_an_engine_loads_is_named(
+    machine: State, tmp_path: Path, contexts: int, run: int
+) -> None:
+    machine.fails_at = run
+    machine.cuda.fail("cudaDeviceSynchronize", "cudaErrorLaunchFailure")
+    with pytest.raises(GpuLostError, match="cudaErrorLaunchFailure"):
+        engine_of(tmp_path, machine, contexts=contexts)
+    assert_nothing_held(machine)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[executionContext.cpp::enqueueInternal::795] Error Code 2: OutOfMemory (no further)",
+        "Error Code 1: Cuda Runtime (out of memory)",
+        "Requested amount of GPU memory (4096 bytes) could not be allocated.",
+        "Error Code 1: Cudnn (CUDNN_STATUS_ALLOC_FAILED)",
+    ],
+)
+@pytest.mark.parametrize("while_measured", [False, True])
+def test_too_little_memory_for_a_lanes_first_run_stops_the_growth(
+    machine: State,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: str,
+    while_measured: bool,
+) -> None:
+    def speed(lanes: list[Any], *_: Any, **__: Any) -> float:
+        if len(lanes) > 2 and while_measured:
+            raise GpuMemoryError(words)
+        return 100.0 * len(lanes)
+
+    monkeypatch.setattr(SPEED, speed)
+    machine.fails_at, machine.fails_with = None if while_measured else 3, words
+    with engine_of(tmp_path, machine, cuda_graphs=False) as engine:
+        assert engine.contexts == 2
+        np.testing.assert_array_equal(engine(images(5)), expected(images(5)))
+    assert_nothing_held(machine)
+
+
+def test_what_tensorrt_said_before_explains_no_later_failure(
+    machine: State, tmp_path: Path
+) -> None:
+    with engine_of(tmp_path, machine, contexts=1, cuda_graphs=False) as engine:
+        machine.fails_at, machine.fails_with = machine.runs + 1, WORDS["memory"]
+        with pytest.raises(GpuMemoryError, match="OutOfMemory"):
+            engine(images(1))
+        machine.fails_at, machine.fails_with = machine.runs + 1, "another reason"
+        with pytest.raises(EngineError, match="another reason") as caught:
+            engine(images(1))
+    assert not isinstance(caught.value, GpuMemoryError)
+
+
+def test_an_engine_is_closed_after_the_call_that_runs(machine: State, tmp_path: Path) -> None:
+    engine = engine_of(tmp_path, machine, contexts=1)
+    with engine._runner._lock:  # as a call in another thread holds it
+        closing = threading.Thread(target=engine.close)
+        closing.start()
+        closing.join(0.1)
+        assert closing.is_alive()
+        assert machine.alive
+    closing.join(10)
+    assert_nothing_held(machine)
 
 
 def test_after_an_error_the_engine_still_runs(machine: State, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from clipfleet.card import Parity, TensorSpec, sha256_of
+from clipfleet.card import Parity, TensorSpec, read_engine, sha256_of
 from clipfleet.errors import (
     DependencyError,
     EngineDamagedError,
@@ -51,6 +51,20 @@ def test_a_truncated_file_is_damaged_before_anything_else(machine: State, tmp_pa
     with pytest.raises(EngineDamagedError, match="is missing"):
         TensorRTEngine(card, path)
     assert not machine.cuda.calls
+
+
+def test_the_bytes_that_were_checked_are_those_that_run(
+    machine: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card, path = write_engine(tmp_path)
+
+    def read_and_be_replaced(*arguments: Any) -> bytes:
+        data = read_engine(*arguments)
+        path.write_bytes(plan(broken="damaged"))
+        return data
+
+    monkeypatch.setattr("workers.engines.tensorrt_open.read_engine", read_and_be_replaced)
+    TensorRTEngine(card, path, contexts=1).close()
 
 
 @pytest.mark.parametrize("allow_unverified", [False, True])

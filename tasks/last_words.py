@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import signal
-import sys
 import tempfile
 import time
 import uuid
@@ -23,6 +22,7 @@ from clipfleet.errors import EngineError, GpuLostError
 from clipfleet.settings import ENGINE_REPORT_VARIABLE
 from tasks.retry import reason_of
 
+_PID_VARIABLE = f"{ENGINE_REPORT_VARIABLE}_PID"  # the worker's, which alone is signalled
 _WAIT_S = 2.0  # before the child goes, so that the parent stops and starts no other
 
 log = logging.getLogger(__name__)
@@ -31,19 +31,36 @@ log = logging.getLogger(__name__)
 def end_worker(error: BaseException, *, event: str, told: str = "") -> NoReturn:
     """End this child and its parent, which tells the reason; `told` goes before it.
 
-    No clean-up runs: the runtime of a lost GPU may hang in it.
+    No clean-up runs: the runtime of a lost GPU may hang in it. Nothing keeps the child alive:
+    without an engine it would fail every message that it is given.
     """
-    log.critical(event, extra={"reason": reason_of(error)})
-    words = {"gpu_lost": isinstance(error, GpuLostError), "reason": f"{told}{reason_of(error)}"}
-    with (
-        contextlib.suppress(FileExistsError),  # the reason of an earlier child stands
-        open(os.environ[ENGINE_REPORT_VARIABLE], "x", encoding="utf-8") as report,
-    ):
+    try:
+        log.critical(event, extra={"reason": reason_of(error)})
+        lost = isinstance(error, GpuLostError)
+        _write({"gpu_lost": lost, "reason": f"{told}{reason_of(error)}"})
+    finally:
+        try:
+            _stop_worker()
+            time.sleep(_WAIT_S)
+        finally:
+            os._exit(1)
+
+
+def _write(words: dict[str, object]) -> None:
+    """Leave the words; on a full disk the log has them all the same."""
+    path = os.environ.get(ENGINE_REPORT_VARIABLE)
+    if not path:
+        return
+    # The reason of an earlier child stands, too.
+    with contextlib.suppress(OSError), open(path, "x", encoding="utf-8") as report:
         json.dump(words, report)
-    os.kill(os.getppid(), signal.SIGTERM)
-    time.sleep(_WAIT_S)
-    sys.stderr.flush()
-    os._exit(1)
+
+
+def _stop_worker() -> None:
+    """Send SIGTERM to the worker; once it is gone, this child's parent is some other process."""
+    if os.environ.get(_PID_VARIABLE) == str(os.getppid()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(os.getppid(), signal.SIGTERM)
 
 
 def gpu_lost(error: GpuLostError) -> NoReturn:
@@ -57,6 +74,7 @@ class Report:
     def __init__(self) -> None:
         self._path = Path(tempfile.gettempdir(), f"clipfleet-{uuid.uuid4().hex}")
         os.environ[ENGINE_REPORT_VARIABLE] = str(self._path)
+        os.environ[_PID_VARIABLE] = str(os.getpid())
 
     def check(self) -> None:
         """Read the file and delete it.
@@ -66,6 +84,12 @@ class Report:
         """
         if not self._path.exists():
             return
-        words = json.loads(self._path.read_text(encoding="utf-8"))
-        self._path.unlink()
-        raise (GpuLostError if words["gpu_lost"] else EngineError)(words["reason"])
+        try:
+            words = json.loads(self._path.read_text(encoding="utf-8"))
+            kind, reason = (GpuLostError if words["gpu_lost"] else EngineError), words["reason"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            kind = EngineError
+            reason = f"a child ended the worker; its reason stands in the log above ({error!r})"
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+        raise kind(reason)

@@ -133,6 +133,16 @@ def test_the_command_writes_tables_json_and_plot_and_into_a_page(tmp_path: Path)
     assert main([str(merged), "--into", str(page)]) == 0  # a merged file is read again
 
 
+def test_the_command_can_be_given_again_in_the_folder_that_it_wrote_to(tmp_path: Path) -> None:
+    for name, part in (("torch", TORCH), ("tensorrt", TENSORRT)):
+        write_measurement(part, tmp_path / f"ViT-B-16.img.{name}.json")
+    for _ in range(2):
+        files = sorted(tmp_path.glob("*.t*.json"))  # as in the module's first command
+        arguments = [*files, "--markdown", tmp_path / "table.md", "--json", tmp_path / "all.json"]
+        assert main([str(argument) for argument in arguments]) == 0
+    assert len(read_measurements(tmp_path / "all.json")) == 2
+
+
 def test_the_command_refuses_mixed_files_and_leaves_the_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,6 +35,7 @@ def test_a_machine_without_engines_gives_a_table_of_reasons(tmp_path: Path) -> N
             "TOWERS": "txt",
             "ENGINES": str(tmp_path),
             "ONNX": str(MODEL),
+            "CHECKPOINTS": str(MODEL),
             "SESSION": "today",
         },
         capture_output=True,

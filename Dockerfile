@@ -22,6 +22,7 @@ RUN pip install --no-cache-dir -c constraints.txt '.[gpu]' 'onnxruntime-gpu[cuda
     && useradd --system --uid 10001 --no-create-home clipfleet \
     && install --directory --owner clipfleet /engines
 # Engines that were built for this machine's GPU; a new volume here is this user's.
+ENV CLIPFLEET_ENGINE_CACHE=/engines
 VOLUME /engines
 USER clipfleet
 WORKDIR /tmp

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -18,12 +19,14 @@ from clipfleet.settings import Settings, cores
 from tasks.dependent import end, start_dependent
 from workers.lifecycle import environment_of
 
-MAX_STARTS = 3  # of one worker; then its last words are the error
+MAX_STARTS = 3  # of one worker; then the others go on without it
 STOP_GRACE_S = 10.0  # the shard that runs is worth less than the patience of who stops it
 VISIBILITY_TIMEOUT_S = 10  # on one machine nobody is merely out of reach
 _STOP_EXTRA_S = 8.0  # Celery's own way out, after the grace
 _REFUSED = 2  # exit code of a worker that does not start
 _LOG_LINES = 5
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -55,22 +58,29 @@ class LocalFleet:
         return self
 
     def check(self) -> None:
-        """Start workers that ended again.
+        """Start workers that ended again; one that ended `MAX_STARTS` times is left out.
 
         Raises:
-            EngineError: One does not start, or ended `MAX_STARTS` times; with its last words.
+            EngineError: One does not start, or all ended `MAX_STARTS` times; with the last words.
         """
-        for worker in self._workers:
+        for worker in list(self._workers):
             code = worker.process.poll()
             if code is None:
                 continue
-            if code == _REFUSED or worker.starts >= MAX_STARTS:
-                times = "once" if worker.starts == 1 else f"{worker.starts} times"
-                raise EngineError(
-                    f"a worker ended {times}, with exit code {code}: {last_words(worker.log_path)}"
-                )
+            if code == _REFUSED:
+                raise EngineError(_ended(worker, code))
+            if worker.starts >= MAX_STARTS:
+                self._retire(worker, code)
+                continue
             worker.process = self._start(worker.log_path, worker.gpu)
             worker.starts += 1
+
+    def _retire(self, worker: _Worker, code: int) -> None:
+        """Go on without a worker: its GPU may be broken, the others' are not."""
+        self._workers.remove(worker)
+        if not self._workers:
+            raise EngineError(_ended(worker, code))
+        log.warning("%s; %d others go on", _ended(worker, code), len(self._workers))
 
     def trouble(self) -> str | None:
         """Return the last reason for which a worker put work off, if there is one."""
@@ -108,6 +118,13 @@ class LocalFleet:
         with open(log_path, "ab") as log:
             command = worker_command(self._settings)
             return start_dependent(command, output=log, environment=environment)
+
+
+def _ended(worker: _Worker, code: int) -> str:
+    place = "" if worker.gpu is None else f" on GPU {worker.gpu}"
+    times = "once" if worker.starts == 1 else f"{worker.starts} times"
+    words = last_words(worker.log_path)
+    return f"a worker{place} ended {times}, with exit code {code}: {words}"
 
 
 def worker_command(settings: Settings, *, build_if_missing: bool = False) -> list[str]:

@@ -113,15 +113,6 @@ def test_a_worker_that_lost_its_gpu_is_started_again(home: Path) -> None:
     assert json.loads(out)["proof"]["vectors"] == ITEMS, said
 
 
-def test_a_gpu_that_is_lost_every_time_is_the_reason_of_the_failure(home: Path) -> None:
-    run = start_embed(home, lost_after_items=75)
-    _, said = run.communicate(timeout=60)
-    assert run.returncode == 2
-    assert "a worker ended 3 times, with exit code 1" in said
-    assert "the worker lost its GPU: GpuLostError: the fake GPU has fallen off the bus" in said
-    assert_nothing_left(home)
-
-
 def test_there_is_a_worker_for_each_gpu(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "bin").mkdir()
     monkeypatch.setenv("PATH", f"{write_nvidia_smi(home / 'bin', 2)}:{os.environ['PATH']}")

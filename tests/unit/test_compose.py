@@ -68,6 +68,16 @@ def test_gpu_workers_keep_the_engines_that_they_build_in_a_volume(compose: dict[
     # The engine's folder is in the image, and its user's: so is then a new volume.
     stage = (ROOT / "Dockerfile").read_text().partition("AS gpu")[2].partition("\nFROM ")[0]
     assert f"--owner clipfleet {cache}" in stage
+    assert f"ENV CLIPFLEET_ENGINE_CACHE={cache}\n" in stage
+
+
+def test_a_gpu_worker_whose_engine_cannot_be_built_is_not_started_for_ever(
+    compose: dict[str, Any],
+) -> None:
+    restarts = {name: service["restart"] for name, service in workers(compose).items()}
+    gpu = {"img-worker-gpu", "txt-worker-gpu"}
+    assert {name for name, restart in restarts.items() if restart == "on-failure:3"} == gpu
+    assert {restarts[name] for name in set(restarts) - gpu} == {"unless-stopped"}
 
 
 def test_gpu_workers_see_the_folders_that_the_others_see(compose: dict[str, Any]) -> None:

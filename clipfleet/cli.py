@@ -263,7 +263,7 @@ def worker(
     """
     from clipfleet.gpus import choose_gpus
     from tasks.gpu_fleet import run_gpu_workers
-    from tasks.machine_engine import engine_of_this_machine
+    from tasks.machine_engine import engine_of_this_machine, look_before_build
     from tasks.worker import run_worker
 
     settings = _settings(
@@ -277,6 +277,7 @@ def worker(
         chosen = choose_gpus(gpus)
         raise typer.Exit(run_gpu_workers(settings, chosen, build_if_missing=build_if_missing))
     if build_if_missing:
+        look_before_build(settings)
         card = engine_of_this_machine(model.resolve(), settings)
         settings = settings.model_copy(update={"model": str(card)})
     raise typer.Exit(run_worker(settings))

@@ -21,6 +21,7 @@ from tasks.broker import check_broker
 from tasks.dependent import end, start_dependent
 from tasks.local_fleet import share_of_cores, worker_command
 from tasks.logs import set_up_logs
+from tasks.machine_engine import look_before_build
 from workers.lifecycle import environment_of, preflight
 
 _LOOK_S = 0.2
@@ -43,9 +44,11 @@ def run_gpu_workers(
         UsageError: The model, the output folder or a setting is not fit for use.
         BrokerError: Redis does not answer.
     """
-    if not build_if_missing:  # else each looks when it has its engine
+    if build_if_missing:
+        look_before_build(settings)
+    else:
         preflight(settings)
-    check_broker(settings.redis_url)
+        check_broker(settings.redis_url)
     set_up_logs(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

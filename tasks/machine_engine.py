@@ -12,15 +12,36 @@ import subprocess
 import sys
 from pathlib import Path
 
+from clipfleet.card import CARD_SUFFIX
 from clipfleet.errors import EngineError, GpuLostError
 from clipfleet.settings import Settings
+from tasks.broker import check_broker
 from tasks.dependent import end, start_dependent
+from workers.lifecycle import preflight
 
 BUILDER = "convert.machine_engine"  # not imported: it brings TensorRT
 
 _DEFAULT_CACHE = Path("~/.cache/clipfleet/engines")
 _GPU_LOST = 3  # the builder's exit code
 _GRACE_S = 2.0  # to remove what was begun; a builder in a call of its library hears nothing
+
+
+def look_before_build(settings: Settings) -> None:
+    """Look at all that a worker needs but its engine: a build takes minutes.
+
+    Raises:
+        UsageError: The model, the output folder or a setting is not fit for use.
+        BrokerError: Redis does not answer.
+    """
+    preflight(settings.model_copy(update={"model": str(_to_look_at(Path(str(settings.model))))}))
+    check_broker(settings.redis_url)
+
+
+def _to_look_at(model: Path) -> Path:
+    """Return the ONNX file that the engine is built from; the model where there is none."""
+    engine = model.name.removesuffix(CARD_SUFFIX)
+    onnx = model.with_name(f"{engine.removesuffix('.trt')}.onnx")
+    return onnx if engine.endswith(".trt") and onnx.is_file() else model
 
 
 def engine_of_this_machine(model: Path, settings: Settings) -> Path:

@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from clipfleet.card import write_card
 from clipfleet.errors import EngineError, GpuLostError
 from clipfleet.settings import Settings
 from tasks.machine_engine import cache_folder, engine_of_this_machine
+from workers.engines.fake import fake_card
 
 ROOT = Path(__file__).parents[3]
 SetBuilder = Callable[[str], None]
@@ -61,6 +64,36 @@ def test_engines_are_kept_in_the_users_cache_unless_told(monkeypatch: pytest.Mon
     monkeypatch.setenv("HOME", "/home/somebody")
     assert str(cache_folder(Settings())) == "/home/somebody/.cache/clipfleet/engines"
     assert str(cache_folder(Settings(engine_cache="~/e"))) == "/home/somebody/e"
+
+
+@pytest.mark.parametrize("named", ["m.onnx", "m.onnx.card.json", "m.trt", "m.trt.card.json"])
+def test_what_a_worker_lacks_is_told_before_anything_is_built(
+    builder: SetBuilder, tmp_path: Path, named: str
+) -> None:
+    """Of the engine there is only what it is built from; there is no Redis."""
+    builder("import sys; sys.stderr.write('building')")
+    card = replace(fake_card("txt"), engine="m.onnx")
+    (tmp_path / "m.onnx").write_text("an engine")
+    write_card(card, tmp_path / "m.onnx.card.json")
+    command = [sys.executable, "-m", "clipfleet.cli", "worker", "--build-if-missing"]
+    command += ["--model", str(tmp_path / named), "--redis-url", "redis://127.0.0.1:9"]
+    for tower, output, problem in (
+        ("img", "out", "is the txt tower's engine and this worker serves img"),
+        ("txt", "m.onnx", "cannot write to the output folder"),
+        ("txt", "out", "127.0.0.1:9"),
+    ):
+        run = subprocess.run(
+            [*command, "--tower", tower, "--output", str(tmp_path / output)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert run.returncode == 2
+        assert problem in run.stderr
+        assert "building" not in run.stderr
 
 
 WORKER = """

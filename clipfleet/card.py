@@ -206,6 +206,12 @@ def load_card(path: str | Path) -> tuple[ModelCard, Path]:
     if path.is_file() and not path.name.endswith(CARD_SUFFIX):
         path = card_path(path)
     if not path.is_file():
+        engine = Path(str(path).removesuffix(CARD_SUFFIX))
+        if engine.suffix == ".trt" and engine.is_file():
+            raise CardError(
+                f"{engine} has no model card: `clipfleet adopt {engine}` proves it on this machine "
+                "and writes one"
+            )
         raise CardError(
             f"no model card at {path}: name a {CARD_SUFFIX} file or the engine beside it "
             "(`clipfleet convert` writes both)"

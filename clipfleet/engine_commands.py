@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 
-from clipfleet.card import Precision
 from clipfleet.options import Json, PrecisionName
 
 OnnxArgument = Annotated[
@@ -41,7 +40,9 @@ def build(  # noqa: PLR0913, PLR0917
     fp32: Annotated[
         bool, typer.Option("--fp32", help="Build float32 engines [default: as the ONNX is].")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Items a call of the engine.")] = 1,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Items a call of the engine [default: 1].")
+    ] = None,
     max_batch: Annotated[
         int | None, typer.Option(min=1, help="One engine for 1 to this many items a call.")
     ] = None,
@@ -77,7 +78,8 @@ def build(  # noqa: PLR0913, PLR0917
     clipfleet build models/any.img.fp16.onnx --max-batch 32 --out models/vit-b-16-b32
     """
     from convert.build_options import options_from, split_names
-    from convert.onnx_to_tensorrt import build_engine, build_engines
+    from convert.engine_builds import asked_precisions, build_engines, naming_file_errors
+    from convert.tensorrt_engine import build_engine
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves no builder behind
 
@@ -102,9 +104,10 @@ def build(  # noqa: PLR0913, PLR0917
         verify_texts=verify_texts,
         progress=_tell,
     )
-    precisions: list[Precision] = ["fp32"] if fp32 else []
-    precisions += ["fp16"] if fp16 else []
-    _print(build_engines(onnx, prefix=out, precisions=precisions, build=one), as_json)
+    precisions = asked_precisions(fp32=fp32, fp16=fp16)
+    with naming_file_errors():
+        built = build_engines(onnx, prefix=out, precisions=precisions, build=one)
+    _print(built, as_json)
 
 
 def adopt(
@@ -119,19 +122,24 @@ def adopt(
 ) -> None:
     """Prove a TensorRT engine that has no card, or one for another machine, and write its card.
 
+    An engine file is code, which runs when it is loaded: adopt one only from a source that you
+    trust.
+
     \b
     clipfleet adopt models/vit-b-16.img.fp16.trt --reference models/vit-b-16.img.fp32.onnx
     """
     from convert.adopt import adopt_engine
+    from convert.engine_builds import naming_file_errors
 
-    adopted = adopt_engine(
-        engine,
-        reference=reference,
-        precision=precision.value if precision else None,
-        verify_images=verify_images,
-        verify_texts=verify_texts,
-        progress=_tell,
-    )
+    with naming_file_errors():
+        adopted = adopt_engine(
+            engine,
+            reference=reference,
+            precision=precision.value if precision else None,
+            verify_images=verify_images,
+            verify_texts=verify_texts,
+            progress=_tell,
+        )
     _print([adopted], as_json)
 
 

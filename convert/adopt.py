@@ -8,8 +8,8 @@ from pathlib import Path
 
 from clipfleet.card import ModelCard, Precision, card_path, load_card, write_card
 from clipfleet.errors import UsageError
+from convert.engine_builds import ENGINE_SUFFIX
 from convert.tensorrt_card import engine_card
-from convert.tensorrt_engine import ENGINE_SUFFIX
 from convert.tensorrt_gate import check_is_reference, compute_reference, prove
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
@@ -25,6 +25,8 @@ def adopt_engine(
     progress: Callable[[str], None] | None = None,
 ) -> tuple[ModelCard, Path]:
     """Prove an engine on this machine's GPU, write its card, and return it with its path.
+
+    An engine is code that runs when it is loaded: adopt it only from a source you trust.
 
     `reference` is the float32 ONNX of the same model, which says what the engine's own file
     does not: architecture, checkpoint, logit scale; by default the one of that name beside the

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+
+from clipfleet.errors import UsageError
 
 _GIB = 1 << 30
 
@@ -43,7 +46,14 @@ def options_from(
     limit_s: float | None,
     log: Path | None,
 ) -> BuildOptions:
-    """Return the options that a command line names; lists have commas."""
+    """Return the options that a command line names; lists have commas.
+
+    Raises:
+        UsageError: A number is not positive.
+    """
+    for name, number in (("--workspace-gib", workspace_gib), ("--limit-s", limit_s)):
+        if number is not None and not 0 < number < math.inf:
+            raise UsageError(f"{name} is {number:g}: a number above 0 is expected")
     return BuildOptions(
         optimization_level=optimization_level,
         workspace_bytes=int(workspace_gib * _GIB) if workspace_gib else None,

@@ -25,12 +25,13 @@ from pathlib import Path
 
 from clipfleet.card import CARD_SUFFIX, ModelCard, card_path, check_files, load_card
 from clipfleet.errors import ClipfleetError, EngineError, GpuLostError, UsageError
+from convert.engine_builds import ENGINE_SUFFIX, naming_file_errors
 from workers.engines.fitness import check_fit
 
 Progress = Callable[[str], None]
 Build = Callable[[ModelCard, Path, Path], object]  # the ONNX's card and path, the engine's path
 
-_ONNX, _TENSORRT = ".onnx", ".trt"
+_ONNX, _TENSORRT = ".onnx", ENGINE_SUFFIX
 _LEFT_BY_BUILDS = ".*.converting-*"  # see convert.staging: of one that was killed
 _DONE, _WRONG_USE, _GPU_LOST, _TERMINATED = 0, 2, 3, 143  # 1 is an exception of Python
 
@@ -157,11 +158,19 @@ def _this_place() -> Place:
 
 def _builder(cache: Path, progress: Progress) -> Build:
     from convert.build_options import BuildOptions
-    from convert.onnx_to_tensorrt import build_engine
+    from convert.tensorrt_engine import build_engine
+    from convert.tensorrt_gate import sibling
 
     options = BuildOptions(timing_cache=cache)
 
     def build(card: ModelCard, onnx: Path, engine: Path) -> object:
+        reference = sibling(onnx, card.precision, "fp32")
+        if not reference.is_file():
+            raise UsageError(
+                f"cannot build {engine.name} here: there is no {reference}. Put {reference.name}, "
+                f"with its card and its extra file, beside {onnx.name}: the engine is proved "
+                "against it"
+            )
         batch_size = card.batch_size or 1
         return build_engine(
             onnx, engine=engine, batch_size=batch_size, options=options, progress=progress
@@ -186,7 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model, cache = args.model.absolute(), args.cache.absolute()
     try:
         build = _builder(cache, _say)
-        card = machine_engine(model, cache, place=_this_place(), build=build, progress=_say)
+        with naming_file_errors():
+            card = machine_engine(model, cache, place=_this_place(), build=build, progress=_say)
     except ClipfleetError as error:
         _say(str(error))
         return _GPU_LOST if isinstance(error, GpuLostError) else _WRONG_USE

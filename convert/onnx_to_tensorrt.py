@@ -10,27 +10,28 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from clipfleet.card import ModelCard, Precision, load_card
+from clipfleet.card import ModelCard
 from clipfleet.errors import ClipfleetError, UsageError
 from clipfleet.models import Tower, architecture_names, load_architecture
 from convert.build_options import BuildOptions, options_from, split_names
-from convert.tensorrt_engine import ENGINE_SUFFIX, build_engine
+from convert.engine_builds import (
+    asked_precisions,
+    build_engines,
+    load_onnx,
+    naming_file_errors,
+)
+from convert.tensorrt_engine import build_engine
 from convert.verify import MAX_ITEMS
 
-__all__ = ["BuildOptions", "build_engine", "build_engines", "engine_name", "main"]
+__all__ = ["BuildOptions", "build_engine", "main"]
 
 _TOWER_NAMES: dict[Tower, str] = {"txt": "text", "img": "vision"}  # the guide's
 _WRONG_USE = 2  # exit code
 _INTERRUPTED, _TERMINATED = 130, 143
-
-
-def engine_name(prefix: Path, tower: Tower, precision: Precision) -> Path:
-    """Return where an engine lies, as the original names it: `<prefix>.img.fp16.trt`."""
-    return prefix.with_name(f"{prefix.name}.{tower}.{precision}{ENGINE_SUFFIX}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_shape_and_precision(parser: argparse.ArgumentParser) -> None:
     batch = parser.add_mutually_exclusive_group()
-    batch.add_argument("--batch-size", type=int, default=1, help="items a call (default: 1)")
+    batch.add_argument("--batch-size", type=int, help="items a call (default: 1)")
     batch.add_argument("--max-batch", type=int, help="one engine for 1 to this many items a call")
     add = parser.add_argument
     add("--optimum-batch", type=int, help="what --max-batch is tuned for (default: the most)")
@@ -133,9 +134,7 @@ def _options(args: argparse.Namespace) -> BuildOptions:
 def _build_requested(args: argparse.Namespace) -> list[tuple[ModelCard, Path]]:
     towers = _requested(args)
     for tower, onnx in towers:
-        _check_card(load_card(onnx)[0], tower, args)
-    precisions: list[Precision] = ["fp32"] if args.fp32 else []
-    precisions += ["fp16"] if args.fp16 else []
+        _check_card(load_onnx(onnx)[0], tower, args)
     build = partial(
         build_engine,
         batch_size=args.batch_size,
@@ -151,34 +150,9 @@ def _build_requested(args: argparse.Namespace) -> list[tuple[ModelCard, Path]]:
     return build_engines(
         [onnx for _, onnx in towers],
         prefix=args.save_tensorrt_path,
-        precisions=precisions,
+        precisions=asked_precisions(fp32=args.fp32, fp16=args.fp16),
         build=build,
     )
-
-
-def build_engines(
-    onnx_files: Sequence[Path],
-    *,
-    prefix: Path | None,
-    precisions: Sequence[Precision],
-    build: Callable[..., tuple[ModelCard, Path]],
-) -> list[tuple[ModelCard, Path]]:
-    """Call `build`, which is `build_engine` with its options, for each file and precision.
-
-    Without a prefix an engine lies beside its ONNX; without a precision it has the ONNX's.
-    """
-    built = []
-    for onnx in onnx_files:
-        card, path = load_card(onnx)
-        for precision in precisions or (card.precision,):
-            name = engine_name(prefix or onnx_prefix(card, path), card.tower, precision)
-            built.append(build(path, engine=name, precision=precision))
-    return built
-
-
-def onnx_prefix(card: ModelCard, onnx: Path) -> Path:
-    """Return the prefix of an ONNX file's name: `models/vit-b-16`."""
-    return onnx.with_name(onnx.name.removesuffix(f".{card.tower}.{card.precision}.onnx"))
 
 
 def _closing_lines(engines: Sequence[tuple[ModelCard, Path]], prefix: Path) -> Iterator[str]:
@@ -202,7 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A terminated build leaves no folder and no builder behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     try:
-        engines = _build_requested(args)
+        with naming_file_errors():
+            engines = _build_requested(args)
     except ClipfleetError as error:
         sys.stderr.write(f"onnx_to_tensorrt: {error}\n")
         return _WRONG_USE

@@ -43,14 +43,15 @@ def with_checksums(card: ModelCard, engine: Path) -> ModelCard:
 def publish(card: ModelCard, staged: Path, folder: Path) -> Path:
     """Move a verified engine into `folder`, write its card and return the card's path.
 
-    An older engine of the name is taken away first: at no moment does its graph stand
-    beside the new weights. The card comes last.
+    All is written before anything of an older engine is taken away: from then on files are only
+    moved. At no moment does the old graph stand beside the new weights. The card comes last.
     """
     engine = folder / staged.name
+    write_card(card, card_path(staged))
     card_path(engine).unlink(missing_ok=True)
-    engine.unlink(missing_ok=True)
     if card.extra_file is not None:
+        engine.unlink(missing_ok=True)
         os.replace(staged.parent / card.extra_file, folder / card.extra_file)
     os.replace(staged, engine)
-    write_card(card, card_path(engine))
+    os.replace(card_path(staged), card_path(engine))
     return card_path(engine)

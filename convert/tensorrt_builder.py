@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
 
 from clipfleet.card import BatchProfile
-from clipfleet.errors import ConversionError
+from clipfleet.errors import ConversionError, UsageError
 from convert.build_request import BuildRequest, BuildResult
 from convert.onnx_graph import read_nodes
 from convert.timing_cache import TimingCache, cache_name
@@ -138,12 +138,12 @@ def _attach_cache(
 ) -> TimingCache | None:
     if request.timing_cache is None or not versions.has_timing_cache(trt):
         return None
-    path = Path(request.timing_cache)
-    if path.is_dir():
-        from workers.engines.cuda import device_name
+    from workers.engines.cuda import device_name
 
-        path /= cache_name(trt.__version__, device_name())
-    return TimingCache(path, config, report)
+    path, own_name = Path(request.timing_cache), cache_name(trt.__version__, device_name())
+    if path.is_dir():
+        path /= own_name
+    return TimingCache(path, config, report, own_name=own_name)
 
 
 def _failure(trt: ModuleType, request: BuildRequest, messages: Messages) -> str:
@@ -161,13 +161,22 @@ def _log(path: str | None) -> Iterator[Forward | None]:
         yield None
         return
     started = time.monotonic()
-    with open(path, "a", encoding="utf-8", buffering=1) as file:
+    with _opened(path) as file:
 
         def write(severity: str, message: str) -> None:
             if not file.closed:  # TensorRT still speaks while it is taken down
                 file.write(f"{time.monotonic() - started:9.3f} {severity} {message}\n")
 
         yield write
+
+
+def _opened(path: str) -> TextIO:
+    try:
+        return open(path, "a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write the log {path}: {error.strerror}; give --log another file"
+        ) from error
 
 
 def _throttled(report: Report) -> Report:

@@ -50,6 +50,10 @@ def main(arguments: Sequence[str]) -> int:
             result = build_plan(versions.load_tensorrt(), request, lambda line: tell(progress=line))
         except ClipfleetError as error:
             tell(error={"kind": type(error).__name__, "message": str(error)})
+        except OSError as error:
+            what = f"{error.filename or request.plan}: {error.strerror or error}"
+            message = f"{request.onnx} was not built, a file cannot be read or written: {what}"
+            tell(error={"kind": ConversionError.__name__, "message": message})
         except Exception as error:  # noqa: BLE001 - the edge of the process
             traceback.print_exc()
             tell(error={"kind": ConversionError.__name__, "message": f"{request.onnx}: {error!r}"})

@@ -13,11 +13,11 @@ from clipfleet.card import (
     ModelCard,
     Precision,
     check_files,
-    load_card,
 )
 from clipfleet.errors import UsageError
 from convert.build_options import BuildOptions
 from convert.build_request import BuildRequest, BuildResult
+from convert.engine_builds import load_onnx
 from convert.staging import publish, staging_folder
 from convert.tensorrt_card import engine_card
 from convert.tensorrt_gate import (
@@ -29,8 +29,6 @@ from convert.tensorrt_gate import (
 from convert.tensorrt_process import run_builder
 from workers.engines import tensorrt_versions as versions
 
-ENGINE_SUFFIX = ".trt"
-
 Progress = Callable[[str], None]
 
 
@@ -38,7 +36,7 @@ def build_engine(  # noqa: PLR0913
     onnx: str | Path,
     *,
     engine: str | Path,
-    batch_size: int | None = 1,
+    batch_size: int | None = None,
     max_batch: int | None = None,
     optimum_batch: int | None = None,
     precision: Precision | None = None,
@@ -51,7 +49,7 @@ def build_engine(  # noqa: PLR0913
 ) -> tuple[ModelCard, Path]:
     """Build the TensorRT engine of an ONNX engine, prove it, and return its card and its path.
 
-    `batch_size` is the number of items that every call takes; `max_batch` instead makes an
+    `batch_size` is the number of items that every call takes (1); `max_batch` instead makes an
     engine for 1 to that many, tuned for `optimum_batch` (default: the most). `precision`
     defaults to the ONNX's, `reference` to the float32 ONNX beside it. Until the engine is
     proved, nothing changes at `engine`; the card is written last.
@@ -63,7 +61,7 @@ def build_engine(  # noqa: PLR0913
         EngineError: The ONNX is not its card's, or the engine does not run.
         UsageError: An impossible request.
     """
-    card, onnx_path = load_card(Path(onnx).absolute())
+    card, onnx_path = load_onnx(Path(onnx).absolute())
     engine = Path(engine).absolute()
     options, progress = options or BuildOptions(), progress or _silent
     trt = _tensorrt()
@@ -101,9 +99,14 @@ def _silent(_: str) -> None:
 def _profile(
     card: ModelCard, onnx: Path, batch_size: int | None, most: int | None, optimum: int | None
 ) -> BatchProfile:
-    size = batch_size or 1
+    if batch_size is not None and most is not None:
+        raise UsageError(
+            f"--batch-size {batch_size} is for every call and --max-batch {most} for 1 to "
+            f"{most} items a call: give one of them"
+        )
+    size = 1 if batch_size is None else batch_size
     smallest, largest = (size, size) if most is None else (1, most)
-    best = optimum or largest
+    best = largest if optimum is None else optimum
     if not 1 <= smallest <= best <= largest:
         raise UsageError(
             f"batch sizes are {smallest} to {largest}, tuned for {best}: at least 1 is expected, "

@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from clipfleet.card import (
+    BatchProfile,
     MeasuredOn,
     ModelCard,
     Parity,
@@ -20,6 +21,7 @@ from clipfleet.errors import EngineMismatchError, UsageError
 from convert.verify import Features, verify_engine, verify_inputs
 from workers.engines.onnx import OnnxEngine
 
+_REST = 3  # no power of two: it is filled up
 _REFERENCE_BATCH = 4  # items at once, where the reference takes any number
 _IDS = ("int32", "int64")  # TensorRT 8 makes int32 of the ONNX file's int64
 
@@ -78,7 +80,11 @@ def check_is_reference(card: ModelCard, path: Path) -> None:
 
 def sibling(onnx: Path, precision: str, wanted: str) -> Path:
     """Return where the same tower in another precision lies, by the files' names."""
-    return onnx.with_name(onnx.name.replace(f".{precision}.", f".{wanted}."))
+    if precision == wanted:
+        return onnx
+    if f".{precision}." in onnx.name:
+        return onnx.with_name(onnx.name.replace(f".{precision}.", f".{wanted}."))
+    return onnx.with_name(f"{onnx.stem}.{wanted}{onnx.suffix}")
 
 
 def compute_reference(
@@ -123,7 +129,7 @@ def check_tensors(
 
 
 def prove(card: ModelCard, engine_path: Path, reference: Reference) -> Parity:
-    """Run an engine on the reference's inputs, in its smallest and its largest batches.
+    """Run an engine on the reference's inputs, in every batch size that its calls are cut into.
 
     Raises:
         EngineError: The engine does not load or run.
@@ -132,17 +138,31 @@ def prove(card: ModelCard, engine_path: Path, reference: Reference) -> Parity:
     from workers.engines.tensorrt import TensorRTEngine
 
     check_files(card, engine_path)
-    profile = card.profile
-    sizes = sorted({profile.smallest, profile.largest}) if profile else [None]
     with TensorRTEngine(card, engine_path, contexts=1, allow_unverified=True) as engine:
         parity = verify_engine(
             engine,
             reference.inputs,
             reference.features,
             reference_name=reference.name,
-            call_sizes=sizes,
+            call_sizes=_call_sizes(card.profile),
         )
     return replace(parity, measured_on=measured_on(card))
+
+
+def _call_sizes(profile: BatchProfile | None) -> list[int | None]:
+    """Return how many items to call an engine with, so that each way of running it is proved.
+
+    A dynamic engine runs in its largest batch and in the powers of two below it; the last size
+    is of a call with a rest, which is a short batch.
+    """
+    if profile is None:
+        return [None]
+    smallest, largest = profile.smallest, profile.largest
+    if smallest == largest:
+        return [largest]
+    powers = (1 << power for power in range(largest.bit_length()))
+    sizes = {smallest, largest, *(size for size in powers if smallest <= size <= largest)}
+    return [*sorted(sizes), largest + min(_REST, largest - 1)]
 
 
 def measured_on(card: ModelCard) -> MeasuredOn:

@@ -28,20 +28,40 @@ def cache_name(version: str, gpu: str) -> str:
 class TimingCache:
     """A cache file, attached to one build."""
 
-    def __init__(self, path: Path, config: Any, report: Report) -> None:
+    def __init__(self, path: Path, config: Any, report: Report, *, own_name: str) -> None:
         """Attach the file's content to a builder's config; begin anew where it does not serve.
 
-        `report` is told if the file is damaged, or of another version or GPU.
+        `own_name` is this version's and GPU's (`cache_name`). A file of another name that is
+        damaged, or of another version or GPU, is left as it is: the one of `own_name` beside it
+        serves instead, which `report` is told.
         """
         self.path = path
         self._config = config
         self._report = report
-        self._read = _content(path)
-        self._cache = config.create_timing_cache(self._read)
-        if self._cache is None or not config.set_timing_cache(self._cache, False):
-            report(f"timing cache {path} is damaged or of another version or GPU: not used")
-            self._cache = config.create_timing_cache(b"")
-            config.set_timing_cache(self._cache, False)
+        self._read = b""
+        self._cache: Any = None
+        own = path.with_name(own_name)
+        if self._attach(path):
+            return
+        wrong = f"timing cache {path} is damaged, unreadable, or of another version or GPU"
+        if path != own:
+            report(f"{wrong}: it stays as it is, and {own.name} beside it is used")
+            self.path = own
+            if self._attach(own):
+                return
+        else:
+            report(f"{wrong}: it is begun anew")
+        self._cache = config.create_timing_cache(b"")
+        config.set_timing_cache(self._cache, False)
+
+    def _attach(self, path: Path) -> bool:
+        """Have the builder use a file's content; return whether it can."""
+        try:
+            self._read = _content(path)
+        except OSError:
+            return False
+        self._cache = self._config.create_timing_cache(self._read)
+        return self._cache is not None and bool(self._config.set_timing_cache(self._cache, False))
 
     def save(self) -> None:
         """Add what this build measured to the file; a failure costs later builds only time."""

@@ -82,19 +82,27 @@ def measure_parity(
         directions = expected / np.linalg.norm(expected, axis=1, keepdims=True)
         cosines = np.minimum((unit * directions).sum(axis=1), 1.0)
         difference = np.abs(wide - expected).max()
-        between = directions @ directions.T
-    count = len(features)
     return Parity(
         reference=reference_name,
-        items=count,
+        items=len(features),
         cosine_min=float(cosines.min()),
         cosine_mean=float(cosines.mean()),
         max_abs_diff=float(difference),
         threshold=threshold,
-        cosine_between_items=float((between.sum() - between.trace()) / (count * (count - 1)))
-        if count > 1
-        else None,
+        cosine_between_items=_between_items(reference),
     )
+
+
+def _between_items(reference: Features) -> float | None:
+    """Return the mean cosine of two different items; None where there is one."""
+    count = len(reference)
+    if count < 2:
+        return None
+    wide = reference.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        directions = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+        between = directions @ directions.T
+    return float((between.sum() - between.trace()) / (count * (count - 1)))
 
 
 def verify_engine(
@@ -107,8 +115,8 @@ def verify_engine(
 ) -> Parity:
     """Return an engine's parity with the reference on the tower's inputs.
 
-    All inputs go through the engine once for each of `call_sizes`, in calls of exactly that
-    many items (None: all in one); the parity is the worst of them.
+    All inputs go through the engine for each of `call_sizes`, in calls of exactly that many
+    items (None: all in one), each place of which counts; the parity is the worst of them.
 
     Raises:
         VerificationError: An item's cosine is below the threshold of the engine's
@@ -117,17 +125,21 @@ def verify_engine(
     card = engine.card
     parities = []
     for size in call_sizes:
-        features = _features(engine, inputs, size)
-        _check_finite(features, card.engine, card.precision)
+        calls = _calls(len(inputs), size)
+        features = np.concatenate([engine(inputs[rows]) for rows in calls])
+        rows = np.concatenate(calls)
+        _check_finite(features, rows, card.engine, card.precision)
         parities.append(
             measure_parity(
                 features,
-                reference,
+                reference[rows],
                 threshold=THRESHOLDS[card.precision],
                 reference_name=reference_name,
             )
         )
-    parity = worst(parities)
+    parity = replace(
+        worst(parities), items=len(inputs), cosine_between_items=_between_items(reference)
+    )
     if not parity.passed:
         raise VerificationError(
             f"{card.engine} strays from {parity.reference}: the worst of {parity.items} items has "
@@ -138,21 +150,22 @@ def verify_engine(
     return parity
 
 
-def _features(engine: Engine, inputs: NDArray[Any], size: int | None) -> Features:
-    """Features of all inputs, in calls of `size` items: the last one begins again at the first."""
+def _calls(count: int, size: int | None) -> list[NDArray[np.int64]]:
+    """Which items each call has: `size` of them, the last call beginning again at the first."""
     if size is None:
-        return engine(inputs)
-    count = len(inputs)
-    calls = [np.arange(start, start + size) % count for start in range(0, count, size)]
-    return np.concatenate([engine(inputs[rows]) for rows in calls])[:count]
+        return [np.arange(count)]
+    return [np.arange(start, start + size) % count for start in range(0, count, size)]
 
 
-def _check_finite(features: Features, engine: str, precision: Precision) -> None:
-    bad = int((~np.isfinite(features)).any(axis=1).sum())
+def _check_finite(
+    features: Features, rows: NDArray[np.int64], engine: str, precision: Precision
+) -> None:
+    """Check the features of the items that `rows` numbers, of which some come again."""
+    bad = set(rows[~np.isfinite(features).all(axis=1)].tolist())
     if bad:
         raise VerificationError(
-            f"{engine} gives NaN or infinity for {bad} of {len(features)} items: a weight is "
-            f"not finite, or {precision} cannot hold this model's activations"
+            f"{engine} gives NaN or infinity for {len(bad)} of {len(set(rows.tolist()))} items: a "
+            f"weight is not finite, or {precision} cannot hold this model's activations"
         )
 
 

@@ -22,7 +22,7 @@ from clipfleet.card import (
     write_card,
 )
 from clipfleet.errors import CardError, UsageError
-from convert.machine_engine import Place, folder_name, machine_engine
+from convert.machine_engine import Place, _builder, folder_name, machine_engine
 from workers.engines.fake import fake_card
 
 ROOT = Path(__file__).parents[3]
@@ -207,6 +207,13 @@ def test_a_cache_that_cannot_be_written_says_how_to_choose_another(
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(UsageError, match="set CLIPFLEET_ENGINE_CACHE"):
         find(write_onnx(tmp_path))
+
+
+def test_a_build_here_needs_the_float32_onnx_beside(tmp_path: Path, said: list[str]) -> None:
+    onnx = write_onnx(tmp_path)
+    build = _builder(tmp_path, said.append)
+    with pytest.raises(UsageError, match=r"Put m\.txt\.fp32\.onnx, .*is proved against it"):
+        build(replace(load_card(onnx)[0], precision="fp16"), onnx, tmp_path / "m.txt.fp16.trt")
 
 
 # A process that needs the engine. Its build writes a line to BUILDS, and waits for the file GO.

@@ -34,6 +34,8 @@ from clipfleet.errors import (
 from convert.adopt import adopt_engine
 from convert.build_options import BuildOptions
 from convert.build_request import BuildRequest, BuildResult
+from convert.engine_builds import engine_beside
+from convert.machine_engine import _pair as machine_pair
 from convert.onnx_to_tensorrt import build_engine, main
 from tests.unit.convert.tensorrt_interfaces import FakeTensorRT
 from workers.engines.onnx import OnnxEngine
@@ -230,7 +232,7 @@ def test_a_build_that_ends_early_leaves_nothing(
     assert new_files(models) == []
 
 
-def test_a_dynamic_engine_is_proved_with_its_smallest_and_its_largest_batch(
+def test_a_dynamic_engine_is_proved_in_every_batch_that_it_runs_and_with_a_rest(
     dynamic_onnx: Path, requests: list[BuildRequest], tmp_path: Path
 ) -> None:
     engine = tmp_path / "any.trt"
@@ -239,7 +241,8 @@ def test_a_dynamic_engine_is_proved_with_its_smallest_and_its_largest_batch(
     assert card.batch_size is None
     assert card.parity is not None
     items = card.parity.items
-    assert PlayedEngine.calls == [1] * items + [5] * -(-items // 5)
+    sizes = (1, 2, 4, 5, 8)  # powers of two, the largest, and the largest with a rest of 3
+    assert PlayedEngine.calls == [size for size in sizes for _ in range(-(-items // size))]
     card, _ = build_engine(dynamic_onnx, engine=engine, batch_size=8)
     assert card.profile == BatchProfile(smallest=8, optimum=8, largest=8)
     assert card.batch_size == 8
@@ -250,7 +253,9 @@ def test_a_dynamic_engine_is_proved_with_its_smallest_and_its_largest_batch(
     [
         ({"batch_size": 8}, r"is for batches of 1, and an engine for 8 .*--dynamic-batch"),
         ({"max_batch": 32}, r"an engine for 1 to 32 is asked for.*--dynamic-batch"),
-        ({"batch_size": 0, "max_batch": 0}, r"batch sizes are 1 to 0"),
+        ({"batch_size": 0}, r"batch sizes are 0 to 0"),
+        ({"max_batch": 0}, r"batch sizes are 1 to 0"),
+        ({"batch_size": 8, "max_batch": 4}, r"--batch-size 8 .* --max-batch 4 .*give one of them"),
         ({"max_batch": 4, "optimum_batch": 5}, r"1 to 4, tuned for 5.*the optimum within"),
         ({"precision": "fp32"}, r"cannot make a fp32 engine .*build it from .*img\.fp32\.onnx"),
         ({"reference": DEMO / "demo.img.fp16.onnx"}, r"is a fp16 engine of onnxruntime"),
@@ -383,6 +388,51 @@ def test_a_tower_needs_its_flag_and_its_file(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["--workspace-gib", "--limit-s"])
+@pytest.mark.parametrize("number", ["0", "-1", "nan"])
+def test_limits_are_above_0(
+    models: Path, capsys: pytest.CaptureFixture[str], name: str, number: str
+) -> None:
+    assert main(guide(models, f"{name}={number}")) == 2
+    assert f"{name} is {number}: a number above 0" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(
+    models: Path, requests: list[BuildRequest], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (models / "file").write_text("")
+    command = [*guide(models), "--save-tensorrt-path", str(models / "file" / "demo")]
+    assert main(command) == 2
+    assert re.match(r"onnx_to_tensorrt: cannot read or write .*file", capsys.readouterr().err)
+    with pytest.raises(UsageError, match="cannot read or write"):
+        run_cli("build", models / "demo.img.fp16.onnx", "--out", models / "file" / "demo")
+
+
+def test_a_tensorrt_engine_is_nothing_to_build_from(
+    models: Path, requests: list[BuildRequest]
+) -> None:
+    (models / "x.trt").write_text("")
+    with pytest.raises(UsageError, match=r"x\.trt is a TensorRT engine already: name the ONNX"):
+        run_cli("build", models / "demo.img.fp16.onnx", models / "x.trt")
+    assert requests == []
+
+
+def test_engines_are_named_like_their_files(models: Path) -> None:
+    card, onnx = load_card(models / "demo.img.fp32.onnx")
+    own = onnx.with_name("x.onnx")
+    for source, precision, name in [
+        (onnx, "fp32", "demo.img.fp32.trt"),
+        (onnx, "fp16", "demo.img.fp16.trt"),
+        (own, "fp32", "x.trt"),
+        (own, "fp16", "x.fp16.trt"),
+    ]:
+        assert engine_beside(card, source, precision) == models / name  # type: ignore[arg-type]
+        onnx_of, engine_of = machine_pair(source)
+        assert onnx_of == source
+        if precision == "fp32":
+            assert engine_of == models / name, "where workers look for it"
+
+
 def run_cli(*arguments: Any) -> Any:
     return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
 
@@ -413,9 +463,19 @@ def test_an_engine_without_a_card_is_proved_and_gets_one(
     assert found == engine
     assert card.identity == load_card(models / "demo.img.fp16.onnx")[0].identity
     assert card.build is None
+    assert card.profile == BatchProfile(smallest=1, optimum=1, largest=1)
     assert card.parity is not None
     assert card.parity.measured_on is not None
     assert card.parity.measured_on.engine_sha256 == card.engine_sha256
+
+
+def test_an_adopted_engines_card_says_what_it_is_tuned_for(
+    models: Path, requests: list[BuildRequest]
+) -> None:
+    engine = models / "demo.img.fp16.trt"
+    write_plan(engine, models / "demo.img.fp16.onnx", 1, 8, optimum=4)
+    card, _ = adopt_engine(engine)
+    assert card.profile == BatchProfile(smallest=1, optimum=4, largest=8)
 
 
 def test_an_adopted_engine_must_say_its_precision_somewhere(

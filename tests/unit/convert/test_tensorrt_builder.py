@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 import pytest
 
-from clipfleet.errors import ConversionError
+from clipfleet.errors import ConversionError, UsageError
 from convert import tensorrt_process
 from convert.build_request import BuildRequest
 from convert.tensorrt_builder import build_plan
@@ -165,6 +165,11 @@ def test_the_log_holds_all_that_tensorrt_says(request_: BuildRequest, tmp_path: 
         "ERROR Could not find any implementation for node Conv_0.",
     ]
     trt.say("VERBOSE", "TensorRT is taken down")  # the file is closed: nothing happens
+
+
+def test_a_log_that_cannot_be_written_is_named(request_: BuildRequest, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot write the log .*none.*give --log another"):
+        build_plan(FakeTensorRT("8.6.0"), replace(request_, log=str(tmp_path / "none/l")), silent)
 
 
 @pytest.fixture

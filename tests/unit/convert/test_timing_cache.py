@@ -9,6 +9,8 @@ import pytest
 from convert.timing_cache import TimingCache, cache_name
 from tests.unit.convert.tensorrt_interfaces import DAMAGED, FakeTensorRT
 
+OWN = "own.timing.cache"
+
 
 @pytest.fixture
 def trt() -> FakeTensorRT:
@@ -19,7 +21,7 @@ def built(path: Path, trt: FakeTensorRT, *measured: bytes) -> tuple[TimingCache,
     """A cache attached to a build that measured something."""
     told: list[str] = []
     config: Any = trt.Config(trt)
-    cache = TimingCache(path, config, told.append)
+    cache = TimingCache(path, config, told.append, own_name=OWN)
     config._cache._lines.update(measured)
     return cache, told
 
@@ -51,18 +53,48 @@ def test_what_another_builder_wrote_meanwhile_is_kept(tmp_path: Path, trt: FakeT
 
 
 def test_a_damaged_cache_is_a_notice_and_begins_anew(tmp_path: Path, trt: FakeTensorRT) -> None:
-    path = tmp_path / "c"
+    path = tmp_path / OWN
     path.write_bytes(DAMAGED)
     cache, told = built(path, trt, b"new")
-    assert told == [f"timing cache {path} is damaged or of another version or GPU: not used"]
+    wrong = f"timing cache {path} is damaged, unreadable, or of another version or GPU"
+    assert told == [f"{wrong}: it is begun anew"]
     cache.save()
     assert path.read_bytes() == b"new"
+
+
+def test_a_file_of_another_name_that_does_not_serve_stays_as_it_is(
+    tmp_path: Path, trt: FakeTensorRT
+) -> None:
+    path = tmp_path / "c"
+    path.write_bytes(DAMAGED)
+    for measured in (b"new", b"newer"):
+        cache, told = built(path, trt, measured)
+        assert len(told) == 1
+        assert told[0].endswith(f"it stays as it is, and {OWN} beside it is used")
+        cache.save()
+    assert path.read_bytes() == DAMAGED
+    assert cache.path == tmp_path / OWN
+    assert cache.path.read_bytes() == b"new\nnewer"
+
+
+def test_a_file_that_cannot_be_read_is_a_notice(
+    tmp_path: Path, trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c"
+    path.write_bytes(b"old")
+
+    def refuse(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    _, told = built(path, trt)
+    assert "c is damaged, unreadable, or of another" in told[0]
 
 
 def test_a_cache_of_another_gpu_is_a_notice(
     tmp_path: Path, trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "c"
+    path = tmp_path / OWN
     path.write_bytes(b"foreign")
     attach = trt.Config.set_timing_cache
 

@@ -198,6 +198,18 @@ def test_every_call_size_is_proved_and_the_worst_counts(
         verify("txt.fp32")
 
 
+def test_every_place_of_a_call_counts(converted: Converted, reference: Any) -> None:
+    class Last(Given):
+        """Off in the last place of a call, where an item comes again."""
+
+        def __call__(self, inputs: Any) -> Any:
+            return rotated(inputs, len(inputs) - 1, 0.9)
+
+    engine: Any = Last(converted["img.fp16"][0], None)
+    with pytest.raises(VerificationError, match=r"the worst of 6 items has cosine 0\.9"):
+        verify_engine(engine, reference, reference, reference_name="torch", call_sizes=(8,))
+
+
 @pytest.mark.parametrize("zero_in", [1, 4])
 @pytest.mark.parametrize("rows", [slice(None), slice(0, 1)], ids=["all", "one"])
 def test_features_of_zero_at_any_call_size_fail(

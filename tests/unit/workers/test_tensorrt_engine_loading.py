@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from clipfleet.card import Parity, TensorSpec, read_engine, sha256_of
+from clipfleet.card import Parity, TensorSpec, card_path, read_engine, sha256_of
 from clipfleet.errors import (
+    CardError,
     DependencyError,
     EngineDamagedError,
     EngineError,
@@ -21,8 +22,10 @@ from clipfleet.errors import (
     GpuLostError,
     GpuMemoryError,
 )
+from clipfleet.settings import Settings
 from tests.unit.workers.fake_cuda import GPU
 from tests.unit.workers.fake_tensorrt import WORDS, State, install, plan, write_engine
+from workers.engines.loading import load_engine
 from workers.engines.tensorrt import TensorRTEngine
 
 
@@ -202,3 +205,11 @@ def test_a_missing_tensorrt_is_named_with_its_extra(
     monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
     with pytest.raises(DependencyError, match=r"pip install 'clipfleet\[gpu\]'"):
         TensorRTEngine(*write_engine(tmp_path))
+
+
+def test_a_worker_that_is_given_an_engine_without_a_card_names_adopt(tmp_path: Path) -> None:
+    _, path = write_engine(tmp_path)
+    card_path(path).unlink()
+    for named in (path, card_path(path)):
+        with pytest.raises(CardError, match=f"has no model card: `clipfleet adopt {path}`"):
+            load_engine(named, Settings())

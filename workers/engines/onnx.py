@@ -8,6 +8,7 @@ pictures are decoded. A CPU gains little from batches and loses by large ones.
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfleet.card import ModelCard, TensorSpec, check_files
-from clipfleet.errors import DependencyError, EngineError, EngineMismatchError
+from clipfleet.errors import DependencyError, EngineError, EngineMismatchError, GpuLostError
 from clipfleet.models import Tower
 from clipfleet.settings import cores
 from workers.engines.base import Array, Engine
@@ -33,6 +34,21 @@ _CUDA_OPTIONS = {"use_tf32": 0}
 # and 32: images (ViT-B-16) 185, 190, 199, 225; texts (4 layers, width 768) 20, 15.6, 15.3, 17.
 _CPU_BATCH: dict[Tower, int] = {"img": 4, "txt": 8}
 _ERRORS_ONLY = 3  # ONNX Runtime's log severity
+# CUDA's words, and its names, for errors after which every later call of the process fails, or the
+# GPU is gone: ONNX Runtime passes on one or the other. The names are those of `cuda_errors`.
+_LOST = re.compile(
+    r"illegal memory access|illegal instruction|misaligned address|invalid program counter"
+    r"|operation not supported on global/shared|hardware stack error|unspecified launch failure"
+    r"|launch timed out|device-side assert|uncorrectable|no CUDA-capable device"
+    r"|CUDA-capable device\(s\) is/are busy or unavailable|device (?:is |was )?lost"
+    r"|fallen off the bus|context is destroyed|driver shutting down"
+    r"|CUDA failure \d+: (?:unknown|initialization) error"
+    r"|cudaError(?:IllegalAddress|IllegalInstruction|MisalignedAddress|InvalidPc"
+    r"|InvalidAddressSpace|HardwareStackError|LaunchFailure|LaunchTimeout|Assert|ECCUncorrectable"
+    r"|NvlinkUncorrectable|NoDevice|DevicesUnavailable|ContextIsDestroyed|CudartUnloading|Unknown"
+    r"|InitializationError)",
+    re.IGNORECASE,
+)
 _DTYPES = {  # ONNX Runtime's names, and NumPy's
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -62,6 +78,7 @@ class OnnxEngine(Engine):
         Raises:
             DependencyError: onnxruntime is not installed.
             EngineError: The file is not the card's, does not load, or the provider does not work.
+            GpuLostError: The GPU is lost.
             EngineMismatchError: The names, shapes or dtypes are not the card's.
         """
         check_files(card, engine_path)
@@ -88,6 +105,7 @@ class OnnxEngine(Engine):
 
         Raises:
             EngineError: The inputs do not fit the card, or ONNX Runtime failed.
+            GpuLostError: The GPU is lost; this process must end.
         """
         inputs = checked_inputs(inputs, self.card)
         features = np.empty((len(inputs), self.card.dim), dtype=np.float32)
@@ -105,13 +123,23 @@ class OnnxEngine(Engine):
                 [self.card.output.name], {self.card.input.name: batch}
             )[0]
         except Exception as error:  # its exceptions share no other base
-            raise EngineError(f"ONNX Runtime failed in {self.card.engine}: {error}") from error
+            what = f"ONNX Runtime failed in {self.card.engine}: {error}"
+            raise _failure(what, on_cuda=self.provider == CUDA_PROVIDER) from error
         return output[:count]
 
     def close(self) -> None:
         """Free the session; the engine cannot be called any more."""
         self._calls.shutdown()
         self._session = None
+
+
+def _failure(what: str, *, on_cuda: bool) -> EngineError:
+    if on_cuda and _LOST.search(what):
+        return GpuLostError(
+            f"{what}: this process cannot use the GPU any more; start it again, and if this "
+            "comes back see nvidia-smi and the kernel's log (Xid)"
+        )
+    return EngineError(what)
 
 
 def _session(path: Path, provider: Provider) -> Any:
@@ -142,7 +170,8 @@ def _session(path: Path, provider: Provider) -> Any:
             provider_options=[_CUDA_OPTIONS, {}] if with_cuda else [{}],
         )
     except Exception as error:  # its exceptions share no other base
-        raise EngineError(f"ONNX Runtime cannot load {path}: {error}") from error
+        what = f"ONNX Runtime cannot load {path}: {error}"
+        raise _failure(what, on_cuda=with_cuda) from error
     if provider == "cuda" and session.get_providers()[0] != CUDA_PROVIDER:
         raise EngineError(
             f"provider is cuda, and ONNX Runtime fell back to {session.get_providers()[0]} for "

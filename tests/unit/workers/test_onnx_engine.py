@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from clipfleet.card import TensorSpec, sha256_of
-from clipfleet.errors import DependencyError, EngineError, EngineMismatchError
+from clipfleet.errors import DependencyError, EngineError, EngineMismatchError, GpuLostError
 from clipfleet.models import Tower
 from tests.unit.workers.conftest import DIM, Made, engine_inputs, expected_features
 from workers.engines.onnx import CPU_PROVIDER, CUDA_PROVIDER, OnnxEngine
@@ -229,6 +230,52 @@ def test_cuda_that_was_asked_for_and_does_not_work_is_an_error(
     pretend_onnxruntime(monkeypatch, offered, loads=False)
     with pytest.raises(EngineError, match=message):
         OnnxEngine(*made, provider="cuda")
+
+
+def cuda_failure(words: str) -> str:
+    return (
+        "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Gemm node. "
+        f"Status Message: CUDA failure {words} ; GPU=0 ; hostname=gpu ; file=cuda_call.cc ; "
+        "line=129 ; expr=cudaStreamSynchronize(stream);"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "provider", "lost"),
+    [
+        ("700: an illegal memory access was encountered", "cuda", True),
+        ("719: unspecified launch failure", "cuda", True),
+        ("710: device-side assert triggered", "cuda", True),
+        ("100: no CUDA-capable device is detected", "cuda", True),
+        ("214: uncorrectable ECC error encountered", "cuda", True),
+        ("46: CUDA-capable device(s) is/are busy or unavailable", "cuda", True),
+        ("46: cudaErrorDevicesUnavailable", "cuda", True),
+        ("999: unknown error", "cuda", True),
+        ("2: out of memory", "cuda", False),
+        ("1: invalid argument", "cuda", False),
+        ("700: an illegal memory access was encountered", "cpu", False),
+    ],
+)
+def test_an_error_after_which_cuda_works_no_more_is_a_lost_gpu(
+    make_engine: Make, monkeypatch: pytest.MonkeyPatch, words: str, provider: Any, lost: bool
+) -> None:
+    made = make_engine("img")
+    pretend_onnxruntime(monkeypatch, [CUDA_PROVIDER, CPU_PROVIDER], loads=True)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(cuda_failure(words))
+
+    monkeypatch.setattr(FakeSession, "run", fail, raising=False)
+    with (
+        OnnxEngine(*made, provider=provider) as engine,
+        pytest.raises(EngineError, match=re.escape(words)) as raised,
+    ):
+        engine(engine_inputs("img", 1))
+    assert isinstance(raised.value, GpuLostError) == lost
+    monkeypatch.setattr(FakeSession, "__init__", fail)
+    with pytest.raises(EngineError, match="cannot load") as raised:
+        OnnxEngine(*made, provider=provider)
+    assert isinstance(raised.value, GpuLostError) == lost
 
 
 def test_a_missing_onnxruntime_is_named_with_its_extra(

@@ -131,7 +131,7 @@ def test_every_command_runs_in_its_order(
             print(block, run.stdout, sep="\n")
             assert run.returncode == 0, f"{block}\n{run.stdout}\n{run.stderr}"
         assert len(workers) == 1
-        example = blocks("python")[1]
+        example = blocks("python")[-1]
         item = user / "photos" / "000000.jpg"
         example = example.replace("/data/cat.jpg", str(item))
         example = example.replace("redis://127.0.0.1:6379/0", redis_server)

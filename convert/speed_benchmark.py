@@ -201,15 +201,21 @@ def _device(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the guide's command; return its exit code."""
+    """Run the guide's command; return its exit code, 2 if a runtime failed: the others are told."""
     args = _parser().parse_args(arguments)
     results: list[tuple[Run, Latency]] = []
+    failed = 0
     try:
         for run in runs(args):
-            found = measure(run, n=args.n, warmup=args.warmup)
+            try:
+                found = measure(run, n=args.n, warmup=args.warmup)
+            except Exception as error:  # noqa: BLE001 - whatever a runtime raises: the next may work
+                failed += 1
+                _complain(f"{run.name}: {_reason(error)}")
+                continue
             results.append((run, found))
             _say(found.line(run.name))
-        if not results:
+        if not results and not failed:
             raise UsageError(
                 "nothing to time: give --pytorch-ckpt, --onnx-image-model, --onnx-text-model, "
                 "--tensorrt-image-model or --tensorrt-text-model"
@@ -217,10 +223,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.json:
             _write(args.json, report(results, args))
     except ClipfleetError as error:
-        sys.stderr.write(f"speed_benchmark: {error}\n")
+        _complain(str(error))
         return _WRONG_USE
-    _say(f"\n{markdown(results)}")
-    return 0
+    if results:
+        _say(f"\n{markdown(results)}")
+    return _WRONG_USE if failed else 0
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, ClipfleetError) else f"{type(error).__name__}: {error}"
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
@@ -230,6 +241,11 @@ def _write(path: Path, content: dict[str, Any]) -> None:
         os.replace(part, path)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _complain(problem: str) -> None:
+    sys.stderr.write(f"speed_benchmark: {problem}\n")
+    sys.stderr.flush()
 
 
 def _say(line: str) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 Vectors = NDArray[np.float32]
 
 _DIGEST = "digest"  # in the place of a runtime's name
+_CHECKPOINT = "checkpoint_sha256"  # a key of its own
 _ANOTHER_PILLOW = (
     "The pictures of the saved vectors differ in some pixels from these (another Pillow draws and "
     "decodes): the least cosine shows that too."
@@ -27,10 +28,15 @@ def digests(inputs: Mapping[str, NDArray[Any]]) -> dict[str, str]:
 
 
 class SavedVectors:
-    """Vectors by table, runtime and kind of input, with digests of the inputs; an .npz file."""
+    """Vectors by table, runtime and kind of input, with digests of inputs and weights; an .npz."""
 
-    def __init__(self) -> None:
-        self._arrays: dict[str, NDArray[Any]] = {}
+    def __init__(self, checkpoint_sha256: str = "") -> None:
+        self._arrays: dict[str, NDArray[Any]] = {_CHECKPOINT: np.array(checkpoint_sha256)}
+
+    @property
+    def checkpoint_sha256(self) -> str:
+        """The SHA-256 of the weights that the vectors are from."""
+        return str(self._arrays.get(_CHECKPOINT, ""))
 
     def add(
         self, title: str, inputs: Mapping[str, str], found: Mapping[str, Mapping[str, Vectors]]
@@ -63,6 +69,18 @@ class SavedVectors:
             raise ValueError(f"{path} holds no saved vectors: write it with --save") from error
         return saved
 
+    def check_weights(self, checkpoint_sha256: str) -> None:
+        """Refuse vectors of other weights.
+
+        Raises:
+            ValueError: They are from another checkpoint.
+        """
+        if self.checkpoint_sha256 != checkpoint_sha256:
+            raise ValueError(
+                f"the saved vectors are of the checkpoint {self.checkpoint_sha256 or '(unknown)'}, "
+                f"and these of {checkpoint_sha256}: give the same --model to both"
+            )
+
     def check(self, title: str, inputs: Mapping[str, str]) -> str | None:
         """Return a note if the pictures' pixels were others.
 
@@ -84,6 +102,8 @@ class SavedVectors:
         """Return a table's vectors, by runtime and kind."""
         found: dict[str, dict[str, Vectors]] = {}
         for key, array in self._arrays.items():
+            if key == _CHECKPOINT:
+                continue
             table, name, kind = key.split("/")
             if table == title and name != _DIGEST:
                 found.setdefault(name, {})[kind] = array

@@ -187,7 +187,7 @@ def draw_inputs(title: str, count: int) -> Inputs:
 
 def save(arguments: argparse.Namespace) -> None:
     """Keep the vectors of the chosen runtimes in a file."""
-    kept = SavedVectors()
+    kept = SavedVectors(checkpoint_of(arguments.model))
     for title in DRAWN:
         inputs = draw_inputs(title, arguments.pictures)
         found = {
@@ -204,17 +204,39 @@ def print_table(title: str, arguments: argparse.Namespace) -> float:
     print(f"\n{arguments.pictures} held-out pictures, {title}:\n")
     inputs = draw_inputs(title, arguments.pictures)
     kept = [SavedVectors.read(path) for path in arguments.saved]
+    for saved in kept:
+        saved.check_weights(checkpoint_of(arguments.model))
     notes = [note for saved in kept if (note := saved.check(title, digests(inputs)))]
     # PyTorch first: the others are held against it.
     chosen = sorted(arguments.runtimes, key=list(NAMES).index)
     found = {name: vectors_of(inputs, opener) for name, opener in runtimes(arguments.model, chosen)}
     for saved in kept:
-        found |= saved.vectors(title)
+        take(saved.vectors(title), found)
     print_header()
     largest = max(print_rows(name, vectors, found[REFERENCE]) for name, vectors in found.items())
     for note in notes:
         print(f"\n{note}")
     return largest
+
+
+def checkpoint_of(prefix: Path) -> str:
+    """Return the SHA-256 of the weights that a model's engines were made from."""
+    card, _ = load_card(f"{prefix}.img.fp32.onnx")
+    return card.checkpoint_sha256
+
+
+def take(saved: dict[str, dict[str, Vectors]], found: dict[str, dict[str, Vectors]]) -> None:
+    """Add saved vectors to those at hand.
+
+    Raises:
+        ValueError: A runtime's are there already.
+    """
+    if twice := saved.keys() & found.keys():
+        raise ValueError(
+            f"the vectors of {', '.join(sorted(twice))} are there twice: leave the runtime out of "
+            "--runtimes, or a file out of --with"
+        )
+    found |= saved
 
 
 def print_header() -> None:

@@ -10,6 +10,7 @@ from examples.demo import yardstick
 from examples.demo.saved_vectors import SavedVectors, digests
 
 COUNT = "12"
+CHECKPOINT = yardstick.checkpoint_of(yardstick.HERE / "model" / "demo")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *flags: str | Path) -> None:
@@ -34,7 +35,7 @@ def test_saved_vectors_stand_in_one_table_with_the_others(
 def test_vectors_of_other_captions_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved = SavedVectors()
+    saved = SavedVectors(CHECKPOINT)
     saved.add("by chance", {"images": "1", "Chinese": "2", "English": "3"}, {})
     saved.write(tmp_path / "other.npz")
     with pytest.raises(SystemExit, match="the saved vectors are of other items"):
@@ -44,7 +45,7 @@ def test_vectors_of_other_captions_are_refused(
 def test_a_difference_above_the_tolerance_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    saved = SavedVectors()
+    saved = SavedVectors(CHECKPOINT)
     for title in yardstick.DRAWN:
         inputs = yardstick.draw_inputs(title, int(COUNT))
         wrong = {kind: np.eye(len(array), 128, dtype=np.float32) for kind, array in inputs.items()}
@@ -55,6 +56,23 @@ def test_a_difference_above_the_tolerance_fails(
         run(monkeypatch, "--runtimes", "pytorch", "--with", tmp_path / "wrong.npz")
     assert ended.value.code == 1
     assert "| TensorRT fp16 |" in capsys.readouterr().out
+
+
+def test_vectors_of_other_weights_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SavedVectors("0" * 64).write(tmp_path / "other.npz")
+    with pytest.raises(SystemExit, match=f"of the checkpoint 0{{64}}, and these of {CHECKPOINT}"):
+        run(monkeypatch, "--runtimes", "pytorch", "--with", tmp_path / "other.npz")
+
+
+def test_a_runtime_that_is_there_twice_is_refused() -> None:
+    vectors = {"images": np.zeros((1, 2), np.float32)}
+    found = {"PyTorch fp32": vectors}
+    yardstick.take({"TensorRT fp16": vectors}, found)
+    assert list(found) == ["PyTorch fp32", "TensorRT fp16"]
+    with pytest.raises(ValueError, match="the vectors of TensorRT fp16 are there twice"):
+        yardstick.take({"TensorRT fp16": vectors}, found)
 
 
 def test_pictures_of_another_pillow_are_noted() -> None:

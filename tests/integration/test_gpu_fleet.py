@@ -1,4 +1,5 @@
-"""`clipfleet worker --gpus`: a worker for each GPU, with fake GPUs and fake engines."""
+"""`clipfleet worker --gpus`: a worker for each GPU. The GPUs and the engines are stand-ins: what
+a worker sees of its GPU is the variable CUDA_VISIBLE_DEVICES."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ GPUS = 2
 
 @pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine of two GPUs and six cores."""
+    """A machine on which nvidia-smi lists two GPUs."""
     (tmp_path / "bin").mkdir()
     folder = write_nvidia_smi(tmp_path / "bin", GPUS)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
@@ -40,7 +41,7 @@ def test_each_gpu_has_a_worker_that_sees_no_other_and_sigterm_stops_all_graceful
     make_bench: MakeBench,
 ) -> None:
     bench = make_bench(item_s=0.006)
-    bench.submit(2_000)
+    bench.submit(1_000)
     fleet = bench.start_worker("--gpus", "all", engine_threads=3)
     fleet.wait_for("shard embedded", count=3)
     workers = workers_of(fleet)
@@ -55,7 +56,7 @@ def test_each_gpu_has_a_worker_that_sees_no_other_and_sigterm_stops_all_graceful
     assert fleet.stop() == 0
     done = len(fleet.events("shard embedded"))
     assert len(fleet.events("worker stopped")) == GPUS
-    assert bench.in_redis() == (20 - done, 0)
+    assert bench.in_redis() == (10 - done, 0)
     assert bench.counts("dataset") == (100 * done, 0)
     assert processes_of(bench.folder) == []
 

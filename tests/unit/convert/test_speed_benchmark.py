@@ -144,6 +144,27 @@ def test_another_engine_than_the_flag_names_is_refused(
     assert message in capsys.readouterr().err
 
 
+def test_a_runtime_that_fails_takes_no_other_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(speed_benchmark, "pytorch_engine", fail)
+    code = benchmark(
+        *("--pytorch-ckpt", f"{MODEL}.pt"),
+        *("--onnx-image-model", f"{MODEL}.img.fp32.onnx", "--onnx-text-model", "no.onnx"),
+        *("--n", 2, "--json", tmp_path / "speed.json"),
+    )
+    told = capsys.readouterr()
+    assert code == 2
+    assert "speed_benchmark: Pytorch image: RuntimeError: CUDA out of memory" in told.err
+    assert "speed_benchmark: ONNX text: no model card at no.onnx" in told.err
+    assert told.out.count("\n| ONNX | image |") == 1
+    [run] = json.loads((tmp_path / "speed.json").read_text())["runs"]
+    assert (run["runtime"], run["tower"]) == ("ONNX", "img")
+
+
 def test_a_batch_that_the_engine_does_not_take_is_refused(tmp_path: Path) -> None:
     card = json.loads(Path(f"{MODEL}.img.fp32.onnx.card.json").read_text())
     card["input"]["shape"][0] = card["output"]["shape"][0] = 1

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -213,6 +214,40 @@ def test_an_engine_that_strays_is_not_kept_and_the_old_one_stays(
         build_engine(models / "demo.img.fp16.onnx", engine=engine)
     assert (engine.read_bytes(), path.read_bytes()) == before
     assert new_files(models) == [engine.name, path.name]
+
+
+def test_a_full_disk_leaves_the_old_engine_and_its_card(
+    models: Path, requests: list[BuildRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = models / "demo.img.fp16.trt"
+    _, path = build_engine(models / "demo.img.fp16.onnx", engine=engine)
+    before = engine.read_bytes(), path.read_bytes()
+
+    def fill(_: Path, text: str, **__: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full, pytest.raises(OSError, match="No space left"):
+        full.setattr("clipfleet.card.Path.write_text", fill)
+        full.setattr("convert.tensorrt_engine.run_builder", copy_of(engine))
+        build_engine(models / "demo.img.fp16.onnx", engine=engine)
+    assert (engine.read_bytes(), path.read_bytes()) == before
+    assert new_files(models) == [engine.name, path.name]
+
+
+def copy_of(engine: Path) -> Callable[..., BuildResult]:
+    """A builder that copies an engine."""
+
+    def run_builder(request: BuildRequest, **_: Any) -> BuildResult:
+        shutil.copy(engine, request.plan)
+        return BuildResult(
+            seconds=1.0,
+            runtime_version="8.6.0",
+            optimization_level=3,
+            timing_cache=None,
+            typing="weak",
+        )
+
+    return run_builder
 
 
 @pytest.mark.parametrize("error", [ConversionError("no"), KeyboardInterrupt()])

@@ -116,7 +116,7 @@ def test_a_graph_computes_the_same_bits_as_single_kernels(engine_of: Engines, to
     with TensorRTEngine(*made, contexts=1) as engine:
         assert engine.uses_graphs
         with_graph = engine(given)
-    np.testing.assert_array_equal(with_graph, run(made, given, contexts=1, cuda_graphs=False))
+    assert np.array_equal(with_graph, run(made, given, contexts=1, cuda_graphs=False))
     assert np.isfinite(with_graph).all()
     assert len(np.unique(with_graph, axis=0)) == ITEMS
 
@@ -132,7 +132,7 @@ def test_several_contexts_compute_the_same_bits_as_one(
     one = run(made, given, contexts=1, cuda_graphs=cuda_graphs)
     for contexts in (2, 4, 8):
         several = run(made, given, contexts=contexts, cuda_graphs=cuda_graphs)
-        np.testing.assert_array_equal(several, one)
+        assert np.array_equal(several, one)
 
 
 @pytest.mark.parametrize("tower", TOWERS)
@@ -178,7 +178,7 @@ def test_memory_does_not_grow_over_100_000_items(engine_of: Engines, tower: str)
             last = engine(given)
         grown = free_before - cuda.memory_info()[0], resident_bytes() - rss_before
     print(f"\n{tower}: grown by {grown[0] / MIB:.1f} MiB on the GPU, {grown[1] / MIB:.1f} of RSS")
-    np.testing.assert_array_equal(last, first)
+    assert np.array_equal(last, first)
     assert max(grown) < 16 * MIB
 
 
@@ -204,9 +204,9 @@ def test_two_engines_run_in_one_process(engine_of: Engines) -> None:
     expected = [run(made, inputs(made[0]), contexts=1) for made in (image, text)]
     with TensorRTEngine(*image, contexts=2) as first:
         with TensorRTEngine(*text, contexts=2) as second:
-            np.testing.assert_array_equal(first(inputs(image[0])), expected[0])
-            np.testing.assert_array_equal(second(inputs(text[0])), expected[1])
-        np.testing.assert_array_equal(first(inputs(image[0])), expected[0])
+            assert np.array_equal(first(inputs(image[0])), expected[0])
+            assert np.array_equal(second(inputs(text[0])), expected[1])
+        assert np.array_equal(first(inputs(image[0])), expected[0])
 
 
 def test_wrong_inputs_are_refused_and_the_engine_lives_on(engine_of: Engines) -> None:
@@ -218,7 +218,7 @@ def test_wrong_inputs_are_refused_and_the_engine_lives_on(engine_of: Engines) ->
             with pytest.raises(EngineError, match="takes float32"):
                 engine(wrong)
         assert engine(given[:0]).shape == (0, made[0].dim)
-        np.testing.assert_array_equal(engine(given.astype(np.float64)), expected)
+        assert np.array_equal(engine(given.astype(np.float64)), expected)
 
 
 def test_nan_stays_with_its_item(engine_of: Engines) -> None:
@@ -230,7 +230,7 @@ def test_nan_stays_with_its_item(engine_of: Engines) -> None:
         features = engine(given)
         assert np.isnan(features[7]).any()
         others = np.arange(ITEMS) != 7
-        np.testing.assert_array_equal(features[others], expected[others])
+        assert np.array_equal(features[others], expected[others])
 
 
 def copied(made: Made, folder: Path, change: Callable[[bytes], bytes] = bytes) -> Made:
@@ -299,7 +299,7 @@ def test_an_unproven_engine_runs_where_that_is_allowed(engine_of: Engines) -> No
     given = inputs(card)
     unproven = replace(card, parity=None)
     features = run((unproven, path), given, contexts=1, allow_unverified=True)
-    np.testing.assert_array_equal(features, run((card, path), given, contexts=1))
+    assert np.array_equal(features, run((card, path), given, contexts=1))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -314,7 +314,7 @@ def test_the_guides_model_takes_arrays_of_the_host_and_of_the_gpu(
         for count in (ITEMS, 1):
             for array in (given[:count], OnGpu(given[:count])):
                 features = model(inputs={card.input.name: array})[card.output.name]
-                np.testing.assert_array_equal(features, expected[:count])
+                assert np.array_equal(features, expected[:count])
 
 
 def test_the_guides_model_takes_an_engine_without_a_card(
@@ -327,7 +327,7 @@ def test_the_guides_model_takes_an_engine_without_a_card(
         TensorRTModel(bare)
     with TensorRTModel(bare, allow_unverified=True) as model:
         features = model(inputs={"image": inputs(card)})["unnorm_image_features"]
-    np.testing.assert_array_equal(features, run((card, path), inputs(card), contexts=1))
+    assert np.array_equal(features, run((card, path), inputs(card), contexts=1))
 
 
 def test_a_full_gpu_is_an_error_that_passes(engine_of: Engines) -> None:
@@ -344,4 +344,4 @@ def test_a_full_gpu_is_an_error_that_passes(engine_of: Engines) -> None:
         with pytest.raises(GpuMemoryError) as caught:
             run(made, given, contexts=8)
         print(f"\n{caught.value}")
-    np.testing.assert_array_equal(run(made, given, contexts=1), expected)
+    assert np.array_equal(run(made, given, contexts=1), expected)

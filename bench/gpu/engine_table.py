@@ -1,15 +1,22 @@
 """A table of TensorRT engines, from their cards.
 
 python -m bench.gpu.engine_table models/*.trt.card.json
+python -m bench.gpu.engine_table models/*.trt.card.json --into docs/performance.md
+
+An engine that is not beside its card has no size.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from clipfleet.card import ModelCard, load_card
+from bench.gpu.merge import insert
+from clipfleet.card import ModelCard, parse_card
+
+BEGIN = "<!-- engines: begin; written by bench.gpu.engine_table -->"
+END = "<!-- engines: end -->"
 
 HEADER = (
     "| engine | precision | batch | built in, s | size, MB | cosine, least | cosine, mean "
@@ -20,8 +27,8 @@ HEADER = (
 def rows(cards: Sequence[Path]) -> Iterator[str]:
     """Yield the table's rows, one an engine."""
     for path in cards:
-        card, engine = load_card(path)
-        yield f"| {' | '.join(_cells(card, engine))} |"
+        card = parse_card(path.read_text(encoding="utf-8"), origin=str(path))
+        yield f"| {' | '.join(_cells(card, path.parent / card.engine))} |"
 
 
 def _cells(card: ModelCard, engine: Path) -> Iterator[str]:
@@ -33,7 +40,7 @@ def _cells(card: ModelCard, engine: Path) -> Iterator[str]:
     else:
         yield f"{profile.smallest} to {profile.largest}"
     yield f"{card.build.seconds:.0f}" if card.build else "–"
-    yield f"{engine.stat().st_size / 1e6:.1f}"
+    yield f"{engine.stat().st_size / 1e6:.1f}" if engine.is_file() else "–"
     if parity is None:
         yield from ["–"] * 5
         return
@@ -45,11 +52,25 @@ def _cells(card: ModelCard, engine: Path) -> Iterator[str]:
     yield str(parity.items)
 
 
-def main(arguments: Sequence[str]) -> None:
-    print(HEADER)
-    for row in rows([Path(argument) for argument in arguments]):
-        print(row)
+def table(cards: Sequence[Path]) -> str:
+    """Return the table of these cards, in their order."""
+    return "\n".join([HEADER, *rows(cards)])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("cards", nargs="*", type=Path, help="cards of TensorRT engines")
+    parser.add_argument(
+        "--into", type=Path, help=f"write it into a page, between {BEGIN} and {END}"
+    )
+    args = parser.parse_args(arguments)
+    text = table(args.cards)
+    if args.into is None:
+        print(text)
+        return
+    page = args.into.read_text(encoding="utf-8")
+    args.into.write_text(insert(page, text, begin=BEGIN, end=END), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

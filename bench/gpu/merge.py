@@ -23,17 +23,17 @@ BEGIN = "<!-- measured: begin; written by bench.gpu.merge -->"
 END = "<!-- measured: end -->"
 
 
-def insert(page: str, text: str) -> str:
+def insert(page: str, text: str, *, begin: str = BEGIN, end: str = END) -> str:
     """Return a page with `text` in place of what stands between its two markers.
 
     Raises:
         ValueError: The page has not exactly one of each marker, in order.
     """
-    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
-        raise ValueError(f"the page needs the line {BEGIN} and below it {END}, once each")
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
+        raise ValueError(f"the page needs the line {begin} and below it {end}, once each")
+    before, rest = page.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 
 def merge(paths: Sequence[Path]) -> tuple[list[Measurement], list[Row]]:

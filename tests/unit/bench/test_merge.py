@@ -8,10 +8,12 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bench.gpu import engine_table
 from bench.gpu.measurement import Cell, Measurement, read_measurements, write_measurement
-from bench.gpu.merge import BEGIN, END, insert, main
+from bench.gpu.merge import BEGIN, END, insert, main, merge
+from bench.gpu.plot import picture
 from bench.gpu.rows import MixedMachinesError, rows_of
-from bench.gpu.tables import compared, contexts, limit, percentiles, table
+from bench.gpu.tables import compared, contexts, limit, percentiles, report, table
 from tests.unit.bench.support import MACHINE, TENSORRT, TORCH, latency, measurement
 
 
@@ -168,6 +170,13 @@ def test_a_file_that_holds_something_else_is_named(
     assert "x.json holds no measurement" in capsys.readouterr().err
 
 
-def test_the_page_of_the_documentation_has_its_markers() -> None:
-    page = Path(__file__).parents[3] / "docs" / "performance.md"
-    assert "\n\nfigures\n\n" in insert(page.read_text(), "figures")
+def test_the_figures_of_the_documentation_are_the_measured_ones() -> None:
+    root = Path(__file__).parents[3]
+    page = (root / "docs" / "performance.md").read_text(encoding="utf-8")
+    _, rows = merge(sorted((root / "bench/gpu/results").glob("*.t*.json")))
+    assert rows
+    assert insert(page, report(rows, plot="performance.svg")) == page
+    cards = sorted((root / "bench/gpu/results/engines").glob("*.card.json"))
+    begin, end = engine_table.BEGIN, engine_table.END
+    assert insert(page, engine_table.table(cards), begin=begin, end=end) == page
+    assert (root / "docs" / "performance.svg").read_text(encoding="utf-8") == picture(rows)

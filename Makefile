@@ -24,8 +24,9 @@ lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A file's tests stay together and in order; files run beside each other.
 test: $(BIN)/ruff lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 $(BIN)/ruff:
 	$(MAKE) install

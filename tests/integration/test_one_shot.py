@@ -121,7 +121,8 @@ def test_there_is_a_worker_for_each_gpu(home: Path, monkeypatch: pytest.MonkeyPa
     wait_until(lambda: parts(home) >= 2, timeout_s=30, what="two shards")
     workers = [pid for pid in processes_of(home) if b"\0worker\0" in command_line(pid)]
     environments = [Path(f"/proc/{pid}/environ").read_text() for pid in workers]
-    seen = [line for e in environments for line in e.split("\0") if line.startswith("CUDA_VISIBLE_DEVICES=")]
+    lines = [line for environment in environments for line in environment.split("\0")]
+    seen = [line for line in lines if line.startswith("CUDA_VISIBLE_DEVICES=")]
     assert sorted(seen) == [f"CUDA_VISIBLE_DEVICES=GPU-000{number}" for number in range(2)]
     out, _ = run.communicate(timeout=60)
     assert json.loads(out)["proof"]["vectors"] == ITEMS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from convert.hugging_face import from_hugging_face, is_hugging_face
 
 _PREFIX = "module."  # what distributed training puts before every key
 _UNUSED = "bert.pooler"  # in the published files, used by no tower
+# What torch found; the lines before it advise to load the file without this protection.
+_REFUSED = re.compile(r"[Uu]nsupported .*")
 _MAX_NAMED = 3  # keys that one message names
 
 StateDict = Mapping[str, Tensor]
@@ -112,7 +115,14 @@ def _read_pickle(path: Path) -> object:
         )
     except (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
         size = path.stat().st_size
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        refused = _REFUSED.search(str(error))
+        if refused and "GLOBAL" in refused[0]:
+            raise CheckpointError(
+                f"checkpoint {path} ({size} bytes) holds more than weights, and loading it could "
+                f"run code: {refused[0]} Nothing of it was run. Have its state_dict saved alone"
+            ) from error
+        told = refused[0] if refused else str(error)
+        reason = told.splitlines()[0] if told else type(error).__name__
         raise CheckpointError(
             f"checkpoint {path} ({size} bytes) is truncated, damaged or not a PyTorch file of "
             f"weights: {reason}. Copy or download it anew"

@@ -1,3 +1,5 @@
+import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,3 +157,42 @@ def test_a_file_without_weights_is_refused(
     torch.save(content, path)
     with pytest.raises(CheckpointError, match=r"other\.pt holds no"):
         load_checkpoint(path, vit)
+
+
+class RunsACommand:
+    """What its pickle says is run where it is loaded without protection."""
+
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, (f"touch {self._marker}",)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "before PyTorch 1.6"])
+def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(
+    tmp_path: Path, vit: Architecture, legacy: bool
+) -> None:
+    marker = tmp_path / "was-run"
+    path = tmp_path / "model.pt"
+    content = {"state_dict": {"a": torch.zeros(2), "b": RunsACommand(marker)}}
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(CheckpointError, match=r"could run code: unsupported GLOBAL") as caught:
+        load_checkpoint(path, vit)
+    assert "weights_only" not in str(caught.value)  # torch's advice to load it all the same
+    assert not marker.exists()
+    torch.load(path, weights_only=False)  # it is what it claims to be
+    assert marker.exists()
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_bare_pickle_that_would_run_code_is_refused_and_runs_none(
+    tmp_path: Path, vit: Architecture
+) -> None:
+    marker = tmp_path / "was-run"
+    path = tmp_path / "model.pt"
+    path.write_bytes(pickle.dumps(RunsACommand(marker)))
+    with pytest.raises(CheckpointError, match="not a PyTorch file of weights") as caught:
+        load_checkpoint(path, vit)
+    assert "weights_only" not in str(caught.value)
+    assert not marker.exists()

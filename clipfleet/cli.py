@@ -229,6 +229,22 @@ def submit(
 
 
 @app.command()
+def resume(dataset: DatasetArgument, redis_url: RedisUrl = None, as_json: Json = False) -> None:
+    """Put back into the queue what a dataset misses, from its plan and manifest alone.
+
+    For a Redis that lost its data, a submit that was killed, or shards that workers refused until
+    the cause was mended. What is queued or running already is not queued twice.
+
+    \b
+    clipfleet resume /vectors/photos
+    """
+    from tasks.resume import resume as run_resume
+
+    resumption = run_resume(dataset, settings=_settings(redis_url=redis_url))
+    _print(resumption.to_json(), resumption.lines(), as_json)
+
+
+@app.command()
 def worker(
     tower: Annotated[TowerName, typer.Option(help="Which queue to serve.", show_default=False)],
     model: Model,

@@ -68,6 +68,10 @@ class Settings(BaseSettings):
     window_items: PositiveInt = 1024
     window_s: PositiveFloat = 5.0
 
+    # One worker of a fleet looks this often for shards that are neither done nor in Redis, which
+    # now and then loses a message with its worker, and queues them again; 0: none does.
+    reconcile_interval_s: NonNegativeFloat = 10.0
+
     # A shard that runs longer kills its process and is run again.
     shard_deadline_s: PositiveInt = 1800
     stop_grace_s: NonNegativeFloat = 60.0  # after SIGTERM, before a running shard is handed back

@@ -8,13 +8,13 @@ by whoever sees the part first: the same worker, another one, or a later run.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from clipfleet.card import ModelCard
 from clipfleet.errors import DatasetError, DatasetMismatchError
 from clipfleet.jobs import Shard
 from storage.dataset import Dataset, utc_now
-from storage.jobs import jobs, shards
+from storage.jobs import Job, jobs, shards
 from storage.parts import (
     Embedded,
     Footer,
@@ -131,10 +131,10 @@ def withdraw(dataset: Dataset, name: str) -> None:
     dataset.fs.delete(record_path(name))  # last: as long as it is there, this is done again
 
 
-def missing_shards(dataset: Dataset) -> Iterator[Shard]:
-    """Yield the planned shards that have no record, or whose part was deleted."""
+def missing_shards(dataset: Dataset, planned: Sequence[Job] | None = None) -> Iterator[Shard]:
+    """Yield the planned shards, of some jobs or of all, that have no record or no part any more."""
     done = committed_names(dataset)
-    for job in jobs(dataset):
+    for job in jobs(dataset) if planned is None else planned:
         yield from (shard for shard in shards(job) if shard.name not in done)
 
 

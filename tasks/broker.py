@@ -105,6 +105,11 @@ def unreachable(url: str, error: Exception) -> BrokerError:
     )
 
 
+def message_counts(client: Client, queue: str) -> tuple[int, int]:
+    """Return how many messages of a queue wait, and how many workers hold."""
+    return queue_length(client, queue), held_length(client, queue)
+
+
 def queue_length(client: Client, queue: str) -> int:
     """Return how many messages wait in a queue, of all priorities."""
     with client.pipeline(transaction=False) as pipe:

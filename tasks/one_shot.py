@@ -6,7 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,11 @@ from tasks.broker import connect, unreachable
 from tasks.local_fleet import LocalFleet
 from tasks.private_redis import private_redis
 from tasks.progress import Progress
-from tasks.reconcile import Reconciler
 from tasks.submit import Submission, submit
 
 _LOOK_S = 0.25
 _STALL_S = 15.0  # without an item done, before the workers' troubles are shown
+_RECONCILE_S = 3.0  # between the workers' looks for lost messages: somebody waits for the end
 _PATIENCE_S = 60.0  # with a Redis that does not answer
 
 Show = Callable[[Snapshot], None]
@@ -111,7 +111,7 @@ def embed_source(
         before, started_s = progress.done, time.monotonic()
         if not progress.finished:
             with LocalFleet(settings, workers, gpus) as fleet:
-                _wait(progress, fleet, Reconciler(progress.dataset, settings), show)
+                _wait(progress, fleet, show)
                 seconds = time.monotonic() - started_s
                 fleet.ask_to_stop()  # while the proof is made
                 proof = prove(submission.dataset)
@@ -126,7 +126,7 @@ def embed_source(
     )
 
 
-def _wait(progress: Progress, fleet: LocalFleet, reconciler: Reconciler, show: Show) -> None:
+def _wait(progress: Progress, fleet: LocalFleet, show: Show) -> None:
     """Show progress until everything is done.
 
     Raises:
@@ -144,9 +144,6 @@ def _wait(progress: Progress, fleet: LocalFleet, reconciler: Reconciler, show: S
             raise EngineError(f"the workers refuse {refusal.message}: {refusal.reason}")
         if progress.broker_error is not None and progress.stalled_s > _PATIENCE_S:
             raise BrokerError(progress.broker_error)
-        if progress.broker_error is None and not progress.finished:
-            with suppress(BrokerError):  # the next look tells, and in the end why
-                reconciler.check()
 
 
 def _fleet_settings(settings: Settings, out: str, model: str | Path) -> Settings:
@@ -157,6 +154,7 @@ def _fleet_settings(settings: Settings, out: str, model: str | Path) -> Settings
         "model": str(Path(model).resolve()),
         "output": local_path(out),
         "queue_prefix": f"{settings.queue_prefix}.{uuid.uuid4().hex[:8]}",
+        "reconcile_interval_s": _RECONCILE_S,
     }
     return settings.model_copy(update=fleet)
 

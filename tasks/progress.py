@@ -18,11 +18,12 @@ from storage.dataset import INFO_PATH, Dataset
 from storage.jobs import Job, jobs, read_job
 from storage.manifest import Manifest
 from storage.parts import ITEMS_PREFIX
-from tasks.broker import connect, held_length, queue_length, unreachable
+from tasks.broker import connect, message_counts, unreachable
 from tasks.refusals import Refusal, Refusals
 
 _RATE_WINDOW_S = 15.0
 _STUCK_S = 10.0  # a message between two hands is in neither for a moment, not for so long
+_LOOKS = 2  # of a worker for lost messages, before the dataset counts as stuck
 _JOB_SUFFIX = re.compile(r"(?P<dataset>.+):(?P<job>[0-9]{5})")
 _SHOWN_REFUSALS = 5
 
@@ -118,8 +119,14 @@ class Progress:
 
     @property
     def stuck(self) -> bool:
-        """Whether shards are missing, and Redis has had no message for a while."""
-        return not self.finished and time.monotonic() - self._queued_s > _STUCK_S
+        """Whether shards are missing, Redis has had no message for a while, and nobody queues any.
+
+        Workers look for lost messages by themselves, and leave refused shards alone.
+        """
+        patience_s = _STUCK_S
+        if not self.refusals:
+            patience_s += _LOOKS * self._settings.reconcile_interval_s
+        return not self.finished and time.monotonic() - self._queued_s > patience_s
 
     def snapshot(self) -> Snapshot:
         """Return what the display shows."""
@@ -163,14 +170,15 @@ class Progress:
         if self.finished or self.waiting != 0 or self.held != 0:
             return []
         missing = self.shards - self.shards_done
-        return [f"  {missing:,} shards are missing and none is queued: submit again to queue them"]
+        way_out = f"`clipfleet resume {self.dataset.root}` queues them"
+        return [f"  {missing:,} shards are missing and none is queued: {way_out}"]
 
     def _refusal_lines(self) -> list[str]:
         refused = [*self.refusals, *self.strays]
         lines = [f"  refused {r.message}: {r.reason}" for r in refused[:_SHOWN_REFUSALS]]
         shards = sum(r.planned for r in refused)
         if shards:
-            lines.append(f"  {shards:,} shards refused: mend the cause and submit again")
+            lines.append(f"  {shards:,} shards refused: mend the cause, then `clipfleet resume`")
         if len(refused) > shards:
             singly = len(refused) - shards
             lines.append(f"  {singly:,} messages of single items refused: queue them again")
@@ -181,8 +189,7 @@ class Progress:
         queue = queue_name(self.dataset.info.tower, settings.queue_prefix)
         try:
             with connect(settings.redis_url) as client:
-                self.waiting = queue_length(client, queue)
-                self.held = held_length(client, queue)
+                self.waiting, self.held = message_counts(client, queue)
                 refusals = Refusals(client, settings.queue_prefix)
                 self.refusals = refusals.of_dataset(self.dataset.root)
                 self.strays = refusals.of_no_dataset()

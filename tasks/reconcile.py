@@ -1,55 +1,200 @@
-"""Reconciling: the queue is a hint, and now and then Redis loses a message with its worker."""
+"""Reconciling: the queue is a hint, and now and then Redis loses a message with its worker.
+
+A thread in every worker's parent looks through the datasets in its output folder for shards
+that were queued, are not done, and are not in Redis; in each interval, one worker of the fleet
+does. What is lost in two looks, a few seconds apart, is queued again.
+"""
 
 from __future__ import annotations
 
 import logging
-import time
+import os
+import threading
+from collections.abc import Iterable
+from typing import Any
 
-from redis.exceptions import RedisError
-
-from clipfleet.jobs import queue_name
+from clipfleet.card import ModelCard
+from clipfleet.errors import ClipfleetError
+from clipfleet.jobs import Shard, queue_name
 from clipfleet.settings import Settings
 from storage.dataset import Dataset
-from tasks.broker import connect, held_length, queue_length, unreachable
-from tasks.submit import queue_missing
+from storage.find_datasets import find_datasets
+from storage.manifest import missing_shards
+from storage.queued import Queued, read_queued
+from tasks.broker import Client, connect, message_counts
+from tasks.lost import fingerprint_of, is_ours, lost_shards
+from tasks.queueing import (
+    all_in_redis,
+    broker_errors,
+    digest,
+    held,
+    publish,
+    queueing_lock,
+)
+from tasks.refusals import Refusals
 
-QUIET_S = 3.0  # an empty queue may be a message between two hands; it is not for so long
+QUIET_S = 3.0  # a message between two hands is in neither; it is not for so long
+MAX_MESSAGES = 10_000  # a longer queue is not looked through: 100 ms
+_JOIN_S = 5.0
 
 log = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Queues the missing shards of a dataset again when Redis has had none for a while."""
+    """Queues lost shards again, from a thread of its own, while it is entered."""
 
-    def __init__(self, dataset: Dataset, settings: Settings) -> None:
-        self._dataset = dataset
+    def __init__(self, settings: Settings, card: ModelCard) -> None:
         self._settings = settings
-        self._queue = queue_name(dataset.info.tower, settings.queue_prefix)
-        self._empty_since_s: float | None = None
+        self._card = card
+        self._output = os.path.realpath(str(settings.output))  # as `dataset_root` has it
+        self._queue = queue_name(card.tower, settings.queue_prefix)
+        self._interval_s = settings.reconcile_interval_s
+        self._settled: dict[str, int] = {}  # dataset → what its plan was when nothing was open
+        self._troubles: dict[str, str] = {}  # told already
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
-    def check(self) -> int:
-        """Return how many shards were queued again; to be called every second or so.
+    def __enter__(self) -> Reconciler:
+        if self._interval_s:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        if self.running:
+            self._thread.join(_JOIN_S)
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._interval_s):
+            self._look_or_tell()
+
+    def _look_or_tell(self) -> None:
+        try:
+            self.look()
+        except ClipfleetError as error:
+            self._tell("", error)
+        except Exception:  # the edge of the thread: its end would go unnoticed
+            log.exception("look for lost shards failed")
+        else:
+            self._troubles.pop("", None)
+
+    def look(self) -> int:
+        """Return how many shards were queued again; 0 if it is another worker's turn.
 
         Raises:
             BrokerError: Redis does not answer.
+            StorageError: The output folder cannot be read.
         """
-        now_s = time.monotonic()
-        try:
-            with connect(self._settings.redis_url) as client:
-                busy = queue_length(client, self._queue) + held_length(client, self._queue)
-        except (RedisError, OSError) as error:
-            raise unreachable(self._settings.redis_url, error) from error
-        if busy:
-            self._empty_since_s = None
+        settings = self._settings
+        with broker_errors(settings), connect(settings.redis_url) as client:
+            return self._look(client) if self._take_turn(client) else 0
+
+    def _take_turn(self, client: Client) -> bool:
+        """Return whether this worker is the one of its fleet to look in this interval."""
+        # A little less, so that a worker that is alone looks each time.
+        expiry_ms = max(1, int(self._interval_s * 900))
+        return bool(client.set(f"{self._queue}.reconciler", 1, nx=True, px=expiry_ms))
+
+    def _look(self, client: Client) -> int:
+        suspects = self._lost(client, self._datasets())
+        if not suspects or self._stopped.wait(min(QUIET_S, self._interval_s)):
             return 0
-        if self._empty_since_s is None:
-            self._empty_since_s = now_s
-        if now_s - self._empty_since_s < QUIET_S:
-            return 0
-        self._empty_since_s = None
-        queued = queue_missing(self._dataset, self._settings)
-        if queued:
-            log.warning(
-                "shards queued again", extra={"dataset": self._dataset.root, "shards": queued}
+        return sum(
+            self._queue_again(client, dataset, queued, {shard.name for shard in shards})
+            for dataset, queued, shards in suspects
+        )
+
+    def _datasets(self) -> list[tuple[Dataset, Queued]]:
+        """Return the datasets of this fleet that may have open shards."""
+        found = find_datasets(self._output)
+        if found.cut:
+            told = "too many files to look through; give the datasets a folder of their own"
+            self._tell(self._output, told)
+        for root in self._settled.keys() - set(found.roots):
+            del self._settled[root]
+        opened = []
+        for root in found.roots:
+            try:
+                fingerprint = fingerprint_of(root)
+                if self._settled.get(root) == fingerprint:
+                    continue
+                ours = self._open(root)
+                if ours is None:
+                    self._settled[root] = fingerprint
+                else:
+                    opened.append(ours)
+            except ClipfleetError as error:  # this dataset's own
+                self._tell(root, error)
+        return opened
+
+    def _open(self, root: str) -> tuple[Dataset, Queued] | None:
+        dataset = Dataset.open(root)
+        queued = read_queued(dataset)
+        if (
+            queued is None
+            or dataset.info.model != self._card.identity
+            or not is_ours(queued, root, queue=self._queue, output=self._output)
+        ):
+            return None
+        return dataset, queued
+
+    def _lost(
+        self, client: Client, datasets: Iterable[tuple[Dataset, Queued]]
+    ) -> list[tuple[Dataset, Queued, list[Shard]]]:
+        """Return the datasets with lost shards, and these."""
+        datasets = list(datasets)
+        if not datasets or sum(message_counts(client, self._queue)) > MAX_MESSAGES:
+            return []
+        refusals = Refusals(client, self._settings.queue_prefix)
+        if refusals.full:  # which are refused cannot be told
+            self._tell(self._queue, "too many refused messages: mend the cause, then resume")
+            return []
+        in_redis = all_in_redis(client, self._queue)  # before the files, see `lost_shards`
+        found = []
+        for dataset, queued in datasets:
+            try:
+                fingerprint = fingerprint_of(dataset.root)
+                open_shards = list(missing_shards(dataset))
+            except ClipfleetError as error:
+                self._tell(dataset.root, error)
+                continue
+            if not open_shards:
+                self._settled[dataset.root] = fingerprint
+            lost = lost_shards(
+                open_shards,
+                queued,
+                in_redis=in_redis.get(digest(queued.dataset), ()),
+                refused=refusals.shards_of(queued.dataset),
             )
-        return queued
+            if lost:
+                found.append((dataset, queued, lost))
+        return found
+
+    def _queue_again(
+        self, client: Client, dataset: Dataset, queued: Queued, suspects: set[str]
+    ) -> int:
+        """Queue the suspects that are still lost, unless somebody queues shards of the dataset."""
+        name = queued.dataset
+        lock = queueing_lock(client, self._queue, name)
+        with held(lock, wait=False) as mine:
+            if not mine:
+                return 0
+            lost = [s for *_, shards in self._lost(client, [(dataset, queued)]) for s in shards]
+            again = [shard for shard in lost if shard.name in suspects]
+            count = sum(1 for _ in publish(again, dataset, name, self._settings, lock))
+        if count:
+            told = {"dataset": dataset.root, "shards": count, "first": again[0].name}
+            log.warning("lost shards queued again", extra=told)
+        return count
+
+    def _tell(self, place: str, trouble: Any) -> None:
+        """Log a trouble once, not at each look."""
+        reason = str(trouble)
+        if self._troubles.get(place) != reason:
+            self._troubles[place] = reason
+            told = {"dataset": place, "reason": reason}
+            log.warning("lost shards cannot be looked for", extra=told)

@@ -45,7 +45,7 @@ class Refusals:
         unique = "" if refusal.planned else f"\n{uuid.uuid4().hex}"
         field = f"{refusal.dataset}\n{refusal.message}{unique}"
         try:
-            if int(self._client.hlen(self._key)) < MAX_REFUSALS:
+            if not self.full:
                 # A path, or JSON, may hold half a surrogate pair.
                 self._client.hset(
                     self._key, field.encode(errors="backslashreplace"), json.dumps(short)
@@ -67,6 +67,16 @@ class Refusals:
         """Return every refusal that is kept, oldest first."""
         found = map(_parse, self._client.hvals(self._key))
         return sorted(found, key=lambda refusal: refusal.time)
+
+    def shards_of(self, dataset: str) -> set[str]:
+        """Return the names of a dataset's refused shards."""
+        named = (refusal.message.partition(" ") for refusal in self.of_dataset(dataset))
+        return {name for kind, _, name in named if kind == "shard"}
+
+    @property
+    def full(self) -> bool:
+        """Whether further ones are not kept."""
+        return int(self._client.hlen(self._key)) >= MAX_REFUSALS
 
     def forget(self, dataset: str) -> None:
         """Drop the refusals of a dataset's shards, which are queued again."""

@@ -5,31 +5,18 @@ A producer loads this module: no engine, no torch.
 
 from __future__ import annotations
 
-import itertools
-import uuid
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from celery import Celery
-from kombu.exceptions import BatchPublishError, OperationalError  # type: ignore[attr-defined]
-from redis.exceptions import RedisError
-
 from clipfleet.card import load_card
-from clipfleet.jobs import EMBED_TASK, EmbedTask, Shard, queue_name
 from clipfleet.settings import Settings
 from storage.dataset import Dataset
-from storage.manifest import complete, missing_shards, unfinished
+from storage.manifest import complete, unfinished
 from storage.plan import plan_items
 from storage.sources import Source
-from tasks.app import make_app
-from tasks.broker import Client, check_broker, connect, held_messages, unreachable, waiting_messages
-from tasks.refusals import Refusals
-
-_BATCH_MESSAGES = 500  # a round trip
-_PUBLISH_ATTEMPTS = 3
+from tasks.broker import check_broker
+from tasks.queueing import queue_missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,80 +72,3 @@ def submit(
         planned_shards=job.shards if job else 0,
         queued_shards=queue_missing(dataset, settings),
     )
-
-
-def queue_missing(dataset: Dataset, settings: Settings) -> int:
-    """Queue the planned shards that are neither done nor in Redis; return how many.
-
-    Raises:
-        BrokerError: Redis does not answer; calling again goes on.
-    """
-    app = make_app(settings)
-    try:
-        with connect(settings.redis_url) as client:
-            Refusals(client, settings.queue_prefix).forget(dataset.root)
-            return _queue_missing(dataset, app, client, settings)
-    except (RedisError, OperationalError, BatchPublishError, OSError) as error:
-        raise unreachable(settings.redis_url, error) from error
-    finally:
-        app.close()
-
-
-def _queue_missing(dataset: Dataset, app: Celery, client: Client, settings: Settings) -> int:
-    queue = queue_name(dataset.info.tower, settings.queue_prefix)
-    sent: set[str] = set()
-    for attempt in range(1, _PUBLISH_ATTEMPTS + 1):
-        there = queued_shards(client, queue, dataset.root)
-        missing = (shard for shard in missing_shards(dataset) if shard.name not in there)
-        try:
-            for shard in _publish(missing, dataset, app, queue):
-                sent.add(shard.name)
-            break
-        except BatchPublishError:  # some of the batch may be there: look again
-            if attempt == _PUBLISH_ATTEMPTS:
-                raise
-    return len(sent)
-
-
-def _publish(
-    missing: Iterable[Shard], dataset: Dataset, app: Celery, queue: str
-) -> Iterator[Shard]:
-    """Queue shards over one connection, in batches, and yield each."""
-    info = dataset.info
-    digest = _digest(dataset.root)
-    with app.producer_or_acquire() as producer, producer.batch(_BATCH_MESSAGES):
-        for shard in missing:
-            task = EmbedTask(dataset=dataset.root, tower=info.tower, model=info.model, shard=shard)
-            app.send_task(
-                EMBED_TASK,
-                kwargs=task.to_json(),
-                queue=queue,
-                producer=producer,
-                task_id=f"{digest}.{shard.name}.{uuid.uuid4().hex[:8]}",
-                argsrepr="",  # Celery would repeat the arguments in the headers
-                kwargsrepr="",
-            )
-            yield shard
-
-
-def queued_shards(client: Client, queue: str, dataset_root: str) -> set[str]:
-    """Return the names of a dataset's shards that wait in Redis or that a worker holds.
-
-    Raises:
-        redis.exceptions.RedisError: Redis does not answer.
-    """
-    digest = _digest(dataset_root)
-    found = set()
-    for raw in itertools.chain(waiting_messages(client, queue), held_messages(client, queue)):
-        try:
-            owner, _, rest = raw["headers"]["id"].partition(".")
-        except (AttributeError, KeyError, TypeError):
-            continue  # another program's message, or garbage
-        if owner == digest:
-            found.add(rest.partition(".")[0])
-    return found
-
-
-def _digest(dataset_root: str) -> str:
-    """Return what begins the message ids of a dataset's shards."""
-    return blake2b(dataset_root.encode(errors="surrogateescape"), digest_size=6).hexdigest()

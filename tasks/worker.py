@@ -24,6 +24,7 @@ from tasks.broker import check_broker, redacted
 from tasks.last_words import Report, end_worker
 from tasks.lease import Lease
 from tasks.logs import set_up_logs
+from tasks.reconcile import Reconciler
 from workers.lifecycle import (
     close_engine_process,
     hand_to_children,
@@ -62,7 +63,8 @@ def run_worker(settings: Settings) -> int:
             "gpus": os.environ.get(VISIBLE_VARIABLE, "all"),
         },
     )
-    worker.start()
+    with Reconciler(settings, card):
+        worker.start()
     report.check()
     log.info("worker stopped", extra={"worker": worker.hostname})
     return STOPPED if _stopping.is_set() else BROKEN

@@ -6,13 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from storage.dataset import Dataset
 from storage.manifest import record_path
 from storage.parts import part_path
-from tasks import reconcile
 from tasks.progress import read_progress
-from tasks.reconcile import Reconciler
-from tests.integration.support import Bench, wait_until
+from tests.integration.support import Bench
 
 pytestmark = pytest.mark.integration
 
@@ -78,22 +75,6 @@ def test_shards_that_are_queued_are_not_queued_twice(bench: Bench) -> None:
     assert bench.in_redis() == (10, 0)
     bench.client.rpop(bench.queue)  # a message that Redis lost with its worker
     assert bench.submit(1_000).queued_shards == 1
-
-
-def test_a_message_that_redis_lost_is_queued_again(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reconcile, "QUIET_S", 0.2)
-    bench.submit(300)
-    reconciler = Reconciler(Dataset.open(bench.dataset_path()), bench.settings)
-    assert reconciler.check() == 0
-    bench.client.rpop(bench.queue)
-    assert reconciler.check() == 0  # the other two are there
-    bench.start_worker()
-    wait_until(lambda: reconciler.check() == 1, timeout_s=20, what="a shard queued again")
-    bench.wait_for_items(300)
-    bench.assert_whole(vectors=300)
-    assert reconciler.check() == 0
 
 
 def test_redis_holds_one_small_message_for_each_shard(bench: Bench) -> None:

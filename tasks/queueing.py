@@ -1,0 +1,191 @@
+"""Queueing: which shards of a dataset are in Redis, and putting there what is not.
+
+One process at a time queues shards of a dataset: a short lock in Redis says so. It is a
+courtesy, not what anything leans on: shards that are queued twice are embedded once more,
+and committed once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import BatchPublishError, OperationalError  # type: ignore[attr-defined]
+from redis.exceptions import LockError, RedisError
+from redis.lock import Lock
+
+from clipfleet.errors import BrokerError
+from clipfleet.jobs import EMBED_TASK, EmbedTask, Shard, queue_name
+from clipfleet.settings import Settings
+from storage.dataset import Dataset
+from storage.jobs import jobs
+from storage.manifest import missing_shards
+from storage.queued import Queued, read_queued, write_queued
+from tasks.app import make_app
+from tasks.broker import Client, connect, held_messages, redacted, unreachable, waiting_messages
+from tasks.refusals import Refusals
+
+LOCK_S = 30  # whoever queues renews it; a killed one's is gone after so long
+
+_BATCH_MESSAGES = 500  # a round trip
+_ATTEMPTS = 3
+
+
+def queue_missing(dataset: Dataset, settings: Settings) -> int:
+    """Queue the planned shards that are neither done nor in Redis; return how many.
+
+    Waits while another process queues shards of this dataset.
+
+    Raises:
+        BrokerError: Redis does not answer, or loses what is queued; calling again goes on.
+    """
+    sent: set[str] = set()
+    with broker_errors(settings), connect(settings.redis_url) as client:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                _queue_missing(dataset, client, settings, sent)
+                break
+            except (BatchPublishError, LockError):  # some may be there, or gone: look again
+                if attempt == _ATTEMPTS:
+                    raise
+    return len(sent)
+
+
+def _queue_missing(dataset: Dataset, client: Client, settings: Settings, sent: set[str]) -> None:
+    queue, name = queue_of(dataset, settings), name_in_messages(dataset)
+    lock = queueing_lock(client, queue, name)
+    with held(lock, wait=True):
+        refusals = Refusals(client, settings.queue_prefix)
+        for root in {name, dataset.root}:
+            refusals.forget(root)
+        planned = jobs(dataset)
+        there = shards_in_redis(client, queue, name)
+        lock.reacquire()
+        missing = (s for s in missing_shards(dataset, planned) if s.name not in there)
+        sent.update(shard.name for shard in publish(missing, dataset, name, settings, lock))
+        if planned:
+            write_queued(dataset, Queued(queue=queue, dataset=name, last_job=planned[-1].id))
+
+
+def queueing_lock(client: Client, queue: str, name: str) -> Lock:
+    """Return the lock of who queues shards of a dataset; `name` is as messages have it."""
+    return Lock(client, f"{queue}.queueing.{digest(name)}", timeout=LOCK_S)
+
+
+def queue_of(dataset: Dataset, settings: Settings) -> str:
+    """Return the queue of a dataset's tower and of this fleet."""
+    return queue_name(dataset.info.tower, settings.queue_prefix)
+
+
+def name_in_messages(dataset: Dataset) -> str:
+    """Return how messages name a dataset: as the first did, if that leads to this place.
+
+    A message's id has a digest of it, so that a dataset under two names would be queued twice.
+    """
+    told = read_queued(dataset)
+    if told is not None and os.path.realpath(told.dataset) == os.path.realpath(dataset.root):
+        return told.dataset
+    return dataset.root
+
+
+def publish(
+    shards: Iterable[Shard], dataset: Dataset, name: str, settings: Settings, lock: Lock
+) -> Iterator[Shard]:
+    """Queue shards over one connection, in batches, renew the lock with each, and yield each.
+
+    Raises:
+        redis.exceptions.LockError: Redis lost its data meanwhile, and what was queued, or this
+            process slept for longer than the lock holds.
+        kombu.exceptions.BatchPublishError, OperationalError: Not all were queued.
+    """
+    queue = queue_of(dataset, settings)
+    app = make_app(settings)
+    try:
+        with app.producer_or_acquire() as producer, producer.batch(_BATCH_MESSAGES):
+            for count, shard in enumerate(shards, start=1):
+                _send(app, producer, dataset, name, shard, queue)
+                yield shard
+                if count % _BATCH_MESSAGES == 0:
+                    lock.reacquire()
+        lock.reacquire()
+    finally:
+        app.close()
+
+
+def _send(
+    app: Celery, producer: Any, dataset: Dataset, name: str, shard: Shard, queue: str
+) -> None:
+    info = dataset.info
+    task = EmbedTask(dataset=name, tower=info.tower, model=info.model, shard=shard)
+    app.send_task(
+        EMBED_TASK,
+        kwargs=task.to_json(),
+        queue=queue,
+        producer=producer,
+        task_id=f"{digest(name)}.{shard.name}.{uuid.uuid4().hex[:8]}",
+        argsrepr="",  # Celery would repeat the arguments in the headers
+        kwargsrepr="",
+    )
+
+
+def shards_in_redis(client: Client, queue: str, name: str) -> set[str]:
+    """Return the names of a dataset's shards that wait in Redis or that a worker holds.
+
+    Raises:
+        redis.exceptions.RedisError: Redis does not answer.
+    """
+    return all_in_redis(client, queue).get(digest(name), set())
+
+
+def all_in_redis(client: Client, queue: str) -> dict[str, set[str]]:
+    """Return the names of the shards that are in Redis, by their dataset's digest.
+
+    Raises:
+        redis.exceptions.RedisError: Redis does not answer.
+    """
+    found: dict[str, set[str]] = {}
+    for raw in itertools.chain(waiting_messages(client, queue), held_messages(client, queue)):
+        try:
+            owner, _, rest = raw["headers"]["id"].partition(".")
+        except (AttributeError, KeyError, TypeError):
+            continue  # another program's message, or garbage
+        if rest:
+            found.setdefault(owner, set()).add(rest.partition(".")[0])
+    return found
+
+
+def digest(name: str) -> str:
+    """Return what begins the message ids of a dataset's shards."""
+    return blake2b(name.encode(errors="surrogateescape"), digest_size=6).hexdigest()
+
+
+@contextmanager
+def held(lock: Lock, *, wait: bool) -> Iterator[bool]:
+    """Hold a lock; without `wait`, only if nobody has it: the value tells."""
+    acquired = lock.acquire(blocking=wait)
+    try:
+        yield acquired
+    finally:
+        if acquired:
+            with suppress(RedisError):  # it goes by itself
+                lock.release()
+
+
+@contextmanager
+def broker_errors(settings: Settings) -> Iterator[None]:
+    """Turn the errors of Redis and of Celery's transport into BrokerError."""
+    try:
+        yield
+    except LockError as error:
+        raise BrokerError(
+            f"Redis at {redacted(settings.redis_url)} lost its data while shards were queued: give "
+            "it an append-only file (appendonly yes), and run again"
+        ) from error
+    except (RedisError, OperationalError, BatchPublishError, OSError) as error:
+        raise unreachable(settings.redis_url, error) from error

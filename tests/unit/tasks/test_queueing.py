@@ -1,0 +1,66 @@
+"""Queueing: what of a dataset is in Redis, and under which name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from storage.dataset import Dataset
+from storage.queued import Queued, write_queued
+from tasks.broker import held_messages, waiting_messages
+from tasks.queueing import all_in_redis, digest, name_in_messages, shards_in_redis
+from tests.unit.tasks.support import fake_dataset
+
+
+class Lists:
+    """The few commands of Redis that looking into a queue uses."""
+
+    def __init__(self, waiting: list[bytes], held: list[bytes]) -> None:
+        self.waiting, self.held = waiting, held
+
+    def lrange(self, name: str, start: int, end: int) -> list[bytes]:
+        return self.waiting[start : end + 1] if name == "q" else []
+
+    def hscan_iter(self, name: str, count: int) -> Any:
+        assert name == "q.unacked"
+        return enumerate(self.held)
+
+
+def test_shards_in_redis_are_found_among_other_messages() -> None:
+    mine = digest("/d")
+    messages = [{"headers": {"id": f"{mine}.00001-{n:07d}.x"}} for n in range(1500)]
+    other = [{"headers": {"id": "some-uuid"}}, {"headers": None}, [1], "text", 5, {}]
+    waiting = [json.dumps(m).encode() for m in (*messages, *other)] + [b"garbage", b"\xff"]
+    held = [
+        json.dumps([{"headers": {"id": f"{mine}.00002-0000001.y"}}, "", "q"]).encode(),
+        b"garbage",
+        b"[]",
+        b"{}",
+    ]
+    client: Any = Lists(waiting, held)
+    found = shards_in_redis(client, "q", "/d")
+    assert len(found) == 1501
+    assert {"00001-0001499", "00002-0000001"} <= found
+    assert shards_in_redis(client, "q", "/other") == set()
+    assert len(list(waiting_messages(client, "q"))) == 1500 + 5
+    assert len(list(held_messages(client, "q"))) == 1
+    assert all_in_redis(client, "q").keys() == {mine}
+
+
+def test_a_dataset_keeps_the_name_that_its_first_messages_gave_it(tmp_path: Path) -> None:
+    dataset = fake_dataset(tmp_path)
+    assert name_in_messages(dataset) == dataset.root
+    link = tmp_path / "link"
+    link.symlink_to(dataset.root)
+    write_queued(dataset, Queued(queue="q", dataset=str(link), last_job="00001"))
+    assert name_in_messages(dataset) == str(link)
+    assert name_in_messages(Dataset.open(str(link))) == str(link)
+
+
+def test_a_copied_dataset_has_its_own_name(tmp_path: Path) -> None:
+    dataset = fake_dataset(tmp_path)
+    write_queued(dataset, Queued(queue="q", dataset=dataset.root, last_job="00001"))
+    copy = tmp_path / "copy"
+    Path(dataset.root).rename(copy)
+    assert name_in_messages(Dataset.open(str(copy))) == str(copy)

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipfleet import __version__, engine_commands
+from clipfleet import __version__, engine_commands, error_commands
 from clipfleet.errors import ClipfleetError, GpuLostError, UsageError
 from clipfleet.models import TOWERS, Tower
 from clipfleet.options import (
@@ -138,6 +138,8 @@ def _parity(card: Any) -> str:
 
 app.command()(engine_commands.build)
 app.command()(engine_commands.adopt)
+app.command()(error_commands.errors)
+app.command()(error_commands.retry)
 
 
 @app.command()

@@ -1,18 +1,84 @@
-"""Failures: the errors tables of a dataset, counted."""
+"""Failures: the rows of a dataset's errors tables that stand, read and counted."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 
-from storage.dataset import ERRORS_FOLDER, Dataset
-from storage.parquet_files import open_parquet, read_row_groups
+from clipfleet.jobs import ERROR_CODES, Item
+from storage.dataset import Dataset
+from storage.parquet_files import PARQUET_ERRORS, open_parquet, parquet_error, read_row_groups
+from storage.parts import Failure, errors_path, errors_schema, value_column
+from storage.records import error_names, part_names
+from storage.retries import Retried, job_of
+
+
+@dataclass(kw_only=True, slots=True)
+class ErrorClass:
+    """How many items ended in a class of error, and the first of them."""
+
+    count: int
+    first: Failure
 
 
 def count_failures(dataset: Dataset) -> Counter[str]:
     """Return how many items ended in each class of error."""
-    counts: Counter[str] = Counter()
-    for name in dataset.fs.list(ERRORS_FOLDER):
-        with dataset.fs.open(f"{ERRORS_FOLDER}/{name}") as file:
-            for rows in read_row_groups(open_parquet(file), ["error"]):
-                counts.update(rows["error"].to_pylist())
-    return counts
+    return Counter({code: found.count for code, found in error_classes(dataset).items()})
+
+
+def error_classes(dataset: Dataset, only: Collection[str] = ()) -> dict[str, ErrorClass]:
+    """Return the classes of error that occur, or those of them in `only`, as `ERROR_CODES` go.
+
+    The first of a class is that of the first table, in the order of names. Memory stays flat.
+
+    Raises:
+        DatasetError: An errors table or a plan is damaged.
+        StorageError: The disk did not answer.
+    """
+    found: dict[str, ErrorClass] = {}
+    with closing(Retried(dataset, part_names(dataset.fs))) as retried:
+        for _, failure in standing_failures(dataset, retried):
+            if only and failure.error not in only:
+                continue
+            if failure.error in found:
+                found[failure.error].count += 1
+            else:
+                found[failure.error] = ErrorClass(count=1, first=failure)
+    order = {code: n for n, code in enumerate(ERROR_CODES)}
+    return dict(sorted(found.items(), key=lambda entry: (order.get(entry[0], len(order)), entry)))
+
+
+def standing_failures(dataset: Dataset, retried: Retried) -> Iterator[tuple[str, Failure]]:
+    """Yield the rows of the errors tables with their part's name, but those in `retried`.
+
+    Raises:
+        DatasetError: An errors table is damaged.
+        StorageError: The disk did not answer.
+    """
+    parts = part_names(dataset.fs)
+    for name in sorted(error_names(dataset.fs) & parts):  # others are of parts moved away
+        for failure in _read_table(dataset, name):
+            if not retried.has(failure.item.id, after=job_of(name)):
+                yield name, failure
+
+
+def _read_table(dataset: Dataset, name: str) -> Iterator[Failure]:
+    """Yield the rows of an errors table, a row group in memory."""
+    column = value_column(dataset.info.tower)
+    path = errors_path(name)
+    try:
+        file = dataset.fs.open(path)
+    except FileNotFoundError:
+        return  # a retry's part has all of them by now
+    with file:
+        try:
+            names = errors_schema(dataset.info.tower).names
+            for rows in read_row_groups(open_parquet(file), names):
+                for row in rows.select(names).to_pylist():
+                    item = Item(id=row.pop("id"), **{column: row.pop(column)})
+                    yield Failure(item=item, **row)
+        except (*PARQUET_ERRORS, KeyError) as error:  # KeyError: a column is missing
+            remedy = "delete its manifest record, and submit again writes both anew"
+            raise parquet_error(error, f"{dataset.root}/{path}", remedy=remedy) from error

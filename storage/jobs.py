@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipfleet.errors import DatasetError, MessageError
@@ -33,6 +34,7 @@ class Job:
     token: str  # of its plan files' names
     files: tuple[int, ...]
     created_at: str  # ISO 8601, UTC
+    retry: bool = False  # its items are planned before, and ended as errors (storage.retries)
 
     def to_json(self) -> str:
         """Return the record's text."""
@@ -104,7 +106,7 @@ class PlanReader:
             MessageError: The job has no such shard.
             DatasetError: The dataset has no such job, or its plan is damaged.
         """
-        job = self._job(shard)
+        job = self.job(shard)
         column = value_column(job.tower)
         ids, values = self.read_rows(job, shard.index)
         return [Item(id=i, **{column: value}) for i, value in zip(ids, values, strict=True)]
@@ -114,7 +116,18 @@ class PlanReader:
 
         Raises:
             DatasetError: A plan file is missing or damaged.
-        StorageError: The disk did not answer.
+            StorageError: The disk did not answer.
+        """
+        table = self.read_table(job, index, ["id", value_column(job.tower)])
+        ids, values = (column.to_pylist() for column in table.columns)
+        return ids, values
+
+    def read_table(self, job: Job, index: int, columns: list[str]) -> pa.Table:
+        """Return columns of the shard with an index, as the plan has them.
+
+        Raises:
+            DatasetError: A plan file is missing or damaged.
+            StorageError: The disk did not answer.
         """
         number = 0
         while index >= job.files[number]:
@@ -122,15 +135,13 @@ class PlanReader:
             number += 1
         path = file_path(job.id, job.token, number)
         try:
-            table = read_row_group(self._open(path), index, ["id", value_column(job.tower)])
+            return read_row_group(self._open(path), index, columns)
         except FileNotFoundError:
             raise DatasetError(
                 f"plan file {self._dataset.root}/{path} is gone: {_RESTORE}"
             ) from None
         except PARQUET_ERRORS as error:
             raise parquet_error(error, f"{self._dataset.root}/{path}", remedy=_RESTORE) from error
-        ids, values = (column.to_pylist() for column in table.columns)
-        return ids, values
 
     def close(self) -> None:
         if self._file is not None:
@@ -143,7 +154,13 @@ class PlanReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _job(self, shard: Shard) -> Job:
+    def job(self, shard: Shard) -> Job:
+        """Return the job of a shard.
+
+        Raises:
+            MessageError: The job has no such shard.
+            DatasetError: The dataset has no such job, or its record is damaged.
+        """
         if shard.job not in self._jobs:
             self._jobs[shard.job] = read_job(self._dataset, shard.job)
         job = self._jobs[shard.job]

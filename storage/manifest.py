@@ -14,11 +14,11 @@ from clipfleet.card import ModelCard
 from clipfleet.errors import DatasetError, DatasetMismatchError
 from clipfleet.jobs import Shard
 from storage.dataset import Dataset, utc_now
+from storage.errors_tables import trim_errors, write_errors
 from storage.jobs import Job, jobs, shards
 from storage.parts import (
     Embedded,
     Footer,
-    errors_bytes,
     errors_path,
     part_bytes,
     part_path,
@@ -33,6 +33,7 @@ from storage.records import (
     record_of,
     record_path,
 )
+from storage.retries import job_of, retry_jobs
 
 __all__ = [
     "Commit",
@@ -155,6 +156,7 @@ class Manifest:
         self._dataset = dataset
         self._prefix = prefix
         self._counts: dict[str, tuple[int, int]] = {}  # name → (vectors, errors)
+        self._retries: set[str] = set()  # ids of jobs
 
     def refresh(self) -> None:
         """Read the records that are new since last time.
@@ -164,6 +166,7 @@ class Manifest:
         """
         names = committed_names(self._dataset)
         committed = {name for name in names if name.startswith(self._prefix)}
+        self._retries = {job.id for job in retry_jobs(self._dataset)}
         for name in self._counts.keys() - committed:
             del self._counts[name]
         for name in committed - self._counts.keys():
@@ -185,17 +188,22 @@ class Manifest:
 
     @property
     def errors(self) -> int:
+        """Errors that shards ended with; those that a retry took up are among them."""
         return sum(errors for _, errors in self._counts.values())
+
+    @property
+    def retried(self) -> int:
+        """Items of retries that are done: so many errors of older shards are superseded."""
+        of_retries = (n for n in self._counts if job_of(n) in self._retries)
+        return sum(sum(self._counts[name]) for name in of_retries)
 
 
 def _finish(dataset: Dataset, name: str, footer: Footer) -> Commit:
     """Write the errors table and then the record of a part; doing it twice changes nothing."""
     _check_footer(dataset, name, footer)
-    if footer.failures:
-        data = errors_bytes(footer.failures, dataset.info.tower)
-        dataset.fs.replace(errors_path(name), data)
-    else:
-        dataset.fs.delete(errors_path(name))  # an earlier part's, which somebody deleted
+    write_errors(dataset, footer)
+    for part in footer.retries:
+        trim_errors(dataset, part)
     record = record_of(footer)
     dataset.fs.replace(record_path(name), record.to_json().encode())
     return record

@@ -41,6 +41,7 @@ _ENGINE_KEY = b"clipfleet.engine_sha256"
 _FAILURES_KEY = b"clipfleet.failures"
 _WORKER_KEY = b"clipfleet.worker"
 _FINISHED_KEY = b"clipfleet.finished_at"
+_RETRIES_KEY = b"clipfleet.retries"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,18 +59,20 @@ class Embedded:
     """What a run of items became: every item is in `items` or in `failures`, in order.
 
     `vectors` is float32 (len(items), D) with L2 norm 1. `sizes` are the images' original
-    (width, height) in pixels, None for texts.
+    (width, height) in pixels, None for texts. `retries` names the parts in which these items
+    ended as failures before, if they did.
     """
 
     items: list[Item]
     vectors: NDArray[np.float32]
     sizes: list[tuple[int, int]] | None
     failures: list[Failure]
+    retries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Footer:
-    """What a part says about itself; `vectors` counts its rows."""
+    """What a part says about itself; `vectors` counts its rows, `retries` is `Embedded`'s."""
 
     shard: str
     model: str  # ModelCard.identity
@@ -78,6 +81,7 @@ class Footer:
     finished_at: str  # ISO 8601, UTC
     vectors: int
     failures: tuple[Failure, ...]
+    retries: tuple[str, ...] = ()
 
 
 def part_path(name: str) -> str:
@@ -152,6 +156,7 @@ def part_bytes(
         _WORKER_KEY: worker,
         _FINISHED_KEY: finished_at,
         _FAILURES_KEY: json.dumps([_failure_fields(f) for f in embedded.failures]),
+        _RETRIES_KEY: json.dumps(embedded.retries),
     }
     return parquet_bytes(_part_table(embedded, info), metadata)
 
@@ -187,6 +192,7 @@ def read_footer(file: BinaryIO, *, path: str) -> Footer:
             finished_at=metadata[_FINISHED_KEY].decode(),
             vectors=parquet.num_rows,
             failures=tuple(failures),
+            retries=tuple(json.loads(metadata.get(_RETRIES_KEY, b"[]"))),  # older parts: none
         )
     except (*PARQUET_ERRORS, KeyError, TypeError, ValueError) as error:
         remedy = way_out(PurePosixPath(path).stem)

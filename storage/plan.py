@@ -8,23 +8,30 @@ of two planners that take the same number one wins, the other deletes its files.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipfleet.errors import DatasetError, SourceError
-from clipfleet.jobs import Item
+from clipfleet.jobs import BAD_ITEM, Item
+from clipfleet.models import Tower
 from storage.dataset import PLAN_FOLDER, Dataset, utc_now
+from storage.failures import standing_failures
 from storage.jobs import Job, PlanReader, file_path, jobs, record_path, shards
 from storage.new_items import new_items
-from storage.parts import value_column
+from storage.parts import errors_schema, item_value, value_column
+from storage.retries import RETRY_MARK, Retried
 from storage.sources import Source
 
-__all__ = ["Job", "PlanReader", "jobs", "plan_items", "shards"]
+__all__ = ["Job", "PlanReader", "jobs", "plan_items", "plan_retry", "shards"]
 
 MAX_JOBS = 99_999  # five digits in file names
 SHARDS_PER_FILE = 1000
 FILE_SIZE_BYTES = 16 << 20  # compressed; what a planner holds in memory
+
+Row = tuple[str | int, ...]  # of a plan file: see `_schema`
 
 
 def plan_items(dataset: Dataset, source: Source, shard_size: int) -> Job | None:
@@ -36,15 +43,61 @@ def plan_items(dataset: Dataset, source: Source, shard_size: int) -> Job | None:
         SourceError: The source cannot be read; nothing is planned.
         DatasetError: Another submit planned meanwhile; nothing is planned, run again.
     """
+    rows = (_row(dataset, item) for item in new_items(dataset, source))
+    return _plan(dataset, rows, source.description, shard_size, retry=False)
+
+
+def plan_retry(dataset: Dataset, only: Collection[str], shard_size: int) -> Job | None:
+    """Plan the items that ended as errors of these classes once more; None if there are none.
+
+    Items that an earlier retry still has in hand are left to it. Bad items are never among
+    them: what was wrong with them was never kept.
+
+    Raises:
+        DatasetError: Another submit or retry planned meanwhile; nothing is planned, run again.
+            Or an errors table is damaged.
+    """
+    told = f"retry of {', '.join(only) or 'all errors'}"
+    return _plan(dataset, _retry_rows(dataset, only), told, shard_size, retry=True)
+
+
+def _row(dataset: Dataset, item: Item) -> Row:
+    tower = dataset.info.tower
+    value = getattr(item, value_column(tower))
+    if value is None:
+        raise SourceError(
+            f"item {item.id!r} has no {value_column(tower)}, which the {tower} tower embeds: "
+            "choose a source of the other kind"
+        )
+    return item.id, value
+
+
+def _retry_rows(dataset: Dataset, only: Collection[str]) -> Iterator[Row]:
+    """Yield what stands in errors tables; whoever then wins the next job's number has it.
+
+    No id's standing row changes but by a job that planned the id: if none came in between,
+    all of these still stand.
+    """
+    with closing(Retried(dataset)) as retried:
+        for part, failure in standing_failures(dataset, retried):
+            if failure.error != BAD_ITEM and (not only or failure.error in only):
+                item = failure.item
+                told = (failure.error, failure.message, failure.attempt, part)
+                yield (item.id, item_value(item), *told)
+
+
+def _plan(
+    dataset: Dataset, rows: Iterable[Row], source: str, shard_size: int, *, retry: bool
+) -> Job | None:
     if shard_size < 1:
         raise DatasetError(f"shard size {shard_size}: a shard has at least one item")
     known = jobs(dataset)
     _delete_leftovers(dataset, known)
-    writer = _PlanWriter(dataset, _next_id(dataset, known), shard_size)
+    writer = _PlanWriter(dataset, _next_id(dataset, known), shard_size, retry=retry)
     try:
-        for item in new_items(dataset, source):
-            writer.add(item)
-        job = writer.finish(source.description)
+        for row in rows:
+            writer.add(row)
+        job = writer.finish(source)
     except BaseException:
         writer.discard()
         raise
@@ -68,24 +121,22 @@ def _next_id(dataset: Dataset, known: list[Job]) -> str:
 class _PlanWriter:
     """Gathers items into shards and shards into plan files."""
 
-    def __init__(self, dataset: Dataset, job_id: str, shard_size: int) -> None:
+    def __init__(self, dataset: Dataset, job_id: str, shard_size: int, *, retry: bool) -> None:
         self._dataset = dataset
         self._job_id = job_id
         self._shard_size = shard_size
-        self._token = uuid.uuid4().hex[:12]
-        self._column = value_column(dataset.info.tower)
-        self._schema = pa.schema(
-            [pa.field(n, pa.string(), nullable=False) for n in ("id", self._column)]
-        )
-        self._shard: list[Item] = []
+        self._retry = retry
+        self._token = (RETRY_MARK if retry else "") + uuid.uuid4().hex[:12]
+        self._schema = _schema(dataset.info.tower, retry=retry)
+        self._shard: list[Row] = []
         self._items = 0
         self._files: list[int] = []  # shards of each finished file
         self._shards_in_file = 0
         self._sink = pa.BufferOutputStream()
         self._parquet: pq.ParquetWriter | None = None
 
-    def add(self, item: Item) -> None:
-        self._shard.append(item)
+    def add(self, row: Row) -> None:
+        self._shard.append(row)
         if len(self._shard) == self._shard_size:
             self._end_shard()
 
@@ -105,6 +156,7 @@ class _PlanWriter:
             token=self._token,
             files=tuple(self._files),
             created_at=utc_now(),
+            retry=self._retry,
         )
 
     def discard(self) -> None:
@@ -112,14 +164,8 @@ class _PlanWriter:
             self._dataset.fs.delete(file_path(self._job_id, self._token, number))
 
     def _end_shard(self) -> None:
-        ids = [item.id for item in self._shard]
-        values = [getattr(item, self._column) for item in self._shard]
-        if None in values:
-            raise SourceError(
-                f"item {ids[values.index(None)]!r} has no {self._column}, which the "
-                f"{self._dataset.info.tower} tower embeds: choose a source of the other kind"
-            )
-        table = pa.table({"id": ids, self._column: values}, schema=self._schema)
+        columns = [list(column) for column in zip(*self._shard, strict=True)]
+        table = pa.table(dict(zip(self._schema.names, columns, strict=True)), schema=self._schema)
         if self._parquet is None:
             self._parquet = pq.ParquetWriter(
                 self._sink,
@@ -128,8 +174,8 @@ class _PlanWriter:
                 use_dictionary=False,
                 write_statistics=False,
             )
-        self._parquet.write_table(table, row_group_size=len(ids))
-        self._items += len(ids)
+        self._parquet.write_table(table, row_group_size=len(self._shard))
+        self._items += len(self._shard)
         self._shards_in_file += 1
         self._shard = []
         if self._shards_in_file == SHARDS_PER_FILE or self._sink.tell() >= FILE_SIZE_BYTES:
@@ -146,6 +192,13 @@ class _PlanWriter:
         self._shards_in_file = 0
         self._sink = pa.BufferOutputStream()
         self._parquet = None
+
+
+def _schema(tower: Tower, *, retry: bool) -> pa.Schema:
+    """Return a plan's columns; a retry's have the failures so far, and the parts they are in."""
+    fields = errors_schema(tower) if retry else list(errors_schema(tower))[:2]
+    part = [pa.field("part", pa.string(), nullable=False)] if retry else []
+    return pa.schema([*fields, *part])
 
 
 def _delete_leftovers(dataset: Dataset, known: list[Job]) -> None:

@@ -27,6 +27,7 @@ from storage.parts import (
     way_out,
 )
 from storage.records import error_names, part_names, read_record, record_names, record_of
+from storage.retries import job_of, planned_retries, superseded
 
 SHOWN = 5  # examples that a problem names
 
@@ -105,8 +106,9 @@ def prove_dataset(dataset: Dataset) -> Proof:
     """Return what is wrong with a dataset, as `prove` does."""
     with closing(tally.Tally()) as ids:
         for job in jobs(dataset):
-            for planned, _ in read_job_rows(dataset, job):
-                ids.plan(planned)
+            if not job.retry:  # its items are planned, or came singly
+                for planned, _ in read_job_rows(dataset, job):
+                    ids.plan(planned)
         return _Prover(dataset, ids).prove()
 
 
@@ -120,6 +122,8 @@ class _Prover:
     def prove(self) -> Proof:
         parts = part_names(self._dataset.fs)
         records = record_names(self._dataset.fs)
+        for job, retried in planned_retries(self._dataset, parts):
+            self._ids.retry(retried, int(job.id))
         for name in sorted(parts):
             self._prove_part(name, finished=name in records)
         for name in sorted(records - parts):
@@ -144,10 +148,10 @@ class _Prover:
         except (DatasetError, FileNotFoundError) as error:
             self._add_part(_DAMAGED, name, told=f" ({error})")
             return
-        self._ids.write(
-            (failure.item.id for failure in footer.failures), arrived=name.startswith(ITEMS_PREFIX)
-        )
-        self._proof.errors += len(footer.failures)
+        failed = [failure.item.id for failure in footer.failures]
+        standing = self._ids.standing(failed, int(job_of(name) or 0))
+        self._ids.write(standing, arrived=name.startswith(ITEMS_PREFIX))
+        self._proof.errors += len(standing)
         if finished:
             self._prove_record(name, footer)
         else:
@@ -189,10 +193,20 @@ class _Prover:
         except DatasetError:
             self._add(_RECORD, name)
         try:
-            if self._read_errors(name) != [(f.item.id, f.error) for f in footer.failures]:
+            if not self._is_table_of(footer, self._read_errors(name)):
                 self._add(_ERRORS, name)
         except DatasetError:
             self._add(_ERRORS, name)
+
+    def _is_table_of(self, footer: Footer, told: list[tuple[str, str]]) -> bool:
+        """Return whether an errors table has a part's failures; superseded ones may be gone."""
+        failed = [(failure.item.id, failure.error) for failure in footer.failures]
+        if told == failed:
+            return True
+        gone = {id_ for id_, _ in failed} - {id_ for id_, _ in told}
+        # By the files, not by the tally: a retry's part may be newer than the list of parts.
+        newer = superseded(self._dataset, gone, after=job_of(footer.shard))
+        return newer == gone and told == [row for row in failed if row[0] not in gone]
 
     def _read_errors(self, name: str) -> list[tuple[str, str]]:
         """Return id and error of each row of an errors table; none if there is no table."""

@@ -25,7 +25,8 @@ class Tally:
                 id TEXT PRIMARY KEY,
                 planned INTEGER, -- times in a plan
                 written INTEGER, -- rows in parts and errors tables
-                arrived INTEGER  -- of these, rows of items that came singly
+                arrived INTEGER, -- of these, rows of items that came singly
+                retried INTEGER  -- the newest job that retried it and has its part, or 0
             ) WITHOUT ROWID;
             BEGIN;
             """
@@ -33,13 +34,27 @@ class Tally:
 
     def plan(self, ids: Iterable[str]) -> None:
         self._database.executemany(
-            "INSERT INTO ids VALUES (?, 1, 0, 0) ON CONFLICT DO UPDATE SET planned = planned + 1",
+            "INSERT INTO ids VALUES (?, 1, 0, 0, 0) ON CONFLICT DO UPDATE "
+            "SET planned = planned + 1",
             ((id_,) for id_ in ids),
         )
 
+    def retry(self, ids: Iterable[str], job: int) -> None:
+        """Note that a part of a retry has ids; jobs come oldest first."""
+        self._database.executemany(
+            "INSERT INTO ids VALUES (?, 0, 0, 0, ?) ON CONFLICT DO UPDATE "
+            "SET retried = excluded.retried",
+            ((id_, job) for id_ in ids),
+        )
+
+    def standing(self, ids: Iterable[str], job: int) -> list[str]:
+        """Return the ids, failures in a part of a job, that no later retry has."""
+        query = "SELECT 1 FROM ids WHERE id = ? AND retried > ?"
+        return [i for i in ids if not self._database.execute(query, (i, job)).fetchone()]
+
     def write(self, ids: Iterable[str], *, arrived: bool) -> None:
         self._database.executemany(
-            "INSERT INTO ids VALUES (?, 0, 1, ?) ON CONFLICT DO UPDATE "
+            "INSERT INTO ids VALUES (?, 0, 1, ?, 0) ON CONFLICT DO UPDATE "
             "SET written = written + 1, arrived = arrived + excluded.arrived",
             ((id_, int(arrived)) for id_ in ids),
         )
@@ -64,6 +79,6 @@ class Tally:
 
 PLANNED = "planned > 0"
 PLANNED_TWICE = "planned > 1"
-MISSING = "planned > 0 AND written = 0"
+MISSING = "(planned > 0 OR retried > 0) AND written = 0"
 DOUBLED = "written > 1"
-UNPLANNED = "planned = 0 AND written > arrived"
+UNPLANNED = "planned = 0 AND retried = 0 AND written > arrived"

@@ -13,7 +13,7 @@ from clipfleet.errors import GpuLostError, MessageError, UsageError
 from clipfleet.jobs import EMBED_TASK, EmbedTask
 from storage.dataset import Dataset, describe
 from storage.manifest import Commit, commit, complete, is_committed
-from storage.plan import PlanReader
+from storage.retries import read_run
 from tasks.last_words import gpu_lost
 from tasks.output import dataset_root
 from tasks.refusals import refuse
@@ -39,9 +39,8 @@ def embed_shard(task: EmbedTask, process: EngineProcess, *, worker: str) -> Comm
     done = complete(dataset, name)  # a worker died between the part and its record
     if done is not None:
         return done
-    with PlanReader(dataset) as plan:
-        items = plan.read(task.shard)
-    embedded = process.embedder.embed(items)
+    run = read_run(dataset, task.shard)
+    embedded = run.finish(process.embedder.embed(run.items))
     return commit(dataset, name, embedded, card=process.card, worker=worker)
 
 

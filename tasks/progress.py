@@ -57,6 +57,8 @@ class Progress:
         self.dataset = dataset
         self.job = job
         self.total = self.shards = 0
+        self._superseded = 0  # errors that retries took up and are done with
+        self._in_retry = 0  # items that ended as errors, and are to be embedded again
         self.waiting: int | None = None
         self.held: int | None = None
         self.refusals: list[Refusal] = []
@@ -79,7 +81,13 @@ class Progress:
         if not self.job:
             self._arrived.refresh()
         arrived = self._arrived.vectors + self._arrived.errors
-        self.total = sum(job.items for job in planned) + arrived
+        if self.job:
+            self.total = self.job.items
+        else:
+            self.total = sum(job.items for job in planned if not job.retry) + arrived
+            self._superseded = self._planned.retried
+            retries = sum(job.items for job in planned if job.retry)
+            self._in_retry = retries - self._superseded
         self.shards = sum(job.shards for job in planned)
         self._ask_redis()
         now_s = time.monotonic()
@@ -97,11 +105,11 @@ class Progress:
 
     @property
     def errors(self) -> int:
-        return self._planned.errors + self._arrived.errors
+        return max(0, self._planned.errors + self._arrived.errors - self._superseded)
 
     @property
     def done(self) -> int:
-        return self.vectors + self.errors
+        return self.vectors + self.errors - self._in_retry
 
     @property
     def shards_done(self) -> int:

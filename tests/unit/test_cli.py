@@ -14,7 +14,7 @@ from clipfleet.display import Snapshot, duration, sentence
 from clipfleet.errors import ClipfleetError
 from workers.engines.fake import write_fake_engine
 
-COMMANDS = ("convert", "embed", "submit", "worker", "status", "verify", "doctor")
+COMMANDS = ("convert", "embed", "submit", "worker", "status", "errors", "retry", "verify", "doctor")
 
 
 def run(*arguments: str) -> Result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,9 +13,10 @@ import pytest
 
 from clipfleet.models import TOWERS, Tower
 from storage.dataset import Dataset
-from storage.manifest import commit
+from storage.manifest import commit, missing_shards
 from storage.parts import errors_schema, part_schema
-from storage.plan import PlanReader, plan_items, shards
+from storage.plan import PlanReader, plan_items, plan_retry, shards
+from storage.retries import read_run
 from storage.sources import ListSource
 from tests.unit.storage.support import DIM, embedded, images, make_card, memory_dataset, texts
 
@@ -62,6 +64,27 @@ def test_the_pages_python_runs(dataset: Dataset, block: str) -> None:
     assert found.get("model", dataset.info.model) == dataset.info.model
     errors = found.get("errors")
     assert errors is None or "empty_file" in str(errors)
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if "errors = " in block])
+def test_the_pages_readers_know_what_a_retry_left_behind(dataset: Dataset, block: str) -> None:
+    if absent := missing_packages(block):
+        pytest.skip(f"{', '.join(absent)} not installed")
+    before = {path: path.read_bytes() for path in Path("errors").iterdir()}
+    assert plan_retry(dataset, (), 10) is not None
+    for shard in missing_shards(dataset):
+        run = read_run(dataset, shard)
+        rows = run.finish(embedded(run.items, failing=("z",)))
+        commit(dataset, shard.name, rows, card=dataset.info.card, worker="w")
+    for path, data in before.items():  # as if a worker stood still and was killed
+        path.write_bytes(data)
+    found: dict[str, object] = {}
+    exec(block, found)  # noqa: S102 - the page is ours
+    errors: Any = found["errors"]
+    assert len(errors) == 1
+    if not isinstance(errors, list):
+        errors = errors["id"].to_list()
+    assert errors in (["z"], [("empty_file", 1)])
 
 
 @pytest.mark.parametrize("tower", TOWERS)

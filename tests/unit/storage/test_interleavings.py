@@ -27,8 +27,9 @@ from storage.manifest import (
     unfinished,
 )
 from storage.parts import Embedded
-from storage.plan import Job, PlanReader, jobs, plan_items
+from storage.plan import Job, jobs, plan_items
 from storage.proof import prove_dataset
+from storage.retries import read_run
 from storage.sources import ListSource
 from tests.unit.storage.support import (
     Crash,
@@ -62,9 +63,8 @@ def work(dataset: Dataset, *, failing: Sequence[str], seed: int, worker: str) ->
         if done is not None:
             told.append(done)
             continue
-        with PlanReader(dataset) as plan:
-            items = plan.read(job_shard)
-        result = embedded(items, failing=failing, seed=seed)
+        run = read_run(dataset, job_shard)
+        result = run.finish(embedded(run.items, failing=failing, seed=seed))
         told.append(commit(dataset, name, result, card=make_card(), worker=worker))
     return told
 

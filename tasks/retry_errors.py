@@ -1,0 +1,64 @@
+"""Retrying: the items of a dataset that ended as errors are planned and queued once more."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from clipfleet.settings import Settings
+from storage.dataset import Dataset
+from storage.manifest import complete, unfinished
+from storage.plan import plan_retry
+from tasks.broker import check_broker
+from tasks.queueing import queue_missing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """What `retry_errors` did; `job` is None if there was nothing to try again.
+
+    `queued_shards` are all that were missing in Redis, also of other jobs.
+    """
+
+    dataset: str
+    job: str | None
+    items: int
+    shards: int
+    queued_shards: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the retry in JSON's types."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Return the retry in words."""
+        planned = (
+            f"{self.items:,} items that ended as errors are tried again in {self.shards:,} shards "
+            f"as job {self.job}"
+            if self.job
+            else "no item to try again: none ended so, or a retry has them in hand"
+        )
+        return [f"{self.dataset}: {planned}; queued {self.queued_shards:,} shards"]
+
+
+def retry_errors(dataset_root: str, only: Collection[str] = (), *, settings: Settings) -> Retry:
+    """Plan the items with an error, of some classes or of all, once more, and queue them.
+
+    Raises:
+        BrokerError: Redis does not answer; nothing is planned, or the plan is not all queued
+            and retrying again goes on.
+        DatasetError: There is no dataset, it is damaged, or another submit planned meanwhile.
+    """
+    dataset = Dataset.open(dataset_root)
+    check_broker(settings.redis_url)
+    for name in unfinished(dataset):  # a worker died between a part and its record
+        complete(dataset, name)
+    job = plan_retry(dataset, only, settings.shard_size)
+    return Retry(
+        dataset=dataset.root,
+        job=job.id if job else None,
+        items=job.items if job else 0,
+        shards=job.shards if job else 0,
+        queued_shards=queue_missing(dataset, settings),
+    )

@@ -1,0 +1,348 @@
+"""Retries: every id stays exactly one vector or one error, whoever is killed, and when."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+
+from clipfleet.errors import DatasetError
+from clipfleet.jobs import BAD_ITEM, EMPTY_FILE, MISSING
+from storage.arrivals import commit_arrivals
+from storage.dataset import Dataset
+from storage.failures import count_failures, error_classes
+from storage.known_ids import KnownIds
+from storage.manifest import Manifest, commit, complete, missing_shards, unfinished
+from storage.plan import jobs, plan_items, plan_retry
+from storage.proof import prove_dataset
+from storage.retries import read_run
+from storage.sources import ListSource
+from tests.unit.storage.support import (
+    Crash,
+    WatchedFilesystem,
+    crashing_after,
+    embedded,
+    files_of,
+    make_card,
+    memory_dataset,
+    texts,
+)
+from tests.unit.storage.test_interleavings import (
+    IDS,
+    crashes,
+    overtaken,
+    planned_dataset,
+    run_interleaved,
+    schedules,
+    work,
+)
+
+FAILED = ("a", "c", "d")  # of two shards: abc, de
+PLANNING = range(12)  # operations of a planner of retries, and a few more
+WORKING = range(50)  # of a worker of the retry below
+
+
+def failed_dataset() -> Dataset:
+    dataset = planned_dataset()
+    work(dataset, failing=FAILED, seed=0, worker="first")
+    return dataset
+
+
+def single_items_dataset() -> Dataset:
+    dataset = memory_dataset()
+    deliver(dataset, failing=FAILED)
+    return dataset
+
+
+def deliver(dataset: Dataset, *, failing: Any = ()) -> None:
+    with contextlib.closing(KnownIds(dataset)) as known:
+        result = embedded(texts(*IDS), failing=failing)
+        commit_arrivals(dataset, known, result, card=make_card(), worker="items")
+
+
+def retry(dataset: Dataset, *, failing: Any = (), size: int = 2, worker: str = "retry") -> None:
+    """What `clipfleet retry` and then a worker do; one shard has failures of two parts."""
+    for name in unfinished(dataset):
+        complete(dataset, name)
+    with contextlib.suppress(DatasetError):  # another retry was first
+        plan_retry(dataset, (), size)
+    work(dataset, failing=failing, seed=9, worker=worker)
+
+
+def errors_rows(dataset: Dataset) -> list[dict[str, Any]]:
+    paths = sorted(path for path in files_of(dataset) if path.startswith("errors/"))
+    tables = [pq.read_table(pa.BufferReader(files_of(dataset)[path])) for path in paths]
+    return [row for table in tables for row in table.to_pylist()]
+
+
+def vectors(dataset: Dataset) -> list[str]:
+    paths = sorted(path for path in files_of(dataset) if path.startswith("parts/"))
+    tables = [pq.read_table(pa.BufferReader(files_of(dataset)[path])) for path in paths]
+    return [row["id"] for table in tables for row in table.to_pylist()]
+
+
+def rows_by_the_readers_rule(dataset: Dataset) -> list[str]:
+    """Ids as the page on the format says to read them: the newest attempt, and no vector."""
+    have = vectors(dataset)
+    newest = {row["id"]: row for row in sorted(errors_rows(dataset), key=lambda r: r["attempt"])}
+    return sorted([*have, *(newest.keys() - set(have))])
+
+
+def assert_once(dataset: Dataset) -> None:
+    """Every id exactly once, though a part may be unfinished at this moment."""
+    proof = prove_dataset(dataset)
+    assert (proof.missing, proof.doubled, proof.unplanned) == (0, 0, 0)
+    assert proof.vectors + proof.errors == len(IDS)
+    assert all("unfinished" in problem for problem in proof.problems), proof.problems
+    assert rows_by_the_readers_rule(dataset) == list(IDS)
+
+
+def assert_whole(dataset: Dataset, *, errors: int) -> None:
+    """Whole, and so to readers that know nothing of retries."""
+    proof = prove_dataset(dataset)
+    assert proof.problems == []
+    assert (proof.vectors, proof.errors) == (len(IDS) - errors, errors)
+    assert sorted(vectors(dataset) + [row["id"] for row in errors_rows(dataset)]) == list(IDS)
+
+
+MAKERS = pytest.mark.parametrize("make", [failed_dataset, single_items_dataset])
+
+
+@MAKERS
+def test_what_is_mended_moves_from_errors_to_parts(make: Callable[[], Dataset]) -> None:
+    dataset = make()
+    job = plan_retry(dataset, (), 2)
+    assert job is not None
+    assert (job.items, job.shards, job.retry) == (3, 2, True)
+    assert_once(dataset)
+    work(dataset, failing=("c",), seed=1, worker="w")
+
+    assert_whole(dataset, errors=1)
+    (row,) = errors_rows(dataset)
+    assert (row["id"], row["attempt"]) == ("c", 2)
+    assert count_failures(dataset) == {EMPTY_FILE: 1}
+    retry(dataset, failing=("c",))
+    assert [row["attempt"] for row in errors_rows(dataset)] == [3]
+    retry(dataset)
+    assert_whole(dataset, errors=0)
+    assert plan_retry(dataset, (), 2) is None
+
+
+@MAKERS
+def test_after_a_retry_every_id_is_known(make: Callable[[], Dataset]) -> None:
+    dataset = make()
+    retry(dataset, failing=("c",))
+    before = dict(files_of(dataset))
+    assert plan_items(dataset, ListSource(texts(*IDS)), 3) is None
+    deliver(dataset)
+    assert files_of(dataset) == before
+
+
+def test_only_the_classes_that_are_named_are_tried_again() -> None:
+    dataset = planned_dataset()
+    classes = {"a": MISSING, "b": EMPTY_FILE, "c": BAD_ITEM}
+    for shard in list(missing_shards(dataset)):
+        result = embedded(read_run(dataset, shard).items, failing=classes)
+        failures = [replace(f, error=classes[f.item.id]) for f in result.failures]
+        result = replace(result, failures=failures)
+        commit(dataset, shard.name, result, card=make_card(), worker="w")
+
+    found = error_classes(dataset)
+    assert [(code, each.count, each.first.item.id) for code, each in found.items()] == [
+        (EMPTY_FILE, 1, "b"),
+        (MISSING, 1, "a"),
+        (BAD_ITEM, 1, "c"),
+    ]
+    assert list(error_classes(dataset, (MISSING,))) == [MISSING]
+    job = plan_retry(dataset, (MISSING,), 10)
+    assert job is not None
+    assert job.items == 1
+    work(dataset, failing=(), seed=0, worker="w")
+    assert_whole(dataset, errors=2)
+    rest = plan_retry(dataset, (), 10)
+    assert rest is not None
+    assert rest.items == 1  # a bad item has nothing to embed
+
+
+def test_what_a_retry_has_in_hand_is_not_planned_again() -> None:
+    dataset = failed_dataset()
+    assert plan_retry(dataset, (), 2) is not None
+    assert plan_retry(dataset, (), 2) is None
+    manifest = Manifest(dataset)
+    work(dataset, failing=("a",), seed=0, worker="w")
+    manifest.refresh()
+    assert (manifest.vectors, manifest.errors - manifest.retried) == (4, 1)
+
+
+@MAKERS
+@pytest.mark.parametrize("operations", PLANNING)
+def test_a_planner_of_retries_that_is_killed_anywhere_changes_no_row(
+    make: Callable[[], Dataset], operations: int
+) -> None:
+    dataset = make()
+    with contextlib.suppress(Crash):
+        plan_retry(crashing_after(dataset, operations), (), 2)
+    assert_once(dataset)
+    retry(dataset, failing=("d",))
+    assert_whole(dataset, errors=1)
+
+
+@MAKERS
+def test_at_every_moment_of_a_retry_every_id_is_there_once(make: Callable[[], Dataset]) -> None:
+    dataset = make()
+    moments = 0
+
+    def look() -> None:
+        nonlocal moments
+        moments += 1
+        assert_once(dataset)
+
+    watched = replace(dataset, fs=WatchedFilesystem(dataset.fs, look))
+    retry(watched, failing=("d",))
+    assert moments > 40
+    assert_whole(dataset, errors=1)
+
+
+@MAKERS
+@pytest.mark.parametrize("operations", WORKING)
+def test_a_worker_of_a_retry_that_is_killed_anywhere_leaves_every_id_once(
+    make: Callable[[], Dataset], operations: int
+) -> None:
+    dataset = make()
+    plan_retry(dataset, (), 2)
+    with contextlib.suppress(Crash):
+        work(crashing_after(dataset, operations), failing=("a",), seed=1, worker="killed")
+    assert_once(dataset)
+    work(dataset, failing=("d",), seed=2, worker="next")  # what the first committed stands
+    assert_once(dataset)
+    proof = prove_dataset(dataset)
+    assert_whole(dataset, errors=proof.errors)
+
+
+@settings(max_examples=30, deadline=None)
+@given(schedule=schedules, first=crashes, second=crashes)
+def test_two_workers_of_a_retry_leave_every_id_once(
+    schedule: list[int], first: int | None, second: int | None
+) -> None:
+    dataset = failed_dataset()
+    plan_retry(dataset, (), 1)  # two shards of it trim the same table
+
+    def writer(own: Dataset, number: int) -> None:
+        work(own, failing=("a", "d") if number else ("c",), seed=number, worker=f"w{number}")
+
+    run_interleaved(dataset, schedule, [first, second], writer)
+    assert_once(dataset)
+    work(dataset, failing=(), seed=2, worker="later")
+    assert_once(dataset)
+    assert prove_dataset(dataset).problems == []
+
+
+@settings(max_examples=30, deadline=None)
+@given(schedule=schedules)
+def test_two_workers_of_a_retry_that_live_leave_no_row_behind(schedule: list[int]) -> None:
+    dataset = failed_dataset()
+    plan_retry(dataset, (), 1)
+
+    def writer(own: Dataset, number: int) -> None:
+        work(own, failing=("a",), seed=number, worker=f"w{number}")
+
+    run_interleaved(dataset, schedule, [None, None], writer)
+    assert_whole(dataset, errors=1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(schedule=schedules, first=crashes, second=crashes)
+def test_two_retries_at_once_leave_every_id_once(
+    schedule: list[int], first: int | None, second: int | None
+) -> None:
+    dataset = failed_dataset()
+
+    def both(own: Dataset, number: int) -> None:
+        retry(own, failing=("a",) if number else ("c",), worker=f"w{number}")
+
+    run_interleaved(dataset, schedule, [first, second], both)
+    assert_once(dataset)
+    retry(dataset)
+    retry(dataset)
+    assert prove_dataset(dataset).problems == []
+    assert rows_by_the_readers_rule(dataset) == sorted(vectors(dataset)) == list(IDS)
+
+
+@pytest.mark.parametrize("after", range(14))
+def test_a_first_writer_that_a_whole_retry_overtakes_spoils_nothing(after: int) -> None:
+    for crash_after in range(after, 24, 2):
+        dataset = planned_dataset()
+
+        def overtake(dataset: Dataset = dataset) -> None:
+            work(dataset, failing=FAILED, seed=1, worker="fast")
+            retry(dataset, failing=("c",))
+
+        slow = overtaken(dataset, after=after, overtake=overtake, crash_after=crash_after)
+        with contextlib.suppress(Crash):
+            work(slow, failing=("b",), seed=0, worker="slow")
+        work(dataset, failing=("c",), seed=2, worker="later")
+        retry(dataset, failing=("c",))
+        assert_once(dataset)
+        assert prove_dataset(dataset).problems == []
+
+
+@pytest.mark.parametrize("part", ["00001-0000000", "00002-0000000", "00003-0000000"])
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_part_that_was_deleted_comes_back_without_what_a_retry_took(
+    part: str, finished: bool
+) -> None:
+    dataset = failed_dataset()
+    retry(dataset, failing=("a", "d"))
+    retry(dataset, failing=("d",))
+    if not finished:
+        plan_retry(dataset, (), 2)
+    dataset.fs.delete(f"parts/{part}.parquet")
+    work(dataset, failing=("e",), seed=3, worker="w")
+    assert_once(dataset)
+    retry(dataset)
+    assert_whole(dataset, errors=0)
+    assert sorted(vectors(dataset)) == list(IDS)
+
+
+def test_a_row_that_a_retry_lost_is_missed() -> None:
+    dataset = single_items_dataset()
+    retry(dataset, size=3)
+    (job,) = jobs(dataset)
+    dataset.fs.delete(f"parts/{job.id}-0000000.parquet")
+    commit(dataset, f"{job.id}-0000000", embedded(texts("a", "c")), card=make_card(), worker="w")
+    proof = prove_dataset(dataset)
+    assert proof.missing == 1
+    assert "'d'" in "\n".join(proof.problems)
+
+
+def test_a_row_that_no_newer_part_has_must_stand_in_its_errors_table() -> None:
+    dataset = failed_dataset()
+    plan_retry(dataset, (), 3)
+    dataset.fs.delete("errors/00001-0000000.parquet")
+    assert "errors tables differ" in "\n".join(prove_dataset(dataset).problems)
+
+
+def test_a_retry_that_comes_second_to_another_plan_plans_nothing() -> None:
+    dataset = failed_dataset()
+    slow = overtaken(
+        dataset,
+        after=5,
+        overtake=lambda: plan_items(dataset, ListSource(texts("new")), 1),
+        crash_after=-1,
+    )
+    with pytest.raises(DatasetError, match="meanwhile, nothing was planned"):
+        plan_retry(slow, (), 3)
+    assert plan_retry(dataset, (), 3) is not None
+
+
+def test_errors_tables_of_parts_that_were_moved_away_are_nobodys() -> None:
+    dataset = single_items_dataset()
+    dataset.fs.delete("parts/items-0000000001.parquet")
+    assert error_classes(dataset) == {}
+    assert plan_retry(dataset, (), 3) is None

@@ -256,6 +256,12 @@ def worker(
             help="Datasets inside this folder are written, no others.", show_default=False
         ),
     ],
+    input_root: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Images below this folder are read, no others; may be repeated.",
+        ),
+    ] = None,
     gpus: Gpus = None,
     build_if_missing: Annotated[
         bool,
@@ -289,6 +295,7 @@ def worker(
         tower=tower,
         model=str(model.resolve()),
         output=str(output.resolve()),
+        input_roots=[str(root.absolute()) for root in input_root] if input_root else None,
         **_engine_settings(provider, contexts, allow_unverified),
     )
     if gpus:

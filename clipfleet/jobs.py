@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from clipfleet.errors import MessageError
@@ -19,6 +19,7 @@ EMBED_ITEMS_TASK = "clipfleet.embed_items"  # items that an ETL system queues by
 EMPTY_FILE = "empty_file"
 MISSING = "missing"
 NOT_A_FILE = "not_a_file"
+NOT_ALLOWED = "not_allowed"  # its file is below none of the worker's input roots
 PERMISSION_DENIED = "permission_denied"
 READ_FAILED = "read_failed"
 UNSUPPORTED_FORMAT = "unsupported_format"
@@ -32,6 +33,7 @@ ERROR_CODES = (
     EMPTY_FILE,
     MISSING,
     NOT_A_FILE,
+    NOT_ALLOWED,
     PERMISSION_DENIED,
     READ_FAILED,
     UNSUPPORTED_FORMAT,
@@ -44,6 +46,13 @@ ERROR_CODES = (
 )
 
 MAX_ID_LENGTH = 4096  # characters: the longest path that Linux opens
+
+# What a message may hold; more is refused, whoever sent it.
+MAX_DATASET_LENGTH = 4096  # characters
+MAX_SHARD_INDEX = 2**31 - 1
+MAX_MESSAGE_ITEMS = 10_000  # that are queued by themselves
+MAX_URI_LENGTH = 3 * 4096 + 16  # characters: the longest path, every byte of it escaped
+MAX_TEXT_LENGTH = 100_000  # characters: a model reads the first hundred or so
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -77,7 +86,7 @@ class Shard:
     """A run of a job's planned items that one task embeds: row group `index` of its plan."""
 
     job: str = Field(pattern=r"^[0-9]{5}$")
-    index: NonNegativeInt
+    index: int = Field(ge=0, le=MAX_SHARD_INDEX)
     size: PositiveInt  # items
 
     @property
@@ -90,7 +99,7 @@ class Shard:
 class EmbedTask:
     """The message of one shard: a reference into the dataset's plan, never items or pixels."""
 
-    dataset: str  # path or URL of the dataset
+    dataset: str = Field(max_length=MAX_DATASET_LENGTH)  # path or URL of the dataset
     tower: Tower
     model: str  # ModelCard.identity
     shard: Shard
@@ -109,7 +118,8 @@ class EmbedTask:
         """
         try:
             return _EMBED_TASK.validate_json(json.dumps(message))
-        except (ValidationError, TypeError) as error:
+        # RecursionError, ValueError: JSON that Python reads and does not write again.
+        except (ValidationError, TypeError, ValueError, RecursionError) as error:
             raise MessageError(f"not an {EMBED_TASK} message: {problems(error)}") from error
 
 

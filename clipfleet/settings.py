@@ -9,11 +9,19 @@ from __future__ import annotations
 
 import difflib
 import os
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -26,6 +34,7 @@ PREFIX = "CLIPFLEET_"
 CONFIG_VARIABLE = "CLIPFLEET_CONFIG"
 ENGINE_REPORT_VARIABLE = "CLIPFLEET_ENGINE_REPORT"  # between a worker and its child
 DEFAULT_CONFIG = "clipfleet.toml"
+ROOT_SEPARATOR = ":"  # between folders in an environment variable, as in PATH
 
 
 class Settings(BaseSettings):
@@ -63,6 +72,10 @@ class Settings(BaseSettings):
     max_image_pixels: PositiveInt = 178_956_970  # Pillow's own limit against bombs
     max_image_bytes: PositiveInt = 256 << 20
 
+    # Workers read images below these folders only (absolute paths; in the environment with ':'
+    # between them), once `..` and symbolic links are resolved. None: wherever this user may.
+    input_roots: Annotated[tuple[str, ...], NoDecode] = ()
+
     # Items that arrive singly are written as one part when this many are there, or when
     # the first has waited this long.
     window_items: PositiveInt = 1024
@@ -80,6 +93,23 @@ class Settings(BaseSettings):
     model: str | None = None
     output: str | None = None
     tower: Literal["img", "txt"] | None = None
+
+    @field_validator("input_roots", mode="before")
+    @classmethod
+    def _split_roots(cls, given: Any) -> Any:
+        return tuple(given.split(ROOT_SEPARATOR)) if isinstance(given, str) else given
+
+    @field_validator("input_roots")
+    @classmethod
+    def _check_roots(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
+        for root in roots:
+            # An empty one is a variable that somebody forgot to set: no limit is not what is meant.
+            if not os.path.isabs(root) or ROOT_SEPARATOR in root:
+                raise ValueError(
+                    f"{root!r} is no absolute path without '{ROOT_SEPARATOR}': name folders as "
+                    "/data, and leave the setting out for no limit"
+                )
+        return roots
 
     @classmethod
     def settings_customise_sources(

@@ -8,7 +8,7 @@ _SHOWN_CHARACTERS = 80
 _SHOWN_PROBLEMS = 5
 
 
-def problems(error: ValidationError | ValueError | TypeError) -> str:
+def problems(error: Exception) -> str:
     """Return what is wrong, field by field; of other errors than pydantic's, their text."""
     if not isinstance(error, ValidationError):
         return str(error)
@@ -23,5 +23,13 @@ def problems(error: ValidationError | ValueError | TypeError) -> str:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+    return shortened(value, _SHOWN_CHARACTERS)
+
+
+def shortened(value: object, characters: int) -> str:
+    """Return a value as a message shows it, whatever its size or depth."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # too deep; an integer too long to print
+        text = f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= characters else f"{text[:characters]}…"

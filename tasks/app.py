@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
+from urllib.parse import urlsplit
 
 from celery import Celery
 from kombu import Exchange, Queue
@@ -27,6 +29,7 @@ def make_app(settings: Settings) -> Celery:
     app = Celery("clipfleet", set_as_current=False)
     app.conf.update(
         broker_url=settings.redis_url,
+        **_tls(settings.redis_url),
         broker_transport_options=_transport_options(settings),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # a worker outlives any outage of Redis
@@ -79,6 +82,16 @@ _ONE_SPAWNED_CHILD: dict[str, Any] = {
     "worker_hijack_root_logger": False,
     "worker_redirect_stdouts": False,
 }
+
+
+def _tls(url: str) -> dict[str, Any]:
+    """Have the server's certificate checked: kombu does so only where it is told to.
+
+    What the URL says (ssl_cert_reqs, ssl_ca_certs, …) goes before.
+    """
+    if urlsplit(url).scheme != "rediss":
+        return {}  # told so, kombu would speak TLS to any server
+    return {"broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED}}
 
 
 def _queue(name: str) -> Queue:

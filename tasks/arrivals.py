@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipfleet.errors import MessageError
-from clipfleet.jobs import Item
+from clipfleet.jobs import MAX_TEXT_LENGTH, MAX_URI_LENGTH, Item
 from clipfleet.models import Tower
+from clipfleet.validation import shortened
 
 _SHOWN_LENGTH = 200  # characters of a wrong item in its message
+_LIMITS: dict[Tower, int] = {"img": MAX_URI_LENGTH, "txt": MAX_TEXT_LENGTH}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,13 +30,16 @@ def read_arrival(raw: Any, tower: Tower) -> Arrival:
     """
     field = "uri" if tower == "img" else "text"
     expected = f'expected {{"id": …, "{field}": …}}, both strings'
-    fault = f"{expected}, not {_short(raw)}"
+    fault = f"{expected}, not {shortened(raw, _SHOWN_LENGTH)}"
     try:
         blank = _checked(Item(id=raw["id"], **{field: ""}))
     except (LookupError, TypeError, ValueError) as error:
         raise MessageError(f"an item has no usable id: {fault}") from error
     if raw.keys() != {"id", field}:
         return Arrival(item=blank, fault=fault)
+    if isinstance(raw[field], str) and len(raw[field]) > _LIMITS[tower]:
+        length = f"{field} has {len(raw[field])} characters"
+        return Arrival(item=blank, fault=f"{length}: at most {_LIMITS[tower]} are taken")
     try:
         return Arrival(item=_checked(Item(**raw)))
     except ValueError:
@@ -50,8 +55,3 @@ def _checked(item: Item) -> Item:
     for value in (item.id, item.uri or "", item.text or ""):
         value.encode()
     return item
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]}…"

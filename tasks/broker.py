@@ -18,7 +18,7 @@ CONNECT_TIMEOUT_S = 5.0
 HIDDEN = "**"
 
 _SCHEMES = ("redis", "rediss", "redis+socket")
-_SECRET_PARAMETERS = {"password"}
+_SECRET_PARAMETERS = {"password", "ssl_password"}
 # Celery keeps a list for each of these priorities; 0 has the queue's own name.
 _PRIORITY_SEPARATOR = "\x06\x16"
 _PRIORITIES = (3, 6, 9)
@@ -28,6 +28,8 @@ _SCAN_MESSAGES = 1000  # a round trip
 def redacted(url: str) -> str:
     """Return a URL with its passwords replaced by `**`, fit for messages and logs."""
     scheme, _, rest = url.partition("://")
+    if _has_odd_password(url):
+        return f"{scheme}://{HIDDEN}@{rest.rpartition('@')[2]}"
     place, _, query = rest.partition("?")
     user, at, host = place.rpartition("@")
     if at:
@@ -40,9 +42,16 @@ def secrets_of(url: str) -> list[str]:
     """Return what must never be logged of a URL: its passwords, as written and as meant."""
     parts = urlsplit(url)
     found = [v for k, v in parse_qsl(parts.query) if k in _SECRET_PARAMETERS]
-    user, at, _ = parts.netloc.rpartition("@")
+    place = url.partition("://")[2] if _has_odd_password(url) else parts.netloc
+    user, at, _ = place.rpartition("@")
     written = user.partition(":")[2] if at else ""
     return [secret for secret in {written, unquote(written), *found} if secret]
+
+
+def _has_odd_password(url: str) -> bool:
+    """Return whether a password seems to hold a character that ends a URL's server: /, ? or #."""
+    rest = url.partition("://")[2]
+    return "@" in rest and "@" not in urlsplit(url).netloc
 
 
 def connect(url: str) -> Client:
@@ -63,6 +72,11 @@ def connect(url: str) -> Client:
             return redis.Redis.from_url(_unix_url(url), socket_timeout=30.0)
         return redis.Redis.from_url(url, **timeouts)
     except ValueError as error:
+        if _has_odd_password(url):  # the error would show a piece of it
+            raise SettingsError(
+                f"redis_url {redacted(url)!r}: in a password, write / as %2F, ? as %3F, # as %23 "
+                "and @ as %40"
+            ) from None
         raise SettingsError(f"redis_url {redacted(url)!r}: {error}") from error
 
 

@@ -10,7 +10,7 @@ from celery import Task, shared_task
 
 from clipfleet.card import ModelCard
 from clipfleet.errors import GpuLostError, MessageError, UsageError
-from clipfleet.jobs import EMBED_TASK, EmbedTask
+from clipfleet.jobs import EMBED_TASK, MAX_DATASET_LENGTH, EmbedTask, Shard
 from storage.dataset import Dataset, describe
 from storage.manifest import Commit, commit, complete, is_committed
 from storage.retries import read_run
@@ -19,6 +19,8 @@ from tasks.output import dataset_root
 from tasks.refusals import refuse
 from tasks.retry import may_retry, reason_of, retry_later
 from workers.lifecycle import EngineProcess, engine_process
+
+_SHOWN_LENGTH = 100  # characters of a message's id
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +56,8 @@ def _check_model(task: EmbedTask, dataset: Dataset, card: ModelCard) -> None:
 
 
 @shared_task(name=EMBED_TASK, bind=True)
-def embed(self: Task[..., None], *args: Any, **message: Any) -> None:
-    """Run a message: embed its shard, or put it off, or refuse it."""
+def embed(self: Task[..., None], /, *args: Any, **message: Any) -> None:
+    """Run a message, whatever it holds: embed its shard, or put it off, or refuse it."""
     process = engine_process()
     started_s = time.monotonic()
     try:
@@ -95,8 +97,9 @@ def _log_done(task: EmbedTask, done: Commit | None, seconds: float) -> None:
 def _names(task: Any, message: dict[str, Any]) -> tuple[str, str]:
     """Return what a message is called in a refusal, and its dataset, whatever it holds."""
     try:
-        shard = message["shard"]
-        name = f"shard {shard['job']}-{shard['index']:07d}"
+        name = f"shard {Shard(**message['shard']).name}"
     except (LookupError, TypeError, ValueError):
-        name = f"message {task.request.id}"
-    return name, str(message.get("dataset", ""))
+        name = f"message {str(task.request.id)[:_SHOWN_LENGTH]}"
+    dataset = message.get("dataset")
+    usable = isinstance(dataset, str) and len(dataset) <= MAX_DATASET_LENGTH
+    return name, str(dataset) if usable else ""

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePath
 
 from clipfleet.errors import MessageError, UsageError
+from clipfleet.jobs import MAX_DATASET_LENGTH
+from storage.dataset import FOLDERS, INFO_PATH
 from storage.filesystem import local_path
+
+_SHOWN_LENGTH = 100  # characters
+_NAME_BYTES = 255  # of one file or folder, on Linux
+_PATH_BYTES = 4096 - 256  # with room for the files in it
 
 
 def dataset_root(output: str, dataset: str) -> str:
@@ -14,8 +21,14 @@ def dataset_root(output: str, dataset: str) -> str:
     A relative path is one inside `output`.
 
     Raises:
-        MessageError: It is no local path, has `..` in it, or leads out of `output`.
+        MessageError: It is no local path, is too long, has `..` in it, leads out of `output`, or
+            lies inside another dataset.
     """
+    if len(dataset) > MAX_DATASET_LENGTH:
+        raise MessageError(
+            f"dataset {dataset[:_SHOWN_LENGTH]!r}… is named by {len(dataset)} characters: at most "
+            f"{MAX_DATASET_LENGTH} are taken"
+        )
     if ".." in PurePath(dataset).parts:
         raise MessageError(f"dataset {dataset!r} has '..' in it: name it without")
     try:
@@ -29,4 +42,36 @@ def dataset_root(output: str, dataset: str) -> str:
             f"dataset {dataset!r} is not inside this worker's output folder {output}: start a "
             "worker with an --output that contains it"
         )
+    _check_place(root, allowed)
+    _check_folders(root, allowed)
     return str(root)
+
+
+def _check_place(root: Path, allowed: Path) -> None:
+    """Refuse a dataset that cannot be there, or inside another, whose files it would mix with."""
+    names = [len(os.fsencode(part)) for part in root.parts]
+    if max(names) > _NAME_BYTES or sum(names) + len(names) > _PATH_BYTES:
+        raise MessageError(
+            f"dataset {str(root)[:_SHOWN_LENGTH]!r}… has a name in it of more than {_NAME_BYTES} "
+            f"bytes, or more than {_PATH_BYTES} in all, which Linux does not open"
+        )
+    for folder in (root, *root.parents):
+        if not folder.is_relative_to(allowed):
+            return
+        if folder.exists() and not folder.is_dir():
+            raise MessageError(f"dataset {root} is no folder: {folder} is a file")
+        if folder != root and (folder / INFO_PATH).exists():
+            raise MessageError(
+                f"dataset {root} lies inside the dataset {folder}: name that, or a folder beside it"
+            )
+
+
+def _check_folders(root: Path, allowed: Path) -> None:
+    """Refuse a dataset whose own folders lead elsewhere: a link may have been put there."""
+    for name in FOLDERS:
+        folder = Path(os.path.realpath(root / name))  # of a loop it returns what it is
+        if not folder.is_relative_to(allowed):
+            raise MessageError(
+                f"{name}/ of dataset {root} is a symbolic link out of this worker's output folder "
+                f"{allowed}: put the folder itself there"
+            )

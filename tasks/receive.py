@@ -18,12 +18,15 @@ from celery.worker.request import Request
 from celery.worker.state import task_reserved
 
 from clipfleet.errors import MessageError
-from clipfleet.jobs import EMBED_ITEMS_TASK
+from clipfleet.jobs import EMBED_ITEMS_TASK, MAX_MESSAGE_ITEMS
 from clipfleet.settings import Settings, load_settings
+from clipfleet.validation import shortened
 from tasks.gather import Batch, Delivery, Gatherer
 from tasks.messages import Handler, arguments_of
 from tasks.refusals import refuse
 from tasks.retry import NotNow, reason_of
+
+_SHOWN_LENGTH = 200  # characters of a wrong message in its refusal
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +78,14 @@ def parse_delivery(message: Any, ack: Callable[[], None]) -> Delivery:
     dataset = kwargs.get("dataset")
     if len(args) != 1 or not isinstance(args[0], list) or not args[0]:
         raise MessageError(f"{EMBED_ITEMS_TASK} takes one argument, a list of items")
+    if len(args[0]) > MAX_MESSAGE_ITEMS:
+        raise MessageError(
+            f"a message of {len(args[0])} items: {EMBED_ITEMS_TASK} takes at most "
+            f"{MAX_MESSAGE_ITEMS}, send more messages"
+        )
     if kwargs.keys() - {"dataset"} or not isinstance(dataset, str | None):
-        raise MessageError(f"{EMBED_ITEMS_TASK} takes one keyword, dataset=PATH, not {kwargs}")
+        found = shortened(kwargs, _SHOWN_LENGTH)
+        raise MessageError(f"{EMBED_ITEMS_TASK} takes one keyword, dataset=PATH, not {found}")
     return Delivery(dataset=dataset, items=args[0], ack=ack)
 
 
@@ -93,7 +102,8 @@ def _receive(gatherer: Gatherer, consumer: Any, settings: Settings, message: Any
 
 def _drop(settings: Settings, message: Any, error: MessageError) -> None:
     id_ = (message.headers or {}).get("id", "without an id")
-    refuse(settings, f"message {id_}", "", reason=reason_of(error), planned=False)
+    named = f"message {shortened(id_, _SHOWN_LENGTH)}"
+    refuse(settings, named, "", reason=reason_of(error), planned=False)
 
 
 class BatchRequest(Request):

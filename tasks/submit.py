@@ -16,6 +16,7 @@ from storage.manifest import complete, unfinished
 from storage.plan import plan_items
 from storage.sources import Source
 from tasks.broker import check_broker
+from tasks.exposure import warn_of_exposure
 from tasks.queueing import queue_missing
 
 
@@ -61,6 +62,7 @@ def submit(
     """
     card, _ = load_card(model)
     check_broker(settings.redis_url)
+    warn_of_exposure(settings.redis_url)
     dataset = Dataset.create(dataset_root, card, embedding_dtype=settings.embedding_dtype)
     for name in unfinished(dataset):  # a worker died between a part and its record
         complete(dataset, name)

@@ -21,6 +21,7 @@ from clipfleet.jobs import queue_name
 from clipfleet.settings import Settings, load_settings
 from tasks.app import make_app
 from tasks.broker import check_broker, redacted
+from tasks.exposure import warn_of_exposure
 from tasks.last_words import Report, end_worker
 from tasks.lease import Lease
 from tasks.logs import set_up_logs
@@ -52,6 +53,7 @@ def run_worker(settings: Settings) -> int:
     hand_to_children(settings)
     set_up_logs(settings)
     report = Report()
+    warn_of_exposure(settings.redis_url)
     worker = _celery_worker(settings)
     log.info(
         "worker starts",

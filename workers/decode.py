@@ -8,6 +8,7 @@ program (EPS and Ghostscript). A size is checked before anything is decoded.
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 import warnings
@@ -53,14 +54,23 @@ _DECODER_ERRORS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLimits:
-    """What an image may weigh; whatever is larger is `too_large`, and is not decoded."""
+    """What an image may weigh, and where it may lie.
+
+    Whatever is larger is `too_large` and is not decoded; whatever is below none of the
+    `input_roots` is `not_allowed` and is not opened. These are resolved; none: no limit.
+    """
 
     max_pixels: int = 178_956_970
     max_bytes: int = 256 << 20
+    input_roots: tuple[str, ...] = ()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> ImageLimits:
-        return cls(max_pixels=settings.max_image_pixels, max_bytes=settings.max_image_bytes)
+        return cls(
+            max_pixels=settings.max_image_pixels,
+            max_bytes=settings.max_image_bytes,
+            input_roots=tuple(map(os.path.realpath, settings.input_roots)),
+        )
 
 
 def configure_pillow(limits: ImageLimits) -> None:
@@ -85,7 +95,8 @@ def read_image(
     limits = limits or ImageLimits()
     if item.uri is None:
         raise ItemError(MISSING, f"item {shown(item.id)} has a text and no uri: no image to embed")
-    return decode(read_bytes(item.uri, limits.max_bytes), item.uri, limits.max_pixels)
+    data = read_bytes(item.uri, limits.max_bytes, limits.input_roots)
+    return decode(data, item.uri, limits.max_pixels)
 
 
 def decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, tuple[int, int]]:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from clipfleet.card import ModelCard, load_card
 from clipfleet.errors import SettingsError, UsageError
-from clipfleet.settings import CONFIG_VARIABLE, Settings, load_settings
+from clipfleet.settings import CONFIG_VARIABLE, PREFIX, ROOT_SEPARATOR, Settings, load_settings
 from storage.dataset import INFO_PATH, Dataset, single_items_name
 
 if TYPE_CHECKING:
     from workers.pipeline import Embedder
+
+_ROOTS_VARIABLE = f"{PREFIX}INPUT_ROOTS"
 
 
 def preflight(settings: Settings) -> ModelCard:
@@ -24,7 +26,8 @@ def preflight(settings: Settings) -> ModelCard:
         SettingsError: tower, model or output is not set.
         CardError: The card or its engine is missing or unreadable.
         DatasetError: The output folder's dataset of single items is another model's, or damaged.
-        UsageError: The card is of the other tower, or the output folder cannot be written.
+        UsageError: The card is of the other tower, the output folder cannot be written, or an
+            input root is missing.
     """
     tower, model, output = _required(settings)
     card, engine = load_card(model)
@@ -35,6 +38,7 @@ def preflight(settings: Settings) -> ModelCard:
         )
     _check_readable(engine)
     _check_writable(Path(output))
+    _check_roots(settings)
     _check_single_items(output, card)
     return card
 
@@ -68,6 +72,16 @@ def _check_writable(output: Path) -> None:
         ) from error
 
 
+def _check_roots(settings: Settings) -> None:
+    """Look now: below a folder that is not mounted every image would be missing."""
+    for root in settings.input_roots:
+        if not os.path.isdir(root):
+            raise UsageError(
+                f"the input root {root} is no folder: mount or make it, or name another with "
+                f"--input-root ({_ROOTS_VARIABLE})"
+            )
+
+
 def _check_single_items(output: str, card: ModelCard) -> None:
     """Look now: a worker whose model does not fit could embed none of these items."""
     root = os.path.join(output, single_items_name(card.tower))
@@ -83,7 +97,11 @@ def environment_of(settings: Settings) -> dict[str, str]:
     # A configuration file is read already, and the child may be in another folder.
     kept = {name: value for name, value in os.environ.items() if name != CONFIG_VARIABLE}
     given = settings.model_dump(exclude_none=True)
-    return {**kept, **{f"CLIPFLEET_{name.upper()}": str(value) for name, value in given.items()}}
+    roots = given.pop("input_roots")
+    kept.pop(_ROOTS_VARIABLE, None)
+    if roots:
+        kept[_ROOTS_VARIABLE] = ROOT_SEPARATOR.join(roots)
+    return {**kept, **{f"{PREFIX}{name.upper()}": str(value) for name, value in given.items()}}
 
 
 def hand_to_children(settings: Settings) -> None:

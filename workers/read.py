@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Sequence
 
 from clipfleet.errors import ItemError, StorageError
 from clipfleet.jobs import (
     EMPTY_FILE,
     MISSING,
     NOT_A_FILE,
+    NOT_ALLOWED,
     PERMISSION_DENIED,
     READ_FAILED,
     TOO_LARGE,
@@ -31,6 +33,13 @@ _CODES = {  # and the reasons to give; None: what the error itself says
     errno.EPERM: (PERMISSION_DENIED, "this user may not read it"),
     errno.EISDIR: (NOT_A_FILE, "it is a folder"),
     errno.ENXIO: (NOT_A_FILE, "it is a pipe, a socket or a device"),
+    errno.EXDEV: (
+        NOT_ALLOWED,
+        (
+            "it lies below none of this worker's input roots, or a link leads out of them: "
+            "start the worker with an --input-root that has it"
+        ),
+    ),
     errno.EFBIG: (TOO_LARGE, None),
     errno.EPROTONOSUPPORT: (
         READ_FAILED,
@@ -43,17 +52,19 @@ _TRANSIENT = frozenset(
 )
 
 
-def read_bytes(uri: str, max_bytes: int) -> bytes:
+def read_bytes(uri: str, max_bytes: int, roots: Sequence[str] = ()) -> bytes:
     """Return the bytes of a regular file: an absolute path or a `file://` URL.
 
+    With `roots`, folders without symbolic links in their paths, only of one below them.
+
     Raises:
-        ItemError: It cannot be read, is empty, or has more than `max_bytes`.
+        ItemError: It cannot be read, is empty, has more than `max_bytes`, or lies elsewhere.
         StorageError: The file system did not answer, or the process has no file handle left.
     """
     if not os.path.isabs(uri) and not has_scheme(uri):
         raise ItemError(MISSING, f"{shown(uri)} is not an absolute path: name a file by its own")
     try:
-        data = read_uri(uri, max_bytes)
+        data = read_uri(uri, max_bytes, roots)
     except OSError as error:
         raise _read_error(uri, error) from error
     if not data:

@@ -218,6 +218,21 @@ def test_a_configuration_that_is_named_must_exist(monkeypatch: pytest.MonkeyPatc
         load_settings()
 
 
+def test_input_roots_are_folders_with_colons_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_settings().input_roots == ()
+    (tmp_path / "clipfleet.toml").write_text('input_roots = ["/a", "/b c"]\n')
+    assert load_settings().input_roots == ("/a", "/b c")
+    monkeypatch.setenv("CLIPFLEET_INPUT_ROOTS", "/data:/mnt/more")
+    assert load_settings().input_roots == ("/data", "/mnt/more")
+    for wrong in ("", "data", "/data:", "~/data", "./data:/mnt"):  # "": unset by mistake
+        monkeypatch.setenv("CLIPFLEET_INPUT_ROOTS", wrong)
+        with pytest.raises(SettingsError, match=r"input_roots.*is no absolute path"):
+            load_settings()
+
+
 def test_an_item_error_has_a_class_and_a_message() -> None:
     error = ItemError("missing", "it is not there")
     assert (error.code, str(error)) == ("missing", "it is not there")

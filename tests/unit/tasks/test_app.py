@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,3 +75,13 @@ def test_celery_finds_the_application_by_the_modules_name(
     with pytest.raises(AttributeError, match="no attribute 'other'"):
         _ = module.other
     monkeypatch.delitem(vars(module), "app")
+
+
+def test_a_certificate_is_checked_unless_the_url_says_otherwise() -> None:
+    def tls_of(url: str) -> Any:
+        with make_app(load_settings(redis_url=url)).connection_for_write() as connection:
+            return connection.ssl
+
+    assert tls_of("rediss://host/0") == {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    assert tls_of("rediss://host/0?ssl_cert_reqs=none") == {"ssl_cert_reqs": ssl.CERT_NONE}
+    assert not tls_of("redis://host/0")

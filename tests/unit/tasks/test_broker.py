@@ -58,3 +58,22 @@ def test_no_redis_is_an_error_without_the_password() -> None:
     with pytest.raises(BrokerError, match=r"redis://:\*\*@127.0.0.1:1/0 does not answer") as caught:
         check_broker("redis://:hush@127.0.0.1:1/0")
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("password", ["pa/hush", "pa?hush", "pa#hush", "pa/hu@sh", "hush/"])
+def test_a_password_that_should_have_been_escaped_is_shown_in_no_piece(password: str) -> None:
+    url = f"redis://fleet:{password}@db.example:6379/0"
+    assert "hush" not in redacted(url)
+    assert "pa" not in redacted(url).partition("@")[0].removeprefix("redis://")
+    assert redacted(url).endswith("@db.example:6379/0")
+    assert password in secrets_of(url)
+    with pytest.raises(SettingsError, match="write / as %2F") as caught:
+        connect(url)
+    assert "hush" not in str(caught.value)
+    assert "pa" not in str(caught.value).partition("password")[0]
+
+
+def test_the_passphrase_of_a_key_is_a_secret_too() -> None:
+    url = "rediss://host/0?ssl_keyfile=/a.key&ssl_password=hush"
+    assert redacted(url) == "rediss://host/0?ssl_keyfile=/a.key&ssl_password=**"
+    assert secrets_of(url) == ["hush"]

@@ -86,6 +86,19 @@ def test_a_child_reads_the_settings_that_its_parent_has(
     assert load_settings() == mine
 
 
+def test_input_roots_reach_the_child_and_must_be_folders(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    roots = (str(tmp_path), str(tmp_path / "more"))
+    mine = settings.model_copy(update={"input_roots": roots})
+    with pytest.raises(UsageError, match=r"the input root .*/more is no folder"):
+        preflight(mine)
+    (tmp_path / "more").mkdir()
+    preflight(mine)
+    monkeypatch.setattr(os, "environ", environment_of(mine))
+    assert load_settings().input_roots == roots
+
+
 def test_a_process_loads_its_engine_once_and_lets_it_go(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,3 +47,49 @@ def test_an_output_folder_may_be_a_link_itself(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     found = dataset_root(str(tmp_path / "link"), str(tmp_path / "link" / "a"))
     assert found == str(tmp_path.resolve() / "real" / "a")
+
+
+@pytest.mark.parametrize(
+    "named", ["n" * 256, f"a/{'ä' * 128}", "a/" * 1900, "a/" * 2049, "half\ud800"]
+)
+def test_names_that_no_file_system_takes_are_refused(tmp_path: Path, named: str) -> None:
+    with pytest.raises(MessageError, match="dataset") as caught:
+        dataset_root(str(tmp_path), named)
+    assert len(str(caught.value)) < 400
+
+
+def test_the_longest_name_is_taken(tmp_path: Path) -> None:
+    assert dataset_root(str(tmp_path), "n" * 255) == str(tmp_path.resolve() / ("n" * 255))
+
+
+def test_an_absolute_url_with_escapes_leads_nowhere_else(tmp_path: Path) -> None:
+    for named in (f"file://{tmp_path}/%2E%2E/x", f"file://{tmp_path}/a%00b", "file:///etc"):
+        with pytest.raises(MessageError, match="dataset"):
+            dataset_root(str(tmp_path), named)
+
+
+@pytest.mark.parametrize("name", ["plan", "parts", "errors", "manifest", "_temporary"])
+def test_a_dataset_whose_folder_is_a_link_out_is_refused(tmp_path: Path, name: str) -> None:
+    output, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    (output / "d").mkdir(parents=True)
+    elsewhere.mkdir()
+    (output / "d" / name).symlink_to(elsewhere)
+    with pytest.raises(MessageError, match=f"{name}/ of dataset .* is a symbolic link out"):
+        dataset_root(str(output), "d")
+    (output / "d" / name).unlink()
+    (output / "other").mkdir()
+    (output / "d" / name).symlink_to(output / "other")
+    assert dataset_root(str(output), "d") == str(output.resolve() / "d")
+
+
+def test_a_dataset_inside_another_or_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "d" / "parts").mkdir(parents=True)
+    (tmp_path / "d" / "dataset.json").write_text("{}")
+    (tmp_path / "file").write_text("")
+    for named in ("d/parts", "d/parts/e", "d/e", "d/dataset.json"):
+        with pytest.raises(MessageError, match=r"inside the dataset|is a file"):
+            dataset_root(str(tmp_path), named)
+    for named in ("file", "file/e"):
+        with pytest.raises(MessageError, match="is a file"):
+            dataset_root(str(tmp_path), named)
+    assert dataset_root(str(tmp_path), "d") == str(tmp_path.resolve() / "d")

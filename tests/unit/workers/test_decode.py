@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import random
 import socket
 import struct
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -15,11 +17,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from clipfleet.errors import ItemError, StorageError
 from clipfleet.images import IMAGE_EXTENSIONS, IMAGE_FORMATS
-from clipfleet.jobs import ERROR_CODES, Item
+from clipfleet.jobs import ERROR_CODES, NOT_ALLOWED, Item
+from clipfleet.settings import Settings
 from workers.decode import (
     ImageLimits,
     configure_pillow,
@@ -53,7 +56,7 @@ def bomb(width: int = 100_000, height: int = 100_000) -> bytes:
 def failure(path: Path | str, **limits: int) -> ItemError:
     """The error of the image at a path, whose message must be fit for a table."""
     with pytest.raises(ItemError) as raised:
-        read_image(Item(id="x", uri=str(path)), ImageLimits(**limits))
+        read_image(Item(id="x", uri=str(path)), ImageLimits(**limits))  # type: ignore[arg-type]
     message = str(raised.value)
     assert raised.value.code in ERROR_CODES
     assert 0 < len(message) <= MAX_MESSAGE_LENGTH
@@ -325,3 +328,59 @@ def test_damaged_files_raise_nothing_but_item_errors(kind: str) -> None:
             codes.append(error.code)
     assert codes
     assert set(codes) <= {"decode_failed", "unsupported_format", "too_large"}
+
+
+def test_an_image_below_no_input_root_is_not_allowed(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for path in (tmp_path / "in" / "a.jpg", tmp_path / "b.jpg"):
+        path.write_bytes(picture())
+    (tmp_path / "in" / "link.jpg").symlink_to("../b.jpg")
+    limits = ImageLimits.from_settings(Settings(input_roots=(f"{tmp_path}/in/../in",)))
+    assert read_image(Item(id="a", uri=f"{tmp_path}/in/a.jpg"), limits)[1] == (60, 40)
+    for name in ("b.jpg", "gone.jpg", "in/../b.jpg", "in/link.jpg"):
+        with pytest.raises(ItemError) as raised:
+            read_image(Item(id="b", uri=f"{tmp_path}/{name}"), limits)
+        assert raised.value.code == NOT_ALLOWED
+        assert f"{name}' cannot be read: it lies below none of this" in str(raised.value)
+        assert str(raised.value).endswith("start the worker with an --input-root that has it")
+    for uri in ("http://host/a.jpg", "s3://bucket/a.jpg", "file://host/a.jpg"):
+        with pytest.raises(ItemError, match="workers read absolute paths and file://"):
+            read_image(Item(id="c", uri=uri), limits)
+
+
+_STARTS_A_PROGRAM = {"subprocess.Popen", "os.system", "os.exec", "os.fork", "os.posix_spawn"}
+
+
+class Started:
+    """The programs that this process starts while `on`; an audit hook stays for ever."""
+
+    def __init__(self) -> None:
+        self.on = False
+        self.events: list[str] = []
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, _: Any) -> None:
+        if self.on and event in _STARTS_A_PROGRAM:
+            self.events.append(event)
+
+
+started = Started()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_file_starts_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    postscript = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(postscript, "EPS")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", "true")  # as if Ghostscript were there
+    monkeypatch.setattr(started, "on", True)
+    with contextlib.suppress(Exception):
+        Image.open(io.BytesIO(postscript.getvalue())).load()
+    assert "subprocess.Popen" in started.events  # Pillow by itself would
+    started.events.clear()
+    hidden = picture("TIFF") + postscript.getvalue()
+    for data in (postscript.getvalue(), hidden, *(picture(kind) for kind in ("ICO", "TGA", "PCX"))):
+        with contextlib.suppress(ItemError):
+            decode(data, "a", MEGAPIXEL)
+    assert started.events == []
+    with pytest.raises(ItemError, match="is no image of a format that is read"):
+        decode(postscript.getvalue(), "a", MEGAPIXEL)

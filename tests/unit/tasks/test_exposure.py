@@ -1,0 +1,107 @@
+"""What is said about a Redis that stands open."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from redis.exceptions import AuthenticationError
+
+from tasks import exposure
+from tasks.exposure import anonymous, exposures, is_local, takes_anybody, warn_of_exposure
+
+SECRETS = "redis://fleet:hush@db.example:6379/0?password=hush"
+
+
+class Server:
+    """A server that asks for a password, or for none."""
+
+    def __init__(self, url: str, *, asks: bool) -> None:
+        self.url = url
+        self._asks = asks
+
+    def ping(self) -> bool:
+        if self._asks:
+            raise AuthenticationError("Authentication required.")
+        return True
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, *, asks: bool) -> list[str]:
+    asked: list[str] = []
+
+    def connect(url: str) -> Any:
+        asked.append(url)
+        return Server(url, asks=asks)
+
+    monkeypatch.setattr(exposure, "connect", connect)
+    return asked
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://127.0.0.1:6379/0",
+        "redis://:pw@127.8.9.1/0",
+        "redis://[::1]:6379",
+        "redis://localhost",
+        "redis:///0",
+        "redis+socket:///run/redis.sock?virtual_host=3",
+    ],
+)
+def test_this_machine_alone_reaches_loopback_and_sockets(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = serve(monkeypatch, asks=False)
+    assert is_local(url)
+    assert list(exposures(url)) == []
+    assert asked == []
+
+
+@pytest.mark.parametrize("url", ["redis://10.0.0.1", "redis://db", "rediss://[fe80::1]:6379"])
+def test_a_server_that_takes_anybody_is_warned_of(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    serve(monkeypatch, asks=False)
+    with caplog.at_level(logging.WARNING):
+        warn_of_exposure(url)
+    (record,) = caplog.records
+    assert f"Redis at {url} takes commands from anybody who reaches it" in record.getMessage()
+    assert record.levelname == "WARNING"
+
+
+def test_a_server_that_asks_is_not_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = serve(monkeypatch, asks=True)
+    assert list(exposures(SECRETS)) == []
+    assert asked == ["redis://db.example:6379/0"]  # as somebody without a password
+
+
+def test_a_password_that_the_server_does_not_need_is_warned_of_without_showing_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    serve(monkeypatch, asks=False)
+    (warning,) = exposures(SECRETS)
+    assert "redis://fleet:**@db.example:6379/0" in warning
+    assert "hush" not in warning
+
+
+def test_a_certificate_that_is_not_checked_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(monkeypatch, asks=True)
+    (warning,) = exposures("rediss://:hush@db.example/0?ssl_cert_reqs=none")
+    assert "the certificate of Redis at rediss://:**@db.example/0" in warning
+    assert list(exposures("rediss://:hush@db.example/0?ssl_ca_certs=/a.crt")) == []
+
+
+def test_what_proves_who_one_is_is_left_out() -> None:
+    url = "rediss://u:p@h:1/2?ssl_ca_certs=/a&ssl_certfile=/b&ssl_keyfile=/c&ssl_password=d&db=3"
+    assert anonymous(url) == "rediss://h:1/2?ssl_ca_certs=%2Fa&db=3"
+
+
+def test_a_server_that_is_not_there_takes_nobody() -> None:
+    assert not takes_anybody("redis://127.0.0.1:1/0")

@@ -11,8 +11,9 @@ from clipfleet.jobs import Shard
 from clipfleet.settings import load_settings
 from storage.queued import Queued
 from tasks.lost import is_ours, lost_shards
+from tasks.one_shot import _fleet_settings
 from tasks.reconcile import Reconciler
-from workers.engines.fake import fake_card
+from workers.engines.fake import fake_card, write_fake_engine
 
 QUEUED = Queued(queue="q", dataset="/d", last_job="00002")
 
@@ -78,3 +79,9 @@ def test_an_interval_of_zero_switches_it_off(tmp_path: Path) -> None:
     with Reconciler(on, fake_card("txt")) as reconciler:
         assert reconciler.running
     assert not reconciler.running
+
+
+def test_the_workers_of_embed_look_even_where_a_fleets_do_not(tmp_path: Path) -> None:
+    model = write_fake_engine(tmp_path, "txt")
+    off = load_settings(reconcile_interval_s=0)
+    assert 0 < _fleet_settings(off, str(tmp_path), model).reconcile_interval_s < 10

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Collection
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from clipfleet.errors import UsageError
 from clipfleet.jobs import BAD_ITEM, ERROR_CODES
-from clipfleet.options import DatasetArgument, Json, RedisUrl
-from clipfleet.settings import load_settings
+from clipfleet.options import DatasetArgument, Gpus, Json, RedisUrl
+from clipfleet.settings import Settings, load_settings
 
 NO_ERRORS, ERRORS = 0, 1
 
 Only = Annotated[
     list[str] | None,
     typer.Option("--only", metavar="CLASS", help="Only this class of error; may be repeated."),
+]
+
+ModelHere = Annotated[
+    Path | None, typer.Option("--model", help="Run here, with this model card or engine.")
 ]
 
 
@@ -48,28 +54,74 @@ def errors(dataset: DatasetArgument, only: Only = None, as_json: Json = False) -
 def retry(
     dataset: DatasetArgument,
     only: Only = None,
+    model: ModelHere = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --model: worker processes.", show_default="1")
+    ] = None,
+    gpus: Gpus = None,
     redis_url: RedisUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Queue the items that ended as errors once more, for workers that run elsewhere.
+    """Embed the items that ended as errors once more: here, or by workers that run elsewhere.
 
     What succeeds moves from errors/ to parts/; what fails again keeps one row, with its newest
-    reason. `clipfleet embed` into the dataset runs what is queued here as well.
+    reason. With --model this starts a Redis of its own and workers, as `clipfleet embed` does,
+    and proves the dataset; without, it queues the items in Redis.
 
     \b
-    clipfleet retry /vectors/photos
+    clipfleet retry vectors/photos --model models/vit-b-16.img.fp32.onnx
     clipfleet retry /vectors/photos --only missing --only permission_denied
     """
-    from tasks.retry_errors import retry_errors
-
     chosen = _classes(only)
     if BAD_ITEM in chosen:
         raise UsageError(
             f"--only {BAD_ITEM}: nothing of such an item was kept that could be embedded; queue it "
             "under another id, in the right form"
         )
-    done = retry_errors(dataset, chosen, settings=load_settings(redis_url=redis_url))
+    settings = load_settings(redis_url=redis_url)
+    if model is not None:
+        _retry_here(dataset, chosen, model, settings, workers, gpus, redis_url is None, as_json)
+        return
+    if workers or gpus:
+        raise UsageError("--workers and --gpus start workers here: name their --model as well")
+    from tasks.retry_errors import retry_errors
+
+    done = retry_errors(dataset, chosen, settings=settings)
     typer.echo(json.dumps(done.to_json()) if as_json else "\n".join(done.lines()))
+
+
+def _retry_here(
+    dataset: str,
+    only: Collection[str],
+    model: Path,
+    settings: Settings,
+    workers: int | None,
+    gpus: str | None,
+    own_redis: bool,
+    as_json: bool,
+) -> None:
+    from clipfleet.display import open_display
+    from clipfleet.gpus import choose_gpus
+    from tasks.one_shot import retry_here
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops what was started, as Ctrl-C
+    if workers and gpus:
+        raise UsageError("--workers and --gpus: --gpus starts one worker for each GPU by itself")
+    with open_display(quiet=as_json) as show:
+        summary = retry_here(
+            dataset,
+            only,
+            model,
+            settings=settings,
+            workers=workers or 1,
+            gpus=choose_gpus(gpus) if gpus else (),
+            own_redis=own_redis,
+            show=show,
+        )
+    typer.echo(
+        json.dumps(summary.to_json(), ensure_ascii=False) if as_json else "\n".join(summary.lines())
+    )
+    raise typer.Exit(NO_ERRORS if summary.ok else ERRORS)
 
 
 def _classes(only: Collection[str] | None) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from tasks.broker import connect, unreachable
 from tasks.local_fleet import LocalFleet
 from tasks.private_redis import private_redis
 from tasks.progress import Progress
+from tasks.retry_errors import Retry, retry_errors
 from tasks.submit import Submission, submit
 
 _LOOK_S = 0.25
@@ -45,7 +46,7 @@ class Summary:
     `classes` counts the error rows of the whole dataset by their class.
     """
 
-    submission: Submission
+    submission: Submission | Retry
     proof: Proof
     classes: dict[str, int]
     seconds: float
@@ -102,10 +103,59 @@ def embed_source(
         BrokerError: Redis does not start or answer.
         EngineError: The workers do not start, or refuse the work.
     """
-    settings = _fleet_settings(settings, out, model)
+    return _run(
+        lambda fleet: submit(source, out, model, settings=fleet),
+        _fleet_settings(settings, out, model),
+        workers=workers,
+        gpus=gpus,
+        own_redis=own_redis,
+        show=show,
+    )
+
+
+def retry_here(
+    dataset: str,
+    only: Collection[str],
+    model: str | Path,
+    *,
+    settings: Settings,
+    workers: int,
+    gpus: Sequence[str] = (),
+    own_redis: bool,
+    show: Show,
+) -> Summary:
+    """Embed what ended as errors of some classes, or of all, once more; as `embed_source` does.
+
+    Raises:
+        UsageError: There is no such dataset, or it is of another model.
+        BrokerError: Redis does not start or answer.
+        EngineError: The workers do not start, or refuse the work.
+    """
+    card, _ = load_card(model)
+    Dataset.open(dataset).check_model(card)
+    return _run(
+        lambda fleet: retry_errors(dataset, only, settings=fleet),
+        _fleet_settings(settings, dataset, model),
+        workers=workers,
+        gpus=gpus,
+        own_redis=own_redis,
+        show=show,
+    )
+
+
+def _run(
+    queue: Callable[[Settings], Submission | Retry],
+    settings: Settings,
+    *,
+    workers: int,
+    gpus: Sequence[str],
+    own_redis: bool,
+    show: Show,
+) -> Summary:
+    """Queue, embed what is queued, and prove the dataset."""
     with _redis(settings, own=own_redis) as redis_url:
         settings = settings.model_copy(update={"redis_url": redis_url})
-        submission = submit(source, out, model, settings=settings)
+        submission = queue(settings)
         progress = Progress(Dataset.open(submission.dataset), settings)
         progress.refresh()
         before, started_s = progress.done, time.monotonic()

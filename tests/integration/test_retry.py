@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import signal
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from clipfleet.cli import app
 from storage.sources import open_source
 from tasks.progress import read_progress
 from tasks.submit import Submission, submit
@@ -34,10 +35,9 @@ def bench(make_bench: MakeBench, tmp_path: Path) -> Bench:
 
 def run(command: str, dataset: str, *options: str) -> tuple[int, dict[str, Any]]:
     """Return the exit code and the JSON of a command."""
-    arguments = [sys.executable, "-m", "clipfleet.cli", command, dataset, "--json", *options]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    assert done.stdout, done.stderr
-    return done.returncode, json.loads(done.stdout)
+    done = CliRunner().invoke(app, [command, dataset, "--json", *options])
+    assert done.stdout, done.exception
+    return done.exit_code, json.loads(done.stdout)
 
 
 def submit_folder(bench: Bench, photos: Path) -> Submission:
@@ -116,3 +116,25 @@ def test_what_was_missing_and_is_there_now_gets_its_vector(bench: Bench, tmp_pat
         assert rows(bench, name)[1] == [("broken.png", broken, 2)]
         progress = read_progress(bench.dataset_path(name), bench.settings)
         assert (progress.total, progress.vectors, progress.errors) == (3, 2, 1)
+
+
+def test_retry_with_a_model_embeds_here_and_proves_the_dataset(
+    bench: Bench, tmp_path: Path
+) -> None:
+    photos, out = tmp_path / "photos", str(tmp_path / "out")
+    fill(photos)
+    model = ("--model", str(bench.settings.model))
+    submit(open_source(str(photos), tower="img"), out, model[1], settings=bench.settings)
+    bench.start_worker(output=str(tmp_path))
+    wait_until(lambda: read_progress(out, bench.settings).finished, timeout_s=20, what="job done")
+    paint(tmp_path / "elsewhere.png")
+    (photos / "broken.png").unlink()
+    paint(photos / "broken.png")
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        code, told = run("retry", out, *model)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert (code, told["embedded_items"], told["submission"]["items"]) == (0, 2, 2)
+    assert (told["proof"]["vectors"], told["proof"]["errors"]) == (3, 0)
+    assert run("errors", out) == (0, {"dataset": out, "errors": 0, "classes": {}})

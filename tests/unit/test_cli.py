@@ -113,3 +113,15 @@ def test_a_snapshot_in_words() -> None:
 )
 def test_a_duration_in_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_what_cannot_be_retried_is_wrong_use(tmp_path: Path) -> None:
+    for options, said in (
+        (("--only", "mising"), "no such class of error; empty_file, missing"),
+        (("--only", "bad_item"), "nothing of such an item was kept"),
+        (("--workers", "2"), "name their --model"),
+    ):
+        result = run_process("retry", "out", *options, cwd=tmp_path)
+        assert result.returncode == WRONG_USE
+        assert said in result.stderr
+        assert "Traceback" not in result.stderr

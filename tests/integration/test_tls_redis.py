@@ -17,7 +17,7 @@ from kombu.exceptions import OperationalError
 from clipfleet.errors import BrokerError
 from clipfleet.settings import load_settings
 from tasks.app import make_app
-from tasks.broker import check_broker, connect
+from tasks.broker import check_broker
 from tasks.exposure import takes_anybody
 from tests.integration.conftest import MakeBench
 from tests.integration.support import Bench, processes_of, wait_until
@@ -36,7 +36,7 @@ tls-ca-cert-file ca.crt
 tls-auth-clients no
 save ""
 user default off
-user {USER} on >{PASSWORD} ~* &* +@all -@admin -@dangerous +info +flushall
+user {USER} on >{PASSWORD} ~* &* +@all -@admin -@dangerous +info
 """
 
 
@@ -137,7 +137,6 @@ def test_a_fleet_works_over_tls_as_an_acl_user_and_writes_its_password_nowhere(
     tls_folder: Path, make_bench: MakeBench
 ) -> None:
     url = url_of(tls_folder, "?ssl_ca_certs={folder}/ca.crt")
-    connect(url).flushall()
     settings = make_bench().settings.model_copy(update={"redis_url": url})
     bench = Bench(settings, Path(str(settings.output)).parent)
     with closing(bench):

@@ -110,6 +110,12 @@ def test_redis_keeps_its_data_asks_for_a_password_and_stays_on_loopback(
     assert all(port.startswith("127.0.0.1:") for port in redis["ports"])
 
 
+def test_workers_read_images_below_the_items_folder_only(compose: dict[str, Any]) -> None:
+    for service in workers(compose).values():
+        assert re.match(r"\$\{ITEMS_DIR\b", service["environment"]["CLIPFLEET_INPUT_ROOTS"])
+        assert any(re.match(r"\$\{ITEMS_DIR\b.*:ro$", volume) for volume in service["volumes"])
+
+
 def test_images_run_as_a_user_without_rights() -> None:
     stages = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
     assert {re.search(r"AS (\w+)", stage)[1] for stage in stages} == {"cpu", "gpu", "flower"}  # type: ignore[index]

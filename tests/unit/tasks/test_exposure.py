@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.exceptions import AuthenticationError
 
+from clipfleet.settings import load_settings
+from storage.sources import ListSource
 from tasks import exposure
 from tasks.exposure import anonymous, exposures, is_local, takes_anybody, warn_of_exposure
+from tasks.submit import submit
+from tasks.worker import run_worker
+from workers.engines.fake import write_fake_engine
 
 SECRETS = "redis://fleet:hush@db.example:6379/0?password=hush"
 
@@ -105,3 +111,28 @@ def test_what_proves_who_one_is_is_left_out() -> None:
 
 def test_a_server_that_is_not_there_takes_nobody() -> None:
     assert not takes_anybody("redis://127.0.0.1:1/0")
+
+
+class AskedError(Exception):
+    """The call that a test waits for."""
+
+
+def _asked(url: str) -> None:
+    raise AskedError(url)
+
+
+def test_submit_and_worker_warn_at_their_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for module in ("submit", "worker"):
+        monkeypatch.setattr(f"tasks.{module}.check_broker", lambda _: None)
+        monkeypatch.setattr(f"tasks.{module}.warn_of_exposure", _asked)
+    for name in ("preflight", "hand_to_children", "set_up_logs"):
+        monkeypatch.setattr(f"tasks.worker.{name}", lambda _: None)
+    monkeypatch.setattr("tasks.worker.Report", lambda: None)
+    settings = load_settings(redis_url="redis://db.example")
+    model = write_fake_engine(tmp_path, "txt")
+    with pytest.raises(AskedError, match=r"redis://db\.example"):
+        submit(ListSource([]), str(tmp_path / "d"), model, settings=settings)
+    with pytest.raises(AskedError, match=r"redis://db\.example"):
+        run_worker(settings)

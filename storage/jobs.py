@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
@@ -14,7 +15,13 @@ from clipfleet.errors import DatasetError, MessageError
 from clipfleet.jobs import Item, Shard
 from clipfleet.models import Tower
 from storage.dataset import PLAN_FOLDER, Dataset
-from storage.parquet_files import PARQUET_ERRORS, open_parquet, parquet_error, read_row_group
+from storage.parquet_files import (
+    PARQUET_ERRORS,
+    may_have_between,
+    open_parquet,
+    parquet_error,
+    read_row_group,
+)
 from storage.parts import value_column
 
 _RECORD_SUFFIX = ".json"
@@ -129,19 +136,20 @@ class PlanReader:
             DatasetError: A plan file is missing or damaged.
             StorageError: The disk did not answer.
         """
-        number = 0
-        while index >= job.files[number]:
-            index -= job.files[number]
-            number += 1
-        path = file_path(job.id, job.token, number)
-        try:
-            return read_row_group(self._open(path), index, columns)
-        except FileNotFoundError:
-            raise DatasetError(
-                f"plan file {self._dataset.root}/{path} is gone: {_RESTORE}"
-            ) from None
-        except PARQUET_ERRORS as error:
-            raise parquet_error(error, f"{self._dataset.root}/{path}", remedy=_RESTORE) from error
+        path, group = _place(job, index)
+        with self._plan_errors(path):
+            return read_row_group(self._open(path), group, columns)
+
+    def may_have(self, job: Job, index: int, first: str, last: str) -> bool:
+        """Return whether a shard may have ids from `first` to `last`; reads no row.
+
+        Raises:
+            DatasetError: A plan file is missing or damaged.
+            StorageError: The disk did not answer.
+        """
+        path, group = _place(job, index)
+        with self._plan_errors(path):
+            return may_have_between(self._open(path), group, "id", first, last)
 
     def close(self) -> None:
         if self._file is not None:
@@ -173,6 +181,17 @@ class PlanReader:
             )
         return job
 
+    @contextmanager
+    def _plan_errors(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise DatasetError(
+                f"plan file {self._dataset.root}/{path} is gone: {_RESTORE}"
+            ) from None
+        except PARQUET_ERRORS as error:
+            raise parquet_error(error, f"{self._dataset.root}/{path}", remedy=_RESTORE) from error
+
     def _open(self, path: str) -> pq.ParquetFile:
         if path != self._path or self._parquet is None:
             self.close()
@@ -180,6 +199,15 @@ class PlanReader:
             self._parquet = open_parquet(self._file)
             self._path = path
         return self._parquet
+
+
+def _place(job: Job, index: int) -> tuple[str, int]:
+    """Return the plan file of a shard, and its row group there."""
+    number = 0
+    while index >= job.files[number]:
+        index -= job.files[number]
+        number += 1
+    return file_path(job.id, job.token, number), index
 
 
 def record_path(job_id: str) -> str:

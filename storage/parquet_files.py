@@ -58,6 +58,15 @@ def read_row_groups(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[pa.
         yield read_row_group(parquet, index, columns)
 
 
+def may_have_between(
+    parquet: pq.ParquetFile, index: int, column: str, first: str, last: str
+) -> bool:
+    """Return whether a row group may have strings from `first` to `last`, by its statistics."""
+    number = parquet.schema_arrow.get_field_index(column)
+    told = parquet.metadata.row_group(index).column(number).statistics
+    return told is None or not told.has_min_max or (told.min <= last and first <= told.max)
+
+
 def parquet_error(error: Exception, path: str, *, remedy: str) -> DatasetError | StorageError:
     """Return the error that says whether a file is damaged, or only could not be read now."""
     if isinstance(error, OSError) and error.errno is not None:

@@ -172,7 +172,7 @@ class _PlanWriter:
                 self._schema,
                 compression="zstd",
                 use_dictionary=False,
-                write_statistics=False,
+                write_statistics=["id"] if self._retry else False,  # who looks for few ids
             )
         self._parquet.write_table(table, row_group_size=len(self._shard))
         self._items += len(self._shard)

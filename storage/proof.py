@@ -204,9 +204,12 @@ class _Prover:
         if told == failed:
             return True
         gone = {id_ for id_, _ in failed} - {id_ for id_, _ in told}
-        # By the files, not by the tally: a retry's part may be newer than the list of parts.
-        newer = superseded(self._dataset, gone, after=job_of(footer.shard))
-        return newer == gone and told == [row for row in failed if row[0] not in gone]
+        if told != [row for row in failed if row[0] not in gone]:
+            return False
+        job = job_of(footer.shard)
+        standing = set(self._ids.standing(gone, int(job or 0)))
+        # By the files too: a retry's part may be newer than the list of parts.
+        return superseded(self._dataset, standing, after=job) == standing
 
     def _read_errors(self, name: str) -> list[tuple[str, str]]:
         """Return id and error of each row of an errors table; none if there is no table."""

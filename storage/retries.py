@@ -90,10 +90,10 @@ def retry_jobs(dataset: Dataset, *, after: str = _BEFORE_ALL) -> list[Job]:
 def taken_later(dataset: Dataset, ids: Collection[str], *, after: str) -> dict[str, Failure]:
     """Return the failures, of some ids, that the first retry after a job was to mend."""
     found: dict[str, Failure] = {}
-    for job in retry_jobs(dataset, after=after):
+    for job in retry_jobs(dataset, after=after) if ids else ():
         with PlanReader(dataset) as plan:
-            for index in range(job.shards):
-                for failure, _ in _failures(dataset, plan, job, index):
+            for shard in _shards_with(plan, job, ids):
+                for failure, _ in _failures(dataset, plan, job, shard.index):
                     if failure.item.id in ids:
                         found.setdefault(failure.item.id, failure)
     return found
@@ -102,13 +102,12 @@ def taken_later(dataset: Dataset, ids: Collection[str], *, after: str) -> dict[s
 def superseded(dataset: Dataset, ids: Collection[str], *, after: str) -> set[str]:
     """Return which of some ids, failures in a part of job `after`, newer parts have."""
     found: set[str] = set()
-    if not ids:
-        return found
-    for job in retry_jobs(dataset, after=after):
-        for shard, planned in _planned(dataset, job):
-            here = {id_ for id_ in planned if id_ in ids}
-            if here and dataset.fs.exists(part_path(shard.name)):
-                found |= here
+    for job in retry_jobs(dataset, after=after) if ids else ():
+        with PlanReader(dataset) as plan:
+            for shard in _shards_with(plan, job, ids):
+                here = {id_ for id_ in plan.read_rows(job, shard.index)[0] if id_ in ids}
+                if here and dataset.fs.exists(part_path(shard.name)):
+                    found |= here
     return found
 
 
@@ -141,6 +140,12 @@ def planned_retries(
         for shard, ids in _planned(dataset, job):
             if parts is None or shard.name in parts:
                 yield job, ids
+
+
+def _shards_with(plan: PlanReader, job: Job, ids: Collection[str]) -> Iterator[Shard]:
+    """Yield the shards that may have some of the ids: most sources come in their order."""
+    first, last = min(ids), max(ids)
+    return (shard for shard in shards(job) if plan.may_have(job, shard.index, first, last))
 
 
 def _planned(dataset: Dataset, job: Job) -> Iterator[tuple[Shard, list[str]]]:

@@ -170,6 +170,21 @@ def test_only_the_classes_that_are_named_are_tried_again() -> None:
     assert rest.items == 1  # a bad item has nothing to embed
 
 
+def test_ids_in_any_order_and_script_are_found_in_plans() -> None:
+    dataset = memory_dataset()
+    ids = ("z", "é", "a" * 4096, "笑脸", "😀", "m", "Z")
+    plan_items(dataset, ListSource(texts(*ids)), 3)
+    work(dataset, failing=ids, seed=0, worker="w")
+    plan_retry(dataset, (), 2)
+    work(dataset, failing=("é", "a" * 4096), seed=1, worker="w")
+    assert sorted(row["id"] for row in errors_rows(dataset)) == ["a" * 4096, "é"]
+    assert prove_dataset(dataset).problems == []
+    plan_retry(dataset, (), 1)
+    work(dataset, failing=(), seed=2, worker="w")
+    assert errors_rows(dataset) == []
+    assert sorted(vectors(dataset)) == sorted(ids)
+
+
 def test_what_a_retry_has_in_hand_is_not_planned_again() -> None:
     dataset = failed_dataset()
     assert plan_retry(dataset, (), 2) is not None

@@ -50,9 +50,9 @@ MAX_ID_LENGTH = 4096  # characters: the longest path that Linux opens
 # What a message may hold; more is refused, whoever sent it.
 MAX_DATASET_LENGTH = 4096  # characters
 MAX_SHARD_INDEX = 2**31 - 1
-MAX_MESSAGE_ITEMS = 10_000  # that are queued by themselves
+MAX_MESSAGE_ITEMS = 1_000_000  # that are queued by themselves
 MAX_URI_LENGTH = 3 * 4096 + 16  # characters: the longest path, every byte of it escaped
-MAX_TEXT_LENGTH = 100_000  # characters: a model reads the first hundred or so
+MAX_TEXT_LENGTH = 1_000_000  # characters: a model reads the first hundred or so
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 

@@ -44,8 +44,11 @@ class Job:
     retry: bool = False  # its items are planned before, and ended as errors (storage.retries)
 
     def to_json(self) -> str:
-        """Return the record's text."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        """Return the record's text; `retry` stands only where it is true."""
+        fields = asdict(self)
+        if not self.retry:
+            del fields["retry"]
+        return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
 
 
 def jobs(dataset: Dataset) -> list[Job]:

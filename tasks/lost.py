@@ -19,7 +19,7 @@ def is_ours(queued: Queued, root: str, *, queue: str, output: str) -> bool:
     """
     try:
         return queued.queue == queue and dataset_root(output, queued.dataset) == root
-    except MessageError:
+    except (MessageError, OSError):  # OSError: a folder on its way may not be looked into
         return False
 
 

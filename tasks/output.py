@@ -42,8 +42,11 @@ def dataset_root(output: str, dataset: str) -> str:
             f"dataset {dataset!r} is not inside this worker's output folder {output}: start a "
             "worker with an --output that contains it"
         )
-    _check_place(root, allowed)
-    _check_folders(root, allowed)
+    try:
+        _check_place(root, allowed)
+        _check_folders(root, allowed)
+    except PermissionError as error:
+        raise MessageError(f"dataset {dataset!r} cannot be looked at: {error}") from error
     return str(root)
 
 

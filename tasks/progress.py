@@ -19,6 +19,7 @@ from storage.jobs import Job, jobs, read_job
 from storage.manifest import Manifest
 from storage.parts import ITEMS_PREFIX
 from tasks.broker import connect, message_counts, unreachable
+from tasks.queueing import name_in_messages
 from tasks.refusals import Refusal, Refusals
 
 _RATE_WINDOW_S = 15.0
@@ -199,7 +200,9 @@ class Progress:
             with connect(settings.redis_url) as client:
                 self.waiting, self.held = message_counts(client, queue)
                 refusals = Refusals(client, settings.queue_prefix)
-                self.refusals = refusals.of_dataset(self.dataset.root)
+                # The dataset may be reached by another path than the one that messages name.
+                names = {self.dataset.root, name_in_messages(self.dataset)}
+                self.refusals = [r for r in refusals.all() if r.dataset in names]
                 self.strays = refusals.of_no_dataset()
                 self.broker_error = None
         except (RedisError, OSError) as error:

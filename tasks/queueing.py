@@ -31,7 +31,7 @@ from tasks.app import make_app
 from tasks.broker import Client, connect, held_messages, redacted, unreachable, waiting_messages
 from tasks.refusals import Refusals
 
-LOCK_S = 30  # whoever queues renews it; a killed one's is gone after so long
+LOCK_S = 60  # whoever queues renews it; a killed one's is gone after so long
 
 _BATCH_MESSAGES = 500  # a round trip
 _ATTEMPTS = 3
@@ -67,7 +67,8 @@ def _queue_missing(dataset: Dataset, client: Client, settings: Settings, sent: s
         planned = jobs(dataset)
         there = shards_in_redis(client, queue, name)
         lock.reacquire()
-        missing = (s for s in missing_shards(dataset, planned) if s.name not in there)
+        missing = [s for s in missing_shards(dataset, planned) if s.name not in there]
+        lock.reacquire()
         sent.update(shard.name for shard in publish(missing, dataset, name, settings, lock))
         if planned:
             write_queued(dataset, Queued(queue=queue, dataset=name, last_job=planned[-1].id))

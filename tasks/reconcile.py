@@ -127,7 +127,7 @@ class Reconciler:
                     self._settled[root] = fingerprint
                 else:
                     opened.append(ours)
-            except ClipfleetError as error:  # this dataset's own
+            except (ClipfleetError, OSError) as error:  # this dataset's own
                 self._tell(root, error)
         return opened
 
@@ -159,7 +159,7 @@ class Reconciler:
             try:
                 fingerprint = fingerprint_of(dataset.root)
                 open_shards = list(missing_shards(dataset))
-            except ClipfleetError as error:
+            except (ClipfleetError, OSError) as error:
                 self._tell(dataset.root, error)
                 continue
             if not open_shards:

@@ -32,11 +32,15 @@ class Refusal:
 
 
 class Refusals:
-    """The refusals of a fleet: one small hash in Redis."""
+    """The refusals of a fleet: a small hash in Redis of shards, and one of single items.
+
+    Single items come from anybody: however many are refused, those of shards are kept.
+    """
 
     def __init__(self, client: Client, prefix: str) -> None:
         self._client = client
         self._key = f"{prefix}.refusals"
+        self._items_key = f"{prefix}.refusals.items"
 
     def record(self, refusal: Refusal) -> None:
         """Keep a refusal; the same shard's again replaces it. The log has it in any case."""
@@ -44,13 +48,12 @@ class Refusals:
         # Single items have no name that tells one refusal from another.
         unique = "" if refusal.planned else f"\n{uuid.uuid4().hex}"
         field = f"{refusal.dataset}\n{refusal.message}{unique}"
+        key = self._key if refusal.planned else self._items_key
         try:
-            if not self.full:
+            if not self._is_full(key):
                 # A path, or JSON, may hold half a surrogate pair.
-                self._client.hset(
-                    self._key, field.encode(errors="backslashreplace"), json.dumps(short)
-                )
-                self._client.expire(self._key, KEPT_S)
+                self._client.hset(key, field.encode(errors="backslashreplace"), json.dumps(short))
+                self._client.expire(key, KEPT_S)
         except RedisError as error:
             # Worth no failed shard: the plan still has what the message named.
             log.warning("refusal not recorded", extra={"reason": str(error), "refusal": short})
@@ -65,8 +68,8 @@ class Refusals:
 
     def all(self) -> list[Refusal]:
         """Return every refusal that is kept, oldest first."""
-        found = map(_parse, self._client.hvals(self._key))
-        return sorted(found, key=lambda refusal: refusal.time)
+        kept = [*self._client.hvals(self._key), *self._client.hvals(self._items_key)]
+        return sorted(map(_parse, kept), key=lambda refusal: refusal.time)
 
     def shards_of(self, dataset: str) -> set[str]:
         """Return the names of a dataset's refused shards."""
@@ -75,8 +78,11 @@ class Refusals:
 
     @property
     def full(self) -> bool:
-        """Whether further ones are not kept."""
-        return int(self._client.hlen(self._key)) >= MAX_REFUSALS
+        """Whether further ones of shards are not kept."""
+        return self._is_full(self._key)
+
+    def _is_full(self, key: str) -> bool:
+        return int(self._client.hlen(key)) >= MAX_REFUSALS
 
     def forget(self, dataset: str) -> None:
         """Drop the refusals of a dataset's shards, which are queued again."""

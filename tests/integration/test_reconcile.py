@@ -30,7 +30,7 @@ from workers.lifecycle import environment_of
 
 pytestmark = pytest.mark.integration
 
-INTERVAL_S = 0.3
+INTERVAL_S = 1.0
 
 
 def run_resume(bench: Bench) -> dict[str, Any]:

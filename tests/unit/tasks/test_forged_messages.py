@@ -285,7 +285,7 @@ def test_a_body_of_any_form_is_a_delivery_or_an_error_that_ends_no_worker(body: 
 def test_a_message_of_too_many_items_is_refused() -> None:
     items = [{"id": "a", "text": "b"}] * (MAX_MESSAGE_ITEMS + 1)
     assert len(parse_delivery(_message([[items[1:]], {}, {}]), ack=lambda: None).items)
-    with pytest.raises(MessageError, match=r"a message of 10001 items: .* takes at most 10000"):
+    with pytest.raises(MessageError, match=r"of 1000001 items: .* takes at most 1000000"):
         parse_delivery(_message([[items], {}, {}]), ack=lambda: None)
 
 

@@ -8,30 +8,31 @@ from tasks.refusals import MAX_REFUSALS, Refusal, Refusals
 
 
 class Hash:
-    """The few commands of Redis that refusals use, on a dictionary."""
+    """The few commands of Redis that refusals use, on dictionaries."""
 
     def __init__(self) -> None:
-        self.fields: dict[bytes, bytes] = {}
+        self.hashes: dict[str, dict[bytes, bytes]] = {}
         self.expires_s = 0
 
     def hlen(self, key: str) -> int:
-        return len(self.fields)
+        return len(self.hgetall(key))
 
     def hset(self, key: str, field: bytes | str, value: str) -> None:
-        self.fields[field.encode() if isinstance(field, str) else field] = value.encode()
+        name = field.encode() if isinstance(field, str) else field
+        self.hashes.setdefault(key, {})[name] = value.encode()
 
     def expire(self, key: str, seconds: int) -> None:
         self.expires_s = seconds
 
     def hvals(self, key: str) -> list[bytes]:
-        return list(self.fields.values())
+        return list(self.hgetall(key).values())
 
     def hgetall(self, key: str) -> dict[bytes, bytes]:
-        return dict(self.fields)
+        return dict(self.hashes.get(key, {}))
 
     def hdel(self, key: str, *fields: bytes) -> None:
         for field in fields:
-            del self.fields[field]
+            del self.hashes[key][field]
 
 
 def refusal(
@@ -62,8 +63,21 @@ def test_refusals_stay_small() -> None:
     refusals = Refusals(client, "clipfleet")
     for number in range(MAX_REFUSALS + 50):
         refusals.record(refusal(number, reason="x" * 10_000))
-    assert len(client.fields) == MAX_REFUSALS
-    assert max(map(len, client.fields.values())) < 1000
+    kept = client.hvals("clipfleet.refusals")
+    assert len(kept) == MAX_REFUSALS
+    assert max(map(len, kept)) < 1000
+    assert refusals.full
+
+
+def test_refused_single_items_take_no_place_of_a_shards() -> None:
+    client: Any = Hash()
+    refusals = Refusals(client, "clipfleet")
+    for number in range(MAX_REFUSALS + 50):
+        refusals.record(refusal(number, planned=False))
+    assert len(refusals.all()) == MAX_REFUSALS
+    assert not refusals.full
+    refusals.record(refusal(1))
+    assert [r.planned for r in refusals.all()].count(True) == 1
 
 
 def test_refusals_of_single_items_stay_beside_each_other_and_after_a_submit() -> None:

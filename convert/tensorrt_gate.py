@@ -14,7 +14,6 @@ from clipfleet.card import (
     ModelCard,
     Parity,
     TensorSpec,
-    check_files,
     load_card,
 )
 from clipfleet.errors import EngineMismatchError, UsageError
@@ -137,7 +136,6 @@ def prove(card: ModelCard, engine_path: Path, reference: Reference) -> Parity:
     """
     from workers.engines.tensorrt import TensorRTEngine
 
-    check_files(card, engine_path)
     with TensorRTEngine(card, engine_path, contexts=1, allow_unverified=True) as engine:
         parity = verify_engine(
             engine,

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from clipfleet import __version__, engine_commands, error_commands
-from clipfleet.errors import ClipfleetError, GpuLostError, UsageError
+from clipfleet.errors import ClipfleetError, GpuLostError
 from clipfleet.models import TOWERS, Tower
 from clipfleet.options import (
     AllowUnverified,
@@ -173,7 +173,7 @@ def embed(
     clipfleet embed photos/ vectors/photos --model models/vit-b-16.img.fp16.trt --gpus all
     """
     from clipfleet.display import open_display
-    from clipfleet.gpus import choose_gpus
+    from clipfleet.gpus import check_one_way, choose_gpus
     from tasks.one_shot import embed_source
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops what was started, as Ctrl-C
@@ -184,8 +184,7 @@ def embed(
         redis_url=redis_url,
         **_engine_settings(provider, contexts, allow_unverified),
     )
-    if workers and gpus:
-        raise UsageError("--workers and --gpus: --gpus starts one worker for each GPU by itself")
+    check_one_way(workers, gpus)
     items = _open_source(source, model, id_column, uri_column, text_column)
     with open_display(quiet=as_json) as show:
         summary = embed_source(

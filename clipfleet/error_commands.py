@@ -101,12 +101,11 @@ def _retry_here(
     as_json: bool,
 ) -> None:
     from clipfleet.display import open_display
-    from clipfleet.gpus import choose_gpus
+    from clipfleet.gpus import check_one_way, choose_gpus
     from tasks.one_shot import retry_here
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops what was started, as Ctrl-C
-    if workers and gpus:
-        raise UsageError("--workers and --gpus: --gpus starts one worker for each GPU by itself")
+    check_one_way(workers, gpus)
     with open_display(quiet=as_json) as show:
         summary = retry_here(
             dataset,

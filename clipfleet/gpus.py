@@ -61,6 +61,16 @@ def _gpu(line: str) -> Gpu:
     )
 
 
+def check_one_way(workers: int | None, gpus: str | None) -> None:
+    """Refuse both a number of workers and GPUs with one each.
+
+    Raises:
+        UsageError: Both are given.
+    """
+    if workers and gpus:
+        raise UsageError("--workers and --gpus: --gpus starts one worker for each GPU by itself")
+
+
 def choose_gpus(wanted: str) -> list[str]:
     """Return what CUDA_VISIBLE_DEVICES must be for each wanted GPU to be the only one.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from clipfleet.errors import CardError, EngineDamagedError
 from clipfleet.models import Tower
 from clipfleet.validation import problems
+from clipfleet.whole_file import whole_file
 
 Precision = Literal["fp32", "fp16"]
 Runtime = Literal["onnxruntime", "tensorrt", "torch", "fake"]
@@ -278,12 +278,8 @@ def _check_sha256(path: Path, actual: str, expected: str | None) -> None:
 
 def write_card(card: ModelCard, path: Path) -> None:
     """Write a card at `path`; it appears whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as part:
         part.write_text(card.to_json(), encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def sha256_of(path: str | Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import zipfile
@@ -16,6 +15,7 @@ from torch import Tensor
 from clipfleet.card import sha256_of
 from clipfleet.errors import CheckpointError, DependencyError
 from clipfleet.models import Architecture, architecture_names, load_architecture
+from clipfleet.whole_file import whole_file
 from convert.chinese_clip import ChineseClip
 from convert.hugging_face import from_hugging_face, is_hugging_face
 
@@ -81,10 +81,9 @@ def save_checkpoint(model: ChineseClip, path: str | Path, *, half: bool) -> None
         key: value.half() if half and value.is_floating_point() else value
         for key, value in model.state_dict().items()
     }
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("wb") as file:  # a path's name would be in the file: other bytes each time
+    # An open file: a path's name would be in it, other bytes each time.
+    with whole_file(path) as part, part.open("wb") as file:
         torch.save({"state_dict": state_dict}, file)
-    os.replace(part, path)
 
 
 def _read_state_dict(path: Path) -> StateDict:

@@ -26,6 +26,7 @@ from pathlib import Path
 from clipfleet.card import CARD_SUFFIX, ModelCard, card_path, check_files, load_card
 from clipfleet.errors import ClipfleetError, EngineError, GpuLostError, UsageError
 from convert.engine_builds import ENGINE_SUFFIX, naming_file_errors
+from convert.guide import TERMINATED, WRONG_USE
 from workers.engines.fitness import check_fit
 
 Progress = Callable[[str], None]
@@ -33,7 +34,7 @@ Build = Callable[[ModelCard, Path, Path], object]  # the ONNX's card and path, t
 
 _ONNX, _TENSORRT = ".onnx", ENGINE_SUFFIX
 _LEFT_BY_BUILDS = ".*.converting-*"  # see convert.staging: of one that was killed
-_DONE, _WRONG_USE, _GPU_LOST, _TERMINATED = 0, 2, 3, 143  # 1 is an exception of Python
+_DONE, _GPU_LOST = 0, 3  # 1 is an exception of Python
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, required=True, help="folder for engines built here")
     args = parser.parse_args(arguments)
     # A terminated build leaves no folder and no builder behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     model, cache = args.model.absolute(), args.cache.absolute()
     try:
         build = _builder(cache, _say)
@@ -199,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             card = machine_engine(model, cache, place=_this_place(), build=build, progress=_say)
     except ClipfleetError as error:
         _say(str(error))
-        return _GPU_LOST if isinstance(error, GpuLostError) else _WRONG_USE
+        return _GPU_LOST if isinstance(error, GpuLostError) else WRONG_USE
     sys.stdout.write(json.dumps({"card": str(card)}) + "\n")
     return _DONE
 

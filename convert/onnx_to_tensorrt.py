@@ -24,14 +24,11 @@ from convert.engine_builds import (
     load_onnx,
     naming_file_errors,
 )
+from convert.guide import INTERRUPTED, TERMINATED, TOWER_NAMES, WRONG_USE, say
 from convert.tensorrt_engine import build_engine
 from convert.verify import MAX_ITEMS
 
 __all__ = ["BuildOptions", "build_engine", "main"]
-
-_TOWER_NAMES: dict[Tower, str] = {"txt": "text", "img": "vision"}  # the guide's
-_WRONG_USE = 2  # exit code
-_INTERRUPTED, _TERMINATED = 130, 143
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,7 +94,7 @@ def _requested(args: argparse.Namespace) -> list[tuple[Tower, Path]]:
         raise UsageError("nothing to build: give --convert-text, --convert-vision or both")
     for tower, onnx in towers:
         if onnx is None:
-            name = _TOWER_NAMES[tower]
+            name = TOWER_NAMES[tower]
             raise UsageError(f"--convert-{name} needs its ONNX file: give --{name}-onnx-path")
     return [(tower, onnx) for tower, onnx in towers if onnx is not None]
 
@@ -109,8 +106,8 @@ def _check_card(card: ModelCard, tower: Tower, args: argparse.Namespace) -> None
         raise UsageError(f"--model-arch is {architecture}: {card.engine} is {card.architecture}")
     if card.tower != tower:
         raise UsageError(
-            f"--{_TOWER_NAMES[tower]}-onnx-path is {card.engine}, which is the "
-            f"{_TOWER_NAMES[card.tower]} tower"
+            f"--{TOWER_NAMES[tower]}-onnx-path is {card.engine}, which is the "
+            f"{TOWER_NAMES[card.tower]} tower"
         )
     if tower == "txt" and args.context_length not in (None, card.context_length):
         raise UsageError(
@@ -145,7 +142,7 @@ def _build_requested(args: argparse.Namespace) -> list[tuple[ModelCard, Path]]:
         options=_options(args),
         verify_images=args.verify_images,
         verify_texts=args.verify_texts,
-        progress=_say,
+        progress=say,
     )
     return build_engines(
         [onnx for _, onnx in towers],
@@ -160,31 +157,26 @@ def _closing_lines(engines: Sequence[tuple[ModelCard, Path]], prefix: Path) -> I
     yield "Finished ONNX to TensorRT conversion..."
     for card, _ in engines:
         yield (
-            f">>> The {_TOWER_NAMES[card.tower]} {card.precision.upper()} TensorRT model is saved "
+            f">>> The {TOWER_NAMES[card.tower]} {card.precision.upper()} TensorRT model is saved "
             f"at {prefix.parent / card.engine}"
         )
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the guide's command; return its exit code."""
     args = _parser().parse_args(arguments)
     # A terminated build leaves no folder and no builder behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         with naming_file_errors():
             engines = _build_requested(args)
     except ClipfleetError as error:
         sys.stderr.write(f"onnx_to_tensorrt: {error}\n")
-        return _WRONG_USE
+        return WRONG_USE
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return INTERRUPTED
     for line in _closing_lines(engines, args.save_tensorrt_path):
-        _say(line)
+        say(line)
     return 0
 
 

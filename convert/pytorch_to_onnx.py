@@ -21,6 +21,7 @@ from convert.checkpoints import Checkpoint, build_model, load_checkpoint
 from convert.chinese_clip import ChineseClip, halve
 from convert.download import published_checkpoint
 from convert.export import export_tower, fold_batch_norms, tower_specs
+from convert.guide import TERMINATED, TOWER_NAMES, WRONG_USE, say
 from convert.reference import TORCH_REFERENCE, reference_features
 from convert.staging import EXTRA_FILE_SUFFIX, publish, staging_folder, with_checksums
 from convert.verify import MAX_ITEMS, verify_engine, verify_inputs
@@ -28,10 +29,7 @@ from workers.engines.onnx import OnnxEngine
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 
-_TOWER_NAMES = {"txt": "text", "img": "vision"}  # the guide's
 _MAX_BATCH = 4  # items at once in verification, where the engine takes any number
-_WRONG_USE = 2  # exit code
-_TERMINATED = 143
 
 Progress = Callable[[str], None]
 
@@ -236,14 +234,9 @@ def _closing_lines(models: Sequence[tuple[ModelCard, Path]], prefix: Path) -> It
     for card, _ in models:
         path = prefix.parent / card.engine
         yield (
-            f">>> The {_TOWER_NAMES[card.tower]} {card.precision.upper()} ONNX model is saved at "
+            f">>> The {TOWER_NAMES[card.tower]} {card.precision.upper()} ONNX model is saved at "
             f"{path} with extra file {path}{EXTRA_FILE_SUFFIX}"
         )
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -255,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not towers:
         parser.error("nothing to convert: give --convert-text, --convert-vision or both")
     # A terminated conversion leaves no folder behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         models = convert(
             architecture=args.model_arch,
@@ -267,13 +260,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             download_root=args.download_root,
             verify_images=args.verify_images,
             verify_texts=args.verify_texts,
-            progress=_say,
+            progress=say,
         )
     except ClipfleetError as error:
         sys.stderr.write(f"pytorch_to_onnx: {error}\n")
-        return _WRONG_USE
+        return WRONG_USE
     for line in _closing_lines(models, args.save_onnx_path):
-        _say(line)
+        say(line)
     return 0
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,8 @@ from typing import Any
 
 from clipfleet.errors import ClipfleetError, UsageError
 from clipfleet.models import TOWERS, Tower, architecture_names, load_architecture
+from clipfleet.whole_file import whole_file
+from convert.guide import WRONG_USE, say
 from convert.latency import Latency, summarise, time_calls
 from convert.random_inputs import random_inputs
 from convert.speed_runtimes import (
@@ -33,7 +34,6 @@ from workers.engines.base import Engine
 
 _WORDS: dict[Tower, str] = {"img": "image", "txt": "text"}  # the guide's
 _BATCHES = 8  # different inputs that the calls go through in turn
-_WRONG_USE = 2  # exit code
 _HEADER = """\
 | runtime | tower | engine | batch | calls | mean, ms | p50, ms | p95, ms | p99, ms | items/s |
 |---|---|---|---:|---:|---:|---:|---:|---:|---:|"""
@@ -214,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _complain(f"{run.name}: {_reason(error)}")
                 continue
             results.append((run, found))
-            _say(found.line(run.name))
+            say(found.line(run.name))
         if not results and not failed:
             raise UsageError(
                 "nothing to time: give --pytorch-ckpt, --onnx-image-model, --onnx-text-model, "
@@ -224,10 +224,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _write(args.json, report(results, args))
     except ClipfleetError as error:
         _complain(str(error))
-        return _WRONG_USE
+        return WRONG_USE
     if results:
-        _say(f"\n{markdown(results)}")
-    return _WRONG_USE if failed else 0
+        say(f"\n{markdown(results)}")
+    return WRONG_USE if failed else 0
 
 
 def _reason(error: Exception) -> str:
@@ -235,10 +235,9 @@ def _reason(error: Exception) -> str:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        with whole_file(path) as part:
+            part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
@@ -246,11 +245,6 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 def _complain(problem: str) -> None:
     sys.stderr.write(f"speed_benchmark: {problem}\n")
     sys.stderr.flush()
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

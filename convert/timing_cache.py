@@ -7,12 +7,13 @@ may share it: each adds what it measured to what the file holds by then.
 from __future__ import annotations
 
 import fcntl
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from clipfleet.whole_file import whole_file
 
 SUFFIX = ".timing.cache"
 
@@ -94,9 +95,5 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, content: Any) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as part:
         part.write_bytes(memoryview(content))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bench.gpu.merge import insert
 from clipfleet.card import ModelCard, parse_card
+from clipfleet.whole_file import whole_file
 
 BEGIN = "<!-- engines: begin; written by bench.gpu.engine_table -->"
 END = "<!-- engines: end -->"
@@ -69,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(text)
         return
     page = args.into.read_text(encoding="utf-8")
-    args.into.write_text(insert(page, text, begin=BEGIN, end=END), encoding="utf-8")
+    with whole_file(args.into) as part:
+        part.write_text(insert(page, text, begin=BEGIN, end=END), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from bench.gpu.machine import Clocks, Machine
 from clipfleet.models import Tower
+from clipfleet.whole_file import whole_file
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -133,6 +133,5 @@ def dump_measurements(measurements: Sequence[Measurement]) -> str:
 
 def write_measurement(measurement: Measurement, path: Path) -> None:
     """Write a measurement; the file appears whole."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(_MEASUREMENT.dump_json(measurement, indent=1) + b"\n")
-    os.replace(part, path)
+    with whole_file(path) as part:
+        part.write_bytes(_MEASUREMENT.dump_json(measurement, indent=1) + b"\n")

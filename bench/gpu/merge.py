@@ -18,6 +18,7 @@ from bench.gpu.measurement import Measurement, dump_measurements, read_measureme
 from bench.gpu.plot import picture
 from bench.gpu.rows import MixedMachinesError, Row, rows_of
 from bench.gpu.tables import report
+from clipfleet.whole_file import whole_file
 
 BEGIN = "<!-- measured: begin; written by bench.gpu.merge -->"
 END = "<!-- measured: end -->"
@@ -78,9 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

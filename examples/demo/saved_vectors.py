@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
+
+from clipfleet.whole_file import whole_file
 
 Vectors = NDArray[np.float32]
 
@@ -49,10 +50,8 @@ class SavedVectors:
                 self._arrays[f"{title}/{name}/{kind}"] = array
 
     def write(self, path: Path) -> None:
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        with part.open("wb") as file:
+        with whole_file(path) as part, part.open("wb") as file:
             np.savez(file, **self._arrays)  # type: ignore[arg-type]
-        os.replace(part, path)
 
     @classmethod
     def read(cls, path: Path) -> SavedVectors:

@@ -24,6 +24,7 @@
     ├── ItemError                  one item has no vector: a row in the errors table
     └── TransientError             worth trying again later
         ├── BrokerError            Redis cannot be reached
+        ├── QueueFullError         a queue has as many messages as are allowed
         └── StorageError           the file system or object store did not answer
 
 A bad item is a row of the errors table (see `ItemError.code`), never a failed
@@ -135,6 +136,15 @@ class TransientError(ClipfleetError):
 
 class BrokerError(TransientError):
     """Redis cannot be reached or refuses the connection."""
+
+
+class QueueFullError(TransientError):
+    """A queue has `length` messages, and `limit` are allowed: nothing was queued, try again later."""
+
+    def __init__(self, message: str, *, length: int, limit: int) -> None:
+        super().__init__(message)
+        self.length = length
+        self.limit = limit
 
 
 class StorageError(TransientError):

@@ -85,6 +85,13 @@ class Settings(BaseSettings):
     # now and then loses a message with its worker, and queues them again; 0: none does.
     reconcile_interval_s: NonNegativeFloat = 10.0
 
+    # Shards that a tower's queue holds at most, about 1 kB of Redis each; workers queue the rest of
+    # a plan as these are done, at their looks for lost shards. Without looks there is no limit.
+    max_queued_shards: PositiveInt = 5_000
+    # Messages that wait in a tower's queue before `tasks.item_queue` says to producers of single
+    # items that it is full.
+    max_queued_messages: PositiveInt = 10_000
+
     # A shard that runs longer kills its process and is run again.
     shard_deadline_s: PositiveInt = 1800
     stop_grace_s: NonNegativeFloat = 60.0  # after SIGTERM, before a running shard is handed back

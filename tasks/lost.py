@@ -32,14 +32,14 @@ def lost_shards(
 ) -> list[Shard]:
     """Return the open shards that were queued, and that neither Redis nor a worker has.
 
-    Later jobs than `queued.last_job` are still being queued. A refused shard waits until
+    Others are still being queued, or wait for room in the queue. A refused shard waits until
     somebody has mended the cause and resumes. `in_redis` must be older than the open shards:
     a shard is recorded before its message goes.
     """
     return [
         shard
         for shard in open_shards
-        if shard.job <= queued.last_job and shard.name not in in_redis and shard.name not in refused
+        if queued.was_queued(shard) and shard.name not in in_redis and shard.name not in refused
     ]
 
 

@@ -1,5 +1,8 @@
 """Queueing: which shards of a dataset are in Redis, and putting there what is not.
 
+A queue holds a limited number of shards; the workers queue the others when there is room
+(`tasks.feed`).
+
 One process at a time queues shards of a dataset: a short lock in Redis says so. It is a
 courtesy, not what anything leans on: shards that are queued twice are embedded once more,
 and committed once.
@@ -10,8 +13,9 @@ from __future__ import annotations
 import itertools
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -37,8 +41,16 @@ _BATCH_MESSAGES = 500  # a round trip
 _ATTEMPTS = 3
 
 
-def queue_missing(dataset: Dataset, settings: Settings) -> int:
-    """Queue the planned shards that are neither done nor in Redis; return how many.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Queueing:
+    """How many shards were queued, and for how many the queue had no room."""
+
+    queued: int
+    later: int
+
+
+def queue_missing(dataset: Dataset, settings: Settings) -> Queueing:
+    """Queue the planned shards that are neither done nor in Redis, as far as there is room.
 
     Waits while another process queues shards of this dataset.
 
@@ -49,15 +61,16 @@ def queue_missing(dataset: Dataset, settings: Settings) -> int:
     with broker_errors(settings), connect(settings.redis_url) as client:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                _queue_missing(dataset, client, settings, sent)
+                waiting = _queue_missing(dataset, client, settings, sent)
                 break
             except (BatchPublishError, LockError):  # some may be there, or gone: look again
                 if attempt == _ATTEMPTS:
                     raise
-    return len(sent)
+    return Queueing(queued=len(sent), later=waiting)
 
 
-def _queue_missing(dataset: Dataset, client: Client, settings: Settings, sent: set[str]) -> None:
+def _queue_missing(dataset: Dataset, client: Client, settings: Settings, sent: set[str]) -> int:
+    """Queue what there is room for, note it in `sent`, and return how many are left."""
     queue, name = queue_of(dataset, settings), name_in_messages(dataset)
     lock = queueing_lock(client, queue, name)
     with held(lock, wait=True):
@@ -65,13 +78,40 @@ def _queue_missing(dataset: Dataset, client: Client, settings: Settings, sent: s
         for root in {name, dataset.root}:
             refusals.forget(root)
         planned = jobs(dataset)
-        there = shards_in_redis(client, queue, name)
+        in_redis = all_in_redis(client, queue)
+        there = in_redis.get(digest(name), set())
         lock.reacquire()
         missing = [s for s in missing_shards(dataset, planned) if s.name not in there]
         lock.reacquire()
-        sent.update(shard.name for shard in publish(missing, dataset, name, settings, lock))
+        now, rest = split_by_room(missing, in_redis, settings)
+        sent.update(shard.name for shard in publish(now, dataset, name, settings, lock))
         if planned:
-            write_queued(dataset, Queued(queue=queue, dataset=name, last_job=planned[-1].id))
+            told = Queued(queue=queue, dataset=name, last_job=planned[-1].id, rest=first_name(rest))
+            write_queued(dataset, told)
+        return len(rest)
+
+
+def split_by_room(
+    shards: Sequence[Shard], in_redis: Mapping[str, Collection[str]], settings: Settings
+) -> tuple[Sequence[Shard], Sequence[Shard]]:
+    """Return the shards for which a queue has room, and those that must wait for it.
+
+    It is the workers' looks that queue the latter: without them there is room for all.
+    """
+    if not settings.reconcile_interval_s:
+        return shards, []
+    room = max(0, settings.max_queued_shards - sum(map(len, in_redis.values())))
+    return shards[:room], shards[room:]
+
+
+def later(shards: int) -> str:
+    """Return in words that the workers queue so many shards; nothing if there are none."""
+    return f"; the workers queue {shards:,} more when there is room" if shards else ""
+
+
+def first_name(rest: Sequence[Shard]) -> str | None:
+    """Return the name of the first of some shards, if there are any."""
+    return rest[0].name if rest else None
 
 
 def queueing_lock(client: Client, queue: str, name: str) -> Lock:

@@ -2,7 +2,8 @@
 
 A thread in every worker's parent looks through the datasets in its output folder for shards
 that were queued, are not done, and are not in Redis; in each interval, one worker of the fleet
-does. What is lost in two looks, a few seconds apart, is queued again.
+does. What is lost in two looks, a few seconds apart, is queued again. So is, at once, what was
+not queued yet because the queue was full.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from storage.find_datasets import find_datasets
 from storage.manifest import missing_shards
 from storage.queued import Queued, read_queued
 from tasks.broker import Client, connect, message_counts
+from tasks.feed import feed
 from tasks.lost import fingerprint_of, is_ours, lost_shards
 from tasks.queueing import (
     all_in_redis,
@@ -34,7 +36,7 @@ from tasks.queueing import (
 from tasks.refusals import Refusals
 
 QUIET_S = 3.0  # a message between two hands is in neither; it is not for so long
-MAX_MESSAGES = 10_000  # a longer queue is not looked through: 100 ms
+MAX_MESSAGES = 20_000  # a longer queue is not looked through: 250 ms
 _JOIN_S = 5.0
 
 log = logging.getLogger(__name__)
@@ -100,7 +102,22 @@ class Reconciler:
         return bool(client.set(f"{self._queue}.reconciler", 1, nx=True, px=expiry_ms))
 
     def _look(self, client: Client) -> int:
-        suspects = self._lost(client, self._datasets())
+        datasets = self._datasets()
+        again = self._queue_lost(client, datasets)  # first: both are for the same room
+        return again + sum(self._feed(client, dataset, queued) for dataset, queued in datasets)
+
+    def _feed(self, client: Client, dataset: Dataset, queued: Queued) -> int:
+        try:
+            count = feed(client, dataset, queued, self._settings)
+        except (ClipfleetError, OSError) as error:  # this dataset's own
+            self._tell(dataset.root, error)
+            return 0
+        if count:
+            log.info("shards queued, as there is room", extra=_told(dataset, count))
+        return count
+
+    def _queue_lost(self, client: Client, datasets: list[tuple[Dataset, Queued]]) -> int:
+        suspects = self._lost(client, datasets)
         if not suspects or self._stopped.wait(min(QUIET_S, self._interval_s)):
             return 0
         return sum(
@@ -187,7 +204,7 @@ class Reconciler:
             again = [shard for shard in lost if shard.name in suspects]
             count = sum(1 for _ in publish(again, dataset, name, self._settings, lock))
         if count:
-            told = {"dataset": dataset.root, "shards": count, "first": again[0].name}
+            told = {**_told(dataset, count), "first": again[0].name}
             log.warning("lost shards queued again", extra=told)
         return count
 
@@ -198,3 +215,7 @@ class Reconciler:
             self._troubles[place] = reason
             told = {"dataset": place, "reason": reason}
             log.warning("lost shards cannot be looked for", extra=told)
+
+
+def _told(dataset: Dataset, shards: int) -> dict[str, Any]:
+    return {"dataset": dataset.root, "shards": shards}

@@ -9,16 +9,18 @@ from clipfleet.settings import Settings
 from storage.dataset import Dataset
 from storage.manifest import complete, missing_shards, unfinished
 from tasks.broker import check_broker
-from tasks.queueing import queue_missing
+from tasks.queueing import later, queue_missing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resumption:
-    """What `resume` did. Of the open shards, those that were not queued are in Redis."""
+    """What `resume` did. Of the open shards, those that neither were queued nor are to be later
+    are in Redis."""
 
     dataset: str
     open_shards: int
     queued_shards: int
+    later_shards: int = 0  # that the workers queue when there is room
 
     def to_json(self) -> dict[str, Any]:
         """Return the resumption in JSON's types."""
@@ -28,9 +30,10 @@ class Resumption:
         """Return the resumption in words."""
         if not self.open_shards:
             return [f"{self.dataset}: every planned shard is done"]
-        others = self.open_shards - self.queued_shards
+        others = self.open_shards - self.queued_shards - self.later_shards
         there = f"; {others:,} others wait in Redis or run" if others > 0 else ""
-        return [f"{self.dataset}: queued {self.queued_shards:,} open shards{there}"]
+        queued = f"queued {self.queued_shards:,} open shards{later(self.later_shards)}"
+        return [f"{self.dataset}: {queued}{there}"]
 
 
 def resume(dataset_root: str, *, settings: Settings) -> Resumption:
@@ -48,8 +51,12 @@ def resume(dataset_root: str, *, settings: Settings) -> Resumption:
     for name in unfinished(dataset):  # a worker died between a part and its record
         complete(dataset, name)
     open_shards = sum(1 for _ in missing_shards(dataset))
+    if not open_shards:
+        return Resumption(dataset=dataset.root, open_shards=0, queued_shards=0)
+    queueing = queue_missing(dataset, settings)
     return Resumption(
         dataset=dataset.root,
         open_shards=open_shards,
-        queued_shards=queue_missing(dataset, settings) if open_shards else 0,
+        queued_shards=queueing.queued,
+        later_shards=queueing.later,
     )

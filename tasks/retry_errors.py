@@ -11,7 +11,7 @@ from storage.dataset import Dataset
 from storage.manifest import complete, unfinished
 from storage.plan import plan_retry
 from tasks.broker import check_broker
-from tasks.queueing import queue_missing
+from tasks.queueing import later, queue_missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class Retry:
     items: int
     shards: int
     queued_shards: int
+    later_shards: int = 0  # that the workers queue when there is room
 
     def to_json(self) -> dict[str, Any]:
         """Return the retry in JSON's types."""
@@ -39,7 +40,8 @@ class Retry:
             if self.job
             else "no item to try again: none ended so, or a retry has them in hand"
         )
-        return [f"{self.dataset}: {planned}; queued {self.queued_shards:,} shards"]
+        queued = f"queued {self.queued_shards:,} shards{later(self.later_shards)}"
+        return [f"{self.dataset}: {planned}; {queued}"]
 
 
 def retry_errors(dataset_root: str, only: Collection[str] = (), *, settings: Settings) -> Retry:
@@ -55,10 +57,12 @@ def retry_errors(dataset_root: str, only: Collection[str] = (), *, settings: Set
     for name in unfinished(dataset):  # a worker died between a part and its record
         complete(dataset, name)
     job = plan_retry(dataset, only, settings.shard_size)
+    queueing = queue_missing(dataset, settings)
     return Retry(
         dataset=dataset.root,
         job=job.id if job else None,
         items=job.items if job else 0,
         shards=job.shards if job else 0,
-        queued_shards=queue_missing(dataset, settings),
+        queued_shards=queueing.queued,
+        later_shards=queueing.later,
     )

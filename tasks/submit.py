@@ -17,7 +17,7 @@ from storage.plan import plan_items
 from storage.sources import Source
 from tasks.broker import check_broker
 from tasks.exposure import warn_of_exposure
-from tasks.queueing import queue_missing
+from tasks.queueing import later, queue_missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,7 @@ class Submission:
     planned_items: int
     planned_shards: int
     queued_shards: int
+    later_shards: int = 0  # that the workers queue when there is room
 
     def to_json(self) -> dict[str, Any]:
         """Return the submission in JSON's types."""
@@ -47,7 +48,7 @@ class Submission:
             if self.queued_shards
             else "queued nothing: every planned shard is done or in the queue"
         )
-        return [f"{self.dataset}: {planned}; {queued}"]
+        return [f"{self.dataset}: {planned}; {queued}{later(self.later_shards)}"]
 
 
 def submit(
@@ -67,10 +68,12 @@ def submit(
     for name in unfinished(dataset):  # a worker died between a part and its record
         complete(dataset, name)
     job = plan_items(dataset, source, settings.shard_size)
+    queueing = queue_missing(dataset, settings)
     return Submission(
         dataset=dataset.root,
         job=job.id if job else None,
         planned_items=job.items if job else 0,
         planned_shards=job.shards if job else 0,
-        queued_shards=queue_missing(dataset, settings),
+        queued_shards=queueing.queued,
+        later_shards=queueing.later,
     )

@@ -81,6 +81,7 @@ def test_resume_queues_each_shard_once(bench: Bench) -> None:
         "dataset": bench.dataset_path(),
         "open_shards": 5,
         "queued_shards": 5,
+        "later_shards": 0,
     }
     assert bench.in_redis() == (5, 0)
 
@@ -122,7 +123,7 @@ def test_a_submission_that_is_still_being_queued_is_left_alone(make_bench: MakeB
 
     plan_items(dataset, ListSource(items(500)), 100)  # a second job
     assert look_in_turn(bench, reconciler) == 0
-    assert queue_missing(dataset, bench.settings) == 2
+    assert queue_missing(dataset, bench.settings).queued == 2
     queued = read_queued(dataset)
     assert queued is not None
     assert queued.last_job == "00002"

@@ -1,0 +1,60 @@
+"""How a plan that is longer than its queue is divided, decided without Redis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clipfleet.jobs import Shard
+from clipfleet.settings import load_settings
+from storage.queued import Queued, read_queued, write_queued
+from tasks.lost import lost_shards
+from tasks.queueing import first_name, later, split_by_room
+from tasks.submit import Submission
+from tests.unit.tasks.support import fake_dataset
+
+SHARDS = [Shard(job="00001", index=n, size=1) for n in range(5)]
+
+
+def test_a_queue_takes_as_many_shards_as_it_has_room_for() -> None:
+    settings = load_settings(max_queued_shards=4)
+    in_redis = {"this": {"a"}, "another dataset": {"b"}}
+    now, rest = split_by_room(SHARDS, in_redis, settings)
+    assert ([s.index for s in now], [s.index for s in rest]) == ([0, 1], [2, 3, 4])
+    assert first_name(rest) == "00001-0000002"
+
+
+def test_a_full_queue_takes_none_and_an_empty_one_all() -> None:
+    settings = load_settings(max_queued_shards=5)
+    assert split_by_room(SHARDS, {"x": set("abcdefg")}, settings) == ([], SHARDS)
+    now, rest = split_by_room(SHARDS, {}, settings)
+    assert (now, first_name(rest)) == (SHARDS, None)
+
+
+def test_without_looks_nobody_would_queue_the_rest_and_so_there_is_none() -> None:
+    settings = load_settings(max_queued_shards=1, reconcile_interval_s=0)
+    assert split_by_room(SHARDS, {}, settings) == (SHARDS, [])
+
+
+def test_a_shard_that_waits_for_room_is_not_lost(tmp_path: Path) -> None:
+    queued = Queued(queue="q", dataset="/d", last_job="00001", rest="00001-0000003")
+    newer = Shard(job="00002", index=0, size=1)
+    lost = lost_shards([*SHARDS, newer], queued, in_redis={"00001-0000001"}, refused=())
+    assert [shard.index for shard in lost] == [0, 2]
+    assert [s.index for s in (*SHARDS, newer) if queued.waits(s)] == [3, 4]
+    dataset = fake_dataset(tmp_path)
+    write_queued(dataset, queued)
+    assert read_queued(dataset) == queued
+
+
+def test_a_submission_tells_what_waits_for_room() -> None:
+    submission = Submission(
+        dataset="/d",
+        job="00001",
+        planned_items=10,
+        planned_shards=10,
+        queued_shards=4,
+        later_shards=6,
+    )
+    told = "queued 4 shards; the workers queue 6 more when there is room"
+    assert submission.lines()[0].endswith(told)
+    assert later(0) == ""

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +52,28 @@ def processes_of(folder: Path) -> list[int]:
 
 
 class WorkerProcess:
-    """A real `clipfleet worker`, in a session of its own; `settings` are all it gets."""
+    """A real `clipfleet worker`, in a session of its own; `settings` are all it gets.
 
-    def __init__(self, settings: Settings, log_path: Path, options: Sequence[str] = ()) -> None:
+    `program` is a module that runs the command line, `environment` what it has besides.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        log_path: Path,
+        options: Sequence[str] = (),
+        *,
+        program: str = "clipfleet.cli",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.log_path = log_path
         self._log = open(log_path, "wb")  # noqa: SIM115 - closed by `kill`
-        command = [sys.executable, "-m", "clipfleet.cli", "worker"]
+        command = [sys.executable, "-m", program, "worker"]
         command += ["--tower", str(settings.tower), "--model", str(settings.model)]
         command += ["--output", str(settings.output), *options]
         self.process = subprocess.Popen(
             command,
-            env=environment_of(settings),
+            env={**environment_of(settings), **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,

@@ -1,0 +1,198 @@
+"""The harness of the fault tests: something to harm, and what is counted afterwards.
+
+    rig.submit(300)
+    …                                    # bring it to where the fault shall strike
+    worker.kill()
+    rig.recovery_begins()
+    record(rig.outcome("a worker is killed"))
+
+**Recovery** is the time from `recovery_begins` until the dataset is whole and Redis has no
+message of it. It begins when what did the harm is over: at the kill itself, or at the end of
+an outage. What remains to be embedded then takes the fake engine less than a second; a
+worker that has to be started counts.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipfleet.errors import ClipfleetError
+from clipfleet.models import Tower
+from clipfleet.settings import Settings, load_settings
+from storage.proof import prove
+from tasks.submit import Submission
+from tests.faults.counting import count_ids
+from tests.faults.redis_server import KEEPS_NOTHING, RedisServer
+from tests.faults.steps import Step, release_all, steps_environment
+from tests.integration.support import Bench, WorkerProcess, wait_until
+from workers.engines.fake import write_fake_engine
+
+FULL_VARIABLE = "FAULTS_FULL"  # set: outages last a minute, and settings are the defaults
+FULL = bool(os.environ.get(FULL_VARIABLE))
+
+_QUICK: dict[str, Any] = {"visibility_timeout_s": 2, "reconcile_interval_s": 1.0}
+_POLL_S = 0.02
+
+
+def seconds(full: float, quick: float) -> float:
+    """Return how long something lasts: in the full command, and in CI."""
+    return full if FULL else quick
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A fault and what it did: a row of the table. `recovery_s` is None if it never ended.
+
+    `lost` and `doubled` count submitted ids in parts and errors tables, read with pyarrow;
+    `problems` are what `clipfleet verify` says beside it.
+    """
+
+    name: str
+    submitted: int
+    vectors: int
+    errors: int
+    lost: int
+    doubled: int
+    recovery_s: float | None
+    problems: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        whole = self.vectors + self.errors == self.submitted
+        harm = self.lost or self.doubled or self.problems
+        return whole and not harm and self.recovery_s is not None
+
+
+class Rig(Bench):
+    """A bench with a Redis of its own that may be harmed, and the ids that were submitted."""
+
+    def __init__(self, settings: Settings, folder: Path, server: RedisServer) -> None:
+        super().__init__(settings, folder)
+        self.server = server
+        self.submitted: dict[str, set[str]] = {}  # dataset → ids
+        self._begin_s = time.monotonic()
+
+    def submit(self, count: int, name: str = "dataset", **changes: Any) -> Submission:
+        self.note(name, (f"text-{n}" for n in range(count)))
+        return super().submit(count, name, **changes)
+
+    def queue_items(self, items: list[dict[str, Any]], *, size: int = 1, **keywords: Any) -> None:
+        name = keywords.get("dataset", f"items-{self.settings.tower}")
+        self.note(name, (item["id"] for item in items))
+        super().queue_items(items, size=size, **keywords)
+
+    def note(self, name: str, ids: Iterator[str] | Sequence[str]) -> None:
+        """Remember ids as submitted to a dataset."""
+        self.submitted.setdefault(name, set()).update(ids)
+
+    def start_held_worker(self, **changes: Any) -> WorkerProcess:
+        """Start a worker that stops at the steps that `hold` names, to be killed there."""
+        settings = self.settings.model_copy(update=changes)
+        log_path = self.folder / f"worker-{len(self.workers)}.log"
+        worker = WorkerProcess(
+            settings,
+            log_path,
+            program="tests.faults.steps",
+            environment=steps_environment(self.folder),
+        )
+        self.workers.append(worker)
+        return worker
+
+    def hold(self, step: Step) -> None:
+        """Have the next process that comes to a step stop there for ever."""
+        step.hold(self.folder)
+
+    def wait_held(self, step: Step, timeout_s: float = 20.0) -> None:
+        """Wait until a process is at a step."""
+        wait_until(
+            lambda: step.is_held(self.folder), timeout_s=timeout_s, what=f"a process at {step}"
+        )
+
+    def recovery_begins(self) -> None:
+        """Say that what did the harm is over, see the module's docstring."""
+        self._begin_s = time.monotonic()
+
+    def is_whole(self, name: str = "dataset") -> bool:
+        """Return whether every submitted id is committed, and Redis has no message any more."""
+        return sum(self.counts(name)) >= len(self.submitted[name]) and self.in_redis() == (0, 0)
+
+    def outcome(self, fault: str, *, name: str = "dataset", timeout_s: float = 90.0) -> Fault:
+        """Wait until a dataset is whole, or for `timeout_s`, and return what is there."""
+        recovery_s = self._seconds_until(lambda: self.is_whole(name), timeout_s)
+        return outcome_of(fault, self.dataset_path(name), self.submitted[name], recovery_s)
+
+    def _seconds_until(self, condition: Callable[[], bool], timeout_s: float) -> float | None:
+        while time.monotonic() - self._begin_s < timeout_s:
+            if condition():
+                return time.monotonic() - self._begin_s
+            time.sleep(_POLL_S)
+        return None
+
+    def close(self) -> None:
+        release_all(self.folder)
+        super().close()
+        self.server.kill()
+
+
+def outcome_of(fault: str, dataset: str, submitted: set[str], recovery_s: float | None) -> Fault:
+    """Return what became of submitted ids in a dataset."""
+    found = count_ids(dataset, submitted)
+    problems = _problems(dataset)
+    if found.foreign:
+        problems.append(f"{found.foreign} ids that nobody submitted")
+    return Fault(
+        name=fault,
+        submitted=len(submitted),
+        vectors=found.vectors,
+        errors=found.errors,
+        lost=found.lost,
+        doubled=found.doubled,
+        recovery_s=recovery_s,
+        problems=tuple(problems),
+    )
+
+
+def _problems(dataset: str) -> list[str]:
+    try:
+        return list(prove(dataset).problems)
+    except ClipfleetError as error:  # there is no dataset
+        return [str(error)]
+
+
+@contextmanager
+def open_rig(
+    folder: Path,
+    *,
+    tower: Tower = "txt",
+    item_s: float = 0.0,
+    redis_options: Sequence[str] = KEEPS_NOTHING,
+    **changes: Any,
+) -> Iterator[Rig]:
+    """Make a rig in a folder, with a fake model whose items take `item_s`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("CLIPFLEET_")]:
+            patch.delenv(name)
+        patch.chdir(folder)
+        server = RedisServer(folder / "redis", redis_options)
+        server.start()
+        (folder / "output").mkdir()
+        settings = load_settings(
+            redis_url=server.url,
+            tower=tower,
+            model=str(write_fake_engine(folder, tower, item_s=item_s)),
+            output=str(folder / "output"),
+            **{"shard_size": 100, "window_s": 0.3, **({} if FULL else _QUICK), **changes},
+        )
+        rig = Rig(settings, folder, server)
+        try:
+            yield rig
+        finally:
+            rig.close()

@@ -1,0 +1,100 @@
+"""The harness sees damage that is done on purpose, without the product's own proof."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from storage.dataset import Dataset
+from storage.manifest import commit
+from storage.plan import jobs, plan_items, shards
+from storage.sources import ListSource
+from tests.faults.counting import count_ids
+from tests.faults.harness import Fault, outcome_of
+from tests.unit.tasks.support import embedded, fake_dataset, items
+from workers.engines.fake import fake_card
+
+SUBMITTED = {item.id for item in items(30)}
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    """One shard of 30 items, of which 4 are errors."""
+    whole = fake_dataset(tmp_path)
+    plan_items(whole, ListSource(items(30)), 30)
+    for shard in shards(jobs(whole)[0]):
+        commit(whole, shard.name, embedded(30, failures=4), card=fake_card("txt"), worker="w")
+    return whole
+
+
+def outcome(dataset: Dataset) -> Fault:
+    return outcome_of("damage", dataset.root, SUBMITTED, recovery_s=1.0)
+
+
+def only_file(dataset: Dataset, folder: str) -> Path:
+    (path,) = Path(dataset.root, folder).iterdir()
+    return path
+
+
+def test_a_whole_dataset_lost_and_doubled_nothing(dataset: Dataset) -> None:
+    fault = outcome(dataset)
+    assert (fault.submitted, fault.vectors, fault.errors) == (30, 26, 4)
+    assert (fault.lost, fault.doubled, fault.problems) == (0, 0, ())
+    assert fault.ok
+
+
+def test_a_part_that_is_gone_is_lost(dataset: Dataset) -> None:
+    only_file(dataset, "parts").unlink()
+    fault = outcome(dataset)
+    assert (fault.vectors, fault.lost, fault.doubled) == (0, 26, 0)
+    assert not fault.ok
+
+
+def test_an_errors_table_that_is_gone_is_lost(dataset: Dataset) -> None:
+    only_file(dataset, "errors").unlink()
+    assert outcome(dataset).lost == 4
+
+
+def repeat_first_row(path: Path) -> None:
+    table = pq.read_table(path)
+    pq.write_table(table.take([0, *range(table.num_rows)]), path)
+
+
+def copy_part(path: Path) -> None:
+    path.with_name("00001-0000009.parquet").write_bytes(path.read_bytes())
+
+
+@pytest.mark.parametrize(("harm", "doubled"), [(repeat_first_row, 1), (copy_part, 26)])
+def test_ids_that_are_written_twice_are_doubled(
+    dataset: Dataset, harm: Callable[[Path], None], doubled: int
+) -> None:
+    harm(only_file(dataset, "parts"))
+    fault = outcome(dataset)
+    assert (fault.lost, fault.doubled) == (0, doubled)
+    assert not fault.ok
+
+
+def test_an_id_that_is_a_vector_and_an_error_is_doubled(dataset: Dataset) -> None:
+    path = only_file(dataset, "errors")
+    table = pq.read_table(path)
+    ids = ["t0", *table["id"].to_pylist()[1:]]
+    pq.write_table(table.set_column(0, "id", [ids]), path)
+    fault = outcome(dataset)
+    assert (fault.lost, fault.doubled) == (1, 1)
+
+
+def test_ids_that_nobody_submitted_are_seen(dataset: Dataset) -> None:
+    counts = count_ids(dataset.root, {item.id for item in items(29)})
+    assert asdict(counts) == {"vectors": 26, "errors": 4, "lost": 0, "doubled": 0, "foreign": 1}
+
+
+def test_what_never_recovered_and_a_dataset_that_is_none_are_not_ok(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    assert not outcome_of("never", dataset.root, SUBMITTED, recovery_s=None).ok
+    nothing = outcome_of("none", str(tmp_path / "nothing"), SUBMITTED, recovery_s=1.0)
+    assert (nothing.lost, nothing.ok) == (30, False)

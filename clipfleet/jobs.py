@@ -19,7 +19,7 @@ EMBED_ITEMS_TASK = "clipfleet.embed_items"  # items that an ETL system queues by
 EMPTY_FILE = "empty_file"
 MISSING = "missing"
 NOT_A_FILE = "not_a_file"
-NOT_ALLOWED = "not_allowed"  # its file is below none of the worker's input roots
+NOT_ALLOWED = "not_allowed"  # below none of the worker's input roots, or a URL it may not fetch
 PERMISSION_DENIED = "permission_denied"
 READ_FAILED = "read_failed"
 UNSUPPORTED_FORMAT = "unsupported_format"
@@ -29,6 +29,12 @@ EMPTY_TEXT = "empty_text"
 NON_FINITE = "non_finite"
 BAD_ITEM = "bad_item"  # queued by itself, and not of the form that its task takes
 ENGINE_FAILED = "engine_failed"  # queued by itself, and the engine failed on it every time
+HTTP_ERROR = "http_error"  # a server's answer that is not the image and will not be
+# Transient: tried several times, and worth a retry later.
+DISK_ERROR = "disk_error"  # a disk, of the network most likely, did not give it
+FETCH_TIMEOUT = "fetch_timeout"  # a server did not answer in time, or too slowly
+FETCH_FAILED = "fetch_failed"  # no connection, or one that was cut off
+SERVER_BUSY = "server_busy"  # HTTP 408, 425, 429, 5xx
 ERROR_CODES = (
     EMPTY_FILE,
     MISSING,
@@ -43,7 +49,13 @@ ERROR_CODES = (
     NON_FINITE,
     BAD_ITEM,
     ENGINE_FAILED,
+    HTTP_ERROR,
+    DISK_ERROR,
+    FETCH_TIMEOUT,
+    FETCH_FAILED,
+    SERVER_BUSY,
 )
+TRANSIENT_CODES = frozenset({DISK_ERROR, FETCH_TIMEOUT, FETCH_FAILED, SERVER_BUSY})
 
 MAX_ID_LENGTH = 4096  # characters: the longest path that Linux opens
 

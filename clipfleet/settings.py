@@ -17,6 +17,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 from pydantic_settings import (
@@ -28,6 +29,7 @@ from pydantic_settings import (
 )
 
 from clipfleet.errors import SettingsError
+from clipfleet.hosts import allowed_host
 from clipfleet.validation import problems
 
 PREFIX = "CLIPFLEET_"
@@ -35,6 +37,13 @@ CONFIG_VARIABLE = "CLIPFLEET_CONFIG"
 ENGINE_REPORT_VARIABLE = "CLIPFLEET_ENGINE_REPORT"  # between a worker and its child
 DEFAULT_CONFIG = "clipfleet.toml"
 ROOT_SEPARATOR = ":"  # between folders in an environment variable, as in PATH
+HOST_SEPARATOR = ","  # between hosts, which may have a port
+SEPARATORS = {  # of the settings that are lists
+    "input_roots": ROOT_SEPARATOR,
+    "url_hosts": HOST_SEPARATOR,
+    "url_private_hosts": HOST_SEPARATOR,
+    "url_schemes": HOST_SEPARATOR,
+}
 
 
 class Settings(BaseSettings):
@@ -76,6 +85,25 @@ class Settings(BaseSettings):
     # between them), once `..` and symbolic links are resolved. None: wherever this user may.
     input_roots: Annotated[tuple[str, ...], NoDecode] = ()
 
+    # Hosts that images are fetched from (in the environment with ',' between them): a name, a name
+    # with a port, '*.example.com' for all names below it, '*' for all names. None: no URLs.
+    # Only public addresses are fetched from, but for those of the private hosts, which are
+    # allowed by that: object stores of one's own, by exact name or address.
+    url_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    url_private_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    url_schemes: Annotated[tuple[Literal["https", "http"], ...], NoDecode] = ("https",)
+    url_connect_timeout_s: PositiveFloat = 5.0  # to connect, for each address of a host
+    url_read_timeout_s: PositiveFloat = 10.0  # in which the next bytes must come
+    url_timeout_s: PositiveFloat = 30.0  # one try from beginning to end, redirects included
+    url_threads: int = Field(default=64, ge=1, le=1024)  # fetches in flight at once, a worker
+    # What lies fetched and not decoded yet. More hides slow servers better.
+    url_ahead_bytes: PositiveInt = 256 << 20
+
+    # Tries of an image whose reading fails for a cause that may pass (a timeout, a 503, a network
+    # disk), and for how long after its first failure; then it is an error row, as any other.
+    read_attempts: PositiveInt = 3
+    read_retry_s: PositiveFloat = 30.0
+
     # Items that arrive singly are written as one part when this many are there, or when
     # the first has waited this long.
     window_items: PositiveInt = 1024
@@ -101,10 +129,11 @@ class Settings(BaseSettings):
     output: str | None = None
     tower: Literal["img", "txt"] | None = None
 
-    @field_validator("input_roots", mode="before")
+    @field_validator(*SEPARATORS, mode="before")
     @classmethod
-    def _split_roots(cls, given: Any) -> Any:
-        return tuple(given.split(ROOT_SEPARATOR)) if isinstance(given, str) else given
+    def _split(cls, given: Any, info: ValidationInfo) -> Any:
+        separator = SEPARATORS[str(info.field_name)]
+        return tuple(given.split(separator)) if isinstance(given, str) else given
 
     @field_validator("input_roots")
     @classmethod
@@ -117,6 +146,20 @@ class Settings(BaseSettings):
                     "/data, and leave the setting out for no limit"
                 )
         return roots
+
+    @field_validator("url_hosts", "url_private_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for host in hosts:
+            allowed_host(host, wildcards=info.field_name == "url_hosts")
+        return hosts
+
+    @field_validator("url_schemes")
+    @classmethod
+    def _check_schemes(cls, schemes: tuple[str, ...]) -> tuple[str, ...]:
+        if not schemes:
+            raise ValueError("no scheme: name https, or https,http")
+        return schemes
 
     @classmethod
     def settings_customise_sources(

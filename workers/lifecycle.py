@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from clipfleet.card import ModelCard, load_card
 from clipfleet.errors import SettingsError, UsageError
-from clipfleet.settings import CONFIG_VARIABLE, PREFIX, ROOT_SEPARATOR, Settings, load_settings
+from clipfleet.settings import CONFIG_VARIABLE, PREFIX, SEPARATORS, Settings, load_settings
 from storage.dataset import INFO_PATH, Dataset, single_items_name
 
 if TYPE_CHECKING:
@@ -97,10 +97,12 @@ def environment_of(settings: Settings) -> dict[str, str]:
     # A configuration file is read already, and the child may be in another folder.
     kept = {name: value for name, value in os.environ.items() if name != CONFIG_VARIABLE}
     given = settings.model_dump(exclude_none=True)
-    roots = given.pop("input_roots")
-    kept.pop(_ROOTS_VARIABLE, None)
-    if roots:
-        kept[_ROOTS_VARIABLE] = ROOT_SEPARATOR.join(roots)
+    for name, separator in SEPARATORS.items():
+        values = given.pop(name)
+        variable = f"{PREFIX}{name.upper()}"
+        kept.pop(variable, None)
+        if values:  # an empty variable would be a list with an empty name in it
+            kept[variable] = separator.join(values)
     return {**kept, **{f"{PREFIX}{name.upper()}": str(value) for name, value in given.items()}}
 
 

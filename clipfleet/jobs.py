@@ -24,6 +24,8 @@ PERMISSION_DENIED = "permission_denied"
 READ_FAILED = "read_failed"
 UNSUPPORTED_FORMAT = "unsupported_format"
 DECODE_FAILED = "decode_failed"
+DECODE_TIMEOUT = "decode_timeout"  # decoded alone it took too long, every time
+DECODER_CRASHED = "decoder_crashed"  # decoded alone it ended its process, every time
 TOO_LARGE = "too_large"
 EMPTY_TEXT = "empty_text"
 NON_FINITE = "non_finite"
@@ -44,6 +46,8 @@ ERROR_CODES = (
     READ_FAILED,
     UNSUPPORTED_FORMAT,
     DECODE_FAILED,
+    DECODE_TIMEOUT,
+    DECODER_CRASHED,
     TOO_LARGE,
     EMPTY_TEXT,
     NON_FINITE,

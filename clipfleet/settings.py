@@ -87,6 +87,10 @@ class Settings(BaseSettings):
 
     # Hosts that images are fetched from (in the environment with ',' between them): a name, a name
     # with a port, '*.example.com' for all names below it, '*' for all names. None: no URLs.
+    # A shard whose process died is run again carefully: its images are decoded apart, one at a
+    # time. One that ends its decoder so often, or holds it so long so often, is an error.
+    decode_attempts: PositiveInt = 3
+    decode_timeout_s: PositiveFloat = 60.0
     # Only public addresses are fetched from, but for those of the private hosts, which are
     # allowed by that: object stores of one's own, by exact name or address.
     url_hosts: Annotated[tuple[str, ...], NoDecode] = ()
@@ -120,7 +124,7 @@ class Settings(BaseSettings):
     # items that it is full.
     max_queued_messages: PositiveInt = 10_000
 
-    # A shard that runs longer kills its process and is run again.
+    # A shard of which no batch gets done for so long kills its process and is run again.
     shard_deadline_s: PositiveInt = 1800
     stop_grace_s: NonNegativeFloat = 60.0  # after SIGTERM, before a running shard is handed back
 

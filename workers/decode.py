@@ -46,7 +46,6 @@ _DECODER_ERRORS = (
     RuntimeError,
     EOFError,
     BufferError,
-    MemoryError,
     struct.error,
     zlib.error,
 )
@@ -93,10 +92,19 @@ def read_image(
         StorageError: The file system did not answer, or the process has no file handle left.
     """
     limits = limits or ImageLimits()
+    data, uri = read_image_bytes(item, limits)
+    return decode(data, uri, limits.max_pixels)
+
+
+def read_image_bytes(item: Item, limits: ImageLimits) -> tuple[bytes, str]:
+    """Return the bytes of an item's image, not looked at yet, and its uri.
+
+    Raises:
+        ItemError, StorageError: As `read_image` does.
+    """
     if item.uri is None:
         raise ItemError(MISSING, f"item {shown(item.id)} has a text and no uri: no image to embed")
-    data = read_bytes(item.uri, limits.max_bytes, limits.input_roots)
-    return decode(data, item.uri, limits.max_pixels)
+    return read_bytes(item.uri, limits.max_bytes, limits.input_roots), item.uri
 
 
 def decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, tuple[int, int]]:
@@ -119,6 +127,8 @@ def decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, tuple[
         found = re.search(r"\((\d+) pixels\)", str(error))
         size = f"{found[1]} pixels" if found else "far too many pixels"
         raise _too_large(name, size, max_pixels) from error
+    except MemoryError as error:
+        raise item_error(DECODE_FAILED, f"{name} takes more memory than there is") from error
     except _DECODER_ERRORS as error:
         reason = str(error) or type(error).__name__
         raise item_error(DECODE_FAILED, f"{name} is damaged: {reason}") from error

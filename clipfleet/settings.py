@@ -36,6 +36,7 @@ PREFIX = "CLIPFLEET_"
 CONFIG_VARIABLE = "CLIPFLEET_CONFIG"
 ENGINE_REPORT_VARIABLE = "CLIPFLEET_ENGINE_REPORT"  # between a worker and its child
 DEFAULT_CONFIG = "clipfleet.toml"
+KEY_BYTES = 32  # of a message key, at least: what HMAC-SHA256 can use
 ROOT_SEPARATOR = ":"  # between folders in an environment variable, as in PATH
 HOST_SEPARATOR = ","  # between hosts, which may have a port
 SEPARATORS = {  # of the settings that are lists
@@ -44,6 +45,7 @@ SEPARATORS = {  # of the settings that are lists
     "url_private_hosts": HOST_SEPARATOR,
     "url_schemes": HOST_SEPARATOR,
 }
+_SECRET = ("message_key", "message_key_old", "redis_url")
 
 
 class Settings(BaseSettings):
@@ -53,6 +55,11 @@ class Settings(BaseSettings):
 
     redis_url: str = "redis://127.0.0.1:6379/0"
     queue_prefix: str = "clipfleet"  # fleets of different models on one Redis need different ones
+    # A secret of a fleet and of all who queue for it, 32 bytes or more: what they queue is signed
+    # with it, and workers refuse the rest. While a key is changed, the old one is taken as well.
+    message_key: str | None = Field(default=None, repr=False)
+    message_key_old: str | None = Field(default=None, repr=False)
+
     # What a killed or cut-off worker held comes back to the queue after this; a living worker
     # renews its hold, however long its shard takes.
     visibility_timeout_s: PositiveInt = 60
@@ -80,6 +87,10 @@ class Settings(BaseSettings):
 
     max_image_pixels: PositiveInt = 178_956_970  # Pillow's own limit against bombs
     max_image_bytes: PositiveInt = 256 << 20
+    # A shard whose process died is run again carefully: its images are decoded apart, one at a
+    # time. One that ends its decoder so often, or holds it so long so often, is an error.
+    decode_attempts: PositiveInt = 3
+    decode_timeout_s: PositiveFloat = 60.0
 
     # Workers read images below these folders only (absolute paths; in the environment with ':'
     # between them), once `..` and symbolic links are resolved. None: wherever this user may.
@@ -87,10 +98,6 @@ class Settings(BaseSettings):
 
     # Hosts that images are fetched from (in the environment with ',' between them): a name, a name
     # with a port, '*.example.com' for all names below it, '*' for all names. None: no URLs.
-    # A shard whose process died is run again carefully: its images are decoded apart, one at a
-    # time. One that ends its decoder so often, or holds it so long so often, is an error.
-    decode_attempts: PositiveInt = 3
-    decode_timeout_s: PositiveFloat = 60.0
     # Only public addresses are fetched from, but for those of the private hosts, which are
     # allowed by that: object stores of one's own, by exact name or address.
     url_hosts: Annotated[tuple[str, ...], NoDecode] = ()
@@ -132,6 +139,28 @@ class Settings(BaseSettings):
     model: str | None = None
     output: str | None = None
     tower: Literal["img", "txt"] | None = None
+
+    @property
+    def message_keys(self) -> tuple[str, ...]:
+        """The keys of which a message has to be signed with one; none: it need not be."""
+        return tuple(key for key in (self.message_key, self.message_key_old) if key)
+
+    @field_validator("message_key", "message_key_old")
+    @classmethod
+    def _check_key(cls, key: str | None) -> str | None:
+        if key is not None and (len(key.encode()) < KEY_BYTES or key != key.strip()):
+            raise ValueError(
+                f"a key has {KEY_BYTES} bytes or more, and no space or line end around it: "
+                "`openssl rand -hex 32` makes one"
+            )
+        return key
+
+    @field_validator("message_key_old")
+    @classmethod
+    def _check_old_key(cls, old: str | None, info: ValidationInfo) -> str | None:
+        if old is not None and info.data.get("message_key") is None:
+            raise ValueError("there is an old key only beside a new one, message_key")
+        return old
 
     @field_validator(*SEPARATORS, mode="before")
     @classmethod
@@ -192,7 +221,8 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**given)
     except (ValidationError, ValueError) as error:
-        raise SettingsError(f"settings: {problems(error)}") from error
+        # No cause: pydantic's own text shows every value, a secret too.
+        raise SettingsError(f"settings: {problems(error, hidden=_SECRET)}") from None
 
 
 def _refuse_misspelt_variables() -> None:

@@ -12,6 +12,7 @@ from kombu import Exchange, Queue
 from clipfleet.jobs import queue_name
 from clipfleet.models import TOWERS
 from clipfleet.settings import Settings, load_settings
+from tasks.amqp import FleetAMQP
 from tasks.broker import CONNECT_TIMEOUT_S, unacked_key
 
 TASK_MODULES = ("tasks.embed", "tasks.embed_items", "tasks.worker")
@@ -26,9 +27,12 @@ def make_app(settings: Settings) -> Celery:
 
     Nothing is connected until it is used.
     """
-    app = Celery("clipfleet", set_as_current=False)
+    app = Celery("clipfleet", amqp=FleetAMQP, set_as_current=False)
     app.conf.update(
         broker_url=settings.redis_url,
+        message_keys=settings.message_keys,
+        # Nothing signs its commands, and one of them drops messages.
+        worker_enable_remote_control=not settings.message_keys,
         **_tls(settings.redis_url),
         broker_transport_options=_transport_options(settings),
         broker_connection_retry_on_startup=True,

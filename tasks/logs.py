@@ -45,7 +45,7 @@ class _Formatter(JsonFormatter):
 def set_up_logs(settings: Settings) -> None:
     """Send this process's logs to standard error as JSON lines, INFO and above."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(secrets_of(settings.redis_url)))
+    handler.setFormatter(_Formatter([*secrets_of(settings.redis_url), *settings.message_keys]))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)

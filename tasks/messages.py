@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable
 from typing import Any
 
 from celery.worker.consumer import Consumer
 
+from clipfleet.errors import MessageError
+from clipfleet.settings import Settings, load_settings
+from clipfleet.validation import shortened
+from tasks.refusals import refuse
+from tasks.retry import reason_of
+from tasks.signing import check_signature
+from tasks.transport import PARSE_ERRORS
+
 Handler = Callable[[Any], None]
 
-# What parsing provokes. KeyError is among what kombu takes for a lost connection.
-_PARSE_ERRORS = (AttributeError, LookupError, TypeError, ValueError)
+_SHOWN_LENGTH = 200  # characters of a message's id in its refusal
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +29,10 @@ class CarefulConsumer(Consumer):
 
     It parses headers and bodies as they come; an exception there, by a header that is
     missing or a body that is a list of one, would end its event loop, and after a restart
-    the same message would again.
+    the same message would again. KeyError is among what kombu takes for a lost connection.
+
+    Where the fleet has a key, a message that is not signed ends here too, before any of it
+    is looked at.
     """
 
     connection_errors: tuple[type[BaseException], ...]
@@ -29,15 +40,32 @@ class CarefulConsumer(Consumer):
     def create_task_handler(self, *args: Any, **options: Any) -> Handler:
         """Return what is called with every message."""
         handle: Handler = super().create_task_handler(*args, **options)
+        settings, conf = load_settings(), self.app.conf
+        signed = {"queue": conf.task_default_queue, "keys": conf.message_keys}
+        level = itertools.chain([logging.ERROR], itertools.repeat(logging.DEBUG))
 
         def handle_with_care(message: Any) -> None:
             try:
+                if signed["keys"]:
+                    check_signature(message, **signed)
                 handle(message)
-            except _PARSE_ERRORS:
+            except MessageError as error:
+                refuse_message(settings, message, error, level=next(level))
+                message.reject_log_error(log, self.connection_errors)
+            except PARSE_ERRORS:
                 log.exception("message dropped: it cannot be read")
                 message.reject_log_error(log, self.connection_errors)
 
         return handle_with_care
+
+
+def refuse_message(
+    settings: Settings, message: Any, error: MessageError, *, level: int = logging.ERROR
+) -> None:
+    """Record that a message is dropped of which nothing but its id is believed."""
+    id_ = (message.headers or {}).get("id", "without an id")
+    named = f"message {shortened(id_, _SHOWN_LENGTH)}"
+    refuse(settings, named, "", reason=reason_of(error), planned=False, level=level)
 
 
 def arguments_of(message: Any) -> tuple[list[Any], dict[str, Any]]:

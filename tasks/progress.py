@@ -190,7 +190,7 @@ class Progress:
             lines.append(f"  {shards:,} shards refused: mend the cause, then `clipfleet resume`")
         if len(refused) > shards:
             singly = len(refused) - shards
-            lines.append(f"  {singly:,} messages of single items refused: queue them again")
+            lines.append(f"  {singly:,} other messages refused: queue again what was right in them")
         return lines
 
     def _ask_redis(self) -> None:

@@ -22,9 +22,8 @@ from clipfleet.jobs import EMBED_ITEMS_TASK, MAX_MESSAGE_ITEMS
 from clipfleet.settings import Settings, load_settings
 from clipfleet.validation import shortened
 from tasks.gather import Batch, Delivery, Gatherer
-from tasks.messages import Handler, arguments_of
-from tasks.refusals import refuse
-from tasks.retry import NotNow, reason_of
+from tasks.messages import Handler, arguments_of, refuse_message
+from tasks.retry import NotNow
 
 _SHOWN_LENGTH = 200  # characters of a wrong message in its refusal
 
@@ -94,16 +93,10 @@ def _receive(gatherer: Gatherer, consumer: Any, settings: Settings, message: Any
     try:
         delivery = parse_delivery(message, partial(consumer.call_soon_ack, ack))
     except MessageError as error:
-        _drop(settings, message, error)
+        refuse_message(settings, message, error)
         ack()
     else:
         gatherer.add(delivery)
-
-
-def _drop(settings: Settings, message: Any, error: MessageError) -> None:
-    id_ = (message.headers or {}).get("id", "without an id")
-    named = f"message {shortened(id_, _SHOWN_LENGTH)}"
-    refuse(settings, named, "", reason=reason_of(error), planned=False)
 
 
 class BatchRequest(Request):

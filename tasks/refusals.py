@@ -97,10 +97,17 @@ def _parse(value: bytes | str) -> Refusal:
 
 
 def refuse(
-    settings: Settings, message: str, dataset: str, *, reason: str, planned: bool = True
+    settings: Settings,
+    message: str,
+    dataset: str,
+    *,
+    reason: str,
+    planned: bool = True,
+    level: int = logging.ERROR,
 ) -> None:
     """Log and record that a message is dropped, or items of one; see `Refusal`."""
-    log.error("message refused", extra={"refused": message, "dataset": dataset, "reason": reason})
+    told = {"refused": message, "dataset": dataset, "reason": reason}
+    log.log(level, "message refused", extra=told)
     time = datetime.now(timezone.utc).isoformat(timespec="seconds")
     refusal = Refusal(message=message, dataset=dataset, reason=reason, time=time, planned=planned)
     with connect(settings.redis_url) as client:

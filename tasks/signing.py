@@ -1,0 +1,50 @@
+"""Signatures: only who knows the fleet's key can queue what its workers take.
+
+A signature is HMAC-SHA256, in hexadecimal digits, over five lines, of which the last may have
+line ends of its own: `clipfleet-1`, the task, the message's id, the queue, the body as it is
+sent. Any language makes one; docs/security.md has it in ten lines.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+from typing import Any
+
+from clipfleet.errors import MessageError
+
+SIGNATURE_HEADER = "clipfleet-signature"
+_FORM = "clipfleet-1"
+_ENCODING = "utf-8"  # of a body: read in another one, the same bytes might say something else
+
+
+def signature(key: str, *, task: str, id_: str, queue: str, body: bytes) -> str:
+    """Return a message's signature: 64 hexadecimal digits."""
+    lines = "\n".join((_FORM, task, id_, queue, ""))
+    # JSON can hold half a surrogate pair.
+    signed = lines.encode(_ENCODING, errors="surrogatepass") + body
+    return hmac.digest(key.encode(_ENCODING), signed, "sha256").hex()
+
+
+def check_signature(message: Any, *, queue: str, keys: Sequence[str]) -> None:
+    """Make sure that a message of kombu's was signed for a queue with one of some keys.
+
+    Raises:
+        MessageError: It was not.
+    """
+    headers = message.headers
+    given, task, id_ = (headers.get(name) for name in (SIGNATURE_HEADER, "task", "id"))
+    if not (isinstance(given, str) and isinstance(task, str) and isinstance(id_, str)):
+        raise MessageError(
+            "it is not signed: set CLIPFLEET_MESSAGE_KEY where it is queued, see docs/security.md"
+        )
+    body = message.body.encode(_ENCODING) if isinstance(message.body, str) else message.body
+    if "\n" in task + id_ or message.content_encoding != _ENCODING:
+        raise MessageError(f"its task or id has a line end, or its encoding is not {_ENCODING}")
+    right = (signature(key, task=task, id_=id_, queue=queue, body=body).encode() for key in keys)
+    told = given.encode(errors="replace")
+    if not any(hmac.compare_digest(told, one) for one in right):
+        raise MessageError(
+            "its signature is wrong: it was made with another key, for another queue, or before "
+            "the message was changed"
+        )

@@ -135,6 +135,9 @@ class Settings(BaseSettings):
     shard_deadline_s: PositiveInt = 1800
     stop_grace_s: NonNegativeFloat = 60.0  # after SIGTERM, before a running shard is handed back
 
+    # Object stores: seconds for one request; what fails is tried again for twice as long.
+    store_timeout_s: PositiveFloat = 30.0
+
     # Set by `clipfleet worker` for the process that holds the engine.
     model: str | None = None
     output: str | None = None

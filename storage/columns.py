@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from clipfleet.errors import SourceError
 from clipfleet.jobs import Item
 from clipfleet.models import Tower
-from storage.filesystem import has_scheme
+from storage.locations import has_scheme
 
 ID_COLUMNS = ("id", "text_id", "image_id")
 URI_COLUMNS = ("uri", "path", "file", "file_name")

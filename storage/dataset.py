@@ -10,8 +10,9 @@ from typing import Any, Literal, get_args
 from clipfleet.card import ModelCard, parse_card
 from clipfleet.errors import DatasetError, DatasetMismatchError
 from clipfleet.models import Tower
-from storage.filesystem import Filesystem, local_path, open_filesystem
+from storage.filesystem import Filesystem, open_filesystem
 from storage.local_filesystem import TEMPORARY_FOLDER
+from storage.locations import absolute
 
 EmbeddingDtype = Literal["float16", "float32"]
 
@@ -54,7 +55,7 @@ class DatasetInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
-    """A handle on a dataset: `root` is absolute, paths in `fs` are relative to it."""
+    """A handle on a dataset: `root` is absolute or a URL, paths in `fs` are relative to it."""
 
     root: str
     fs: Filesystem
@@ -68,7 +69,7 @@ class Dataset:
             DatasetMismatchError: It exists, for another model or embedding dtype.
             DatasetError: The folder holds other files, or a damaged `dataset.json`.
         """
-        root = local_path(root)
+        root = absolute(root)
         fs = open_filesystem(root)
         if not fs.exists(INFO_PATH):
             _refuse_foreign_files(root, fs)
@@ -91,7 +92,7 @@ class Dataset:
         Raises:
             DatasetError: There is none at `root`, or its `dataset.json` is damaged.
         """
-        root = local_path(root)
+        root = absolute(root)
         fs = open_filesystem(root)
         return cls(root=root, fs=fs, info=read_info(root, fs))
 

@@ -1,21 +1,12 @@
-"""The file system handle that a dataset is read and written through.
-
-Object stores belong behind the same protocol later: a conditional PUT
-(`If-None-Match: *`) is `create`, a plain PUT is `replace`.
-"""
+"""The file system handle that a dataset is read and written through: a disk or an object store."""
 
 from __future__ import annotations
 
-import os
-import re
 from typing import BinaryIO, Protocol
-from urllib.parse import unquote_to_bytes, urlsplit
 
-from clipfleet.errors import UsageError
+from clipfleet.errors import DependencyError
 from storage.local_filesystem import LocalFilesystem
-
-_SCHEMES = "a local path or a file:// URL"
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+from storage.locations import absolute, in_object_store
 
 Names = list[str]
 
@@ -61,34 +52,23 @@ class Filesystem(Protocol):
 
 
 def open_filesystem(root: str) -> Filesystem:
-    """Return the file system whose root is a folder, there or not yet.
+    """Return the file system whose root is a folder, there or not yet, or `s3://bucket/prefix`.
 
     Raises:
         UsageError: `root` has a scheme that is not supported.
+        DependencyError: What speaks to object stores is not installed.
     """
-    return LocalFilesystem(local_path(root))
+    place = absolute(root)
+    return _open_objects(place) if in_object_store(place) else LocalFilesystem(place)
 
 
-def has_scheme(location: str) -> bool:
-    """Return whether a location is a URL rather than a path."""
-    return _SCHEME.match(location) is not None
+def _open_objects(place: str) -> Filesystem:
+    try:
+        from storage.object_filesystem import ObjectFilesystem
+    except ImportError as error:
+        raise DependencyError(
+            f"{place} needs the package obstore ({error}): pip install 'clipfleet[s3]'"
+        ) from error
+    from clipfleet.settings import load_settings
 
-
-def local_path(location: str) -> str:
-    """Return the absolute path of a plain path or a `file://` URL.
-
-    Raises:
-        UsageError: Another scheme, another host, or an empty location.
-    """
-    if not location:
-        raise UsageError(f"an empty location: expected {_SCHEMES}")
-    if not has_scheme(location):
-        return os.path.abspath(location)
-    url = urlsplit(location)
-    if url.scheme != "file":  # urlsplit makes it lower-case
-        raise UsageError(f"{location}: {url.scheme}:// is not supported, only {_SCHEMES}")
-    if url.netloc not in ("", "localhost"):
-        raise UsageError(f"{location}: names the host {url.netloc!r}; expected file:///path")
-    # Not url.path: a '?' or '#' is a character of the path here.
-    path = location.split("://", 1)[1][len(url.netloc) :]
-    return os.path.abspath(os.fsdecode(unquote_to_bytes(path)))
+    return ObjectFilesystem(place, timeout_s=load_settings().store_timeout_s)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from clipfleet.errors import UsageError
-from storage.filesystem import local_path
+from storage.locations import local_path
 
 
 def read_uri(uri: str, max_bytes: int, roots: Sequence[str] = ()) -> bytes:

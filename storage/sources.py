@@ -10,8 +10,8 @@ from clipfleet.errors import SourceError
 from clipfleet.jobs import Item
 from clipfleet.models import Tower
 from storage.columns import Columns
-from storage.filesystem import local_path
 from storage.folder_source import FolderSource
+from storage.locations import local_path
 from storage.table_sources import CsvSource, JsonlSource, LinesSource, ParquetSource
 
 _SUPPORTED = (

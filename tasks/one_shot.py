@@ -19,7 +19,7 @@ from clipfleet.errors import BrokerError, EngineError
 from clipfleet.settings import Settings
 from storage.dataset import Dataset
 from storage.failures import count_failures
-from storage.filesystem import local_path
+from storage.locations import absolute
 from storage.proof import Proof, prove
 from storage.sources import Source
 from tasks.broker import connect, unreachable
@@ -202,7 +202,7 @@ def _fleet_settings(settings: Settings, out: str, model: str | Path) -> Settings
     fleet = {
         "tower": card.tower,
         "model": str(Path(model).resolve()),
-        "output": local_path(out),
+        "output": absolute(out),
         "queue_prefix": f"{settings.queue_prefix}.{uuid.uuid4().hex[:8]}",
         "reconcile_interval_s": _RECONCILE_S,
     }

@@ -8,7 +8,8 @@ from pathlib import Path, PurePath
 from clipfleet.errors import MessageError, UsageError
 from clipfleet.jobs import MAX_DATASET_LENGTH
 from storage.dataset import FOLDERS, INFO_PATH
-from storage.filesystem import local_path
+from storage.filesystem import open_filesystem
+from storage.locations import absolute, below, in_object_store, local_path
 
 _SHOWN_LENGTH = 100  # characters
 _NAME_BYTES = 255  # of one file or folder, on Linux
@@ -16,13 +17,14 @@ _PATH_BYTES = 4096 - 256  # with room for the files in it
 
 
 def dataset_root(output: str, dataset: str) -> str:
-    """Return the absolute path, symbolic links resolved, of a dataset that a message names.
+    """Return the place of a dataset that a message names, symbolic links resolved.
 
     A relative path is one inside `output`.
 
     Raises:
-        MessageError: It is no local path, is too long, has `..` in it, leads out of `output`, or
+        MessageError: It is no usable path, is too long, has `..` in it, leads out of `output`, or
             lies inside another dataset.
+        StorageError: The object store of `output` does not answer.
     """
     if len(dataset) > MAX_DATASET_LENGTH:
         raise MessageError(
@@ -31,6 +33,8 @@ def dataset_root(output: str, dataset: str) -> str:
         )
     if ".." in PurePath(dataset).parts:
         raise MessageError(f"dataset {dataset!r} has '..' in it: name it without")
+    if in_object_store(output):
+        return _root_in_store(absolute(output), dataset)
     try:
         place = local_path(dataset) if "://" in dataset else dataset
         root = Path(output, place).resolve()
@@ -38,16 +42,43 @@ def dataset_root(output: str, dataset: str) -> str:
     except (UsageError, ValueError, OSError, RuntimeError) as error:
         raise MessageError(f"dataset {dataset!r} is no usable path: {error}") from error
     if not dataset or not root.is_relative_to(allowed):
-        raise MessageError(
-            f"dataset {dataset!r} is not inside this worker's output folder {output}: start a "
-            "worker with an --output that contains it"
-        )
+        raise _outside(output, dataset)
     try:
         _check_place(root, allowed)
         _check_folders(root, allowed)
     except PermissionError as error:
         raise MessageError(f"dataset {dataset!r} cannot be looked at: {error}") from error
     return str(root)
+
+
+def _root_in_store(output: str, dataset: str) -> str:
+    """Return the URL of a dataset below an output that is one."""
+    relative = "://" not in dataset and not dataset.startswith("/")
+    try:
+        root = absolute(below(output, dataset) if relative else dataset)
+    except (UsageError, ValueError) as error:
+        raise MessageError(f"dataset {dataset!r} is no usable place: {error}") from error
+    if not dataset or f"{root}/"[: len(output) + 1] != f"{output}/":
+        raise _outside(output, dataset)
+    inside = root
+    while inside != output:
+        inside = inside.rpartition("/")[0]
+        if open_filesystem(inside).exists(INFO_PATH):
+            raise _inside_another(root, inside)
+    return root
+
+
+def _outside(output: str, dataset: str) -> MessageError:
+    return MessageError(
+        f"dataset {dataset!r} is not inside this worker's output folder {output}: start a "
+        "worker with an --output that contains it"
+    )
+
+
+def _inside_another(root: object, other: object) -> MessageError:
+    return MessageError(
+        f"dataset {root} lies inside the dataset {other}: name that, or a folder beside it"
+    )
 
 
 def _check_place(root: Path, allowed: Path) -> None:
@@ -64,9 +95,7 @@ def _check_place(root: Path, allowed: Path) -> None:
         if folder.exists() and not folder.is_dir():
             raise MessageError(f"dataset {root} is no folder: {folder} is a file")
         if folder != root and (folder / INFO_PATH).exists():
-            raise MessageError(
-                f"dataset {root} lies inside the dataset {folder}: name that, or a folder beside it"
-            )
+            raise _inside_another(root, folder)
 
 
 def _check_folders(root: Path, allowed: Path) -> None:

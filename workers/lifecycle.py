@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from clipfleet.card import ModelCard, load_card
-from clipfleet.errors import SettingsError, UsageError
+from clipfleet.errors import SettingsError, StorageError, UsageError
 from clipfleet.settings import CONFIG_VARIABLE, PREFIX, SEPARATORS, Settings, load_settings
 from storage.dataset import INFO_PATH, Dataset, single_items_name
+from storage.filesystem import open_filesystem
+from storage.locations import below, in_object_store
 
 if TYPE_CHECKING:
     from workers.pipeline import Embedder
@@ -37,7 +39,7 @@ def preflight(settings: Settings) -> ModelCard:
             f"use --tower {card.tower}, or the model's other card"
         )
     _check_readable(engine)
-    _check_writable(Path(output))
+    _check_output(output)
     _check_roots(settings)
     _check_single_items(output, card)
     return card
@@ -56,6 +58,30 @@ def _check_readable(engine: Path) -> None:
             file.read(1)
     except OSError as error:
         raise UsageError(f"cannot read the engine {engine}: {error.strerror}") from error
+
+
+def _check_output(output: str) -> None:
+    if in_object_store(output):
+        _check_store(output)
+    else:
+        _check_writable(Path(output))
+
+
+def _check_store(output: str) -> None:
+    """Write an object twice and delete it: a store that takes both would let two writers win."""
+    fs, probe = open_filesystem(output), f".clipfleet-probe-{uuid.uuid4().hex}"
+    try:
+        first, second = (fs.create(probe, b"clipfleet") for _ in range(2))
+        fs.delete(probe)
+    except StorageError as error:
+        raise UsageError(
+            f"cannot write to the output folder {output}: {error}; or choose another with --output"
+        ) from error
+    if not first or second:
+        raise UsageError(
+            f"the store of {output} lets two writers create one object: it must know "
+            "If-None-Match, as S3, MinIO, Ceph and SeaweedFS do in versions of today"
+        )
 
 
 def _check_writable(output: Path) -> None:
@@ -84,8 +110,8 @@ def _check_roots(settings: Settings) -> None:
 
 def _check_single_items(output: str, card: ModelCard) -> None:
     """Look now: a worker whose model does not fit could embed none of these items."""
-    root = os.path.join(output, single_items_name(card.tower))
-    if os.path.exists(os.path.join(root, INFO_PATH)):
+    root = below(output, single_items_name(card.tower))
+    if open_filesystem(root).exists(INFO_PATH):
         Dataset.open(root).check_model(card)
 
 

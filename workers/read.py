@@ -17,8 +17,8 @@ from clipfleet.jobs import (
     READ_FAILED,
     TOO_LARGE,
 )
-from storage.filesystem import has_scheme
 from storage.item_files import read_uri
+from storage.locations import has_scheme
 
 MAX_MESSAGE_LENGTH = 300  # characters
 

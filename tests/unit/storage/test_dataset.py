@@ -94,8 +94,8 @@ def test_of_many_creators_one_model_wins_and_all_learn_it(tmp_path: Path) -> Non
 def test_opening_what_is_no_dataset_names_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"no dataset at .*clipfleet submit"):
         Dataset.open(str(tmp_path))
-    with pytest.raises(UsageError, match="s3://"):
-        Dataset.open("s3://bucket/out")
+    with pytest.raises(UsageError, match="gs://"):
+        Dataset.open("gs://bucket/out")
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,19 @@ from typing import Any
 import pytest
 
 from clipfleet.errors import DatasetError, StorageError, UsageError
-from storage.filesystem import Filesystem, local_path, open_filesystem
+from storage.filesystem import Filesystem, open_filesystem
 from storage.local_filesystem import TEMPORARY_FOLDER, LocalFilesystem
+from storage.locations import local_path
 from storage.memory_filesystem import MemoryFilesystem
 
 Broken = Callable[[str, int], None]
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def fs(request: pytest.FixtureRequest, tmp_path: Path) -> Filesystem:
+    if request.param == "s3":
+        root: str = request.getfixturevalue("s3_root")
+        return open_filesystem(root)
     return LocalFilesystem(str(tmp_path)) if request.param == "local" else MemoryFilesystem()
 
 
@@ -94,8 +98,8 @@ def test_files_get_the_rights_that_the_umask_leaves(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
-def test_of_many_writers_at_once_one_creates_and_readers_see_whole_files(tmp_path: Path) -> None:
-    fs = LocalFilesystem(str(tmp_path))
+@pytest.mark.parametrize("fs", ["local", "s3"], indirect=True)
+def test_of_many_writers_at_once_one_creates_and_readers_see_whole_files(fs: Filesystem) -> None:
     won: list[int] = []
     start = threading.Barrier(8)
 
@@ -185,9 +189,10 @@ def test_files_of_writers_killed_long_ago_are_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["../a", "/etc/passwd", "x/../../a"])
-def test_a_path_that_leaves_the_root_is_refused(tmp_path: Path, path: str) -> None:
+@pytest.mark.parametrize("fs", ["local", "s3"], indirect=True)
+def test_a_path_that_leaves_the_root_is_refused(fs: Filesystem, path: str) -> None:
     with pytest.raises(UsageError, match="leaves"):
-        LocalFilesystem(str(tmp_path)).read(path)
+        fs.read(path)
 
 
 def test_a_root_is_a_path_or_a_file_url(tmp_path: Path) -> None:
@@ -195,7 +200,7 @@ def test_a_root_is_a_path_or_a_file_url(tmp_path: Path) -> None:
     assert open_filesystem(f"{tmp_path}/new").read("a") == b"1"
 
 
-@pytest.mark.parametrize("root", ["s3://bucket/x", "http://host/x", "file://host/x", ""])
+@pytest.mark.parametrize("root", ["gs://bucket/x", "http://host/x", "file://host/x", ""])
 def test_another_root_names_what_is_supported(root: str) -> None:
     with pytest.raises(UsageError, match="file://"):
         open_filesystem(root)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from clipfleet.errors import SourceError
-from storage.filesystem import local_path
+from storage.locations import local_path
 from storage.folder_source import FolderSource
 
 

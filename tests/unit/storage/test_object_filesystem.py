@@ -1,0 +1,246 @@
+import io
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from clipfleet.errors import DependencyError, StorageError, UsageError
+from storage.filesystem import open_filesystem
+from storage.locations import absolute
+from storage.object_filesystem import WHOLE_BYTES, ObjectFilesystem
+from tests.s3 import (
+    CONFLICT,
+    CUT_DOWNLOAD,
+    CUT_UPLOAD,
+    HANG,
+    LOSE_ANSWER,
+    LOSE_ANSWER_500,
+    PAGE,
+    REFUSE_500,
+    REFUSE_503,
+    S3,
+)
+
+ROOT = "s3://bucket/vectors"
+PASSING = (REFUSE_500, REFUSE_503, HANG, CUT_UPLOAD, LOSE_ANSWER, LOSE_ANSWER_500)
+
+
+@pytest.fixture
+def fs(s3: S3) -> ObjectFilesystem:
+    return ObjectFilesystem(ROOT, timeout_s=0.4)
+
+
+@pytest.mark.parametrize("fault", [*PASSING, CONFLICT])
+def test_a_writer_is_the_first_whatever_became_of_its_request(
+    s3: S3, fs: ObjectFilesystem, fault: str
+) -> None:
+    met = s3.break_(fault, method="PUT", times=1)
+    assert fs.create("parts/a", b"mine")
+    assert met.met == 1
+    assert not fs.create("parts/a", b"another's")
+    assert fs.read("parts/a") == b"mine"
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_a_writer_is_not_the_first_whatever_became_of_its_request(
+    s3: S3, fs: ObjectFilesystem, fault: str
+) -> None:
+    fs.create("parts/a", b"another's")
+    met = s3.break_(fault, method="PUT", times=1)
+    assert not fs.create("parts/a", b"another's")  # the same bytes do not make it the same writer
+    assert met.met == 1
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_what_fails_for_a_moment_is_done_all_the_same(
+    s3: S3, fs: ObjectFilesystem, fault: str
+) -> None:
+    s3.break_(fault, times=1)
+    fs.replace("a", b"data")
+    s3.break_(fault, times=1)
+    assert fs.read("a") == b"data"
+    s3.break_(fault, times=1)
+    assert fs.list("") == ["a"]
+    s3.break_(fault, times=1)
+    assert fs.exists("a")
+    s3.break_(fault, times=1)
+    fs.delete("a")
+    assert not s3.objects
+
+
+def test_a_download_that_is_cut_off_is_read_again(s3: S3, fs: ObjectFilesystem) -> None:
+    data = os.urandom(300_000)
+    fs.create("a", data)
+    fault = s3.break_(CUT_DOWNLOAD, times=2)
+    assert fs.read("a") == data
+    assert fault.met == 2
+
+
+def test_an_upload_that_is_cut_off_again_and_again_leaves_nothing(
+    s3: S3, fs: ObjectFilesystem
+) -> None:
+    s3.break_(CUT_UPLOAD, method="PUT")
+    with pytest.raises(StorageError):
+        fs.create("parts/a", bytes(1_000_000))
+    s3.heal()
+    assert fs.list("") == []
+    assert fs.create("parts/a", b"whole")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [(REFUSE_503, "503: Trouble"), (HANG, "error sending request"), (CUT_UPLOAD, "error sending")],
+)
+def test_a_store_that_stays_out_of_order_ends_in_an_error_that_names_place_reason_and_way_out(
+    s3: S3, fs: ObjectFilesystem, fault: str, words: str
+) -> None:
+    s3.break_(fault)
+    started_s = time.monotonic()
+    with pytest.raises(StorageError) as caught:
+        fs.create("parts/a", b"data")
+    assert time.monotonic() - started_s < 3
+    message = str(caught.value)
+    assert f"cannot write {ROOT}/parts/a" in message
+    assert words in message
+    assert "run again" in message
+    assert "not-so-secret" not in message
+    assert "\n" not in message
+
+
+def test_what_the_store_refuses_for_good_is_not_tried_again(
+    s3: S3, fs: ObjectFilesystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = ObjectFilesystem("s3://no-such-bucket/x", timeout_s=10)
+    for write in (other.create, other.replace):
+        with pytest.raises(StorageError, match=r"NoSuchBucket.*make the bucket"):
+            write("a", b"")
+    with pytest.raises(StorageError, match="cannot list s3://no-such-bucket/x: 404: NoSuchBucket"):
+        other.list("")
+    assert len(s3.requests) == 3
+
+
+def test_a_store_that_is_not_there_is_named(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://somebody:secret@127.0.0.1:9")
+    with pytest.raises(StorageError, match="AWS_ENDPOINT_URL") as caught:
+        ObjectFilesystem(ROOT, timeout_s=0.2).read("a")
+    assert "secret" not in str(caught.value).replace("AWS_SECRET_ACCESS_KEY", "")
+
+
+def test_a_long_list_comes_whole(fs: ObjectFilesystem) -> None:
+    names = [f"{number:03d}" for number in range(2 * PAGE + 3)]
+    for name in names:
+        fs.replace(f"parts/{name}", b"")
+        fs.replace(f"deep/{name}/x", b"")
+    assert fs.list("parts") == names
+    assert fs.list("deep") == fs.folders("deep") == names
+    assert fs.folders("parts") == []
+
+
+def test_names_that_begin_alike_are_apart(fs: ObjectFilesystem) -> None:
+    fs.create("parts/a", b"")
+    ObjectFilesystem(f"{ROOT}-2", timeout_s=1).create("parts/b", b"")
+    fs.create("parts-2/c", b"")
+    assert fs.list("parts") == ["a"]
+    assert fs.list("") == ["parts", "parts-2"]
+
+
+def test_a_large_object_is_read_where_it_is_wanted(s3: S3, fs: ObjectFilesystem) -> None:
+    data = os.urandom(WHOLE_BYTES + 1000)
+    fs.create("plan", data)
+    s3.requests.clear()
+    with fs.open("plan") as file:
+        assert file.seek(-10, io.SEEK_END) == len(data) - 10
+        assert file.read() == data[-10:]
+        assert file.read(5) == b""
+        file.seek(1234)
+        assert file.read(100) == data[1234:1334]
+        file.seek(0)
+        assert file.read() == data
+    assert len(s3.requests) < 10
+
+
+def test_an_object_that_is_replaced_while_it_is_read_is_no_mixture(
+    s3: S3, fs: ObjectFilesystem
+) -> None:
+    fs.replace("a", bytes(WHOLE_BYTES + 1))
+    with fs.open("a") as file:
+        fs.replace("a", b"x" * (WHOLE_BYTES + 1))
+        with pytest.raises(StorageError, match="PreconditionFailed"):
+            file.read()
+
+
+def test_of_many_writers_with_a_store_that_loses_answers_one_creates(s3: S3) -> None:
+    """Each with the same bytes, and a file system of its own."""
+    won: list[int] = []
+    start = threading.Barrier(8)
+
+    def write(writer: int) -> None:
+        fs = ObjectFilesystem(ROOT, timeout_s=2)
+        start.wait()
+        won.extend(number for number in range(20) if fs.create(f"parts/{number}", b"same"))
+
+    s3.break_(LOSE_ANSWER, method="PUT", times=30)
+    s3.break_(LOSE_ANSWER_500, method="PUT", times=30)
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == list(range(20))
+
+
+def test_without_the_package_the_error_names_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "storage.object_filesystem", raising=False)
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(DependencyError, match=r"pip install 'clipfleet\[s3\]'"):
+        open_filesystem(ROOT)
+
+
+@pytest.mark.parametrize(
+    ("location", "place"),
+    [
+        ("s3://bucket/a/b/", "s3://bucket/a/b"),
+        ("S3://bucket/a b/猫.v1", "s3://bucket/a b/猫.v1"),
+        ("s3://my.bucket-1", "s3://my.bucket-1"),
+        ("file:///a", "/a"),
+    ],
+)
+def test_a_place_has_one_form(location: str, place: str) -> None:
+    assert absolute(location) == absolute(place) == place
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "s3://",
+        "s3:///a",
+        "s3://b",
+        "s3://bucket/a//b",
+        "s3://bucket/../a",
+        "s3://bucket/a/.",
+        "s3://bucket/a?b",
+        "s3://bucket/a%2e",
+        "s3://bucket/a\nb",
+        "s3://bucket/ a",
+        "s3://bucket/" + "a" * 1000,
+        "gs://bucket/a",
+    ],
+)
+def test_another_form_is_refused_with_what_is_expected(location: str) -> None:
+    with pytest.raises(UsageError, match=r"expected|use letters|choose a shorter"):
+        absolute(location)
+
+
+def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
+    with pytest.raises(UsageError, match="AWS_SECRET_ACCESS_KEY") as caught:
+        absolute("s3://AKIA1:hunter2@bucket/a")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_name_with_backslashes_is_a_local_path(tmp_path: Path) -> None:
+    assert absolute(f"{tmp_path}/s3:/x") == f"{tmp_path}/s3:/x"

@@ -23,6 +23,7 @@ _SECRET_PARAMETERS = {"password", "ssl_password"}
 _PRIORITY_SEPARATOR = "\x06\x16"
 _PRIORITIES = (3, 6, 9)
 _SCAN_MESSAGES = 1000  # a round trip
+_OUT_OF_MEMORY = "memory > 'maxmemory'"  # how Redis refuses to write
 
 
 def redacted(url: str) -> str:
@@ -113,6 +114,11 @@ def unreachable(url: str, error: Exception) -> BrokerError:
     reason = str(error)
     for secret in secrets_of(url):
         reason = reason.replace(secret, HIDDEN)
+    if _OUT_OF_MEMORY in reason:
+        return BrokerError(
+            f"Redis at {redacted(url)} is out of memory ({reason}): wait until workers have made "
+            "room, or raise its maxmemory"
+        )
     return BrokerError(
         f"Redis at {redacted(url)} does not answer ({type(error).__name__}: {reason}): start it, "
         "or set CLIPFLEET_REDIS_URL"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from redis.exceptions import ResponseError
 
 from clipfleet.errors import BrokerError, SettingsError
-from tasks.broker import check_broker, connect, redacted, secrets_of
+from tasks.broker import check_broker, connect, redacted, secrets_of, unreachable
 
 
 @pytest.mark.parametrize(
@@ -77,3 +78,11 @@ def test_the_passphrase_of_a_key_is_a_secret_too() -> None:
     url = "rediss://host/0?ssl_keyfile=/a.key&ssl_password=hush"
     assert redacted(url) == "rediss://host/0?ssl_keyfile=/a.key&ssl_password=**"
     assert secrets_of(url) == ["hush"]
+
+
+def test_a_redis_without_memory_is_not_said_to_be_away() -> None:
+    refused = ResponseError("command not allowed when used memory > 'maxmemory'.")
+    told = str(unreachable("redis://:hush@h:1/0", refused))
+    assert told.startswith("Redis at redis://:**@h:1/0 is out of memory (command not allowed")
+    assert "raise its maxmemory" in told
+    assert "does not answer" in str(unreachable("redis://h:1/0", OSError("refused")))

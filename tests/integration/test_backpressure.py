@@ -1,0 +1,143 @@
+"""A queue that is full: plans wait for room, producers of single items are told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clipfleet.errors import BrokerError, QueueFullError
+from clipfleet.settings import Settings, load_settings
+from storage.dataset import Dataset
+from storage.queued import read_queued
+from tasks.broker import connect, queue_length
+from tasks.item_queue import ItemQueue
+from tasks.private_redis import server_command
+from tasks.resume import resume
+from tests.integration.conftest import MakeBench
+from tests.integration.support import Bench, texts, wait_until
+
+pytestmark = pytest.mark.integration
+
+LIMIT = 10
+EXAMPLE = Path(__file__).parents[2] / "examples" / "queue_items.py"
+
+
+def rest(bench: Bench) -> str | None:
+    told = read_queued(Dataset.open(bench.dataset_path()))
+    assert told is not None
+    return told.rest
+
+
+def test_a_plan_a_hundred_times_longer_than_its_queue_costs_redis_a_full_queue(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(max_queued_shards=LIMIT, shard_size=1, reconcile_interval_s=0.2)
+    submission = bench.submit(100 * LIMIT)
+    assert (submission.queued_shards, submission.later_shards) == (LIMIT, 99 * LIMIT)
+    assert bench.in_redis() == (LIMIT, 0)
+    size_bytes = bench.client.memory_usage(bench.queue, samples=0)
+    assert size_bytes is not None
+    assert size_bytes < 2_000 * LIMIT
+    assert rest(bench) == f"00001-{LIMIT:07d}"
+
+
+def test_workers_queue_the_rest_as_there_is_room(make_bench: MakeBench) -> None:
+    bench = make_bench(max_queued_shards=LIMIT, reconcile_interval_s=0.2)
+    submission = bench.submit(4_000)
+    assert (submission.queued_shards, submission.later_shards) == (LIMIT, 40 - LIMIT)
+    again = resume(bench.dataset_path(), settings=bench.settings)
+    assert (again.open_shards, again.queued_shards, again.later_shards) == (40, 0, 30)
+    worker = bench.start_worker()
+    longest = 0
+
+    def done() -> bool:
+        nonlocal longest
+        longest = max(longest, sum(bench.in_redis()))
+        return sum(bench.counts("dataset")) == 4_000
+
+    wait_until(done, timeout_s=30, what="4,000 items")
+    bench.wait_for_items(4_000)
+    bench.assert_whole(vectors=4_000)
+    assert longest <= LIMIT + 1  # a message may be counted in both hands
+    assert rest(bench) is None
+    worker.stop()
+    fed = worker.events("shards queued, as there is room")
+    assert sum(event["shards"] for event in fed) == 40 - LIMIT
+    assert worker.events("lost shards queued again") == []
+    assert len({event["shard"] for event in worker.events("shard embedded")}) == 40
+
+
+def test_a_redis_that_lost_its_data_holds_no_more_than_before(make_bench: MakeBench) -> None:
+    bench = make_bench(max_queued_shards=LIMIT, reconcile_interval_s=0.2, item_s=0.001)
+    bench.submit(4_000)
+    bench.client.flushall()
+    bench.start_worker()
+    bench.wait_for_items(4_000)
+    bench.assert_whole(vectors=4_000)
+
+
+def test_a_producer_is_told_that_the_queue_is_full_and_waits_for_room(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(max_queued_messages=LIMIT)
+    with ItemQueue("txt", settings=bench.settings) as queue:
+        for item in texts(LIMIT):
+            queue.put([item])
+        with pytest.raises(QueueFullError, match="10 messages wait, 10 may"):
+            queue.put(texts(1, start=LIMIT))
+        assert queue.length() == LIMIT
+        bench.start_worker()
+        queue.put(texts(1, start=LIMIT), wait_s=20)
+    bench.wait_for_items(LIMIT + 1, "items-txt")
+    bench.assert_whole("items-txt", vectors=LIMIT + 1)
+
+
+def test_the_example_producer_waits_for_room_by_asking_redis(bench: Bench) -> None:
+    bench.queue_items(texts(3))
+    command = [sys.executable, str(EXAMPLE), "--tower", "txt", "--most", "3", "one", "more"]
+    with subprocess.Popen(
+        [*command, "--redis-url", bench.settings.redis_url], stdout=subprocess.PIPE, text=True
+    ) as producer:
+        assert producer.stdout is not None
+        assert producer.stdout.readline() == "3 messages wait, 3 may: waiting\n"
+        assert bench.in_redis() == (3, 0)
+        bench.client.delete(bench.queue)
+        assert "queued 2 items" in producer.stdout.read()
+    assert bench.in_redis() == (2, 0)
+
+
+@pytest.fixture
+def small_redis(tmp_path: Path) -> Iterator[Settings]:
+    """A Redis that has room for a few hundred messages, and drops nothing."""
+    socket = tmp_path / "redis.sock"
+    command = [*server_command(), "--port", "0", "--unixsocket", str(socket), "--dir"]
+    command += [str(tmp_path), "--maxmemory", "3mb", "--maxmemory-policy", "noeviction"]
+    with subprocess.Popen([*command, "--save", ""], stdout=subprocess.DEVNULL) as server:
+        try:
+            wait_until(socket.exists, timeout_s=10, what="redis-server")
+            yield load_settings(redis_url=f"redis+socket://{socket}")
+        finally:
+            server.terminate()
+
+
+def test_a_redis_without_memory_drops_nothing_and_its_producers_are_told(
+    small_redis: Settings,
+) -> None:
+    queued = 0
+    with ItemQueue("txt", settings=small_redis) as queue:
+
+        def put(count: int) -> None:
+            nonlocal queued
+            for _ in range(count):
+                queue.put([{"id": str(queued), "text": "word " * 200}])
+                queued += 1
+
+        with pytest.raises(BrokerError, match=r"is out of memory .*: wait until workers"):
+            put(5_000)
+    assert queued > 100
+    with connect(small_redis.redis_url) as client:
+        assert queue_length(client, "clipfleet.txt") == queued

@@ -83,6 +83,7 @@ def without_known(embedded: Embedded, known: KnownIds) -> Embedded:
         vectors=embedded.vectors[rows],
         sizes=None if embedded.sizes is None else [embedded.sizes[n] for n in rows],
         failures=failures,
+        cut=embedded.cut,
     )
 
 

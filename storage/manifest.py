@@ -156,6 +156,7 @@ class Manifest:
         self._dataset = dataset
         self._prefix = prefix
         self._counts: dict[str, tuple[int, int]] = {}  # name → (vectors, errors)
+        self._cut: dict[str, int] = {}  # name → cut texts, where there are any
         self._retries: set[str] = set()  # ids of jobs
 
     def refresh(self) -> None:
@@ -169,10 +170,13 @@ class Manifest:
         self._retries = {job.id for job in retry_jobs(self._dataset)}
         for name in self._counts.keys() - committed:
             del self._counts[name]
+            self._cut.pop(name, None)
         for name in committed - self._counts.keys():
             record = read_record(self._dataset, name)
             if record is not None:
                 self._counts[name] = (record.vectors, record.errors)
+                if record.cut:
+                    self._cut[name] = record.cut
 
     @property
     def names(self) -> frozenset[str]:
@@ -190,6 +194,11 @@ class Manifest:
     def errors(self) -> int:
         """Errors that shards ended with; those that a retry took up are among them."""
         return sum(errors for _, errors in self._counts.values())
+
+    @property
+    def cut(self) -> int:
+        """Vectors of texts that were longer than the model's context length."""
+        return sum(self._cut.values())
 
     @property
     def retried(self) -> int:

@@ -42,6 +42,7 @@ _FAILURES_KEY = b"clipfleet.failures"
 _WORKER_KEY = b"clipfleet.worker"
 _FINISHED_KEY = b"clipfleet.finished_at"
 _RETRIES_KEY = b"clipfleet.retries"
+_CUT_KEY = b"clipfleet.cut"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +61,8 @@ class Embedded:
 
     `vectors` is float32 (len(items), D) with L2 norm 1. `sizes` are the images' original
     (width, height) in pixels, None for texts. `retries` names the parts in which these items
-    ended as failures before, if they did.
+    ended as failures before, if they did. `cut` are the ids of texts of which the model saw the
+    beginning only.
     """
 
     items: list[Item]
@@ -68,11 +70,15 @@ class Embedded:
     sizes: list[tuple[int, int]] | None
     failures: list[Failure]
     retries: tuple[str, ...] = ()
+    cut: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Footer:
-    """What a part says about itself; `vectors` counts its rows, `retries` is `Embedded`'s."""
+    """What a part says about itself.
+
+    `vectors` counts its rows, `cut` those of cut texts; `retries` is `Embedded`'s.
+    """
 
     shard: str
     model: str  # ModelCard.identity
@@ -82,6 +88,7 @@ class Footer:
     vectors: int
     failures: tuple[Failure, ...]
     retries: tuple[str, ...] = ()
+    cut: int = 0
 
 
 def part_path(name: str) -> str:
@@ -157,6 +164,7 @@ def part_bytes(
         _FINISHED_KEY: finished_at,
         _FAILURES_KEY: json.dumps([_failure_fields(f) for f in embedded.failures]),
         _RETRIES_KEY: json.dumps(embedded.retries),
+        _CUT_KEY: json.dumps(sum(item.id in embedded.cut for item in embedded.items)),
     }
     return parquet_bytes(_part_table(embedded, info), metadata)
 
@@ -192,7 +200,9 @@ def read_footer(file: BinaryIO, *, path: str) -> Footer:
             finished_at=metadata[_FINISHED_KEY].decode(),
             vectors=parquet.num_rows,
             failures=tuple(failures),
-            retries=tuple(json.loads(metadata.get(_RETRIES_KEY, b"[]"))),  # older parts: none
+            # Older parts have neither.
+            retries=tuple(json.loads(metadata.get(_RETRIES_KEY, b"[]"))),
+            cut=int(metadata.get(_CUT_KEY, b"0")),
         )
     except (*PARQUET_ERRORS, KeyError, TypeError, ValueError) as error:
         remedy = way_out(PurePosixPath(path).stem)

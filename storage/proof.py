@@ -58,7 +58,10 @@ _WAY_OUT = ("delete them and submit again", "move them away and queue their item
 
 @dataclass(kw_only=True, slots=True)
 class Proof:
-    """What `prove` found; `missing`, `doubled` and `unplanned` count ids."""
+    """What `prove` found; `missing`, `doubled` and `unplanned` count ids.
+
+    `cut` counts the vectors of texts that were longer than the model's context length.
+    """
 
     dataset: str
     model: str  # ModelCard.identity
@@ -66,6 +69,7 @@ class Proof:
     parts: int = 0
     vectors: int = 0
     errors: int = 0
+    cut: int = 0
     missing: int = 0
     doubled: int = 0
     unplanned: int = 0
@@ -87,6 +91,10 @@ class Proof:
             f"{self.planned} items planned; {self.vectors} vectors and {self.errors} errors in "
             f"{self.parts} parts of model {self.model[:12]}"
         )
+        if self.cut:
+            counts += (
+                f"; {self.cut} of the vectors are of texts that were cut to the model's length"
+            )
         verdict = "whole: every item once, every norm 1, one model"
         return [counts, *(self.problems or [verdict])]
 
@@ -152,6 +160,7 @@ class _Prover:
         standing = self._ids.standing(failed, int(job_of(name) or 0))
         self._ids.write(standing, arrived=name.startswith(ITEMS_PREFIX))
         self._proof.errors += len(standing)
+        self._proof.cut += footer.cut
         if finished:
             self._prove_record(name, footer)
         else:

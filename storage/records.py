@@ -13,7 +13,10 @@ from storage.parts import Footer, part_path
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Commit:
-    """A shard's record in the manifest; `vectors` and `errors` count its items."""
+    """A shard's record in the manifest; `vectors` and `errors` count its items.
+
+    `cut` counts the vectors of texts that were longer than the model's context length.
+    """
 
     name: str
     vectors: int
@@ -23,6 +26,7 @@ class Commit:
     engine_sha256: str
     finished_at: str  # ISO 8601, UTC
     worker: str
+    cut: int = 0  # older records do not say
 
     def to_json(self) -> str:
         """Return the record's text."""
@@ -64,6 +68,7 @@ def record_of(footer: Footer) -> Commit:
         engine_sha256=footer.engine_sha256,
         finished_at=footer.finished_at,
         worker=footer.worker,
+        cut=footer.cut,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import string
 import time
@@ -15,7 +14,9 @@ from clipfleet.display import Snapshot, sentence
 from clipfleet.jobs import queue_name
 from clipfleet.settings import Settings
 from storage.dataset import INFO_PATH, Dataset
+from storage.filesystem import open_filesystem
 from storage.jobs import Job, jobs, read_job
+from storage.locations import in_object_store
 from storage.manifest import Manifest
 from storage.parts import ITEMS_PREFIX
 from tasks.broker import connect, message_counts, unreachable
@@ -36,7 +37,7 @@ def read_progress(name: str, settings: Settings) -> Progress:
         DatasetError: There is no such dataset or job.
     """
     match = _JOB_SUFFIX.fullmatch(name)
-    if match and not os.path.exists(os.path.join(name, INFO_PATH)):
+    if match and (in_object_store(name) or not open_filesystem(name).exists(INFO_PATH)):
         dataset = Dataset.open(match["dataset"])
         progress = Progress(dataset, settings, job=read_job(dataset, match["job"]))
     else:
@@ -109,6 +110,11 @@ class Progress:
         return max(0, self._planned.errors + self._arrived.errors - self._superseded)
 
     @property
+    def cut(self) -> int:
+        """Vectors of texts that were longer than the model's context length."""
+        return self._planned.cut + self._arrived.cut
+
+    @property
     def done(self) -> int:
         return self.vectors + self.errors - self._in_retry
 
@@ -154,6 +160,7 @@ class Progress:
             "total": self.total,
             "vectors": self.vectors,
             "errors": self.errors,
+            "cut": self.cut,
             "shards": self.shards,
             "shards_done": self.shards_done,
             "waiting": self.waiting,
@@ -168,7 +175,8 @@ class Progress:
         """Return the progress in words."""
         name = f"{self.dataset.root}:{self.job.id}" if self.job else self.dataset.root
         head = f"{name}: {sentence(self.snapshot())}; {self.shards_done:,}/{self.shards:,} shards"
-        return [head, self._redis_line(), *self._missing_lines(), *self._refusal_lines()]
+        cut = [f"  {self.cut:,} texts were cut to the model's length"] if self.cut else []
+        return [head, *cut, self._redis_line(), *self._missing_lines(), *self._refusal_lines()]
 
     def _redis_line(self) -> str:
         if self.broker_error is not None:

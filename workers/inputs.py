@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,9 @@ from clipfleet.errors import ItemError
 from clipfleet.jobs import EMPTY_TEXT, Item
 from clipfleet.settings import Settings
 from storage.parts import Failure
-from workers.decode import ImageLimits, read_image
+from workers.decode import ImageLimits, read_image, read_image_bytes
 from workers.engines.base import Array
+from workers.isolated_decoder import IsolatedDecoder
 from workers.preprocess import preprocess_into
 from workers.tokenizer import Tokenizer
 
@@ -24,8 +26,16 @@ from workers.tokenizer import Tokenizer
 # better; each costs a chunk's pixels (32 images of 224 x 224: 19 MB).
 CHUNKS_AHEAD = 2
 
+
+class Words(Enum):
+    """Whether a text fits in the context length, or the model sees its beginning only."""
+
+    WHOLE = "whole"
+    CUT = "cut"
+
+
 Size = tuple[int, int]  # an image's original width and height, in pixels
-Outcome = Size | Failure | None  # None: a text, which has no size
+Outcome = Size | Words | Failure
 # Writes the inputs of some items to the rows of an array, and returns an outcome for each.
 Fill = Callable[[Sequence[Item], Array], list[Outcome]]
 
@@ -46,6 +56,24 @@ def fill_for(card: ModelCard, settings: Settings) -> Fill:
         return lambda items, ids: fill_texts(items, ids, tokenizer)
     limits = ImageLimits.from_settings(settings)
     return lambda items, pixels: fill_images(items, pixels, limits)
+
+
+def isolated_fill(
+    decoder: IsolatedDecoder, limits: ImageLimits, progress: Callable[[], None]
+) -> Fill:
+    """Return a function that makes an image tower's inputs in another process, one at a time."""
+
+    def fill_one(item: Item, pixels: Array) -> Outcome:
+        try:
+            data, uri = read_image_bytes(item, limits)
+            size = decoder.decode_into(data, uri, pixels)
+        except ItemError as error:
+            return Failure(item=item, error=error.code, message=str(error))
+        finally:
+            progress()
+        return size
+
+    return lambda items, pixels: [fill_one(*pair) for pair in zip(items, pixels, strict=True)]
 
 
 def fill_images(
@@ -69,11 +97,11 @@ def fill_texts(
     items: Sequence[Item], ids: NDArray[np.int64], tokenizer: Tokenizer
 ) -> list[Outcome]:
     """Write the ids of n texts to int64 (n, L); a text without a word is a failure."""
-    ids[:] = tokenizer.encode([item.text or "" for item in items], ids.shape[1])
+    ids[:], cut = tokenizer.encode_counted([item.text or "" for item in items], ids.shape[1])
     has_words = ids[:, 2] != 0  # where [SEP] follows [CLS] at once, this is padding
     return [
-        None if has_word else _empty_text(item)
-        for item, has_word in zip(items, has_words, strict=True)
+        (Words.CUT if is_cut else Words.WHOLE) if has_word else _empty_text(item)
+        for item, has_word, is_cut in zip(items, has_words, cut, strict=True)
     ]
 
 

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from types import TracebackType
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +68,7 @@ class IsolatedDecoder:
                 process = self._process = self._process or _Process(self._limits)
                 try:
                     return process.decode_into(data, name, out, self._timeout_s)
-                except _DecoderLost as lost:
+                except _DecoderLostError as lost:
                     self.close()
                     if attempt == self._attempts:
                         raise self._given_up(name, lost) from lost
@@ -76,7 +76,7 @@ class IsolatedDecoder:
                         time.sleep(self._pause_s * 2 ** (attempt - 1))
             raise AssertionError("an attempt neither returned nor raised")
 
-    def _given_up(self, name: str, lost: _DecoderLost) -> ItemError:
+    def _given_up(self, name: str, lost: _DecoderLostError) -> ItemError:
         times = f"{self._attempts} times, each time alone; the last time it {lost}"
         if lost.timed_out:
             return ItemError(DECODE_TIMEOUT, f"{shown(name)} held its decoder {times}")
@@ -101,7 +101,7 @@ class IsolatedDecoder:
             self.close()
 
 
-class _DecoderLost(Exception):
+class _DecoderLostError(Exception):
     """The process died, or gave no answer in time."""
 
     def __init__(self, reason: str, *, killed: bool = False, timed_out: bool = False) -> None:
@@ -125,7 +125,7 @@ class _Process:
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", _MODULE, *arguments],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env=_environment(),
             )
@@ -152,7 +152,7 @@ class _Process:
 
         Raises:
             ItemError: The process says what is wrong with it.
-            _DecoderLost: It died, or took too long; it is of no use any more.
+            _DecoderLostError: It died, or took too long; it is of no use any more.
         """
         request = {"name": name, "bytes": len(data), "resolution": out.shape[-1]}
         try:
@@ -166,11 +166,11 @@ class _Process:
             out[:] = np.frombuffer(self._answers.read(out.nbytes), out.dtype).reshape(out.shape)
             return int(width), int(height)
         except TimeoutError as error:
-            raise _DecoderLost(f"took more than {timeout_s:g} s", timed_out=True) from error
+            raise _DecoderLostError(f"took more than {timeout_s:g} s", timed_out=True) from error
         except (OSError, ValueError, LookupError, TypeError) as error:  # ValueError: cut off
             reason = self._end()
             killed = self._process.returncode == -signal.SIGKILL
-            raise _DecoderLost(reason, killed=killed) from error
+            raise _DecoderLostError(reason, killed=killed) from error
 
     def _end(self) -> str:
         """Wait for a process that has closed its socket, and return what became of it."""

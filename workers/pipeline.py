@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from types import TracebackType
@@ -17,11 +17,18 @@ from storage.parts import Embedded, Failure
 from workers.decode import ImageLimits, configure_pillow
 from workers.engines.base import Engine
 from workers.engines.loading import load_engine
-from workers.inputs import Chunk, Fill, Outcome, chunks, fill_for
+from workers.inputs import Chunk, Fill, Outcome, Words, chunks, fill_for, isolated_fill
+from workers.isolated_decoder import IsolatedDecoder
 from workers.normalise import l2_normalise
 
 _MIN_CHUNK = 32  # items
 _ITEMS_A_THREAD = 4  # in a chunk, so that threads seldom wait for the last item
+
+Progress = Callable[[], None]  # called as items get done, from any thread
+
+
+def untold() -> None:
+    """Tell nobody of progress."""
 
 
 class Embedder:
@@ -32,6 +39,7 @@ class Embedder:
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine = engine
+        self._settings = settings
         self._fill = fill_for(engine.card, settings)
         threads = settings.decode_threads or cores()
         self._chunk = max(_MIN_CHUNK, engine.max_batch, _ITEMS_A_THREAD * threads)
@@ -58,14 +66,29 @@ class Embedder:
         configure_pillow(ImageLimits.from_settings(settings))
         return cls(engine, settings)
 
-    def embed(self, items: Sequence[Item]) -> Embedded:
+    def embed(
+        self, items: Sequence[Item], *, careful: bool = False, progress: Progress = untold
+    ) -> Embedded:
         """Return what became of `items`: for each a vector or a failure, in order.
+
+        `careful` is for items one of which may have ended a process: images are decoded in
+        another one, one at a time, and what ends that is a failure.
 
         Raises:
             EngineError: The engine failed.
             StorageError: A file system did not answer.
         """
-        return embed(items, self.engine, size=self._chunk, fill=self._fill, pool=self._pool)
+        if not careful or self.engine.card.tower == "txt":
+            return self._embed(items, self._fill, progress)
+        limits = ImageLimits.from_settings(self._settings)
+        attempts, timeout_s = self._settings.decode_attempts, self._settings.decode_timeout_s
+        with IsolatedDecoder(limits, attempts=attempts, timeout_s=timeout_s) as decoder:
+            return self._embed(items, isolated_fill(decoder, limits, progress), progress)
+
+    def _embed(self, items: Sequence[Item], fill: Fill, progress: Progress) -> Embedded:
+        return embed(
+            items, self.engine, size=self._chunk, fill=fill, pool=self._pool, progress=progress
+        )
 
     def close(self) -> None:
         """Stop the threads and free the engine."""
@@ -85,12 +108,18 @@ class Embedder:
 
 
 def embed(
-    items: Sequence[Item], engine: Engine, *, size: int, fill: Fill, pool: ThreadPoolExecutor
+    items: Sequence[Item],
+    engine: Engine,
+    *,
+    size: int,
+    fill: Fill,
+    pool: ThreadPoolExecutor,
+    progress: Progress = untold,
 ) -> Embedded:
     """Return what became of `items`: for each a vector or a failure, in order.
 
     `fill` makes the engine's inputs of `size` items at a time; `pool` runs it for some while
-    the engine runs others.
+    the engine runs others, after each of which it calls `progress`.
 
     Raises:
         EngineError: The engine failed.
@@ -108,6 +137,7 @@ def embed(
             good = normalised[~bad]
             vectors[kept : kept + len(good)] = good
             kept += len(good)
+            progress()
     return _embedded(items, outcomes, vectors[:kept], has_sizes=engine.card.tower == "img")
 
 
@@ -139,7 +169,7 @@ def _embedded(
     *,
     has_sizes: bool,
 ) -> Embedded:
-    pairs = zip(items, outcomes, strict=True)
+    pairs = list(zip(items, outcomes, strict=True))
     return Embedded(
         items=[item for item, outcome in pairs if not isinstance(outcome, Failure)],
         vectors=vectors,
@@ -147,4 +177,5 @@ def _embedded(
         if has_sizes
         else None,
         failures=[outcome for outcome in outcomes if isinstance(outcome, Failure)],
+        cut=frozenset(item.id for item, outcome in pairs if outcome is Words.CUT),
     )

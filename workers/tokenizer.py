@@ -68,22 +68,37 @@ class Tokenizer:
         Raises:
             ValueError: A context length below 2.
         """
+        return self.encode_counted(texts, context_length)[0]
+
+    def encode_counted(
+        self, texts: Sequence[str], context_length: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return `encode`'s ids, and which of the n texts were cut, bool (n,).
+
+        Raises:
+            ValueError: A context length below 2.
+        """
         if context_length < 2:
             raise ValueError(f"context length is {context_length}: expected at least 2")
         ids = np.zeros((len(texts), context_length), dtype=np.int64)
-        for row, text in zip(ids, texts, strict=True):
-            tokens = self._tokens(text, context_length - 2)
-            row[: len(tokens) + 2] = [self._cls, *tokens, self._sep]
-        return ids
+        cut = np.zeros(len(texts), dtype=np.bool_)
+        limit = context_length - 2
+        for n, text in enumerate(texts):
+            tokens = self._tokens(text, limit + 1)
+            cut[n] = len(tokens) > limit
+            del tokens[limit:]
+            ids[n, : len(tokens) + 2] = [self._cls, *tokens, self._sep]
+        return ids, cut
 
     def _tokens(self, text: str, limit: int) -> list[int]:
+        """Return the tokens of a text, at least the first `limit`, if it has so many."""
         tokens: list[int] = []
         for word in text.translate(self._characters).split():
             if len(tokens) >= limit:
                 break
             cached = len(word) <= _MAX_CACHED_LENGTH
             tokens += self._word_ids(word) if cached else self._ids_of_word(word)
-        return tokens[:limit]
+        return tokens
 
     def _ids_of_word(self, word: str) -> tuple[int, ...]:
         return tuple(i for part in _split_punctuation(_fold(word)) for i in self._pieces(part))

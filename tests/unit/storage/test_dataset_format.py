@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from clipfleet.jobs import ERROR_CODES, TRANSIENT_CODES
 from clipfleet.models import TOWERS, Tower
 from storage.dataset import Dataset
 from storage.manifest import commit, missing_shards
@@ -103,3 +104,9 @@ def test_the_page_names_every_key_of_the_footer(dataset: Dataset) -> None:
 def test_the_page_names_every_folder(dataset: Dataset) -> None:
     for path in Path(dataset.root).iterdir():
         assert f"\n      {path.name}" in PAGE
+
+
+def test_the_page_has_every_class_of_error_once_and_which_are_transient() -> None:
+    table = re.findall(r"^\| `(\w+)` \| (permanent|transient) \|", PAGE, re.MULTILINE)
+    assert sorted(code for code, _ in table) == sorted(ERROR_CODES)
+    assert {code for code, kind in table if kind == "transient"} == TRANSIENT_CODES

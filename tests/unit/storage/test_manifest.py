@@ -14,6 +14,7 @@ from storage.manifest import (
     complete,
     is_committed,
     missing_shards,
+    read_record,
     unfinished,
 )
 from storage.plan import plan_items
@@ -203,3 +204,25 @@ def test_a_disk_that_is_full_is_worth_another_try(
             do(local, FIRST)
     assert local.fs.list("parts") == []
     assert do(local, FIRST).vectors == 2
+
+
+def test_cut_texts_are_counted_in_the_record_and_by_who_completes_it(dataset: Dataset) -> None:
+    rows = dataclasses.replace(embedded(texts("a", "b")), cut=frozenset({"a", "elsewhere"}))
+    done = commit(dataset, FIRST, rows, card=make_card(), worker="w")
+    assert done.cut == 1
+    dataset.fs.delete(f"manifest/{FIRST}.json")
+    assert complete(dataset, FIRST) == done
+    manifest = Manifest(dataset)
+    manifest.refresh()
+    assert manifest.cut == 1
+
+
+def test_a_record_of_an_older_version_says_nothing_of_cut_texts_and_is_read(
+    dataset: Dataset,
+) -> None:
+    done = do(dataset, FIRST)
+    path = f"manifest/{FIRST}.json"
+    record = json.loads(dataset.fs.read(path))
+    del record["cut"]
+    dataset.fs.replace(path, json.dumps(record).encode())
+    assert read_record(dataset, FIRST) == done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from storage.arrivals import commit_arrivals
 from storage.known_ids import KnownIds
 from storage.manifest import commit, missing_shards
 from storage.plan import plan_items
+from storage.proof import prove
 from storage.sources import ListSource
 from tasks.progress import read_progress
 from tests.unit.tasks.support import embedded, fake_dataset, items
@@ -64,3 +66,17 @@ def test_without_redis_the_queue_is_unknown_and_the_rest_is_shown(tmp_path: Path
     head, queue = progress.lines()
     assert head.startswith(f"{dataset.root}: 0/0 items")
     assert queue.startswith("  queue unknown: Redis at")
+
+
+def test_cut_texts_are_shown(tmp_path: Path) -> None:
+    dataset = fake_dataset(tmp_path)
+    plan_items(dataset, ListSource(items(10)), 10)
+    rows = replace(embedded(10), cut=frozenset({"t1", "t2"}))
+    commit(dataset, next(missing_shards(dataset)).name, rows, card=dataset.info.card, worker="w")
+    progress = read_progress(dataset.root, NO_REDIS)
+    assert progress.to_json()["cut"] == 2
+    assert "  2 texts were cut to the model's length" in progress.lines()
+    proof = prove(dataset.root)
+    assert proof.ok
+    assert proof.to_json()["cut"] == 2
+    assert "2 vectors are of texts that were cut" in proof.lines()[0]

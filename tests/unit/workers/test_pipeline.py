@@ -286,3 +286,10 @@ def test_a_closed_embedder_has_stopped_its_threads(model: str) -> None:
     embedder.close()
     with pytest.raises(RuntimeError, match="shutdown"):
         embedder.embed([Item(id="a", text="a")])
+
+
+def test_texts_that_are_cut_are_told_and_have_vectors(texts: Embedder) -> None:
+    items = [Item(id="short", text="a cat"), Item(id="long", text="cat " * 60)]
+    embedded = texts.embed([*items, Item(id="none", text=" ")])
+    assert embedded.cut == {"long"}
+    assert [item.id for item in embedded.items] == ["short", "long"]

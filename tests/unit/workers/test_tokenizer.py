@@ -112,3 +112,25 @@ def test_a_vocabulary_that_is_missing_or_not_utf8_is_refused(
         path.write_bytes(data)
     with pytest.raises(UsageError, match="cannot be read"):
         Tokenizer(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_cut"),
+    [
+        ("", False),
+        ("猫" * 6, False),
+        ("猫" * 7, True),
+        ("猫" * 5 + " unbelievably", True),  # one word, several pieces
+        ("猫" * 6 + " \u0301 \u0301\u0302 \n", False),  # accents alone are no word
+        ("猫" * 6 + " \u0301 犬", True),
+        ("猫" * 6 + "\x00\ufffd", False),
+    ],
+)
+def test_a_text_is_counted_as_cut_if_a_token_of_it_is_left_out(
+    tokenizer: Tokenizer, text: str, is_cut: bool
+) -> None:
+    ids, cut = tokenizer.encode_counted([text, "short"], 8)
+    assert cut.tolist() == [is_cut, False]
+    np.testing.assert_array_equal(ids, tokenizer.encode([text, "short"], 8))
+    whole = tokenizer.encode([text], 60)
+    assert (np.count_nonzero(whole) > 8) == is_cut

@@ -2,8 +2,8 @@
 
 A list of Redis holds whatever somebody put there. kombu parses an element when it has popped it,
 outside of all that Celery guards, so that one which is not a message ends the worker's event
-loop. Here it ends as a refusal. The classes rest on names of kombu 5.7: `Channel._brpop_read`,
-`Channel.Message`, `Transport._deliver` and `QoS.restore_by_tag`, each of which a test calls.
+loop. Here it ends as a refusal. The classes rest on names of kombu 5.7: `Channel._brpop_read` and
+`_receive_one`, `Transport._deliver` and `QoS.restore_by_tag`; a test feeds each of them.
 """
 
 from __future__ import annotations
@@ -60,6 +60,14 @@ class CarefulChannel(kombu_redis.Channel):
             return super()._brpop_read(**options)  # type: ignore[misc]
         except PARSE_ERRORS as error:  # it is not JSON; `_deliver` has the rest
             _drop("queued", error)
+            raise Empty from error
+
+    def _receive_one(self, subclient: Any) -> Any:
+        """Take what was published for remote control."""
+        try:
+            return super()._receive_one(subclient)  # type: ignore[misc]
+        except PARSE_ERRORS as error:
+            _drop("published", error)
             raise Empty from error
 
 

@@ -1,0 +1,251 @@
+"""A job under faults: workers killed every few seconds, Redis restarted twice, and what remains.
+
+    python -m bench.soak --into docs/performance.md
+    python -m bench.soak --items 20000 --workers 2 --kill-every-s 1 --json small.json
+
+Texts go through `clipfleet submit`, a redis-server with an append-only file and real workers
+with a fake engine. The first and the last part of the job are left undisturbed. In the end every
+submitted id is looked for in the parts, and `clipfleet verify` is asked as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.soak_count import PREFIX, count_events, count_ids, rate, read_commits
+from bench.soak_fleet import SoakFleet, SoakRedis, started
+from bench.soak_memory import Memory, MemorySampler
+from bench.soak_report import write_results
+from clipfleet.settings import Settings, cores, load_settings
+from tasks.broker import connect, queue_length
+from workers.engines.fake import write_fake_engine
+from workers.lifecycle import environment_of
+
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "bench" / "results" / "soak.json"
+STARTED = 0.03  # of the job: rates count from here
+FAULTS = (0.15, 0.80)  # kills come in this part of the job
+RESTARTS = ((0.35, signal.SIGTERM), (0.60, signal.SIGKILL))
+ENDED = 0.99  # rates count up to here: in the end, workers run out of shards
+SETTLE_S = 15.0  # after the last fault: what was in a dead worker's hands comes back
+_LOOK_S = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    items: int
+    workers: int
+    shard_size: int
+    max_queued_shards: int
+    kill_every_s: float
+    redelivery_s: int
+    limit_s: float
+    seed: int
+    beside: str
+
+
+class Soak:
+    """One run in a folder of its own."""
+
+    def __init__(self, options: Options, folder: Path) -> None:
+        self.options = options
+        self.memory = Memory()
+        self.chance = random.Random(options.seed)
+        self.redis = SoakRedis(folder / "redis")
+        self.folder = folder
+        (folder / "output").mkdir()
+        self.dataset = folder / "output" / "texts"
+        self.settings = self._settings()
+        self.shards = -(-options.items // options.shard_size)
+        self.times: dict[str, float] = {}  # seconds since 1970, by what happened
+
+    def run(self) -> dict[str, Any]:
+        """Return the result, in JSON's types."""
+        try:
+            submitted = self.submit()
+        except BaseException:
+            self.redis.close()
+            raise
+        fleet = SoakFleet(self.settings, self.options.workers, self.folder / "logs", self.chance)
+        began_s = time.monotonic()
+        sampler = MemorySampler(
+            self.memory, lambda: [("Redis", self.redis.pid, True), *fleet.pids()], self.done
+        )
+        with started(self.redis, fleet), sampler:
+            self.disturb(fleet, began_s + self.options.limit_s)
+        seconds = time.monotonic() - began_s
+        return {
+            "options": self.options.__dict__,
+            "machine": {"cores": cores(), "beside": self.options.beside},
+            "submit": submitted,
+            "seconds": round(seconds, 1),
+            "shards": self.shards,
+            **self.proof(),
+            "faults": {
+                **{name.replace(" ", "_"): count for name, count in sorted(fleet.counts.items())},
+                "redis_away_s": [round(s, 2) for s in self.redis.away_s],
+            },
+            **count_events(fleet.logs),
+            "rates": self.rates(),
+            "memory": self.sizes(),
+        }
+
+    def submit(self) -> dict[str, Any]:
+        """Plan all items and queue what there is room for; no worker runs yet."""
+        source = write_texts(self.folder / "texts.jsonl", self.options.items)
+        command = [sys.executable, "-m", "clipfleet.cli", "submit", str(source), str(self.dataset)]
+        command += ["--model", str(self.settings.model), "--json"]
+        began_s = time.monotonic()
+        with subprocess.Popen(
+            command, env=environment_of(self.settings), stdout=subprocess.PIPE
+        ) as process:
+            elapsed = Memory()
+            sampler = MemorySampler(
+                elapsed,
+                lambda: [("submitter", process.pid, True)],
+                lambda: time.monotonic() - began_s,
+            )
+            with sampler:
+                told = json.loads(process.communicate()[0])
+        seconds = time.monotonic() - began_s
+        self.memory.take(elapsed, scale=1 / seconds)  # it goes on at an even pace
+        with connect(self.redis.url) as client:
+            messages = queue_length(client, "clipfleet.txt")
+            size_bytes = client.memory_usage("clipfleet.txt", samples=0) or 0
+        return {
+            "seconds": round(seconds, 1),
+            "queued_shards": told["queued_shards"],
+            "later_shards": told["later_shards"],
+            "redis_bytes_a_message": round(size_bytes / messages),
+        }
+
+    def disturb(self, fleet: SoakFleet, deadline_s: float) -> None:
+        """Kill and restart until the middle of the job is over, then wait for its end."""
+        restarts = list(RESTARTS)
+        next_kill_s = 0.0
+        while (done := self.done()) < 1:
+            now_s = time.monotonic()
+            if now_s > deadline_s:
+                raise SystemExit(f"soak: {done:.1%} done within {self.options.limit_s} s")
+            if FAULTS[0] <= done < FAULTS[1]:
+                if now_s >= next_kill_s:
+                    self._note("fault")
+                    fleet.kill_one()
+                    next_kill_s = now_s + self.options.kill_every_s * self.chance.uniform(0.5, 1.5)
+                if restarts and done >= restarts[0][0]:
+                    self._note("fault")
+                    self.redis.restart(restarts.pop(0)[1])
+            fleet.supervise()
+            time.sleep(_LOOK_S)
+
+    def done(self) -> float:
+        """Return the share of the shards that have their record."""
+        return _count(self.dataset / "manifest") / self.shards
+
+    def proof(self) -> dict[str, Any]:
+        """Return how often each id is there, and what `clipfleet verify` says."""
+        verify = [sys.executable, "-m", "clipfleet.cli", "verify", str(self.dataset), "--json"]
+        told = json.loads(subprocess.run(verify, stdout=subprocess.PIPE, check=False).stdout)
+        return {
+            "ids": count_ids(self.dataset, self.options.items).__dict__,
+            "verify": {"ok": told["ok"], "problems": told["problems"]},
+        }
+
+    def rates(self) -> dict[str, float | None]:
+        """Return the items a second before the first fault, over all, and after the last."""
+        commits = read_commits(self.dataset)
+        begin_s = commits[int(STARTED * len(commits))][0]
+        end_s = commits[int(ENDED * (len(commits) - 1))][0]
+        first_s, last_s = self.times.get("first fault", end_s), self.times.get("last fault", end_s)
+        return {
+            "before": rate(commits, begin_s, first_s),
+            "during": rate(commits, first_s, last_s),
+            "after": rate(commits, last_s + SETTLE_S, end_s),
+        }
+
+    def sizes(self) -> dict[str, dict[str, float | None]]:
+        """Return peak bytes by role, and growth in bytes a million items."""
+        millions = self.options.items / 1e6
+        sizes: dict[str, dict[str, float | None]] = {}
+        for role, peak in self.memory.peaks.items():
+            growth = self.memory.growth(role)
+            sizes[role] = {
+                "peak_bytes": peak,
+                "growth_bytes_a_million_items": growth and round(growth / millions),
+            }
+        return sizes
+
+    def _settings(self) -> Settings:
+        return load_settings(
+            redis_url=self.redis.url,
+            tower="txt",
+            model=str(write_fake_engine(self.folder, "txt")),
+            output=str(self.folder / "output"),
+            shard_size=self.options.shard_size,
+            max_queued_shards=self.options.max_queued_shards,
+            visibility_timeout_s=self.options.redelivery_s,
+            reconcile_interval_s=3.0,
+            decode_threads=1,
+            engine_threads=1,
+        )
+
+    def _note(self, fault: str) -> None:
+        now_s = time.time()
+        self.times.setdefault(f"first {fault}", now_s)
+        self.times[f"last {fault}"] = now_s
+
+
+def write_texts(path: Path, count: int) -> Path:
+    with path.open("w", encoding="utf-8") as file:
+        for n in range(count):
+            text = f"第{n}张图片：左上角有{n % 7}个红色的圆形 number {n * 7919}"
+            file.write(json.dumps({"id": f"{PREFIX}{n}", "text": text}, ensure_ascii=False) + "\n")
+    return path
+
+
+def _count(folder: Path) -> int:
+    try:
+        return len(os.listdir(folder))
+    except FileNotFoundError:
+        return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, write the result, and return 0 if nothing is lost and nothing doubled."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--items", type=int, default=1_000_000)
+    add("--workers", type=int, default=8)
+    add("--shard-size", type=int, default=500)
+    add("--max-queued-shards", type=int, default=400)
+    add("--kill-every-s", type=float, default=5.0, help="seconds between kills, on average")
+    add("--redelivery-s", type=int, default=10, help="until a dead worker's shards come back")
+    add("--limit-s", type=float, default=1800.0, help="give up after so long")
+    add("--seed", type=int, default=1)
+    add("--beside", default="nothing", help="what else ran on the machine")
+    add("--json", type=Path, default=RESULT, help="where the result goes")
+    add("--into", type=Path, help="a page whose table is written anew")
+    given = vars(parser.parse_args(arguments))
+    json_path, page = given.pop("json"), given.pop("into")
+    with tempfile.TemporaryDirectory(prefix="clipfleet-soak-") as folder:
+        result = Soak(Options(**given), Path(folder)).run()
+    write_results(result, json_path, page)
+    ids = result["ids"]
+    whole = result["verify"]["ok"] and not (ids["lost"] or ids["doubled"] or ids["foreign"])
+    return 0 if whole else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""A soak's result: as JSON, and as a table for the documentation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bench.gpu.merge import insert
+from clipfleet.whole_file import whole_file
+
+BEGIN = "<!-- soak: begin; written by bench.soak -->"
+END = "<!-- soak: end -->"
+MIB = 1 << 20
+
+Result = dict[str, Any]
+
+
+def write_results(result: Result, json_path: Path, page: Path | None) -> None:
+    """Write the JSON, and the table into a page between its markers.
+
+    Raises:
+        ValueError: The page has no markers.
+    """
+    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    with whole_file(json_path) as part:
+        part.write_text(text, encoding="utf-8")
+    if page is None:
+        print(report(result))
+        return
+    changed = insert(page.read_text(encoding="utf-8"), report(result), begin=BEGIN, end=END)
+    with whole_file(page) as part:
+        part.write_text(changed, encoding="utf-8")
+
+
+def report(result: Result) -> str:
+    """Return a result in Markdown."""
+    tables = (_outcome(result), _faults(result), _memory(result))
+    return "\n\n".join([_head(result), *("\n".join(rows) for rows in tables)])
+
+
+def _head(result: Result) -> str:
+    options, submitted = result["options"], result["submit"]
+    return (
+        f"{options['items']:,} texts in {result['shards']:,} shards, {options['workers']} workers, "
+        f"a queue of at most {options['max_queued_shards']:,} shards; "
+        f"{result['machine']['cores']} cores, beside {result['machine']['beside']}. Planned and "
+        f"queued in {submitted['seconds']:,} s, embedded in {result['seconds']:,} s."
+    )
+
+
+def _outcome(result: Result) -> list[str]:
+    ids = result["ids"]
+    cells = (
+        result["options"]["items"],
+        *(ids[n] for n in ("vectors", "errors", "lost", "doubled")),
+    )
+    verified = "whole" if result["verify"]["ok"] else "**not whole**"
+    return [
+        "| submitted | vectors | errors | lost | doubled | `clipfleet verify` |",
+        "|---|---|---|---|---|---|",
+        f"| {' | '.join(f'{cell:,}' for cell in cells)} | {verified} |",
+    ]
+
+
+def _faults(result: Result) -> list[str]:
+    faults, rates = result["faults"], result["rates"]
+    away = ", ".join(f"{s:.1f} s" for s in faults["redis_away_s"])
+    rows = [
+        ("workers killed with all their processes", faults.get("workers_killed", 0)),
+        ("children that hold the engine killed", faults.get("children_killed", 0)),
+        ("workers that ended by themselves", faults.get("ended_by_themselves", 0)),
+        ("Redis restarted (SIGTERM, then SIGKILL), away for", away),
+        ("shards embedded more than once", result["shards_run_more_than_once"]),
+        ("shards delivered again when they were done", result["delivered_when_done"]),
+        ("lost shards put back by the workers' looks", result["put_back"]),
+        ("shards queued later, as there was room", f"{result['fed']:,} in {result['feeds']} goes"),
+        ("Redis, bytes a queued shard", result["submit"]["redis_bytes_a_message"]),
+        ("items/s before the first fault", _rate(rates["before"])),
+        ("items/s among the faults", _rate(rates["during"])),
+        ("items/s after the last fault", _rate(rates["after"])),
+    ]
+    return ["| | |", "|---|---|", *(f"| {name} | {_shown(value)} |" for name, value in rows)]
+
+
+def _memory(result: Result) -> list[str]:
+    return [
+        "| resident memory | peak, MiB | growth, MiB a million items |",
+        "|---|---|---|",
+        *(
+            f"| {role} | {size['peak_bytes'] / MIB:,.0f} | "
+            f"{_mib(size['growth_bytes_a_million_items'])} |"
+            for role, size in sorted(result["memory"].items())
+        ),
+    ]
+
+
+def _mib(size_bytes: float | None) -> str:
+    return "–" if size_bytes is None else f"{size_bytes / MIB:+,.1f}"
+
+
+def _rate(items_per_s: float | None) -> str:
+    return "–" if items_per_s is None else f"{items_per_s:,.0f}"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -13,6 +13,7 @@ import re
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
@@ -27,7 +28,7 @@ from clipfleet.jobs import (
     Item,
 )
 from clipfleet.settings import Settings
-from workers.read import item_error, read_bytes, shown
+from workers.read import item_error, no_urls, read_bytes, shown
 
 Image.init()  # all plug-ins now, not in the first thread that meets an odd file
 _FORMATS = tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)  # AVIF may be left out
@@ -57,18 +58,25 @@ class ImageLimits:
 
     Whatever is larger is `too_large` and is not decoded; whatever is below none of the
     `input_roots` is `not_allowed` and is not opened. These are resolved; none: no limit.
+    A disk that fails is asked `attempts` times; `fetch` returns what is at a URL.
     """
 
     max_pixels: int = 178_956_970
     max_bytes: int = 256 << 20
     input_roots: tuple[str, ...] = ()
+    attempts: int = 1
+    fetch: Callable[[str], bytes] = no_urls
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> ImageLimits:
+    def from_settings(
+        cls, settings: Settings, fetch: Callable[[str], bytes] = no_urls
+    ) -> ImageLimits:
         return cls(
             max_pixels=settings.max_image_pixels,
             max_bytes=settings.max_image_bytes,
             input_roots=tuple(map(os.path.realpath, settings.input_roots)),
+            attempts=settings.read_attempts,
+            fetch=fetch,
         )
 
 
@@ -104,7 +112,14 @@ def read_image_bytes(item: Item, limits: ImageLimits) -> tuple[bytes, str]:
     """
     if item.uri is None:
         raise ItemError(MISSING, f"item {shown(item.id)} has a text and no uri: no image to embed")
-    return read_bytes(item.uri, limits.max_bytes, limits.input_roots), item.uri
+    data = read_bytes(
+        item.uri,
+        limits.max_bytes,
+        limits.input_roots,
+        attempts=limits.attempts,
+        fetch=limits.fetch,
+    )
+    return data, item.uri
 
 
 def decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, tuple[int, int]]:

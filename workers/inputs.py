@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from clipfleet.card import ModelCard
 from clipfleet.errors import ItemError
 from clipfleet.jobs import EMPTY_TEXT, Item
-from clipfleet.settings import Settings
 from storage.parts import Failure
 from workers.decode import ImageLimits, read_image, read_image_bytes
 from workers.engines.base import Array
@@ -49,12 +48,11 @@ class Chunk:
     inputs: Array
 
 
-def fill_for(card: ModelCard, settings: Settings) -> Fill:
+def fill_for(card: ModelCard, limits: ImageLimits) -> Fill:
     """Return the function that makes the inputs of a card's tower."""
     if card.tower == "txt":
         tokenizer = Tokenizer()
         return lambda items, ids: fill_texts(items, ids, tokenizer)
-    limits = ImageLimits.from_settings(settings)
     return lambda items, pixels: fill_images(items, pixels, limits)
 
 

@@ -10,16 +10,19 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfleet.errors import CardError, SettingsError
+from clipfleet.errors import CardError, ItemError, SettingsError
 from clipfleet.jobs import NON_FINITE, Item
 from clipfleet.settings import Settings, cores
 from storage.parts import Embedded, Failure
+from workers.careful_engine import CarefulEngine
 from workers.decode import ImageLimits, configure_pillow
 from workers.engines.base import Engine
 from workers.engines.loading import load_engine
+from workers.fetch_ahead import FetchAhead
 from workers.inputs import Chunk, Fill, Outcome, Words, chunks, fill_for, isolated_fill
 from workers.isolated_decoder import IsolatedDecoder
 from workers.normalise import l2_normalise
+from workers.read import is_web
 
 _MIN_CHUNK = 32  # items
 _ITEMS_A_THREAD = 4  # in a chunk, so that threads seldom wait for the last item
@@ -40,7 +43,10 @@ class Embedder:
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine = engine
         self._settings = settings
-        self._fill = fill_for(engine.card, settings)
+        self._limits = ImageLimits.from_settings(settings)
+        self._urls = FetchAhead.from_settings(settings)
+        self._limits = ImageLimits.from_settings(settings, fetch=self._urls.take)
+        self._fill = fill_for(engine.card, self._limits)
         threads = settings.decode_threads or cores()
         self._chunk = max(_MIN_CHUNK, engine.max_batch, _ITEMS_A_THREAD * threads)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
@@ -71,27 +77,30 @@ class Embedder:
     ) -> Embedded:
         """Return what became of `items`: for each a vector or a failure, in order.
 
-        `careful` is for items one of which may have ended a process: images are decoded in
-        another one, one at a time, and what ends that is a failure.
+        `careful` is for items one of which may have ended a process, or failed the engine: they
+        go one at a time, images are decoded in another process, and the item that ends that,
+        or on which alone the engine fails, is a failure.
 
         Raises:
             EngineError: The engine failed.
             StorageError: A file system did not answer.
         """
-        if not careful or self.engine.card.tower == "txt":
-            return self._embed(items, self._fill, progress)
-        limits = ImageLimits.from_settings(self._settings)
-        attempts, timeout_s = self._settings.decode_attempts, self._settings.decode_timeout_s
+        self._urls.begin([item.uri for item in items if item.uri and is_web(item.uri)])
+        pool, attempts = self._pool, self._settings.item_attempts
+        if not careful:
+            size, fill = self._chunk, self._fill
+            return embed(items, self.engine, size=size, fill=fill, pool=pool, progress=progress)
+        engine = CarefulEngine(self.engine, attempts=attempts)
+        if engine.card.tower == "txt":
+            return embed(items, engine, size=1, fill=self._fill, pool=pool, progress=progress)
+        limits, timeout_s = self._limits, self._settings.decode_timeout_s
         with IsolatedDecoder(limits, attempts=attempts, timeout_s=timeout_s) as decoder:
-            return self._embed(items, isolated_fill(decoder, limits, progress), progress)
-
-    def _embed(self, items: Sequence[Item], fill: Fill, progress: Progress) -> Embedded:
-        return embed(
-            items, self.engine, size=self._chunk, fill=fill, pool=self._pool, progress=progress
-        )
+            fill = isolated_fill(decoder, limits, progress)
+            return embed(items, engine, size=1, fill=fill, pool=pool, progress=progress)
 
     def close(self) -> None:
         """Stop the threads and free the engine."""
+        self._urls.close()
         self._pool.shutdown(cancel_futures=True)
         self.engine.close()
 
@@ -130,7 +139,12 @@ def embed(
     kept = 0
     with closing(chunks(items, engine.card, size=size, fill=fill, pool=pool)) as ready:
         for chunk in ready:
-            features = engine(chunk.inputs)  # float32 (k, D)
+            try:
+                features = engine(chunk.inputs)  # float32 (k, D)
+            except ItemError as error:  # a careful engine's, whose chunk is one item
+                told = str(error)
+                outcomes += [Failure(item=i, error=error.code, message=told) for i in chunk.items]
+                continue
             normalised = l2_normalise(features)  # float32 (k, D), NaN where there is no direction
             bad = np.isnan(normalised[:, 0])
             outcomes += _outcomes(chunk, features, bad)

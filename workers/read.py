@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from clipfleet.errors import ItemError, StorageError
 from clipfleet.jobs import (
+    DISK_ERROR,
     EMPTY_FILE,
     MISSING,
     NOT_A_FILE,
@@ -19,6 +21,7 @@ from clipfleet.jobs import (
 )
 from storage.item_files import read_uri
 from storage.locations import has_scheme
+from workers.backoff import backoff_s
 
 MAX_MESSAGE_LENGTH = 300  # characters
 
@@ -43,33 +46,68 @@ _CODES = {  # and the reasons to give; None: what the error itself says
     errno.EFBIG: (TOO_LARGE, None),
     errno.EPROTONOSUPPORT: (
         READ_FAILED,
-        "workers read absolute paths and file:// URLs of their own machine",
+        "workers read absolute paths and file:// URLs of their own machine, and https:// URLs",
     ),
+    errno.EIO: (DISK_ERROR, None),
+    errno.ESTALE: (DISK_ERROR, None),
+    errno.ETIMEDOUT: (DISK_ERROR, None),
 }
-# The machine's or the server's trouble, not the item's: the shard is tried again.
-_TRANSIENT = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
-)
+# The machine's trouble, or all of a network disk's, not the item's: the shard is tried again.
+_TRANSIENT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOTCONN})
+
+_WEB = ("http://", "https://")
 
 
-def read_bytes(uri: str, max_bytes: int, roots: Sequence[str] = ()) -> bytes:
-    """Return the bytes of a regular file: an absolute path or a `file://` URL.
+def is_web(uri: str) -> bool:
+    """Return whether a uri is one that is fetched."""
+    return uri[:8].lower().startswith(_WEB)
 
-    With `roots`, folders without symbolic links in their paths, only of one below them.
+
+def no_urls(url: str) -> bytes:
+    """Fetch no URL: how it is unless somebody allows hosts.
+
+    Raises:
+        ItemError: Always.
+    """
+    reason = "no URL is, unless the worker's CLIPFLEET_URL_HOSTS names its host"
+    raise item_error(NOT_ALLOWED, f"{shown(url)} is not fetched: {reason}")
+
+
+def read_bytes(
+    uri: str,
+    max_bytes: int,
+    roots: Sequence[str] = (),
+    *,
+    attempts: int = 1,
+    fetch: Callable[[str], bytes] = no_urls,
+) -> bytes:
+    """Return the bytes of a regular file, an absolute path or a `file://` URL, or of a web page.
+
+    With `roots`, folders without symbolic links in their paths, only of a file below them. A
+    disk that fails is asked `attempts` times; `fetch` has its own patience.
 
     Raises:
         ItemError: It cannot be read, is empty, has more than `max_bytes`, or lies elsewhere.
         StorageError: The file system did not answer, or the process has no file handle left.
     """
-    if not os.path.isabs(uri) and not has_scheme(uri):
-        raise ItemError(MISSING, f"{shown(uri)} is not an absolute path: name a file by its own")
-    try:
-        data = read_uri(uri, max_bytes, roots)
-    except OSError as error:
-        raise _read_error(uri, error) from error
+    data = fetch(uri) if is_web(uri) else _read_file(uri, max_bytes, roots, attempts)
     if not data:
         raise ItemError(EMPTY_FILE, f"{shown(uri)} is empty: it has 0 bytes")
     return data
+
+
+def _read_file(uri: str, max_bytes: int, roots: Sequence[str], attempts: int) -> bytes:
+    if not os.path.isabs(uri) and not has_scheme(uri):
+        raise ItemError(MISSING, f"{shown(uri)} is not an absolute path: name a file by its own")
+    for attempt in range(1, attempts + 1):
+        try:
+            return read_uri(uri, max_bytes, roots)
+        except OSError as error:
+            failure = _read_error(uri, error)
+            if attempt == attempts or getattr(failure, "code", None) != DISK_ERROR:
+                raise failure from error
+        time.sleep(backoff_s(attempt))
+    raise AssertionError("an attempt neither returned nor raised")
 
 
 def _read_error(uri: str, error: OSError) -> ItemError | StorageError:

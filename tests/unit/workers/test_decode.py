@@ -156,7 +156,16 @@ def test_a_relative_path_is_refused() -> None:
     assert "not an absolute path" in str(error)
 
 
-@pytest.mark.parametrize("uri", ["https://example.org/a.jpg", "s3://b/a.jpg", "file://host/a.jpg"])
+@pytest.mark.parametrize("uri", ["https://example.org/a.jpg", "HTTP://example.org/a.jpg"])
+def test_a_url_is_not_fetched_unless_its_host_is_allowed(uri: str) -> None:
+    error = failure(uri)
+    assert error.code == "not_allowed"
+    assert str(error).startswith(
+        f"'{uri}' is not fetched: no URL is, unless the worker's CLIPFLEET"
+    )
+
+
+@pytest.mark.parametrize("uri", ["s3://b/a.jpg", "file://host/a.jpg", "ftp://host/a.jpg"])
 def test_a_url_of_another_scheme_or_machine_is_refused(uri: str) -> None:
     error = failure(uri)
     assert error.code == "read_failed"
@@ -175,7 +184,9 @@ def refuse_to_open(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     [
         (errno.EACCES, "permission_denied"),
         (errno.EPERM, "permission_denied"),
-        (errno.EIO, "read_failed"),
+        (errno.EIO, "disk_error"),
+        (errno.ESTALE, "disk_error"),
+        (errno.ETIMEDOUT, "disk_error"),
         (errno.ELOOP, "read_failed"),
     ],
 )
@@ -196,13 +207,48 @@ def test_an_unreadable_file(tmp_path: Path) -> None:
     assert failure(path).code == "permission_denied"
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOTCONN])
 def test_trouble_that_is_not_the_items_is_worth_another_try(
     monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     refuse_to_open(monkeypatch, number)
     with pytest.raises(StorageError, match=r"'/some/a\.jpg' cannot be read now"):
-        read_bytes("/some/a.jpg", 1000)
+        read_bytes("/some/a.jpg", 1000, attempts=3)
+
+
+def test_a_disk_that_fails_is_asked_again_a_few_times(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Only a disk that fails: what is missing stays missing."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"data")
+    slept_s: list[float] = []
+    opened: list[str] = []
+    failures = [errno.EIO, errno.ESTALE]
+    really_open = os.open
+
+    def open_(name: str, flags: int) -> int:
+        opened.append(name)
+        if failures:
+            raise OSError(failures.pop(), "the disk is away", name)
+        return really_open(name, flags)
+
+    monkeypatch.setattr(os, "open", open_)
+    monkeypatch.setattr("workers.read.time.sleep", slept_s.append)
+    assert read_bytes(str(path), 1000, attempts=3) == b"data"
+    assert len(opened) == 3
+    assert len(slept_s) == 2
+    assert 0 <= slept_s[0] <= 0.5
+    assert 0 <= slept_s[1] <= 1.0
+
+    failures = [errno.EIO, errno.EIO]
+    with pytest.raises(ItemError) as raised:
+        read_bytes(str(path), 1000, attempts=2)
+    assert raised.value.code == "disk_error"
+    assert len(opened) == 5
+    with pytest.raises(ItemError):
+        read_bytes(str(tmp_path / "gone.jpg"), 1000, attempts=3)
+    assert len(opened) == 6
 
 
 @pytest.mark.parametrize(
@@ -343,7 +389,7 @@ def test_an_image_below_no_input_root_is_not_allowed(tmp_path: Path) -> None:
         assert raised.value.code == NOT_ALLOWED
         assert f"{name}' cannot be read: it lies below none of this" in str(raised.value)
         assert str(raised.value).endswith("start the worker with an --input-root that has it")
-    for uri in ("http://host/a.jpg", "s3://bucket/a.jpg", "file://host/a.jpg"):
+    for uri in ("s3://bucket/a.jpg", "file://host/a.jpg"):
         with pytest.raises(ItemError, match="workers read absolute paths and file://"):
             read_image(Item(id="c", uri=uri), limits)
 

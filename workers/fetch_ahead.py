@@ -1,0 +1,290 @@
+"""URLs fetched before they are asked for, many at once, and again if what failed may pass."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from clipfleet.errors import ClipfleetError, ItemError
+from clipfleet.jobs import FETCH_TIMEOUT, TRANSIENT_CODES
+from clipfleet.settings import Settings
+from workers.backoff import backoff_s
+from workers.fetch import Fetcher, FetchLimits, Room
+from workers.fetch_queue import Pending, Queue, State
+from workers.read import item_error, shown
+from workers.url_hosts import Hosts
+from workers.url_policy import UrlPolicy
+
+Fetch = Callable[[str, Room], bytes]
+
+_RUN_SHARE = 0.5  # of a shard's deadline, past which its process is killed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """How often and how long a URL is tried, in seconds from its first failure; and how long
+    all URLs of a run together, in seconds from its beginning.
+    """
+
+    attempts: int = 3
+    retry_s: float = 30.0
+    run_s: float = 900.0
+
+
+class _DroppedError(ClipfleetError):
+    """A fetch that nobody wants any more."""
+
+
+class FetchAhead:
+    """Fetches the URLs of one run of items after another, in their order, in its own threads.
+
+    What is fetched and not taken holds at most `ahead_bytes`, and what takers wait for besides.
+    """
+
+    def __init__(
+        self, fetch: Fetch, *, threads: int, ahead_bytes: int, patience: Patience | None = None
+    ) -> None:
+        self._fetch = fetch
+        self._count = threads
+        self._ahead_bytes = ahead_bytes
+        self._patience = patience or Patience()
+        self._hosts = Hosts(self._patience.retry_s)
+        self._pending: dict[str, Pending] = {}
+        self._queue = Queue()
+        self._held_bytes = 0
+        self._end_s = 0.0
+        self._closed = False
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)  # a URL is due, or there is room to begin one
+        self._room = threading.Condition(self._lock)  # there is room for more bytes
+        self._change = threading.Condition(self._lock)  # a URL was done, or put off
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> FetchAhead:
+        fetcher = Fetcher(
+            UrlPolicy.from_settings(settings),
+            FetchLimits.from_settings(settings),
+            idle_connections=settings.url_threads,
+        )
+        patience = Patience(
+            attempts=settings.read_attempts,
+            retry_s=settings.read_retry_s,
+            run_s=settings.shard_deadline_s * _RUN_SHARE,
+        )
+        return cls(
+            fetcher.fetch,
+            threads=settings.url_threads,
+            ahead_bytes=settings.url_ahead_bytes,
+            patience=patience,
+        )
+
+    def begin(self, urls: Collection[str]) -> None:
+        """Begin to fetch the URLs of a run of items, each once; what was left of the last goes."""
+        with self._lock:
+            self._drop()
+            self._end_s = time.monotonic() + self._patience.run_s
+            for position, (url, takers) in enumerate(Counter(urls).items()):
+                self._add(url, position, takers)
+            self._start_threads()
+            self._work.notify_all()
+
+    def take(self, url: str) -> bytes:
+        """Return a URL's bytes once they are there; a URL that was not begun is fetched now.
+
+        Raises:
+            ItemError: There are none; if transient, after all tries.
+            StorageError: This process has no descriptor or memory left.
+        """
+        with self._lock:
+            pending = self._pending.get(url) or self._add(url, len(self._pending), 1)
+            pending.wanted = True
+            self._room.notify_all()
+        while not self._is_done(pending):
+            self._run(pending)  # no thread has come to it: this one is free
+        return self._taken(pending)
+
+    def close(self) -> None:
+        """End the threads, each when its fetch has ended."""
+        with self._lock:
+            self._drop()
+            self._closed = True
+            self._work.notify_all()
+
+    def _add(self, url: str, position: int, takers: int) -> Pending:
+        host = url.partition("://")[2].partition("/")[0].lower()
+        pending = Pending(url=url, host=host, position=position, takers=takers)
+        self._pending[url] = pending
+        self._queue.put(pending)
+        return pending
+
+    def _drop(self) -> None:
+        for pending in self._pending.values():
+            pending.dropped = True
+            if pending.state is not State.RUNNING:
+                self._release(pending)
+                pending.data = b""
+        self._pending, self._queue = {}, Queue()
+        self._room.notify_all()
+        self._change.notify_all()
+
+    def _start_threads(self) -> None:
+        wanted = min(self._count, len(self._pending))
+        while len(self._threads) < wanted:
+            thread = threading.Thread(target=self._work_on, name="fetch", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _work_on(self) -> None:
+        while (pending := self._next()) is not None:
+            self._run(pending)
+
+    def _next(self) -> Pending | None:
+        """Return the next URL to run, once there is one and room for it; None: no more."""
+        with self._lock:
+            while not self._closed:
+                now_s = time.monotonic()
+                pending = self._queue.first(now_s)
+                if pending is not None and self._held_bytes < self._ahead_bytes:
+                    pending.state = State.RUNNING
+                    self._work.notify()  # there may be more
+                    return pending
+                self._work.wait(None if pending is not None else self._queue.wait_s(now_s))
+            return None
+
+    def _is_done(self, pending: Pending) -> bool:
+        """Wait until a URL is done (True), or has to be run by the caller (False)."""
+        with self._lock:
+            while pending.state is not State.DONE and not pending.dropped:
+                wait_s = pending.due_s - time.monotonic()
+                if pending.state is State.WAITING and wait_s <= 0:
+                    pending.state = State.RUNNING
+                    return False
+                self._change.wait(wait_s if pending.state is State.WAITING else None)
+            return True
+
+    def _taken(self, pending: Pending) -> bytes:
+        with self._lock:
+            pending.takers -= 1
+            if not pending.takers and not pending.dropped:
+                del self._pending[pending.url]
+                self._held_bytes -= pending.held_bytes
+                self._work.notify()
+                self._room.notify_all()
+        if pending.error is not None:
+            raise pending.error
+        if pending.dropped:
+            raise _DroppedError(f"{shown(pending.url)} is not wanted any more")
+        return pending.data
+
+    def _run(self, pending: Pending) -> None:
+        """Run a URL that this thread has in hand: it is done then, or waits for another try."""
+        try:
+            if not self._may_ask(pending):
+                return
+            data = self._fetch(pending.url, lambda size: self._make_room(pending, size))
+        except ItemError as error:
+            self._failed(pending, error)
+        except Exception as error:  # noqa: BLE001 - the edge of a thread: whoever takes it gets it
+            self._finish(pending, error=error)
+        else:
+            with self._lock:
+                self._hosts.answered(pending.host)
+            self._finish(pending, data=data)
+
+    def _may_ask(self, pending: Pending) -> bool:
+        """Return whether a URL's host may be asked now; if not, it is put off.
+
+        Raises:
+            ItemError: It is not worth asking.
+        """
+        with self._lock:
+            now_s = time.monotonic()
+            if pending.dropped:
+                self._done(pending)
+                return False
+            if now_s >= self._end_s:
+                limit = f"the {self._patience.run_s:g} s for all URLs of its shard were over"
+                error = item_error(FETCH_TIMEOUT, f"{shown(pending.url)} was not fetched: {limit}")
+                self._done(pending, error=error)
+                return False
+            down = self._hosts.down(pending.host, now_s)
+            if down is not None:
+                self._done(pending, error=down)
+                return False
+            paused_until_s = self._hosts.paused_until_s(pending.host)
+            if paused_until_s > now_s:
+                self._put_off(pending, paused_until_s)
+                return False
+            return True
+
+    def _make_room(self, pending: Pending, size_bytes: int) -> float:
+        """Wait until there is room for more of a URL's bytes, and return for how long."""
+        started_s = time.monotonic()
+        with self._lock:
+            while not pending.dropped and not pending.wanted and not self._has_room(size_bytes):
+                self._room.wait()
+            if pending.dropped:
+                raise _DroppedError(f"{shown(pending.url)} is not wanted any more")
+            pending.held_bytes += size_bytes
+            self._held_bytes += size_bytes
+        return time.monotonic() - started_s
+
+    def _has_room(self, size_bytes: int) -> bool:
+        return self._held_bytes + size_bytes <= self._ahead_bytes
+
+    def _failed(self, pending: Pending, error: ItemError) -> None:
+        with self._lock:
+            now_s = time.monotonic()
+            pending.attempts += 1
+            if error.code not in TRANSIENT_CODES:
+                self._hosts.answered(pending.host)
+                self._done(pending, error=error)
+                return
+            self._hosts.failed(pending.host, error, now_s)
+            if pending.first_failure_s is None:
+                pending.first_failure_s = now_s
+            due_s = max(
+                now_s + backoff_s(pending.attempts), self._hosts.paused_until_s(pending.host)
+            )
+            end_s = min(pending.first_failure_s + self._patience.retry_s, self._end_s)
+            down = self._hosts.down(pending.host, now_s) is not None
+            if down or pending.attempts >= self._patience.attempts or due_s > end_s:
+                self._done(pending, error=_tried(error, pending.attempts))
+            else:
+                self._put_off(pending, due_s)
+
+    def _put_off(self, pending: Pending, due_s: float) -> None:
+        self._release(pending)
+        pending.state, pending.due_s = State.WAITING, due_s
+        if not pending.dropped:
+            self._queue.put(pending)
+        self._work.notify()
+        self._change.notify_all()
+
+    def _finish(
+        self, pending: Pending, *, data: bytes = b"", error: Exception | None = None
+    ) -> None:
+        with self._lock:
+            self._done(pending, data=data, error=error)
+
+    def _done(self, pending: Pending, *, data: bytes = b"", error: Exception | None = None) -> None:
+        if pending.dropped or error is not None:
+            self._release(pending)
+        pending.state, pending.data, pending.error = State.DONE, data, error
+        self._change.notify_all()
+
+    def _release(self, pending: Pending) -> None:
+        self._held_bytes -= pending.held_bytes
+        pending.held_bytes = 0
+        self._work.notify()
+        self._room.notify_all()
+
+
+def _tried(error: ItemError, attempts: int) -> ItemError:
+    if attempts == 1:
+        return item_error(error.code, str(error))
+    return item_error(error.code, f"{error} (tried {attempts} times)")

@@ -1,0 +1,115 @@
+"""Which URLs a worker may fetch: by scheme, host and port, before anything is resolved."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, urljoin
+
+from clipfleet.errors import ItemError
+from clipfleet.hosts import AllowedHost, allowed_host, canonical_host, split_port
+from clipfleet.jobs import HTTP_ERROR, NOT_ALLOWED
+from clipfleet.settings import Settings
+from workers.read import item_error, no_urls, shown
+
+DEFAULT_PORTS = {"https": 443, "http": 80}
+
+_URL = re.compile(r"(?P<scheme>[^:/?#]+)://(?P<netloc>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))  # stays as it is, escapes included
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """A URL that may be fetched, once its addresses are found to be public or it is `private`."""
+
+    scheme: str
+    host: str  # canonical, see clipfleet.hosts
+    port: int
+    path: str  # with the query, in ASCII
+    private: bool
+
+    @property
+    def url(self) -> str:
+        """The URL in its one spelling."""
+        port = "" if self.port == DEFAULT_PORTS[self.scheme] else f":{self.port}"
+        return f"{self.scheme}://{self.host}{port}{self.path}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UrlPolicy:
+    """The schemes and hosts that may be fetched from; without hosts, none."""
+
+    hosts: tuple[AllowedHost, ...] = ()
+    private_hosts: tuple[AllowedHost, ...] = ()
+    schemes: tuple[str, ...] = ("https",)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> UrlPolicy:
+        return cls(
+            hosts=tuple(allowed_host(h, wildcards=True) for h in settings.url_hosts),
+            private_hosts=tuple(
+                allowed_host(h, wildcards=False) for h in settings.url_private_hosts
+            ),
+            schemes=settings.url_schemes,
+        )
+
+    def target(self, url: str) -> Target:
+        """Return what a URL leads to.
+
+        Raises:
+            ItemError: `not_allowed`: URLs are off, or it is none that may be fetched.
+        """
+        if not self.hosts and not self.private_hosts:
+            no_urls(url)
+        try:
+            return self._target(url)
+        except ValueError as error:
+            raise _refused(url, str(error)) from error
+
+    def redirected(self, origin: Target, location: str) -> Target:
+        """Return what a server's redirection leads to.
+
+        Raises:
+            ItemError: `not_allowed`: it may not be fetched; `http_error`: it leaves TLS.
+        """
+        url = urljoin(origin.url, location)
+        if origin.scheme == "https" and not url.lower().startswith("https:"):
+            reason = f"{shown(origin.url)} redirects to a URL that is not https, which is refused"
+            raise item_error(HTTP_ERROR, reason)
+        try:
+            return self._target(url)
+        except ValueError as error:
+            raise _refused(origin.url, f"it redirects to a URL that is none: {error}") from error
+
+    def _target(self, url: str) -> Target:
+        found = _URL.match(url)
+        if found is None or _CONTROL.search(url):
+            raise ValueError("it is no URL, or has a control character in it")
+        scheme = found["scheme"].lower()
+        if scheme not in self.schemes:
+            raise ValueError(
+                f"{scheme}:// is not among the schemes {', '.join(self.schemes)} "
+                "(CLIPFLEET_URL_SCHEMES)"
+            )
+        if "@" in found["netloc"]:
+            raise ValueError("it has a user or password in it")
+        host, port = split_port(found["netloc"])
+        host = canonical_host(host)
+        named = None if port == DEFAULT_PORTS[scheme] else port
+        private = any(entry.allows(host, named) for entry in self.private_hosts)
+        if not private and not any(entry.allows(host, named) for entry in self.hosts):
+            wanted = host if named is None else f"{host}:{named}"
+            raise ValueError(f"{wanted} is none of the hosts in CLIPFLEET_URL_HOSTS")
+        path = quote((found["path"] or "/") + (found["query"] or ""), safe=_PRINTABLE)
+        return Target(
+            scheme=scheme,
+            host=host,
+            port=port or DEFAULT_PORTS[scheme],
+            path=path,
+            private=private,
+        )
+
+
+def _refused(url: str, reason: str) -> ItemError:
+    return item_error(NOT_ALLOWED, f"{shown(url)} may not be fetched: {reason}")

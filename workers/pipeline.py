@@ -43,7 +43,6 @@ class Embedder:
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine = engine
         self._settings = settings
-        self._limits = ImageLimits.from_settings(settings)
         self._urls = FetchAhead.from_settings(settings)
         self._limits = ImageLimits.from_settings(settings, fetch=self._urls.take)
         self._fill = fill_for(engine.card, self._limits)

@@ -14,7 +14,10 @@ worker that has to be started counts.
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,15 +28,21 @@ from typing import Any
 import pytest
 
 from clipfleet.errors import ClipfleetError
+from clipfleet.jobs import EMBED_TASK, EmbedTask, Shard
 from clipfleet.models import Tower
 from clipfleet.settings import Settings, load_settings
+from storage.dataset import Dataset
 from storage.proof import prove
+from tasks.app import make_app
+from tasks.broker import connect
 from tasks.submit import Submission
 from tests.faults.counting import count_ids
-from tests.faults.redis_server import KEEPS_NOTHING, RedisServer
-from tests.faults.steps import Step, release_all, steps_environment
+from tests.faults.proxy import Proxy
+from tests.faults.redis_server import KEEPS_NOTHING, RedisServer, free_port, url_of
+from tests.faults.steps import Step, steps_environment
 from tests.integration.support import Bench, WorkerProcess, wait_until
 from workers.engines.fake import write_fake_engine
+from workers.lifecycle import environment_of
 
 FULL_VARIABLE = "FAULTS_FULL"  # set: outages last a minute, and settings are the defaults
 FULL = bool(os.environ.get(FULL_VARIABLE))
@@ -74,15 +83,25 @@ class Fault:
 class Rig(Bench):
     """A bench with a Redis of its own that may be harmed, and the ids that were submitted."""
 
-    def __init__(self, settings: Settings, folder: Path, server: RedisServer) -> None:
+    def __init__(self, settings: Settings, folder: Path, server: RedisServer, proxy: Proxy) -> None:
         super().__init__(settings, folder)
         self.server = server
+        self.proxy = proxy  # between Redis and all but the rig itself, if it is `proxied`
+        self.client = connect(server.url)
         self.submitted: dict[str, set[str]] = {}  # dataset → ids
         self._begin_s = time.monotonic()
 
     def submit(self, count: int, name: str = "dataset", **changes: Any) -> Submission:
         self.note(name, (f"text-{n}" for n in range(count)))
         return super().submit(count, name, **changes)
+
+    def write_source(self, count: int, name: str = "dataset") -> Path:
+        """Write a source of texts for `clipfleet submit` into a dataset."""
+        path = self.folder / f"{name}.jsonl"
+        rows = [{"id": f"text-{n}", "text": f"the words of text {n}"} for n in range(count)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self.note(name, [row["id"] for row in rows])
+        return path
 
     def queue_items(self, items: list[dict[str, Any]], *, size: int = 1, **keywords: Any) -> None:
         name = keywords.get("dataset", f"items-{self.settings.tower}")
@@ -106,15 +125,48 @@ class Rig(Bench):
         self.workers.append(worker)
         return worker
 
+    def queue_again(self, shard: Shard, name: str = "dataset") -> None:
+        """Queue a shard once more, as if its message had been delivered twice."""
+        dataset = Dataset.open(self.dataset_path(name))
+        task = EmbedTask(
+            dataset=dataset.root, tower=dataset.info.tower, model=dataset.info.model, shard=shard
+        )
+        app = make_app(self.settings)
+        app.send_task(EMBED_TASK, kwargs=task.to_json(), queue=self.queue)
+        app.close()
+
+    def run(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Run a `clipfleet` command to its end."""
+        with self.start(*arguments) as process:
+            out, err = process.communicate(timeout=timeout_s)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a `clipfleet` command that stops at the steps that `hold` names."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.steps", *arguments],
+            env={**environment_of(self.settings), **steps_environment(self.folder)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
     def hold(self, step: Step) -> None:
         """Have the next process that comes to a step stop there for ever."""
         step.hold(self.folder)
 
-    def wait_held(self, step: Step, timeout_s: float = 20.0) -> None:
-        """Wait until a process is at a step."""
+    def wait_held(self, step: Step, *, count: int = 1, timeout_s: float = 20.0) -> None:
+        """Wait until so many processes are at a step."""
         wait_until(
-            lambda: step.is_held(self.folder), timeout_s=timeout_s, what=f"a process at {step}"
+            lambda: step.count_held(self.folder) >= count,
+            timeout_s=timeout_s,
+            what=f"{count} processes at {step}",
         )
+
+    def release(self, step: Step) -> None:
+        """Let the processes at a step go on."""
+        step.release(self.folder)
 
     def recovery_begins(self) -> None:
         """Say that what did the harm is over, see the module's docstring."""
@@ -137,8 +189,8 @@ class Rig(Bench):
         return None
 
     def close(self) -> None:
-        release_all(self.folder)
         super().close()
+        self.proxy.cut()
         self.server.kill()
 
 
@@ -174,6 +226,7 @@ def open_rig(
     tower: Tower = "txt",
     item_s: float = 0.0,
     redis_options: Sequence[str] = KEEPS_NOTHING,
+    proxied: bool = False,
     **changes: Any,
 ) -> Iterator[Rig]:
     """Make a rig in a folder, with a fake model whose items take `item_s`."""
@@ -184,14 +237,17 @@ def open_rig(
         server = RedisServer(folder / "redis", redis_options)
         server.start()
         (folder / "output").mkdir()
+        proxy = Proxy(free_port(), server.port)
+        if proxied:
+            proxy.open()
         settings = load_settings(
-            redis_url=server.url,
+            redis_url=url_of(proxy.port) if proxied else server.url,
             tower=tower,
             model=str(write_fake_engine(folder, tower, item_s=item_s)),
             output=str(folder / "output"),
             **{"shard_size": 100, "window_s": 0.3, **({} if FULL else _QUICK), **changes},
         )
-        rig = Rig(settings, folder, server)
+        rig = Rig(settings, folder, server, proxy)
         try:
             yield rig
         finally:

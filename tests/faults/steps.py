@@ -1,7 +1,7 @@
-"""A worker that stops at an exact step of a shard, so that a test can kill it there.
+"""The command line with its steps wrapped, so that a test can kill a process at an exact one.
 
-Run as `python -m tests.faults.steps worker …`, it is `clipfleet worker …` with the steps
-wrapped: in the process that embeds, too, which imports this module again as it is spawned.
+`python -m tests.faults.steps worker …` is `clipfleet worker …`, and stops where `Step.hold` said.
+So does the worker's child, which imports this module again when it is spawned.
 """
 
 from __future__ import annotations
@@ -15,46 +15,57 @@ from typing import Any
 
 _VARIABLE = "FAULTS_STEPS"
 _ROOT = Path(__file__).parents[2]
+_POLL_S = 0.02
+_QUEUED_BEFORE = 700  # messages: one batch is in Redis, another begun
 
 
 class Step(enum.Enum):
-    """Where a shard can be, and what says so in the table."""
+    """Where a process can be, as the table says it."""
 
     DECODES = "decodes"
     ENGINE = "runs the engine"
     WRITES = "writes the part, whose temporary file is there"
     RENAMED = "has renamed the part, and not recorded it"
     RECORDED = "has recorded the part, and not acknowledged it"
+    PLANS = "plans: files are written, the job is not"
+    QUEUES = "queues: some messages are in Redis"
 
     def hold(self, folder: Path) -> None:
         """Have the next process that comes here stop."""
-        (folder / f"held-{self.name}").unlink(missing_ok=True)
         (folder / f"hold-{self.name}").touch()
 
-    def is_held(self, folder: Path) -> bool:
-        return (folder / f"held-{self.name}").exists()
+    def release(self, folder: Path) -> None:
+        """Let go of the processes that stopped here, and stop no other."""
+        (folder / f"hold-{self.name}").unlink(missing_ok=True)
+        for path in self._held(folder):
+            path.unlink()
+
+    def count_held(self, folder: Path) -> int:
+        """Return how many processes stopped here."""
+        return len(self._held(folder))
+
+    def _held(self, folder: Path) -> list[Path]:
+        return list(folder.glob(f"held-{self.name}-*"))
+
+
+WORKER_STEPS = (Step.DECODES, Step.ENGINE, Step.WRITES, Step.RENAMED, Step.RECORDED)
 
 
 def steps_environment(folder: Path) -> dict[str, str]:
-    """Return what a worker has in its environment for `hold` in a folder to stop it."""
+    """Return what a process has in its environment for `hold` in a folder to stop it."""
     return {_VARIABLE: str(folder), "PYTHONPATH": str(_ROOT)}
 
 
-def release_all(folder: Path) -> None:
-    """Hold no further process."""
-    for step in Step:
-        (folder / f"hold-{step.name}").unlink(missing_ok=True)
-
-
 def pause(step: Step) -> None:
-    """Stop here for ever, if this is the first to come since the step was held."""
+    """Stop here until released, if this is the first to come since the step was held."""
     folder = Path(os.environ[_VARIABLE])
+    held = folder / f"held-{step.name}-{os.getpid()}"
     try:
-        os.rename(folder / f"hold-{step.name}", folder / f"held-{step.name}")
+        os.rename(folder / f"hold-{step.name}", held)
     except FileNotFoundError:
         return
-    while True:
-        time.sleep(60)
+    while held.exists():
+        time.sleep(_POLL_S)
 
 
 def wrap(
@@ -64,47 +75,61 @@ def wrap(
     before: Callable[..., Step | None] | None = None,
     after: Callable[..., Step | None] | None = None,
 ) -> None:
-    """Have a function pause before or after it did its work, at the step that its arguments say."""
+    """Have a function pause before or after its work, at the step that its arguments say."""
     function = getattr(owner, name)
 
     def wrapped(*args: Any, **keywords: Any) -> Any:
-        step = before(*args) if before else None
-        if step is not None:
-            pause(step)
+        _pause_at(before, args)
         result = function(*args, **keywords)
-        step = after(*args) if after else None
-        if step is not None:
-            pause(step)
+        _pause_at(after, args)
         return result
 
     setattr(owner, name, wrapped)
 
 
+def _pause_at(step_of: Callable[..., Step | None] | None, args: tuple[Any, ...]) -> None:
+    step = step_of(*args) if step_of else None
+    if step is not None:
+        pause(step)
+
+
 def _wrap_steps() -> None:
+    from celery import Celery
+
     from workers import inputs
     from workers.engines.fake import FakeEngine
 
     for name in ("fill_texts", "fill_images"):
         wrap(inputs, name, before=lambda *_: Step.DECODES)
     wrap(FakeEngine, "__call__", before=lambda *_: Step.ENGINE)
-    wrap(
-        os,
-        "link",
-        before=lambda _, to, *__: Step.WRITES if _is_in("parts", to) else None,
-        after=lambda _, to, *__: Step.RENAMED if _is_in("parts", to) else None,
-    )
-    wrap(
-        os,
-        "replace",
-        after=lambda _, to, *__: Step.RECORDED if _is_in("manifest", to) else None,
-    )
+    # Every file of a dataset gets its name by one of these two.
+    wrap(os, "link", before=_before_link, after=_after_link)
+    wrap(os, "replace", after=_after_replace)
+    sent: list[None] = []
+    wrap(Celery, "send_task", before=lambda *_: _before_send(sent))
 
 
-def _is_in(folder: str, path: Any) -> bool:
-    return Path(os.fspath(path)).parent.name == folder
+def _before_link(_: Any, to: Any, *__: Any) -> Step | None:
+    path = Path(os.fspath(to))
+    if path.parent.name == "plan" and path.suffix == ".json":
+        return Step.PLANS
+    return Step.WRITES if path.parent.name == "parts" else None
 
 
-if os.environ.get(_VARIABLE):  # a worker or its child, not a test
+def _after_link(_: Any, to: Any, *__: Any) -> Step | None:
+    return Step.RENAMED if Path(os.fspath(to)).parent.name == "parts" else None
+
+
+def _after_replace(_: Any, to: Any, *__: Any) -> Step | None:
+    return Step.RECORDED if Path(os.fspath(to)).parent.name == "manifest" else None
+
+
+def _before_send(sent: list[None]) -> Step | None:
+    sent.append(None)
+    return Step.QUEUES if len(sent) > _QUEUED_BEFORE else None
+
+
+if os.environ.get(_VARIABLE):  # not in a test that takes the names above from here
     _wrap_steps()
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.conftest import Record
 from tests.faults.harness import Rig, open_rig
-from tests.faults.steps import Step
+from tests.faults.steps import WORKER_STEPS, Step
 
 pytestmark = pytest.mark.integration
 
@@ -24,7 +24,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         yield opened
 
 
-@pytest.mark.parametrize("step", Step, ids=lambda step: step.name.lower())
+@pytest.mark.parametrize("step", WORKER_STEPS, ids=lambda step: step.name.lower())
 def test_a_child_killed_at_a_step_costs_nothing(rig: Rig, record: Record, step: Step) -> None:
     name = f"child-{step.name.lower()}"
     rig.hold(step)
@@ -32,10 +32,11 @@ def test_a_child_killed_at_a_step_costs_nothing(rig: Rig, record: Record, step: 
     rig.wait_held(step)
     rig.workers[-1].signal_child(signal.SIGKILL)
     rig.recovery_begins()
+    rig.release(step)
     record(rig.outcome(f"worker's child killed while it {step.value}", name=name))
 
 
-@pytest.mark.parametrize("step", Step, ids=lambda step: step.name.lower())
+@pytest.mark.parametrize("step", WORKER_STEPS, ids=lambda step: step.name.lower())
 def test_a_worker_killed_at_a_step_costs_nothing(rig: Rig, record: Record, step: Step) -> None:
     name = f"worker-{step.name.lower()}"
     rig.hold(step)
@@ -43,6 +44,7 @@ def test_a_worker_killed_at_a_step_costs_nothing(rig: Rig, record: Record, step:
     rig.wait_held(step)
     rig.workers[-1].kill()
     rig.recovery_begins()
+    rig.release(step)
     left = os.listdir(Path(rig.dataset_path(name), "_temporary"))
     assert len(left) == (1 if step is Step.WRITES else 0) or step is Step.RENAMED
     rig.start_held_worker()

@@ -1,0 +1,136 @@
+"""A fleet that is killed, stopped, put to sleep, and given the same shard twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from clipfleet.jobs import Shard
+from tests.faults.conftest import MakeRig, Record
+from tests.faults.steps import Step
+from tests.integration.support import WorkerProcess, wait_until
+
+pytestmark = pytest.mark.integration
+
+
+def runs_of(*workers: WorkerProcess) -> list[str]:
+    """Return what became of the shards that workers ran, a run each, in no order."""
+    return sorted(e["event"] for worker in workers for e in worker.events() if "shard" in e)
+
+
+def test_a_killed_worker_leaves_its_shards_to_the_others(make_rig: MakeRig, record: Record) -> None:
+    rig = make_rig()
+    rig.hold(Step.ENGINE)
+    rig.submit(500)
+    first = rig.start_held_worker()
+    rig.wait_held(Step.ENGINE)
+    second = rig.start_worker().ready()
+    wait_until(lambda: rig.in_redis() == (0, 2), timeout_s=20, what="only the held shards left")
+    first.kill()
+    rig.recovery_begins()
+    record(rig.outcome("worker killed, another is there"))
+    assert runs_of(first, second) == ["shard embedded"] * 5
+
+
+def test_a_parent_killed_alone_takes_its_child_along(make_rig: MakeRig, record: Record) -> None:
+    rig = make_rig()
+    rig.hold(Step.ENGINE)
+    rig.submit(200)
+    first = rig.start_held_worker().ready()
+    rig.wait_held(Step.ENGINE)
+    os.kill(first.process.pid, signal.SIGKILL)
+    rig.recovery_begins()
+    first.process.wait()
+    rig.start_worker()
+    record(rig.outcome("worker's parent killed alone, started again"))
+    assert not Path(f"/proc/{first.child_pid()}").exists()
+
+
+def test_all_workers_killed_at_once_go_on_when_they_are_started(
+    make_rig: MakeRig, record: Record
+) -> None:
+    rig = make_rig(item_s=0.001)
+    rig.submit(1_000)
+    workers = [rig.start_worker(), rig.start_worker()]
+    wait_until(lambda: sum(rig.counts("dataset")) >= 200, timeout_s=20, what="two shards")
+    for worker in workers:
+        worker.kill()
+    rig.recovery_begins()
+    rig.start_worker()
+    rig.start_worker()
+    record(rig.outcome("every worker killed at once, started again"))
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_stopped_worker_hands_on_what_it_did_not_do(
+    make_rig: MakeRig, record: Record, signals: int
+) -> None:
+    rig = make_rig(item_s=0.005)
+    rig.submit(300)
+    first = rig.start_worker().ready()
+    wait_until(lambda: rig.in_redis() == (1, 2), timeout_s=20, what="a shard runs")
+    for _ in range(signals):
+        first.process.send_signal(signal.SIGTERM)
+        rig.recovery_begins()
+    second = rig.start_worker()
+    record(rig.outcome("worker stopped with SIGTERM" + ", and another SIGTERM" * (signals - 1)))
+    assert first.wait() == 0
+    assert runs_of(first, second) == ["shard embedded"] * 3
+
+
+@pytest.mark.parametrize("step", [Step.WRITES, Step.RENAMED])
+def test_a_worker_that_sleeps_past_redelivery_does_no_harm_when_it_wakes(
+    make_rig: MakeRig, record: Record, step: Step
+) -> None:
+    rig = make_rig()
+    rig.hold(step)
+    rig.submit(300)
+    sleeper = rig.start_held_worker().ready()
+    rig.wait_held(step)
+    os.killpg(sleeper.process.pid, signal.SIGSTOP)
+    rig.recovery_begins()
+    other = rig.start_worker()
+    fault = rig.outcome(f"machine asleep past redelivery while it {step.value}")
+    assert other.events("shard embedded")
+
+    rig.release(step)
+    os.killpg(sleeper.process.pid, signal.SIGCONT)
+    sleeper.wait_for("shard embedded")  # as far as it knows
+    woken = rig.outcome(fault.name)
+    assert (woken.vectors, woken.lost, woken.doubled, woken.problems) == (300, 0, 0, ())
+    rig.queue_again(Shard(job="00001", index=0, size=100))  # it still takes work, and does none
+    assert sleeper.stop() == 0
+    record(fault)
+
+
+def test_a_shard_that_two_workers_run_at_once_is_written_once(
+    make_rig: MakeRig, record: Record
+) -> None:
+    rig = make_rig()
+    rig.submit(100)
+    for count in (1, 2):  # both have embedded it, and are about to write it
+        rig.hold(Step.WRITES)
+        rig.start_held_worker()
+        rig.wait_held(Step.WRITES, count=count)
+        if count == 1:
+            rig.queue_again(Shard(job="00001", index=0, size=100))
+    rig.recovery_begins()
+    rig.release(Step.WRITES)
+    record(rig.outcome("same shard run by two workers at once"))
+    assert runs_of(*rig.workers) == ["shard embedded"] * 2
+
+
+def test_a_shard_that_is_slower_than_redelivery_runs_once(
+    make_rig: MakeRig, record: Record
+) -> None:
+    rig = make_rig(item_s=0.03, visibility_timeout_s=1)
+    rig.submit(100)
+    workers = [rig.start_worker(), rig.start_worker()]
+    wait_until(lambda: rig.in_redis()[1] == 1, timeout_s=20, what="it is held")
+    rig.recovery_begins()
+    record(rig.outcome("slow shard: 3 s, redelivery after 1 s"))
+    assert [worker.stop() for worker in workers] == [0, 0]  # which would finish a second run
+    assert runs_of(*workers) == ["shard embedded"]

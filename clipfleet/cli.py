@@ -250,9 +250,10 @@ def worker(
     tower: Annotated[TowerName, typer.Option(help="Which queue to serve.", show_default=False)],
     model: Model,
     output: Annotated[
-        Path,
+        str,
         typer.Option(
-            help="Datasets inside this folder are written, no others.", show_default=False
+            help="Datasets inside this folder, or s3://bucket/prefix, are written, no others.",
+            show_default=False,
         ),
     ],
     input_root: Annotated[
@@ -285,6 +286,7 @@ def worker(
         --build-if-missing --gpus all
     """
     from clipfleet.gpus import choose_gpus
+    from storage.locations import resolved
     from tasks.gpu_fleet import run_gpu_workers
     from tasks.machine_engine import engine_of_this_machine, look_before_build
     from tasks.worker import run_worker
@@ -293,7 +295,7 @@ def worker(
         redis_url=redis_url,
         tower=tower,
         model=str(model.resolve()),
-        output=str(output.resolve()),
+        output=resolved(output),
         input_roots=[str(root.absolute()) for root in input_root] if input_root else None,
         **_engine_settings(provider, contexts, allow_unverified),
     )

@@ -65,9 +65,11 @@ SourceArgument = Annotated[
     str, typer.Argument(help="A folder of images, or a JSONL, CSV, TSV, Parquet or TXT file.")
 ]
 OutArgument = Annotated[
-    str, typer.Argument(help="The dataset: a new folder, or one to go on with.")
+    str, typer.Argument(help="The dataset: a folder or s3://bucket/prefix, new or to go on with.")
 ]
-DatasetArgument = Annotated[str, typer.Argument(help="The dataset's folder.")]
+DatasetArgument = Annotated[
+    str, typer.Argument(help="The dataset: its folder, or s3://bucket/prefix.")
+]
 Gpus = Annotated[
     str | None,
     typer.Option("--gpus", metavar="all|0,2", help="One worker for each of these GPUs."),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from clipfleet.errors import DependencyError
 from storage.local_filesystem import LocalFilesystem
 from storage.locations import absolute, in_object_store
+
+if TYPE_CHECKING:
+    from storage.object_filesystem import ObjectFilesystem
 
 Names = list[str]
 
@@ -59,10 +62,15 @@ def open_filesystem(root: str) -> Filesystem:
         DependencyError: What speaks to object stores is not installed.
     """
     place = absolute(root)
-    return _open_objects(place) if in_object_store(place) else LocalFilesystem(place)
+    return open_object_store(place) if in_object_store(place) else LocalFilesystem(place)
 
 
-def _open_objects(place: str) -> Filesystem:
+def open_object_store(place: str) -> ObjectFilesystem:
+    """Return the file system of an `s3://bucket/prefix`, in the form that `absolute` gives it.
+
+    Raises:
+        DependencyError: What speaks to object stores is not installed.
+    """
     try:
         from storage.object_filesystem import ObjectFilesystem
     except ImportError as error:

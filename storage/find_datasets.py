@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from clipfleet.errors import StorageError
 from storage.dataset import INFO_PATH
+from storage.filesystem import open_object_store
+from storage.locations import absolute, below, in_object_store
+
+if TYPE_CHECKING:
+    from storage.object_filesystem import ObjectFilesystem
 
 MAX_DEPTH = 3  # levels below the folder
 MAX_ENTRIES = 20_000  # names read: somebody may keep his pictures beside the datasets
@@ -24,11 +31,15 @@ class Found:
 def find_datasets(folder: str, *, max_entries: int = MAX_ENTRIES) -> Found:
     """Return the datasets in a folder and up to three levels below it, the folder itself included.
 
-    Hidden folders, symbolic links and what lies inside a dataset are left out.
+    Hidden folders, symbolic links and what lies inside a dataset are left out. In an object
+    store, a request answers for a thousand names: nothing but datasets should be there.
 
     Raises:
         StorageError: The folder cannot be read; one below it that cannot is left out.
     """
+    if in_object_store(folder):
+        place = absolute(folder)
+        return Found(roots=sorted(_find_in_store(open_object_store(place))), cut=False)
     roots: list[str] = []
     folders = deque([(os.path.abspath(folder), 0)])  # the nearest first
     entries = 0
@@ -51,3 +62,12 @@ def find_datasets(folder: str, *, max_entries: int = MAX_ENTRIES) -> Found:
             if depth == 0:
                 raise StorageError(f"cannot list {path}: {error.strerror}") from error
     return Found(roots=sorted(roots), cut=False)
+
+
+def _find_in_store(store: ObjectFilesystem, folder: str = "", depth: int = 0) -> Iterator[str]:
+    if store.exists(f"{folder}{INFO_PATH}"):
+        yield below(store.root, folder).rstrip("/")
+    elif depth < MAX_DEPTH:
+        for name in store.folders(folder):
+            if name[0] != ".":
+                yield from _find_in_store(store, f"{folder}{name}/", depth + 1)

@@ -54,6 +54,14 @@ def resolved(location: str) -> str:
     return place if in_object_store(place) else os.path.realpath(place)
 
 
+def same_place(one: str, other: str) -> bool:
+    """Return whether two locations, whatever they hold, are one place."""
+    try:
+        return resolved(one) == resolved(other)
+    except (UsageError, ValueError):
+        return False
+
+
 def below(place: str, name: str) -> str:
     """Return the place of a name inside a folder or prefix."""
     return f"{place}/{name}" if in_object_store(place) else os.path.join(place, name)

@@ -11,6 +11,7 @@ that is cut off leaves nothing behind, as S3's multipart uploads would.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import time
@@ -56,6 +57,8 @@ _REACH = (
     "and run again"
 )
 
+log = logging.getLogger(__name__)
+
 Names = list[str]
 T = TypeVar("T")
 
@@ -98,13 +101,13 @@ class ObjectFilesystem:
         return io.BufferedReader(piecewise, _BUFFER_BYTES)
 
     def create(self, path: str, data: bytes | memoryview) -> bool:
-        key, token = self._key(path), uuid.uuid4().hex
+        key, body, token = self._key(path), _bytes(data), uuid.uuid4().hex
         marked = {_WRITER: token}
 
         def write() -> bool:
             try:
                 obstore.put(
-                    self._store, key, data, mode="create", attributes=marked, use_multipart=False
+                    self._store, key, body, mode="create", attributes=marked, use_multipart=False
                 )
             except AlreadyExistsError as error:
                 try:
@@ -116,8 +119,8 @@ class ObjectFilesystem:
         return self._write(path, write)
 
     def replace(self, path: str, data: bytes | memoryview) -> None:
-        key = self._key(path)
-        self._write(path, lambda: obstore.put(self._store, key, data, use_multipart=False))
+        key, body = self._key(path), _bytes(data)
+        self._write(path, lambda: obstore.put(self._store, key, body, use_multipart=False))
 
     def list(self, folder: str) -> Names:
         found = self._list(folder)
@@ -175,8 +178,10 @@ class ObjectFilesystem:
             except (PermissionDeniedError, UnauthenticatedError) as error:
                 raise self._error(action, path, error, _ACCESS) from error
             except BaseError as error:
+                told = self._error(action, path, error, _REACH)
                 if not _worth_repeating(error) or time.monotonic() + pause_s > ends_s:
-                    raise self._error(action, path, error, _REACH) from error
+                    raise told from error
+                log.warning("tried again, for %.0f s at most: %s", ends_s - time.monotonic(), told)
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 
@@ -244,6 +249,10 @@ def _open_store(root: str, endpoint: str | None, timeout_s: float) -> S3Store:
         raise UsageError(
             f"cannot use {root}: {_reason(error)}; see that the AWS_… variables are right"
         ) from error
+
+
+def _bytes(data: bytes | memoryview) -> memoryview:
+    return memoryview(data).cast("B")  # pyarrow's are of signed bytes, which the library refuses
 
 
 def _names(found: Any) -> Names:

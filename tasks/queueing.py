@@ -11,7 +11,6 @@ and committed once.
 from __future__ import annotations
 
 import itertools
-import os
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +28,7 @@ from clipfleet.jobs import EMBED_TASK, EmbedTask, Shard, queue_name
 from clipfleet.settings import Settings
 from storage.dataset import Dataset
 from storage.jobs import jobs
+from storage.locations import same_place
 from storage.manifest import missing_shards
 from storage.queued import Queued, read_queued, write_queued
 from tasks.app import make_app
@@ -130,7 +130,7 @@ def name_in_messages(dataset: Dataset) -> str:
     A message's id has a digest of it, so that a dataset under two names would be queued twice.
     """
     told = read_queued(dataset)
-    if told is not None and os.path.realpath(told.dataset) == os.path.realpath(dataset.root):
+    if told is not None and same_place(told.dataset, dataset.root):
         return told.dataset
     return dataset.root
 

@@ -9,7 +9,6 @@ not queued yet because the queue was full.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -20,6 +19,7 @@ from clipfleet.jobs import Shard, queue_name
 from clipfleet.settings import Settings
 from storage.dataset import Dataset
 from storage.find_datasets import find_datasets
+from storage.locations import resolved
 from storage.manifest import missing_shards
 from storage.queued import Queued, read_queued
 from tasks.broker import Client, connect, message_counts
@@ -48,7 +48,7 @@ class Reconciler:
     def __init__(self, settings: Settings, card: ModelCard) -> None:
         self._settings = settings
         self._card = card
-        self._output = os.path.realpath(str(settings.output))  # as `dataset_root` has it
+        self._output = resolved(str(settings.output))  # as `dataset_root` has it
         self._queue = queue_name(card.tower, settings.queue_prefix)
         self._interval_s = settings.reconcile_interval_s
         self._settled: dict[str, int] = {}  # dataset → what its plan was when nothing was open

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from clipfleet.errors import DatasetError, StorageError, UsageError
@@ -44,6 +45,15 @@ def test_a_created_file_is_read_back(fs: Filesystem) -> None:
     with fs.open("a/b.bin") as file:
         file.seek(2)
         assert file.read() == b"tes"
+
+
+def test_what_pyarrow_wrote_is_written_as_it_is(fs: Filesystem) -> None:
+    sink = pa.BufferOutputStream()
+    sink.write(b"\xff\x00bytes")
+    data = memoryview(sink.getvalue())
+    assert fs.create("a", data)
+    fs.replace("b", data)
+    assert fs.read("a") == fs.read("b") == b"\xff\x00bytes"
 
 
 def test_only_the_first_creates(fs: Filesystem) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from clipfleet.errors import SourceError
-from storage.locations import local_path
 from storage.folder_source import FolderSource
+from storage.locations import local_path
 
 
 def ids(root: Path | str) -> list[str]:

@@ -87,9 +87,10 @@ class Settings(BaseSettings):
 
     max_image_pixels: PositiveInt = 178_956_970  # Pillow's own limit against bombs
     max_image_bytes: PositiveInt = 256 << 20
-    # A shard whose process died is run again carefully: its images are decoded apart, one at a
-    # time. One that ends its decoder so often, or holds it so long so often, is an error.
-    decode_attempts: PositiveInt = 3
+    # A shard whose process died is run again carefully: its items one at a time, images decoded
+    # in a process of their own. One that ends that process so often, or holds it so long so
+    # often, or on which alone the engine fails so often, is an error.
+    item_attempts: PositiveInt = 3
     decode_timeout_s: PositiveFloat = 60.0
 
     # Workers read images below these folders only (absolute paths; in the environment with ':'

@@ -92,9 +92,7 @@ class Proof:
             f"{self.parts} parts of model {self.model[:12]}"
         )
         if self.cut:
-            counts += (
-                f"; {self.cut} of the vectors are of texts that were cut to the model's length"
-            )
+            counts += f"; {self.cut} vectors are of texts that were cut to the model's length"
         verdict = "whole: every item once, every norm 1, one model"
         return [counts, *(self.problems or [verdict])]
 

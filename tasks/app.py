@@ -50,7 +50,6 @@ def make_app(settings: Settings) -> Celery:
         task_create_missing_queues=False,
         **_JSON_ONLY,
         **_ACKNOWLEDGED_LATE,
-        task_time_limit=settings.shard_deadline_s,
         include=TASK_MODULES,
         **_ONE_SPAWNED_CHILD,
     )

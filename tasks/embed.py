@@ -14,10 +14,11 @@ from clipfleet.jobs import EMBED_TASK, MAX_DATASET_LENGTH, EmbedTask, Shard
 from storage.dataset import Dataset, describe
 from storage.manifest import Commit, commit, complete, is_committed
 from storage.retries import read_run
+from tasks.deadline import working
 from tasks.last_words import gpu_lost
 from tasks.output import dataset_root
 from tasks.refusals import refuse
-from tasks.retry import may_retry, reason_of, retry_later
+from tasks.retry import is_last, is_suspect, may_retry, reason_of, retry_later
 from workers.lifecycle import EngineProcess, engine_process
 
 _SHOWN_LENGTH = 100  # characters of a message's id
@@ -25,8 +26,12 @@ _SHOWN_LENGTH = 100  # characters of a message's id
 log = logging.getLogger(__name__)
 
 
-def embed_shard(task: EmbedTask, process: EngineProcess, *, worker: str) -> Commit | None:
+def embed_shard(
+    task: EmbedTask, process: EngineProcess, *, worker: str, careful: bool = False
+) -> Commit | None:
     """Embed and commit a shard; None if it was committed before.
+
+    `careful` is `Embedder.embed`'s.
 
     Raises:
         UsageError: The message is for another worker, model or dataset, or its plan is gone.
@@ -42,7 +47,8 @@ def embed_shard(task: EmbedTask, process: EngineProcess, *, worker: str) -> Comm
     if done is not None:
         return done
     run = read_run(dataset, task.shard)
-    embedded = run.finish(process.embedder.embed(run.items))
+    embedded = process.embedder.embed(run.items, careful=careful, progress=working().progress)
+    embedded = run.finish(embedded)
     return commit(dataset, name, embedded, card=process.card, worker=worker)
 
 
@@ -64,7 +70,9 @@ def embed(self: Task[..., None], /, *args: Any, **message: Any) -> None:
         if args:
             raise MessageError(f"{EMBED_TASK} takes keyword arguments only, not {len(args)} others")
         task = EmbedTask.from_json(message)
-        done = embed_shard(task, process, worker=str(self.request.hostname))
+        careful = is_suspect(self.request.delivery_info) or is_last(self.request.retries + 1)
+        with working().at_work():
+            done = embed_shard(task, process, worker=str(self.request.hostname), careful=careful)
     except GpuLostError as error:
         gpu_lost(error)
     except UsageError as error:
@@ -76,10 +84,10 @@ def embed(self: Task[..., None], /, *args: Any, **message: Any) -> None:
         else:
             retry_later(self, error, named=" of ".join(_names(self, message)))
     else:
-        _log_done(task, done, time.monotonic() - started_s)
+        _log_done(task, done, time.monotonic() - started_s, careful=careful)
 
 
-def _log_done(task: EmbedTask, done: Commit | None, seconds: float) -> None:
+def _log_done(task: EmbedTask, done: Commit | None, seconds: float, *, careful: bool) -> None:
     where = {"dataset": task.dataset, "shard": task.shard.name}
     if done is None:
         log.info("shard was done before", extra=where)
@@ -88,6 +96,8 @@ def _log_done(task: EmbedTask, done: Commit | None, seconds: float) -> None:
     measured = {
         "items": items,
         "errors": done.errors,
+        "cut": done.cut,
+        "careful": careful,
         "seconds": round(seconds, 3),
         "items_per_s": round(items / max(seconds, 1e-9), 1),
     }

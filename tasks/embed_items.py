@@ -25,8 +25,8 @@ from storage.known_ids import KnownIds
 from storage.manifest import Commit
 from storage.parts import Embedded, Failure
 from tasks.arrivals import Arrival, read_arrival
+from tasks.deadline import working
 from tasks.gather import Gatherer
-from tasks.last_resort import embed_at_last
 from tasks.last_words import gpu_lost
 from tasks.output import dataset_root
 from tasks.refusals import refuse
@@ -44,11 +44,11 @@ def embed_arrivals(
     process: EngineProcess,
     *,
     worker: str,
-    failed_alone: int = 0,
+    careful: bool = False,
 ) -> list[Commit]:
     """Embed the items that a dataset does not have, and commit them as parts of a window or so.
 
-    `failed_alone` is `tasks.gather.Batch`'s.
+    `careful` is `Embedder.embed`'s.
 
     Raises:
         UsageError: The dataset is damaged, or of another model.
@@ -63,7 +63,7 @@ def embed_arrivals(
             new.setdefault(arrival.item.id, arrival)
     commits = []
     for run in even_runs(list(new.values()), process.settings.window_items):
-        embedded = _embed(run, process, failed_alone)
+        embedded = _embed(run, process, careful=careful)
         # Leaves out what another worker wrote meanwhile.
         done = commit_arrivals(dataset, known, embedded, card=process.card, worker=worker)
         if done is not None:
@@ -79,9 +79,9 @@ def even_runs(arrivals: Sequence[Arrival], window: int) -> Iterator[Sequence[Arr
         yield arrivals[start : start + length]
 
 
-def _embed(run: Sequence[Arrival], process: EngineProcess, failed_alone: int) -> Embedded:
+def _embed(run: Sequence[Arrival], process: EngineProcess, *, careful: bool) -> Embedded:
     sound = [a.item for a in run if not a.fault]
-    embedded = embed_at_last(sound, process.embedder, failed_alone)
+    embedded = process.embedder.embed(sound, careful=careful, progress=working().progress)
     faults = [Failure(item=a.item, error=BAD_ITEM, message=a.fault) for a in run if a.fault]
     return replace(embedded, failures=[*embedded.failures, *faults])
 
@@ -139,18 +139,26 @@ class GatheredTask(Task[..., None]):
 
 @shared_task(name=EMBED_ITEMS_TASK, bind=True, base=GatheredTask)
 def embed_items(
-    self: GatheredTask, items: list[Any], *, dataset: str | None, failed_alone: int
+    self: GatheredTask,
+    items: list[Any],
+    *,
+    dataset: str | None,
+    careful: bool,
 ) -> None:
     """Run a batch, or give it back: its messages are still in the parent's hand."""
     process = engine_process()
     started_s = time.monotonic()
     try:
-        opened = open_dataset(process, dataset)
-        arrivals, faults = read_arrivals(items, process.card.tower)
-        worker = str(self.request.hostname)
-        commits = embed_arrivals(
-            arrivals, opened, process, worker=worker, failed_alone=failed_alone
-        )
+        with working().at_work():
+            opened = open_dataset(process, dataset)
+            arrivals, faults = read_arrivals(items, process.card.tower)
+            commits = embed_arrivals(
+                arrivals,
+                opened,
+                process,
+                worker=str(self.request.hostname),
+                careful=careful,
+            )
     except GpuLostError as error:
         gpu_lost(error)
     except MessageError as error:  # it names a dataset that is not in the output folder
@@ -163,7 +171,7 @@ def embed_items(
             log.error("item refused", extra={"dataset": opened.root, "reason": fault})
         if faults:
             _refuse(process, opened.root, len(faults), faults[0])
-        _log_done(len(items), commits, opened, time.monotonic() - started_s)
+        _log_done(len(items), commits, opened, time.monotonic() - started_s, careful=careful)
 
 
 def _refuse(process: EngineProcess, dataset: str, items: int, reason: str) -> None:
@@ -179,11 +187,15 @@ def _log_failed(error: Exception, items: int, dataset: str | None) -> None:
         log.warning("items failed", extra=told)
 
 
-def _log_done(came: int, commits: list[Commit], dataset: Dataset, seconds: float) -> None:
+def _log_done(
+    came: int, commits: list[Commit], dataset: Dataset, seconds: float, *, careful: bool
+) -> None:
     items = sum(done.vectors + done.errors for done in commits)
     measured = {
         "items": items,
         "errors": sum(done.errors for done in commits),
+        "cut": sum(done.cut for done in commits),
+        "careful": careful,
         "seconds": round(seconds, 3),
         "items_per_s": round(items / max(seconds, 1e-9), 1),
     }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from tasks.retry import backoff_s
+from tasks.retry import MAX_ATTEMPTS, backoff_s
 
 WINDOWS_IN_HAND = 2  # one that is embedded, one that fills: more messages stay in Redis
 _MAX_CREDIT = 60_000  # kombu turns prefetch limits off above 65,535
@@ -19,25 +19,31 @@ _MAX_CREDIT = 60_000  # kombu turns prefetch limits off above 65,535
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Delivery:
-    """A message in hand: its items, not yet looked at, and how to acknowledge it."""
+    """A message in hand: its items, not yet looked at, and how to acknowledge it.
+
+    `suspect`: a worker died, or stopped, with it in hand.
+    """
 
     dataset: str | None  # None: the output folder's own, see tasks.embed_items
     items: list[Any]
     ack: Callable[[], None]
+    suspect: bool = False
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Batch:
     """Deliveries for one dataset that are embedded together.
 
-    `attempt` counts from 1; `failed_alone` how often a batch of one delivery failed for a
-    reason that may be one of its items.
+    `attempt` counts from 1; `failed_alone` how often a batch of one delivery raised an error
+    whose reason may be one of its items. After some of these, or once its process died, it is
+    `careful` (see `Embedder.embed`).
     """
 
     dataset: str | None
     deliveries: list[Delivery] = field(default_factory=list)
     attempt: int = 1
     failed_alone: int = 0
+    careful: bool = False
 
     @property
     def size(self) -> int:
@@ -80,6 +86,7 @@ class Gatherer:
             window = self._windows[delivery.dataset] = Batch(dataset=delivery.dataset)
             self._after(self._window_s, partial(self._start, window))
         window.deliveries.append(delivery)
+        window.careful |= delivery.suspect
         self._in_hand.add(delivery)
         self._items_in_hand += len(delivery.items)
         self._update_credit()
@@ -94,16 +101,18 @@ class Gatherer:
             delivery.ack()
         self._update_credit()
 
-    def try_again(self, batch: Batch, *, split: bool) -> None:
+    def try_again(self, batch: Batch, *, split: bool, died: bool = False) -> None:
         """Run a batch that failed once more, after a while.
 
         With `split`, in two halves from the second failure on: where one message is the
-        cause, its neighbours get through.
+        cause, its neighbours get through. One whose process died, with `died`, is not split:
+        it is embedded carefully, which finds the item that did it, if one did.
         """
         delay_s = backoff_s(batch.attempt)
         alone = len(batch.deliveries) == 1
         batch.failed_alone += split and alone
         batch.attempt += 1
+        batch.careful |= died or batch.failed_alone >= MAX_ATTEMPTS
         for part in _halves(batch) if split and not alone and batch.attempt > 2 else [batch]:
             self._after(delay_s, partial(self._go, part))
 

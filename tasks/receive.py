@@ -14,6 +14,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+from billiard.exceptions import WorkerLostError
 from celery.worker.request import Request
 from celery.worker.state import task_reserved
 
@@ -23,7 +24,7 @@ from clipfleet.settings import Settings, load_settings
 from clipfleet.validation import shortened
 from tasks.gather import Batch, Delivery, Gatherer
 from tasks.messages import Handler, arguments_of, refuse_message
-from tasks.retry import NotNow
+from tasks.retry import NotNow, is_suspect
 
 _SHOWN_LENGTH = 200  # characters of a wrong message in its refusal
 
@@ -85,7 +86,8 @@ def parse_delivery(message: Any, ack: Callable[[], None]) -> Delivery:
     if kwargs.keys() - {"dataset"} or not isinstance(dataset, str | None):
         found = shortened(kwargs, _SHOWN_LENGTH)
         raise MessageError(f"{EMBED_ITEMS_TASK} takes one keyword, dataset=PATH, not {found}")
-    return Delivery(dataset=dataset, items=args[0], ack=ack)
+    suspect = is_suspect(message.delivery_info)
+    return Delivery(dataset=dataset, items=args[0], ack=ack, suspect=suspect)
 
 
 def _receive(gatherer: Gatherer, consumer: Any, settings: Settings, message: Any, *_: Any) -> None:
@@ -105,9 +107,9 @@ class BatchRequest(Request):
     def __init__(self, batch: Batch, gatherer: Gatherer, task: Any, consumer: Any) -> None:
         self._batch = batch
         self._gatherer = gatherer
-        self._blameless = False
+        self._blameless = self._died = False
         arguments = [[item for delivery in batch.deliveries for item in delivery.items]]
-        keywords = {"dataset": batch.dataset, "failed_alone": batch.failed_alone}
+        keywords = {"dataset": batch.dataset, "careful": batch.careful}
         headers: dict[str, Any] = {
             "id": str(uuid.uuid4()),
             "task": task.name,
@@ -134,13 +136,14 @@ class BatchRequest(Request):
     def on_failure(self, exc_info: Any, *rest: Any, **more: Any) -> None:
         """Note whether the cause may be an item, then go Celery's way, to `_on_failed`."""
         error = getattr(exc_info.exception, "exc", exc_info.exception)  # Celery may wrap it
-        self._blameless = isinstance(error, NotNow)
+        self._died = isinstance(error, WorkerLostError)
+        self._blameless = self._died or isinstance(error, NotNow)
         super().on_failure(exc_info, *rest, **more)
 
     def _on_failed(self, *_: Any) -> None:
-        """Its child raised, was killed or ran past the deadline: nothing is acknowledged."""
+        """Its child raised or died: nothing is acknowledged."""
         log.warning(
             "batch failed, will be tried again",
             extra={"attempt": self._batch.attempt, "items": self._batch.size},
         )
-        self._gatherer.try_again(self._batch, split=not self._blameless)
+        self._gatherer.try_again(self._batch, split=not self._blameless, died=self._died)

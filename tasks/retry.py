@@ -1,18 +1,19 @@
 """What becomes of a message whose work failed: again after a while, or never.
 
 A transient error (Redis, the disk) is tried again for ever: the message is worth nothing
-less tomorrow. Any other unexpected error is tried a few times, then refused with its
-reason: the plan still has the shard, so nothing is lost. Wrong messages are refused at once.
+less tomorrow. Any other unexpected error is tried a few times, the last time carefully, so that
+an item on which the engine fails is an error; then the shard is refused with its reason: the
+plan still has it, so nothing is lost. Wrong messages are refused at once.
 
 No plan has the items that came singly: whatever is wrong with their dataset, they wait until
-somebody has mended it. Those on which the engine fails become error rows in the end, see
-tasks.last_resort.
+somebody has mended it.
 """
 
 from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from celery.exceptions import Reject
@@ -40,6 +41,20 @@ def backoff_s(attempt: int, *, jitter: float | None = None) -> float:
 def may_retry(error: BaseException, attempt: int) -> bool:
     """Return whether work that failed at this attempt (1, 2, …) is worth another."""
     return isinstance(error, TRANSIENT) or attempt < MAX_ATTEMPTS
+
+
+def is_last(attempt: int) -> bool:
+    """Return whether work that fails at this attempt for no transient reason gets no other."""
+    return attempt >= MAX_ATTEMPTS
+
+
+def is_suspect(delivery_info: Mapping[str, Any] | None) -> bool:
+    """Return whether a message came back from a worker that died, or stopped, with it in hand.
+
+    The transport notes that in what it puts back. One of its items may have ended the process:
+    so they are embedded carefully.
+    """
+    return bool((delivery_info or {}).get("redelivered"))
 
 
 class NotNow(Reject):

@@ -21,6 +21,7 @@ from clipfleet.jobs import queue_name
 from clipfleet.settings import Settings, load_settings
 from tasks.app import make_app
 from tasks.broker import check_broker, redacted
+from tasks.deadline import watchdog
 from tasks.exposure import warn_of_exposure
 from tasks.last_words import Report, end_worker
 from tasks.lease import Lease
@@ -65,7 +66,7 @@ def run_worker(settings: Settings) -> int:
             "gpus": os.environ.get(VISIBLE_VARIABLE, "all"),
         },
     )
-    with Reconciler(settings, card):
+    with Reconciler(settings, card), watchdog(settings.shard_deadline_s):
         worker.start()
     report.check()
     log.info("worker stopped", extra={"worker": worker.hostname})

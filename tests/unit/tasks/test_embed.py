@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from clipfleet.errors import (
     DatasetError,
     DatasetMismatchError,
     EngineError,
     GpuLostError,
+    GpuMemoryError,
     MessageError,
     StorageError,
 )
@@ -25,17 +28,17 @@ from storage.dataset import Dataset
 from storage.failures import count_failures
 from storage.known_ids import KnownIds
 from storage.manifest import is_committed, missing_shards, record_path
-from storage.parts import Embedded
 from storage.plan import plan_items
 from storage.proof import prove
 from storage.sources import ListSource
 from tasks.arrivals import Arrival, read_arrival
 from tasks.embed import embed_shard
 from tasks.embed_items import embed_arrivals, even_runs, open_dataset
-from tasks.retry import MAX_ATTEMPTS
-from workers.engines.fake import write_fake_engine
+from workers.engines.base import Array
+from workers.engines.fake import FakeEngine, write_fake_engine
 from workers.lifecycle import EngineProcess
 from workers.pipeline import Embedder
+from workers.tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -165,60 +168,72 @@ def test_a_part_whose_worker_died_is_finished_while_others_live(process: EngineP
     assert is_committed(dataset, done.name)
 
 
-class FailsOn:
-    """An embedder that fails on runs with certain ids, and by the disk on others."""
+class FailsOn(FakeEngine):
+    """An engine that fails on batches with certain texts, or on all."""
 
-    def __init__(self, embedder: Embedder, *bad: str, error: Exception) -> None:
-        self._embedder, self._bad, self._error = embedder, bad, error
-        self.engine = embedder.engine
-        self.runs: list[int] = []
+    def __init__(self, process: EngineProcess, *bad: str, error: Exception) -> None:
+        super().__init__(process.card)
+        self._bad = {row.tobytes() for row in Tokenizer().encode(bad, 52)}
+        self._error = error
+        self.batches: list[int] = []
 
-    def embed(self, items: Sequence[Item]) -> Embedded:
-        self.runs.append(len(items))
-        if any(item.id in self._bad for item in items):
+    def __call__(self, inputs: Array) -> NDArray[np.float32]:
+        self.batches.append(len(inputs))
+        if not self._bad or any(row.tobytes() in self._bad for row in inputs):
             raise self._error
-        return self._embedder.embed(items)
+        return super().__call__(inputs)
 
 
-def failing_on(process: EngineProcess, *bad: str, error: Exception) -> EngineProcess:
-    broken: Any = FailsOn(process.embedder, *bad, error=error)
-    return EngineProcess(process.settings, broken)
+@contextmanager
+def failing_on(process: EngineProcess, *bad: str, error: Exception) -> Iterator[EngineProcess]:
+    with Embedder(FailsOn(process, *bad, error=error), process.settings) as embedder:
+        yield EngineProcess(process.settings, embedder)
 
 
 def test_an_item_on_which_the_engine_fails_every_time_is_a_row_beside_its_neighbours(
     process: EngineProcess,
 ) -> None:
     dataset = open_dataset(process, "d")
-    broken = failing_on(process, "b", error=EngineError("odd"))
-    wrong = Arrival(item=Item(id="wrong", text=""), fault="why")
-    message = [*arrivals("a", "b", "c"), wrong]
-    for times in range(MAX_ATTEMPTS):
-        with pytest.raises(EngineError):
-            embed_arrivals(message, dataset, broken, worker="w", failed_alone=times)
-    last = embed_arrivals(message, dataset, broken, worker="w", failed_alone=MAX_ATTEMPTS)
+    message = [*arrivals("a", "b", "c"), Arrival(item=Item(id="wrong", text=""), fault="why")]
+    with failing_on(process, "words b", error=EngineError("odd")) as broken:
+        with pytest.raises(EngineError, match="odd"):
+            embed_arrivals(message, dataset, broken, worker="w")
+        last = embed_arrivals(message, dataset, broken, worker="w", careful=True)
     assert [(done.vectors, done.errors) for done in last] == [(2, 2)]
     assert count_failures(dataset) == {ENGINE_FAILED: 1, BAD_ITEM: 1}
     assert prove(dataset.root).ok
 
 
-def test_items_that_end_the_process_even_one_by_one_are_rows_untried(
-    process: EngineProcess,
-) -> None:
-    dataset = open_dataset(process, "d")
-    broken = failing_on(process, "a", "b", error=AssertionError("tried"))
-    message = arrivals("a", "b")
-    (done,) = embed_arrivals(message, dataset, broken, worker="w", failed_alone=MAX_ATTEMPTS + 1)
-    assert (done.vectors, done.errors) == (0, 2)
+def test_so_is_an_item_of_a_shard(process: EngineProcess) -> None:
+    dataset, tasks = plan(process)
+    with failing_on(process, "words 3", error=EngineError("odd")) as broken:
+        with pytest.raises(EngineError, match="odd"):
+            embed_shard(tasks[0], broken, worker="w")
+        done = embed_shard(tasks[0], broken, worker="w", careful=True)
+    assert done is not None
+    assert (done.vectors, done.errors) == (9, 1)
+    assert count_failures(dataset) == {ENGINE_FAILED: 1}
 
 
-@pytest.mark.parametrize("error", [StorageError("disk"), GpuLostError("gone")])
-def test_a_failing_disk_and_a_lost_gpu_make_no_item_a_row(
+@pytest.mark.parametrize(
+    "error", [EngineError("all"), GpuMemoryError("full"), RuntimeError("all"), GpuLostError("gone")]
+)
+def test_an_engine_that_fails_on_everything_makes_no_item_a_row(
     process: EngineProcess, error: Exception
 ) -> None:
     dataset = open_dataset(process, "d")
-    broken = failing_on(process, "a", error=error)
-    with pytest.raises(type(error)):
-        embed_arrivals(arrivals("a"), dataset, broken, worker="w", failed_alone=MAX_ATTEMPTS)
+    with failing_on(process, error=error) as broken, pytest.raises(type(error)):
+        embed_arrivals(arrivals("a"), dataset, broken, worker="w", careful=True)
+    assert count_failures(dataset) == {}
+
+
+def test_careful_vectors_are_those_of_the_fast_way(process: EngineProcess) -> None:
+    items = [Item(id=f"{n}", text=f"words {n} " * n) for n in range(60)]
+    fast, careful = (process.embedder.embed(items, careful=c) for c in (False, True))
+    np.testing.assert_array_equal(careful.vectors, fast.vectors)
+    assert (careful.items, careful.failures, careful.cut) == (fast.items, fast.failures, fast.cut)
+    assert fast.cut
+    assert fast.failures
 
 
 def test_another_models_dataset_takes_no_items(process: EngineProcess) -> None:

@@ -263,7 +263,7 @@ def test_forged_items_are_rows_or_refusals(
     given = parse_delivery(_message([[real(items)], {"dataset": dataset}, {}]), ack=lambda: None)
     with touched.watch() as paths:
         try:
-            worker.tasks[EMBED_ITEMS_TASK].run(given.items, dataset=given.dataset, failed_alone=0)
+            worker.tasks[EMBED_ITEMS_TASK].run(given.items, dataset=given.dataset, careful=False)
         except NotNow:  # a folder that is there and no dataset: it waits for somebody to look
             assert dataset == "."
     worker.assert_nothing_elsewhere(paths)
@@ -310,4 +310,4 @@ def test_the_watch_sees_what_is_touched(tmp_path: Path) -> None:
 
 
 def _message(body: Any) -> SimpleNamespace:
-    return SimpleNamespace(payload=body, headers={"id": "x"})
+    return SimpleNamespace(delivery_info={}, payload=body, headers={"id": "x"})

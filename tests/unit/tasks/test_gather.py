@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from tasks import gather
 from tasks.gather import Batch, Delivery, Gatherer
+from tasks.retry import MAX_ATTEMPTS
 
 
 class Clock:
@@ -52,10 +54,11 @@ class Stand:
     def _extend(self, messages: int) -> None:
         self.extension += messages
 
-    def add(self, name: str, items: int = 1, dataset: str | None = None) -> None:
-        self.gatherer.add(
-            Delivery(dataset=dataset, items=[name] * items, ack=lambda: self.acked.append(name))
-        )
+    def add(
+        self, name: str, items: int = 1, dataset: str | None = None, *, suspect: bool = False
+    ) -> None:
+        ack = partial(self.acked.append, name)
+        self.gatherer.add(Delivery(dataset=dataset, items=[name] * items, ack=ack, suspect=suspect))
 
     def sizes(self) -> list[int]:
         return [batch.size for batch in self.started]
@@ -156,6 +159,36 @@ def test_failures_that_may_be_an_items_fault_are_counted_for_a_message_by_itself
     assert stand.sizes() == [2, 2, 1, 1, 1, 1]
     assert [batch.failed_alone for batch in stand.started[2:]] == [0, 1, 1, 1]
     assert stand.started[-1] is stand.started[3]
+
+
+def test_a_message_that_fails_by_itself_some_times_is_embedded_carefully() -> None:
+    stand = Stand(window_items=1)
+    stand.add("a")
+    for _ in range(MAX_ATTEMPTS):
+        assert not stand.started[-1].careful
+        stand.gatherer.try_again(stand.started[-1], split=True)
+        stand.clock.pass_s(60)
+    assert stand.started[-1].careful
+
+
+def test_a_batch_whose_process_died_goes_again_carefully_and_whole() -> None:
+    stand = Stand(window_items=2)
+    stand.add("a")
+    stand.add("b")
+    for _ in range(3):
+        stand.gatherer.try_again(stand.started[-1], split=False, died=True)
+        stand.clock.pass_s(10)
+    assert stand.sizes() == [2, 2, 2, 2]
+    assert stand.started[-1].careful
+
+
+def test_a_window_with_a_message_that_a_worker_died_with_is_embedded_carefully() -> None:
+    stand = Stand(window_items=2)
+    stand.add("a")
+    stand.add("b", suspect=True)
+    stand.add("c")
+    stand.add("d")
+    assert [batch.careful for batch in stand.started] == [True, False]
 
 
 def test_a_transient_failure_keeps_a_batch_together() -> None:

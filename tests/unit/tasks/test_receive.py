@@ -27,8 +27,8 @@ class Ends:
     def finish(self, batch: Batch) -> None:
         self.told.append("finished")
 
-    def try_again(self, batch: Batch, *, split: bool) -> None:
-        self.told.append("again, split" if split else "again")
+    def try_again(self, batch: Batch, *, split: bool, died: bool = False) -> None:
+        self.told.append("again, carefully" if died else "again, split" if split else "again")
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def given_back(error: Exception) -> ExceptionInfo:
 def test_a_request_has_the_items_of_all_its_deliveries(consumer: Any) -> None:
     request = request_of(consumer, Ends())
     assert request.request_dict["args"] == [["a", "b", "c"]]
-    assert request.request_dict["kwargs"] == {"dataset": "d", "failed_alone": 0}
+    assert request.request_dict["kwargs"] == {"dataset": "d", "careful": False}
     assert "'a'" not in request.argsrepr  # items are not for logs
 
 
@@ -82,7 +82,7 @@ def test_success_finishes_the_batch_once(consumer: Any) -> None:
         (given_back(DatasetMismatchError("another model's")), "again"),
         (given_back(EngineError("odd")), "again, split"),
         (failed(UnicodeEncodeError("utf-8", "\ud800", 0, 1, "unforeseen")), "again, split"),
-        (failed(WorkerLostError("killed")), "again, split"),
+        (failed(WorkerLostError("killed")), "again, carefully"),
     ],
 )
 def test_failure_gives_the_batch_back_and_acknowledges_nothing(

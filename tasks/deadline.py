@@ -1,0 +1,112 @@
+"""The deadline: a child that gets nothing done for so long is killed, its work goes back to Redis.
+
+A worker and its child share a few bytes of a file. The child counts in them as items get done;
+the worker looks, and needs no answer: a child that hangs with Python's lock held cannot give one.
+What is slow and goes on is left alone, however long it takes in all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import os
+import signal
+import struct
+import tempfile
+import threading
+from collections.abc import Iterator
+from functools import cache
+
+from billiard.process import active_children
+
+from clipfleet.settings import PREFIX
+
+_FILE_VARIABLE = f"{PREFIX}WATCHED_FILE"  # between a worker and its child
+_STATE = struct.Struct("=qq")  # the pid that works, 0: nobody does; how often it got on
+_PAUSE_S = 1.0  # between looks
+_MIN_LOOKS = 4
+
+log = logging.getLogger(__name__)
+
+
+class Working:
+    """The child's side: what it does in `with working.at_work():` has the deadline."""
+
+    def __init__(self, path: str | None) -> None:
+        """Open the file at `path`; None: nobody looks."""
+        self._state = _open_state(path) if path else None
+        self._lock = threading.Lock()
+        self._at_work = False
+        self._count = 0
+
+    def progress(self) -> None:
+        """Say that something got done; from any thread, and of no effect after the work."""
+        with self._lock:
+            self._count += 1
+            if self._state is not None and self._at_work:
+                _STATE.pack_into(self._state, 0, os.getpid(), self._count)
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        self._at_work = True
+        self.progress()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._at_work = False
+                if self._state is not None:
+                    _STATE.pack_into(self._state, 0, 0, self._count)
+
+
+@cache
+def working() -> Working:
+    """Return this process's side of its worker's file."""
+    return Working(os.environ.get(_FILE_VARIABLE))
+
+
+@contextlib.contextmanager
+def watchdog(deadline_s: float) -> Iterator[None]:
+    """Watch this worker's child; for the whole life of the worker, a drain included."""
+    with tempfile.NamedTemporaryFile(prefix="clipfleet-") as file:
+        file.write(bytes(_STATE.size))
+        file.flush()
+        os.environ[_FILE_VARIABLE] = file.name
+        stop = threading.Event()
+        arguments = (_open_state(file.name), deadline_s, stop)
+        thread = threading.Thread(target=_watch, args=arguments, name="watchdog", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def _watch(state: mmap.mmap, deadline_s: float, stop: threading.Event) -> None:
+    """Count looks, not seconds: a worker that was stopped with its child kills nobody for that."""
+    pause_s = min(_PAUSE_S, deadline_s / _MIN_LOOKS)
+    last, idle_s = _STATE.unpack_from(state), 0.0
+    while not stop.wait(pause_s):
+        seen = _STATE.unpack_from(state)
+        idle_s = idle_s + pause_s if seen == last else 0.0
+        last = seen
+        pid = seen[0]
+        if pid and idle_s >= deadline_s:
+            idle_s = 0.0
+            _kill(pid, deadline_s)
+
+
+def _kill(pid: int, deadline_s: float) -> None:
+    """Kill the child; Celery gives back what a lost child had in hand."""
+    if any(child.pid == pid for child in active_children()):  # else it is dead already
+        told = {"pid": pid, "deadline_s": deadline_s}
+        log.error("nothing done within the deadline, child killed", extra=told)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _open_state(path: str) -> mmap.mmap:
+    with open(path, "r+b") as file:
+        return mmap.mmap(file.fileno(), _STATE.size)

@@ -49,6 +49,7 @@ class Options:
     workers: int
     shard_size: int
     max_queued_shards: int
+    item_s: float
     kill_every_s: float
     redelivery_s: int
     limit_s: float
@@ -191,7 +192,7 @@ class Soak:
         return load_settings(
             redis_url=self.redis.url,
             tower="txt",
-            model=str(write_fake_engine(self.folder, "txt")),
+            model=str(write_fake_engine(self.folder, "txt", item_s=self.options.item_s)),
             output=str(self.folder / "output"),
             shard_size=self.options.shard_size,
             max_queued_shards=self.options.max_queued_shards,
@@ -230,7 +231,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--workers", type=int, default=8)
     add("--shard-size", type=int, default=500)
     add("--max-queued-shards", type=int, default=400)
-    add("--kill-every-s", type=float, default=5.0, help="seconds between kills, on average")
+    add("--item-s", type=float, default=0.002, help="what an item takes the engine; it sleeps")
+    add("--kill-every-s", type=float, default=4.0, help="seconds between kills, on average")
     add("--redelivery-s", type=int, default=10, help="until a dead worker's shards come back")
     add("--limit-s", type=float, default=1800.0, help="give up after so long")
     add("--seed", type=int, default=1)

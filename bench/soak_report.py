@@ -43,6 +43,7 @@ def _head(result: Result) -> str:
     options, submitted = result["options"], result["submit"]
     return (
         f"{options['items']:,} texts in {result['shards']:,} shards, {options['workers']} workers, "
+        f"an engine that takes {1000 * options['item_s']:g} ms an item, "
         f"a queue of at most {options['max_queued_shards']:,} shards; "
         f"{result['machine']['cores']} cores, beside {result['machine']['beside']}. Planned and "
         f"queued in {submitted['seconds']:,} s, embedded in {result['seconds']:,} s."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -108,6 +109,20 @@ def test_the_example_producer_waits_for_room_by_asking_redis(bench: Bench) -> No
         bench.client.delete(bench.queue)
         assert "queued 2 items" in producer.stdout.read()
     assert bench.in_redis() == (2, 0)
+
+
+def test_the_readmes_commands_tell_what_waits_and_what_workers_hold(
+    make_bench: MakeBench,
+) -> None:
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"`redis-cli (\w+ clipfleet\.img[.\w]*)`", readme)
+    assert len(commands) == 2
+    bench = make_bench(window_s=300.0, window_items=LIMIT)
+    bench.start_worker()
+    bench.queue_items(texts(2))
+    wait_until(lambda: bench.in_redis() == (0, 2), timeout_s=20, what="two messages in hand")
+    asked = [c.replace(".img", ".txt").split() for c in commands]
+    assert [bench.client.execute_command(*command) for command in asked] == [0, 2]
 
 
 @pytest.fixture

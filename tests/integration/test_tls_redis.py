@@ -13,12 +13,18 @@ from typing import Any
 
 import pytest
 from kombu.exceptions import OperationalError
+from redis.exceptions import NoPermissionError
 
 from clipfleet.errors import BrokerError
+from clipfleet.jobs import Item
 from clipfleet.settings import load_settings
+from storage.sources import ListSource
 from tasks.app import make_app
 from tasks.broker import check_broker
 from tasks.exposure import takes_anybody
+from tasks.one_shot import embed_source
+from tasks.progress import read_progress
+from tasks.resume import resume
 from tests.integration.conftest import MakeBench
 from tests.integration.support import Bench, processes_of, wait_until
 
@@ -26,6 +32,8 @@ pytestmark = pytest.mark.integration
 
 USER, PASSWORD = "fleet", "hush/hush"
 WRITTEN = "hush%2Fhush"
+RIGHTS = "~* &* +@all -@admin -@dangerous +info"
+PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 _CONFIGURATION = f"""
 port 0
 tls-port {{port}}
@@ -36,7 +44,7 @@ tls-ca-cert-file ca.crt
 tls-auth-clients no
 save ""
 user default off
-user {USER} on >{PASSWORD} ~* &* +@all -@admin -@dangerous +info
+user {USER} on >{PASSWORD} {RIGHTS}
 """
 
 
@@ -143,6 +151,33 @@ def test_a_fleet_works_over_tls_as_an_acl_user_and_writes_its_password_nowhere(
         _work(bench)
 
 
+def test_the_rights_of_the_user_are_those_that_the_page_gives() -> None:
+    assert f"user fleet on >PASSWORD {RIGHTS}\n" in PAGE.read_text()
+
+
+def _use_other_commands(bench: Bench) -> None:
+    """Read progress, look for a lost message, refuse one, embed on that Redis, sweep it."""
+    assert bench.client.acl_whoami() == USER
+    with pytest.raises(NoPermissionError):
+        bench.client.config_get("*")
+    progress = read_progress(bench.dataset_path(), bench.settings)
+    progress.refresh()
+    assert (progress.broker_error, progress.finished) == (None, True)
+    assert resume(bench.dataset_path(), settings=bench.settings).open_shards == 0
+    bench.client.lpush(bench.queue, "garbage")
+    bench.workers[0].wait_for("message refused")
+    summary = embed_source(
+        ListSource([Item(id="a", text="one")]),
+        bench.dataset_path("own"),
+        str(bench.settings.model),
+        settings=bench.settings,
+        workers=1,
+        own_redis=False,
+        show=lambda _: None,
+    )
+    assert summary.ok
+
+
 def _work(bench: Bench) -> None:
     worker = bench.start_worker().ready()
     bench.submit(200)
@@ -151,6 +186,7 @@ def _work(bench: Bench) -> None:
     bench.wait_for_items(1, "items-txt")
     told = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes_of(bench.folder)]
     assert len(told) >= 2  # the worker, and the process with its engine
+    _use_other_commands(bench)
     assert worker.stop() == 0
     bench.assert_whole(vectors=200)
     written = [path.read_bytes() for path in bench.folder.rglob("*") if path.is_file()]

@@ -124,6 +124,21 @@ def test_images_run_as_a_user_without_rights() -> None:
         assert users[-1] == "clipfleet"
 
 
+def test_every_service_is_without_rights_on_a_file_system_that_it_cannot_write(
+    compose: dict[str, Any],
+) -> None:
+    assert len(compose["services"]) >= 6
+    for name, service in compose["services"].items():
+        assert service["read_only"] is True, name
+        assert service["tmpfs"] == ["/tmp"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert {"privileged", "cap_add", "pid", "network_mode", "ipc"}.isdisjoint(service), name
+        # The others' user is their image's, see above.
+        assert service.get("user") == ("redis" if "image" in service else None), name
+        assert not [v for v in service.get("volumes", []) if "docker.sock" in v]
+
+
 def test_docker_compose_accepts_the_file() -> None:
     if shutil.which("docker") is None:
         pytest.skip("no docker client on this machine")

@@ -31,6 +31,7 @@ def test_redis_accepts_the_configuration_that_the_compose_file_feeds_it(tmp_path
                 time.sleep(0.05)
             assert client.config_get("appendonly") == {"appendonly": "yes"}
             assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+            assert client.config_get("maxmemory") == {"maxmemory": str(1 << 30)}
             with pytest.raises(redis.AuthenticationError):
                 redis.Redis(unix_socket_path=str(socket)).ping()
         finally:

@@ -22,6 +22,7 @@ _ADVICE = {
     errno.EACCES: "give this user the right to it, or choose another folder",
     errno.EPERM: "give this user the right to it, or choose another folder",
     errno.EROFS: "mount it writable, or choose another folder",
+    errno.ENOENT: "put it back, or submit again",
 }
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 # Some network file systems bring names to the disk by themselves and refuse to be asked; a
@@ -48,14 +49,12 @@ class LocalFilesystem:
 
     def create(self, path: str, data: bytes | memoryview) -> bool:
         full = self._full(path)
-        with _storage_errors("write", full), self._written(data) as temporary:
-            self._make_folder(os.path.dirname(full))
+        with _storage_errors("write", full), self._written(data, full) as temporary:
             return self._link(temporary, full)
 
     def replace(self, path: str, data: bytes | memoryview) -> None:
         full = self._full(path)
-        with _storage_errors("write", full), self._written(data) as temporary:
-            self._make_folder(os.path.dirname(full))
+        with _storage_errors("write", full), self._written(data, full) as temporary:
             os.replace(temporary, full)
             _sync_folder(os.path.dirname(full))
 
@@ -94,10 +93,15 @@ class LocalFilesystem:
         return os.path.join(self.root, path) if path else self.root
 
     @contextlib.contextmanager
-    def _written(self, data: bytes | memoryview) -> Iterator[str]:
-        """Write a temporary file to the disk; it is gone afterwards, unless it was renamed."""
-        folder = os.path.join(self.root, TEMPORARY_FOLDER)
-        self._make_folder(folder)
+    def _written(self, data: bytes | memoryview, full: str) -> Iterator[str]:
+        """Write a temporary file to the disk; it is gone afterwards, unless it was renamed.
+
+        `full` is the name that it is to have. The root is only made for a file right in it: what
+        somebody removed while others write to it does not come back in pieces.
+        """
+        folder, to = os.path.join(self.root, TEMPORARY_FOLDER), os.path.dirname(full)
+        for needed in (to, folder):
+            self._make_folder(needed, root_too=to == self.root)
         temporary = os.path.join(folder, f"{int(time.time())}-{uuid.uuid4().hex}")
         try:
             with open(temporary, "xb") as file:
@@ -126,11 +130,13 @@ class LocalFilesystem:
         _sync_folder(os.path.dirname(full))
         return True
 
-    def _make_folder(self, folder: str) -> None:
+    def _make_folder(self, folder: str, *, root_too: bool) -> None:
         if os.path.isdir(folder):
             return
+        if folder == self.root and not root_too:
+            raise FileNotFoundError(errno.ENOENT, f"{folder} is gone")
         parent = os.path.dirname(folder)
-        self._make_folder(parent)
+        self._make_folder(parent, root_too=root_too)
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder)
         _sync_folder(parent)

@@ -282,4 +282,5 @@ def _list_xml(
             f"<LastModified>{now}</LastModified><ETag>{escape(stored.etag)}</ETag></Contents>"
         )
     token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
-    return f"<ListBucketResult>{''.join(entries)}{token}</ListBucketResult>"
+    cut = f"<IsTruncated>{str(more).lower()}</IsTruncated>"
+    return f"<ListBucketResult>{cut}{''.join(entries)}{token}</ListBucketResult>"

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow.fs import FileSystem, LocalFileSystem
 
 from clipfleet.errors import ClipfleetError
 from clipfleet.jobs import EMBED_TASK, EmbedTask, Shard
@@ -87,6 +88,7 @@ class Rig(Bench):
         super().__init__(settings, folder)
         self.server = server
         self.proxy = proxy  # between Redis and all but the rig itself, if it is `proxied`
+        self.files: FileSystem = LocalFileSystem()  # where the output is, for pyarrow
         self.client = connect(server.url)
         self.submitted: dict[str, set[str]] = {}  # dataset → ids
         self._begin_s = time.monotonic()
@@ -179,7 +181,8 @@ class Rig(Bench):
     def outcome(self, fault: str, *, name: str = "dataset", timeout_s: float = 90.0) -> Fault:
         """Wait until a dataset is whole, or for `timeout_s`, and return what is there."""
         recovery_s = self._seconds_until(lambda: self.is_whole(name), timeout_s)
-        return outcome_of(fault, self.dataset_path(name), self.submitted[name], recovery_s)
+        path = self.dataset_path(name)
+        return outcome_of(fault, path, self.submitted[name], recovery_s, files=self.files)
 
     def _seconds_until(self, condition: Callable[[], bool], timeout_s: float) -> float | None:
         while time.monotonic() - self._begin_s < timeout_s:
@@ -194,9 +197,16 @@ class Rig(Bench):
         self.server.kill()
 
 
-def outcome_of(fault: str, dataset: str, submitted: set[str], recovery_s: float | None) -> Fault:
+def outcome_of(
+    fault: str,
+    dataset: str,
+    submitted: set[str],
+    recovery_s: float | None,
+    *,
+    files: FileSystem | None = None,
+) -> Fault:
     """Return what became of submitted ids in a dataset."""
-    found = count_ids(dataset, submitted)
+    found = count_ids(dataset.removeprefix("s3://"), submitted, filesystem=files)
     problems = _problems(dataset)
     if found.foreign:
         problems.append(f"{found.foreign} ids that nobody submitted")

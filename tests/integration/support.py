@@ -14,7 +14,9 @@ from typing import Any
 
 from clipfleet.jobs import Item, queue_name
 from clipfleet.settings import Settings
-from storage.dataset import Dataset
+from storage.dataset import INFO_PATH, Dataset
+from storage.filesystem import open_filesystem
+from storage.locations import below
 from storage.manifest import Manifest
 from storage.proof import prove
 from storage.sources import ListSource
@@ -145,7 +147,7 @@ class Bench:
         return self.workers[-1]
 
     def dataset_path(self, name: str = "dataset") -> str:
-        return str(Path(str(self.settings.output), name))
+        return below(str(self.settings.output), name)
 
     def submit(self, count: int, name: str = "dataset", **changes: Any) -> Submission:
         """Submit so many texts."""
@@ -170,7 +172,7 @@ class Bench:
     def counts(self, name: str) -> tuple[int, int]:
         """Return the vectors and errors of a dataset that may not exist yet."""
         path = self.dataset_path(name)
-        if not Path(path, "dataset.json").exists():
+        if not open_filesystem(path).exists(INFO_PATH):
             return 0, 0
         manifest = Manifest(Dataset.open(path))
         manifest.refresh()

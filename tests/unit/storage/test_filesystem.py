@@ -90,6 +90,17 @@ def test_a_missing_file_is_not_found(fs: Filesystem) -> None:
         fs.open("x/a")
 
 
+def test_a_root_that_was_removed_does_not_come_back_in_pieces(tmp_path: Path) -> None:
+    root = tmp_path / "dataset"
+    fs = LocalFilesystem(str(root))
+    for write in (fs.create, fs.replace):
+        with pytest.raises(StorageError, match=r"dataset is gone; put it back, or submit again"):
+            write("parts/a", b"")
+        assert not root.exists()
+    assert fs.create("dataset.json", b"")
+    assert fs.create("parts/a", b"")
+
+
 def test_no_temporary_file_stays(tmp_path: Path) -> None:
     fs = LocalFilesystem(str(tmp_path))
     fs.create("parts/a", b"1")

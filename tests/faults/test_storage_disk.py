@@ -1,0 +1,120 @@
+"""The disk full, read-only, and the output removed, in the middle of a job."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import Record
+from tests.faults.harness import Rig, open_rig, seconds
+from tests.faults.tmpfs import Tmpfs, mounted_tmpfs
+from tests.integration.support import wait_until
+
+pytestmark = pytest.mark.integration
+
+ITEMS = 1_000
+OUTAGE_S = seconds(60, 1)
+SIZE_BYTES = 8 << 20
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rig, Tmpfs]]:
+    """A fleet whose output is a small file system."""
+    with (
+        open_rig(tmp_path_factory.mktemp("small"), item_s=0.001) as rig,
+        mounted_tmpfs(Path(str(rig.settings.output)), SIZE_BYTES) as tmpfs,
+    ):
+        rig.start_worker()
+        yield rig, tmpfs
+        rig.close()
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """A fleet whose output is a folder."""
+    with open_rig(tmp_path_factory.mktemp("plain"), item_s=0.001) as rig:
+        rig.start_worker()
+        yield rig
+
+
+def start_job(rig: Rig, name: str) -> Path:
+    """Bring a job of 10 shards to its middle."""
+    rig.submit(ITEMS, name)
+    wait_until(lambda: rig.counts(name)[0] >= 200, timeout_s=20, what="two shards")
+    return Path(rig.dataset_path(name))
+
+
+def wait_refused(rig: Rig, name: str, words: str) -> None:
+    """Wait until the worker was refused a write, and go on so for a while."""
+    event, worker = "shard failed, will be tried again", rig.workers[0]
+    wait_until(
+        lambda: any(words in told["reason"] for told in worker.events(event)),
+        timeout_s=20,
+        what=words,
+    )
+    time.sleep(OUTAGE_S)
+    assert sum(rig.counts(name)) < ITEMS
+
+
+def test_a_full_disk_holds_a_job_up_until_there_is_room(
+    small: tuple[Rig, Tmpfs], record: Record
+) -> None:
+    rig, tmpfs = small
+    start_job(rig, "full")
+    tmpfs.fill()
+    wait_refused(rig, "full", "No space left on device; free some space")
+    source, model = str(rig.write_source(10, "other")), str(rig.settings.model)
+    refused = rig.run("submit", source, rig.dataset_path("other"), "--model", model)
+    assert refused.returncode == 2
+    assert "free some space and run again" in refused.stderr
+    tmpfs.empty()
+    rig.recovery_begins()
+    record(rig.outcome("disk full, then freed", name="full"))
+
+
+def test_a_read_only_output_holds_a_job_up_until_it_is_writable(
+    small: tuple[Rig, Tmpfs], record: Record
+) -> None:
+    rig, tmpfs = small
+    start_job(rig, "read-only")
+    tmpfs.make_read_only()
+    wait_refused(rig, "read-only", "Read-only file system; mount it writable")
+    another = rig.start_worker()
+    assert another.wait() == 2
+    assert "cannot write to the output folder" in another.log_text()
+    tmpfs.make_writable()
+    rig.recovery_begins()
+    record(rig.outcome("output read-only, then writable", name="read-only"))
+
+
+def test_a_dataset_that_is_removed_ends_its_job_and_may_be_submitted_again(
+    plain: Rig, record: Record
+) -> None:
+    path = start_job(plain, "removed")
+    path.rename(plain.folder / "away")  # at one moment
+    shutil.rmtree(plain.folder / "away")
+    wait_until(lambda: plain.in_redis() == (0, 0), timeout_s=20, what="its messages are refused")
+    assert not path.exists()  # no shard at work has brought some of it back
+    told = plain.run("status", str(path))
+    assert told.returncode == 2
+    assert "no dataset at" in told.stderr
+    plain.recovery_begins()
+    plain.submit(ITEMS, "removed")
+    record(plain.outcome("dataset removed, submitted again", name="removed"))
+
+
+def test_an_output_folder_that_goes_away_ends_its_jobs_and_is_gone_on_with_when_it_is_back(
+    plain: Rig, record: Record
+) -> None:
+    output = start_job(plain, "away").parent
+    output.rename(plain.folder / "away")
+    wait_until(lambda: plain.in_redis() == (0, 0), timeout_s=20, what="its messages are refused")
+    assert not output.exists()
+    (plain.folder / "away").rename(output)
+    plain.recovery_begins()
+    assert plain.run("resume", plain.dataset_path("away")).returncode == 0
+    record(plain.outcome("output folder away, then back, `clipfleet resume`", name="away"))

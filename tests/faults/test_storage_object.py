@@ -1,0 +1,142 @@
+"""An object store that is out of order in the middle of a job, in each of its ways."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from pyarrow.fs import S3FileSystem
+
+from tests.faults.conftest import Record
+from tests.faults.harness import Rig, open_rig, seconds
+from tests.integration.support import wait_until
+from tests.s3 import (
+    CUT_DOWNLOAD,
+    CUT_UPLOAD,
+    HANG,
+    LOSE_ANSWER,
+    LOSE_ANSWER_500,
+    REFUSE_500,
+    REFUSE_503,
+    S3,
+    run_s3,
+)
+
+pytestmark = pytest.mark.integration
+
+ITEMS = 1_000
+OUTAGE_S = seconds(60, 2)
+TIMEOUT_S = seconds(30, 1)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    with run_s3("bucket") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def rig(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """One fleet for all tests of this file, whose output is in the store."""
+    folder = tmp_path_factory.mktemp("object-store")
+    with pytest.MonkeyPatch.context() as patch, open_rig(folder, item_s=0.001) as opened:
+        for name, value in s3.environment.items():
+            patch.setenv(name, value)
+        patch.setenv("CLIPFLEET_STORE_TIMEOUT_S", str(TIMEOUT_S))
+        place = {"output": "s3://bucket/vectors", "store_timeout_s": TIMEOUT_S}
+        opened.settings = opened.settings.model_copy(update=place)
+        opened.files = S3FileSystem(
+            endpoint_override=s3.environment["AWS_ENDPOINT_URL"],
+            access_key=s3.environment["AWS_ACCESS_KEY_ID"],
+            secret_key=s3.environment["AWS_SECRET_ACCESS_KEY"],
+            region=s3.environment["AWS_REGION"],
+        )
+        opened.start_worker().ready()
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def _heal(s3: S3) -> Iterator[None]:
+    yield
+    s3.heal()
+
+
+def start_job(rig: Rig, s3: S3, name: str) -> None:
+    """Bring a job of 10 shards to its middle."""
+    rig.submit(ITEMS, name)
+    wait_until(lambda: len(parts(s3, name)) >= 2, timeout_s=20, what="two shards")
+
+
+def parts(s3: S3, name: str) -> list[str]:
+    return [key for key in list(s3.objects) if f"/{name}/parts/" in key]
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (REFUSE_500, "object store answers 500 for a while"),
+        (REFUSE_503, "object store answers 503 for a while"),
+        (HANG, "object store does not answer for a while"),
+        (CUT_UPLOAD, "uploads to the object store are cut off for a while"),
+        (CUT_DOWNLOAD, "downloads from the object store are cut off for a while"),
+    ],
+    ids=["500", "503", "hang", "cut-upload", "cut-download"],
+)
+def test_a_store_that_is_out_of_order_holds_a_job_up_until_it_is_not(
+    rig: Rig, s3: S3, record: Record, fault: str, told: str
+) -> None:
+    name = fault.replace(" ", "-")
+    start_job(rig, s3, name)
+    trouble = s3.break_(fault)
+    time.sleep(OUTAGE_S)
+    assert trouble.met
+    assert len(parts(s3, name)) < ITEMS / rig.settings.shard_size
+    s3.heal()
+    rig.recovery_begins()
+    record(rig.outcome(told, name=name))
+
+
+@pytest.mark.parametrize("fault", [LOSE_ANSWER, LOSE_ANSWER_500], ids=["cut", "500"])
+def test_a_store_that_stores_and_does_not_say_so_gets_nothing_twice(
+    rig: Rig, s3: S3, record: Record, fault: str
+) -> None:
+    name = fault.replace(" ", "-").replace(",", "")
+    trouble = s3.break_(fault, method="PUT", key=f"{name}/parts/", times=3)
+    rig.submit(ITEMS, name)
+    wait_until(lambda: trouble.met == 3, timeout_s=20, what="three lost answers")
+    rig.recovery_begins()
+    record(rig.outcome(f"object store stored a part: {fault}", name=name))
+
+
+def test_a_worker_killed_in_the_middle_of_an_upload_leaves_nothing_of_it(
+    rig: Rig, s3: S3, record: Record
+) -> None:
+    name = "killed"
+    trouble = s3.break_(HANG, method="PUT", key=f"{name}/parts/")
+    rig.submit(ITEMS, name)
+    wait_until(lambda: trouble.met, timeout_s=20, what="an upload")
+    rig.workers[-1].kill()
+    s3.heal()
+    assert not parts(s3, name)
+    rig.recovery_begins()
+    rig.start_worker()
+    record(rig.outcome("worker killed while it uploads, another started", name=name))
+
+
+def test_a_submit_that_the_store_refuses_goes_on_when_it_is_run_again(
+    rig: Rig, s3: S3, record: Record
+) -> None:
+    name = "submitted"
+    source, model = str(rig.write_source(ITEMS, name)), str(rig.settings.model)
+    command = ("submit", source, rig.dataset_path(name), "--model", model)
+    s3.break_(REFUSE_503, key=f"{name}/plan/")
+    refused = rig.run(*command, timeout_s=10 * TIMEOUT_S)
+    assert refused.returncode == 2
+    assert "503" in refused.stderr
+    assert "run again" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    s3.heal()
+    rig.recovery_begins()
+    assert rig.run(*command).returncode == 0
+    record(rig.outcome("object store answers 503 to a submitter, run again", name=name))

@@ -89,8 +89,8 @@ def canonical_host(host: str) -> str:
         ValueError: It is no host.
     """
     if host.startswith("["):
-        if "%" in host:
-            raise ValueError("an address with a zone")
+        if "%" in host or not host.endswith("]"):
+            raise ValueError("an address with a zone, or without its bracket")
         return f"[{ipaddress.IPv6Address(host[1:-1])}]"
     name = _ascii(host).removesuffix(".")
     labels = name.split(".")

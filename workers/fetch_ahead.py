@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -55,7 +56,7 @@ class FetchAhead:
         self._pending: dict[str, Pending] = {}
         self._queue = Queue()
         self._held_bytes = 0
-        self._end_s = 0.0
+        self._end_s = math.inf
         self._closed = False
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -192,7 +193,7 @@ class FetchAhead:
             self._finish(pending, error=error)
         else:
             with self._lock:
-                self._hosts.answered(pending.host)
+                self._hosts.answered(pending.host, time.monotonic())
             self._finish(pending, data=data)
 
     def _may_ask(self, pending: Pending) -> bool:
@@ -241,7 +242,7 @@ class FetchAhead:
             now_s = time.monotonic()
             pending.attempts += 1
             if error.code not in TRANSIENT_CODES:
-                self._hosts.answered(pending.host)
+                self._hosts.answered(pending.host, now_s)
                 self._done(pending, error=error)
                 return
             self._hosts.failed(pending.host, error, now_s)

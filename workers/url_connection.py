@@ -50,13 +50,20 @@ class _Reader(io.RawIOBase):
     def __init__(self, connection: CheckedConnection, plain: socket.socket) -> None:
         self._connection = connection
         self._socket = plain
+        # The socket counts this: http.client closes it before the answer is read, if nothing
+        # is to follow, and it stays open until this is closed.
+        self._raw = plain.makefile("rb", buffering=0)
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:  # collections.abc.Buffer: CPython 3.12
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int | None:  # collections.abc.Buffer: CPython 3.12
         self._socket.settimeout(self._connection.deadline.left_s())
-        return self._socket.recv_into(buffer)
+        return self._raw.readinto(buffer)
 
 
 class _TimedSocket:

@@ -19,6 +19,7 @@ class _Trouble:
     in_a_row: int = 0
     pauses: int = 0
     paused_until_s: float = 0.0
+    asked_until_s: float = 0.0  # the server's own Retry-After
     down_until_s: float = 0.0
     code: str = ""
     message: str = ""
@@ -47,11 +48,13 @@ class Hosts:
     def paused_until_s(self, host: str) -> float:
         """Return when a host may be asked again."""
         trouble = self._hosts.get(host)
-        return trouble.paused_until_s if trouble else 0.0
+        return max(trouble.paused_until_s, trouble.asked_until_s) if trouble else 0.0
 
-    def answered(self, host: str) -> None:
-        """Note that a host is well, whatever it answered."""
-        self._hosts.pop(host, None)
+    def answered(self, host: str, now_s: float) -> None:
+        """Note that a host is well, whatever it answered; what it asked for stands."""
+        trouble = self._hosts.pop(host, None)
+        if trouble is not None and trouble.asked_until_s > now_s:
+            self._hosts[host] = _Trouble(since_s=now_s, asked_until_s=trouble.asked_until_s)
 
     def failed(self, host: str, error: ItemError, now_s: float) -> None:
         """Note a transient failure."""
@@ -63,7 +66,7 @@ class Hosts:
         if asked_s is not None and asked_s > self._retry_s:
             trouble.down_until_s = now_s + self._retry_s
         elif asked_s is not None:
-            trouble.paused_until_s = max(trouble.paused_until_s, now_s + asked_s)
+            trouble.asked_until_s = max(trouble.asked_until_s, now_s + asked_s)
         elif trouble.in_a_row >= _IN_A_ROW and now_s >= trouble.paused_until_s:
             trouble.pauses += 1
             trouble.paused_until_s = now_s + backoff_s(trouble.pauses)

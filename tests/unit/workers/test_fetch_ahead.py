@@ -1,0 +1,375 @@
+"""URLs fetched ahead: in order, many at once, within bounds, and again if what failed may pass."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from clipfleet.errors import ClipfleetError, ItemError, StorageError
+from clipfleet.jobs import ERROR_CODES, FETCH_FAILED, FETCH_TIMEOUT, MISSING, TRANSIENT_CODES
+from clipfleet.jobs import SERVER_BUSY as BUSY
+from workers.backoff import backoff_s
+from workers.fetch import BusyError, Room
+from workers.fetch_ahead import FetchAhead, Patience
+from workers.url_hosts import Hosts
+
+WAIT_S = 10.0  # for what comes at once, unless something is broken
+
+
+class Servers:
+    """Stands in for all servers: answers by the number of the try for a URL, from 1."""
+
+    def __init__(self, answer: Callable[[str, int], bytes]) -> None:
+        self._answer = answer
+        self._lock = threading.Lock()
+        self.asked: list[str] = []
+
+    def fetch(self, url: str, room: Room) -> bytes:
+        with self._lock:
+            self.asked.append(url)
+            number = self.asked.count(url)
+        data = self._answer(url, number)
+        room(len(data))
+        return data
+
+    @property
+    def counts(self) -> Counter[str]:
+        return Counter(self.asked)
+
+
+@contextmanager
+def ahead_of(
+    servers: Servers,
+    *,
+    threads: int = 4,
+    ahead_bytes: int = 1 << 20,
+    patience: Patience | None = None,
+) -> Iterator[FetchAhead]:
+    ahead = FetchAhead(
+        servers.fetch, threads=threads, ahead_bytes=ahead_bytes, patience=patience or Patience()
+    )
+    try:
+        yield ahead
+    finally:
+        ahead.close()
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits are as short as jitter may make them."""
+    monkeypatch.setattr("workers.fetch_ahead.backoff_s", lambda _: 0.0)
+    monkeypatch.setattr("workers.url_hosts.backoff_s", lambda _: 0.0)
+
+
+def urls(count: int, host: str = "a.example") -> list[str]:
+    return [f"https://{host}/{n}" for n in range(count)]
+
+
+def failure(ahead: FetchAhead, url: str) -> ItemError:
+    with pytest.raises(ItemError) as raised:
+        ahead.take(url)
+    return raised.value
+
+
+def test_each_url_is_fetched_once_and_taken() -> None:
+    servers = Servers(lambda url, _: url.encode())
+    with ahead_of(servers) as ahead:
+        for run in range(3):
+            wanted = [f"{url}?{run}" for url in urls(50)]
+            ahead.begin(wanted)
+            assert [ahead.take(url) for url in wanted] == [url.encode() for url in wanted]
+        assert set(servers.counts.values()) == {1}
+        assert len(servers.asked) == 150
+
+
+def test_many_are_in_flight_while_nobody_takes_any() -> None:
+    together = threading.Barrier(8, timeout=WAIT_S)
+
+    def answer(url: str, _: int) -> bytes:
+        together.wait()
+        return b"x"
+
+    with ahead_of(Servers(answer), threads=8) as ahead:
+        ahead.begin(urls(16))
+        assert [ahead.take(url) for url in urls(16)] == [b"x"] * 16
+
+
+def test_two_items_with_one_url_have_it_fetched_once() -> None:
+    servers = Servers(lambda url, _: b"same")
+    with ahead_of(servers) as ahead:
+        ahead.begin(["https://a.example/x"] * 3)
+        assert [ahead.take("https://a.example/x") for _ in range(3)] == [b"same"] * 3
+        assert len(servers.asked) == 1
+        assert ahead.take("https://a.example/x") == b"same"  # as for a picture that is tried alone
+        assert len(servers.asked) == 2
+
+
+def test_a_url_that_was_not_begun_is_fetched_by_who_wants_it() -> None:
+    with ahead_of(Servers(lambda url, _: threading.current_thread().name.encode())) as ahead:
+        assert ahead.take("https://a.example/x") == threading.current_thread().name.encode()
+
+
+@pytest.mark.parametrize("code", sorted(TRANSIENT_CODES))
+def test_what_may_pass_is_tried_again(code: str) -> None:
+    def answer(url: str, number: int) -> bytes:
+        if number < 3:
+            raise ItemError(code, "not now")
+        return b"there"
+
+    servers = Servers(answer)
+    with ahead_of(servers) as ahead:
+        ahead.begin(urls(5))
+        assert [ahead.take(url) for url in urls(5)] == [b"there"] * 5
+        assert set(servers.counts.values()) == {3}
+
+
+@pytest.mark.parametrize("code", sorted(set(ERROR_CODES) - TRANSIENT_CODES))
+def test_what_will_not_pass_is_never_tried_again(code: str) -> None:
+    def answer(url: str, _: int) -> bytes:
+        raise ItemError(code, "for ever")
+
+    servers = Servers(answer)
+    with ahead_of(servers) as ahead:
+        ahead.begin(urls(5))
+        assert {failure(ahead, url).code for url in urls(5)} == {code}
+        assert set(servers.counts.values()) == {1}
+
+
+def test_the_last_failure_says_how_often_it_was_tried() -> None:
+    def answer(url: str, number: int) -> bytes:
+        raise ItemError(FETCH_TIMEOUT, f"try {number} took too long")
+
+    servers = Servers(answer)
+    with ahead_of(servers, patience=Patience(attempts=4)) as ahead:
+        ahead.begin(urls(1))
+        error = failure(ahead, urls(1)[0])
+    assert error.code == FETCH_TIMEOUT
+    assert str(error) == "try 4 took too long (tried 4 times)"
+    assert len(servers.asked) == 4
+
+
+def test_a_server_is_asked_again_when_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody asks it before that, and nobody's tries are used up meanwhile."""
+    times_s: list[float] = []
+    refused = threading.Event()
+
+    def answer(url: str, number: int) -> bytes:
+        times_s.append(time.monotonic())
+        if not refused.is_set():
+            refused.set()
+            raise BusyError("too many requests", retry_after_s=0.2)
+        return b"there"
+
+    with ahead_of(Servers(answer), threads=1, patience=Patience(attempts=2)) as ahead:
+        ahead.begin(urls(20))
+        assert [ahead.take(url) for url in urls(20)] == [b"there"] * 20
+    assert len(times_s) == 21
+    at_once = [asked_s for asked_s in times_s if asked_s - times_s[0] < 0.2]
+    assert len(at_once) <= 2  # who takes may have asked beside the thread
+
+
+def test_a_server_that_asks_for_too_much_patience_is_left() -> None:
+    def answer(url: str, _: int) -> bytes:
+        raise BusyError("come tomorrow", retry_after_s=86_400.0)
+
+    servers = Servers(answer)
+    with ahead_of(servers, threads=1, patience=Patience(attempts=9)) as ahead:
+        ahead.begin(urls(100))
+        assert {failure(ahead, url).code for url in urls(100)} == {BUSY}
+    assert len(servers.asked) == 1 or servers.counts.most_common(1)[0][1] == 1
+    assert len(servers.asked) <= 2  # the taker may have asked beside the thread
+
+
+def test_a_dead_host_costs_no_time_out_for_each_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it failed for long enough, whatever is asked of it fails at once; others go on."""
+    now_s = [1000.0]
+
+    def answer(url: str, _: int) -> bytes:
+        if "dead" in url:
+            now_s[0] += 5.0
+            raise ItemError(FETCH_TIMEOUT, "no answer in 5 s")
+        return b"alive"
+
+    monkeypatch.setattr("workers.fetch_ahead.time.monotonic", lambda: now_s[0])
+
+    servers = Servers(answer)
+    pairs = list(zip(urls(1000, "dead.example"), urls(1000), strict=True))
+    with ahead_of(servers, patience=Patience(attempts=3, retry_s=30.0)) as ahead:
+        ahead.begin([url for pair in pairs for url in pair])
+        for dead, alive in pairs:
+            assert failure(ahead, dead).code == FETCH_TIMEOUT
+            assert ahead.take(alive) == b"alive"
+    tries = Counter("dead" in url for url in servers.asked)
+    assert tries[False] == 1000
+    assert 8 <= tries[True] <= 16
+
+
+def test_a_host_that_failed_is_asked_again_after_a_while() -> None:
+    hosts = Hosts(retry_s=30.0)
+    refused = ItemError(FETCH_FAILED, "refused")
+    for second in range(31):
+        assert hosts.down("h", second) is None
+        hosts.failed("h", refused, second)
+    down = hosts.down("h", 31.0)
+    assert down is not None
+    assert down.code == FETCH_FAILED
+    assert str(down) == "h was not asked again, for it failed 31 times: refused"
+    assert hosts.down("other", 31.0) is None
+    assert hosts.down("h", 61.0) is None
+    hosts.failed("h", refused, 61.0)  # the first after the pause
+    assert hosts.down("h", 62.0) is not None
+    hosts.answered("h", 62.0)
+    assert hosts.down("h", 62.0) is None
+    hosts.failed("h", refused, 63.0)
+    assert hosts.down("h", 63.5) is None
+
+
+def test_what_a_host_asked_for_stands_though_it_answers_others() -> None:
+    hosts = Hosts(retry_s=30.0)
+    hosts.failed("h", BusyError("too many requests", retry_after_s=5.0), 1.0)
+    hosts.answered("h", 2.0)
+    assert hosts.paused_until_s("h") == 6.0
+    hosts.answered("h", 6.0)
+    assert hosts.paused_until_s("h") == 0.0
+
+
+def test_few_failures_of_a_host_hold_up_nobody() -> None:
+    hosts = Hosts(retry_s=30.0)
+    for _ in range(7):
+        hosts.failed("h", ItemError(FETCH_TIMEOUT, "slow"), 1.0)
+    assert hosts.paused_until_s("h") == 0
+
+
+def test_waits_double_and_are_drawn_from_none_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[float, float]] = []
+
+    def draw(low: float, high: float) -> float:
+        drawn.append((low, high))
+        return high
+
+    monkeypatch.setattr("workers.backoff.random.uniform", draw)
+    assert [backoff_s(attempt) for attempt in (1, 2, 3, 4, 100)] == [0.5, 1.0, 2.0, 4.0, 32.0]
+    assert {low for low, _ in drawn} == {0}
+
+
+def test_what_is_fetched_ahead_is_bounded() -> None:
+    """Whoever takes gets through, however little room there is."""
+    held, most, lock = 0, 0, threading.Lock()
+
+    def answer(url: str, _: int) -> bytes:
+        return bytes(1000)
+
+    class Counting(Servers):
+        def fetch(self, url: str, room: Room) -> bytes:
+            nonlocal held, most
+            data = super().fetch(url, room)
+            with lock:
+                held += 1
+                most = max(most, held)
+            return data
+
+    with ahead_of(Counting(answer), threads=16, ahead_bytes=5000) as ahead:
+        ahead.begin(urls(200))
+        for url in urls(200):
+            ahead.take(url)
+            with lock:
+                held -= 1
+    assert most <= 5 + 1  # and the one that is waited for
+
+
+def test_a_url_larger_than_all_room_is_fetched() -> None:
+    with ahead_of(Servers(lambda url, _: bytes(10_000)), ahead_bytes=100) as ahead:
+        ahead.begin(urls(20))
+        assert [len(ahead.take(url)) for url in urls(20)] == [10_000] * 20
+
+
+def test_retries_get_through_though_all_threads_wait_for_room() -> None:
+    """The first fails until the others have filled all room, and every thread waits in one."""
+    filled = threading.Event()
+
+    def answer(url: str, number: int) -> bytes:
+        if url.endswith("/0") and number == 1:
+            raise ItemError(FETCH_FAILED, "not yet")
+        return bytes(60)
+
+    servers = Servers(answer)
+    with ahead_of(servers, threads=2, ahead_bytes=100) as ahead:
+        ahead.begin(urls(10))
+        filled.set()
+        assert [len(ahead.take(url)) for url in urls(10)] == [60] * 10
+
+
+def test_time_for_a_run_ends() -> None:
+    servers = Servers(lambda url, _: b"x")
+    with ahead_of(servers, patience=Patience(run_s=0.0)) as ahead:
+        ahead.begin(urls(100))
+        errors = [failure(ahead, url) for url in urls(100)]
+    assert {error.code for error in errors} == {FETCH_TIMEOUT}
+    assert "the 0 s for all URLs of its shard were over" in str(errors[0])
+    assert servers.asked == []
+
+
+def test_what_is_no_items_fault_comes_to_who_takes_it() -> None:
+    def answer(url: str, _: int) -> bytes:
+        raise StorageError("no descriptor left")
+
+    with ahead_of(Servers(answer)) as ahead:
+        ahead.begin(urls(2))
+        with pytest.raises(StorageError, match="no descriptor"):
+            ahead.take(urls(2)[0])
+
+
+def test_what_nobody_took_makes_room_for_the_next_run() -> None:
+    with ahead_of(Servers(lambda url, _: bytes(100)), ahead_bytes=200) as ahead:
+        for run in range(5):
+            wanted = [f"{url}?{run}" for url in urls(10)]
+            ahead.begin(wanted)
+            ahead.take(wanted[0])
+        ahead.begin(urls(10))
+        assert [len(ahead.take(url)) for url in urls(10)] == [100] * 10
+
+
+def test_who_waits_when_it_is_closed_is_told() -> None:
+    asked, released = threading.Event(), threading.Event()
+
+    def answer(url: str, _: int) -> bytes:
+        asked.set()
+        released.wait(WAIT_S)
+        return b"x"
+
+    told: list[Exception] = []
+
+    def wait() -> None:
+        try:
+            ahead.take(urls(1)[0])
+        except ClipfleetError as error:
+            told.append(error)
+
+    with ahead_of(Servers(answer)) as ahead:
+        ahead.begin(urls(1))
+        asked.wait(WAIT_S)
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        while not ahead._pending[urls(1)[0]].wanted:
+            pass
+        ahead.close()
+        waiting.join(WAIT_S)
+        released.set()
+    assert not waiting.is_alive()
+    assert "not wanted any more" in str(told[0])
+
+
+def test_missing_is_what_it_is() -> None:
+    """The error of a fetch is the item's, with its message."""
+
+    def answer(url: str, _: int) -> bytes:
+        raise ItemError(MISSING, "its server answers 404")
+
+    with ahead_of(Servers(answer)) as ahead:
+        ahead.begin(urls(1))
+        assert str(failure(ahead, urls(1)[0])) == "its server answers 404"

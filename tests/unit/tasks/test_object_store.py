@@ -1,0 +1,133 @@
+"""A worker whose output is in an object store: what it looks at, and what messages may name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clipfleet.errors import DatasetMismatchError, MessageError, StorageError, UsageError
+from clipfleet.settings import Settings, load_settings
+from storage.dataset import Dataset, single_items_name
+from storage.filesystem import open_filesystem
+from storage.find_datasets import find_datasets
+from storage.object_filesystem import ObjectFilesystem
+from storage.queued import Queued
+from tasks.lost import is_ours
+from tasks.output import dataset_root
+from tasks.progress import read_progress
+from tests.s3 import REFUSE_503, S3
+from workers.engines.fake import fake_card, write_fake_engine
+from workers.lifecycle import preflight
+
+OUTPUT = "s3://bucket/out"
+
+
+@pytest.fixture
+def settings(s3: S3, tmp_path: Path) -> Settings:
+    return load_settings(tower="txt", model=str(write_fake_engine(tmp_path, "txt")), output=OUTPUT)
+
+
+def test_a_worker_leaves_nothing_in_a_store_that_it_looked_at(settings: Settings, s3: S3) -> None:
+    assert preflight(settings).tower == "txt"
+    assert s3.requests
+    assert not s3.objects
+
+
+def test_a_worker_is_not_started_where_two_writers_could_create_one_object(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put(fs: ObjectFilesystem, path: str, data: bytes) -> bool:
+        fs.replace(path, data)
+        return True
+
+    monkeypatch.setattr(ObjectFilesystem, "create", put)
+    with pytest.raises(UsageError, match=r"lets two writers create one object.*If-None-Match"):
+        preflight(settings)
+
+
+def test_a_worker_is_not_started_where_it_cannot_write(settings: Settings, s3: S3) -> None:
+    s3.buckets.remove("bucket")
+    try:
+        with pytest.raises(UsageError, match=r"cannot write to the output.*NoSuchBucket.*--output"):
+            preflight(settings)
+    finally:
+        s3.buckets.add("bucket")
+
+
+def test_a_worker_is_not_started_where_its_single_items_are_another_models(
+    settings: Settings,
+) -> None:
+    other = fake_card("txt", dim=4)
+    Dataset.create(f"{OUTPUT}/{single_items_name('txt')}", other, embedding_dtype="float16")
+    with pytest.raises(DatasetMismatchError):
+        preflight(settings)
+
+
+@pytest.mark.parametrize("named", ["a/b", f"{OUTPUT}/a/b", "S3://bucket/out/a/b/", "a/b/"])
+def test_datasets_below_the_output_are_taken_and_have_one_name(s3: S3, named: str) -> None:
+    assert dataset_root(OUTPUT, named) == f"{OUTPUT}/a/b"
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "",
+        "/etc",
+        "..",
+        "a/../../x",
+        "a/..",
+        ".",
+        "a//b",
+        "a\0b",
+        "a\nb",
+        "\ud800",
+        "s3://bucket/outside",
+        "s3://bucket",
+        "s3://other/out/a",
+        "s3://bucket/out/../x",
+        "s3://user:secret@bucket/out/a",
+        "file:///etc",
+        "gs://bucket/out/a",
+        "http://bucket/out/a",
+    ],
+)
+def test_other_names_are_refused_without_a_request(s3: S3, named: str) -> None:
+    with pytest.raises(MessageError, match="dataset"):
+        dataset_root(OUTPUT, named)
+    assert not s3.requests
+
+
+def test_a_dataset_inside_another_is_refused(s3: S3) -> None:
+    Dataset.create(f"{OUTPUT}/a", fake_card("txt"), embedding_dtype="float16")
+    assert dataset_root(OUTPUT, "a") == f"{OUTPUT}/a"
+    with pytest.raises(MessageError, match=f"inside the dataset {OUTPUT}/a: name that"):
+        dataset_root(OUTPUT, "a/b/c")
+
+
+def test_a_store_that_does_not_answer_refuses_no_message(s3: S3) -> None:
+    s3.break_(REFUSE_503)
+    with pytest.raises(StorageError):
+        dataset_root(OUTPUT, "a")
+
+
+def test_datasets_are_found_up_to_three_levels_below_the_output(s3: S3) -> None:
+    fs = open_filesystem(OUTPUT)
+    for name in ("b", "a/deep/er", "a/deep/er/than/that", ".hidden", "b/inside"):
+        fs.create(f"{name}/dataset.json", b"")
+    fs.create("odd?name/picture.jpg", b"")
+    assert find_datasets(f"{OUTPUT}/").roots == [f"{OUTPUT}/a/deep/er", f"{OUTPUT}/b"]
+    assert find_datasets(f"{OUTPUT}/b").roots == [f"{OUTPUT}/b"]
+    assert find_datasets("s3://bucket/none").roots == []
+
+
+def test_a_dataset_is_ours_by_its_one_name(s3: S3) -> None:
+    queued = Queued(queue="q", dataset=f"{OUTPUT}/a", last_job="00001")
+    assert is_ours(queued, f"{OUTPUT}/a", queue="q", output=OUTPUT)
+    assert not is_ours(queued, "s3://bucket/copy/a", queue="q", output="s3://bucket/copy")
+
+
+def test_a_job_of_a_dataset_in_a_store_is_named_with_a_colon(settings: Settings) -> None:
+    Dataset.create(f"{OUTPUT}/a", fake_card("txt"), embedding_dtype="float16")
+    with pytest.raises(UsageError, match=f"dataset {OUTPUT}/a has no job 00007"):
+        read_progress(f"{OUTPUT}/a:00007", settings)

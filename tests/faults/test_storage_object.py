@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 
 import pytest
 from pyarrow.fs import S3FileSystem
+from typer.testing import CliRunner
 
+from clipfleet.cli import app
+from tasks.progress import read_progress
+from tasks.resume import resume
+from tasks.retry_errors import retry_errors
 from tests.faults.conftest import Record
 from tests.faults.harness import Rig, open_rig, seconds
-from tests.integration.support import wait_until
+from tests.integration.support import texts, wait_until
 from tests.s3 import (
     CUT_DOWNLOAD,
     CUT_UPLOAD,
@@ -140,3 +146,42 @@ def test_a_submit_that_the_store_refuses_goes_on_when_it_is_run_again(
     rig.recovery_begins()
     assert rig.run(*command).returncode == 0
     record(rig.outcome("object store answers 503 to a submitter, run again", name=name))
+
+
+def test_a_lost_message_of_a_dataset_in_a_store_is_queued_again(
+    rig: Rig, s3: S3, record: Record
+) -> None:
+    name = "lost"
+    trouble = s3.break_(HANG, method="PUT", key=f"{name}/parts/")  # so that messages wait
+    rig.submit(ITEMS, name)
+    wait_until(lambda: trouble.met, timeout_s=20, what="a shard at work")
+    assert rig.client.lpop(rig.queue)
+    s3.heal()
+    rig.recovery_begins()
+    record(rig.outcome("broker loses a message of a dataset in an object store", name=name))
+
+
+def test_items_that_come_singly_are_written_once_while_the_store_loses_answers(
+    rig: Rig, s3: S3, record: Record
+) -> None:
+    name = "singly"
+    trouble = s3.break_(LOSE_ANSWER, method="PUT", key=f"{name}/", times=4)
+    for _ in range(2):
+        rig.queue_items(texts(200), size=20, dataset=rig.dataset_path(name))
+    wait_until(lambda: trouble.met == 4, timeout_s=20, what="four lost answers")
+    rig.recovery_begins()
+    rig.submitted[name] = rig.submitted.pop(rig.dataset_path(name))
+    record(rig.outcome("object store loses answers, items come singly and twice", name=name))
+
+
+def test_the_commands_take_a_dataset_in_a_store(rig: Rig) -> None:
+    rig.submit(ITEMS, "commands")
+    rig.wait_for_items(ITEMS, "commands")
+    path = rig.dataset_path("commands")
+    assert read_progress(f"{path}:00001", rig.settings).finished
+    assert resume(f"{path}/", settings=rig.settings).open_shards == 0
+    assert retry_errors(path, settings=rig.settings).items == 0
+    shown = CliRunner().invoke(app, ["errors", path, "--json"])
+    assert shown.exit_code == 0
+    assert json.loads(shown.stdout)["dataset"] == path
+    assert CliRunner().invoke(app, ["verify", path]).exit_code == 0

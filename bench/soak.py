@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.soak_backlog import measure_backlog
 from bench.soak_count import PREFIX, count_events, count_ids, rate, read_commits
 from bench.soak_fleet import SoakFleet, SoakRedis, started
-from bench.soak_memory import Memory, MemorySampler
+from bench.soak_memory import SETTLED, Memory, MemorySampler
 from bench.soak_report import write_results
 from clipfleet.settings import Settings, cores, load_settings
-from tasks.broker import connect, queue_length
 from workers.engines.fake import write_fake_engine
 from workers.lifecycle import environment_of
 
@@ -49,6 +49,7 @@ class Options:
     workers: int
     shard_size: int
     max_queued_shards: int
+    backlog_shards: int
     item_s: float
     kill_every_s: float
     redelivery_s: int
@@ -99,6 +100,7 @@ class Soak:
                 "redis_away_s": [round(s, 2) for s in self.redis.away_s],
             },
             **count_events(fleet.logs),
+            "backlog": measure_backlog(self.settings, self.folder, self.options.backlog_shards),
             "rates": self.rates(),
             "memory": self.sizes(),
         }
@@ -122,14 +124,10 @@ class Soak:
                 told = json.loads(process.communicate()[0])
         seconds = time.monotonic() - began_s
         self.memory.take(elapsed, scale=1 / seconds)  # it goes on at an even pace
-        with connect(self.redis.url) as client:
-            messages = queue_length(client, "clipfleet.txt")
-            size_bytes = client.memory_usage("clipfleet.txt", samples=0) or 0
         return {
             "seconds": round(seconds, 1),
             "queued_shards": told["queued_shards"],
             "later_shards": told["later_shards"],
-            "redis_bytes_a_message": round(size_bytes / messages),
         }
 
     def disturb(self, fleet: SoakFleet, deadline_s: float) -> None:
@@ -181,10 +179,11 @@ class Soak:
         millions = self.options.items / 1e6
         sizes: dict[str, dict[str, float | None]] = {}
         for role, peak in self.memory.peaks.items():
-            growth = self.memory.growth(role)
+            growth, late = (self.memory.growth(role, begin=begin) for begin in (SETTLED, 0.5))
             sizes[role] = {
                 "peak_bytes": peak,
                 "growth_bytes_a_million_items": growth and round(growth / millions),
+                "late_growth_bytes_a_million_items": late and round(late / millions),
             }
         return sizes
 
@@ -231,6 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--workers", type=int, default=8)
     add("--shard-size", type=int, default=500)
     add("--max-queued-shards", type=int, default=400)
+    add("--backlog-shards", type=int, default=500, help="a limit, for a plan 100 times as long")
     add("--item-s", type=float, default=0.002, help="what an item takes the engine; it sleeps")
     add("--kill-every-s", type=float, default=4.0, help="seconds between kills, on average")
     add("--redelivery-s", type=int, default=10, help="until a dead worker's shards come back")

@@ -43,14 +43,15 @@ class Memory:
                 for done, size_bytes in life:
                     self.add(role, pid, done * scale, size_bytes, follow=True)
 
-    def growth(self, role: str) -> float | None:
-        """Return the bytes that a process of a role grows by over the whole job.
+    def growth(self, role: str, *, begin: float = SETTLED) -> float | None:
+        """Return the bytes that a process of a role grows by while a whole job is done.
 
-        The slope of least squares, one for all its lives: each has a level of its own.
+        The slope of least squares from `begin` on, one for all its lives: each has a level of its
+        own.
         """
         return slope(
             [
-                [(done, size) for done, size in life if done >= SETTLED]
+                [(done, size) for done, size in life if done >= begin]
                 for life in self.lives[role].values()
             ]
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu.merge import insert
+from clipfleet.settings import Settings
 from clipfleet.whole_file import whole_file
 
 BEGIN = "<!-- soak: begin; written by bench.soak -->"
@@ -36,7 +37,7 @@ def write_results(result: Result, json_path: Path, page: Path | None) -> None:
 def report(result: Result) -> str:
     """Return a result in Markdown."""
     tables = (_outcome(result), _faults(result), _memory(result))
-    return "\n\n".join([_head(result), *("\n".join(rows) for rows in tables)])
+    return "\n\n".join([_head(result), *("\n".join(rows) for rows in tables), _backlog(result)])
 
 
 def _head(result: Result) -> str:
@@ -76,7 +77,6 @@ def _faults(result: Result) -> list[str]:
         ("shards delivered again when they were done", result["delivered_when_done"]),
         ("lost shards put back by the workers' looks", result["put_back"]),
         ("shards queued later, as there was room", f"{result['fed']:,} in {result['feeds']} goes"),
-        ("Redis, bytes a queued shard", result["submit"]["redis_bytes_a_message"]),
         ("items/s before the first fault", _rate(rates["before"])),
         ("items/s among the faults", _rate(rates["during"])),
         ("items/s after the last fault", _rate(rates["after"])),
@@ -86,18 +86,35 @@ def _faults(result: Result) -> list[str]:
 
 def _memory(result: Result) -> list[str]:
     return [
-        "| resident memory | peak, MiB | growth, MiB a million items |",
-        "|---|---|---|",
+        "| resident memory | peak, MiB | growth, bytes a million items | in the second half |",
+        "|---|---|---|---|",
         *(
             f"| {role} | {size['peak_bytes'] / MIB:,.0f} | "
-            f"{_mib(size['growth_bytes_a_million_items'])} |"
+            f"{_bytes(size['growth_bytes_a_million_items'])} | "
+            f"{_bytes(size['late_growth_bytes_a_million_items'])} |"
             for role, size in sorted(result["memory"].items())
         ),
     ]
 
 
-def _mib(size_bytes: float | None) -> str:
-    return "–" if size_bytes is None else f"{size_bytes / MIB:+,.1f}"
+def _backlog(result: Result) -> str:
+    told = result["backlog"]
+    limited, unlimited = (told[f"{name}_bytes"] / MIB for name in ("limited", "unlimited"))
+    each_bytes = told["bytes_a_message"]
+    return (
+        f"A plan of {told['shards']:,} shards and no worker cost Redis {limited:,.1f} MiB with a "
+        f"limit of {told['limit']:,}, and {unlimited:,.1f} MiB without one: {each_bytes:,} bytes a "
+        f"queued shard, {_full(each_bytes):,.1f} MiB for as many as are queued by default."
+    )
+
+
+def _full(bytes_a_message: int) -> float:
+    """Return the MiB of a queue with as many shards as the settings allow by default."""
+    return int(Settings.model_fields["max_queued_shards"].default) * bytes_a_message / MIB
+
+
+def _bytes(size: int | None) -> str:
+    return "–" if size is None else f"{size:+,}"
 
 
 def _rate(items_per_s: float | None) -> str:

@@ -1,0 +1,36 @@
+"""The soak, small: a job under kills and two restarts of Redis, through its command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.soak import main
+from bench.soak_report import BEGIN, END, report
+
+pytestmark = pytest.mark.integration
+
+ITEMS = 8_000
+SMALL = f"--items {ITEMS} --workers 2 --item-s 0 --kill-every-s 3 --redelivery-s 4"
+
+
+def test_nothing_is_lost_or_doubled_while_workers_and_redis_are_killed(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
+    told = ["--json", str(tmp_path / "soak.json"), "--into", str(page)]
+    code = main([*SMALL.split(), "--backlog-shards", "5", "--limit-s", "60", *told])
+    result = json.loads((tmp_path / "soak.json").read_text())
+    assert code == 0, result
+    ids = {"vectors": ITEMS, "errors": 0, "lost": 0, "doubled": 0, "foreign": 0}
+    assert result["ids"] == ids
+    assert result["verify"] == {"ok": True, "problems": []}
+    faults = result["faults"]
+    assert faults.get("workers_killed", 0) + faults.get("children_killed", 0) >= 1
+    assert faults.get("ended_by_themselves", 0) == 0
+    assert len(faults["redis_away_s"]) == 2
+    assert set(result["memory"]) == {"submitter", "worker", "engine's child", "Redis"}
+    assert result["backlog"]["shards"] == 500
+    assert 0 < result["backlog"]["limited_bytes"] < result["backlog"]["unlimited_bytes"]
+    assert report(result) in page.read_text()

@@ -56,9 +56,7 @@ def fill_for(card: ModelCard, limits: ImageLimits) -> Fill:
     return lambda items, pixels: fill_images(items, pixels, limits)
 
 
-def isolated_fill(
-    decoder: IsolatedDecoder, limits: ImageLimits, progress: Callable[[], None]
-) -> Fill:
+def isolated_fill(decoder: IsolatedDecoder, limits: ImageLimits) -> Fill:
     """Return a function that makes an image tower's inputs in another process, one at a time."""
 
     def fill_one(item: Item, pixels: Array) -> Outcome:
@@ -67,8 +65,6 @@ def isolated_fill(
             size = decoder.decode_into(data, uri, pixels)
         except ItemError as error:
             return Failure(item=item, error=error.code, message=str(error))
-        finally:
-            progress()
         return size
 
     return lambda items, pixels: [fill_one(*pair) for pair in zip(items, pixels, strict=True)]

@@ -8,6 +8,7 @@ picture is tried alone, a few times, and then it is an error that says what it d
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import BinaryIO
 
@@ -37,6 +39,8 @@ _PAUSE_S = 0.5  # and twice as long each time, after a kill that may have come f
 _MEMORY_A_PIXEL = 48  # bytes
 _MEMORY_BESIDES = 1 << 30  # bytes
 
+log = logging.getLogger(__name__)
+
 
 class IsolatedDecoder:
     """Decodes images one at a time in another process; a context manager, safe between threads.
@@ -46,12 +50,20 @@ class IsolatedDecoder:
     """
 
     def __init__(
-        self, limits: ImageLimits, *, attempts: int, timeout_s: float, pause_s: float = _PAUSE_S
+        self,
+        limits: ImageLimits,
+        *,
+        attempts: int,
+        timeout_s: float,
+        pause_s: float = _PAUSE_S,
+        progress: Callable[[], None] = lambda: None,
     ) -> None:
+        """`progress` is called after each attempt."""
         self._limits = limits
         self._attempts = attempts
         self._timeout_s = timeout_s
         self._pause_s = pause_s
+        self._progress = progress
         self._lock = threading.Lock()
         self._process: _Process | None = None
 
@@ -70,8 +82,11 @@ class IsolatedDecoder:
                     return process.decode_into(data, name, out, self._timeout_s)
                 except _DecoderLostError as lost:
                     self.close()
+                    told = {"image": shown(name), "attempt": attempt, "reason": str(lost)}
+                    log.warning("image ended its decoder", extra=told)
                     if attempt == self._attempts:
                         raise self._given_up(name, lost) from lost
+                    self._progress()
                     if lost.killed:  # by an operator, or where memory was short for a moment
                         time.sleep(self._pause_s * 2 ** (attempt - 1))
             raise AssertionError("an attempt neither returned nor raised")

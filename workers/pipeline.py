@@ -93,8 +93,10 @@ class Embedder:
         if engine.card.tower == "txt":
             return embed(items, engine, size=1, fill=self._fill, pool=pool, progress=progress)
         limits, timeout_s = self._limits, self._settings.decode_timeout_s
-        with IsolatedDecoder(limits, attempts=attempts, timeout_s=timeout_s) as decoder:
-            fill = isolated_fill(decoder, limits, progress)
+        with IsolatedDecoder(
+            limits, attempts=attempts, timeout_s=timeout_s, progress=progress
+        ) as decoder:
+            fill = isolated_fill(decoder, limits)
             return embed(items, engine, size=1, fill=fill, pool=pool, progress=progress)
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ TOO_LARGE = "too_large"
 EMPTY_TEXT = "empty_text"
 NON_FINITE = "non_finite"
 BAD_ITEM = "bad_item"  # queued by itself, and not of the form that its task takes
-ENGINE_FAILED = "engine_failed"  # queued by itself, and the engine failed on it every time
+ENGINE_FAILED = "engine_failed"  # the engine failed on it alone every time, and on nothing else
 HTTP_ERROR = "http_error"  # a server's answer that is not the image and will not be
 # Transient: tried several times, and worth a retry later.
 DISK_ERROR = "disk_error"  # a disk, of the network most likely, did not give it

@@ -29,6 +29,7 @@ from storage.records import (
     Commit,
     part_names,
     read_record,
+    read_records,
     record_names,
     record_of,
     record_path,
@@ -171,12 +172,10 @@ class Manifest:
         for name in self._counts.keys() - committed:
             del self._counts[name]
             self._cut.pop(name, None)
-        for name in committed - self._counts.keys():
-            record = read_record(self._dataset, name)
-            if record is not None:
-                self._counts[name] = (record.vectors, record.errors)
-                if record.cut:
-                    self._cut[name] = record.cut
+        for name, record in read_records(self._dataset, committed - self._counts.keys()):
+            self._counts[name] = (record.vectors, record.errors)
+            if record.cut:
+                self._cut[name] = record.cut
 
     @property
     def names(self) -> frozenset[str]:

@@ -97,6 +97,7 @@ class Soak:
             **self.proof(),
             "faults": {
                 **{name.replace(" ", "_"): count for name, count in sorted(fleet.counts.items())},
+                "ended_by_themselves": fleet.ended,
                 "redis_away_s": [round(s, 2) for s in self.redis.away_s],
             },
             **count_events(fleet.logs),

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from clipfleet.settings import Settings
 from tasks.broker import connect
 from tasks.dependent import end, start_dependent
-from tasks.local_fleet import worker_command
+from tasks.local_fleet import last_words, worker_command
 from tasks.private_redis import server_command
 from workers.lifecycle import environment_of
 
@@ -82,13 +82,16 @@ class SoakFleet:
         self._killed: set[int] = set()  # pids of workers
         self.logs = [folder / f"worker-{number}.log" for number in range(count)]
         self.counts: Counter[str] = Counter()  # kills and starts by kind
+        self.ended: list[str] = []  # how workers ended that nobody killed
         self.workers = [self._start(log) for log in self.logs]
 
     def supervise(self) -> None:
         for number, worker in enumerate(self.workers):
             if worker.poll() is not None:
                 self.counts["started again"] += 1
-                self.counts["ended by themselves"] += worker.pid not in self._killed
+                if worker.pid not in self._killed:
+                    words = last_words(self.logs[number])
+                    self.ended.append(f"exit code {worker.returncode}: {words}")
                 self.workers[number] = self._start(self.logs[number])
 
     def kill_one(self) -> None:

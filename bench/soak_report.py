@@ -71,7 +71,7 @@ def _faults(result: Result) -> list[str]:
     rows = [
         ("workers killed with all their processes", faults.get("workers_killed", 0)),
         ("children that hold the engine killed", faults.get("children_killed", 0)),
-        ("workers that ended by themselves", faults.get("ended_by_themselves", 0)),
+        ("workers that ended by themselves", len(faults["ended_by_themselves"])),
         ("Redis restarted (SIGTERM, then SIGKILL), away for", away),
         ("shards embedded more than once", result["shards_run_more_than_once"]),
         ("shards delivered again when they were done", result["delivered_when_done"]),

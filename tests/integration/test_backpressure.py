@@ -46,12 +46,15 @@ def test_a_plan_a_hundred_times_longer_than_its_queue_costs_redis_a_full_queue(
     assert rest(bench) == f"00001-{LIMIT:07d}"
 
 
-def test_workers_queue_the_rest_as_there_is_room(make_bench: MakeBench) -> None:
+def test_workers_queue_the_rest_as_there_is_room_and_lost_shards_before_it(
+    make_bench: MakeBench,
+) -> None:
     bench = make_bench(max_queued_shards=LIMIT, reconcile_interval_s=0.2)
     submission = bench.submit(4_000)
     assert (submission.queued_shards, submission.later_shards) == (LIMIT, 40 - LIMIT)
     again = resume(bench.dataset_path(), settings=bench.settings)
     assert (again.open_shards, again.queued_shards, again.later_shards) == (40, 0, 30)
+    bench.client.flushall()
     worker = bench.start_worker()
     longest = 0
 
@@ -63,22 +66,14 @@ def test_workers_queue_the_rest_as_there_is_room(make_bench: MakeBench) -> None:
     wait_until(done, timeout_s=30, what="4,000 items")
     bench.wait_for_items(4_000)
     bench.assert_whole(vectors=4_000)
-    assert longest <= LIMIT + 1  # a message may be counted in both hands
+    assert longest <= LIMIT + 2  # two may be counted in both hands
     assert rest(bench) is None
     worker.stop()
     fed = worker.events("shards queued, as there is room")
     assert sum(event["shards"] for event in fed) == 40 - LIMIT
-    assert worker.events("lost shards queued again") == []
+    (lost,) = worker.events("lost shards queued again")
+    assert lost["shards"] == LIMIT
     assert len({event["shard"] for event in worker.events("shard embedded")}) == 40
-
-
-def test_a_redis_that_lost_its_data_holds_no_more_than_before(make_bench: MakeBench) -> None:
-    bench = make_bench(max_queued_shards=LIMIT, reconcile_interval_s=0.2, item_s=0.001)
-    bench.submit(4_000)
-    bench.client.flushall()
-    bench.start_worker()
-    bench.wait_for_items(4_000)
-    bench.assert_whole(vectors=4_000)
 
 
 def test_a_producer_is_told_that_the_queue_is_full_and_waits_for_room(

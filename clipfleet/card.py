@@ -182,7 +182,7 @@ def card_path(engine: str | Path) -> Path:
     return Path(f"{engine}{CARD_SUFFIX}")
 
 
-def parse_card(text: str, *, origin: str) -> ModelCard:
+def parse_card(text: str | bytes, *, origin: str) -> ModelCard:
     """Return the card that `text` holds.
 
     Raises:
@@ -190,7 +190,7 @@ def parse_card(text: str, *, origin: str) -> ModelCard:
     """
     try:
         return _CARD.validate_python(json.loads(text))
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, RecursionError) as error:
         raise CardError(
             f"model card {origin} does not fit the schema: {problems(error)}"
         ) from error
@@ -216,7 +216,11 @@ def load_card(path: str | Path) -> tuple[ModelCard, Path]:
             f"no model card at {path}: name a {CARD_SUFFIX} file or the engine beside it "
             "(`clipfleet convert` writes both)"
         )
-    card = parse_card(path.read_text(encoding="utf-8"), origin=str(path))
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise CardError(f"model card {path} cannot be read: {error.strerror}") from error
+    card = parse_card(text, origin=str(path))
     engine = path.parent / card.engine
     if not engine.is_file():
         raise CardError(f"model card {path} names the engine {card.engine}, which is not beside it")

@@ -107,13 +107,13 @@ def load_architecture(name_or_path: str | Path) -> Architecture:
         raise ArchitectureError(
             f"unknown architecture {name!r}: expected one of {known}, or the path of a JSON file"
         )
-    return _parse(path.read_text(encoding="utf-8"), origin=name)
+    return _parse(path.read_bytes(), origin=name)
 
 
-def _parse(text: str, *, origin: str) -> Architecture:
+def _parse(text: str | bytes, *, origin: str) -> Architecture:
     try:
         return _ARCHITECTURE.validate_python(json.loads(text))
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, RecursionError) as error:
         raise ArchitectureError(
             f"architecture {origin!r} does not fit the schema: {problems(error)}"
         ) from error

@@ -150,7 +150,7 @@ def read_info(root: str, fs: Filesystem) -> DatasetInfo:
                 "use the version that made it, or a newer one"
             )
         return _parse_info(fields, origin=f"{root}/{INFO_PATH}")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise DatasetError(
             f"{root}/{INFO_PATH} is damaged ({type(error).__name__}: {error}): restore it, or "
             "choose another output folder"

@@ -6,14 +6,16 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from clipfleet.errors import DatasetError, MessageError
 from clipfleet.jobs import Item, Shard
 from clipfleet.models import Tower
+from clipfleet.validation import problems
 from storage.dataset import PLAN_FOLDER, Dataset
 from storage.parquet_files import (
     PARQUET_ERRORS,
@@ -35,11 +37,11 @@ class Job:
     id: str
     source: str
     tower: Tower
-    items: int
-    shards: int
-    shard_size: int
-    token: str  # of its plan files' names
-    files: tuple[int, ...]
+    items: NonNegativeInt
+    shards: NonNegativeInt
+    shard_size: PositiveInt
+    token: Annotated[str, Field(pattern=r"^(retry-)?[0-9a-z]+$")]  # of its plan files' names
+    files: tuple[NonNegativeInt, ...]
     created_at: str  # ISO 8601, UTC
     retry: bool = False  # its items are planned before, and ended as errors (storage.retries)
 
@@ -49,6 +51,9 @@ class Job:
         if not self.retry:
             del fields["retry"]
         return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+
+
+_JOB = TypeAdapter(Job)
 
 
 def jobs(dataset: Dataset) -> list[Job]:
@@ -69,15 +74,18 @@ def read_job(dataset: Dataset, id_: str) -> Job:
     """
     path = record_path(id_)
     try:
-        fields = json.loads(dataset.fs.read(path))
-        return Job(**{**fields, "files": tuple(fields["files"])})
+        job = _JOB.validate_json(dataset.fs.read(path), strict=True)
     except FileNotFoundError:
         raise DatasetError(
             f"dataset {dataset.root} has no job {id_}: its plan was deleted, or the message is "
             "another dataset's"
         ) from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise DatasetError(f"{dataset.root}/{path} is damaged: {error}") from error
+    except ValidationError as error:
+        raise DatasetError(f"{dataset.root}/{path} is damaged: {problems(error)}") from error
+    shards = -(-job.items // job.shard_size)
+    if job.id != id_ or not sum(job.files) == job.shards == shards:
+        raise DatasetError(f"{dataset.root}/{path} is damaged: its numbers contradict each other")
+    return job
 
 
 def shards(job: Job) -> Iterator[Shard]:

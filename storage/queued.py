@@ -53,7 +53,7 @@ def read_queued(dataset: Dataset) -> Queued | None:
             raise TypeError(f"not all are strings: {fields}")
     except FileNotFoundError:
         return None
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
         raise DatasetError(
             f"{dataset.root}/{QUEUED_PATH} is damaged ({error}): delete it, and "
             f"`clipfleet resume {dataset.root}` writes it again"

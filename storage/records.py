@@ -8,7 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
+
 from clipfleet.errors import DatasetError
+from clipfleet.validation import problems
 from storage.dataset import ERRORS_FOLDER, MANIFEST_FOLDER, PARTS_FOLDER, Dataset
 from storage.filesystem import Filesystem
 from storage.parts import Footer, part_path
@@ -24,18 +27,21 @@ class Commit:
     """
 
     name: str
-    vectors: int
-    errors: int
+    vectors: NonNegativeInt
+    errors: NonNegativeInt
     part: str  # path in the dataset
     model: str  # ModelCard.identity
     engine_sha256: str
     finished_at: str  # ISO 8601, UTC
     worker: str
-    cut: int = 0  # older records do not say
+    cut: NonNegativeInt = 0  # older records do not say
 
     def to_json(self) -> str:
         """Return the record's text."""
         return json.dumps(asdict(self), indent=2) + "\n"
+
+
+_COMMIT = TypeAdapter(Commit)
 
 
 def record_path(name: str) -> str:
@@ -54,11 +60,11 @@ def read_record(dataset: Dataset, name: str) -> Commit | None:
     except FileNotFoundError:
         return None
     try:
-        return Commit(**json.loads(text))
-    except (TypeError, ValueError) as error:
+        return _COMMIT.validate_json(text, strict=True)
+    except ValidationError as error:
         raise DatasetError(
-            f"{dataset.root}/{record_path(name)} is damaged ({error}): delete it, and the next "
-            "submit writes it again from its part"
+            f"{dataset.root}/{record_path(name)} is damaged ({problems(error)}): delete it, and the "
+            "next submit writes it again from its part"
         ) from error
 
 

@@ -19,6 +19,8 @@ from storage.columns import Columns, show
 
 _BOM = b"\xef\xbb\xbf"
 _BATCH_ROWS = 4096
+# The last are pyarrow's for strings that are not UTF-8, and for times that Python cannot hold.
+_PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError)
 _FIELD_CHARACTERS = 1 << 24  # the csv module's limit of 131,072 is short for a document
 
 
@@ -126,12 +128,15 @@ class ParquetSource(_TableSource):
                     row += 1
                     place = f"{path}, row {row}"
                     yield place, self.columns.item(id_, value, folder=folder, place=place)
-        except (pa.ArrowException, OSError) as error:
+        except _PARQUET_ERRORS as error:
             raise SourceError(f"{path} cannot be read as Parquet: {error}") from error
 
     def _batches(self, path: str) -> Iterator[tuple[list[object], list[object]]]:
         with pq.ParquetFile(path) as file:
-            id_, value = self.columns.find(file.schema_arrow.names, place=path)
+            names = file.schema_arrow.names
+            id_, value = self.columns.find(names, place=path)
+            if names.count(id_) > 1 or names.count(value) > 1:
+                raise SourceError(f"{path}: a column is named twice in {show(names)}")
             if file.metadata.num_rows == 0:  # older pyarrow fails to iterate over none
                 return
             for batch in file.iter_batches(_BATCH_ROWS, columns=sorted({id_, value})):

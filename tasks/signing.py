@@ -34,11 +34,14 @@ def check_signature(message: Any, *, queue: str, keys: Sequence[str]) -> None:
     """
     headers = message.headers
     given, task, id_ = (headers.get(name) for name in (SIGNATURE_HEADER, "task", "id"))
-    if not (isinstance(given, str) and isinstance(task, str) and isinstance(id_, str)):
+    body = message.body
+    if isinstance(body, str):
+        body = body.encode(_ENCODING, errors="surrogatepass")
+    strings = all(isinstance(value, str) for value in (given, task, id_))
+    if not strings or not isinstance(body, bytes):
         raise MessageError(
             "it is not signed: set CLIPFLEET_MESSAGE_KEY where it is queued, see docs/security.md"
         )
-    body = message.body.encode(_ENCODING) if isinstance(message.body, str) else message.body
     if "\n" in task + id_ or message.content_encoding != _ENCODING:
         raise MessageError(f"its task or id has a line end, or its encoding is not {_ENCODING}")
     right = (signature(key, task=task, id_=id_, queue=queue, body=body).encode() for key in keys)

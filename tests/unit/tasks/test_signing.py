@@ -90,6 +90,8 @@ def test_keys_are_the_fleets_settings_and_the_childs() -> None:
     [
         {"body": b"[[[]], {}, {}]"},
         {"body": ""},
+        {"body": None},
+        {"body": "\ud800"},
         {"content_encoding": "utf-7"},
         {"content_encoding": None},
         {"headers": {}},

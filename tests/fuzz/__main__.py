@@ -1,0 +1,137 @@
+"""Fuzz for a bounded time, guided by the branches that inputs reach.
+
+    python -m tests.fuzz --seconds 60                  every target
+    python -m tests.fuzz --seconds 600 parquet plan    these
+    python -m tests.fuzz --inputs FOLDER               keep what was found, and begin with it
+
+Prints a table, and exits with 1 if an input ended a target: it is in the folder, as TARGET/crash-….
+Put it into tests/fuzz/found/TARGET/, where a test runs it for ever after, and mend the cause.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["clipfleet", "storage", "tasks", "workers"]):
+    from tests.fuzz.targets import TARGETS
+    from tests.fuzz.watch import Watch
+
+from clipfleet.errors import ClipfleetError
+
+_INPUT_S = 10  # an input that takes longer is a crash
+_MEMORY_MB = 2048  # and one that takes more than this
+_INPUT_BYTES = 16_384
+_STOP_EXTRA_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What became of a target; `edges` are the branches of our own code that inputs reached."""
+
+    name: str
+    inputs: int
+    edges: int
+    seconds: float
+    crashes: tuple[Path, ...]
+    log: Path
+    ended: bool  # by itself, at the end of its time
+
+
+def fuzz(name: str, seconds: int, runs: int, folder: Path) -> Result:
+    """Fuzz a target in a process of its own, which a bad input may end."""
+    place = folder / name
+    (place / "corpus").mkdir(parents=True, exist_ok=True)
+    log = place / "log"
+    known = set(place.glob("*-*"))
+    started_s = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        try:
+            _fuzz_here(name, [f"-max_total_time={seconds}", f"-runs={runs}"], place, log)
+        finally:  # whatever happened, this is not the parent
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    told = log.read_text(errors="replace")
+    return Result(
+        name=name,
+        inputs=_last(r"stat::number_of_executed_units:\s*(\d+)|^#(\d+)", told),
+        edges=_last(r"cov: (\d+)", told),
+        seconds=time.monotonic() - started_s,
+        crashes=tuple(sorted(set(place.glob("*-*")) - known)),
+        log=log,
+        ended=os.waitstatus_to_exitcode(status) == 0,
+    )
+
+
+def _last(pattern: str, text: str) -> int:
+    found = re.findall(pattern, text, re.MULTILINE)
+    last = found[-1] if found else "0"
+    return int(last if isinstance(last, str) else "".join(last))
+
+
+def _fuzz_here(name: str, limits: Sequence[str], place: Path, log: Path) -> None:
+    """Run libFuzzer, which ends this process."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    work = Path(tempfile.mkdtemp(dir=place))
+    tempfile.tempdir = str(work)
+    os.chdir(work)
+    target = TARGETS[name](work)
+    for number, seed in enumerate(target.seeds):
+        (place / "corpus" / f"seed{number}").write_bytes(seed)
+    watch = Watch(work)
+
+    def run(data: bytes) -> None:
+        with watch.watching():
+            try:
+                target.run(data)
+            except ClipfleetError as error:
+                str(error)
+
+    limits = [*limits, f"-timeout={_INPUT_S}", f"-max_len={_INPUT_BYTES}"]
+    limits += [f"-rss_limit_mb={_MEMORY_MB}", "-print_final_stats=1", f"-artifact_prefix={place}/"]
+    atheris.Setup([sys.argv[0], *limits, str(place / "corpus")], run)
+    atheris.Fuzz()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fuzz, print a table, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("targets", nargs="*", choices=[*TARGETS, []], help="default: all")
+    parser.add_argument("--seconds", type=int, default=10, help="for each target")
+    parser.add_argument("--runs", type=int, default=-1, help="for each target; default: no limit")
+    parser.add_argument("--inputs", type=Path, help="where inputs are kept; default: nowhere")
+    given = parser.parse_args(arguments)
+    folder = (given.inputs or Path(tempfile.mkdtemp(prefix="clipfleet-fuzz-"))).resolve()
+    print(f"{'target':14}{'inputs':>10}{'edges':>8}{'seconds':>9}  crashes")
+    results = [
+        _shown(fuzz(name, given.seconds, given.runs, folder)) for name in given.targets or TARGETS
+    ]
+    inputs, seconds = sum(r.inputs for r in results), sum(r.seconds for r in results)
+    crashes = sum(len(r.crashes) for r in results)
+    print(f"{'all':14}{inputs:10,}{'':8}{seconds:9.1f}  {crashes}")
+    return 0 if all(r.ended and not r.crashes for r in results) else 1
+
+
+def _shown(result: Result) -> Result:
+    found = ", ".join(map(str, result.crashes)) or ("0" if result.ended else f"see {result.log}")
+    print(
+        f"{result.name:14}{result.inputs:10,}{result.edges:8,}{result.seconds:9.1f}  {found}",
+        flush=True,
+    )
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

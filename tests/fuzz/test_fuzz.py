@@ -1,0 +1,61 @@
+"""Inputs that once ended a target, for ever; and every target for a moment, guided by branches."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from clipfleet.errors import ClipfleetError
+from tests.fuzz.targets import TARGETS
+from tests.fuzz.watch import Escape, Watch
+
+FOUND = Path(__file__).parent / "found"
+INPUTS = sorted(path for path in FOUND.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", INPUTS, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_what_once_ended_a_target_ends_as_an_error_of_ours(path: Path, place: Path) -> None:
+    target = TARGETS[path.parent.name](place)
+    with pytest.raises(ClipfleetError):
+        target.run(path.read_bytes())
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_target_takes_what_a_fuzzer_begins_with(name: str, place: Path) -> None:
+    target = TARGETS[name](place)
+    watch = Watch(place)
+    assert target.seeds
+    for seed in target.seeds[:1]:  # the first is right
+        with watch.watching():
+            target.run(seed)
+
+
+def test_the_watch_sees_what_is_touched_elsewhere(place: Path) -> None:
+    watch = Watch(place / "inside")
+    with pytest.raises(Escape, match="elsewhere"), watch.watching():
+        (place / "elsewhere").write_text("a")
+    with watch.watching():
+        (place / "inside").mkdir()
+
+
+def test_every_target_is_fuzzed_for_a_moment(tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="no wheel of atheris for this Python")
+    command = [sys.executable, "-m", "tests.fuzz", "--runs", "100", "--inputs", str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr[-2000:]
+    rows = re.findall(r"^(\w+) +([\d,]+) +([\d,]+) +[\d.]+  0$", run.stdout, re.MULTILINE)
+    assert [name for name, *_ in rows] == list(TARGETS)
+    # Guided: instrumentation tells the fuzzer of branches of our code.
+    assert all(int(edges.replace(",", "")) > 0 for _, _, edges in rows)

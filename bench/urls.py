@@ -64,9 +64,7 @@ def main() -> None:
             finally:
                 server.terminate()
     size_kb = len(picture()) // 1000
-    print(
-        f"\n{arguments.items:,} pictures of 500 × 375, {size_kb} kB, {arguments.latency_ms} ms away,"
-    )
+    print(f"\n{arguments.items:,} pictures of 500 × 375, {size_kb} kB, {arguments.latency_ms} ms")
     print(f"{cores()} cores, one shard a run, median of {arguments.rounds} rounds in turn\n")
     print("| pictures from | pictures/s | of the disk's rate |")
     print("|---|---|---|")

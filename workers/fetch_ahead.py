@@ -21,18 +21,18 @@ from workers.url_policy import UrlPolicy
 
 Fetch = Callable[[str, Room], bytes]
 
-_RUN_SHARE = 0.5  # of a shard's deadline, past which its process is killed
+_STALL_SHARE = 0.5  # of the time after which a process that gets nothing done is killed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patience:
-    """How often and how long a URL is tried, in seconds from its first failure; and how long
-    all URLs of a run together, in seconds from its beginning.
+    """How often a URL is tried, and for how many seconds from its first failure; and how many
+    may pass without that any URL of a run is taken.
     """
 
     attempts: int = 3
     retry_s: float = 30.0
-    run_s: float = 900.0
+    stall_s: float = 900.0
 
 
 class _DroppedError(ClipfleetError):
@@ -74,7 +74,7 @@ class FetchAhead:
         patience = Patience(
             attempts=settings.read_attempts,
             retry_s=settings.read_retry_s,
-            run_s=settings.shard_deadline_s * _RUN_SHARE,
+            stall_s=settings.shard_deadline_s * _STALL_SHARE,
         )
         return cls(
             fetcher.fetch,
@@ -87,7 +87,7 @@ class FetchAhead:
         """Begin to fetch the URLs of a run of items, each once; what was left of the last goes."""
         with self._lock:
             self._drop()
-            self._end_s = time.monotonic() + self._patience.run_s
+            self._end_s = time.monotonic() + self._patience.stall_s
             for position, (url, takers) in enumerate(Counter(urls).items()):
                 self._add(url, position, takers)
             self._start_threads()
@@ -169,6 +169,7 @@ class FetchAhead:
 
     def _taken(self, pending: Pending) -> bytes:
         with self._lock:
+            self._end_s = time.monotonic() + self._patience.stall_s
             pending.takers -= 1
             if not pending.takers and not pending.dropped:
                 del self._pending[pending.url]
@@ -208,8 +209,8 @@ class FetchAhead:
                 self._done(pending)
                 return False
             if now_s >= self._end_s:
-                limit = f"the {self._patience.run_s:g} s for all URLs of its shard were over"
-                error = item_error(FETCH_TIMEOUT, f"{shown(pending.url)} was not fetched: {limit}")
+                limit = f"nothing of its shard was fetched for {self._patience.stall_s:g} s"
+                error = item_error(FETCH_TIMEOUT, f"{shown(pending.url)} was not tried: {limit}")
                 self._done(pending, error=error)
                 return False
             down = self._hosts.down(pending.host, now_s)

@@ -18,7 +18,7 @@ COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 
 
 def test_the_readme_has_commands_for_a_gpu() -> None:
-    assert {shlex.split(line)[1] for line in COMMANDS} == {"build", "embed", "adopt", "worker"}
+    assert {shlex.split(line)[1] for line in COMMANDS} >= {"build", "embed", "adopt", "worker"}
 
 
 @pytest.mark.parametrize("line", COMMANDS)

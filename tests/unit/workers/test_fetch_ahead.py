@@ -304,13 +304,13 @@ def test_retries_get_through_though_all_threads_wait_for_room() -> None:
         assert [len(ahead.take(url)) for url in urls(10)] == [60] * 10
 
 
-def test_time_for_a_run_ends() -> None:
+def test_a_run_of_which_nothing_comes_ends() -> None:
     servers = Servers(lambda url, _: b"x")
-    with ahead_of(servers, patience=Patience(run_s=0.0)) as ahead:
+    with ahead_of(servers, patience=Patience(stall_s=0.0)) as ahead:
         ahead.begin(urls(100))
         errors = [failure(ahead, url) for url in urls(100)]
     assert {error.code for error in errors} == {FETCH_TIMEOUT}
-    assert "the 0 s for all URLs of its shard were over" in str(errors[0])
+    assert "nothing of its shard was fetched for 0 s" in str(errors[0])
     assert servers.asked == []
 
 

@@ -62,7 +62,7 @@ class Settings(BaseSettings):
 
     # What a killed or cut-off worker held comes back to the queue after this; a living worker
     # renews its hold, however long its shard takes.
-    visibility_timeout_s: PositiveInt = 60
+    visibility_timeout_s: PositiveInt = 10
 
     # Items a shard. Smaller values lose less work if a worker dies, larger ones cost less
     # for each item: aim at some seconds of work.
@@ -169,8 +169,11 @@ class Settings(BaseSettings):
     @field_validator(*SEPARATORS, mode="before")
     @classmethod
     def _split(cls, given: Any, info: ValidationInfo) -> Any:
-        separator = SEPARATORS[str(info.field_name)]
-        return tuple(given.split(separator)) if isinstance(given, str) else given
+        if not isinstance(given, str):
+            return given
+        name = str(info.field_name)
+        # No host is what an empty variable says; no input root would be the contrary: no limit.
+        return tuple(given.split(SEPARATORS[name])) if given or name == "input_roots" else ()
 
     @field_validator("input_roots")
     @classmethod

@@ -18,6 +18,10 @@ from tasks.broker import CONNECT_TIMEOUT_S, unacked_key
 TASK_MODULES = ("tasks.embed", "tasks.embed_items", "tasks.worker")
 
 _SWEEP_S = 1  # between looks for messages whose worker died
+# A connection on which nothing comes back, as behind a firewall that forgot it, is made anew after
+# twice the first (the consumer's), or the second.
+_HEALTH_CHECK_S = 5
+_SOCKET_TIMEOUT_S = 5.0
 _SWEEP_LOCK_S = 10  # a worker that is killed while it sweeps stops the others' sweeps for so long
 _ENGINE_LOAD_S = 900  # a child that is not up after this is killed and started again
 
@@ -107,6 +111,8 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
         "unacked_restore_interval": _SWEEP_S,
         "unacked_restore_throttle": 1,
         "unacked_mutex_expire": _SWEEP_LOCK_S,
+        "health_check_interval": _HEALTH_CHECK_S,
+        "socket_timeout": _SOCKET_TIMEOUT_S,
         "socket_keepalive": True,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
     }

@@ -64,10 +64,11 @@ class Lease(bootsteps.StartStopStep):
 def renew(channel: Any) -> None:
     """Set the time of every message that a channel has delivered, and not acknowledged, to now.
 
-    This reaches into kombu: `QoS._delivered` has the tags of these messages, and a sorted
-    set in Redis their times. Tags that are no longer in the set stay away.
+    This reaches into kombu: `QoS._delivered` has the tags of these messages, but for those in
+    `_dirty`, and a sorted set in Redis their times. Tags that are no longer in the set stay away.
     """
-    tags = list(channel.qos._delivered)  # noqa: SLF001
+    qos = channel.qos
+    tags = [tag for tag in qos._delivered if tag not in qos._dirty]  # noqa: SLF001
     if not tags:
         return
     try:

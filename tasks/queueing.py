@@ -11,6 +11,7 @@ and committed once.
 from __future__ import annotations
 
 import itertools
+import threading
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -35,7 +36,7 @@ from tasks.app import make_app
 from tasks.broker import Client, connect, held_messages, redacted, unreachable, waiting_messages
 from tasks.refusals import Refusals
 
-LOCK_S = 60  # whoever queues renews it; a killed one's is gone after so long
+LOCK_S = 10  # whoever queues renews it from a thread; a killed one's is gone after so long
 
 _BATCH_MESSAGES = 500  # a round trip
 _ATTEMPTS = 3
@@ -116,7 +117,8 @@ def first_name(rest: Sequence[Shard]) -> str | None:
 
 def queueing_lock(client: Client, queue: str, name: str) -> Lock:
     """Return the lock of who queues shards of a dataset; `name` is as messages have it."""
-    return Lock(client, f"{queue}.queueing.{digest(name)}", timeout=LOCK_S)
+    key = f"{queue}.queueing.{digest(name)}"
+    return Lock(client, key, timeout=LOCK_S, thread_local=False)
 
 
 def queue_of(dataset: Dataset, settings: Settings) -> str:
@@ -210,12 +212,25 @@ def digest(name: str) -> str:
 def held(lock: Lock, *, wait: bool) -> Iterator[bool]:
     """Hold a lock; without `wait`, only if nobody has it: the value tells."""
     acquired = lock.acquire(blocking=wait)
+    released = threading.Event()
+    renewal = threading.Thread(target=_renew, args=(lock, released), daemon=True)
     try:
+        if acquired:
+            renewal.start()
         yield acquired
     finally:
+        released.set()
         if acquired:
+            renewal.join()
             with suppress(RedisError):  # it goes by itself
                 lock.release()
+
+
+def _renew(lock: Lock, released: threading.Event) -> None:
+    """Keep a lock until it is released, or lost: whoever holds it finds that out."""
+    with suppress(RedisError, OSError):
+        while not released.wait(LOCK_S / 4):
+            lock.reacquire()
 
 
 @contextmanager

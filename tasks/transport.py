@@ -2,8 +2,10 @@
 
 A list of Redis holds whatever somebody put there. kombu parses an element when it has popped it,
 outside of all that Celery guards, so that one which is not a message ends the worker's event
-loop. Here it ends as a refusal. The classes rest on names of kombu 5.7: `Channel._brpop_read` and
-`_receive_one`, `Transport._deliver` and `QoS.restore_by_tag`; a test feeds each of them.
+loop. Here it ends as a refusal. So would a Redis that is out of memory; here messages go on to be
+taken, embedded and acknowledged, which makes room. The classes rest on names of kombu 5.7:
+`Channel._brpop_read` and `_receive_one`, `Transport._deliver`, and of `QoS` `append`, `ack`,
+`reject` and `restore_by_tag`; a test feeds each of them.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 from kombu import Connection
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
-from redis.exceptions import DataError
+from redis.exceptions import DataError, OutOfMemoryError
 
 from clipfleet.settings import load_settings
 from tasks.refusals import refuse
@@ -39,6 +41,43 @@ class CarefulMessage(virtual.Message):
 class CarefulQoS(kombu_redis.QoS):
     """What workers hold, from which garbage is dropped when it would go back to its queue."""
 
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Record that this worker holds a message, which is in no list any more.
+
+        A Redis that is out of memory gives the message, and refuses the record. The message is
+        embedded all the same; it is lost only if this worker dies before.
+        """
+        try:
+            super().append(message, delivery_tag)
+        except OutOfMemoryError as error:
+            virtual.QoS.append(self, message, delivery_tag)
+            log.warning("message held without a record in Redis", extra={"reason": str(error)})
+
+    def ack(self, delivery_tag: str) -> None:
+        """Drop the record of a message that is done.
+
+        Not in a transaction, which a Redis that is out of memory refuses whatever is in it. If
+        it fails, the message is let go all the same: it comes back, and is found done. Kept in
+        hand, it would take the place of another for ever.
+        """
+        try:
+            with (
+                self.channel.conn_or_acquire() as client,
+                client.pipeline(transaction=False) as pipe,
+            ):
+                pipe.hdel(self.unacked_key, delivery_tag)  # an index of nothing is swept away
+                pipe.zrem(self.unacked_index_key, delivery_tag)
+                pipe.execute()
+        finally:
+            virtual.QoS.ack(self, delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Drop a message, or put it back; let it go in any case, as `ack` does."""
+        try:
+            super().reject(delivery_tag, requeue)
+        finally:
+            virtual.QoS.ack(self, delivery_tag)
+
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         """Put a message back that its worker did not acknowledge."""
         try:
@@ -46,6 +85,8 @@ class CarefulQoS(kombu_redis.QoS):
         except PARSE_ERRORS as error:  # no list of message, exchange and routing key
             self._remove_from_indices(tag).execute()  # type: ignore[attr-defined]
             _drop("held", error)
+        except OutOfMemoryError as error:  # it stays where it is, and is put back later
+            log.warning("message not put back", extra={"reason": str(error)})
 
 
 class CarefulChannel(kombu_redis.Channel):
@@ -75,6 +116,8 @@ class CarefulTransport(kombu_redis.Transport):
     """A transport whose messages, and whose remote control's, may be anything."""
 
     Channel = CarefulChannel
+    # Out of memory, Redis refuses what a worker says when it starts; it tries again.
+    connection_errors = (*kombu_redis.Transport.connection_errors, OutOfMemoryError)
 
     def _deliver(self, message: Any, queue: str | None) -> None:
         try:

@@ -16,7 +16,8 @@ from typing import Any
 _VARIABLE = "FAULTS_STEPS"
 _ROOT = Path(__file__).parents[2]
 _POLL_S = 0.02
-_QUEUED_BEFORE = 700  # messages: one batch is in Redis, another begun
+_BATCH_MESSAGES = 20  # small, so that a job of few shards is queued in several
+_QUEUED_BEFORE = 30  # messages: one batch is in Redis, another begun
 
 
 class Step(enum.Enum):
@@ -96,6 +97,7 @@ def _pause_at(step_of: Callable[..., Step | None] | None, args: tuple[Any, ...])
 def _wrap_steps() -> None:
     from celery import Celery
 
+    from tasks import queueing
     from workers import inputs
     from workers.engines.fake import FakeEngine
 
@@ -105,6 +107,7 @@ def _wrap_steps() -> None:
     # Every file of a dataset gets its name by one of these two.
     wrap(os, "link", before=_before_link, after=_after_link)
     wrap(os, "replace", after=_after_replace)
+    queueing._BATCH_MESSAGES = _BATCH_MESSAGES
     sent: list[None] = []
     wrap(Celery, "send_task", before=lambda *_: _before_send(sent))
 

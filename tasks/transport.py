@@ -62,7 +62,7 @@ class CarefulQoS(kombu_redis.QoS):
         """
         try:
             with (
-                self.channel.conn_or_acquire() as client,
+                self.channel.conn_or_acquire() as client,  # type: ignore[attr-defined]
                 client.pipeline(transaction=False) as pipe,
             ):
                 pipe.hdel(self.unacked_key, delivery_tag)  # an index of nothing is swept away

@@ -262,6 +262,8 @@ def test_lists_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
     assert settings.url_hosts == ("a.example", "*.b.example:8443")
     assert settings.url_schemes == ("https", "http")
     assert UrlPolicy.from_settings(settings).target("http://a.example/").port == 80
+    monkeypatch.setenv("CLIPFLEET_URL_HOSTS", "")
+    assert load_settings().url_hosts == ()
 
 
 @pytest.mark.parametrize(

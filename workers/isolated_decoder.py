@@ -39,6 +39,8 @@ _PAUSE_S = 0.5  # and twice as long each time, after a kill that may have come f
 _MEMORY_A_PIXEL = 48  # bytes
 _MEMORY_BESIDES = 1 << 30  # bytes
 
+_CLOSED = "the decoder was closed while it had an image"
+
 log = logging.getLogger(__name__)
 
 
@@ -66,6 +68,7 @@ class IsolatedDecoder:
         self._progress = progress
         self._lock = threading.Lock()
         self._process: _Process | None = None
+        self._is_closed = False
 
     def decode_into(self, data: bytes, name: str, out: NDArray[np.float32]) -> tuple[int, int]:
         """Write an image's pixels to `out`, float32 (3, S, S), and return its (width, height).
@@ -73,15 +76,17 @@ class IsolatedDecoder:
         Raises:
             ItemError: As `workers.decode.decode` and `preprocess_into` raise; or the process
                 died or ran too long, every time. `name` is for its message.
-            StorageError: The machine starts no process.
+            StorageError: The machine starts no process, or this was closed meanwhile.
         """
         with self._lock:
             for attempt in range(1, self._attempts + 1):
-                process = self._process = self._process or _Process(self._limits)
+                process = self._open()
                 try:
                     return process.decode_into(data, name, out, self._timeout_s)
                 except _DecoderLostError as lost:
-                    self.close()
+                    self._end_process()
+                    if self._is_closed:
+                        raise StorageError(_CLOSED) from lost
                     told = {"image": shown(name), "attempt": attempt, "reason": str(lost)}
                     log.warning("image ended its decoder", extra=told)
                     if attempt == self._attempts:
@@ -97,11 +102,26 @@ class IsolatedDecoder:
             return ItemError(DECODE_TIMEOUT, f"{shown(name)} held its decoder {times}")
         return ItemError(DECODER_CRASHED, f"{shown(name)} ended its decoder {times}")
 
-    def close(self) -> None:
-        """End the process, if there is one."""
+    def _open(self) -> _Process:
+        if self._process is None and not self._is_closed:
+            self._process = _Process(self._limits)
+        if self._process is None or self._is_closed:  # `close` may not have seen the new one
+            raise StorageError(_CLOSED)
+        return self._process
+
+    def _end_process(self) -> None:
         if self._process is not None:
             self._process.close()
             self._process = None
+
+    def close(self) -> None:
+        """End the process, if there is one, whatever it is doing."""
+        self._is_closed = True
+        process = self._process
+        if process is not None:
+            process.kill()  # so that who waits for it lets go of the lock
+        with self._lock:
+            self._end_process()
 
     def __enter__(self) -> IsolatedDecoder:
         return self
@@ -112,8 +132,7 @@ class IsolatedDecoder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with self._lock:
-            self.close()
+        self.close()
 
 
 class _DecoderLostError(Exception):
@@ -196,6 +215,9 @@ class _Process:
         if code < 0:
             return f"died of {_signal_name(-code)}"
         return f"ended with exit code {code}"
+
+    def kill(self) -> None:
+        self._process.kill()
 
     def close(self) -> None:
         self._process.kill()

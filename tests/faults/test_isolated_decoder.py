@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,22 @@ def test_a_decoder_killed_between_two_pictures_costs_neither(
     decoder.decode_into(picture_bytes(1), "a", new_pixels())
     os.kill(starts[-1], signal.SIGKILL)
     assert decoder.decode_into(picture_bytes(2), "b", new_pixels()) == (30, 20)
+
+
+def test_closing_waits_for_no_picture(starts: list[int]) -> None:
+    endless = IsolatedDecoder(ImageLimits(), attempts=ATTEMPTS, timeout_s=3600)
+    with ThreadPoolExecutor(2) as pool:
+        held = [
+            pool.submit(endless.decode_into, picture_bytes(n, "HANG"), "a", new_pixels())
+            for n in range(2)
+        ]
+        wait_until(lambda: starts, timeout_s=20, what="a process")
+        time.sleep(0.5)
+        endless.close()
+        for waiting in held:
+            with pytest.raises(StorageError, match="was closed"):
+                waiting.result(timeout=20)
+    assert len(starts) == 1
 
 
 def test_a_decoder_that_does_not_start_is_no_pictures_fault(

@@ -15,7 +15,7 @@ ITEM = {"id": "a", "text": "b"}
 
 
 def message(body: Any) -> SimpleNamespace:
-    return SimpleNamespace(payload=body, headers={"id": "x"})
+    return SimpleNamespace(delivery_info={}, payload=body, headers={"id": "x"})
 
 
 @pytest.mark.parametrize(

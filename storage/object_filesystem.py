@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import random
 import re
 import time
 import uuid
@@ -38,6 +39,7 @@ from storage.locations import split_object_url
 WHOLE_BYTES = 4 << 20  # an object so small is read in one request, a larger one where needed
 
 _PATIENCE = 2  # times the timeout of one request: for so long it is tried again
+_OWN_RETRIES = 2  # of the library, which hears no Ctrl-C meanwhile
 _FIRST_PAUSE_S = 0.1
 _MAX_PAUSE_S = 5.0
 _BUFFER_BYTES = 256 << 10
@@ -167,10 +169,7 @@ class ObjectFilesystem:
             raise self._error(action, path, error, _BUCKET) from error
 
     def _try(self, action: str, path: str, call: Callable[[], T]) -> T:
-        """Call until it succeeds, fails by no fault of the store's, or patience ends.
-
-        The library repeats what the store answers with 5xx, but not all whose answer is lost.
-        """
+        """Call until it succeeds, fails by no fault of the store's, or patience ends."""
         ends_s, pause_s = time.monotonic() + self._patience_s, _FIRST_PAUSE_S
         while True:
             try:
@@ -181,8 +180,9 @@ class ObjectFilesystem:
                 told = self._error(action, path, error, _REACH)
                 if not _worth_repeating(error) or time.monotonic() + pause_s > ends_s:
                     raise told from error
-                log.warning("tried again, for %.0f s at most: %s", ends_s - time.monotonic(), told)
-            time.sleep(pause_s)
+                if pause_s == _FIRST_PAUSE_S:  # once
+                    log.warning("%s; tried again for %g s at most", told, self._patience_s)
+            time.sleep(pause_s * (0.5 + random.random() / 2))  # a fleet does not come back at once
             pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 
     def _error(self, action: str, path: str, error: Exception, advice: str) -> StorageError:
@@ -243,7 +243,7 @@ def _open_store(root: str, endpoint: str | None, timeout_s: float) -> S3Store:
                 "timeout": timeout,
                 "allow_http": bool(endpoint and endpoint.startswith("http://")),
             },
-            retry_config={"retry_timeout": timeout},
+            retry_config={"max_retries": _OWN_RETRIES, "retry_timeout": timeout},
         )
     except (BaseError, ValueError) as error:
         raise UsageError(

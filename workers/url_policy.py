@@ -80,7 +80,7 @@ class UrlPolicy:
         try:
             return self._target(url)
         except ValueError as error:
-            raise _refused(origin.url, f"it redirects to a URL that is none: {error}") from error
+            raise _refused(origin.url, f"it redirects elsewhere: {error}") from error
 
     def _target(self, url: str) -> Target:
         found = _URL.match(url)

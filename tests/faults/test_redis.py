@@ -97,7 +97,7 @@ def test_a_submit_into_a_full_redis_says_so_and_goes_on_later(
     make_rig: MakeRig, record: Record
 ) -> None:
     rig = make_rig()
-    source = rig.write_source(1_500)
+    source = rig.write_source(800)
     submit = ["submit", str(source), rig.dataset_path(), "--model", str(rig.settings.model)]
     rig.client.config_set("maxmemory", int(rig.client.info("memory")["used_memory"]) + 100_000)
     refused = rig.run(*submit, "--shard-size", "5")

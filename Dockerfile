@@ -7,7 +7,9 @@
 FROM python:3.11-slim AS cpu
 WORKDIR /opt/clipfleet
 COPY . .
-RUN pip install --no-cache-dir -c constraints.txt '.[cpu]' \
+# Every file is one that requirements.lock names by its hash; `make lock` makes it anew.
+RUN pip install --no-cache-dir --require-hashes -r requirements.lock \
+    && pip install --no-cache-dir --no-deps --no-build-isolation . \
     && useradd --system --uid 10001 --no-create-home clipfleet
 USER clipfleet
 WORKDIR /tmp

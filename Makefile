@@ -1,6 +1,9 @@
 # make install   everything a contributor needs, into the active (or a new) virtual environment
 # make lint      ruff, mypy --strict
 # make test      lint and the whole test suite; what CI runs
+# make lock      requirements.lock: what the worker's image installs, with hashes
+# make check-lock  downloads every file that the lock names, and compares its hash
+# make audit     asks PyPI's advisories about them; needs pypi.org's JSON interface
 # make demo      2,000 pictures (COUNT=…) and their captions through Redis and workers into Parquet
 
 # An environment that is named or active is used as it is; otherwise one is made here.
@@ -9,7 +12,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 COUNT ?= 2000
 
-.PHONY: install lint test demo clean
+.PHONY: install lint test lock check-lock audit demo clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +33,23 @@ test: $(BIN)/ruff lint
 
 $(BIN)/ruff:
 	$(MAKE) install
+
+# Versions are those of constraints.txt: raise them there, then run this. setuptools builds clipfleet
+# itself. torch is no worker's, and comes from the place that fits one's machine: it has no line here.
+lock: $(BIN)/python
+	$(BIN)/pip install -q uv
+	echo 'setuptools>=77' | $(BIN)/uv pip compile -q pyproject.toml - --extra cpu --extra s3 \
+		-c constraints.txt --universal --python-version 3.10 --generate-hashes --no-annotate \
+		--custom-compile-command 'make lock' -o requirements.lock
+
+check-lock: $(BIN)/python
+	files=$$(mktemp -d) && trap 'rm -rf "$$files"' EXIT && \
+		$(BIN)/pip download -q --no-deps --require-hashes -r requirements.lock -d "$$files" && \
+		echo "requirements.lock: $$(ls "$$files" | wc -l) files have the hashes that it names"
+
+audit: $(BIN)/python
+	$(BIN)/pip install -q pip-audit
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements.lock
 
 demo: $(BIN)/python
 	$(BIN)/python -c 'import onnxruntime, clipfleet' 2>/dev/null || \

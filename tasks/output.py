@@ -57,7 +57,8 @@ def _root_in_store(output: str, dataset: str) -> str:
     try:
         root = absolute(below(output, dataset) if relative else dataset)
     except (UsageError, ValueError) as error:
-        raise MessageError(f"dataset {dataset!r} is no usable place: {error}") from error
+        # Not its name: there may be a password in it.
+        raise MessageError(f"the message's dataset is no usable place: {error}") from error
     if not dataset or f"{root}/"[: len(output) + 1] != f"{output}/":
         raise _outside(output, dataset)
     inside = root

@@ -93,8 +93,9 @@ def test_datasets_below_the_output_are_taken_and_have_one_name(s3: S3, named: st
     ],
 )
 def test_other_names_are_refused_without_a_request(s3: S3, named: str) -> None:
-    with pytest.raises(MessageError, match="dataset"):
+    with pytest.raises(MessageError, match="dataset") as caught:
         dataset_root(OUTPUT, named)
+    assert "secret" not in str(caught.value)
     assert not s3.requests
 
 

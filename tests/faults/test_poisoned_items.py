@@ -15,7 +15,7 @@ from storage.failures import count_failures
 from storage.sources import ListSource
 from tasks.submit import submit
 from tests.faults.conftest import MakeRig, Record
-from tests.faults.harness import Rig
+from tests.faults.harness import FULL, Rig
 from tests.faults.pictures import poisoned_environment, write_pictures
 from tests.faults.steps import Step
 from tests.integration.support import WorkerProcess, wait_until
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.integration
 
 ATTEMPTS = 3
 SHARD = 20  # items
+KILLS = 10 if FULL else 4  # more than the attempts of an item
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def rig(make_rig: MakeRig) -> Rig:
         shard_size=SHARD,
         window_items=SHARD,
         item_attempts=ATTEMPTS,
-        decode_timeout_s=2,
+        decode_timeout_s=1.5,
         shard_deadline_s=4,
     )
 
@@ -74,11 +75,11 @@ def test_a_picture_that_ends_its_process_is_one_error_after_one_death(
 def test_several_poisoned_pictures_in_a_shard_cost_it_one_death_in_all(
     rig: Rig, record: Record
 ) -> None:
-    poisons = {3: "ABORT", 4: "SIGKILL", 17: "ABORT", 9: "HANG"}
+    poisons = {3: "ABORT", 4: "SIGKILL", 17: "ABORT"}
     submit_pictures(rig, write_pictures(rig.folder / "in", 2 * SHARD, poisons))
     worker = start_poisoned_worker(rig)
-    record(rig.outcome("four poisoned pictures in a shard: abort, kill, hang"))
-    assert errors(rig) == {DECODER_CRASHED: 3, DECODE_TIMEOUT: 1}
+    record(rig.outcome("three pictures in a shard whose decoders abort or are killed"))
+    assert errors(rig) == {DECODER_CRASHED: 3}
     assert deaths(worker) == 1
 
 
@@ -124,20 +125,20 @@ def test_a_picture_that_ends_the_whole_worker_is_an_error_too(rig: Rig, record: 
     assert deaths(second) == 0  # what comes back from a dead worker goes carefully at once
 
 
-def test_an_innocent_shard_that_is_killed_ten_times_is_vectors_only(
+def test_an_innocent_shard_that_is_killed_again_and_again_is_vectors_only(
     make_rig: MakeRig, record: Record
 ) -> None:
     rig = make_rig(tower="img", shard_size=SHARD, item_attempts=ATTEMPTS)
     rig.hold(Step.ENGINE)
     submit_pictures(rig, write_pictures(rig.folder / "in", SHARD, {}))
     worker = rig.start_held_worker()
-    for killed in range(1, 11):
+    for killed in range(1, KILLS + 1):
         rig.wait_held(Step.ENGINE)
         worker.signal_child(signal.SIGKILL)
         rig.release(Step.ENGINE)
-        if killed < 10:
+        if killed < KILLS:
             rig.hold(Step.ENGINE)
     rig.recovery_begins()
-    record(rig.outcome("an innocent shard whose process is killed ten times"))
+    record(rig.outcome(f"an innocent shard whose process is killed {KILLS} times"))
     assert errors(rig) == {}
-    assert deaths(worker) == 10
+    assert deaths(worker) == KILLS

@@ -20,7 +20,7 @@ FROM python:3.10-slim AS gpu
 WORKDIR /opt/clipfleet
 COPY . .
 # CUDA and cuDNN come as packages for ONNX Runtime; TensorRT brings its own. The host brings the driver and the NVIDIA container toolkit.
-RUN pip install --no-cache-dir -c constraints.txt '.[gpu]' 'onnxruntime-gpu[cuda,cudnn]' \
+RUN pip install --no-cache-dir -c constraints.txt '.[gpu,s3]' 'onnxruntime-gpu[cuda,cudnn]' \
     && useradd --system --uid 10001 --no-create-home clipfleet \
     && install --directory --owner clipfleet /engines
 # Engines that were built for this machine's GPU; a new volume here is this user's.

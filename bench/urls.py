@@ -1,6 +1,7 @@
 """Pictures from a web server 50 ms away, beside the same pictures from the disk.
 
     python bench/urls.py --items 1024 --rounds 3
+    python bench/urls.py --items 1024 --dead     what a host that refuses connections costs
 
 Both go through the worker's own pipeline (read, decode, preprocess) into an engine that costs
 next to nothing, one shard a run, in turn. Every rate is divided by the disk's of its round. The
@@ -12,22 +13,28 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from clipfleet.errors import ItemError
 from clipfleet.jobs import Item
 from clipfleet.settings import Settings, cores
 from workers.engines.fake import FakeEngine, fake_card
+from workers.fetch import Fetcher, FetchLimits, Room
+from workers.fetch_ahead import FetchAhead, Patience
 from workers.pipeline import Embedder
+from workers.url_policy import UrlPolicy
 
 RESOLUTION = 224
 LATE, SLOW = "?late", "?slow"  # 503 at first; two seconds late
@@ -44,6 +51,9 @@ class Case:
 
 def main() -> None:
     arguments = parse_arguments()
+    if arguments.dead:
+        print_dead(arguments.items)
+        return
     cases = (
         Case(name="disk"),
         Case(name="URLs, one at a time for each core", threads=cores()),
@@ -81,6 +91,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--items", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--latency-ms", type=int, default=50)
+    parser.add_argument("--dead", action="store_true")
     parser.add_argument("--serve", nargs=2, metavar=("PICTURE", "MS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
@@ -132,6 +143,41 @@ def run(case: Case, path: Path, port: int, count: int, *, run_number: int) -> fl
         seconds = time.monotonic() - started_s
     assert len(embedded.items) == count, embedded.failures[:1]
     return count / seconds
+
+
+def print_dead(count: int) -> None:
+    """Print what two shards of URLs cost, one after the other, of a host that is down."""
+    print("| shard | URLs | seconds | connections tried |")
+    print("|---|---|---|---|")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
+        host = f"127.0.0.1:{closed.getsockname()[1]}"
+        settings = Settings(url_private_hosts=(host,), url_schemes=("http",))
+        patience = Patience(attempts=settings.read_attempts, retry_s=settings.read_retry_s)
+        fetcher = Fetcher(UrlPolicy.from_settings(settings), FetchLimits.from_settings(settings))
+        tried: list[str] = []
+
+        def fetch(url: str, room: Room) -> bytes:
+            tried.append(url)
+            return fetcher.fetch(url, room)
+
+        ahead = FetchAhead(
+            fetch,
+            threads=settings.url_threads,
+            ahead_bytes=settings.url_ahead_bytes,
+            patience=patience,
+        )
+        for shard in ("first", "second"):
+            urls = [f"http://{host}/{shard}/{n}" for n in range(count)]
+            tried.clear()
+            started_s = time.monotonic()
+            ahead.begin(urls)
+            for url in urls:
+                with suppress(ItemError):
+                    ahead.take(url)
+            seconds = time.monotonic() - started_s
+            print(f"| {shard} | {count:,} | {seconds:.1f} | {len(tried)} |", flush=True)
+        ahead.close()
 
 
 async def serve(body: bytes, latency_s: float) -> None:

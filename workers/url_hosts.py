@@ -69,7 +69,8 @@ class Hosts:
             trouble.asked_until_s = max(trouble.asked_until_s, now_s + asked_s)
         elif trouble.in_a_row >= _IN_A_ROW and now_s >= trouble.paused_until_s:
             trouble.pauses += 1
-            trouble.paused_until_s = now_s + backoff_s(trouble.pauses)
+            end_s = trouble.since_s + self._retry_s
+            trouble.paused_until_s = min(now_s + backoff_s(trouble.pauses), end_s)
         if trouble.in_a_row >= _IN_A_ROW and now_s - trouble.since_s >= self._retry_s:
             trouble.down_until_s = now_s + self._retry_s
         if len(self._hosts) > _MAX_HOSTS:

@@ -238,6 +238,16 @@ def test_what_a_host_asked_for_stands_though_it_answers_others() -> None:
     assert hosts.paused_until_s("h") == 0.0
 
 
+def test_pauses_end_when_the_host_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.url_hosts.backoff_s", lambda _: 100.0)
+    hosts = Hosts(retry_s=30.0)
+    for second in range(8):
+        hosts.failed("h", ItemError(FETCH_FAILED, "refused"), second)
+    assert hosts.paused_until_s("h") == 30.0
+    hosts.failed("h", ItemError(FETCH_FAILED, "refused"), 30.0)
+    assert hosts.down("h", 30.0) is not None
+
+
 def test_few_failures_of_a_host_hold_up_nobody() -> None:
     hosts = Hosts(retry_s=30.0)
     for _ in range(7):

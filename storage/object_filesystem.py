@@ -14,7 +14,6 @@ import io
 import logging
 import os
 import random
-import re
 import time
 import uuid
 from collections.abc import Callable
@@ -35,6 +34,8 @@ from obstore.store import S3Store
 
 from clipfleet.errors import StorageError, UsageError
 from storage.locations import split_object_url
+from storage.object_errors import is_worth_repeating, reason_of
+from storage.object_file import ObjectFile
 
 WHOLE_BYTES = 4 << 20  # an object so small is read in one request, a larger one where needed
 
@@ -45,12 +46,6 @@ _MAX_PAUSE_S = 5.0
 _BUFFER_BYTES = 256 << 10
 _WRITER = "clipfleet-writer"  # the metadata that holds a writer's token
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # the first that is set
-
-_STATUS = re.compile(r"non-2xx status code: (\d{3})")
-_TOLD = re.compile(r"<Code>(.*?)</Code>(?:.*?<Message>(.*?)</Message>)?", re.DOTALL)
-_PASSWORD = re.compile(r"//[^/@\s]*@")
-_SHOWN_LENGTH = 300  # characters of a reason
-_WORTH_REPEATING = {408, 409, 429}  # of what stores refuse; 5xx is theirs, and always is
 
 _ACCESS = "give AWS_ACCESS_KEY_ID the right to list, read, write and delete there"
 _BUCKET = "make the bucket, or name another"
@@ -99,7 +94,7 @@ class ObjectFilesystem:
         size, etag, whole = self._try("open", path, begin)
         if whole is not None:
             return io.BytesIO(whole)
-        piecewise = _ObjectFile(size, lambda *ends: self._try("read", path, lambda: fetch(*ends)))
+        piecewise = ObjectFile(size, lambda *ends: self._try("read", path, lambda: fetch(*ends)))
         return io.BufferedReader(piecewise, _BUFFER_BYTES)
 
     def create(self, path: str, data: bytes | memoryview) -> bool:
@@ -178,7 +173,7 @@ class ObjectFilesystem:
                 raise self._error(action, path, error, _ACCESS) from error
             except BaseError as error:
                 told = self._error(action, path, error, _REACH)
-                if not _worth_repeating(error) or time.monotonic() + pause_s > ends_s:
+                if not is_worth_repeating(error) or time.monotonic() + pause_s > ends_s:
                     raise told from error
                 if pause_s == _FIRST_PAUSE_S:  # once
                     log.warning("%s; tried again for %g s at most", told, self._patience_s)
@@ -187,42 +182,7 @@ class ObjectFilesystem:
 
     def _error(self, action: str, path: str, error: Exception, advice: str) -> StorageError:
         place = f"{self.root}/{path}" if path else self.root
-        return StorageError(f"cannot {action} {place}: {_reason(error)}; {advice}")
-
-
-class _ObjectFile(io.RawIOBase):
-    """An object that is read piece by piece; `fetch(start, end)` returns its bytes."""
-
-    def __init__(self, size: int, fetch: Callable[[int, int], bytes]) -> None:
-        self._size = size
-        self._fetch = fetch
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        end = min(self._position + len(view), self._size)
-        if self._position >= end:
-            return 0
-        data = self._fetch(self._position, end)
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def readall(self) -> bytes:  # in one piece; the base class takes 8 kB at a time
-        data = self._fetch(self._position, self._size) if self._position < self._size else b""
-        self._position += len(data)
-        return data
+        return StorageError(f"cannot {action} {place}: {reason_of(error)}; {advice}")
 
 
 def _endpoint() -> str | None:
@@ -247,7 +207,7 @@ def _open_store(root: str, endpoint: str | None, timeout_s: float) -> S3Store:
         )
     except (BaseError, ValueError) as error:
         raise UsageError(
-            f"cannot use {root}: {_reason(error)}; see that the AWS_… variables are right"
+            f"cannot use {root}: {reason_of(error)}; see that the AWS_… variables are right"
         ) from error
 
 
@@ -257,19 +217,3 @@ def _bytes(data: bytes | memoryview) -> memoryview:
 
 def _names(found: Any) -> Names:
     return [PurePosixPath(folder).name for folder in found["common_prefixes"]]
-
-
-def _worth_repeating(error: BaseError) -> bool:
-    status = _STATUS.search(str(error))
-    if status is None:
-        return isinstance(error, GenericError)
-    return int(status[1]) >= 500 or int(status[1]) in _WORTH_REPEATING
-
-
-def _reason(error: Exception) -> str:
-    """Return what the store said, as one line; the library's own account of it has many."""
-    text = _PASSWORD.sub("//", str(error).partition("\n\nDebug source")[0])
-    status, told = _STATUS.search(text), _TOLD.search(text)
-    if told:
-        text = ": ".join(part for part in (status and status[1], *told.groups()) if part)
-    return " ".join(text.split())[:_SHOWN_LENGTH]

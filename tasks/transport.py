@@ -78,6 +78,17 @@ class CarefulQoS(kombu_redis.QoS):
         finally:
             virtual.QoS.ack(self, delivery_tag)
 
+    def restore_unacked(self, client: Any = None) -> None:
+        """Put back what this worker holds, when it lets go of a connection.
+
+        Of one that was lost, kombu may have forgotten where it led; the error would end the worker.
+        What it held comes back when the hold has run out.
+        """
+        if self.channel.connection.client is None:
+            self._delivered.clear()  # type: ignore[union-attr]
+        else:
+            super().restore_unacked(client)
+
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         """Put a message back that its worker did not acknowledge."""
         try:

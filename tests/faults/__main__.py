@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--only", default="", help="run the tests that pytest's -k would")
     parser.add_argument("--quick", action="store_true", help="as CI does: seconds, not minutes")
+    parser.add_argument("--jobs", type=int, default=0, help="files of tests beside each other")
     parser.add_argument("--into", type=Path, help="write the table into a page, between its marks")
     args = parser.parse_args(arguments)
     if not args.quick:
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     results = Results()
     options = ["--quiet", "--import-mode=importlib", f"--deselect={_FOLDER / _HARNESS}"]
+    if args.jobs:  # most of it is waiting, but a busy machine takes longer to recover
+        options += ["--numprocesses", str(args.jobs), "--dist", "loadfile"]
     code = pytest.main([*options, "-k", args.only, str(_FOLDER)], plugins=[results])
     text = table(results.faults)
     print(f"\n{text}")

@@ -1,0 +1,58 @@
+"""The transport beside a Redis that fails; the rest of it needs a real one."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError
+
+from tasks.transport import CarefulQoS
+
+
+def qos_of(**channel: Any) -> CarefulQoS:
+    known = {"unacked_key": "held", "unacked_index_key": "held.index", "do_restore": False}
+    return CarefulQoS(SimpleNamespace(**known, **channel))
+
+
+def held(qos: CarefulQoS) -> dict[str, Any]:
+    delivered: dict[str, Any] = qos._delivered  # type: ignore[assignment]
+    return delivered
+
+
+def failing(error: Exception) -> MagicMock:
+    """Return what a channel gives as its client, whose pipelines fail."""
+    acquire = MagicMock()
+    client = acquire.return_value.__enter__.return_value
+    for pipe in (client.pipeline.return_value, client.pipeline.return_value.__enter__.return_value):
+        pipe.execute.side_effect = error
+        pipe.zrem.return_value.hdel.return_value = pipe
+        pipe.zadd.return_value.hset.return_value = pipe
+    return acquire
+
+
+def test_an_acknowledgement_that_fails_keeps_no_place() -> None:
+    qos = qos_of(conn_or_acquire=failing(RedisConnectionError("cut")))
+    qos.prefetch_count = 1
+    held(qos)["tag"] = object()
+    assert not qos.can_consume()
+    with pytest.raises(RedisConnectionError):
+        qos.ack("tag")
+    assert qos.can_consume()
+
+
+def test_a_message_that_a_full_redis_does_not_record_is_held_all_the_same() -> None:
+    qos = qos_of(conn_or_acquire=failing(OutOfMemoryError("full")))
+    message = SimpleNamespace(delivery_info={"exchange": "", "routing_key": "q"}, _raw={})
+    qos.append(message, "tag")
+    assert list(held(qos)) == ["tag"]
+
+
+def test_a_connection_that_is_gone_ends_no_worker() -> None:
+    qos = qos_of(connection=SimpleNamespace(client=None))
+    held(qos)["tag"] = object()
+    qos.restore_unacked()
+    assert not held(qos)

@@ -79,6 +79,6 @@ def _read_table(dataset: Dataset, name: str) -> Iterator[Failure]:
                 for row in rows.select(names).to_pylist():
                     item = Item(id=row.pop("id"), **{column: row.pop(column)})
                     yield Failure(item=item, **row)
-        except (*PARQUET_ERRORS, KeyError) as error:  # KeyError: a column is missing
+        except (*PARQUET_ERRORS, ValueError) as error:  # ValueError: a row is no failure
             remedy = "delete its manifest record, and submit again writes both anew"
             raise parquet_error(error, f"{dataset.root}/{path}", remedy=remedy) from error

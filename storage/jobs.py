@@ -127,7 +127,11 @@ class PlanReader:
         job = self.job(shard)
         column = value_column(job.tower)
         ids, values = self.read_rows(job, shard.index)
-        return [Item(id=i, **{column: value}) for i, value in zip(ids, values, strict=True)]
+        try:
+            return [Item(id=i, **{column: value}) for i, value in zip(ids, values, strict=True)]
+        except ValidationError as error:
+            place = f"{self._dataset.root}, job {job.id}: its plan"
+            raise DatasetError(f"{place} is damaged ({problems(error)}): {_RESTORE}") from error
 
     def read_rows(self, job: Job, index: int) -> tuple[list[str], list[str]]:
         """Return the ids and the uris or texts of the shard with an index.
@@ -136,9 +140,9 @@ class PlanReader:
             DatasetError: A plan file is missing or damaged.
             StorageError: The disk did not answer.
         """
-        table = self.read_table(job, index, ["id", value_column(job.tower)])
-        ids, values = (column.to_pylist() for column in table.columns)
-        return ids, values
+        column = value_column(job.tower)
+        table = self.read_table(job, index, ["id", column])
+        return table["id"].to_pylist(), table[column].to_pylist()
 
     def read_table(self, job: Job, index: int, columns: list[str]) -> pa.Table:
         """Return columns of the shard with an index, as the plan has them.

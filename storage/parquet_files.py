@@ -48,8 +48,19 @@ def open_parquet(file: BinaryIO) -> pq.ParquetFile:
 
 
 def read_row_group(parquet: pq.ParquetFile, index: int, columns: list[str]) -> pa.Table:
-    """Return a row group of a file from `open_parquet`, in the calling thread too."""
-    return parquet.read_row_group(index, columns=columns, use_threads=False)
+    """Return a row group of a file from `open_parquet`, in the calling thread too.
+
+    Raises:
+        pyarrow.ArrowException, OSError: It is damaged, or lacks a column.
+    """
+    table = parquet.read_row_group(index, columns=columns, use_threads=False)
+    if sorted(table.column_names) != sorted(columns):  # one is missing, or there twice
+        raise pa.ArrowInvalid(f"of the columns {columns} it has {table.column_names}")
+    if "id" in columns and table["id"].null_count:
+        raise pa.ArrowInvalid("it has rows without an id")
+    # Strings that are not UTF-8 would raise where they are used.
+    table.validate(full=True)
+    return table
 
 
 def read_row_groups(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[pa.Table]:

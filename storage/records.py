@@ -63,8 +63,8 @@ def read_record(dataset: Dataset, name: str) -> Commit | None:
         return _COMMIT.validate_json(text, strict=True)
     except ValidationError as error:
         raise DatasetError(
-            f"{dataset.root}/{record_path(name)} is damaged ({problems(error)}): delete it, and the "
-            "next submit writes it again from its part"
+            f"{dataset.root}/{record_path(name)} is damaged ({problems(error)}): delete it, and "
+            "the next submit writes it again from its part"
         ) from error
 
 

@@ -11,6 +11,7 @@ Put it into tests/fuzz/found/TARGET/, where a test runs it for ever after, and m
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import re
 import sys
@@ -31,7 +32,7 @@ from clipfleet.errors import ClipfleetError
 _INPUT_S = 10  # an input that takes longer is a crash
 _MEMORY_MB = 2048  # and one that takes more than this
 _INPUT_BYTES = 16_384
-_STOP_EXTRA_S = 30.0
+_CURRENT = "current"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +43,8 @@ class Result:
     inputs: int
     edges: int
     seconds: float
-    crashes: tuple[Path, ...]
+    crash: Path | None  # the input that ended it
     log: Path
-    ended: bool  # by itself, at the end of its time
 
 
 def fuzz(name: str, seconds: int, runs: int, folder: Path) -> Result:
@@ -52,7 +52,6 @@ def fuzz(name: str, seconds: int, runs: int, folder: Path) -> Result:
     place = folder / name
     (place / "corpus").mkdir(parents=True, exist_ok=True)
     log = place / "log"
-    known = set(place.glob("*-*"))
     started_s = time.monotonic()
     child = os.fork()
     if child == 0:
@@ -67,10 +66,15 @@ def fuzz(name: str, seconds: int, runs: int, folder: Path) -> Result:
         inputs=_last(r"stat::number_of_executed_units:\s*(\d+)|^#(\d+)", told),
         edges=_last(r"cov: (\d+)", told),
         seconds=time.monotonic() - started_s,
-        crashes=tuple(sorted(set(place.glob("*-*")) - known)),
+        crash=_kept(place / _CURRENT) if status else None,
         log=log,
-        ended=os.waitstatus_to_exitcode(status) == 0,
     )
+
+
+def _kept(current: Path) -> Path:
+    """Give an input a name of its own."""
+    name = hashlib.sha256(current.read_bytes()).hexdigest()[:12]
+    return current.rename(current.with_name(f"crash-{name}"))
 
 
 def _last(pattern: str, text: str) -> int:
@@ -91,8 +95,12 @@ def _fuzz_here(name: str, limits: Sequence[str], place: Path, log: Path) -> None
     for number, seed in enumerate(target.seeds):
         (place / "corpus" / f"seed{number}").write_bytes(seed)
     watch = Watch(work)
+    # Kept before it runs: a process that is killed, or that C ends, says nothing any more.
+    current = os.open(place / _CURRENT, os.O_WRONLY | os.O_CREAT)
 
     def run(data: bytes) -> None:
+        os.pwrite(current, data, 0)
+        os.ftruncate(current, len(data))
         with watch.watching():
             try:
                 target.run(data)
@@ -100,7 +108,7 @@ def _fuzz_here(name: str, limits: Sequence[str], place: Path, log: Path) -> None
                 str(error)
 
     limits = [*limits, f"-timeout={_INPUT_S}", f"-max_len={_INPUT_BYTES}"]
-    limits += [f"-rss_limit_mb={_MEMORY_MB}", "-print_final_stats=1", f"-artifact_prefix={place}/"]
+    limits += [f"-rss_limit_mb={_MEMORY_MB}", "-print_final_stats=1", f"-artifact_prefix={work}/"]
     atheris.Setup([sys.argv[0], *limits, str(place / "corpus")], run)
     atheris.Fuzz()
 
@@ -119,13 +127,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _shown(fuzz(name, given.seconds, given.runs, folder)) for name in given.targets or TARGETS
     ]
     inputs, seconds = sum(r.inputs for r in results), sum(r.seconds for r in results)
-    crashes = sum(len(r.crashes) for r in results)
+    crashes = sum(result.crash is not None for result in results)
     print(f"{'all':14}{inputs:10,}{'':8}{seconds:9.1f}  {crashes}")
-    return 0 if all(r.ended and not r.crashes for r in results) else 1
+    return 1 if crashes else 0
 
 
 def _shown(result: Result) -> Result:
-    found = ", ".join(map(str, result.crashes)) or ("0" if result.ended else f"see {result.log}")
+    found = f"{result.crash}, see {result.log}" if result.crash else "0"
     print(
         f"{result.name:14}{result.inputs:10,}{result.edges:8,}{result.seconds:9.1f}  {found}",
         flush=True,

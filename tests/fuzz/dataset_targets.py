@@ -24,6 +24,7 @@ from storage.proof import prove
 from storage.queued import Queued, read_queued, write_queued
 from storage.retries import read_run
 from storage.sources import ListSource
+from tests.fuzz.tables import table_bytes
 from tests.fuzz.target import Make, Target
 from workers.engines.fake import fake_card
 
@@ -147,6 +148,15 @@ _FED = {
     "errors": f"errors/{_DONE}.parquet",
 }
 
+_TABLES = ("plan", "errors")  # which are whole Parquet files of any columns, too
+
+
+def _table_target(find: Callable[[Path], Path], folder: Path) -> Target:
+    fed = _target(find, folder)
+    seeds = tuple(bytes([n, 0, 5, 5, 0, *[n] * 8, 0, 0]) for n in range(8))
+    return Target(run=lambda data: fed.run(table_bytes(data)), seeds=seeds)
+
+
 DATASET_TARGETS: dict[str, Make] = {
     name: partial(_target, partial(_only, pattern)) for name, pattern in _FED.items()
-}
+} | {f"{name}_table": partial(_table_target, partial(_only, _FED[name])) for name in _TABLES}

@@ -16,7 +16,21 @@ from tests.fuzz.target import Make, Target
 T = TypeVar("T")
 
 # Values that no column of ids, paths or texts should have; a type is made to hold them.
-_NAMES = ("id", "uri", "text", "path", "caption", "image_id", "", "é", "a.b", "id")
+_NAMES = (
+    "id",
+    "uri",
+    "text",
+    "path",
+    "caption",
+    "image_id",
+    "",
+    "é",
+    "a.b",
+    "id",
+    "error",
+    "message",
+    "attempt",
+)
 _COLUMNS: tuple[tuple[pa.DataType, list[Any]], ...] = (
     (pa.string(), ["a", None, "", "x" * 5000, "/b.jpg"]),
     (pa.large_string(), ["a", "b", "a\0b", "../c", "file:///d"]),

@@ -158,5 +158,6 @@ def _table_target(find: Callable[[Path], Path], folder: Path) -> Target:
 
 
 DATASET_TARGETS: dict[str, Make] = {
-    name: partial(_target, partial(_only, pattern)) for name, pattern in _FED.items()
-} | {f"{name}_table": partial(_table_target, partial(_only, _FED[name])) for name in _TABLES}
+    **{name: partial(_target, partial(_only, pattern)) for name, pattern in _FED.items()},
+    **{f"{name}_table": partial(_table_target, partial(_only, _FED[name])) for name in _TABLES},
+}

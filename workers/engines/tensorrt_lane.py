@@ -15,6 +15,7 @@ from clipfleet.errors import EngineError, GpuLostError, GpuMemoryError
 from workers.engines import cuda
 from workers.engines.base import Array
 from workers.engines.cuda_graph import Graph
+from workers.engines.host_copy import HostCopy
 from workers.engines.tensorrt_file import EngineFile
 
 log = logging.getLogger(__name__)
@@ -26,8 +27,10 @@ class Lane:
     A lane holds one batch at a time; several lanes keep the GPU busy while the host copies.
     """
 
-    def __init__(self, file: EngineFile, size: int, *, graph: bool) -> None:
+    def __init__(self, file: EngineFile, size: int, *, graph: bool, copy: HostCopy) -> None:
         """Take all that is needed, run once, and capture that as a graph if `graph`.
+
+        `copy` brings a batch into the lane's pinned memory.
 
         Raises:
             GpuMemoryError: The GPU has no room for it.
@@ -36,6 +39,7 @@ class Lane:
         self.size = size
         self.uses_graph = False
         self._file = file
+        self._copy = copy
         self._rows: NDArray[np.float32] | None = None  # where the batch in flight belongs
         self._context: Any = None
         with ExitStack() as stack:
@@ -110,7 +114,7 @@ class Lane:
         A short batch is filled up with its last input.
         """
         count = len(batch)
-        np.copyto(self._given[:count], batch)
+        self._copy(self._given[:count], batch)
         if count < self.size:
             self._given[count:] = batch[-1]
         self._start()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from clipfleet.errors import EngineError, GpuMemoryError
 from workers.engines import cuda
 from workers.engines.base import Array
+from workers.engines.host_copy import HostCopy
 from workers.engines.tensorrt_file import EngineFile, ProfileTakenError
 from workers.engines.tensorrt_lane import Lane, drive
 from workers.engines.tensorrt_speed import Piece, items_per_second, sample_inputs
@@ -46,6 +47,7 @@ class Runner:
         """
         self._file = file
         self._graphs = cuda_graphs
+        self._copy = HostCopy()
         self._lanes: list[Lane] = []
         self._small: list[Lane] = []
         self._closed = False
@@ -121,7 +123,7 @@ class Runner:
 
     def _grow(self, count: int) -> None:
         while len(self._lanes) < count:
-            self._lanes.append(Lane(self._file, self._largest, graph=self._graphs))
+            self._lanes.append(Lane(self._file, self._largest, graph=self._graphs, copy=self._copy))
         self._choose_wait()
 
     def _choose_wait(self) -> None:
@@ -160,7 +162,7 @@ class Runner:
         while size < self._largest:
             if size >= self._file.sizes.smallest:
                 try:
-                    self._small.append(Lane(self._file, size, graph=self._graphs))
+                    self._small.append(Lane(self._file, size, graph=self._graphs, copy=self._copy))
                 except (GpuMemoryError, ProfileTakenError) as error:
                     cuda.synchronize()
                     log.info("no context for batches of %d: %s", size, error)
@@ -175,6 +177,7 @@ class Runner:
                 self._small.pop().close()
             while self._lanes:
                 self._lanes.pop().close()
+            self._copy.close()
 
     def __enter__(self) -> Self:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ class HostCopy:
         """Copy n rows to n others of the same shape."""
         parts = max(1, min(self._threads, len(source), source.nbytes // _PART_BYTES))
         edges = [len(source) * part // parts for part in range(parts + 1)]
-        pieces = [slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+        pieces = [slice(start, stop) for start, stop in pairwise(edges)]
         others = [self._pool.submit(np.copyto, target[rows], source[rows]) for rows in pieces[1:]]
         np.copyto(target[pieces[0]], source[pieces[0]])
         for other in others:

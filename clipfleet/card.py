@@ -93,6 +93,7 @@ class Build:
     timing_cache: str | None
     typing: Literal["weak", "strong"]
     fp32_ops: tuple[str, ...] = ()  # ONNX operators that were kept in float32
+    candidates: int = 1  # engines that were built, of which this is the fastest
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

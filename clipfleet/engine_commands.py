@@ -63,6 +63,9 @@ def build(  # noqa: PLR0913, PLR0917
     ] = None,
     limit_s: Annotated[float | None, typer.Option(help="End a build that takes longer.")] = None,
     log: Annotated[Path | None, typer.Option(help="File for all that TensorRT says.")] = None,
+    candidates: Annotated[
+        int, typer.Option(min=1, help="Build so many at the same time, and keep the fastest.")
+    ] = 1,
     reference: Reference = None,
     verify_images: VerifyImages = None,
     verify_texts: VerifyTexts = None,
@@ -91,6 +94,7 @@ def build(  # noqa: PLR0913, PLR0917
         tactic_sources=tactic_sources,
         limit_s=limit_s,
         log=log,
+        candidates=candidates,
     )
     one = partial(
         build_engine,

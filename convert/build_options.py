@@ -19,7 +19,8 @@ class BuildOptions:
     `timing_cache` is a file, or a folder in which the file is named by version and GPU; True:
     the engine's folder, None: no cache. `tactic_sources` are TensorRT's names of where kernels
     may come from. `log` is a file for all that TensorRT says. A build that takes more than
-    `limit_s` seconds is ended.
+    `limit_s` seconds is ended. Of `candidates` engines, which are built at the same time, the
+    fastest is kept.
     """
 
     optimization_level: int | None = None
@@ -28,6 +29,7 @@ class BuildOptions:
     tactic_sources: tuple[str, ...] | None = None
     log: Path | None = None
     limit_s: float | None = None
+    candidates: int = 1
 
     def cache_place(self, folder: Path) -> Path | None:
         """Return the timing cache's file or folder for an engine in `folder`."""
@@ -45,6 +47,7 @@ def options_from(
     tactic_sources: str | None,
     limit_s: float | None,
     log: Path | None,
+    candidates: int = 1,
 ) -> BuildOptions:
     """Return the options that a command line names; lists have commas.
 
@@ -61,6 +64,7 @@ def options_from(
         tactic_sources=tuple(split_names(tactic_sources)) if tactic_sources else None,
         limit_s=limit_s,
         log=log,
+        candidates=candidates,
     )
 
 

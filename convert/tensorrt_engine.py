@@ -17,6 +17,7 @@ from clipfleet.card import (
 from clipfleet.errors import UsageError
 from convert.build_options import BuildOptions
 from convert.build_request import BuildRequest, BuildResult
+from convert.candidates import build_fastest
 from convert.engine_builds import load_onnx
 from convert.staging import publish, staging_folder
 from convert.tensorrt_card import engine_card
@@ -26,7 +27,6 @@ from convert.tensorrt_gate import (
     prove,
     sibling,
 )
-from convert.tensorrt_process import run_builder
 from workers.engines import tensorrt_versions as versions
 
 Progress = Callable[[str], None]
@@ -77,8 +77,10 @@ def build_engine(  # noqa: PLR0913
     with staging_folder(engine) as staging:
         staged = staging / engine.name
         request = _request(onnx_path, staged, precision, fp32_ops, profile, options, engine.parent)
-        result = run_builder(request, progress=progress, limit_s=options.limit_s)
-        built = _card(card, staged, request, result)
+        result = build_fastest(
+            request, count=options.candidates, progress=progress, limit_s=options.limit_s
+        )
+        built = _card(card, staged, request, result, candidates=options.candidates)
         progress(f"verifying {engine.name}")
         built = replace(built, parity=prove(built, staged, expected))
         return built, publish(built, staged, engine.parent)
@@ -169,7 +171,9 @@ def _request(
     )
 
 
-def _card(onnx: ModelCard, engine: Path, request: BuildRequest, result: BuildResult) -> ModelCard:
+def _card(
+    onnx: ModelCard, engine: Path, request: BuildRequest, result: BuildResult, *, candidates: int
+) -> ModelCard:
     """Return the card of a built engine, not yet proved; its tensors are the engine's own."""
     build = Build(
         onnx=onnx.engine,
@@ -180,6 +184,7 @@ def _card(onnx: ModelCard, engine: Path, request: BuildRequest, result: BuildRes
         timing_cache=result.timing_cache,
         typing=result.typing,
         fp32_ops=request.fp32_ops,
+        candidates=candidates,
     )
     card = engine_card(onnx, engine, precision=request.precision)
     return replace(card, profile=request.profile, build=build)

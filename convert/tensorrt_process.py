@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -27,12 +28,17 @@ _READ_BYTES = 1 << 16
 
 
 def run_builder(
-    request: BuildRequest, *, progress: Progress, limit_s: float | None = None
+    request: BuildRequest,
+    *,
+    progress: Progress,
+    limit_s: float | None = None,
+    stop: threading.Event | None = None,
 ) -> BuildResult:
     """Build an engine in a child process, which is killed if this function is left early.
 
     Raises:
-        ConversionError: The build failed, crashed, or took more than `limit_s` seconds.
+        ConversionError: The build failed, crashed, took more than `limit_s` seconds, or `stop`
+            was set meanwhile.
         DependencyError: TensorRT is not installed.
     """
     reading, writing = os.pipe()
@@ -42,7 +48,8 @@ def run_builder(
         os.close(writing)
     try:
         _send(child, request)
-        return _follow(child, reading, request, progress, limit_s)
+        lines = _until(stop, _lines(reading))
+        return _follow(child, lines, request, progress, limit_s)
     finally:
         os.close(reading)
         _kill(child)
@@ -70,14 +77,14 @@ def _send(child: subprocess.Popen[bytes], request: BuildRequest) -> None:
 
 def _follow(
     child: subprocess.Popen[bytes],
-    reading: int,
+    lines: Iterator[str],
     request: BuildRequest,
     progress: Progress,
     limit_s: float | None,
 ) -> BuildResult:
     started = said = time.monotonic()
     step = "starting"
-    for line in _lines(reading):
+    for line in lines:
         now = time.monotonic()
         elapsed_s = now - started
         event: dict[str, Any] = json.loads(line) if line else {}
@@ -111,6 +118,18 @@ def _lines(reading: int) -> Iterator[str]:
             return
         *lines, rest = (rest + data).split(b"\n")
         yield from (line.decode("utf-8") for line in lines)
+
+
+def _until(stop: threading.Event | None, lines: Iterator[str]) -> Iterator[str]:
+    """Yield the lines until `stop` is set.
+
+    Raises:
+        ConversionError: It is set.
+    """
+    for line in lines:
+        if stop is not None and stop.is_set():
+            raise ConversionError("the build was stopped")
+        yield line
 
 
 def _error(*, kind: str, message: str) -> ClipfleetError:

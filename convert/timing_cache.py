@@ -61,7 +61,7 @@ class TimingCache:
             self._read = _content(path)
         except OSError:
             return False
-        self._cache = self._config.create_timing_cache(self._read)
+        self._cache = _created(self._config, self._read)
         return self._cache is not None and bool(self._config.set_timing_cache(self._cache, False))
 
     def save(self) -> None:
@@ -76,9 +76,26 @@ class TimingCache:
     def _merge(self, content: bytes) -> None:
         if not content or content == self._read:
             return  # nobody has written since
-        others = self._config.create_timing_cache(content)
+        others = _created(self._config, content)
         if others is not None:
             self._cache.combine(others, False)
+
+
+def _created(config: Any, content: bytes) -> Any:
+    """Return the cache of a file's content; None where TensorRT does not take it.
+
+    It may say so by None, by the TypeError that its binding makes of a null pointer, or not at
+    all: then the cache is as empty as one of no content.
+    """
+    try:
+        cache = config.create_timing_cache(content)
+    except TypeError:
+        return None
+    if cache is None or not content:
+        return cache
+    kept = bytes(memoryview(cache.serialize()))
+    empty = bytes(memoryview(config.create_timing_cache(b"").serialize()))
+    return None if kept == empty and content != empty else cache
 
 
 def _content(path: Path) -> bytes:

@@ -35,6 +35,9 @@ class ContextsEngine(Engine):
         self._runner.run(inputs, features)
         return features
 
+    def empty_inputs(self, count: int) -> Array:
+        return self._runner.empty_inputs(count)
+
     def close(self) -> None:
         self._runner.close()
 

@@ -28,6 +28,14 @@ class Engine(Protocol):
 
     def __call__(self, inputs: Array) -> NDArray[np.float32]: ...
 
+    def empty_inputs(self, count: int) -> Array:
+        """Return an array (count, …) for inputs, where the engine takes them from best.
+
+        Its content is any; an engine takes inputs from everywhere else as well.
+        """
+        spec = self.card.input
+        return np.empty((count, *(size or 1 for size in spec.shape[1:])), np.dtype(spec.dtype))
+
     def close(self) -> None: ...
 
     def __enter__(self) -> Self:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfleet.card import ModelCard
+from clipfleet.errors import GpuMemoryError
 from workers.engines.base import Array, Engine
 from workers.engines.inputs import checked_inputs
 from workers.engines.tensorrt_model import TensorRTModel
@@ -73,6 +74,13 @@ class TensorRTEngine(Engine):
         features = np.empty((len(inputs), self.card.dim), dtype=np.float32)
         self._runner.run(inputs, features)
         return features
+
+    def empty_inputs(self, count: int) -> Array:
+        """Return an array (count, …) in pinned memory, or elsewhere where there is too little."""
+        try:
+            return self._runner.empty_inputs(count)
+        except GpuMemoryError:
+            return super().empty_inputs(count)
 
     def close(self) -> None:
         """Free all that it holds on the GPU; the engine cannot be called any more."""

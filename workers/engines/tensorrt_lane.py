@@ -15,6 +15,8 @@ from clipfleet.errors import EngineError, GpuLostError, GpuMemoryError
 from workers.engines import cuda
 from workers.engines.base import Array
 from workers.engines.cuda_graph import Graph
+from workers.engines.host_copy import HostCopy
+from workers.engines.pinned_arrays import PinnedArrays, address_of
 from workers.engines.tensorrt_file import EngineFile
 
 log = logging.getLogger(__name__)
@@ -26,8 +28,12 @@ class Lane:
     A lane holds one batch at a time; several lanes keep the GPU busy while the host copies.
     """
 
-    def __init__(self, file: EngineFile, size: int, *, graph: bool) -> None:
+    def __init__(
+        self, file: EngineFile, size: int, *, graph: bool, copy: HostCopy, pinned: PinnedArrays
+    ) -> None:
         """Take all that is needed, run once, and capture that as a graph if `graph`.
+
+        `copy` brings a batch into the lane's pinned memory, unless it lies in `pinned`.
 
         Raises:
             GpuMemoryError: The GPU has no room for it.
@@ -36,6 +42,9 @@ class Lane:
         self.size = size
         self.uses_graph = False
         self._file = file
+        self._copy = copy
+        self._pinned = pinned
+        self._batch: Array | None = None  # in flight, where the GPU reads it by itself
         self._rows: NDArray[np.float32] | None = None  # where the batch in flight belongs
         self._context: Any = None
         with ExitStack() as stack:
@@ -48,6 +57,7 @@ class Lane:
                 target=self._device_output.handle,
                 stream=self._stream,
             )
+            self._copy_in = self._copying_in()
             self._enqueue()  # what TensorRT does at a shape's first run cannot be captured
             self._stream.synchronize()
             self._start = self._captured(stack) if graph else self._enqueue
@@ -88,11 +98,18 @@ class Lane:
         return start
 
     def _enqueue(self) -> None:
-        stream, given, made = self._stream, self._pinned_input, self._pinned_output
-        device_input, device_output = self._device_input.handle, self._device_output.handle
-        cuda.copy_async(device_input, given.handle, given.size_bytes, "HostToDevice", stream)
+        made, source = self._pinned_output, self._device_output.handle
         self._execute()
-        cuda.copy_async(made.handle, device_output, made.size_bytes, "DeviceToHost", stream)
+        cuda.copy_async(made.handle, source, made.size_bytes, "DeviceToHost", self._stream)
+
+    def _copying_in(self) -> Callable[[int], tuple[Any]]:
+        """Return what copies a batch at an address of the host's to the GPU; it is no part of
+        the graph, in which the address could not change."""
+        cudart = cuda.runtime()
+        copy, kind = cudart.cudaMemcpyAsync, cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
+        target, stream = self._device_input.handle, self._stream.handle
+        size_bytes = self._pinned_input.size_bytes
+        return lambda source: copy(target, source, size_bytes, kind, stream)
 
     def _execute(self) -> None:
         if not self._context.execute_async_v3(self._stream.address):
@@ -107,12 +124,20 @@ class Lane:
     def launch(self, batch: Array, rows: NDArray[np.float32]) -> None:
         """Start on up to `size` inputs, whose features `collect` writes to `rows`.
 
-        A short batch is filled up with its last input.
+        A short batch is filled up with its last input. A whole one that lies in pinned memory
+        must not change until it is collected.
         """
         count = len(batch)
-        np.copyto(self._given[:count], batch)
-        if count < self.size:
-            self._given[count:] = batch[-1]
+        if count == self.size and self._pinned.hold(batch):
+            self._batch, source = batch, address_of(batch)
+        else:
+            source = self._pinned_input.handle
+            self._copy(self._given[:count], batch)
+            if count < self.size:
+                self._given[count:] = batch[-1]
+        (error,) = self._copy_in(source)
+        if error:
+            raise cuda.failure(error, "cudaMemcpyAsync")
         self._start()
         (error,) = self._record()
         if error:
@@ -128,13 +153,14 @@ class Lane:
         if error:
             raise cuda.failure(error, "cudaEventSynchronize")
         rows[:] = self._made[: len(rows)]
-        self._rows = None
+        self._rows = self._batch = None
 
     def abandon(self) -> None:
         """Let go of the batch in flight, whatever becomes of it, so that another may follow."""
         self._rows = None
         with suppress(EngineError):  # that of the call that failed is the one to tell
             self._stream.synchronize()
+        self._batch = None
 
     def launch_on_gpu(self, source: int, target: int, count: int) -> None:
         """Start on `count` inputs at an address on the GPU; the features go to another there.

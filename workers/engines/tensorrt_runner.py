@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from clipfleet.errors import EngineError, GpuMemoryError
 from workers.engines import cuda
 from workers.engines.base import Array
+from workers.engines.host_copy import HostCopy
+from workers.engines.pinned_arrays import PinnedArrays
 from workers.engines.tensorrt_file import EngineFile, ProfileTakenError
 from workers.engines.tensorrt_lane import Lane, drive
 from workers.engines.tensorrt_speed import Piece, items_per_second, sample_inputs
@@ -46,9 +48,12 @@ class Runner:
         """
         self._file = file
         self._graphs = cuda_graphs
+        self._copy = HostCopy()
+        self._pinned = PinnedArrays()
         self._lanes: list[Lane] = []
         self._small: list[Lane] = []
         self._closed = False
+        self.items_s: float | None = None  # with the lanes that it measured and kept
         self._lock = Lock()
         self._largest = file.sizes.largest
         with ExitStack() as stack:
@@ -70,6 +75,15 @@ class Runner:
     def uses_graphs(self) -> bool:
         """Whether every lane launches its kernels as one CUDA graph."""
         return all(lane.uses_graph for lane in self._lanes + self._small)
+
+    def empty_inputs(self, count: int) -> Array:
+        """Return room for `count` inputs that need not be copied on the host; any content.
+
+        They are read until `run` returns.
+        """
+        with self._lock:
+            self._check_open()
+            return self._pinned.empty((count, *self._file.input_row), self._file.input.dtype)
 
     def run(self, inputs: Array, features: NDArray[np.float32]) -> None:
         """Write the features (n, D) of n inputs of the engine's dtype, n of any size.
@@ -119,9 +133,12 @@ class Runner:
         for lane, start, size in self._cuts(len(inputs)):
             yield lane, inputs[start : start + size], features[start : start + size]
 
+    def _lane(self, size: int) -> Lane:
+        return Lane(self._file, size, graph=self._graphs, copy=self._copy, pinned=self._pinned)
+
     def _grow(self, count: int) -> None:
         while len(self._lanes) < count:
-            self._lanes.append(Lane(self._file, self._largest, graph=self._graphs))
+            self._lanes.append(self._lane(self._largest))
         self._choose_wait()
 
     def _choose_wait(self) -> None:
@@ -149,6 +166,7 @@ class Runner:
         while len(self._lanes) > kept:
             self._lanes.pop().close()
         self._choose_wait()
+        self.items_s = best
         log.info("%s: %d contexts, %.0f items/s", self._file.path.name, kept, best)
 
     def _speed(self, sample: Array, seconds: float) -> float:
@@ -160,7 +178,7 @@ class Runner:
         while size < self._largest:
             if size >= self._file.sizes.smallest:
                 try:
-                    self._small.append(Lane(self._file, size, graph=self._graphs))
+                    self._small.append(self._lane(size))
                 except (GpuMemoryError, ProfileTakenError) as error:
                     cuda.synchronize()
                     log.info("no context for batches of %d: %s", size, error)
@@ -175,6 +193,8 @@ class Runner:
                 self._small.pop().close()
             while self._lanes:
                 self._lanes.pop().close()
+            self._copy.close()
+            self._pinned.close()
 
     def __enter__(self) -> Self:
         return self

@@ -68,8 +68,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
     monkeypatch.setattr(
         measure,
         "measure_rate",
-        lambda call, inputs, contexts: measure_rate(
-            call, inputs, contexts=contexts, round_s=0.01, rounds=2
+        lambda call, inputs, contexts, empty: measure_rate(
+            call, inputs, contexts=contexts, empty=empty, round_s=0.01, rounds=2
         ),
     )
     return opened
@@ -116,10 +116,10 @@ def test_a_runtime_that_fails_leaves_its_reason_and_the_next_is_measured(
 def test_what_was_measured_stands_when_a_later_number_of_contexts_fails_or_is_killed(
     plan: measure.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    def rate_up_to_four(call: Any, inputs: Any, *, contexts: int) -> Any:
+    def rate_up_to_four(call: Any, inputs: Any, *, contexts: int, empty: Any) -> Any:
         if contexts == 8:
             raise error
-        return measure_rate(call, inputs, contexts=contexts, round_s=0.01, rounds=2)
+        return measure_rate(call, inputs, contexts=contexts, empty=empty, round_s=0.01, rounds=2)
 
     monkeypatch.setattr(measure, "measure_rate", rate_up_to_four)
     killed = isinstance(error, KeyboardInterrupt)
@@ -186,7 +186,15 @@ def test_a_round_is_as_long_as_asked_for_and_the_rate_is_the_median() -> None:
     def call(inputs: np.ndarray[Any, Any]) -> None:
         sizes.append(len(inputs))
 
-    found = measure_rate(call, np.zeros((64, 2)), contexts=2, round_s=0.7, rounds=3, clock=clock)
+    found = measure_rate(
+        call,
+        np.zeros((64, 2)),
+        contexts=2,
+        empty=lambda count: np.empty((count, 2)),
+        round_s=0.7,
+        rounds=3,
+        clock=clock,
+    )
     assert sizes == [64, 64, 448, 448, 448]
     assert found.rounds == pytest.approx((448, 112, 224))
     assert found.items_s == pytest.approx(224)

@@ -108,7 +108,7 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[BuildRequest]:
         )
 
     use(monkeypatch, FakeTensorRT("8.6.0"))
-    monkeypatch.setattr("convert.tensorrt_engine.run_builder", run_builder)
+    monkeypatch.setattr("convert.candidates.run_builder", run_builder)
     monkeypatch.setattr("workers.engines.cuda.device_name", lambda: GPU)
     monkeypatch.setattr("workers.engines.cuda.compute_capability", lambda: "9.0")
     monkeypatch.setattr("workers.engines.tensorrt_file.EngineFile", PlayedFile)
@@ -226,7 +226,7 @@ def test_a_full_disk_leaves_the_old_engine_and_its_card(
     def fill(_: Path, text: str, **__: Any) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("convert.tensorrt_engine.run_builder", copy_of(engine))
+    monkeypatch.setattr("convert.candidates.run_builder", copy_of(engine))
     monkeypatch.setattr("clipfleet.card.Path.write_text", fill)
     with pytest.raises(OSError, match="No space left"):
         build_engine(models / "demo.img.fp16.onnx", engine=engine)
@@ -261,7 +261,7 @@ def test_a_build_that_ends_early_leaves_nothing(
         Path(request.plan).write_text("half")
         raise error
 
-    monkeypatch.setattr("convert.tensorrt_engine.run_builder", fail)
+    monkeypatch.setattr("convert.candidates.run_builder", fail)
     with pytest.raises(type(error)):
         build_engine(models / "demo.img.fp16.onnx", engine=models / "e.trt")
     assert new_files(models) == []

@@ -130,3 +130,26 @@ def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path, trt: Fa
     cache.save()
     assert len(told) == 1
     assert "cannot be written" in told[0]
+
+
+@pytest.mark.parametrize("how", ["an empty cache", "TypeError"])
+def test_however_tensorrt_says_that_it_does_not_take_a_file_it_is_a_notice(
+    tmp_path: Path, trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    create = trt.Config.create_timing_cache
+
+    def refuse(config: Any, content: bytes) -> Any:
+        if content != DAMAGED:
+            return create(config, content)
+        if how == "TypeError":
+            raise TypeError("a null pointer")
+        return create(config, b"")
+
+    monkeypatch.setattr(trt.Config, "create_timing_cache", refuse)
+    path = tmp_path / "c"
+    path.write_bytes(DAMAGED)
+    cache, told = built(path, trt, b"new")
+    assert "c is damaged, unreadable, or of another" in told[0]
+    cache.save()
+    assert path.read_bytes() == DAMAGED
+    assert (tmp_path / OWN).read_bytes() == b"new"

@@ -10,11 +10,12 @@ from PIL import Image
 from clipfleet.card import ModelCard, Parity
 from clipfleet.errors import SourceError, VerificationError
 from convert.verify import MAX_ITEMS, THRESHOLDS, measure_parity, verify_engine, verify_inputs
+from workers.engines.base import Engine
 
 Converted = dict[str, tuple[ModelCard, Path]]
 
 
-class Given:
+class Given(Engine):
     """An engine whose features are given."""
 
     max_batch = 32

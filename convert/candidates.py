@@ -1,0 +1,92 @@
+"""Several engines of one request, built at the same time, of which the fastest is kept.
+
+TensorRT chooses kernels by timing each once or a few times, so that two builds of one file may
+differ by a quarter in how many items a second they compute.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from clipfleet.errors import ClipfleetError, EngineError
+from convert.build_request import BuildRequest, BuildResult
+from convert.tensorrt_process import Progress, run_builder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An engine that was built, at `plan`."""
+
+    plan: Path
+    result: BuildResult
+
+
+def build_fastest(
+    request: BuildRequest, *, count: int, progress: Progress, limit_s: float | None = None
+) -> BuildResult:
+    """Build `count` engines at the same time and leave the fastest at `request.plan`.
+
+    They share no timing cache, which would have them choose alike. Fewer are enough if some fail.
+
+    Raises:
+        ConversionError: None was built; the first one's reason.
+        EngineError: One does not run on this GPU.
+    """
+    if count == 1:
+        return run_builder(request, progress=progress, limit_s=limit_s)
+    built = _build_all(replace(request, timing_cache=None), count, progress, limit_s)
+    best = max(built, key=partial(_speed, progress=progress))
+    best.plan.replace(request.plan)
+    for candidate in built:
+        candidate.plan.unlink(missing_ok=True)
+    return best.result
+
+
+def _build_all(
+    request: BuildRequest, count: int, progress: Progress, limit_s: float | None
+) -> list[Candidate]:
+    stop = threading.Event()
+
+    def build(number: int) -> Candidate | ClipfleetError:
+        plan = Path(f"{request.plan}.{number}")
+
+        def say(line: str) -> None:
+            progress(f"{line} (candidate {number} of {count})")
+
+        try:
+            result = run_builder(
+                replace(request, plan=str(plan)), progress=say, limit_s=limit_s, stop=stop
+            )
+        except ClipfleetError as error:
+            return error
+        return Candidate(plan=plan, result=result)
+
+    with ThreadPoolExecutor(count, thread_name_prefix="candidate") as pool:
+        try:
+            ended = list(pool.map(build, range(1, count + 1)))
+        except BaseException:  # an interrupt: the builders must not go on
+            stop.set()
+            raise
+    built = [one for one in ended if isinstance(one, Candidate)]
+    if not built:
+        raise next(one for one in ended if isinstance(one, ClipfleetError))
+    return built
+
+
+def _speed(candidate: Candidate, progress: Progress) -> float:
+    """Return how many items a second an engine computes, run as a worker runs it."""
+    from workers.engines.tensorrt_open import open_engine
+    from workers.engines.tensorrt_runner import Runner
+
+    with (
+        open_engine(None, candidate.plan, allow_unverified=True) as file,
+        Runner(file) as runner,
+    ):
+        if runner.items_s is None:
+            raise EngineError(f"{candidate.plan} was not measured")
+        progress(f"{candidate.plan.name}: {runner.items_s:,.0f} items/s")
+        return runner.items_s

@@ -1,0 +1,45 @@
+"""Copies in parts: whatever the sizes, the target is the source."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from workers.engines import host_copy
+from workers.engines.host_copy import HostCopy
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 32])
+@pytest.mark.parametrize("threads", [1, 2, 4, 8])
+def test_every_row_is_copied_whatever_the_parts(
+    monkeypatch: pytest.MonkeyPatch, rows: int, threads: int
+) -> None:
+    monkeypatch.setattr(host_copy, "_PART_BYTES", 64)
+    source = np.random.default_rng(rows).normal(size=(rows, 5, 7)).astype(np.float32)
+    target = np.full_like(source, np.nan)
+    copy = HostCopy(threads)
+    copy(target, source)
+    copy.close()
+    assert np.array_equal(target, source)
+
+
+def test_small_copies_are_not_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = HostCopy(4)
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("handed over")
+
+    monkeypatch.setattr(copy._pool, "submit", refuse)
+    source = np.ones((8, 3, 64, 64), np.float32)
+    target = np.zeros_like(source)
+    copy(target, source)
+    copy.close()
+    assert np.array_equal(target, source)
+
+
+def test_a_part_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_copy, "_PART_BYTES", 8)
+    copy = HostCopy(2)
+    with pytest.raises(ValueError, match="broadcast"):
+        copy(np.zeros((4, 3)), np.ones((4, 4)))
+    copy.close()

@@ -139,7 +139,7 @@ class BrokerError(TransientError):
 
 
 class QueueFullError(TransientError):
-    """A queue has `length` messages, and `limit` are allowed: nothing was queued, try again later."""
+    """A queue has `length` messages of `limit`: nothing was queued, try again later."""
 
     def __init__(self, message: str, *, length: int, limit: int) -> None:
         super().__init__(message)

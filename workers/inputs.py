@@ -16,7 +16,7 @@ from clipfleet.errors import ItemError
 from clipfleet.jobs import EMPTY_TEXT, Item
 from storage.parts import Failure
 from workers.decode import ImageLimits, read_image, read_image_bytes
-from workers.engines.base import Array
+from workers.engines.base import Array, Engine
 from workers.isolated_decoder import IsolatedDecoder
 from workers.preprocess import preprocess_into
 from workers.tokenizer import Tokenizer
@@ -109,13 +109,16 @@ def _empty_text(item: Item) -> Failure:
 
 
 def chunks(
-    items: Sequence[Item], card: ModelCard, *, size: int, fill: Fill, pool: ThreadPoolExecutor
+    items: Sequence[Item], engine: Engine, *, size: int, fill: Fill, pool: ThreadPoolExecutor
 ) -> Generator[Chunk, None, None]:
-    """Yield `size` items at a time in order, made ready by the pool, the next ones meanwhile."""
+    """Yield `size` items at a time in order, made ready by the pool, the next ones meanwhile.
+
+    They are made where `engine` takes them from best.
+    """
     ahead: deque[_Pending] = deque()
     try:
         for start in range(0, len(items), size):
-            ahead.append(_Pending(items[start : start + size], card, fill, pool))
+            ahead.append(_Pending(items[start : start + size], engine, fill, pool))
             if len(ahead) > CHUNKS_AHEAD:
                 yield ahead.popleft().result()
         while ahead:
@@ -129,12 +132,12 @@ class _Pending:
     """A chunk that the pool makes ready."""
 
     def __init__(
-        self, items: Sequence[Item], card: ModelCard, fill: Fill, pool: ThreadPoolExecutor
+        self, items: Sequence[Item], engine: Engine, fill: Fill, pool: ThreadPoolExecutor
     ) -> None:
         # Images one by one; texts together, for one takes less time than a hand-over.
-        step = 1 if card.tower == "img" else len(items)
+        step = 1 if engine.card.tower == "img" else len(items)
         self._items = items
-        self._rows = _empty_rows(len(items), card)
+        self._rows = engine.empty_inputs(len(items))
         self._outcomes: list[Future[list[Outcome]]] = [
             pool.submit(fill, items[start : start + step], self._rows[start : start + step])
             for start in range(0, len(items), step)
@@ -149,9 +152,3 @@ class _Pending:
     def cancel(self) -> None:
         for future in self._outcomes:
             future.cancel()
-
-
-def _empty_rows(count: int, card: ModelCard) -> Array:
-    if card.tower == "img":
-        return np.empty((count, 3, card.resolution, card.resolution), dtype=np.float32)
-    return np.empty((count, card.context_length), dtype=np.int64)

@@ -138,7 +138,7 @@ def embed(
     vectors = np.empty((len(items), engine.card.dim), dtype=np.float32)
     outcomes: list[Outcome] = []
     kept = 0
-    with closing(chunks(items, engine.card, size=size, fill=fill, pool=pool)) as ready:
+    with closing(chunks(items, engine, size=size, fill=fill, pool=pool)) as ready:
         for chunk in ready:
             try:
                 features = engine(chunk.inputs)  # float32 (k, D)

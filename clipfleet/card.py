@@ -94,6 +94,7 @@ class Build:
     typing: Literal["weak", "strong"]
     fp32_ops: tuple[str, ...] = ()  # ONNX operators that were kept in float32
     candidates: int = 1  # engines that were built, of which this is the fastest
+    size_bytes: int | None = None  # of the engine's file; None: an older card
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -185,6 +185,7 @@ def _card(
         typing=result.typing,
         fp32_ops=request.fp32_ops,
         candidates=candidates,
+        size_bytes=engine.stat().st_size,
     )
     card = engine_card(onnx, engine, precision=request.precision)
     return replace(card, profile=request.profile, build=build)

@@ -3,7 +3,7 @@
 python -m bench.gpu.engine_table models/*.trt.card.json
 python -m bench.gpu.engine_table models/*.trt.card.json --into docs/performance.md
 
-An engine that is not beside its card has no size.
+An engine whose card is from before sizes were noted has none.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def _cells(card: ModelCard, engine: Path) -> Iterator[str]:
     else:
         yield f"{profile.smallest} to {profile.largest}"
     yield f"{card.build.seconds:.0f}" if card.build else "–"
-    yield f"{engine.stat().st_size / 1e6:.1f}" if engine.is_file() else "–"
+    size_bytes = card.build.size_bytes if card.build else None
+    yield f"{size_bytes / 1e6:.1f}" if size_bytes else "–"
     if parity is None:
         yield from ["–"] * 5
         return

@@ -3,7 +3,7 @@
 TEST_MODEL is the prefix of the ONNX engines (default: the demo's), TEST_MODEL_DYNAMIC that of
 ones for any batch size (default: none, and those tests are skipped). TEST_ENGINES is a folder of
 engines to reuse, and to build into (default: a temporary one). TEST_GPU_ALONE=1 says that nothing
-else runs on the GPU, so that its memory may be used up.
+else runs on the GPU, so that its memory may be measured and used up.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ pytest.importorskip("cuda.bindings.runtime")
 ROOT = Path(__file__).parents[2]
 PREFIX = Path(os.environ.get("TEST_MODEL", ROOT / "examples/demo/model/demo"))
 DYNAMIC = os.environ.get("TEST_MODEL_DYNAMIC")
+ALONE = os.environ.get("TEST_GPU_ALONE") == "1"
 MAX_BATCH = 8
 ITEMS = 61  # divisible by no batch size
 MANY_ITEMS = 100_000
@@ -179,7 +180,9 @@ def test_memory_does_not_grow_over_100_000_items(engine_of: Engines, tower: str)
         grown = free_before - cuda.memory_info()[0], resident_bytes() - rss_before
     print(f"\n{tower}: grown by {grown[0] / MIB:.1f} MiB on the GPU, {grown[1] / MIB:.1f} of RSS")
     assert np.array_equal(last, first)
-    assert max(grown) < 16 * MIB
+    assert grown[1] < 16 * MIB
+    if ALONE:  # it is the whole GPU's free memory, of which others take
+        assert grown[0] < 16 * MIB
 
 
 def resident_bytes() -> int:
@@ -331,7 +334,7 @@ def test_the_guides_model_takes_an_engine_without_a_card(
 
 
 def test_a_full_gpu_is_an_error_that_passes(engine_of: Engines) -> None:
-    if os.environ.get("TEST_GPU_ALONE") != "1":
+    if not ALONE:
         pytest.skip("TEST_GPU_ALONE is not 1: others would get no memory")
     made = engine_of("img")
     given = inputs(made[0])

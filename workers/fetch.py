@@ -7,6 +7,7 @@ resolve names itself, and no check of addresses would hold.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.client
 import socket
@@ -126,7 +127,8 @@ class Fetcher:
                     "files must be above CLIPFLEET_URL_THREADS"
                 ) from error
             raise _cut_off(url, error.strerror or str(error)) from error
-        except http.client.HTTPException as error:
+        # ValueError: what the library takes for an answer, and cannot read.
+        except (http.client.HTTPException, ValueError) as error:
             reason = f"its server does not speak HTTP: {type(error).__name__} {shown(str(error))}"
             raise item_error(HTTP_ERROR, f"{shown(url)}: {reason}") from error
 
@@ -140,7 +142,7 @@ class Fetcher:
                 location = answer.headers.get("Location")
                 if not (answer.status in _REDIRECTS and location):
                     raise _error(url, answer)
-                answer.read(_SMALL_BODY_BYTES)
+                _read_rest(answer)
             finally:
                 self._put_back(connection, answer)
             target = self._policy.redirected(target, _as_text(location))
@@ -213,8 +215,14 @@ def _request(connection: CheckedConnection, target: Target) -> http.client.HTTPR
         raise
 
 
+def _read_rest(answer: http.client.HTTPResponse) -> None:
+    """Read a body that does not matter, for the connection to be of use again."""
+    with contextlib.suppress(OSError, http.client.HTTPException):  # then it is closed
+        answer.read(_SMALL_BODY_BYTES)
+
+
 def _error(url: str, answer: http.client.HTTPResponse) -> ItemError:
-    answer.read(_SMALL_BODY_BYTES)
+    _read_rest(answer)
     status = answer.status
     said = f"{shown(url)}: its server answers {status} {shown(answer.reason)}"
     if status in _BUSY or status >= 500:

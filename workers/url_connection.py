@@ -66,6 +66,15 @@ class _Reader(io.RawIOBase):
         return self._raw.readinto(buffer)
 
 
+class _BoundedReader(io.BufferedReader):
+    """Reads no more than it is told: for a chunk of -1 bytes http.client reads without an end."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            raise http.client.HTTPException("a chunk of less than no bytes")
+        return super().read(size)
+
+
 class _TimedSocket:
     """The part of a socket that http.client uses, with a deadline for everything."""
 
@@ -78,7 +87,7 @@ class _TimedSocket:
         self.plain.sendall(data)  # its timeout is for the whole
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Reader(self._connection, self.plain))
+        return _BoundedReader(_Reader(self._connection, self.plain))
 
     def close(self) -> None:
         self.plain.close()

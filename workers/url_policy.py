@@ -73,7 +73,10 @@ class UrlPolicy:
         Raises:
             ItemError: `not_allowed`: it may not be fetched; `http_error`: it leaves TLS.
         """
-        url = urljoin(origin.url, location)
+        try:
+            url = urljoin(origin.url, location)
+        except ValueError as error:  # half an address, or letters that look like others
+            raise _refused(origin.url, f"it redirects elsewhere: {error}") from error
         if origin.scheme == "https" and not url.lower().startswith("https:"):
             reason = f"{shown(origin.url)} redirects to a URL that is not https, which is refused"
             raise item_error(HTTP_ERROR, reason)

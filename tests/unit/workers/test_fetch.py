@@ -157,6 +157,8 @@ def test_redirections_end(web: Web) -> None:
         "http://[::1]:{port}/",
         "http://2130706433:{port}/a.jpg",
         "http://localhost:{port}/a.jpg",
+        "http://[::1",
+        "//a\xe2\x84\x80b.example/",
     ],
 )
 def test_a_redirection_to_where_nothing_may_be_fetched_is_not_followed(
@@ -321,6 +323,9 @@ def raw(answer: bytes) -> Callable[[Handler, int], None]:
         (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 1000 + b"\r\n", "http_error"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "fetch_failed"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n100\r\nab", "fetch_failed"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\nabc", "http_error"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-99\r\nabc", "http_error"),
+        (b"HTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n100\r\nab", "missing"),
         (b"HTTP/1.1 302 \xff\x00\r\nLocation: \xff\xfe\r\n\r\n", "missing"),
         (b"HTTP/1.1 404 \xe2\x80\xae\x1b[2J\r\nContent-Length: 0\r\n\r\n", "missing"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nabc", None),

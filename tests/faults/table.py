@@ -13,9 +13,9 @@ _HEAD = ("fault", "items submitted", "vectors", "errors", "lost", "doubled", "se
 
 
 def table(faults: Sequence[Fault]) -> str:
-    """Return a row for each fault."""
+    """Return a row for each fault, sorted by name: tests may run beside each other."""
     rule = ["---", *["---:"] * (len(_HEAD) - 1)]
-    rows = [_HEAD, rule, *map(_cells, faults)]
+    rows = [_HEAD, rule, *sorted(map(_cells, faults))]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -21,6 +21,7 @@ from workers.url_policy import UrlPolicy
 
 Fetch = Callable[[str, Room], bytes]
 
+_SERVERS_PATIENCE_S = 5.0  # with who does not read; after more a failure is no server's fault
 _STALL_SHARE = 0.5  # of the time after which a process that gets nothing done is killed
 
 
@@ -187,6 +188,7 @@ class FetchAhead:
         try:
             if not self._may_ask(pending):
                 return
+            pending.kept_waiting_s = 0.0
             data = self._fetch(pending.url, lambda size: self._make_room(pending, size))
         except ItemError as error:
             self._failed(pending, error)
@@ -233,7 +235,9 @@ class FetchAhead:
                 raise _DroppedError(f"{shown(pending.url)} is not wanted any more")
             pending.held_bytes += size_bytes
             self._held_bytes += size_bytes
-        return time.monotonic() - started_s
+        waited_s = time.monotonic() - started_s
+        pending.kept_waiting_s += waited_s
+        return waited_s
 
     def _has_room(self, size_bytes: int) -> bool:
         return self._held_bytes + size_bytes <= self._ahead_bytes
@@ -241,6 +245,9 @@ class FetchAhead:
     def _failed(self, pending: Pending, error: ItemError) -> None:
         with self._lock:
             now_s = time.monotonic()
+            if pending.kept_waiting_s >= _SERVERS_PATIENCE_S and error.code in TRANSIENT_CODES:
+                self._put_off(pending, now_s + backoff_s(1))  # counts as no try
+                return
             pending.attempts += 1
             if error.code not in TRANSIENT_CODES:
                 self._hosts.answered(pending.host, now_s)

@@ -30,6 +30,7 @@ class Pending:
     attempts: int = 0
     first_failure_s: float | None = None
     held_bytes: int = 0
+    kept_waiting_s: float = 0.0  # its server, in this try, until there was room for its bytes
     data: bytes = b""
     error: Exception | None = None
 

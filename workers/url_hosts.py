@@ -16,6 +16,7 @@ _MAX_HOSTS = 10_000  # in trouble, that are remembered
 @dataclass(kw_only=True, slots=True)
 class _Trouble:
     since_s: float
+    last_s: float = 0.0
     in_a_row: int = 0
     pauses: int = 0
     paused_until_s: float = 0.0
@@ -59,7 +60,9 @@ class Hosts:
     def failed(self, host: str, error: ItemError, now_s: float) -> None:
         """Note a transient failure."""
         trouble = self._hosts.setdefault(host, _Trouble(since_s=now_s))
-        trouble.in_a_row += 1
+        if trouble.in_a_row < _IN_A_ROW and now_s - trouble.last_s >= self._retry_s:
+            trouble.in_a_row, trouble.since_s = 0, now_s  # a few, long ago, say nothing
+        trouble.in_a_row, trouble.last_s = trouble.in_a_row + 1, now_s
         # Not the error itself: its traceback would keep what was read in memory.
         trouble.code, trouble.message = error.code, str(error)
         asked_s = error.retry_after_s if isinstance(error, BusyError) else None

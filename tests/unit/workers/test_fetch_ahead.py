@@ -255,6 +255,16 @@ def test_few_failures_of_a_host_hold_up_nobody() -> None:
     assert hosts.paused_until_s("h") == 0
 
 
+def test_a_failure_of_long_ago_does_not_bring_a_host_down_sooner() -> None:
+    hosts = Hosts(retry_s=30.0)
+    hosts.failed("h", ItemError(FETCH_FAILED, "refused"), 0.0)
+    for _ in range(8):
+        hosts.failed("h", ItemError(FETCH_FAILED, "refused"), 3600.0)
+    assert hosts.down("h", 3600.0) is None
+    hosts.failed("h", ItemError(FETCH_FAILED, "refused"), 3630.0)
+    assert hosts.down("h", 3630.0) is not None
+
+
 def test_waits_double_and_are_drawn_from_none_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[float, float]] = []
 
@@ -312,6 +322,25 @@ def test_retries_get_through_though_all_threads_wait_for_room() -> None:
         ahead.begin(urls(10))
         filled.set()
         assert [len(ahead.take(url)) for url in urls(10)] == [60] * 10
+
+
+def test_a_server_that_we_kept_waiting_is_not_held_to_have_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the engine is slow, fetches wait for room, and servers close their connections."""
+    monkeypatch.setattr("workers.fetch_ahead._SERVERS_PATIENCE_S", 0.01)
+
+    def fetch(url: str, room: Room) -> bytes:
+        if room(100) >= 0.01:
+            raise ItemError(FETCH_FAILED, "Connection reset by peer")
+        return b"there"
+
+    ahead = FetchAhead(fetch, threads=4, ahead_bytes=100, patience=Patience(attempts=1))
+    ahead.begin(urls(10))
+    for url in urls(10):
+        time.sleep(0.02)  # the engine's; no less, for the others to be kept waiting
+        assert ahead.take(url) == b"there"
+    ahead.close()
 
 
 def test_a_run_of_which_nothing_comes_ends() -> None:

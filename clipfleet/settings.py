@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     # in a process of their own. One that ends that process so often, or holds it so long so
     # often, or on which alone the engine fails so often, is an error.
     item_attempts: PositiveInt = 3
-    decode_timeout_s: PositiveFloat = 60.0
+    decode_timeout_s: PositiveFloat = 60.0  # or half of the shard's deadline, if that is less
 
     # Workers read images below these folders only (absolute paths; in the environment with ':'
     # between them), once `..` and symbolic links are resolved. None: wherever this user may.

@@ -25,6 +25,7 @@ from workers.normalise import l2_normalise
 from workers.read import is_web
 
 _MIN_CHUNK = 32  # items
+_DECODE_SHARE = 0.5  # of the shard's deadline at most, for a picture that holds its decoder
 _ITEMS_A_THREAD = 4  # in a chunk, so that threads seldom wait for the last item
 
 Progress = Callable[[], None]  # called as items get done, from any thread
@@ -92,7 +93,9 @@ class Embedder:
         engine = CarefulEngine(self.engine, attempts=attempts)
         if engine.card.tower == "txt":
             return embed(items, engine, size=1, fill=self._fill, pool=pool, progress=progress)
-        limits, timeout_s = self._limits, self._settings.decode_timeout_s
+        limits, settings = self._limits, self._settings
+        # Were it longer, the deadline would end this process first, again and again.
+        timeout_s = min(settings.decode_timeout_s, settings.shard_deadline_s * _DECODE_SHARE)
         with IsolatedDecoder(
             limits, attempts=attempts, timeout_s=timeout_s, progress=progress
         ) as decoder:
@@ -145,6 +148,7 @@ def embed(
             except ItemError as error:  # a careful engine's, whose chunk is one item
                 told = str(error)
                 outcomes += [Failure(item=i, error=error.code, message=told) for i in chunk.items]
+                progress()
                 continue
             normalised = l2_normalise(features)  # float32 (k, D), NaN where there is no direction
             bad = np.isnan(normalised[:, 0])

@@ -227,6 +227,16 @@ def test_an_engine_that_fails_on_everything_makes_no_item_a_row(
     assert count_failures(dataset) == {}
 
 
+def test_an_item_on_which_the_engine_fails_is_progress_too(process: EngineProcess) -> None:
+    """Else a shard with many of them would be ended by its deadline, again and again."""
+    items = [Item(id=f"{n}", text="words") for n in range(7)]
+    told: list[None] = []
+    with failing_on(process, "words", error=EngineError("odd")) as broken:
+        embedded = broken.embedder.embed(items, careful=True, progress=lambda: told.append(None))
+    assert [failure.error for failure in embedded.failures] == [ENGINE_FAILED] * 7
+    assert len(told) == 7
+
+
 def test_careful_vectors_are_those_of_the_fast_way(process: EngineProcess) -> None:
     items = [Item(id=f"{n}", text=f"words {n} " * n) for n in range(60)]
     fast, careful = (process.embedder.embed(items, careful=c) for c in (False, True))

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +21,11 @@ from clipfleet.settings import Settings
 from storage.parts import Embedded
 from workers import inputs as inputs_module
 from workers import pipeline
-from workers.decode import read_image
+from workers.decode import ImageLimits, read_image
 from workers.engines.base import Array
 from workers.engines.fake import FakeEngine, fake_card, write_fake_engine
 from workers.inputs import CHUNKS_AHEAD, Outcome
+from workers.isolated_decoder import IsolatedDecoder
 from workers.normalise import l2_normalise
 from workers.pipeline import Embedder, embed
 from workers.preprocess import preprocess_batch
@@ -71,6 +73,25 @@ def assert_complete(embedded: Embedded, items: Sequence[Item]) -> None:
     assert embedded.vectors.shape == (len(kept), 8)
     assert embedded.vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(embedded.vectors, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(("deadline_s", "expected_s"), [(1800, 60.0), (30, 15.0)])
+def test_a_picture_may_hold_its_decoder_for_less_than_the_deadline(
+    monkeypatch: pytest.MonkeyPatch, deadline_s: int, expected_s: float
+) -> None:
+    """Else the deadline would end the process before the picture is found, for ever."""
+    given: list[float] = []
+
+    class Decoder(IsolatedDecoder):
+        def __init__(self, limits: ImageLimits, *, timeout_s: float, **rest: Any) -> None:
+            given.append(timeout_s)
+            super().__init__(limits, timeout_s=timeout_s, **rest)
+
+    monkeypatch.setattr(pipeline, "IsolatedDecoder", Decoder)
+    settings = Settings(shard_deadline_s=deadline_s)
+    with Embedder(FakeEngine(fake_card("img", dim=8, resolution=16)), settings) as embedder:
+        embedder.embed([], careful=True)
+    assert given == [expected_s]
 
 
 @pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 200])

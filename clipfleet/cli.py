@@ -41,6 +41,7 @@ from clipfleet.options import (
     TextColumn,
     TowerName,
     UriColumn,
+    UrlHosts,
 )
 from clipfleet.settings import Settings, load_settings
 
@@ -160,6 +161,7 @@ def embed(
     provider: Annotated[ProviderName | None, typer.Option(help="ONNX Runtime's provider.")] = None,
     contexts: Contexts = None,
     allow_unverified: AllowUnverified = False,
+    url_host: UrlHosts = None,
     as_json: Json = False,
 ) -> None:
     """Embed a whole source on this machine, and prove the result.
@@ -182,6 +184,7 @@ def embed(
         shard_size=shard_size,
         embedding_dtype=dtype,
         redis_url=redis_url,
+        url_hosts=url_host or None,
         **_engine_settings(provider, contexts, allow_unverified),
     )
     check_one_way(workers, gpus)
@@ -262,6 +265,7 @@ def worker(
             help="Images below this folder are read, no others; may be repeated.",
         ),
     ] = None,
+    url_host: UrlHosts = None,
     gpus: Gpus = None,
     build_if_missing: Annotated[
         bool,
@@ -297,6 +301,7 @@ def worker(
         model=str(model.resolve()),
         output=resolved(output),
         input_roots=[str(root.absolute()) for root in input_root] if input_root else None,
+        url_hosts=url_host or None,
         **_engine_settings(provider, contexts, allow_unverified),
     )
     if gpus:

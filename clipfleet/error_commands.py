@@ -13,7 +13,7 @@ import typer
 
 from clipfleet.errors import UsageError
 from clipfleet.jobs import BAD_ITEM, ERROR_CODES
-from clipfleet.options import DatasetArgument, Gpus, Json, RedisUrl
+from clipfleet.options import DatasetArgument, Gpus, Json, RedisUrl, UrlHosts
 from clipfleet.settings import Settings, load_settings
 
 NO_ERRORS, ERRORS = 0, 1
@@ -60,6 +60,7 @@ def retry(
     ] = None,
     gpus: Gpus = None,
     redis_url: RedisUrl = None,
+    url_host: UrlHosts = None,
     as_json: Json = False,
 ) -> None:
     """Embed the items that ended as errors once more: here, or by workers that run elsewhere.
@@ -78,12 +79,14 @@ def retry(
             f"--only {BAD_ITEM}: nothing of such an item was kept that could be embedded; queue it "
             "under another id, in the right form"
         )
-    settings = load_settings(redis_url=redis_url)
+    settings = load_settings(redis_url=redis_url, url_hosts=url_host or None)
     if model is not None:
         _retry_here(dataset, chosen, model, settings, workers, gpus, redis_url is None, as_json)
         return
-    if workers or gpus:
-        raise UsageError("--workers and --gpus start workers here: name their --model as well")
+    if workers or gpus or url_host:
+        raise UsageError(
+            "--workers, --gpus and --url-host are of workers here: name their --model as well"
+        )
     from tasks.retry_errors import retry_errors
 
     done = retry_errors(dataset, chosen, settings=settings)

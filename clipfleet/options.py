@@ -70,6 +70,14 @@ OutArgument = Annotated[
 DatasetArgument = Annotated[
     str, typer.Argument(help="The dataset: its folder, or s3://bucket/prefix.")
 ]
+UrlHosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--url-host",
+        metavar="HOST",
+        help="Images are fetched from this host (*.example.com: all below it; may be repeated).",
+    ),
+]
 Gpus = Annotated[
     str | None,
     typer.Option("--gpus", metavar="all|0,2", help="One worker for each of these GPUs."),

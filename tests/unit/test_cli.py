@@ -1,10 +1,12 @@
 """The command line: help, exit codes, and errors of one line."""
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -120,8 +122,38 @@ def test_what_cannot_be_retried_is_wrong_use(tmp_path: Path) -> None:
         (("--only", "mising"), "no such class of error; empty_file, missing"),
         (("--only", "bad_item"), "nothing of such an item was kept"),
         (("--workers", "2"), "name their --model"),
+        (("--url-host", "a.example"), "name their --model"),
     ):
         result = run_process("retry", "out", *options, cwd=tmp_path)
         assert result.returncode == WRONG_USE
         assert said in result.stderr
         assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "runs"),
+    [
+        (("worker", "--tower", "txt", "--output", "."), "tasks.worker.run_worker"),
+        (("embed", "t.txt", "out"), "tasks.one_shot.embed_source"),
+        (("retry", "out"), "tasks.one_shot.retry_here"),
+    ],
+)
+def test_hosts_of_urls_may_be_named_in_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], runs: str
+) -> None:
+    """They replace the environment's; without any, those stand."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLIPFLEET_URL_HOSTS", "set.example")
+    (tmp_path / "t.txt").write_text("a\n")
+    model = ("--model", str(write_fake_engine(tmp_path, "txt")))
+    found: list[tuple[str, ...]] = []
+
+    def stop(*given: Any, **named: Any) -> None:
+        found.append((named.get("settings") or given[0]).url_hosts)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process keeps its own
+    monkeypatch.setattr(runs, stop)
+    run(*arguments, *model)
+    run(*arguments, *model, "--url-host", "a.example", "--url-host", "*.b.example")
+    assert found == [("set.example",), ("a.example", "*.b.example")]

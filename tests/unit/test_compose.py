@@ -116,6 +116,12 @@ def test_workers_read_images_below_the_items_folder_only(compose: dict[str, Any]
         assert any(re.match(r"\$\{ITEMS_DIR\b.*:ro$", volume) for volume in service["volumes"])
 
 
+def test_workers_are_told_of_what_may_be_fetched_and_of_the_key(compose: dict[str, Any]) -> None:
+    for service in workers(compose).values():
+        for name in ("URL_HOSTS", "URL_PRIVATE_HOSTS", "URL_SCHEMES", "MESSAGE_KEY"):
+            assert service["environment"][f"CLIPFLEET_{name}"] is None  # passed on, if it is there
+
+
 def test_images_run_as_a_user_without_rights() -> None:
     stages = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
     assert {re.search(r"AS (\w+)", stage)[1] for stage in stages} == {"cpu", "gpu", "flower"}  # type: ignore[index]

@@ -74,7 +74,11 @@ def test_gathered_items_go_back_and_none_becomes_an_error_row(make_bench: MakeBe
     lost_s = time.monotonic()
     assert loser.wait() == 1
     assert time.monotonic() - lost_s < SOON_S
-    assert bench.in_redis() == (130, 0)
+    # On a slow machine the first windows may be less than full.
+    written, errors = bench.counts(ITEMS)
+    assert errors == 0
+    assert 0 < written <= 150
+    assert bench.in_redis() == (230 - written, 0)
 
     bench.start_worker()
     bench.wait_for_items(230, ITEMS)

@@ -1,0 +1,51 @@
+"""A rig for pictures that do harm, and workers which these do it to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clipfleet.jobs import Item
+from storage.dataset import Dataset
+from storage.failures import count_failures
+from storage.sources import ListSource
+from tasks.submit import submit
+from tests.faults.conftest import MakeRig
+from tests.faults.harness import FULL, Rig
+from tests.faults.pictures import poisoned_environment
+from tests.integration.support import WorkerProcess
+
+ATTEMPTS = 3 if FULL else 2
+SHARD = 20  # items
+
+
+def poisoned_rig(make_rig: MakeRig) -> Rig:
+    return make_rig(
+        tower="img",
+        shard_size=SHARD,
+        window_items=SHARD,
+        item_attempts=ATTEMPTS,
+        decode_timeout_s=1.5,
+        shard_deadline_s=4,
+    )
+
+
+def submit_pictures(rig: Rig, items: Sequence[Item]) -> None:
+    rig.note("dataset", [item.id for item in items])
+    path, model = rig.dataset_path(), str(rig.settings.model)
+    submit(ListSource(list(items)), path, model, settings=rig.settings)
+
+
+def start_poisoned_worker(rig: Rig) -> WorkerProcess:
+    log_path = rig.folder / f"worker-{len(rig.workers)}.log"
+    worker = WorkerProcess(rig.settings, log_path, environment=poisoned_environment())
+    rig.workers.append(worker)
+    return worker
+
+
+def deaths(*workers: WorkerProcess) -> int:
+    """Return how many children of workers were started again."""
+    return sum(len(worker.events("engine loaded")) - 1 for worker in workers)
+
+
+def errors(rig: Rig, name: str = "dataset") -> dict[str, int]:
+    return dict(count_failures(Dataset.open(rig.dataset_path(name))))

@@ -14,7 +14,7 @@ from clipfleet.settings import Settings, load_settings
 from clipfleet.validation import shortened
 from tasks.refusals import refuse
 from tasks.retry import reason_of
-from tasks.signing import check_signature
+from tasks.signing import check_signature, drop_unsigned
 from tasks.transport import PARSE_ERRORS
 
 Handler = Callable[[Any], None]
@@ -48,6 +48,7 @@ class CarefulConsumer(Consumer):
             try:
                 if signed["keys"]:
                     check_signature(message, **signed)
+                    drop_unsigned(message)
                 handle(message)
             except MessageError as error:
                 refuse_message(settings, message, error, level=next(level))

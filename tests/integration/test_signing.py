@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import subprocess
 import sys
@@ -10,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from clipfleet.jobs import EMBED_TASK
 from tasks.app import make_app
 from tasks.progress import read_progress
 from tasks.reconcile import Reconciler
 from tasks.resume import resume
+from tasks.signing import SIGNATURE_HEADER, signature
 from tests.integration.conftest import MakeBench
-from tests.integration.support import Bench, processes_of, texts
+from tests.integration.support import Bench, processes_of, texts, wait_until
 from workers.lifecycle import environment_of, preflight
 
 pytestmark = pytest.mark.integration
@@ -119,6 +123,33 @@ def test_old_messages_and_remote_control_change_nothing_and_the_key_is_nowhere(
     told += [*kept, *before.values(), worker.log_path.read_bytes()]
     assert len(told) > 10
     assert [text for text in told if b"hush" in text] == []
+    signed.assert_whole(vectors=100)
+
+
+def test_a_worker_signs_nothing_that_a_strangers_headers_name(signed: Bench) -> None:
+    signed.submit(100)
+    (raw,) = signed.client.lrange(signed.queue, 0, -1)
+    message = json.loads(raw)
+    # As another language signs it: Celery's own bodies say of callbacks that there are none.
+    arguments, keywords, _ = json.loads(base64.b64decode(message["body"]))
+    body = json.dumps([arguments, keywords, {}]).encode()
+    message["body"] = base64.b64encode(body).decode()
+    headers = message["headers"]
+    told = {"task": EMBED_TASK, "id_": headers["id"], "queue": signed.queue}
+    headers[SIGNATURE_HEADER] = signature(KEY, body=body, **told)
+    # Celery queues the errbacks of what has a time that no clock has.
+    forged = {"task": "a.strangers", "kwargs": {}, "options": {}, "immutable": True}
+    headers["errbacks"] = [{**forged, "args": [], "subtask_type": None}]
+    headers["eta"] = "9999-12-31T23:59:59-23:59"
+    signed.client.delete(signed.queue)
+    worker = signed.start_worker(reconcile_interval_s=0).ready()
+    signed.client.lpush(signed.queue, json.dumps(message))
+    wait_until(lambda: "OverflowError" in worker.log_text(), timeout_s=10, what="a fault")
+    signed.client.lpush(signed.queue, raw)
+    signed.wait_for_items(100)
+    assert "a.strangers" not in worker.log_text()
+    assert signed.client.llen("clipfleet.img") == 0
+    assert worker.stop() == 0
     signed.assert_whole(vectors=100)
 
 

@@ -68,7 +68,8 @@ def renew(channel: Any) -> None:
     `_dirty`, and a sorted set in Redis their times. Tags that are no longer in the set stay away.
     """
     qos = channel.qos
-    tags = [tag for tag in qos._delivered if tag not in qos._dirty]  # noqa: SLF001
+    delivered = list(qos._delivered)  # noqa: SLF001 - a copy: the worker goes on beside the thread
+    tags = [tag for tag in delivered if tag not in qos._dirty]  # noqa: SLF001
     if not tags:
         return
     try:

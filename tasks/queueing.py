@@ -227,9 +227,9 @@ def held(lock: Lock, *, wait: bool) -> Iterator[bool]:
 
 
 def _renew(lock: Lock, released: threading.Event) -> None:
-    """Keep a lock until it is released, or lost: whoever holds it finds that out."""
-    with suppress(RedisError, OSError):
-        while not released.wait(LOCK_S / 4):
+    """Keep a lock until it is released; whoever holds it finds out if it is lost."""
+    while not released.wait(LOCK_S / 4):
+        with suppress(RedisError, OSError):  # Redis may answer the next time
             lock.reacquire()
 
 
@@ -240,8 +240,9 @@ def broker_errors(settings: Settings) -> Iterator[None]:
         yield
     except LockError as error:
         raise BrokerError(
-            f"Redis at {redacted(settings.redis_url)} lost its data while shards were queued: give "
-            "it an append-only file (appendonly yes), and run again"
+            f"Redis at {redacted(settings.redis_url)} forgot that this process queues shards: it "
+            "lost its data (give it an append-only file: appendonly yes), or this process was "
+            f"suspended for more than {LOCK_S} s; run again"
         ) from error
     except (RedisError, OperationalError, BatchPublishError, OSError) as error:
         raise unreachable(settings.redis_url, error) from error

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
 from storage.dataset import Dataset
 from storage.queued import Queued, write_queued
+from tasks import queueing
 from tasks.broker import held_messages, waiting_messages
-from tasks.queueing import all_in_redis, digest, name_in_messages, shards_in_redis
+from tasks.queueing import all_in_redis, digest, held, name_in_messages, shards_in_redis
 from tests.unit.tasks.support import fake_dataset
 
 
@@ -64,3 +69,32 @@ def test_a_copied_dataset_has_its_own_name(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     Path(dataset.root).rename(copy)
     assert name_in_messages(Dataset.open(str(copy))) == str(copy)
+
+
+class FlakyLock:
+    """A lock that Redis does not renew the first time."""
+
+    def __init__(self) -> None:
+        self.renewed = threading.Event()
+        self._asked = False
+
+    def acquire(self, *, blocking: bool) -> bool:
+        return blocking
+
+    def reacquire(self) -> None:
+        if self._asked:
+            self.renewed.set()
+        self._asked = True
+        if not self.renewed.is_set():
+            raise RedisConnectionError("cut")
+
+    def release(self) -> None: ...
+
+
+def test_a_lock_is_renewed_although_redis_did_not_answer_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(queueing, "LOCK_S", 0.01)
+    lock: Any = FlakyLock()
+    with held(lock, wait=True):
+        assert lock.renewed.wait(timeout=10)

@@ -62,7 +62,13 @@ def read_queued(dataset: Dataset) -> Queued | None:
 
 
 def write_queued(dataset: Dataset, queued: Queued) -> None:
-    """Keep what was queued; nothing is written if that is known."""
-    data = queued.to_json().encode()
-    if not dataset.fs.exists(QUEUED_PATH) or dataset.fs.read(QUEUED_PATH) != data:
-        dataset.fs.replace(QUEUED_PATH, data)
+    """Keep what was queued; nothing is written if that is known, or a later job was queued.
+
+    Who slept over its lock would take that job out of sight again: its rest would never be queued.
+
+    Raises:
+        DatasetError: The file is damaged.
+    """
+    known = read_queued(dataset)
+    if known is None or (known != queued and known.last_job <= queued.last_job):
+        dataset.fs.replace(QUEUED_PATH, queued.to_json().encode())

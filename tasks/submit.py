@@ -43,11 +43,12 @@ class Submission:
             if self.job
             else "planned nothing: every item is in the dataset's plan"
         )
-        queued = (
-            f"queued {self.queued_shards:,} shards"
-            if self.queued_shards
-            else "queued nothing: every planned shard is done or in the queue"
-        )
+        if self.queued_shards:
+            queued = f"queued {self.queued_shards:,} shards"
+        elif self.later_shards:
+            queued = "queued nothing: the queue is full"
+        else:
+            queued = "queued nothing: every planned shard is done or in the queue"
         return [f"{self.dataset}: {planned}; {queued}{later(self.later_shards)}"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from clipfleet.jobs import Shard
@@ -46,6 +47,18 @@ def test_a_shard_that_waits_for_room_is_not_lost(tmp_path: Path) -> None:
     assert read_queued(dataset) == queued
 
 
+def test_who_slept_over_its_lock_takes_no_later_job_out_of_sight(tmp_path: Path) -> None:
+    dataset = fake_dataset(tmp_path)
+    first = Queued(queue="q", dataset=dataset.root, last_job="00001")
+    second = replace(first, last_job="00002", rest="00002-0000003")
+    write_queued(dataset, second)
+    write_queued(dataset, first)
+    assert read_queued(dataset) == second
+    fed = replace(second, rest=None)
+    write_queued(dataset, fed)
+    assert read_queued(dataset) == fed
+
+
 def test_a_submission_tells_what_waits_for_room() -> None:
     submission = Submission(
         dataset="/d",
@@ -57,4 +70,7 @@ def test_a_submission_tells_what_waits_for_room() -> None:
     )
     told = "queued 4 shards; the workers queue 6 more when there is room"
     assert submission.lines()[0].endswith(told)
+    full = "queued nothing: the queue is full; the workers queue 10 more when there is room"
+    none = replace(submission, queued_shards=0, later_shards=10)
+    assert none.lines()[0].endswith(full)
     assert later(0) == ""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,9 +89,9 @@ def _fill_image(item: Item, pixels: NDArray[np.float32], limits: ImageLimits) ->
 
 
 def fill_texts(
-    items: Sequence[Item], ids: NDArray[np.int64], tokenizer: Tokenizer
+    items: Sequence[Item], ids: NDArray[np.integer[Any]], tokenizer: Tokenizer
 ) -> list[Outcome]:
-    """Write the ids of n texts to int64 (n, L); a text without a word is a failure."""
+    """Write the ids of n texts to (n, L), int64 or int32; a text without a word is a failure."""
     ids[:], cut = tokenizer.encode_counted([item.text or "" for item in items], ids.shape[1])
     has_words = ids[:, 2] != 0  # where [SEP] follows [CLS] at once, this is padding
     return [

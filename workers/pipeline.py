@@ -156,6 +156,7 @@ def embed(
             good = normalised[~bad]
             vectors[kept : kept + len(good)] = good
             kept += len(good)
+            del chunk  # or its memory, which may be locked, could not take the next one
             progress()
     return _embedded(items, outcomes, vectors[:kept], has_sizes=engine.card.tower == "img")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
 from typing import Any
 
@@ -24,12 +24,15 @@ class HostCopy:
         self._pool = ThreadPoolExecutor(max(1, self._threads - 1), thread_name_prefix="copy")
 
     def __call__(self, target: NDArray[Any], source: NDArray[Any]) -> None:
-        """Copy n rows to n others of the same shape."""
+        """Copy n rows to n others of the same shape; no thread copies any more when it ends."""
         parts = max(1, min(self._threads, len(source), source.nbytes // _PART_BYTES))
         edges = [len(source) * part // parts for part in range(parts + 1)]
         pieces = [slice(start, stop) for start, stop in pairwise(edges)]
         others = [self._pool.submit(np.copyto, target[rows], source[rows]) for rows in pieces[1:]]
-        np.copyto(target[pieces[0]], source[pieces[0]])
+        try:
+            np.copyto(target[pieces[0]], source[pieces[0]])
+        finally:  # after an interrupt the target may be freed
+            wait(others)
         for other in others:
             other.result()
 

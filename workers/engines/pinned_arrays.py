@@ -6,6 +6,7 @@ import ctypes
 import math
 import weakref
 from collections import deque
+from contextlib import suppress
 
 import numpy as np
 
@@ -67,10 +68,13 @@ class PinnedArrays:
             self._take_back()
 
     def _take_back(self) -> None:
-        while self._dropped:
-            self._free.append(self._used.pop(self._dropped.popleft()))
-        while len(self._free) > (0 if self._closed else _KEPT):
-            self._free.pop(0).close()
+        """Take what was dropped; once closed, several threads and finalizers may be here."""
+        with suppress(IndexError):  # whoever is here as well may have taken the last one
+            while self._dropped:
+                self._free.append(self._used.pop(self._dropped.popleft()))
+        with suppress(IndexError):
+            while len(self._free) > (0 if self._closed else _KEPT):
+                self._free.pop(0).close()
 
     def close(self) -> None:
         """Free what no array uses; the rest is freed with its array."""

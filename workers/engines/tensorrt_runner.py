@@ -189,11 +189,11 @@ class Runner:
         """Free all lanes, after the call that runs; the engine itself is its file's."""
         with self._lock:
             self._closed = True
+            self._copy.close()  # first: its threads write to the lanes' memory
             while self._small:
                 self._small.pop().close()
             while self._lanes:
                 self._lanes.pop().close()
-            self._copy.close()
             self._pinned.close()
 
     def __enter__(self) -> Self:

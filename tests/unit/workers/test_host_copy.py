@@ -1,5 +1,6 @@
 """Copies in parts: whatever the sizes, the target is the source."""
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -42,4 +43,25 @@ def test_a_part_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     copy = HostCopy(2)
     with pytest.raises(ValueError, match="broadcast"):
         copy(np.zeros((4, 3)), np.ones((4, 4)))
+    copy.close()
+
+
+def test_an_interrupt_leaves_no_thread_that_still_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_copy, "_PART_BYTES", 8)
+    interrupted = threading.Event()
+    copied: list[int] = []
+
+    def copyto(target: Any, source: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            interrupted.set()
+            raise KeyboardInterrupt
+        assert interrupted.wait(10)
+        threading.Event().wait(0.05)  # the target may be freed by now, if nobody waits
+        copied.append(len(target))
+
+    monkeypatch.setattr(np, "copyto", copyto)
+    copy = HostCopy(2)
+    with pytest.raises(KeyboardInterrupt):
+        copy(np.zeros((4, 4)), np.ones((4, 4)))
+    assert copied == [2]
     copy.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 import pytest
 
@@ -65,3 +67,17 @@ def test_it_knows_what_lies_in_it(machine: State) -> None:
     del array, inside
     arrays.empty((1,), "uint8")
     assert address not in arrays._used
+
+
+def test_what_another_thread_takes_back_meanwhile_is_no_error(machine: State) -> None:
+    class Raced(deque[int]):
+        def __bool__(self) -> bool:
+            return True  # as it was when it was looked at
+
+    arrays = PinnedArrays()
+    arrays._dropped = Raced()
+    array = arrays.empty((3,), "uint8")
+    arrays.close()
+    assert machine.cuda.held
+    del array
+    assert not machine.cuda.held

@@ -253,29 +253,39 @@ def test_the_next_images_are_decoded_while_the_engine_runs() -> None:
 
 
 def test_no_more_than_a_few_chunks_of_pixels_are_held() -> None:
+    count = 12
     alive: set[int] = set()
-    most = 0
+    others: list[int] = []  # chunks that are held when the next one's memory is taken
+    begun = threading.Semaphore(0)
 
     class CountingEngine(FakeEngine):
+        calls = 0
+
+        def empty_inputs(self, count: int) -> Array:
+            others.append(len(alive))
+            rows = super().empty_inputs(count)
+            alive.add(id(rows))
+            weakref.finalize(rows, alive.discard, id(rows))
+            return rows
+
         def __call__(self, inputs: Array) -> NDArray[np.float32]:
-            nonlocal most
-            most = max(most, len(alive))
+            self.calls += 1
+            if self.calls < count:  # the only thread is at the next chunk, done with this one
+                for _ in range(CHUNK + (self.calls == 1)):
+                    assert begun.acquire(timeout=20)
             return super().__call__(inputs)
 
     def fill(items: Sequence[Item], rows: Array) -> list[Outcome]:
-        chunk = rows.base  # the whole chunk's rows
-        assert chunk is not None
-        if id(chunk) not in alive:
-            alive.add(id(chunk))
-            weakref.finalize(chunk, alive.discard, id(chunk))
+        begun.release()
         rows[:] = 1
         return [(1, 1)] * len(items)
 
     engine = CountingEngine(fake_card("img", dim=8, resolution=4))
-    items = [Item(id=str(i), uri="/x") for i in range(12 * CHUNK)]
+    items = [Item(id=str(i), uri="/x") for i in range(count * CHUNK)]
     with ThreadPoolExecutor(1) as pool:
         embed(items, engine, size=CHUNK, fill=fill, pool=pool)
-    assert 1 <= most <= CHUNKS_AHEAD + 2
+    assert len(others) == count
+    assert max(others) == CHUNKS_AHEAD
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from clipfleet.errors import EngineError, GpuLostError, GpuMemoryError
 from clipfleet.settings import Settings
 from tests.unit.workers import fake_tensorrt
 from tests.unit.workers.fake_tensorrt import WORDS, State, expected, install, plan, write_engine
+from workers.engines.host_copy import HostCopy
 from workers.engines.loading import load_engine
 from workers.engines.tensorrt import TensorRTEngine
 from workers.engines.tensorrt_speed import items_per_second
@@ -377,6 +378,22 @@ def test_a_closed_engine_says_so_and_closes_again(machine: State, tmp_path: Path
     engine.close()
     with pytest.raises(EngineError, match="is closed: load it again"):
         engine(images(1))
+
+
+def test_the_threads_that_copy_end_before_their_memory_is_freed(
+    machine: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+    close = HostCopy.close
+
+    def closing(copy: HostCopy) -> None:
+        close(copy)
+        held.append(machine.cuda.bytes_held())
+
+    monkeypatch.setattr(HostCopy, "close", closing)
+    with engine_of(tmp_path, machine, contexts=2):
+        held_open = machine.cuda.bytes_held()
+    assert held == [held_open]
 
 
 def test_two_engines_live_in_one_process(machine: State, tmp_path: Path) -> None:

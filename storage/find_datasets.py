@@ -35,7 +35,8 @@ def find_datasets(folder: str, *, max_entries: int = MAX_ENTRIES) -> Found:
     store, a request answers for a thousand names: nothing but datasets should be there.
 
     Raises:
-        StorageError: The folder cannot be read; one below it that cannot is left out.
+        StorageError: The folder cannot be read. On a disk, one below it that cannot is left out;
+            in an object store none is, or a store that is down would look empty.
     """
     if in_object_store(folder):
         place = absolute(folder)

@@ -121,7 +121,9 @@ class ObjectFilesystem:
 
     def list(self, folder: str) -> Names:
         found = self._list(folder)
-        files = [PurePosixPath(file["path"]).name for file in found["objects"]]
+        paths = [PurePosixPath(file["path"]) for file in found["objects"]]
+        # Consoles mark a folder with an object that has its name, which is not in it.
+        files = [path.name for path in paths if path != PurePosixPath(folder)]
         return sorted({*files, *_names(found)})
 
     def folders(self, folder: str) -> Names:

@@ -225,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
                 entries.add(prefix + folder + found)
         page = list(itertools.islice(sorted(e for e in entries if e > after), PAGE + 1))
         more = len(page) > PAGE
-        return _list_xml(self.bucket, page[:PAGE], delimiter, more, self.server.s3.objects)
+        return _list_xml(self.bucket, prefix, page[:PAGE], more, self.server.s3.objects)
 
     def _body(self, *, cut: bool) -> bytes:
         size = int(self.headers["Content-Length"] or 0)
@@ -268,12 +268,12 @@ def _error(status: int, code: str) -> tuple[int, dict[str, str], bytes]:
 
 
 def _list_xml(
-    bucket: str, page: list[str], delimiter: str, more: bool, objects: dict[str, Stored]
+    bucket: str, prefix: str, page: list[str], more: bool, objects: dict[str, Stored]
 ) -> str:
     now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
     entries = []
     for entry in page:
-        if delimiter and entry.endswith(delimiter):
+        if entry.endswith("/") and entry != prefix:
             entries.append(f"<CommonPrefixes><Prefix>{escape(entry)}</Prefix></CommonPrefixes>")
             continue
         stored = objects[f"{bucket}/{entry}"]

@@ -22,6 +22,7 @@ from tests.s3 import (
     REFUSE_500,
     REFUSE_503,
     S3,
+    Stored,
 )
 
 ROOT = "s3://bucket/vectors"
@@ -137,6 +138,15 @@ def test_a_long_list_comes_whole(fs: ObjectFilesystem) -> None:
     assert fs.list("parts") == names
     assert fs.list("deep") == fs.folders("deep") == names
     assert fs.folders("parts") == []
+
+
+def test_what_marks_a_folder_is_not_in_it(s3: S3, fs: ObjectFilesystem) -> None:
+    for key in ("", "parts/"):
+        s3.objects[f"{fs.root.removeprefix('s3://')}/{key}"] = Stored(b"", {})
+    assert fs.list("") == fs.folders("") == ["parts"]
+    assert fs.list("parts") == []
+    fs.create("parts/a", b"1")
+    assert fs.list("parts") == ["a"]
 
 
 def test_names_that_begin_alike_are_apart(fs: ObjectFilesystem) -> None:

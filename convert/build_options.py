@@ -19,8 +19,8 @@ class BuildOptions:
     `timing_cache` is a file, or a folder in which the file is named by version and GPU; True:
     the engine's folder, None: no cache. `tactic_sources` are TensorRT's names of where kernels
     may come from. `log` is a file for all that TensorRT says. A build that takes more than
-    `limit_s` seconds is ended. Of `candidates` engines, which are built at the same time, the
-    fastest is kept.
+    `limit_s` seconds is ended. Of `candidates` engines, which are built at the same time and
+    without a timing cache, the fastest is kept; each has a log of its own, `log` with a number.
     """
 
     optimization_level: int | None = None
@@ -54,6 +54,8 @@ def options_from(
     Raises:
         UsageError: A number is not positive.
     """
+    if candidates < 1:
+        raise UsageError(f"--candidates is {candidates}: at least 1 is expected")
     for name, number in (("--workspace-gib", workspace_gib), ("--limit-s", limit_s)):
         if number is not None and not 0 < number < math.inf:
             raise UsageError(f"{name} is {number:g}: a number above 0 is expected")

@@ -36,10 +36,11 @@ class BuildRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildResult:
-    """How the child built it."""
+    """How the child built it; `candidates` engines were built, of which it is the fastest."""
 
     seconds: float
     runtime_version: str
     optimization_level: int | None
     timing_cache: str | None
     typing: Literal["weak", "strong"]
+    candidates: int = 1

@@ -30,7 +30,8 @@ def build_fastest(
 ) -> BuildResult:
     """Build `count` engines at the same time and leave the fastest at `request.plan`.
 
-    They share no timing cache, which would have them choose alike. Fewer are enough if some fail.
+    They share no timing cache, which would have them choose alike, and no log: a number is
+    added to its name. Fewer are enough if some fail; the result tells how many were built.
 
     Raises:
         ConversionError: None was built; the first one's reason.
@@ -43,7 +44,7 @@ def build_fastest(
     best.plan.replace(request.plan)
     for candidate in built:
         candidate.plan.unlink(missing_ok=True)
-    return best.result
+    return replace(best.result, candidates=len(built))
 
 
 def _build_all(
@@ -53,15 +54,20 @@ def _build_all(
 
     def build(number: int) -> Candidate | ClipfleetError:
         plan = Path(f"{request.plan}.{number}")
+        log = f"{request.log}.{number}" if request.log else None
 
         def say(line: str) -> None:
             progress(f"{line} (candidate {number} of {count})")
 
         try:
             result = run_builder(
-                replace(request, plan=str(plan)), progress=say, limit_s=limit_s, stop=stop
+                replace(request, plan=str(plan), log=log),
+                progress=say,
+                limit_s=limit_s,
+                stop=stop,
             )
         except ClipfleetError as error:
+            say(f"not built: {error}")
             return error
         return Candidate(plan=plan, result=result)
 

@@ -81,6 +81,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     add("--tactic-sources", help="kernel libraries to search, as CUBLAS_LT,JIT_CONVOLUTIONS")
     add("--limit-s", type=float, help="end a build that takes longer")
     add("--log", type=Path, help="file for all that TensorRT says")
+    add("--candidates", type=int, default=1, help="build so many at once, and keep the fastest")
 
 
 def _requested(args: argparse.Namespace) -> list[tuple[Tower, Path]]:
@@ -125,6 +126,7 @@ def _options(args: argparse.Namespace) -> BuildOptions:
         tactic_sources=args.tactic_sources,
         limit_s=args.limit_s,
         log=args.log,
+        candidates=args.candidates,
     )
 
 

@@ -80,7 +80,7 @@ def build_engine(  # noqa: PLR0913
         result = build_fastest(
             request, count=options.candidates, progress=progress, limit_s=options.limit_s
         )
-        built = _card(card, staged, request, result, candidates=options.candidates)
+        built = _card(card, staged, request, result)
         progress(f"verifying {engine.name}")
         built = replace(built, parity=prove(built, staged, expected))
         return built, publish(built, staged, engine.parent)
@@ -171,9 +171,7 @@ def _request(
     )
 
 
-def _card(
-    onnx: ModelCard, engine: Path, request: BuildRequest, result: BuildResult, *, candidates: int
-) -> ModelCard:
+def _card(onnx: ModelCard, engine: Path, request: BuildRequest, result: BuildResult) -> ModelCard:
     """Return the card of a built engine, not yet proved; its tensors are the engine's own."""
     build = Build(
         onnx=onnx.engine,
@@ -184,7 +182,7 @@ def _card(
         timing_cache=result.timing_cache,
         typing=result.typing,
         fp32_ops=request.fp32_ops,
-        candidates=candidates,
+        candidates=result.candidates,
         size_bytes=engine.stat().st_size,
     )
     card = engine_card(onnx, engine, precision=request.precision)

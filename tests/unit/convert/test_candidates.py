@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,23 @@ def test_one_that_fails_is_done_without(
         return build_named(request, **options)
 
     use(monkeypatch, build, {"1": 2900.0, "3": 3000.0})
-    assert build_fastest(request_, count=3, progress=print).seconds == 3.0
+    told: list[str] = []
+    found = build_fastest(request_, count=3, progress=told.append)
+    assert (found.seconds, found.candidates) == (3.0, 2)
+    assert told == ["not built: the kernel killed it (candidate 2 of 3)"]
+
+
+def test_each_has_a_log_of_its_own(monkeypatch: pytest.MonkeyPatch, request_: BuildRequest) -> None:
+    logs: list[str | None] = []
+
+    def build(request: BuildRequest, **options: Any) -> BuildResult:
+        logs.append(request.log)
+        return build_named(request, **options)
+
+    use(monkeypatch, build, {"1": 1.0, "2": 2.0})
+    build_fastest(replace(request_, log="/logs/all"), count=2, progress=print)
+    build_fastest(request_, count=2, progress=print)
+    assert sorted(map(str, logs)) == ["/logs/all.1", "/logs/all.2", "None", "None"]
 
 
 def test_when_all_fail_the_reason_is_told(

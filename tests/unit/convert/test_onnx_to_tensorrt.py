@@ -32,10 +32,12 @@ from clipfleet.errors import (
     UsageError,
     VerificationError,
 )
+from convert import candidates
 from convert.adopt import adopt_engine
 from convert.build_options import BuildOptions
 from convert.build_request import BuildRequest, BuildResult
 from convert.engine_builds import engine_beside
+from convert.guide import WRONG_USE
 from convert.machine_engine import _pair as machine_pair
 from convert.onnx_to_tensorrt import build_engine, main
 from tests.unit.convert.tensorrt_interfaces import FakeTensorRT
@@ -373,6 +375,26 @@ def test_both_precisions_may_be_asked_for_and_the_files_is_the_default(
 ) -> None:
     assert main(guide(models, *flags)) == 0
     assert [request.precision for request in requests] == precisions * 2
+
+
+@pytest.mark.usefixtures("requests")
+def test_several_candidates_may_be_asked_for(
+    models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts: list[int] = []
+
+    def build_fastest(request: BuildRequest, *, count: int, **options: Any) -> BuildResult:
+        counts.append(count)
+        return replace(candidates.build_fastest(request, count=1, **options), candidates=count - 1)
+
+    monkeypatch.setattr("convert.tensorrt_engine.build_fastest", build_fastest)
+    assert main(guide(models, "--candidates", "3")) == 0
+    assert counts == [3, 3]
+    card, _ = load_card(models / "demo.img.fp32.trt")
+    assert card.build is not None
+    assert card.build.candidates == 2, "as many as were built"
+    assert main(guide(models, "--candidates", "0")) == WRONG_USE
+    assert "--candidates is 0" in capsys.readouterr().err
 
 
 def test_every_option_reaches_the_builder(models: Path, requests: list[BuildRequest]) -> None:

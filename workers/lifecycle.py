@@ -129,7 +129,10 @@ def environment_of(settings: Settings) -> dict[str, str]:
         kept.pop(variable, None)
         if values:  # an empty variable would be a list with an empty name in it
             kept[variable] = separator.join(values)
-    return {**kept, **{f"{PREFIX}{name.upper()}": str(value) for name, value in given.items()}}
+    told = {f"{PREFIX}{name.upper()}": str(value) for name, value in given.items()}
+    # Without it `python -m` runs what lies in the working folder, a stranger's json.py, say
+    # (CPython 3.10 does not know it).
+    return {**kept, **told, "PYTHONSAFEPATH": "1"}
 
 
 def hand_to_children(settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,17 @@ def test_a_worker_whose_engine_does_not_load_stops_and_says_why(bench: Bench) ->
     assert worker.wait() == 2
     assert len(worker.events("engine not loaded, worker stops")) == 1
     assert "did not load: EngineDamagedError" in worker.log_text().splitlines()[-1]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="CPython 3.10 has no safe path")
+def test_a_worker_runs_nothing_that_lies_in_its_working_folder(bench: Bench) -> None:
+    for name in ("json", "ctypes", "celery"):
+        (bench.folder / f"{name}.py").write_text("raise SystemExit('a stranger was run')")
+    bench.submit(100)
+    worker = bench.start_worker()
+    bench.wait_for_items(100)
+    assert worker.stop() == 0
+    assert "a stranger" not in worker.log_text()
 
 
 def test_a_part_that_is_damaged_does_not_stop_the_other_shards(bench: Bench) -> None:

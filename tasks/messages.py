@@ -8,16 +8,23 @@ from collections.abc import Callable
 from typing import Any
 
 from celery.worker.consumer import Consumer
+from kombu.exceptions import KombuError
 
 from clipfleet.errors import MessageError
 from clipfleet.settings import Settings, load_settings
 from clipfleet.validation import shortened
 from tasks.refusals import refuse
 from tasks.retry import reason_of
-from tasks.signing import check_signature, drop_unsigned
+from tasks.signing import check_signature
 from tasks.transport import PARSE_ERRORS
 
 Handler = Callable[[Any], None]
+
+# What is used of headers, and of a body that has them in it (protocol 1). By others, which nobody
+# signs, a message could end the worker (`timelimit` and `stamps` of odd types) or have it queue,
+# and sign, what they name (`errbacks`, `chain`).
+_USED = ("task", "id", "retries", "eta", "expires")
+_USED_OF_A_BODY = (*_USED, "args", "kwargs", "utc")
 
 _SHOWN_LENGTH = 200  # characters of a message's id in its refusal
 
@@ -48,16 +55,33 @@ class CarefulConsumer(Consumer):
             try:
                 if signed["keys"]:
                     check_signature(message, **signed)
-                    drop_unsigned(message)
+                keep_used(message)
                 handle(message)
             except MessageError as error:
                 refuse_message(settings, message, error, level=next(level))
                 message.reject_log_error(log, self.connection_errors)
-            except PARSE_ERRORS:
+            except (*PARSE_ERRORS, KombuError):
                 log.exception("message dropped: it cannot be read")
                 message.reject_log_error(log, self.connection_errors)
 
         return handle_with_care
+
+
+def keep_used(message: Any) -> None:
+    """Take away what a message says to Celery beyond what the fleet uses.
+
+    Raises:
+        MessageError: It counts its tries in no number.
+    """
+    message.headers = {name: message.headers[name] for name in _USED if name in message.headers}
+    body, used = message.payload, [message.headers]
+    if isinstance(body, dict):
+        for name in body.keys() - set(_USED_OF_A_BODY):
+            del body[name]  # what Celery reads, too
+        used.append(body)
+    for retries in (fields.get("retries") or 0 for fields in used):
+        if not isinstance(retries, int):
+            raise MessageError(f"retries is {shortened(retries, _SHOWN_LENGTH)}, not a number")
 
 
 def refuse_message(

@@ -15,9 +15,6 @@ from clipfleet.errors import MessageError
 
 SIGNATURE_HEADER = "clipfleet-signature"
 _FORM = "clipfleet-1"
-# All that is believed of the headers, most of which nobody signed. Others, as `errbacks` and
-# `chain`, name what Celery queues, unless the body says that there is none: a worker would sign it.
-_BELIEVED = ("task", "id", "retries", "eta", "expires", "timelimit")
 _ENCODING = "utf-8"  # of a body: read in another one, the same bytes might say something else
 
 
@@ -54,9 +51,3 @@ def check_signature(message: Any, *, queue: str, keys: Sequence[str]) -> None:
             "its signature is wrong: it was made with another key, for another queue, or before "
             "the message was changed"
         )
-
-
-def drop_unsigned(message: Any) -> None:
-    """Take the headers away by which somebody without the key could have a worker sign."""
-    given = message.headers
-    message.headers = {name: given[name] for name in _BELIEVED if name in given}

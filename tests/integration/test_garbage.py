@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from clipfleet.jobs import EMBED_TASK
 from tasks.progress import read_progress
 from tests.integration.support import Bench, texts, wait_until
 
@@ -33,6 +34,16 @@ def _message(body: str = "e30=", **changes: Any) -> str:
         "properties": {**properties, **changes.pop("properties", {})},
     }
     return json.dumps({**whole, **changes})
+
+
+def _told(protocol: int, **options: Any) -> str:
+    """Return a message that tells Celery something of its task, of which nothing else is wrong."""
+    task = {"id": "x", "task": EMBED_TASK}
+    body: Any = [[], {}, {}]
+    if protocol == 1:
+        body, options, task = {**task, "args": [], "kwargs": {}, **options}, {}, {}
+    encoded = base64.b64encode(json.dumps(body).encode()).decode()
+    return _message(encoded, headers={**task, **options})
 
 
 _BOMB = base64.b64encode(gzip.compress(bytes(10_000_000))).decode()
@@ -65,6 +76,14 @@ READABLE = {
     "a body that is no JSON": _message("AAAA"),
     "a body in another encoding": _message(**{"content-encoding": "no-such-encoding"}),
     "lists in each other in a body": _message(base64.b64encode(_DEEP.encode()).decode()),
+    **{
+        f"{name} {value!r}, protocol {protocol}": _told(protocol, **{name: value})
+        for protocol in (1, 2)
+        for name, value in (
+            *(("timelimit", ["a", "b"]), ("timelimit", 5), ("stamped_headers", 5)),
+            *(("retries", "x"), ("eta", 5), ("expires", [])),
+        )
+    },
     "pickle": _message(**{"content-type": "application/x-python-serialize"}),
 }
 

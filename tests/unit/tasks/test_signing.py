@@ -15,7 +15,7 @@ from clipfleet.errors import MessageError, SettingsError
 from clipfleet.jobs import EMBED_ITEMS_TASK
 from clipfleet.settings import load_settings
 from tasks.app import make_app
-from tasks.signing import SIGNATURE_HEADER, check_signature, drop_unsigned, signature
+from tasks.signing import SIGNATURE_HEADER, check_signature, signature
 
 KEY, OTHER = "k" * 32, "o" * 32
 QUEUE = "clipfleet.txt"
@@ -125,19 +125,6 @@ def test_a_message_with_a_changed_header_is_refused(name: str, value: Any) -> No
     message.headers[name] = value
     with pytest.raises(MessageError):
         check_signature(message, queue=QUEUE, keys=[KEY])
-
-
-def test_no_header_that_is_not_signed_makes_celery_queue_anything() -> None:
-    message = sent(link="a.task", link_error="a.task", headers={"headers": {"id": "x"}})
-    for name in ("callbacks", "errbacks", "chain", "chord", "group", "reply_to", "stamps"):
-        message.headers[name] = ["something"]
-    id_ = message.headers["id"]
-    message.headers["retries"] = 2
-    drop_unsigned(message)
-    set_ = {
-        name: value for name, value in message.headers.items() if value not in (None, [None] * 2)
-    }
-    assert set_ == {"task": EMBED_ITEMS_TASK, "id": id_, "retries": 2}
 
 
 def test_what_one_line_says_cannot_be_moved_into_another() -> None:

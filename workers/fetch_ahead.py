@@ -251,7 +251,7 @@ class FetchAhead:
             pending.attempts += 1
             if error.code not in TRANSIENT_CODES:
                 self._hosts.answered(pending.host, now_s)
-                self._done(pending, error=error)
+                self._done(pending, error=_tried(error, 1))
                 return
             self._hosts.failed(pending.host, error, now_s)
             if pending.first_failure_s is None:
@@ -294,6 +294,7 @@ class FetchAhead:
 
 
 def _tried(error: ItemError, attempts: int) -> ItemError:
+    """Return a new error: the traceback of the old one would keep what was read in memory."""
     if attempts == 1:
         return item_error(error.code, str(error))
     return item_error(error.code, f"{error} (tried {attempts} times)")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +13,14 @@ from contextlib import contextmanager
 import pytest
 
 from clipfleet.errors import ClipfleetError, ItemError, StorageError
-from clipfleet.jobs import ERROR_CODES, FETCH_FAILED, FETCH_TIMEOUT, MISSING, TRANSIENT_CODES
+from clipfleet.jobs import (
+    ERROR_CODES,
+    FETCH_FAILED,
+    FETCH_TIMEOUT,
+    MISSING,
+    TOO_LARGE,
+    TRANSIENT_CODES,
+)
 from clipfleet.jobs import SERVER_BUSY as BUSY
 from workers.backoff import backoff_s
 from workers.fetch import BusyError, Room
@@ -341,6 +350,30 @@ def test_a_server_that_we_kept_waiting_is_not_held_to_have_failed(
         time.sleep(0.02)  # the engine's; no less, for the others to be kept waiting
         assert ahead.take(url) == b"there"
     ahead.close()
+
+
+@pytest.mark.parametrize("code", [TOO_LARGE, FETCH_FAILED])
+def test_what_was_read_of_a_failed_url_is_not_kept_until_it_is_taken(code: str) -> None:
+    """As an error's traceback would keep it, uncounted, for each URL of a shard."""
+    read: list[weakref.ref[Body]] = []
+
+    class Body(bytearray):
+        pass
+
+    def answer(url: str, _: int) -> bytes:
+        body = Body(b"a part of it")
+        read.append(weakref.ref(body))
+        raise ItemError(code, "no more")
+
+    servers = Servers(answer)
+    with ahead_of(servers, threads=1, patience=Patience(attempts=1)) as ahead:
+        ahead.begin(urls(2))
+        assert failure(ahead, urls(2)[1]).code == code
+        end_s = time.monotonic() + WAIT_S
+        while len(read) < 2 or any(body() is not None for body in read):
+            assert time.monotonic() < end_s  # the thread may be at the first just now
+            gc.collect()
+        assert failure(ahead, urls(2)[0]).code == code
 
 
 def test_a_run_of_which_nothing_comes_ends() -> None:

@@ -7,12 +7,13 @@ differ by a quarter in how many items a second they compute.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
-from clipfleet.errors import ClipfleetError, EngineError
+from clipfleet.errors import ClipfleetError, EngineError, GpuLostError
 from convert.build_request import BuildRequest, BuildResult
 from convert.tensorrt_process import Progress, run_builder
 
@@ -35,12 +36,13 @@ def build_fastest(
 
     Raises:
         ConversionError: None was built; the first one's reason.
-        EngineError: One does not run on this GPU.
+        EngineError: None of those that were built runs on this GPU.
+        OSError: No builder can be started.
     """
     if count == 1:
         return run_builder(request, progress=progress, limit_s=limit_s)
     built = _build_all(replace(request, timing_cache=None), count, progress, limit_s)
-    best = max(built, key=partial(_speed, progress=progress))
+    best = _fastest(built, progress)
     best.plan.replace(request.plan)
     for candidate in built:
         candidate.plan.unlink(missing_ok=True)
@@ -52,7 +54,7 @@ def _build_all(
 ) -> list[Candidate]:
     stop = threading.Event()
 
-    def build(number: int) -> Candidate | ClipfleetError:
+    def build(number: int) -> Candidate | ClipfleetError | OSError:
         plan = Path(f"{request.plan}.{number}")
         log = f"{request.log}.{number}" if request.log else None
 
@@ -66,7 +68,7 @@ def _build_all(
                 limit_s=limit_s,
                 stop=stop,
             )
-        except ClipfleetError as error:
+        except (ClipfleetError, OSError) as error:
             say(f"not built: {error}")
             return error
         return Candidate(plan=plan, result=result)
@@ -79,8 +81,24 @@ def _build_all(
             raise
     built = [one for one in ended if isinstance(one, Candidate)]
     if not built:
-        raise next(one for one in ended if isinstance(one, ClipfleetError))
+        raise next(one for one in ended if not isinstance(one, Candidate))
     return built
+
+
+def _fastest(built: Sequence[Candidate], progress: Progress) -> Candidate:
+    speeds: list[tuple[float, Candidate]] = []
+    failures: list[EngineError] = []
+    for candidate in built:
+        try:
+            speeds.append((_speed(candidate, progress), candidate))
+        except GpuLostError:  # noqa: PERF203 - a few engines
+            raise
+        except EngineError as error:
+            progress(f"{candidate.plan.name} does not run: {error}")
+            failures.append(error)
+    if not speeds:
+        raise failures[0]
+    return max(speeds, key=itemgetter(0))[1]
 
 
 def _speed(candidate: Candidate, progress: Progress) -> float:

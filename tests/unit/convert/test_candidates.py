@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from clipfleet.errors import ConversionError
+from clipfleet.errors import ConversionError, EngineError, GpuLostError
 from convert import candidates
 from convert.build_request import BuildRequest, BuildResult
-from convert.candidates import build_fastest
+from convert.candidates import Candidate, build_fastest
 
 
 @pytest.fixture
@@ -103,6 +103,51 @@ def test_each_has_a_log_of_its_own(monkeypatch: pytest.MonkeyPatch, request_: Bu
     build_fastest(replace(request_, log="/logs/all"), count=2, progress=print)
     build_fastest(request_, count=2, progress=print)
     assert sorted(map(str, logs)) == ["/logs/all.1", "/logs/all.2", "None", "None"]
+
+
+@pytest.mark.parametrize("number", ["1", "3"])
+def test_one_whose_builder_does_not_start_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, request_: BuildRequest, number: str
+) -> None:
+    def build(request: BuildRequest, **options: Any) -> BuildResult:
+        if request.plan.endswith(number):
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return build_named(request, **options)
+
+    use(monkeypatch, build, {"1": 1.0, "2": 2.0, "3": 1.5})
+    assert build_fastest(request_, count=3, progress=print).seconds == 2.0
+
+
+@pytest.mark.parametrize(("broken", "fastest"), [("", "3"), ("3", "2"), ("23", "1"), ("123", None)])
+def test_one_that_does_not_run_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, request_: BuildRequest, broken: str, fastest: str | None
+) -> None:
+    def speed(candidate: Candidate, progress: Any) -> float:
+        number = candidate.plan.name[-1]
+        if number in broken:
+            raise EngineError(f"TensorRT failed in {number}")
+        return float(number)
+
+    use(monkeypatch, build_named, {})
+    monkeypatch.setattr(candidates, "_speed", speed)
+    told: list[str] = []
+    if fastest is None:
+        with pytest.raises(EngineError, match="TensorRT failed in 1"):
+            build_fastest(request_, count=3, progress=told.append)
+    else:
+        build_fastest(request_, count=3, progress=told.append)
+        assert Path(request_.plan).read_text() == fastest
+    assert told == [f"m.trt.{n} does not run: TensorRT failed in {n}" for n in broken]
+
+
+def test_a_lost_gpu_ends_the_build(monkeypatch: pytest.MonkeyPatch, request_: BuildRequest) -> None:
+    def speed(candidate: Candidate, progress: Any) -> float:
+        raise GpuLostError("fell off the bus")
+
+    use(monkeypatch, build_named, {})
+    monkeypatch.setattr(candidates, "_speed", speed)
+    with pytest.raises(GpuLostError):
+        build_fastest(request_, count=2, progress=print)
 
 
 def test_when_all_fail_the_reason_is_told(

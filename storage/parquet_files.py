@@ -14,6 +14,7 @@ ROW_GROUP_ROWS = 4096
 
 # What reading can raise; pyarrow turns some damage into an OSError, without an errno.
 PARQUET_ERRORS = (pa.ArrowException, OSError)
+_STRINGS = frozenset({"id", "uri", "text"})  # columns that every row has
 
 
 def parquet_bytes(table: pa.Table, metadata: dict[bytes, str]) -> memoryview:
@@ -56,8 +57,12 @@ def read_row_group(parquet: pq.ParquetFile, index: int, columns: list[str]) -> p
     table = parquet.read_row_group(index, columns=columns, use_threads=False)
     if sorted(table.column_names) != sorted(columns):  # one is missing, or there twice
         raise pa.ArrowInvalid(f"of the columns {columns} it has {table.column_names}")
-    if "id" in columns and table["id"].null_count:
-        raise pa.ArrowInvalid("it has rows without an id")
+    for name in _STRINGS.intersection(columns):
+        type_ = table[name].type
+        if not (pa.types.is_string(type_) or pa.types.is_large_string(type_)):
+            raise pa.ArrowInvalid(f"its column {name} holds {type_}, not strings")
+        if table[name].null_count:
+            raise pa.ArrowInvalid(f"it has rows without {name}")
     # Strings that are not UTF-8 would raise where they are used.
     table.validate(full=True)
     return table

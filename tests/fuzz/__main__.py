@@ -17,6 +17,7 @@ import re
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,9 @@ def fuzz(name: str, seconds: int, runs: int, folder: Path) -> Result:
     if child == 0:
         try:
             _fuzz_here(name, [f"-max_total_time={seconds}", f"-runs={runs}"], place, log)
+        except BaseException:
+            traceback.print_exc()  # into the log
+            raise
         finally:  # whatever happened, this is not the parent
             os._exit(1)
     _, status = os.waitpid(child, 0)

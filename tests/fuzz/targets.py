@@ -24,7 +24,7 @@ from clipfleet.models import Tower, load_architecture
 from clipfleet.settings import load_settings
 from storage.sources import open_source
 from tasks.arrivals import read_arrival
-from tasks.messages import arguments_of
+from tasks.messages import arguments_of, keep_used
 from tasks.output import dataset_root
 from tasks.receive import parse_delivery
 from tasks.signing import SIGNATURE_HEADER, check_signature
@@ -80,6 +80,7 @@ def _consume(message: CarefulMessage, folder: Path) -> None:
         raise AssertionError("a message was signed without the key")
     try:
         message.accept = {"application/json"}
+        keep_used(message)
         if message.headers.get("task") == EMBED_TASK:
             _, keywords = arguments_of(message)
             dataset_root(str(output), EmbedTask.from_json(keywords).dataset)

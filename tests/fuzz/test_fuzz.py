@@ -29,7 +29,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("path", INPUTS, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_what_once_ended_a_target_ends_as_an_error_of_ours(path: Path, place: Path) -> None:
     target = TARGETS[path.parent.name](place)
-    with suppress(ClipfleetError):  # any other error, and the fuzzer had found it again
+    with (
+        Watch(place).watching(),
+        suppress(ClipfleetError),
+    ):  # any other error, and it is found again
         target.run(path.read_bytes())
 
 

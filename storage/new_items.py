@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 
-from clipfleet.errors import DuplicateIdError
+from clipfleet.errors import DatasetError, DuplicateIdError
 from clipfleet.jobs import Item
 from storage.columns import show
 from storage.dataset import Dataset
 from storage.id_index import IdIndex
-from storage.known_ids import ARRIVED, KnownIds, digest
+from storage.known_ids import ARRIVED, KnownIds, digest, items_parts, read_arrived_rows
 from storage.parts import item_value, value_column
 from storage.sources import Source
 
@@ -25,11 +25,13 @@ def new_items(dataset: Dataset, source: Source) -> Iterator[Item]:
     Raises:
         DuplicateIdError: Two items share an id, or the dataset has it for another uri or
             text. It comes when the source is exhausted, or the first few are found.
+        DatasetError: Some of them came singly, and were written, while the source was read.
     """
     known = KnownIds(dataset)
     try:
         known.refresh()
         yield from _unknown(dataset, source, known.index)
+        _refuse_arrived(dataset, known)
     finally:
         known.close()
 
@@ -61,6 +63,19 @@ def _unknown(dataset: Dataset, source: Source, index: IdIndex) -> Iterator[Item]
         raise _twice_error(source, twice[:SHOWN])
     if other:
         raise _other_error(dataset, other[:SHOWN])
+
+
+def _refuse_arrived(dataset: Dataset, known: KnownIds) -> None:
+    """Refuse to plan what came singly since `known` was read: it would be embedded twice."""
+    for name in sorted(set(items_parts(dataset)) - known.parts):
+        for ids, _ in read_arrived_rows(dataset, name):
+            for id_ in ids:
+                found = known.index.get(id_)
+                if found is not None and found[1] > ARRIVED:
+                    raise DatasetError(
+                        f"item {id_!r}, queued singly, was written to {dataset.root} while the "
+                        "source was read: nothing was planned, run again"
+                    )
 
 
 def _twice_error(source: Source, twice: list[tuple[Item, int, int]]) -> DuplicateIdError:

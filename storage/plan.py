@@ -41,7 +41,8 @@ def plan_items(dataset: Dataset, source: Source, shard_size: int) -> Job | None:
         DuplicateIdError: Two items share an id, or the dataset has an id for another uri or
             text; nothing is planned.
         SourceError: The source cannot be read; nothing is planned.
-        DatasetError: Another submit planned meanwhile; nothing is planned, run again.
+        DatasetError: Another submit planned meanwhile, or some items came singly; nothing is
+            planned, run again.
     """
     rows = (_row(dataset, item) for item in new_items(dataset, source))
     return _plan(dataset, rows, source.description, shard_size, retry=False)

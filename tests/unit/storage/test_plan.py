@@ -76,6 +76,26 @@ def test_what_came_singly_is_not_planned_again() -> None:
     assert items_of(dataset, job) == [texts("c")]
 
 
+def test_what_comes_singly_while_its_source_is_read_is_not_planned() -> None:
+    dataset, arriving = memory_dataset(), ["b", "other"]
+
+    class Meanwhile(ListSource):
+        def __iter__(self) -> Iterator[Item]:
+            yield from super().__iter__()
+            arrived = embedded(texts(*arriving), failing=("b",))
+            commit_arrivals(dataset, KnownIds(dataset), arrived, card=make_card(), worker="w")
+
+    with pytest.raises(DatasetError, match=r"item 'b', queued singly, .* run again"):
+        plan_items(dataset, Meanwhile(texts("a", "b")), 1)
+    assert [path for path in files_of(dataset) if path.startswith("plan/")] == []
+    job = planned(dataset, "a", "b")
+    assert job is not None
+    assert items_of(dataset, job) == [texts("a")]
+    arriving[:] = ["another"]
+    assert plan_items(dataset, Meanwhile(texts("c")), 1) is not None
+    assert len([path for path in files_of(dataset) if path.startswith("parts/items-")]) == 2
+
+
 def test_an_empty_source_plans_nothing() -> None:
     dataset = memory_dataset()
     assert planned(dataset) is None

@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -248,6 +250,30 @@ def test_a_build_is_bounded_and_its_process_killed(
     with pytest.raises(ConversionError, match=r"not built within 2 s \(last: starting\)"):
         run_builder(request_, progress=told.append, limit_s=2)
     assert told[0].startswith("starting (")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+def test_a_build_that_is_stopped_from_another_thread_leaves_no_process(
+    request_: BuildRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid, stop = tmp_path / "pid", threading.Event()
+    child(
+        monkeypatch,
+        tmp_path,
+        f"open({str(pid)!r}, 'w').write(str(os.getpid())); os.write(int(sys.argv[1]), b'{{}}\\n')\n"
+        "time.sleep(60)",
+    )
+
+    def stopping(lines: Iterator[str]) -> Iterator[str]:
+        for line in lines:
+            stop.set()
+            yield line
+
+    real = tensorrt_process._lines
+    monkeypatch.setattr(tensorrt_process, "_lines", lambda reading: stopping(real(reading)))
+    with pytest.raises(ConversionError, match="was stopped"):
+        run_builder(request_, progress=silent, stop=stop)
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
 

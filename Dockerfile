@@ -2,7 +2,8 @@
 # docker build --target gpu .    workers on an NVIDIA GPU (CPython 3.10: TensorRT 8 has no wheels above)
 # docker build --target flower . the queues' dashboard
 #
-# Not built in CI, which has no Docker engine: tests hold the names in it. The target `gpu` has not run yet.
+# Not built in CI, which has no Docker engine: tests hold the names in it. The target `gpu` has not run yet;
+# its pins resolve on CPython 3.10, but for tensorrt, whose libraries come from pypi.nvidia.com.
 
 FROM python:3.11-slim AS cpu
 WORKDIR /opt/clipfleet

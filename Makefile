@@ -1,6 +1,7 @@
 # make install   everything a contributor needs, into the active (or a new) virtual environment
 # make lint      ruff, mypy --strict
 # make test      lint and the whole test suite; what CI runs
+# make constraints  constraints.txt, from what is installed here and for CPython 3.10 (PYTHON310=…)
 # make lock      requirements.lock: what the worker's image installs, with hashes
 # make check-lock  downloads every file that the lock names, and compares its hash
 # make audit     asks PyPI's advisories about them; needs pypi.org's JSON interface
@@ -10,9 +11,10 @@
 VENV ?= $(or $(VIRTUAL_ENV),$(CURDIR)/.venv)
 BIN := $(VENV)/bin
 PYTHON ?= python3
+PYTHON310 ?= python3.10
 COUNT ?= 2000
 
-.PHONY: install lint test lock check-lock audit demo clean
+.PHONY: install lint test constraints lock check-lock audit demo clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +35,15 @@ test: $(BIN)/ruff lint
 
 $(BIN)/ruff:
 	$(MAKE) install
+
+# Raise a version by installing it here; where CPython 3.10 has no wheel of it, first mark its line in
+# constraints.txt with `; python_version >= "3.11"`. The last two are not of the import check: the GPU
+# image has CPython 3.10, and whoever converts with it needs the other.
+constraints: $(BIN)/python
+	older=$$(mktemp -d) && trap 'rm -rf "$$older"' EXIT && $(PYTHON310) -m venv "$$older" && \
+		"$$older/bin/pip" install -q -c constraints.txt '.[cpu,s3]' 'cuda-bindings>=12.9' 'huggingface-hub>=2.4' && \
+		"$$older/bin/pip" uninstall -q -y clipfleet && \
+		$(BIN)/python .ci/constraints.py $(BIN)/python "$$older/bin/python"
 
 # Versions are those of constraints.txt: raise them there, then run this. setuptools builds clipfleet
 # itself. torch is no worker's, and comes from the place that fits one's machine: it has no line here.

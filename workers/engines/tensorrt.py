@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from workers.engines.tensorrt_open import open_engine
 from workers.engines.tensorrt_runner import Runner
 
 __all__ = ["TensorRTEngine", "TensorRTModel"]
+
+log = logging.getLogger(__name__)
 
 # How many items the pipeline should hand over at once. At a call's end the batches in flight run
 # out one after the other, which costs about half of them: a thirtieth of 16 rounds. The pipeline
@@ -50,6 +53,7 @@ class TensorRTEngine(Engine):
             GpuMemoryError, GpuLostError: The GPU has no room, or does not work.
         """
         self.card = card
+        self._pins = True
         with ExitStack() as stack:
             file = stack.enter_context(
                 open_engine(card, engine_path, allow_unverified=allow_unverified)
@@ -77,10 +81,18 @@ class TensorRTEngine(Engine):
 
     def empty_inputs(self, count: int) -> Array:
         """Return an array (count, …) in pinned memory, or elsewhere where there is too little."""
-        try:
-            return self._runner.empty_inputs(count)
-        except GpuMemoryError:
-            return super().empty_inputs(count)
+        if self._pins:
+            try:
+                return self._runner.empty_inputs(count)
+            except GpuMemoryError as error:  # as in WSL 2, which lets little be locked
+                self._pins = False
+                log.warning(
+                    "%s: too little memory can be locked for inputs, each is copied once more on "
+                    "the host: %s",
+                    self.card.engine,
+                    error,
+                )
+        return super().empty_inputs(count)
 
     def close(self) -> None:
         """Free all that it holds on the GPU; the engine cannot be called any more."""

@@ -380,6 +380,76 @@ def test_a_closed_engine_says_so_and_closes_again(machine: State, tmp_path: Path
         engine(images(1))
 
 
+@pytest.mark.parametrize("data", [plan(), STATIC, DYNAMIC], ids=["batch 1", "batch 4", "dynamic"])
+def test_whole_batches_of_its_own_memory_are_not_copied_on_the_host(
+    machine: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    with engine_of(tmp_path, machine, data, contexts=3) as engine:
+        own = engine.empty_inputs(24)
+        own[...] = images(24)
+        copied: list[int] = []
+        monkeypatch.setattr(HostCopy, "__call__", lambda *pair: copied.append(len(pair[-1])))
+        np.testing.assert_array_equal(engine(own), expected(own))
+        np.testing.assert_array_equal(engine(own[8:16]), expected(own[8:16]))
+        assert copied == []
+        engine(own[::2])
+        assert sum(copied) == 12, "not contiguous"
+
+
+def test_ids_are_made_in_the_engines_dtype(machine: State, tmp_path: Path) -> None:
+    with engine_of(tmp_path, machine, TEXT, contexts=2) as engine:
+        ids = engine.empty_inputs(9)
+        assert ids.dtype == np.int32
+        assert ids.shape == (9, 10)
+        ids[:] = np.random.default_rng(0).integers(0, 21128, (9, 10))
+        np.testing.assert_array_equal(engine(ids), expected(ids))
+
+
+@pytest.mark.parametrize(
+    "call", ["cudaMemcpyAsync", "cudaGraphLaunch", "cudaEventRecord", "cudaEventSynchronize"]
+)
+@pytest.mark.parametrize("after", [0, 1, 4])
+def test_nothing_reads_its_memory_after_a_failure(
+    machine: State, tmp_path: Path, call: str, after: int
+) -> None:
+    with engine_of(tmp_path, machine, contexts=3) as engine:
+        own = engine.empty_inputs(9)
+        own[...] = images(9)
+        machine.cuda.fail(call, "cudaErrorInvalidValue", after=after)
+        with pytest.raises(EngineError, match=call):
+            engine(own)
+        assert not any(getattr(held, "waiting", None) for held in machine.cuda.held.values())
+        machine.cuda.fail(call, "cudaSuccess")
+        del own
+        again = engine.empty_inputs(9)
+        again[...] = images(9) + 1
+        np.testing.assert_array_equal(engine(again), expected(again))
+    del again
+    assert_nothing_held(machine)
+
+
+def test_where_no_memory_can_be_locked_inputs_are_made_elsewhere(
+    machine: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with engine_of(tmp_path, machine, TEXT, contexts=1) as engine:
+        machine.cuda.fail("cudaHostAlloc", "cudaErrorMemoryAllocation")
+        for _ in range(3):
+            ids = engine.empty_inputs(2)
+            ids[:] = 7
+            assert ids.dtype == np.int32
+            np.testing.assert_array_equal(engine(ids), expected(ids))
+    assert caplog.text.count("too little memory can be locked") == 1
+
+
+def test_inputs_outlive_their_engine(machine: State, tmp_path: Path) -> None:
+    with engine_of(tmp_path, machine, contexts=2) as engine:
+        own = engine.empty_inputs(5)
+    own[...] = images(5)
+    np.testing.assert_array_equal(own, images(5))
+    del own
+    assert_nothing_held(machine)
+
+
 def test_the_threads_that_copy_end_before_their_memory_is_freed(
     machine: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

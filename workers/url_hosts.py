@@ -60,15 +60,15 @@ class Hosts:
     def failed(self, host: str, error: ItemError, now_s: float) -> None:
         """Note a transient failure."""
         trouble = self._hosts.setdefault(host, _Trouble(since_s=now_s))
-        if trouble.in_a_row < _IN_A_ROW and now_s - trouble.last_s >= self._retry_s:
+        left_alone_s = now_s - max(trouble.last_s, trouble.asked_until_s)
+        if trouble.in_a_row < _IN_A_ROW and left_alone_s >= self._retry_s:
             trouble.in_a_row, trouble.since_s = 0, now_s  # a few, long ago, say nothing
         trouble.in_a_row, trouble.last_s = trouble.in_a_row + 1, now_s
         # Not the error itself: its traceback would keep what was read in memory.
         trouble.code, trouble.message = error.code, str(error)
         asked_s = error.retry_after_s if isinstance(error, BusyError) else None
-        if asked_s is not None and asked_s > self._retry_s:
-            trouble.down_until_s = now_s + self._retry_s
-        elif asked_s is not None:
+        if asked_s is not None:  # a limit of its rate, most likely: it will answer the others
+            asked_s = min(asked_s, self._retry_s)
             trouble.asked_until_s = max(trouble.asked_until_s, now_s + asked_s)
         elif trouble.in_a_row >= _IN_A_ROW and now_s >= trouble.paused_until_s:
             trouble.pauses += 1

@@ -69,7 +69,7 @@ class Refusals:
     def all(self) -> list[Refusal]:
         """Return every refusal that is kept, oldest first."""
         kept = [*self._client.hvals(self._key), *self._client.hvals(self._items_key)]
-        return sorted(map(_parse, kept), key=lambda refusal: refusal.time)
+        return sorted(filter(None, map(_parse, kept)), key=lambda refusal: refusal.time)
 
     def shards_of(self, dataset: str) -> set[str]:
         """Return the names of a dataset's refused shards."""
@@ -87,13 +87,18 @@ class Refusals:
     def forget(self, dataset: str) -> None:
         """Drop the refusals of a dataset's shards, which are queued again."""
         found = {key: _parse(value) for key, value in self._client.hgetall(self._key).items()}
-        fields = [key for key, r in found.items() if r.planned and r.dataset == dataset]
+        fields = [key for key, r in found.items() if r and r.planned and r.dataset == dataset]
         if fields:
             self._client.hdel(self._key, *fields)
 
 
-def _parse(value: bytes | str) -> Refusal:
-    return Refusal(**json.loads(value))
+def _parse(value: bytes | str) -> Refusal | None:
+    try:
+        found = Refusal(**json.loads(value))
+    except (TypeError, ValueError, RecursionError):
+        return None  # garbage
+    told = (found.message, found.dataset, found.reason, found.time)
+    return found if all(isinstance(text, str) for text in told) else None
 
 
 def refuse(

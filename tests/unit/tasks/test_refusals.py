@@ -106,3 +106,15 @@ def test_half_a_letter_in_a_dataset_name_breaks_no_refusal() -> None:
     assert [r.dataset for r in refusals.all()] == ["\ud800"]
     refusals.forget("\ud800")
     assert refusals.all() == []
+
+
+def test_what_is_no_refusal_hides_none_that_is() -> None:
+    client = Hash()
+    refusals = Refusals(client, "fleet")  # type: ignore[arg-type]
+    refusals.record(refusal(1))
+    wrong = '{"message": 5, "dataset": "/d", "reason": "", "time": 1}'
+    for number, garbage in enumerate(("garbage", "[1]", "5", "{}", "[" * 99_999, wrong)):
+        client.hset("fleet.refusals", f"garbage{number}", garbage)
+    assert refusals.all() == [refusal(1)]
+    refusals.forget("/d")
+    assert refusals.all() == []

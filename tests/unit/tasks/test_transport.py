@@ -10,7 +10,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError
 
-from tasks.transport import CarefulQoS
+from tasks.transport import CarefulChannel, CarefulQoS, CarefulTransport
 
 
 def qos_of(**channel: Any) -> CarefulQoS:
@@ -56,3 +56,10 @@ def test_a_connection_that_is_gone_ends_no_worker() -> None:
     held(qos)["tag"] = object()
     qos.restore_unacked()
     assert not held(qos)
+
+
+@pytest.mark.parametrize("careful", [CarefulChannel, CarefulQoS, CarefulTransport])
+def test_what_is_overridden_is_there_to_be_called(careful: type) -> None:
+    names = [name for name, value in vars(careful).items() if callable(value)]
+    assert names
+    assert [name for name in names if not hasattr(careful.__base__, name)] == []

@@ -31,6 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=0, help="files of tests beside each other")
     parser.add_argument("--into", type=Path, help="write the table into a page, between its marks")
     args = parser.parse_args(arguments)
+    if args.into and (args.only or args.quick):
+        parser.error(
+            "--into replaces the page's whole table, which --only and --quick would cut short: "
+            "leave them out, or leave out --into and read what is printed"
+        )
     if not args.quick:
         os.environ["FAULTS_FULL"] = "1"  # before the harness is imported, which reads it
     from tests.faults.table import insert, table

@@ -13,8 +13,10 @@ from storage.dataset import Dataset
 from storage.manifest import commit
 from storage.plan import jobs, plan_items, shards
 from storage.sources import ListSource
+from tests.faults.__main__ import main
 from tests.faults.counting import count_ids
-from tests.faults.harness import Fault, outcome_of
+from tests.faults.harness import FULL_VARIABLE, Fault, outcome_of
+from tests.faults.table import BEGIN, END
 from tests.unit.tasks.support import embedded, fake_dataset, items
 from workers.engines.fake import fake_card
 
@@ -98,3 +100,20 @@ def test_what_never_recovered_and_a_dataset_that_is_none_are_not_ok(
     assert not outcome_of("never", dataset.root, SUBMITTED, recovery_s=None).ok
     nothing = outcome_of("none", str(tmp_path / "nothing"), SUBMITTED, recovery_s=1.0)
     assert (nothing.lost, nothing.ok) == (30, False)
+
+
+@pytest.mark.parametrize("option", [["--only", "redis"], ["--quick"]])
+def test_a_part_of_the_faults_does_not_replace_the_table_of_all(
+    option: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}\n\nthe table\n\n{END}\n")
+    monkeypatch.setattr("tests.faults.__main__.pytest.main", lambda *_, **__: 0)
+    monkeypatch.setenv(FULL_VARIABLE, "")  # which the command sets: put back afterwards
+    with pytest.raises(SystemExit, match="2"):
+        main([*option, "--into", str(page)])
+    assert "leave out --into and read what is printed" in capsys.readouterr().err
+    assert "the table" in page.read_text()

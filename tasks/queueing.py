@@ -11,6 +11,9 @@ and committed once.
 from __future__ import annotations
 
 import itertools
+import logging
+import os
+import socket
 import threading
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -40,6 +43,10 @@ LOCK_S = 10  # whoever queues renews it from a thread; a killed one's is gone af
 
 _BATCH_MESSAGES = 500  # a round trip
 _ATTEMPTS = 3
+_PATIENCE_S = 10.0  # whoever waits for the lock longer is told so, once
+_SHOWN_LENGTH = 150  # characters of who holds it
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -211,7 +218,7 @@ def digest(name: str) -> str:
 @contextmanager
 def held(lock: Lock, *, wait: bool) -> Iterator[bool]:
     """Hold a lock; without `wait`, only if nobody has it: the value tells."""
-    acquired = lock.acquire(blocking=wait)
+    acquired = _acquire_or_tell(lock) if wait else lock.acquire(blocking=False, token=_holder())
     released = threading.Event()
     renewal = threading.Thread(target=_renew, args=(lock, released), daemon=True)
     try:
@@ -224,6 +231,26 @@ def held(lock: Lock, *, wait: bool) -> Iterator[bool]:
             renewal.join()
             with suppress(RedisError):  # it goes by itself
                 lock.release()
+
+
+def _acquire_or_tell(lock: Lock) -> bool:
+    """Wait for a lock, without end: who has it lives, or it would be gone. Tell of a long wait."""
+    if lock.acquire(blocking=True, blocking_timeout=_PATIENCE_S, token=_holder()):
+        return True
+    holder = lock.redis.get(lock.name) or b"a process that just let it go"
+    log.warning(
+        "another process queues shards of this dataset: %s holds the lock %s in Redis; waiting "
+        "until it is done (should it be killed, %d s longer)",
+        holder.decode(errors="backslashreplace")[:_SHOWN_LENGTH],
+        lock.name,
+        LOCK_S,
+    )
+    return bool(lock.acquire(blocking=True, token=_holder()))
+
+
+def _holder() -> str:
+    """Return a lock's value, which no other process has, and which tells whose it is."""
+    return f"{os.getpid()}@{socket.gethostname()} ({uuid.uuid4().hex})"
 
 
 def _renew(lock: Lock, released: threading.Event) -> None:

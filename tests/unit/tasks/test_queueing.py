@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ class FlakyLock:
         self.renewed = threading.Event()
         self._asked = False
 
-    def acquire(self, *, blocking: bool) -> bool:
+    def acquire(self, *, blocking: bool, **_: object) -> bool:
         return blocking
 
     def reacquire(self) -> None:
@@ -98,3 +99,44 @@ def test_a_lock_is_renewed_although_redis_did_not_answer_once(
     lock: Any = FlakyLock()
     with held(lock, wait=True):
         assert lock.renewed.wait(timeout=10)
+
+
+class LongLock:
+    """A lock that another process holds for longer than anybody waits in silence."""
+
+    name = "q.queueing.d"
+
+    def __init__(self) -> None:
+        self.asked: list[float | None] = []
+        self.redis = self
+
+    def get(self, name: str) -> bytes:
+        return b"77@other (abc)" if name == self.name else b""
+
+    def acquire(self, *, blocking: bool, token: str, blocking_timeout: float | None = None) -> bool:
+        assert f"{os.getpid()}@" in token
+        self.asked.append(blocking_timeout)
+        return blocking and len(self.asked) > 1
+
+    def release(self) -> None:
+        """Nobody waits for it."""
+
+
+def test_a_long_wait_for_the_lock_is_told_once_with_who_holds_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lock: Any = LongLock()
+    with held(lock, wait=True) as mine:
+        assert mine
+    assert lock.asked == [10, None]  # in silence, then without end
+    (told,) = caplog.messages
+    assert "77@other (abc) holds the lock q.queueing.d in Redis; waiting until" in told
+
+
+def test_who_does_not_wait_for_the_lock_has_nothing_to_tell(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lock: Any = LongLock()
+    with held(lock, wait=False) as mine:
+        assert not mine
+    assert not caplog.messages

@@ -11,8 +11,9 @@ from clipfleet.card import ModelCard, parse_card
 from clipfleet.errors import DatasetError, DatasetMismatchError
 from clipfleet.models import Tower
 from storage.filesystem import Filesystem, open_filesystem
+from storage.first_writer import check_first_writer_wins
 from storage.local_filesystem import TEMPORARY_FOLDER
-from storage.locations import absolute
+from storage.locations import absolute, in_object_store
 
 EmbeddingDtype = Literal["float16", "float32"]
 
@@ -68,11 +69,14 @@ class Dataset:
         Raises:
             DatasetMismatchError: It exists, for another model or embedding dtype.
             DatasetError: The folder holds other files, or a damaged `dataset.json`.
+            UsageError: It would be in an object store that lets two writers create one object.
         """
         root = absolute(root)
         fs = open_filesystem(root)
         if not fs.exists(INFO_PATH):
             _refuse_foreign_files(root, fs)
+            if in_object_store(root):
+                check_first_writer_wins(fs, root)
             fs.create(INFO_PATH, _new_info(card, embedding_dtype).to_json().encode())
         # Read back in every case: another process may have been first.
         dataset = cls.open(root)

@@ -13,6 +13,7 @@ from clipfleet.errors import SettingsError, StorageError, UsageError
 from clipfleet.settings import CONFIG_VARIABLE, PREFIX, SEPARATORS, Settings, load_settings
 from storage.dataset import INFO_PATH, Dataset, single_items_name
 from storage.filesystem import open_filesystem
+from storage.first_writer import check_first_writer_wins
 from storage.locations import below, in_object_store
 
 if TYPE_CHECKING:
@@ -68,20 +69,12 @@ def _check_output(output: str) -> None:
 
 
 def _check_store(output: str) -> None:
-    """Write an object twice and delete it: a store that takes both would let two writers win."""
-    fs, probe = open_filesystem(output), f".clipfleet-probe-{uuid.uuid4().hex}"
     try:
-        first, second = (fs.create(probe, b"clipfleet") for _ in range(2))
-        fs.delete(probe)
+        check_first_writer_wins(open_filesystem(output), output)
     except StorageError as error:
         raise UsageError(
             f"cannot write to the output folder {output}: {error}; or choose another with --output"
         ) from error
-    if not first or second:
-        raise UsageError(
-            f"the store of {output} lets two writers create one object: it must know "
-            "If-None-Match, as S3, MinIO, Ceph and SeaweedFS do in versions of today"
-        )
 
 
 def _check_writable(output: Path) -> None:

@@ -34,16 +34,36 @@ def test_a_worker_leaves_nothing_in_a_store_that_it_looked_at(settings: Settings
     assert not s3.objects
 
 
-def test_a_worker_is_not_started_where_two_writers_could_create_one_object(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def unconditional(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that does not know If-None-Match: whoever writes is the first."""
+
     def put(fs: ObjectFilesystem, path: str, data: bytes) -> bool:
         fs.replace(path, data)
         return True
 
     monkeypatch.setattr(ObjectFilesystem, "create", put)
+
+
+@pytest.mark.usefixtures("unconditional")
+def test_a_worker_is_not_started_where_two_writers_could_create_one_object(
+    settings: Settings,
+) -> None:
     with pytest.raises(UsageError, match=r"lets two writers create one object.*If-None-Match"):
         preflight(settings)
+
+
+@pytest.mark.usefixtures("unconditional")
+def test_no_dataset_is_made_where_two_writers_could_create_one_object(s3: S3) -> None:
+    with pytest.raises(UsageError, match=rf"the store of {OUTPUT}/d lets two writers create"):
+        Dataset.create(f"{OUTPUT}/d", fake_card("txt"), embedding_dtype="float16")
+    assert not s3.objects
+
+
+def test_a_dataset_is_made_and_opened_again_where_the_first_writer_wins(s3: S3) -> None:
+    for _ in range(2):
+        Dataset.create(f"{OUTPUT}/d", fake_card("txt"), embedding_dtype="float16")
+    assert [key.rpartition("/")[2] for key in s3.objects] == ["dataset.json"]
 
 
 def test_a_worker_is_not_started_where_it_cannot_write(settings: Settings, s3: S3) -> None:

@@ -27,14 +27,12 @@ from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
     GenericError,
-    PermissionDeniedError,
-    UnauthenticatedError,
 )
 from obstore.store import S3Store
 
 from clipfleet.errors import StorageError, UsageError
 from storage.locations import split_object_url
-from storage.object_errors import is_worth_repeating, reason_of
+from storage.object_errors import advice_on, is_worth_repeating, reason_of
 from storage.object_file import ObjectFile
 
 WHOLE_BYTES = 4 << 20  # an object so small is read in one request, a larger one where needed
@@ -47,12 +45,7 @@ _BUFFER_BYTES = 256 << 10
 _WRITER = "clipfleet-writer"  # the metadata that holds a writer's token
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # the first that is set
 
-_ACCESS = "give AWS_ACCESS_KEY_ID the right to list, read, write and delete there"
 _BUCKET = "make the bucket, or name another"
-_REACH = (
-    "see that AWS_ENDPOINT_URL, AWS_REGION and the credentials are the store's and that it runs, "
-    "and run again"
-)
 
 log = logging.getLogger(__name__)
 
@@ -171,10 +164,8 @@ class ObjectFilesystem:
         while True:
             try:
                 return call()
-            except (PermissionDeniedError, UnauthenticatedError) as error:
-                raise self._error(action, path, error, _ACCESS) from error
             except BaseError as error:
-                told = self._error(action, path, error, _REACH)
+                told = self._error(action, path, error, advice_on(error))
                 if not is_worth_repeating(error) or time.monotonic() + pause_s > ends_s:
                     raise told from error
                 if pause_s == _FIRST_PAUSE_S:  # once

@@ -178,8 +178,23 @@ def test_an_object_that_is_replaced_while_it_is_read_is_no_mixture(
     fs.replace("a", bytes(WHOLE_BYTES + 1))
     with fs.open("a") as file:
         fs.replace("a", b"x" * (WHOLE_BYTES + 1))
-        with pytest.raises(StorageError, match="PreconditionFailed"):
+        with pytest.raises(StorageError, match=r"PreconditionFailed.*replaced it .* run again$"):
             file.read()
+
+
+@pytest.mark.parametrize("key", ["parts//x", "parts/../x", "parts/./x", "parts//"])
+def test_a_name_that_no_list_can_have_in_it_is_told_with_what_to_delete(
+    s3: S3, fs: ObjectFilesystem, key: str
+) -> None:
+    s3.objects[f"bucket/vectors/{key}"] = Stored(b"", {})
+    begins = f"vectors/{key.removesuffix('x')}"
+    with pytest.raises(StorageError) as caught:
+        fs.list("parts")
+    assert f"delete or rename the objects in the bucket whose keys begin with '{begins}'" in str(
+        caught.value
+    )
+    assert "AWS_ENDPOINT_URL" not in str(caught.value)
+    assert len(s3.requests) == 1  # it is not tried again
 
 
 def test_of_many_writers_with_a_store_that_loses_answers_one_creates(s3: S3) -> None:

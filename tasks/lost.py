@@ -16,10 +16,13 @@ def is_ours(queued: Queued, root: str, *, queue: str, output: str) -> bool:
     """Return whether a dataset at `root` was queued for this fleet, under this place's name.
 
     One that was copied or moved still has the name of where it was.
+
+    Raises:
+        OSError, StorageError: The disk or the store of `output` does not answer, and it may be.
     """
     try:
         return queued.queue == queue and dataset_root(output, queued.dataset) == root
-    except (MessageError, OSError):  # OSError: a folder on its way may not be looked into
+    except MessageError:  # also where a folder on its way may not be looked into
         return False
 
 

@@ -13,6 +13,9 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
+from kombu.exceptions import BatchPublishError  # type: ignore[attr-defined]
+from redis.exceptions import LockError, ResponseError
+
 from clipfleet.card import ModelCard
 from clipfleet.errors import ClipfleetError
 from clipfleet.jobs import Shard, queue_name
@@ -34,10 +37,18 @@ from tasks.queueing import (
     queueing_lock,
 )
 from tasks.refusals import Refusals
+from tasks.troubles import Troubles
 
 QUIET_S = 3.0  # a message between two hands is in neither; it is not for so long
 MAX_MESSAGES = 20_000  # a longer queue is not looked through: 250 ms
 _JOIN_S = 5.0
+
+NO_LOOK = "lost shards cannot be looked for"
+NO_QUEUEING = "lost shards cannot be queued again"
+NO_FEED = "shards that wait for room cannot be queued"
+
+# What ends the look at one dataset. That Redis is out of reach ends it for all.
+_ONE_DATASETS = (ClipfleetError, OSError, LockError, ResponseError, BatchPublishError)
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +63,7 @@ class Reconciler:
         self._queue = queue_name(card.tower, settings.queue_prefix)
         self._interval_s = settings.reconcile_interval_s
         self._settled: dict[str, int] = {}  # dataset → what its plan was when nothing was open
-        self._troubles: dict[str, str] = {}  # told already
+        self._troubles = Troubles()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
@@ -78,11 +89,11 @@ class Reconciler:
         try:
             self.look()
         except ClipfleetError as error:
-            self._tell("", error)
+            self._troubles.tell(NO_LOOK, "", error)
         except Exception:  # the edge of the thread: its end would go unnoticed
             log.exception("look for lost shards failed")
         else:
-            self._troubles.pop("", None)
+            self._troubles.forget(NO_LOOK, "")
 
     def look(self) -> int:
         """Return how many shards were queued again; 0 if it is another worker's turn.
@@ -102,15 +113,16 @@ class Reconciler:
         return bool(client.set(f"{self._queue}.reconciler", 1, nx=True, px=expiry_ms))
 
     def _look(self, client: Client) -> int:
-        datasets = self._datasets()
-        again = self._queue_lost(client, datasets)  # first: both are for the same room
-        return again + sum(self._feed(client, dataset, queued) for dataset, queued in datasets)
+        with self._troubles.look():
+            datasets = self._datasets()
+            again = self._queue_lost(client, datasets)  # first: both are for the same room
+            return again + sum(self._feed(client, dataset, queued) for dataset, queued in datasets)
 
     def _feed(self, client: Client, dataset: Dataset, queued: Queued) -> int:
         try:
             count = feed(client, dataset, queued, self._settings)
-        except (ClipfleetError, OSError) as error:  # this dataset's own
-            self._tell(dataset.root, error)
+        except _ONE_DATASETS as error:
+            self._troubles.tell(NO_FEED, dataset.root, error)
             return 0
         if count:
             log.info("shards queued, as there is room", extra=_told(dataset, count))
@@ -130,7 +142,7 @@ class Reconciler:
         found = find_datasets(self._output)
         if found.cut:
             told = "too many files to look through; give the datasets a folder of their own"
-            self._tell(self._output, told)
+            self._troubles.tell(NO_LOOK, self._output, told)
         for root in self._settled.keys() - set(found.roots):
             del self._settled[root]
         opened = []
@@ -145,7 +157,7 @@ class Reconciler:
                 else:
                     opened.append(ours)
             except (ClipfleetError, OSError) as error:  # this dataset's own
-                self._tell(root, error)
+                self._troubles.tell(NO_LOOK, root, error)
         return opened
 
     def _open(self, root: str) -> tuple[Dataset, Queued] | None:
@@ -168,7 +180,8 @@ class Reconciler:
             return []
         refusals = Refusals(client, self._settings.queue_prefix)
         if refusals.full:  # which are refused cannot be told
-            self._tell(self._queue, "too many refused messages: mend the cause, then resume")
+            told = "too many refused messages: mend the cause, then resume"
+            self._troubles.tell(NO_LOOK, self._queue, told)
             return []
         in_redis = all_in_redis(client, self._queue)  # before the files, see `lost_shards`
         found = []
@@ -177,7 +190,7 @@ class Reconciler:
                 fingerprint = fingerprint_of(dataset.root)
                 open_shards = list(missing_shards(dataset))
             except (ClipfleetError, OSError) as error:
-                self._tell(dataset.root, error)
+                self._troubles.tell(NO_LOOK, dataset.root, error)
                 continue
             if not open_shards:
                 self._settled[dataset.root] = fingerprint
@@ -195,26 +208,27 @@ class Reconciler:
         self, client: Client, dataset: Dataset, queued: Queued, suspects: set[str]
     ) -> int:
         """Queue the suspects that are still lost, unless somebody queues shards of the dataset."""
+        try:
+            again = self._publish_again(client, dataset, queued, suspects)
+        except _ONE_DATASETS as error:
+            self._troubles.tell(NO_QUEUEING, dataset.root, error)
+            return 0
+        if again:
+            told = {**_told(dataset, len(again)), "first": again[0].name}
+            log.warning("lost shards queued again", extra=told)
+        return len(again)
+
+    def _publish_again(
+        self, client: Client, dataset: Dataset, queued: Queued, suspects: set[str]
+    ) -> list[Shard]:
         name = queued.dataset
         lock = queueing_lock(client, self._queue, name)
         with held(lock, wait=False) as mine:
             if not mine:
-                return 0
+                return []
             lost = [s for *_, shards in self._lost(client, [(dataset, queued)]) for s in shards]
             again = [shard for shard in lost if shard.name in suspects]
-            count = sum(1 for _ in publish(again, dataset, name, self._settings, lock))
-        if count:
-            told = {**_told(dataset, count), "first": again[0].name}
-            log.warning("lost shards queued again", extra=told)
-        return count
-
-    def _tell(self, place: str, trouble: Any) -> None:
-        """Log a trouble once, not at each look."""
-        reason = str(trouble)
-        if self._troubles.get(place) != reason:
-            self._troubles[place] = reason
-            told = {"dataset": place, "reason": reason}
-            log.warning("lost shards cannot be looked for", extra=told)
+            return list(publish(again, dataset, name, self._settings, lock))
 
 
 def _told(dataset: Dataset, shards: int) -> dict[str, Any]:

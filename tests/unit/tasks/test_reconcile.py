@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
+from kombu.exceptions import BatchPublishError  # type: ignore[attr-defined]
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import LockError, ResponseError
 
-from clipfleet.errors import BrokerError
-from clipfleet.jobs import Shard
+from clipfleet.errors import BrokerError, DatasetError
+from clipfleet.jobs import Shard, queue_name
 from clipfleet.settings import load_settings
-from storage.queued import Queued
+from storage.dataset import Dataset
+from storage.plan import plan_items
+from storage.queued import Queued, read_queued, write_queued
+from storage.sources import ListSource
 from tasks.lost import is_ours, lost_shards
 from tasks.one_shot import _fleet_settings
-from tasks.reconcile import Reconciler
+from tasks.reconcile import NO_FEED, NO_LOOK, NO_QUEUEING, Reconciler
+from tests.unit.tasks.support import items
 from workers.engines.fake import fake_card, write_fake_engine
 
 QUEUED = Queued(queue="q", dataset="/d", last_job="00002")
@@ -79,6 +90,139 @@ def test_an_interval_of_zero_switches_it_off(tmp_path: Path) -> None:
     with Reconciler(on, fake_card("txt")) as reconciler:
         assert reconciler.running
     assert not reconciler.running
+
+
+class Redis:
+    """A Redis in which nobody noted a refusal."""
+
+    def hlen(self, _: str) -> int:
+        return 0
+
+    def hgetall(self, _: str) -> dict[bytes, bytes]:
+        return {}
+
+    def hvals(self, _: str) -> list[bytes]:
+        return []
+
+
+@pytest.fixture
+def two_datasets(tmp_path: Path) -> list[Dataset]:
+    """Two datasets of this fleet, with open shards that wait for room."""
+    made = []
+    for name in ("one", "two"):
+        dataset = Dataset.create(
+            str(tmp_path / "output" / name), fake_card("txt"), embedding_dtype="float16"
+        )
+        plan_items(dataset, ListSource(items(20)), 10)
+        rest = Queued(
+            queue=queue_name("txt", "clipfleet"),
+            dataset=dataset.root,
+            last_job="00001",
+            rest="00001-0000000",
+        )
+        write_queued(dataset, rest)
+        made.append(dataset)
+    return made
+
+
+@pytest.fixture
+def reconciler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reconciler:
+    """A worker's look at an empty queue."""
+    monkeypatch.setattr("tasks.reconcile.message_counts", lambda *_: (0, 0))
+    monkeypatch.setattr("tasks.reconcile.all_in_redis", lambda *_: {})
+    settings = load_settings(output=str(tmp_path / "output"), reconcile_interval_s=0.001)
+    return Reconciler(settings, fake_card("txt"))
+
+
+def look(reconciler: Reconciler) -> int:
+    client: Any = Redis()
+    return reconciler._look(client)
+
+
+def raising(fault: Exception) -> Callable[..., Any]:
+    def fail(*_: object) -> NoReturn:
+        raise fault
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        LockError("not owned"),
+        ResponseError("OOM command not allowed"),
+        BatchPublishError("some of it"),
+        DatasetError("damaged"),
+        OSError(errno.EIO, "Input/output error"),
+    ],
+)
+def test_a_dataset_that_cannot_be_fed_holds_up_no_other_and_is_told_once_each_time(
+    two_datasets: list[Dataset],
+    reconciler: Reconciler,
+    fault: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bad = {two_datasets[0].root}
+
+    def feed(_: Any, dataset: Dataset, *__: Any) -> int:
+        if dataset.root in bad:
+            raise fault
+        return 7
+
+    monkeypatch.setattr("tasks.reconcile.feed", feed)
+    caplog.set_level("WARNING")
+    assert [look(reconciler), look(reconciler)] == [7, 7]
+    assert caplog.messages == [NO_FEED]
+    bad.clear()
+    assert look(reconciler) == 14
+    bad.add(two_datasets[0].root)
+    look(reconciler)
+    assert caplog.messages == [NO_FEED] * 2
+
+
+def test_a_redis_that_is_out_of_reach_ends_the_look(
+    two_datasets: list[Dataset], reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.reconcile.feed", raising(RedisConnectionError("cut")))
+    with pytest.raises(RedisConnectionError):
+        look(reconciler)
+
+
+def test_lost_shards_that_cannot_be_queued_hold_up_no_other_dataset(
+    two_datasets: list[Dataset],
+    reconciler: Reconciler,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked = []
+
+    def queueing_lock(_: Any, queue: str, name: str) -> NoReturn:
+        asked.append(name)
+        raise LockError("not owned")
+
+    for dataset in two_datasets:
+        known = read_queued(dataset)
+        assert known is not None
+        write_queued(dataset, replace(known, rest=None))
+    monkeypatch.setattr("tasks.reconcile.queueing_lock", queueing_lock)
+    assert look(reconciler) == 0
+    assert asked == [dataset.root for dataset in two_datasets]
+    assert caplog.messages == [NO_QUEUEING] * 2
+
+
+def test_a_dataset_that_the_disk_did_not_show_is_looked_at_again(
+    two_datasets: list[Dataset],
+    reconciler: Reconciler,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("tasks.reconcile.feed", lambda *_: 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.lost.dataset_root", raising(OSError(errno.ESTALE, "Stale")))
+        assert look(reconciler) == 0
+    assert set(caplog.messages) == {NO_LOOK}
+    assert look(reconciler) == 2
 
 
 def test_the_workers_of_embed_look_even_where_a_fleets_do_not(tmp_path: Path) -> None:

@@ -101,7 +101,13 @@ def test_a_worker_that_sleeps_past_redelivery_does_no_harm_when_it_wakes(
     sleeper.wait_for("shard embedded")  # as far as it knows
     woken = rig.outcome(fault.name)
     assert (woken.vectors, woken.lost, woken.doubled, woken.problems) == (300, 0, 0, ())
-    rig.queue_again(Shard(job="00001", index=0, size=100))  # it still takes work, and does none
+    other.stop()
+    before = len(sleeper.events("shard was done before"))
+    rig.queue_again(Shard(job="00001", index=0, size=100))
+    # The sleeper still takes work, and does none.
+    sleeper.wait_for("shard was done before", count=before + 1)
+    again = rig.outcome(fault.name)
+    assert (again.vectors, again.lost, again.doubled, again.problems) == (300, 0, 0, ())
     assert sleeper.stop() == 0
     record(fault)
 

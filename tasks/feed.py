@@ -37,14 +37,15 @@ def feed(client: Client, dataset: Dataset, queued: Queued, settings: Settings) -
     """
     if queued.rest is None:
         return 0
-    in_redis = all_in_redis(client, queued.queue)
-    if sum(map(len, in_redis.values())) > LOW * settings.max_queued_shards:
+    there_now = all_in_redis(client, queued.queue).values()
+    if sum(map(len, there_now)) > LOW * settings.max_queued_shards:
         return 0
     lock = queueing_lock(client, queued.queue, queued.dataset)
     with held(lock, wait=False) as mine:
         told = read_queued(dataset) if mine else None  # another may have fed it meanwhile
         if told is None or told.rest is None:
             return 0
+        in_redis = all_in_redis(client, queued.queue)  # again: what another queued until now
         there = in_redis.get(digest(told.dataset), ())
         rest = [s for s in missing_shards(dataset) if told.waits(s) and s.name not in there]
         lock.reacquire()

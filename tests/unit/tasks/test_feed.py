@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
 
 from clipfleet.jobs import Shard
 from clipfleet.settings import load_settings
+from storage.plan import plan_items
 from storage.queued import Queued, read_queued, write_queued
+from storage.sources import ListSource
+from tasks.feed import feed
 from tasks.lost import lost_shards
-from tasks.queueing import first_name, later, split_by_room
+from tasks.queueing import digest, first_name, later, split_by_room
 from tasks.submit import Submission
-from tests.unit.tasks.support import fake_dataset
+from tests.unit.tasks.support import fake_dataset, items
 
 SHARDS = [Shard(job="00001", index=n, size=1) for n in range(5)]
 
@@ -57,6 +65,37 @@ def test_who_slept_over_its_lock_takes_no_later_job_out_of_sight(tmp_path: Path)
     fed = replace(second, rest=None)
     write_queued(dataset, fed)
     assert read_queued(dataset) == fed
+
+
+def test_what_another_queued_before_the_lock_was_had_is_not_queued_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = fake_dataset(tmp_path)
+    plan_items(dataset, ListSource(items(5)), 1)
+    queued = Queued(queue="q", dataset=dataset.root, last_job="00001", rest="00001-0000000")
+    write_queued(dataset, queued)
+    in_redis: dict[str, set[str]] = {}
+
+    @contextmanager
+    def held(*_: object, **__: object) -> Iterator[bool]:
+        in_redis[digest(dataset.root)] = {"00001-0000000", "00001-0000001"}  # by a `resume`
+        yield True
+
+    published: list[str] = []
+
+    def publish(shards: Sequence[Shard], *_: object) -> Iterator[Shard]:
+        published.extend(shard.name for shard in shards)
+        yield from shards
+
+    monkeypatch.setattr("tasks.feed.all_in_redis", lambda *_: dict(in_redis))
+    monkeypatch.setattr("tasks.feed.queueing_lock", lambda *_: Mock())
+    monkeypatch.setattr("tasks.feed.held", held)
+    monkeypatch.setattr("tasks.feed.publish", publish)
+    assert feed(Mock(), dataset, queued, load_settings(max_queued_shards=4)) == 2
+    assert published == ["00001-0000002", "00001-0000003"]  # and there is no room for more
+    told = read_queued(dataset)
+    assert told is not None
+    assert told.rest == "00001-0000004"
 
 
 def test_a_submission_tells_what_waits_for_room() -> None:

@@ -29,9 +29,10 @@ lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# A file's tests stay together and in order; files run beside each other.
+# A file's tests stay together and in order; files run beside each other, twice as many as there are
+# cores: much of what they do is wait for processes.
 test: $(BIN)/ruff lint
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n $$(( 2 * $$(nproc) )) --dist loadfile --durations=15
 
 $(BIN)/ruff:
 	$(MAKE) install

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
@@ -17,6 +17,8 @@ from clipfleet.errors import ClipfleetError, EngineError, GpuLostError
 from convert.build_request import BuildRequest, BuildResult
 from convert.tensorrt_process import Progress, run_builder
 
+_LOOK_S = 0.5  # for so long an interrupt may go unseen
+
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
@@ -24,6 +26,9 @@ class Candidate:
 
     plan: Path
     result: BuildResult
+
+
+_Ended = Candidate | ClipfleetError | OSError  # how one build ended
 
 
 def build_fastest(
@@ -54,7 +59,7 @@ def _build_all(
 ) -> list[Candidate]:
     stop = threading.Event()
 
-    def build(number: int) -> Candidate | ClipfleetError | OSError:
+    def build(number: int) -> _Ended:
         plan = Path(f"{request.plan}.{number}")
         log = f"{request.log}.{number}" if request.log else None
 
@@ -75,7 +80,7 @@ def _build_all(
 
     with ThreadPoolExecutor(count, thread_name_prefix="candidate") as pool:
         try:
-            ended = list(pool.map(build, range(1, count + 1)))
+            ended = _results([pool.submit(build, number) for number in range(1, count + 1)])
         except BaseException:  # an interrupt: the builders must not go on
             stop.set()
             raise
@@ -83,6 +88,20 @@ def _build_all(
     if not built:
         raise next(one for one in ended if not isinstance(one, Candidate))
     return built
+
+
+def _results(builds: Sequence[Future[_Ended]]) -> list[_Ended]:
+    """Wait for all, a moment at a time; raise what the first of them raises.
+
+    An interrupt that comes just before a wait begins, or in another thread, ends no wait: Python
+    sees it afterwards, and a build takes many minutes.
+    """
+    running = set(builds)
+    while running:
+        ended, running = wait(running, timeout=_LOOK_S, return_when=FIRST_EXCEPTION)
+        for build in ended:
+            build.result()
+    return [build.result() for build in builds]
 
 
 def _fastest(built: Sequence[Candidate], progress: Progress) -> Candidate:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Callable
+from concurrent import futures
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -161,24 +161,30 @@ def test_when_all_fail_the_reason_is_told(
         build_fastest(request_, count=2, progress=print)
 
 
+@pytest.mark.parametrize("seen_by", ["waiter", "sender"])
 def test_an_interrupt_stops_every_builder(
-    monkeypatch: pytest.MonkeyPatch, request_: BuildRequest
+    monkeypatch: pytest.MonkeyPatch, request_: BuildRequest, seen_by: str
 ) -> None:
+    """One that another thread receives ends no wait, as one that comes just before it begins."""
     stopped: list[str] = []
-    started = threading.Barrier(3)
+    waiting = threading.Event()
 
     def build(request: BuildRequest, *, stop: threading.Event, **_: Any) -> BuildResult:
-        started.wait(10)
         assert stop.wait(10)
         stopped.append(request.plan[-1])
         raise ConversionError("stopped")
 
+    def wait(*builds: Any, **options: Any) -> Any:
+        waiting.set()
+        return futures.wait(*builds, **options)
+
     def interrupt() -> None:
-        started.wait(10)
-        time.sleep(0.05)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        waiting.wait(10)
+        thread = threading.main_thread() if seen_by == "waiter" else threading.current_thread()
+        signal.pthread_kill(thread.ident or 0, signal.SIGINT)
 
     use(monkeypatch, build, {})
+    monkeypatch.setattr(candidates, "wait", wait)
     sender = threading.Thread(target=interrupt)
     sender.start()
     with pytest.raises(KeyboardInterrupt):

@@ -17,6 +17,7 @@ from typing import Any
 from kombu import Connection
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, OutOfMemoryError
 
 from clipfleet.settings import load_settings
@@ -113,6 +114,19 @@ class CarefulChannel(kombu_redis.Channel):
         except PARSE_ERRORS as error:  # it is not JSON; `_deliver` has the rest
             _drop("queued", error)
             raise Empty from error
+
+    def _connparams(self, asynchronous: bool = False) -> Any:
+        """Tell how Redis is reached, when this channel connects.
+
+        A task that ends after its connection was lost is acknowledged on the channel of then,
+        which was closed and knows no address; kombu's AttributeError would end the worker.
+
+        Raises:
+            ConnectionError: The channel was closed, or its connection.
+        """
+        if self.connection is None or self.connection.client is None:
+            raise RedisConnectionError("the connection to Redis was lost meanwhile")
+        return super()._connparams(asynchronous)  # type: ignore[misc]
 
     def _receive_one(self, subclient: Any) -> Any:
         """Take what was published for remote control."""

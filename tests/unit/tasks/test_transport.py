@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
@@ -10,7 +11,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError
 
-from tasks.transport import CarefulChannel, CarefulQoS, CarefulTransport
+from tasks.transport import CarefulChannel, CarefulMessage, CarefulQoS, CarefulTransport
 
 
 def qos_of(**channel: Any) -> CarefulQoS:
@@ -49,6 +50,21 @@ def test_a_message_that_a_full_redis_does_not_record_is_held_all_the_same() -> N
     message = SimpleNamespace(delivery_info={"exchange": "", "routing_key": "q"}, _raw={})
     qos.append(message, "tag")
     assert list(held(qos)) == ["tag"]
+
+
+@pytest.mark.parametrize("connection", [None, SimpleNamespace(client=None)])
+def test_an_acknowledgement_on_a_closed_channel_ends_no_worker(
+    connection: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    channel = CarefulChannel.__new__(CarefulChannel)  # its making would connect
+    channel.connection = connection
+    channel._qos = qos = CarefulQoS(channel, prefetch_count=1)
+    held(qos)["tag"] = object()
+    properties = {"delivery_tag": "tag", "delivery_info": {}}
+    message = CarefulMessage({"body": "", "properties": properties}, channel=channel)
+    message.ack_log_error(logging.getLogger(), CarefulTransport.connection_errors)
+    assert "the connection to Redis was lost meanwhile" in caplog.text
+    assert qos.can_consume()
 
 
 def test_a_connection_that_is_gone_ends_no_worker() -> None:

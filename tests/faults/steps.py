@@ -23,6 +23,7 @@ _QUEUED_BEFORE = 30  # messages: one batch is in Redis, another begun
 class Step(enum.Enum):
     """Where a process can be, as the table says it."""
 
+    TAKEN = "has taken a message from the queue, and not recorded it"
     DECODES = "decodes"
     ENGINE = "runs the engine"
     WRITES = "writes the part, whose temporary file is there"
@@ -98,11 +99,13 @@ def _wrap_steps() -> None:
     from celery import Celery
 
     from tasks import queueing
+    from tasks.transport import CarefulTransport
     from workers import inputs
     from workers.engines.fake import FakeEngine
 
     for name in ("fill_texts", "fill_images"):
         wrap(inputs, name, before=lambda *_: Step.DECODES)
+    wrap(CarefulTransport, "_deliver", before=lambda *_: Step.TAKEN)
     wrap(FakeEngine, "__call__", before=lambda *_: Step.ENGINE)
     # Every file of a dataset gets its name by one of these two.
     wrap(os, "link", before=_before_link, after=_after_link)

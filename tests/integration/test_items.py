@@ -83,7 +83,7 @@ def test_a_window_closes_by_size_and_by_time_and_a_stopped_worker_hands_back(
     assert worker.stop() == 0
     assert bench.in_redis() == (50, 0)
 
-    bench.start_worker(window_s=0.3)
+    bench.start_worker(window_s=2.0)
     bench.wait_for_items(250, ITEMS)
     assert parts(bench) == [100, 100, 50]
     bench.assert_whole(ITEMS, vectors=250)

@@ -15,7 +15,7 @@ from tasks.transport import CarefulChannel, CarefulMessage, CarefulQoS, CarefulT
 
 
 def qos_of(**channel: Any) -> CarefulQoS:
-    known = {"unacked_key": "held", "unacked_index_key": "held.index", "do_restore": False}
+    known = {"unacked_key": "held", "unacked_index_key": "held.index", "do_restore": False, "hand": None}
     return CarefulQoS(SimpleNamespace(**known, **channel))
 
 

@@ -30,9 +30,11 @@ lint:
 	$(BIN)/mypy
 
 # A file's tests stay together and in order; files run beside each other, twice as many as there are
-# cores: much of what they do is wait for processes.
+# cores: much of what they do is wait for processes. What computes takes one thread, not one for each
+# core in each of them. Files start in the order of tests/conftest.py, the slow ones first.
 test: $(BIN)/ruff lint
-	$(BIN)/pytest -n $$(( 2 * $$(nproc) )) --dist loadfile --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $$(( 2 * $$(nproc) )) --dist loadfile --no-loadscope-reorder \
+		--durations=15
 
 $(BIN)/ruff:
 	$(MAKE) install

@@ -105,7 +105,7 @@ def test_training_again_gives_the_same_checkpoint(tmp_path: Path) -> None:
 
 
 def test_training_lowers_the_loss(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    _trained(tmp_path / "a.pt", epochs=8)
+    _trained(tmp_path / "a.pt", epochs=3)
     losses = [
         float(line.split("loss ")[1].split(",")[0]) for line in capsys.readouterr().err.splitlines()
     ]

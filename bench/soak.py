@@ -140,14 +140,13 @@ class Soak:
             now_s = time.monotonic()
             if now_s > deadline_s:
                 raise SystemExit(f"soak: {done:.1%} done within {self.options.limit_s} s")
-            if FAULTS[0] <= done < FAULTS[1]:
-                if now_s >= next_kill_s:
-                    self._note("fault")
-                    fleet.kill_one()
-                    next_kill_s = now_s + self.options.kill_every_s * self.chance.uniform(0.5, 1.5)
-                if restarts and done >= restarts[0][0]:
-                    self._note("fault")
-                    self.redis.restart(restarts.pop(0)[1])
+            if FAULTS[0] <= done < FAULTS[1] and now_s >= next_kill_s:
+                self._note("fault")
+                fleet.kill_one()
+                next_kill_s = now_s + self.options.kill_every_s * self.chance.uniform(0.5, 1.5)
+            if restarts and done >= restarts[0][0]:  # also where a fast fleet left the middle since
+                self._note("fault")
+                self.redis.restart(restarts.pop(0)[1])
             fleet.supervise()
             time.sleep(_LOOK_S)
 

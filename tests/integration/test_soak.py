@@ -14,7 +14,8 @@ from bench.soak_report import BEGIN, END, report
 pytestmark = pytest.mark.integration
 
 ITEMS = 8_000
-SMALL = f"--items {ITEMS} --workers 2 --item-s 0 --kill-every-s 10 --redelivery-s 4"
+# The engine takes its time: between the two restarts the job must not be over at one glance.
+SMALL = f"--items {ITEMS} --workers 2 --item-s 0.001 --kill-every-s 10 --redelivery-s 4"
 
 
 def test_nothing_is_lost_or_doubled_while_workers_and_redis_are_killed(tmp_path: Path) -> None:

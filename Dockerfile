@@ -3,12 +3,12 @@
 # docker build --target flower . the queues' dashboard
 #
 # Not built in CI, which has no Docker engine: tests hold the names in it. The target `gpu` has not run yet;
-# its pins resolve on CPython 3.10, but for tensorrt, whose libraries come from pypi.nvidia.com.
+# what it installs was installed, with these hashes, into a fresh CPython 3.10, and TensorRT imported there.
 
 FROM python:3.11-slim AS cpu
 WORKDIR /opt/clipfleet
 COPY . .
-# Every file is one that requirements.lock names by its hash; `make lock` makes it anew.
+# Every file is one that a lock names by its hash; `make lock` makes them anew.
 RUN pip install --no-cache-dir --require-hashes -r requirements.lock \
     && pip install --no-cache-dir --no-deps --no-build-isolation . \
     && useradd --system --uid 10001 --no-create-home clipfleet
@@ -20,8 +20,10 @@ CMD ["--help"]
 FROM python:3.10-slim AS gpu
 WORKDIR /opt/clipfleet
 COPY . .
-# CUDA and cuDNN come as packages for ONNX Runtime; TensorRT brings its own. The host brings the driver and the NVIDIA container toolkit.
-RUN pip install --no-cache-dir -c constraints.txt '.[gpu,s3]' 'onnxruntime-gpu[cuda,cudnn]' \
+# For TensorRT engines. ONNX Runtime proves them on the CPU: its CUDA provider needs another cuDNN than TensorRT 8.
+# The host brings the driver and the NVIDIA container toolkit.
+RUN pip install --no-cache-dir --require-hashes -r requirements-gpu.lock \
+    && pip install --no-cache-dir --no-deps --no-build-isolation . \
     && useradd --system --uid 10001 --no-create-home clipfleet \
     && install --directory --owner clipfleet /engines
 # Engines that were built for this machine's GPU; a new volume here is this user's.
@@ -34,7 +36,7 @@ CMD ["--help"]
 
 FROM cpu AS flower
 USER root
-RUN pip install --no-cache-dir -c /opt/clipfleet/constraints.txt flower==2.2.0
+RUN pip install --no-cache-dir --require-hashes -r /opt/clipfleet/requirements-flower.lock
 USER clipfleet
 ENTRYPOINT ["celery", "--app", "tasks.app"]
 CMD ["flower", "--port=5555"]

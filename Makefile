@@ -2,9 +2,10 @@
 # make lint      ruff, mypy --strict
 # make test      lint and the whole test suite; what CI runs
 # make constraints  constraints.txt, from what is installed here and for CPython 3.10 (PYTHON310=…)
-# make lock      requirements.lock: what the worker's image installs, with hashes
-# make check-lock  downloads every file that the lock names, and compares its hash
-# make audit     asks PyPI's advisories about them; needs pypi.org's JSON interface
+# make lock      requirements*.lock: what the images install, with hashes
+# make check-lock  downloads every file that the locks name, and compares its hash
+# make check-lock-gpu  the same for the image for GPUs: some 3 GB; needs CPython 3.10 (PYTHON310=…)
+# make audit     asks PyPI's advisories about all of them; needs pypi.org's JSON interface
 # make demo      2,000 pictures (COUNT=…) and their captions through Redis and workers into Parquet
 
 # An environment that is named or active is used as it is; otherwise one is made here.
@@ -14,7 +15,9 @@ PYTHON ?= python3
 PYTHON310 ?= python3.10
 COUNT ?= 2000
 
-.PHONY: install lint test constraints lock check-lock audit demo clean
+LOCKS := requirements.lock requirements-flower.lock
+
+.PHONY: install lint test constraints lock check-lock check-lock-gpu audit demo clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -50,20 +53,30 @@ constraints: $(BIN)/python
 
 # Versions are those of constraints.txt: raise them there, then run this. setuptools builds clipfleet
 # itself. torch is no worker's, and comes from the place that fits one's machine: it has no line here.
+# TensorRT 8.6.0 is the version that engines were proved with; its plugins are linked to cuDNN 8, while
+# ONNX Runtime's CUDA provider wants cuDNN 9: there is one of them in an environment.
+LOCK = $(BIN)/uv pip compile -q -c constraints.txt --python-version 3.10 --generate-hashes \
+	--no-annotate --custom-compile-command 'make lock' --extra s3 pyproject.toml -
 lock: $(BIN)/python
 	$(BIN)/pip install -q uv
-	echo 'setuptools>=77' | $(BIN)/uv pip compile -q pyproject.toml - --extra cpu --extra s3 \
-		-c constraints.txt --universal --python-version 3.10 --generate-hashes --no-annotate \
-		--custom-compile-command 'make lock' -o requirements.lock
+	echo 'setuptools>=77' | $(LOCK) --extra cpu --universal -o requirements.lock
+	printf 'setuptools>=77\nflower==2.2.0\n' | $(LOCK) --extra cpu --universal -o requirements-flower.lock
+	printf 'setuptools>=77\ntensorrt==8.6.0\nnvidia-cudnn-cu12<9\n' | $(LOCK) --extra gpu \
+		--python-platform x86_64-manylinux_2_28 -o requirements-gpu.lock
 
 check-lock: $(BIN)/python
-	files=$$(mktemp -d) && trap 'rm -rf "$$files"' EXIT && \
-		$(BIN)/pip download -q --no-deps --require-hashes -r requirements.lock -d "$$files" && \
-		echo "requirements.lock: $$(ls "$$files" | wc -l) files have the hashes that it names"
+	files=$$(mktemp -d) && trap 'rm -rf "$$files"' EXIT && for lock in $(LOCKS); do \
+		$(BIN)/pip download -q --no-deps --require-hashes -r $$lock -d "$$files/$$lock" && \
+		echo "$$lock: $$(ls "$$files/$$lock" | wc -l) files have the hashes that it names" || exit 1; \
+	done
+
+check-lock-gpu:
+	older=$$(mktemp -d) && trap 'rm -rf "$$older"' EXIT && $(PYTHON310) -m venv "$$older" && \
+		$(MAKE) check-lock VENV="$$older" LOCKS=requirements-gpu.lock
 
 audit: $(BIN)/python
 	$(BIN)/pip install -q pip-audit
-	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements.lock
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip $(LOCKS:%=-r %) -r requirements-gpu.lock
 
 demo: $(BIN)/python
 	$(BIN)/python -c 'import onnxruntime, clipfleet' 2>/dev/null || \

@@ -1,4 +1,4 @@
-"""requirements.lock: the worker's image installs nothing that it does not name by a hash."""
+"""requirements*.lock: an image installs nothing that its lock does not name by a hash."""
 
 from __future__ import annotations
 
@@ -13,8 +13,17 @@ from packaging.utils import canonicalize_name
 tomllib = pytest.importorskip("tomllib")  # in the library from Python 3.11
 
 ROOT = Path(__file__).parents[2]
-LOCK = (ROOT / "requirements.lock").read_text()
-_PYTHONS = ("3.10.12", "3.11.9", "3.13.0")
+STAGES = {
+    "cpu": "requirements.lock",
+    "flower": "requirements-flower.lock",
+    "gpu": "requirements-gpu.lock",
+}
+ON_CPU = [(s, v) for s in ("cpu", "flower") for v in ("3.10.12", "3.11.9", "3.13.0")]
+EACH = pytest.mark.parametrize(("stage", "python"), [*ON_CPU, ("gpu", "3.10.12")])
+
+
+def lock(stage: str) -> str:
+    return (ROOT / STAGES[stage]).read_text()
 
 
 def environment(python: str) -> dict[str, str]:
@@ -44,37 +53,56 @@ def versions(text: str, python: str) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("python", _PYTHONS)
-def test_the_lock_has_the_versions_that_ci_tests(python: str) -> None:
+@EACH
+def test_a_lock_has_the_versions_that_ci_tests(stage: str, python: str) -> None:
     tested = versions((ROOT / "constraints.txt").read_text(), python)
-    locked = versions(LOCK, python)
+    locked = versions(lock(stage), python)
     assert len(locked) > 30
     differing = {name for name in locked.keys() & tested if locked[name] != tested[name]}
     assert differing == set(), "run `make lock`"
 
 
-@pytest.mark.parametrize("python", _PYTHONS)
-def test_the_lock_has_what_a_worker_needs(python: str) -> None:
+@EACH
+def test_a_lock_has_what_its_image_needs(stage: str, python: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    needed = [Requirement(r) for r in (*project["dependencies"], *extras["cpu"], *extras["s3"])]
-    locked = versions(LOCK, python)
+    runtime = extras["gpu" if stage == "gpu" else "cpu"]
+    needed = [Requirement(r) for r in (*project["dependencies"], *runtime, *extras["s3"])]
+    locked = versions(lock(stage), python)
     for requirement in needed:
         pinned = locked[canonicalize_name(requirement.name)].removeprefix("==")
         assert requirement.specifier.contains(pinned), f"{requirement}: run `make lock`"
     assert "torch" not in locked
+    assert ("flower" in locked) == (stage == "flower")
 
 
-def test_every_line_of_the_lock_is_pinned_by_version_and_hash() -> None:
-    lines = [line for line in re.sub(r"\s*\\\n", " ", LOCK).splitlines() if line[:1].isalpha()]
+def test_the_image_for_gpus_has_the_tensorrt_that_was_run_and_the_cudnn_that_it_is_linked_to() -> None:
+    locked = versions(lock("gpu"), "3.10.12")
+    assert locked["tensorrt"] == "==8.6.0"
+    assert locked["nvidia-cudnn-cu12"].startswith("==8.9.")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_line_of_a_lock_is_pinned_by_version_and_hash(stage: str) -> None:
+    text = re.sub(r"\s*\\\n", " ", lock(stage))
+    lines = [line for line in text.splitlines() if line[:1].isalpha()]
     assert len(lines) > 30
     for line in lines:
         assert re.match(r"[a-z0-9-]+==\S+( ; [^#]+?)?(\s+--hash=sha256:[0-9a-f]{64})+$", line), line
 
 
-def test_the_image_and_ci_use_the_lock() -> None:
-    stage = (ROOT / "Dockerfile").read_text().partition("AS cpu")[2].partition("\nFROM ")[0]
-    assert "pip install --no-cache-dir --require-hashes -r requirements.lock" in stage
-    others = re.findall(r"pip install (.*?) \\", stage)
-    assert others[1:] == ["--no-cache-dir --no-deps --no-build-isolation ."]
+@pytest.mark.parametrize("name", STAGES)
+def test_an_image_installs_from_its_lock_only(name: str) -> None:
+    stages = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
+    [stage] = [stage for stage in stages if f" AS {name}\n" in stage]
+    installs = re.findall(r"pip install (.*?)(?: \\)?\n", stage)
+    assert re.fullmatch(
+        rf"--no-cache-dir --require-hashes -r (/opt/clipfleet/)?{re.escape(STAGES[name])}",
+        installs[0],
+    )
+    rest = ["--no-cache-dir --no-deps --no-build-isolation ."]
+    assert installs[1:] == ([] if name == "flower" else rest)  # flower's base is the first
+
+
+def test_ci_compares_the_locks_with_the_index() -> None:
     assert "make check-lock" in (ROOT / ".ci" / "run").read_text()

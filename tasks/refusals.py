@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+import time
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from functools import lru_cache
 
 from redis.exceptions import RedisError
 
 from clipfleet.settings import Settings
 from tasks.broker import Client, connect
 
-MAX_REFUSALS = 1000  # kept in Redis; further ones are in the logs only
+MAX_REFUSALS = 1000  # kept in Redis, of each kind; further ones are in the logs only
 KEPT_S = 7 * 24 * 3600
-_MAX_REASON_LENGTH = 500
+MAX_MESSAGE_LENGTH = 300  # characters of what names a message
+MAX_REASON_LENGTH = 500
+MAX_DATASET_BYTES = 4096  # of its JSON: what is longer is no place, on a disk or in a store
+
+MAX_LOGGED = 100  # refusals in a minute
+_MINUTE_S = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -43,20 +52,22 @@ class Refusals:
         self._items_key = f"{prefix}.refusals.items"
 
     def record(self, refusal: Refusal) -> None:
-        """Keep a refusal; the same shard's again replaces it. The log has it in any case."""
-        short = {**asdict(refusal), "reason": refusal.reason[:_MAX_REASON_LENGTH]}
+        """Keep a refusal; the same shard's again replaces it."""
         # Single items have no name that tells one refusal from another.
         unique = "" if refusal.planned else f"\n{uuid.uuid4().hex}"
         field = f"{refusal.dataset}\n{refusal.message}{unique}"
         key = self._key if refusal.planned else self._items_key
         try:
-            if not self._is_full(key):
-                # A path, or JSON, may hold half a surrogate pair.
-                self._client.hset(key, field.encode(errors="backslashreplace"), json.dumps(short))
-                self._client.expire(key, KEPT_S)
+            if self._is_full(key):
+                return
+            with self._client.pipeline(transaction=False) as pipe:
+                pipe.hset(key, _bytes(field), _json(asdict(refusal)))
+                pipe.expire(key, KEPT_S)
+                pipe.execute()
         except RedisError as error:
             # Worth no failed shard: the plan still has what the message named.
-            log.warning("refusal not recorded", extra={"reason": str(error), "refusal": short})
+            told = {"reason": str(error), "refusal": asdict(refusal)}
+            log.warning("refusal not recorded", extra=told)
 
     def of_dataset(self, dataset: str) -> list[Refusal]:
         """Return the refusals of a dataset, oldest first."""
@@ -101,6 +112,38 @@ def _parse(value: bytes | str) -> Refusal | None:
     return found if all(isinstance(text, str) for text in told) else None
 
 
+def _json(value: object) -> bytes:
+    return _bytes(json.dumps(value, ensure_ascii=False))
+
+
+def _bytes(text: str) -> bytes:
+    """Return UTF-8; half a surrogate pair, which a path or JSON may hold, as JSON escapes it."""
+    return text.encode(errors="backslashreplace")
+
+
+class Minute:
+    """Counts what comes in a minute; for many threads."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._began_s = float("-inf")
+        self._count = 0
+
+    def count(self) -> int:
+        """Count one more, and return how many came in this minute."""
+        with self._lock:
+            now_s = self._clock()
+            if now_s - self._began_s >= _MINUTE_S:
+                self._began_s, self._count = now_s, 0
+            self._count += 1
+            return self._count
+
+
+_minute = Minute()
+_client = lru_cache(maxsize=1)(connect)  # of this process: a connection for each were a flood, too
+
+
 def refuse(
     settings: Settings,
     message: str,
@@ -110,10 +153,28 @@ def refuse(
     planned: bool = True,
     level: int = logging.ERROR,
 ) -> None:
-    """Log and record that a message is dropped, or items of one; see `Refusal`."""
-    told = {"refused": message, "dataset": dataset, "reason": reason}
-    log.log(level, "message refused", extra=told)
-    time = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    refusal = Refusal(message=message, dataset=dataset, reason=reason, time=time, planned=planned)
-    with connect(settings.redis_url) as client:
-        Refusals(client, settings.queue_prefix).record(refusal)
+    """Log and record that a message is dropped, or items of one; see `Refusal`.
+
+    However many come, and whatever is in them: the log has the first of each minute, Redis the
+    first of all, each cut to a length.
+    """
+    refusal = Refusal(
+        message=message[:MAX_MESSAGE_LENGTH],
+        dataset=dataset if len(_json(dataset)) <= MAX_DATASET_BYTES else "",
+        reason=reason[:MAX_REASON_LENGTH],
+        time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        planned=planned,
+    )
+    _log(refusal, level)
+    Refusals(_client(settings.redis_url), settings.queue_prefix).record(refusal)
+
+
+def _log(refusal: Refusal, level: int) -> None:
+    if not log.isEnabledFor(level):
+        return
+    count = _minute.count()
+    if count <= MAX_LOGGED:
+        told = {"refused": refusal.message, "dataset": refusal.dataset, "reason": refusal.reason}
+        log.log(level, "message refused", extra=told)
+    elif count == MAX_LOGGED + 1:
+        log.error("more messages are refused than are logged", extra={"a_minute": MAX_LOGGED})

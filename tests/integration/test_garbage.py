@@ -12,6 +12,7 @@ import pytest
 
 from clipfleet.jobs import EMBED_TASK
 from tasks.progress import read_progress
+from tasks.refusals import Refusals, refuse
 from tests.integration.support import Bench, texts, wait_until
 
 pytestmark = pytest.mark.integration
@@ -122,3 +123,16 @@ def test_a_worker_that_starts_among_garbage_starts(bench: Bench) -> None:
     assert time.monotonic() - began_s < 30
     wait_until(lambda: bench.in_redis() == (0, 0), timeout_s=5, what="Redis is empty")
     assert worker.stop() == 0
+
+
+def test_a_flood_of_refusals_is_no_flood_of_connections(bench: Bench) -> None:
+    def connections() -> int:
+        return int(bench.client.info("stats")["total_connections_received"])
+
+    before = connections()
+    for number in range(200):
+        if number == 100:  # as a server does with one that was idle for long
+            bench.client.client_kill_filter(_type="normal", skipme=True)
+        refuse(bench.settings, f"shard 00001-{number:07d}", "/d", reason="forged")
+    assert connections() - before <= 2
+    assert len(Refusals(bench.client, bench.settings.queue_prefix).shards_of("/d")) == 200

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from tasks.refusals import MAX_REFUSALS, Refusal, Refusals
+import pytest
+
+from clipfleet.settings import Settings
+from tasks import refusals as module
+from tasks.refusals import MAX_LOGGED, MAX_REFUSALS, Minute, Refusal, Refusals, refuse
 
 
 class Hash:
@@ -14,12 +20,18 @@ class Hash:
         self.hashes: dict[str, dict[bytes, bytes]] = {}
         self.expires_s = 0
 
-    def hlen(self, key: str) -> int:
-        return len(self.hgetall(key))
+    def pipeline(self, *, transaction: bool) -> AbstractContextManager[Hash]:
+        assert not transaction
+        return nullcontext(self)
 
-    def hset(self, key: str, field: bytes | str, value: str) -> None:
-        name = field.encode() if isinstance(field, str) else field
-        self.hashes.setdefault(key, {})[name] = value.encode()
+    def execute(self) -> None:
+        """Do nothing: every command was done when it came."""
+
+    def hlen(self, key: str) -> int:
+        return len(self.hashes.get(key, {}))
+
+    def hset(self, key: str, field: bytes, value: bytes) -> None:
+        self.hashes.setdefault(key, {})[field] = value
 
     def expire(self, key: str, seconds: int) -> None:
         self.expires_s = seconds
@@ -58,15 +70,46 @@ def test_refusals_are_kept_by_dataset_until_it_is_submitted_again() -> None:
     assert client.expires_s > 0
 
 
-def test_refusals_stay_small() -> None:
-    client: Any = Hash()
-    refusals = Refusals(client, "clipfleet")
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Hash:
+    """What `refuse` writes to, in a minute of its own."""
+    made = Hash()
+    monkeypatch.setattr(module, "_client", lambda _: made)
+    monkeypatch.setattr(module, "_minute", Minute(lambda: 0.0))
+    return made
+
+
+@pytest.mark.parametrize("letter", ["x", "\x01", "\ud800"])
+def test_a_flood_of_refusals_stays_small(client: Hash, letter: str) -> None:
+    long = letter * 5000
     for number in range(MAX_REFUSALS + 50):
-        refusals.record(refusal(number, reason="x" * 10_000))
-    kept = client.hvals("clipfleet.refusals")
-    assert len(kept) == MAX_REFUSALS
-    assert max(map(len, kept)) < 1000
+        refuse(Settings(), f"{number} {long}", letter * 500 + str(number), reason=long)
+        refuse(Settings(), f"shard {number}", long, reason=long, planned=False)
+    refusals = Refusals(client, "clipfleet")  # type: ignore[arg-type]
     assert refusals.full
+    assert len(refusals.all()) == 2 * MAX_REFUSALS
+    for kept in client.hashes.values():
+        assert len(kept) == MAX_REFUSALS
+        assert max(len(field) + len(value) for field, value in kept.items()) < 16_384
+
+
+def test_a_flood_of_refusals_is_logged_in_part(
+    client: Hash, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(module, "_minute", Minute(lambda: now_s))
+    for now_s in (0.0, 59.0, 61.0):  # noqa: B007 - the clock reads it
+        for _ in range(MAX_LOGGED):
+            refuse(Settings(), "x", "", reason="r" * 100_000, planned=False)
+            refuse(Settings(), "x", "", reason="", planned=False, level=logging.DEBUG)
+    logged = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [record.msg for record in logged] == [
+        *["message refused"] * MAX_LOGGED,
+        "more messages are refused than are logged",
+        *["message refused"] * MAX_LOGGED,
+    ]
+    assert len(logged[0].reason) < 1000  # type: ignore[attr-defined]
+    assert len(client.hashes["clipfleet.refusals.items"]) == 6 * MAX_LOGGED
 
 
 def test_refused_single_items_take_no_place_of_a_shards() -> None:
@@ -114,7 +157,7 @@ def test_what_is_no_refusal_hides_none_that_is() -> None:
     refusals.record(refusal(1))
     wrong = '{"message": 5, "dataset": "/d", "reason": "", "time": 1}'
     for number, garbage in enumerate(("garbage", "[1]", "5", "{}", "[" * 99_999, wrong)):
-        client.hset("fleet.refusals", f"garbage{number}", garbage)
+        client.hset("fleet.refusals", b"garbage%d" % number, garbage.encode())
     assert refusals.all() == [refusal(1)]
     refusals.forget("/d")
     assert refusals.all() == []

@@ -76,7 +76,7 @@ def test_a_lock_has_what_its_image_needs(stage: str, python: str) -> None:
     assert ("flower" in locked) == (stage == "flower")
 
 
-def test_the_image_for_gpus_has_the_tensorrt_that_was_run_and_the_cudnn_that_it_is_linked_to() -> None:
+def test_the_image_for_gpus_has_the_cudnn_that_its_tensorrt_is_linked_to() -> None:
     locked = versions(lock("gpu"), "3.10.12")
     assert locked["tensorrt"] == "==8.6.0"
     assert locked["nvidia-cudnn-cu12"].startswith("==8.9.")

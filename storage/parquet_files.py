@@ -77,10 +77,20 @@ def read_row_groups(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[pa.
 def may_have_between(
     parquet: pq.ParquetFile, index: int, column: str, first: str, last: str
 ) -> bool:
-    """Return whether a row group may have strings from `first` to `last`, by its statistics."""
+    """Return whether a row group may have strings from `first` to `last`, by its statistics.
+
+    Of a file without the row group or column, too: who then reads it is told.
+    """
     number = parquet.schema_arrow.get_field_index(column)
+    if number < 0 or index >= parquet.num_row_groups:
+        return True
     told = parquet.metadata.row_group(index).column(number).statistics
-    return told is None or not told.has_min_max or (told.min <= last and first <= told.max)
+    if told is None or not told.has_min_max or told.physical_type != "BYTE_ARRAY":
+        return True
+    least, most = told.min, told.max
+    if not (isinstance(least, str) and isinstance(most, str)):
+        return True
+    return bool(least <= last and first <= most)
 
 
 def parquet_error(error: Exception, path: str, *, remedy: str) -> DatasetError | StorageError:

@@ -7,6 +7,7 @@ its errors table and its manifest record without embedding anything again.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -32,7 +33,9 @@ from storage.parquet_files import (
 FORMAT = "1"
 ITEMS_PREFIX = "items-"  # parts of items that arrived by themselves, not by a plan
 NORM_TOLERANCE = 1e-3
+MAX_ATTEMPT = 1_000_000  # of an item
 
+_PLAIN_NAME = re.compile(r"[0-9A-Za-z_-]+")  # leads to no other folder
 _VERSION_KEY = b"clipfleet.version"
 _SHARD_KEY = b"clipfleet.shard"
 _MODEL_KEY = b"clipfleet.model"
@@ -178,7 +181,9 @@ def errors_bytes(failures: Sequence[Failure], tower: Tower) -> memoryview:
         "message": [f.message for f in failures],
         "attempt": [f.attempt for f in failures],
     }
-    return parquet_bytes(pa.table(columns, schema=errors_schema(tower)), {_VERSION_KEY: FORMAT})
+    return parquet_bytes(
+        pa.table(columns, schema=errors_schema(tower)), {_VERSION_KEY: FORMAT}
+    )
 
 
 def read_footer(file: BinaryIO, *, path: str) -> Footer:
@@ -193,7 +198,7 @@ def read_footer(file: BinaryIO, *, path: str) -> Footer:
         metadata = parquet.metadata or {}
         failures = [_failure(fields) for fields in json.loads(metadata[_FAILURES_KEY])]
         return Footer(
-            shard=metadata[_SHARD_KEY].decode(),
+            shard=_plain_name(metadata[_SHARD_KEY].decode()),
             model=metadata[_MODEL_KEY].decode(),
             engine_sha256=metadata[_ENGINE_KEY].decode(),
             worker=metadata[_WORKER_KEY].decode(),
@@ -201,10 +206,18 @@ def read_footer(file: BinaryIO, *, path: str) -> Footer:
             vectors=parquet.num_rows,
             failures=tuple(failures),
             # Older parts have neither.
-            retries=tuple(json.loads(metadata.get(_RETRIES_KEY, b"[]"))),
-            cut=int(metadata.get(_CUT_KEY, b"0")),
+            retries=tuple(
+                map(_plain_name, json.loads(metadata.get(_RETRIES_KEY, b"[]")))
+            ),
+            cut=_count(json.loads(metadata.get(_CUT_KEY, b"0"))),
         )
-    except (*PARQUET_ERRORS, KeyError, TypeError, ValueError) as error:
+    except (
+        *PARQUET_ERRORS,
+        LookupError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:
         remedy = way_out(PurePosixPath(path).stem)
         raise parquet_error(error, path, remedy=remedy) from error
 
@@ -218,12 +231,20 @@ def read_part_ids(file: BinaryIO) -> Iterator[list[str]]:
 def _check(embedded: Embedded, info: DatasetInfo, name: str) -> None:
     vectors, expected = embedded.vectors, (len(embedded.items), info.dim)
     if vectors.shape != expected:
-        raise DatasetError(f"shard {name}: vectors have shape {vectors.shape}, expected {expected}")
+        raise DatasetError(
+            f"shard {name}: vectors have shape {vectors.shape}, expected {expected}"
+        )
     if (embedded.sizes is None) != (info.tower == "txt"):
-        raise DatasetError(f"shard {name}: sizes belong to images, the dataset is {info.tower}")
+        raise DatasetError(
+            f"shard {name}: sizes belong to images, the dataset is {info.tower}"
+        )
     if embedded.sizes is not None and len(embedded.sizes) != len(embedded.items):
-        raise DatasetError(f"shard {name}: {len(embedded.sizes)} sizes for {expected[0]} items")
-    wrong = np.flatnonzero(~(np.abs(norms(vectors) - 1) < NORM_TOLERANCE))  # NaN is wrong too
+        raise DatasetError(
+            f"shard {name}: {len(embedded.sizes)} sizes for {expected[0]} items"
+        )
+    wrong = np.flatnonzero(
+        ~(np.abs(norms(vectors) - 1) < NORM_TOLERANCE)
+    )  # NaN is wrong too
     if wrong.size:
         item, norm = embedded.items[wrong[0]], norms(vectors)[wrong[0]]
         raise DatasetError(
@@ -250,7 +271,9 @@ def _part_table(embedded: Embedded, info: DatasetInfo) -> pa.Table:
         sizes = np.array(embedded.sizes, np.int32).reshape(-1, 2)
         columns += [pa.array(sizes[:, 0]), pa.array(sizes[:, 1])]
     columns.append(
-        pa.FixedSizeListArray.from_arrays(pa.array(flat), type=schema.field("embedding").type)
+        pa.FixedSizeListArray.from_arrays(
+            pa.array(flat), type=schema.field("embedding").type
+        )
     )
     return pa.Table.from_arrays(columns, schema=schema)
 
@@ -258,14 +281,35 @@ def _part_table(embedded: Embedded, info: DatasetInfo) -> pa.Table:
 def _failure_fields(failure: Failure) -> dict[str, Any]:
     item = failure.item
     value = {"uri": item.uri} if item.uri is not None else {"text": item.text}
-    told = {"error": failure.error, "message": failure.message, "attempt": failure.attempt}
+    told = {
+        "error": failure.error,
+        "message": failure.message,
+        "attempt": failure.attempt,
+    }
     return {"id": item.id, **value, **told}
 
 
 def _failure(fields: dict[str, Any]) -> Failure:
+    told, attempt = [fields["error"], fields["message"]], _count(fields["attempt"])
+    if not all(isinstance(value, str) for value in told) or attempt > MAX_ATTEMPT:
+        raise ValueError(f"not a failure: {fields!s:.200}")
+    for value in told:
+        value.encode()  # JSON may have half a surrogate pair
     return Failure(
         item=Item(id=fields["id"], uri=fields.get("uri"), text=fields.get("text")),
-        error=fields["error"],
-        message=fields["message"],
-        attempt=fields["attempt"],
+        error=told[0],
+        message=told[1],
+        attempt=attempt,
     )
+
+
+def _plain_name(name: str) -> str:
+    if not _PLAIN_NAME.fullmatch(name):
+        raise ValueError(f"{name[:100]!r} is no part's name")
+    return name
+
+
+def _count(number: int) -> int:
+    if type(number) is not int or number < 0:
+        raise ValueError(f"{number!s:.100} is no count")
+    return number

@@ -4,52 +4,88 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from clipfleet.errors import ClipfleetError
-from clipfleet.jobs import MISSING, Item
+from clipfleet.jobs import MISSING, NOT_A_FILE, Item
+from storage.arrivals import commit_arrivals
 from storage.dataset import Dataset
 from storage.failures import error_classes
+from storage.find_datasets import find_datasets
 from storage.jobs import jobs
 from storage.known_ids import KnownIds
-from storage.manifest import commit, complete, missing_shards, unfinished
+from storage.manifest import Manifest, commit, complete, missing_shards, part_names, unfinished
+from storage.parquet_files import parquet_bytes
 from storage.parts import Embedded, Failure
 from storage.plan import plan_items, plan_retry
 from storage.proof import prove
 from storage.queued import Queued, read_queued, write_queued
 from storage.retries import read_run
 from storage.sources import ListSource
+from tasks.lost import fingerprint_of, is_ours
+from tasks.queueing import name_in_messages
 from tests.fuzz.tables import table_bytes
 from tests.fuzz.target import Make, Target
 from workers.engines.fake import fake_card
 
-_DIM = 16
-_DONE = "00001-0000000"
+DIM = 16
+QUEUE = "clipfleet.txt"
+CARD = fake_card("txt", dim=DIM)
 
 
-def _make_dataset(root: Path) -> None:
-    """Plan five texts in two shards, one of which is done, and record what was queued."""
-    card = fake_card("txt", dim=_DIM)
-    dataset = Dataset.create(str(root), card, embedding_dtype="float16")
+def make_dataset(root: Path) -> Dataset:
+    """Make a dataset of texts with every kind of file: what was planned, came singly, was retried.
+
+    Of two planned shards one is done; two failures are retried, of which one fails again.
+    """
+    dataset = Dataset.create(str(root), CARD, embedding_dtype="float16")
     items = [Item(id=f"t{n}", text=f"words {n}") for n in range(5)]
-    plan_items(dataset, ListSource(items), 3)
-    vectors = np.zeros((2, _DIM), np.float32)
+    plan_items(dataset, ListSource(items), 4)
+    first = next(missing_shards(dataset))
+    failed = [_failure(items[1], MISSING), _failure(items[2], NOT_A_FILE)]
+    commit(dataset, first.name, _embedded([items[0], items[3]], failed), card=CARD, worker="w")
+    _commit_singly(dataset, "a")
+    plan_retry(dataset, [MISSING], 1)
+    for number, shard in enumerate(list(missing_shards(dataset))[-2:]):
+        run = read_run(dataset, shard)
+        good, bad = (run.items, []) if number == 0 else ([], [_failure(run.items[0], MISSING)])
+        done = run.finish(_embedded(good, bad))
+        commit(dataset, shard.name, done, card=CARD, worker="w")
+    last_job = jobs(dataset)[-1].id
+    write_queued(dataset, Queued(queue=QUEUE, dataset=dataset.root, last_job=last_job))
+    return dataset
+
+
+def _commit_singly(dataset: Dataset, prefix: str) -> None:
+    items = [Item(id=f"{prefix}{n}", text=f"words {n}") for n in range(3)]
+    failed = [_failure(items[1], MISSING), _failure(items[2], NOT_A_FILE)]
+    known = KnownIds(dataset)
+    try:
+        commit_arrivals(dataset, known, _embedded(items[:1], failed), card=CARD, worker="w")
+    finally:
+        known.close()
+
+
+def _embedded(items: list[Item], failures: list[Failure]) -> Embedded:
+    vectors = np.zeros((len(items), DIM), np.float32)
     vectors[:, 0] = 1.0
-    failed = Failure(item=items[2], error=MISSING, message="gone")
-    done = Embedded(items=items[:2], vectors=vectors, sizes=None, failures=[failed])
-    commit(dataset, _DONE, done, card=card, worker="w")
-    write_queued(dataset, Queued(queue="clipfleet.txt", dataset=dataset.root, last_job="00001"))
+    return Embedded(items=items, vectors=vectors, sizes=None, failures=failures)
+
+
+def _failure(item: Item, error: str) -> Failure:
+    return Failure(item=item, error=error, message="gone")
 
 
 def _use(root: Path) -> None:
     """Do what commands and workers do with a dataset, each by itself."""
     dataset = Dataset.open(str(root))
-    for use in (_prove, _read_queue, _read_plan, _read_parts, _read_errors, _retry, _complete):
+    for use in _USES:
         with suppress(ClipfleetError):
             use(dataset)
 
@@ -58,33 +94,34 @@ def _prove(dataset: Dataset) -> None:
     prove(dataset.root)
 
 
-def _read_queue(dataset: Dataset) -> None:
+def _status(dataset: Dataset) -> None:
+    Manifest(dataset).refresh()
+    jobs(dataset)
+
+
+def _look_for_lost(dataset: Dataset) -> None:
+    output = str(Path(dataset.root).parent)
+    find_datasets(output)
+    fingerprint_of(dataset.root)
     queued = read_queued(dataset)
-    if queued is not None:
+    if queued is not None and is_ours(queued, dataset.root, queue=QUEUE, output=output):
         for shard in missing_shards(dataset):
             queued.waits(shard)
 
 
+def _resume(dataset: Dataset) -> None:
+    name = name_in_messages(dataset)
+    last = jobs(dataset)[-1].id
+    write_queued(dataset, Queued(queue=QUEUE, dataset=name, last_job=last))
+
+
 def _read_plan(dataset: Dataset) -> None:
-    jobs(dataset)
     for shard in missing_shards(dataset):
         read_run(dataset, shard)
 
 
-def _read_parts(dataset: Dataset) -> None:
-    known = KnownIds(dataset)
-    try:
-        known.refresh()
-    finally:
-        known.close()
-
-
 def _read_errors(dataset: Dataset) -> None:
     error_classes(dataset)
-
-
-def _retry(dataset: Dataset) -> None:
-    plan_retry(dataset, (), 3)
 
 
 def _complete(dataset: Dataset) -> None:
@@ -92,12 +129,33 @@ def _complete(dataset: Dataset) -> None:
         complete(dataset, name)
 
 
+def _complete_again(dataset: Dataset) -> None:
+    """Finish every part, as if its worker had died before it wrote the record."""
+    for name in sorted(part_names(dataset.fs)):
+        with suppress(ClipfleetError):
+            complete(dataset, name)
+
+
+def _retry(dataset: Dataset) -> None:
+    plan_retry(dataset, (), 3)
+
+
+def _arrive(dataset: Dataset) -> None:
+    _commit_singly(dataset, "b")
+
+
+_USES = (
+    *(_prove, _status, _look_for_lost, _resume, _read_plan, _read_errors, _complete),
+    *(_complete_again, _retry, _arrive),
+)
+
+
 def _target(find: Callable[[Path], Path], folder: Path) -> Target:
     """Return a target that feeds one file of a dataset, which is whole again after each input."""
     whole, root = folder / "whole", folder / "dataset"
-    _make_dataset(root)
+    make_dataset(root)
     root.rename(whole)  # made under the name that its files have
-    before = {path.relative_to(whole): path.read_bytes() for path in _files(whole)}
+    before = contents(whole)
     shutil.copytree(whole, root)
     fed = find(root)
 
@@ -106,7 +164,7 @@ def _target(find: Callable[[Path], Path], folder: Path) -> Target:
         try:
             _use(root)
         finally:
-            _restore(root, before)
+            restore(root, before)
 
     seed = before[fed.relative_to(root)]
     return Target(run=run, seeds=(seed, *(_leading_out(seed) if fed.suffix == ".json" else ())))
@@ -120,11 +178,17 @@ def _leading_out(record: bytes) -> Iterator[bytes]:
             yield json.dumps({**fields, name: place}).encode()
 
 
+def contents(root: Path) -> dict[Path, bytes]:
+    """Return the files below a folder."""
+    return {path.relative_to(root): path.read_bytes() for path in _files(root)}
+
+
 def _files(root: Path) -> list[Path]:
     return [path for path in root.rglob("*") if path.is_file()]
 
 
-def _restore(root: Path, before: dict[Path, bytes]) -> None:
+def restore(root: Path, before: dict[Path, bytes]) -> None:
+    """Make a folder's files again what `contents` returned."""
     for path in _files(root):
         if path.relative_to(root) not in before:
             path.unlink()
@@ -133,22 +197,38 @@ def _restore(root: Path, before: dict[Path, bytes]) -> None:
             (root / name).write_bytes(data)
 
 
-def _only(pattern: str, root: Path) -> Path:
-    (found,) = root.glob(pattern)
-    return found
+def _first(pattern: str, root: Path) -> Path:
+    return min(root.glob(pattern))
 
 
-_FED = {
-    "dataset": "dataset.json",
-    "queued": "queued.json",
-    "job": "plan/00001.json",
-    "plan": "plan/00001-*.parquet",
-    "part": f"parts/{_DONE}.parquet",
-    "record": f"manifest/{_DONE}.json",
-    "errors": f"errors/{_DONE}.parquet",
+def _last(pattern: str, root: Path) -> Path:
+    return max(root.glob(pattern))
+
+
+def _of_retry(kind: str, root: Path) -> Path:
+    """Return a file of the second of the retry's shards."""
+    job = _last("plan/*-retry-*", root).name.partition("-")[0]
+    return _last(f"{kind}/{job}-*", root)
+
+
+# One file each of what was planned, of what came singly, and of what was retried.
+_FED: dict[str, Callable[[Path], Path]] = {
+    "dataset": partial(_first, "dataset.json"),
+    "queued": partial(_first, "queued.json"),
+    "job": partial(_first, "plan/*.json"),
+    "plan": partial(_first, "plan/*.parquet"),
+    "part": partial(_first, "parts/0*.parquet"),
+    "record": partial(_first, "manifest/0*.json"),
+    "errors": partial(_first, "errors/0*.parquet"),
+    "single_part": partial(_first, "parts/items-*.parquet"),
+    "single_record": partial(_first, "manifest/items-*.json"),
+    "retry_job": partial(_last, "plan/*.json"),
+    "retry_plan": partial(_last, "plan/*-retry-*.parquet"),
+    "retry_part": partial(_of_retry, "parts"),
+    "retry_errors": partial(_of_retry, "errors"),
 }
 
-_TABLES = ("plan", "errors")  # which are whole Parquet files of any columns, too
+_TABLES = ("plan", "errors", "single_part", "retry_plan")  # whole files of any columns, too
 
 
 def _table_target(find: Callable[[Path], Path], folder: Path) -> Target:
@@ -157,7 +237,36 @@ def _table_target(find: Callable[[Path], Path], folder: Path) -> Target:
     return Target(run=lambda data: fed.run(table_bytes(data)), seeds=seeds)
 
 
+def _footer_target(find: Callable[[Path], Path], folder: Path) -> Target:
+    """Return a target that feeds one field of a part's footer; the first byte says which."""
+    fed = _target(find, folder)
+    part = pq.ParquetFile(find(folder / "dataset"))
+    table = part.read().replace_schema_metadata()
+    footer = {key: value for key, value in part.metadata.metadata.items() if b"clipfleet" in key}
+    keys = sorted(footer)
+
+    def run(data: bytes) -> None:
+        key = keys[data[0] % len(keys)] if data else b""
+        # Arrow takes bytes as it takes strings.
+        fed.run(bytes(parquet_bytes(table, {**footer, key: data[1:]})))  # type: ignore[dict-item]
+
+    return Target(run=run, seeds=tuple(_footer_seeds(keys, footer)))
+
+
+def _footer_seeds(keys: Sequence[bytes], footer: dict[bytes, bytes]) -> Iterator[bytes]:
+    out = ("../../../../../etc/passwd", "../dataset", "a\0b", "x" * 5000)
+    for number, key in enumerate(keys):
+        yield bytes([number]) + footer[key]
+        for place in out:
+            yield bytes([number]) + place.encode()
+            yield bytes([number]) + json.dumps([place]).encode()
+
+
 DATASET_TARGETS: dict[str, Make] = {
-    **{name: partial(_target, partial(_only, pattern)) for name, pattern in _FED.items()},
-    **{f"{name}_table": partial(_table_target, partial(_only, _FED[name])) for name in _TABLES},
+    **{name: partial(_target, find) for name, find in _FED.items()},
+    **{f"{name}_table": partial(_table_target, _FED[name]) for name in _TABLES},
+    **{
+        f"{name}_footer": partial(_footer_target, _FED[f"{name}_part"])
+        for name in ("retry", "single")
+    },
 }

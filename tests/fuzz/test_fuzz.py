@@ -54,6 +54,17 @@ def test_the_watch_sees_what_is_touched_elsewhere(place: Path) -> None:
         (place / "inside").mkdir()
 
 
+def test_the_watch_lets_nobody_write_where_modules_are_read(place: Path) -> None:
+    watch = Watch(place)
+    module = Path(__file__)
+    (place / "link").symlink_to(module)
+    with watch.watching():
+        module.read_bytes()
+    for path in (module, place / "link"):
+        with pytest.raises(Escape, match="test_fuzz"), watch.watching():
+            path.open("ab").close()
+
+
 def test_every_target_is_fuzzed_for_a_moment(tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="no wheel of atheris for this Python")
     command = [sys.executable, "-m", "tests.fuzz", "--runs", "100", "--inputs", str(tmp_path)]

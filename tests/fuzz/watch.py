@@ -9,19 +9,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_FILE_EVENTS = {"open", "os.listdir", "os.scandir", "os.mkdir", "os.rename", "os.link"} | {
-    *("os.remove", "os.rmdir", "os.symlink", "os.truncate", "os.chmod", "os.utime"),
-    *("shutil.rmtree", "shutil.copyfile", "shutil.move"),
+# How many of an event's first arguments are paths.
+_CHANGES = {
+    **dict.fromkeys(("os.mkdir", "os.remove", "os.rmdir", "os.truncate"), 1),
+    **dict.fromkeys(("os.chmod", "os.chown", "os.utime"), 1),
+    **dict.fromkeys(("os.rename", "os.link", "os.symlink"), 2),
 }
+_LISTS = {"os.listdir": 1, "os.scandir": 1}
+_TO_CHANGE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 # What starts a program, or speaks to a network.
-_FORBIDDEN = {"os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect"}
-# Modules that are imported when they are first needed, and what they read.
-_OWN = (
-    sys.prefix,
-    sys.base_prefix,
-    str(Path(__file__).parents[2]),
-    "/proc/",
-    "/usr/share/zoneinfo",
+_FORBIDDEN = {
+    *("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen"),
+    *("socket.connect", "socket.getaddrinfo"),
+}
+# What may be read, never changed: modules are imported when they are first needed.
+_READ = tuple(
+    os.path.realpath(place)
+    for place in (
+        sys.prefix,
+        sys.base_prefix,
+        Path(__file__).parents[2],
+        "/proc",
+        "/usr/share/zoneinfo",
+    )
 )
 
 
@@ -33,7 +43,7 @@ class Watch:
     """An audit hook, for ever: there is no way to take one away."""
 
     def __init__(self, folder: Path) -> None:
-        self._allowed = (str(folder), *_OWN)
+        self._folder = os.path.realpath(folder)
         self._found: list[str] = []
         self._on = False
         sys.addaudithook(self._hear)
@@ -43,23 +53,33 @@ class Watch:
             return
         if event in _FORBIDDEN:
             self._found.append(f"{event}{arguments!r:.200}")
-        elif event in _FILE_EVENTS:
-            for path in arguments[:2]:
-                if isinstance(path, str | bytes) and len(path) > 2:
-                    self._look(event, os.path.abspath(os.fsdecode(path)))
+        elif event == "open":
+            self._look(event, arguments[0], changes=bool(arguments[2] & _TO_CHANGE))
+        else:
+            for path in arguments[: _CHANGES.get(event, 0)]:
+                self._look(event, path, changes=True)
+            for path in arguments[: _LISTS.get(event, 0)]:
+                self._look(event, path, changes=False)
 
-    def _look(self, event: str, path: str) -> None:
-        if not path.startswith(self._allowed):
-            self._found.append(f"{event}: {path}")
+    def _look(self, event: str, path: Any, *, changes: bool) -> None:
+        if not isinstance(path, str | bytes):
+            return  # a descriptor, of what was opened before
+        real = os.path.realpath(os.fsdecode(path))
+        allowed = (self._folder,) if changes else (self._folder, *_READ)
+        if not any(real == place or real.startswith(f"{place}/") for place in allowed):
+            self._found.append(f"{event}: {real}")
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Raise `Escape` at the end if anything elsewhere was touched."""
         self._found.clear()
+        # What is imported meanwhile leaves no __pycache__, and nothing else need be written.
+        sys.dont_write_bytecode, writes_not = True, sys.dont_write_bytecode
         self._on = True
         try:
             yield
         finally:
             self._on = False
+            sys.dont_write_bytecode = writes_not
         if self._found:
             raise Escape(f"touched outside the folder: {self._found[:5]}")

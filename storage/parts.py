@@ -181,9 +181,7 @@ def errors_bytes(failures: Sequence[Failure], tower: Tower) -> memoryview:
         "message": [f.message for f in failures],
         "attempt": [f.attempt for f in failures],
     }
-    return parquet_bytes(
-        pa.table(columns, schema=errors_schema(tower)), {_VERSION_KEY: FORMAT}
-    )
+    return parquet_bytes(pa.table(columns, schema=errors_schema(tower)), {_VERSION_KEY: FORMAT})
 
 
 def read_footer(file: BinaryIO, *, path: str) -> Footer:
@@ -206,9 +204,7 @@ def read_footer(file: BinaryIO, *, path: str) -> Footer:
             vectors=parquet.num_rows,
             failures=tuple(failures),
             # Older parts have neither.
-            retries=tuple(
-                map(_plain_name, json.loads(metadata.get(_RETRIES_KEY, b"[]")))
-            ),
+            retries=tuple(map(_plain_name, json.loads(metadata.get(_RETRIES_KEY, b"[]")))),
             cut=_count(json.loads(metadata.get(_CUT_KEY, b"0"))),
         )
     except (
@@ -231,20 +227,12 @@ def read_part_ids(file: BinaryIO) -> Iterator[list[str]]:
 def _check(embedded: Embedded, info: DatasetInfo, name: str) -> None:
     vectors, expected = embedded.vectors, (len(embedded.items), info.dim)
     if vectors.shape != expected:
-        raise DatasetError(
-            f"shard {name}: vectors have shape {vectors.shape}, expected {expected}"
-        )
+        raise DatasetError(f"shard {name}: vectors have shape {vectors.shape}, expected {expected}")
     if (embedded.sizes is None) != (info.tower == "txt"):
-        raise DatasetError(
-            f"shard {name}: sizes belong to images, the dataset is {info.tower}"
-        )
+        raise DatasetError(f"shard {name}: sizes belong to images, the dataset is {info.tower}")
     if embedded.sizes is not None and len(embedded.sizes) != len(embedded.items):
-        raise DatasetError(
-            f"shard {name}: {len(embedded.sizes)} sizes for {expected[0]} items"
-        )
-    wrong = np.flatnonzero(
-        ~(np.abs(norms(vectors) - 1) < NORM_TOLERANCE)
-    )  # NaN is wrong too
+        raise DatasetError(f"shard {name}: {len(embedded.sizes)} sizes for {expected[0]} items")
+    wrong = np.flatnonzero(~(np.abs(norms(vectors) - 1) < NORM_TOLERANCE))  # NaN is wrong too
     if wrong.size:
         item, norm = embedded.items[wrong[0]], norms(vectors)[wrong[0]]
         raise DatasetError(
@@ -271,9 +259,7 @@ def _part_table(embedded: Embedded, info: DatasetInfo) -> pa.Table:
         sizes = np.array(embedded.sizes, np.int32).reshape(-1, 2)
         columns += [pa.array(sizes[:, 0]), pa.array(sizes[:, 1])]
     columns.append(
-        pa.FixedSizeListArray.from_arrays(
-            pa.array(flat), type=schema.field("embedding").type
-        )
+        pa.FixedSizeListArray.from_arrays(pa.array(flat), type=schema.field("embedding").type)
     )
     return pa.Table.from_arrays(columns, schema=schema)
 

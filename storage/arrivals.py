@@ -6,13 +6,17 @@ twice, however many workers hold it; who loses reads the winner's part and tries
 
 A part that somebody moved away leaves its record, which keeps its number from being taken
 again, before whoever had read that part could notice: the next commit withdraws it.
+
+Jobs take numbers too (storage.fences), so planned ids are among those that came before.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from clipfleet.card import ModelCard
 from storage.dataset import Dataset
-from storage.known_ids import KnownIds
+from storage.known_ids import KnownIds, items_parts
 from storage.manifest import Commit, commit_first, complete, withdraw
 from storage.parts import ITEMS_PREFIX, Embedded, Failure
 from storage.records import record_names
@@ -41,11 +45,27 @@ def catch_up(dataset: Dataset, known: KnownIds) -> set[str]:
         StorageError: The disk did not answer; trying again is safe.
     """
     # Records first: each follows its part, so one whose part is not listed then has lost it.
-    recorded = {name for name in record_names(dataset.fs) if name.startswith(ITEMS_PREFIX)}
+    recorded = _recorded(dataset)
     known.refresh()
     for name in sorted(known.parts - recorded):
         complete(dataset, name)  # safe beside its worker, which would write the same
     return recorded - known.parts
+
+
+def look_ahead(dataset: Dataset, known: KnownIds) -> tuple[list[str], str]:
+    """Return the parts that `known` has not read, sorted, and the name of the part to follow.
+
+    They are finished, as in `catch_up`, and not read: that is left to who wants the name.
+
+    Raises:
+        DatasetError: A part is damaged, or another dataset's.
+        StorageError: The disk did not answer; trying again is safe.
+    """
+    recorded = _recorded(dataset)  # first, as above
+    parts = set(items_parts(dataset))
+    for name in sorted(parts - recorded):
+        complete(dataset, name)
+    return sorted(parts - known.parts), _next_name(parts | recorded | known.parts)
 
 
 def commit_arrivals(
@@ -65,8 +85,8 @@ def commit_arrivals(
         fresh = without_known(embedded, known)
         if not fresh.items and not fresh.failures:
             return None
-        last = max(map(arrivals_number, known.parts | lost), default=0)
-        done = commit_first(dataset, arrivals_name(last + 1), fresh, card=card, worker=worker)
+        name = _next_name(known.parts | lost)
+        done = commit_first(dataset, name, fresh, card=card, worker=worker)
         if done is not None:
             for name in lost:
                 withdraw(dataset, name)
@@ -85,6 +105,14 @@ def without_known(embedded: Embedded, known: KnownIds) -> Embedded:
         failures=failures,
         cut=embedded.cut,
     )
+
+
+def _recorded(dataset: Dataset) -> set[str]:
+    return {name for name in record_names(dataset.fs) if name.startswith(ITEMS_PREFIX)}
+
+
+def _next_name(names: Collection[str]) -> str:
+    return arrivals_name(max(map(arrivals_number, names), default=0) + 1)
 
 
 def _is_new(id_: str, seen: set[str], known: KnownIds) -> bool:

@@ -34,7 +34,7 @@ _RESTORE = "restore it, or submit into a new dataset"
 class Job:
     """A job's record; `files` counts the shards of each of its plan files."""
 
-    id: str
+    id: Annotated[str, Field(pattern=r"^[0-9]{5}$")]
     source: str
     tower: Tower
     items: NonNegativeInt
@@ -74,18 +74,48 @@ def read_job(dataset: Dataset, id_: str) -> Job:
     """
     path = record_path(id_)
     try:
-        job = _JOB.validate_json(dataset.fs.read(path), strict=True)
+        text = dataset.fs.read(path)
     except FileNotFoundError:
         raise DatasetError(
             f"dataset {dataset.root} has no job {id_}: its plan was deleted, or the message is "
             "another dataset's"
         ) from None
-    except ValidationError as error:
-        raise DatasetError(f"{dataset.root}/{path} is damaged: {problems(error)}") from error
-    shards = -(-job.items // job.shard_size)
-    if job.id != id_ or not sum(job.files) == job.shards == shards:
-        raise DatasetError(f"{dataset.root}/{path} is damaged: its numbers contradict each other")
+    job = parse_job(text, f"{dataset.root}/{path}", remedy=_RESTORE)
+    if job.id != id_:
+        raise DatasetError(
+            f"{dataset.root}/{path} is damaged, it is the record of job {job.id}: {_RESTORE}"
+        )
     return job
+
+
+def parse_job(text: str | bytes, place: str, *, remedy: str) -> Job:
+    """Return the job of a record; its place, and the remedy, are for messages.
+
+    Raises:
+        DatasetError: It is damaged.
+    """
+    try:
+        job = _JOB.validate_json(text, strict=True)
+    except ValidationError as error:
+        raise DatasetError(f"{place} is damaged ({problems(error)}): {remedy}") from error
+    shards = -(-job.items // job.shard_size)
+    if not sum(job.files) == job.shards == shards:
+        raise DatasetError(f"{place} is damaged, its numbers contradict each other: {remedy}")
+    return job
+
+
+def publish(dataset: Dataset, job: Job) -> bool:
+    """Write the record that makes a job exist; False if another job has its number.
+
+    Whoever publishes a job that exists, or that lost its number, changes nothing.
+
+    Raises:
+        DatasetError: The record that has the number is damaged.
+    """
+    path = record_path(job.id)
+    if not dataset.fs.exists(path) and dataset.fs.create(path, job.to_json().encode()):
+        return True
+    return read_job(dataset, job.id) == job
 
 
 def shards(job: Job) -> Iterator[Shard]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from hashlib import blake2b
 
 from storage.dataset import PARTS_FOLDER, Dataset
+from storage.fences import read_fence
 from storage.id_index import IdIndex
 from storage.jobs import Job, jobs, read_job_rows
 from storage.parquet_files import PARQUET_ERRORS, open_parquet, parquet_error, read_row_groups
@@ -35,7 +36,8 @@ class KnownIds:
     def refresh(self) -> None:
         """Read the plans, and the parts of single items, that are new since last time.
 
-        If a part is gone that was read before, everything is read anew: its ids may come again.
+        The job of a part that fences one is published, if its planner died before it did. If a
+        part is gone that was read before, everything is read anew: its ids may come again.
 
         Raises:
             DatasetError: A plan or a part is damaged.
@@ -43,12 +45,15 @@ class KnownIds:
         names = items_parts(self._dataset)
         if not self._parts.issubset(names):
             self._clear()
-        for job in jobs(self._dataset):
-            if job.id not in self._jobs:
-                self._add_job(job)
         for name in names:
             if name not in self._parts:
                 self._add_part(name)
+        for job in jobs(self._dataset):
+            self._add_job(job)
+
+    def note(self, name: str) -> None:
+        """Count a part of single items, which the caller has read, among those that were read."""
+        self._parts.add(name)
 
     @property
     def parts(self) -> frozenset[str]:
@@ -62,14 +67,22 @@ class KnownIds:
         self._parts.clear()
 
     def _add_job(self, job: Job) -> None:
+        if job.id in self._jobs:
+            return
         origin = -int(job.id)
         for ids, values in read_job_rows(self._dataset, job):
             self.index.add((i, digest(v), origin) for i, v in zip(ids, values, strict=True))
         self._jobs.add(job.id)
 
     def _add_part(self, name: str) -> None:
+        items = 0
         for ids, values in read_arrived_rows(self._dataset, name):
             self.index.add((i, digest(v), ARRIVED) for i, v in zip(ids, values, strict=True))
+            items += len(ids)
+        # By the fence itself: a network file system may list the plan as it was a minute ago.
+        job = None if items else read_fence(self._dataset, name)
+        if job is not None:
+            self._add_job(job)
         self._parts.add(name)
 
     def __contains__(self, id_: object) -> bool:

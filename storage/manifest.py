@@ -15,6 +15,7 @@ from clipfleet.errors import DatasetError, DatasetMismatchError
 from clipfleet.jobs import Shard
 from storage.dataset import Dataset, utc_now
 from storage.errors_tables import trim_errors, write_errors
+from storage.fences import publish_fenced
 from storage.jobs import Job, jobs, shards
 from storage.parts import (
     Embedded,
@@ -207,8 +208,12 @@ class Manifest:
 
 
 def _finish(dataset: Dataset, name: str, footer: Footer) -> Commit:
-    """Write the errors table and then the record of a part; doing it twice changes nothing."""
+    """Write the errors table and then the record of a part; doing it twice changes nothing.
+
+    The job of a part that fences one is published before.
+    """
     _check_footer(dataset, name, footer)
+    publish_fenced(dataset, footer)
     write_errors(dataset, footer)
     for part in footer.retries:
         trim_errors(dataset, part)

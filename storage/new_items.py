@@ -10,7 +10,7 @@ from clipfleet.jobs import Item
 from storage.columns import show
 from storage.dataset import Dataset
 from storage.id_index import IdIndex
-from storage.known_ids import ARRIVED, KnownIds, digest, items_parts, read_arrived_rows
+from storage.known_ids import ARRIVED, KnownIds, digest, read_arrived_rows
 from storage.parts import item_value, value_column
 from storage.sources import Source
 
@@ -19,21 +19,15 @@ SHOWN = 5  # duplicates that an error names
 _BATCH_ITEMS = 4096
 
 
-def new_items(dataset: Dataset, source: Source) -> Iterator[Item]:
-    """Yield the source's items whose ids the dataset does not have.
+def new_items(dataset: Dataset, source: Source, known: KnownIds) -> Iterator[Item]:
+    """Yield the source's items whose ids the dataset does not have, and add them to `known`.
 
     Raises:
         DuplicateIdError: Two items share an id, or the dataset has it for another uri or
             text. It comes when the source is exhausted, or the first few are found.
-        DatasetError: Some of them came singly, and were written, while the source was read.
     """
-    known = KnownIds(dataset)
-    try:
-        known.refresh()
-        yield from _unknown(dataset, source, known.index)
-        _refuse_arrived(dataset, known)
-    finally:
-        known.close()
+    known.refresh()
+    yield from _unknown(dataset, source, known.index)
 
 
 def _unknown(dataset: Dataset, source: Source, index: IdIndex) -> Iterator[Item]:
@@ -65,17 +59,21 @@ def _unknown(dataset: Dataset, source: Source, index: IdIndex) -> Iterator[Item]
         raise _other_error(dataset, other[:SHOWN])
 
 
-def _refuse_arrived(dataset: Dataset, known: KnownIds) -> None:
-    """Refuse to plan what came singly since `known` was read: it would be embedded twice."""
-    for name in sorted(set(items_parts(dataset)) - known.parts):
-        for ids, _ in read_arrived_rows(dataset, name):
-            for id_ in ids:
-                found = known.index.get(id_)
-                if found is not None and found[1] > ARRIVED:
-                    raise DatasetError(
-                        f"item {id_!r}, queued singly, was written to {dataset.root} while the "
-                        "source was read: nothing was planned, run again"
-                    )
+def refuse_arrived(dataset: Dataset, known: KnownIds, name: str) -> None:
+    """Refuse new items of a source, which `known` has, that came singly in a part meanwhile.
+
+    Raises:
+        DatasetError: The part has one of them: it would be embedded twice. Or it is damaged.
+    """
+    for ids, _ in read_arrived_rows(dataset, name):
+        for id_ in ids:
+            found = known.index.get(id_)
+            if found is not None and found[1] > ARRIVED:
+                raise DatasetError(
+                    f"item {id_!r}, queued singly, was written to {dataset.root} while the "
+                    "source was read: nothing was planned, run again"
+                )
+    known.note(name)
 
 
 def _twice_error(source: Source, twice: list[tuple[Item, int, int]]) -> DuplicateIdError:

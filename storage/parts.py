@@ -36,6 +36,7 @@ NORM_TOLERANCE = 1e-3
 MAX_ATTEMPT = 1_000_000  # of an item
 
 _PLAIN_NAME = re.compile(r"[0-9A-Za-z_-]+")  # leads to no other folder
+
 _VERSION_KEY = b"clipfleet.version"
 _SHARD_KEY = b"clipfleet.shard"
 _MODEL_KEY = b"clipfleet.model"
@@ -46,6 +47,7 @@ _WORKER_KEY = b"clipfleet.worker"
 _FINISHED_KEY = b"clipfleet.finished_at"
 _RETRIES_KEY = b"clipfleet.retries"
 _CUT_KEY = b"clipfleet.cut"
+_JOB_KEY = b"clipfleet.job"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +82,8 @@ class Embedded:
 class Footer:
     """What a part says about itself.
 
-    `vectors` counts its rows, `cut` those of cut texts; `retries` is `Embedded`'s.
+    `vectors` counts its rows, `cut` those of cut texts; `retries` is `Embedded`'s. `job` is the
+    record of the job that a fence carries (storage.fences), empty in all other parts.
     """
 
     shard: str
@@ -92,6 +95,7 @@ class Footer:
     failures: tuple[Failure, ...]
     retries: tuple[str, ...] = ()
     cut: int = 0
+    job: str = ""
 
 
 def part_path(name: str) -> str:
@@ -150,8 +154,9 @@ def part_bytes(
     *,
     worker: str = "",
     finished_at: str = "",
+    job: str = "",
 ) -> memoryview:
-    """Return the Parquet file of a shard named `name`, failures in its footer.
+    """Return the Parquet file of a shard named `name`; failures, and a job, in its footer.
 
     Raises:
         DatasetError: The vectors are not (len(items), D), finite, and of norm 1.
@@ -168,6 +173,7 @@ def part_bytes(
         _FAILURES_KEY: json.dumps([_failure_fields(f) for f in embedded.failures]),
         _RETRIES_KEY: json.dumps(embedded.retries),
         _CUT_KEY: json.dumps(sum(item.id in embedded.cut for item in embedded.items)),
+        **({_JOB_KEY: job} if job else {}),
     }
     return parquet_bytes(_part_table(embedded, info), metadata)
 
@@ -203,17 +209,12 @@ def read_footer(file: BinaryIO, *, path: str) -> Footer:
             finished_at=metadata[_FINISHED_KEY].decode(),
             vectors=parquet.num_rows,
             failures=tuple(failures),
-            # Older parts have neither.
+            # Older parts have none of these.
             retries=tuple(map(_plain_name, json.loads(metadata.get(_RETRIES_KEY, b"[]")))),
             cut=_count(json.loads(metadata.get(_CUT_KEY, b"0"))),
+            job=metadata.get(_JOB_KEY, b"").decode(),
         )
-    except (
-        *PARQUET_ERRORS,
-        LookupError,
-        TypeError,
-        ValueError,
-        RecursionError,
-    ) as error:
+    except (*PARQUET_ERRORS, LookupError, TypeError, ValueError, RecursionError) as error:
         remedy = way_out(PurePosixPath(path).stem)
         raise parquet_error(error, path, remedy=remedy) from error
 
@@ -267,11 +268,7 @@ def _part_table(embedded: Embedded, info: DatasetInfo) -> pa.Table:
 def _failure_fields(failure: Failure) -> dict[str, Any]:
     item = failure.item
     value = {"uri": item.uri} if item.uri is not None else {"text": item.text}
-    told = {
-        "error": failure.error,
-        "message": failure.message,
-        "attempt": failure.attempt,
-    }
+    told = {"error": failure.error, "message": failure.message, "attempt": failure.attempt}
     return {"id": item.id, **value, **told}
 
 

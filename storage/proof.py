@@ -154,6 +154,7 @@ class _Prover:
         except (DatasetError, FileNotFoundError) as error:
             self._add_part(_DAMAGED, name, told=f" ({error})")
             return
+        self._proof.parts -= bool(footer.job)  # a fence is there for its number only
         failed = [failure.item.id for failure in footer.failures]
         standing = self._ids.standing(failed, int(job_of(name) or 0))
         self._ids.write(standing, arrived=name.startswith(ITEMS_PREFIX))

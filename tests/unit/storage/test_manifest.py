@@ -75,9 +75,10 @@ def test_the_second_commit_changes_nothing(dataset: Dataset) -> None:
 
 def test_the_record_is_written_last_and_the_part_first(dataset: Dataset) -> None:
     written: list[set[str]] = []
+    planned = set(files_of(dataset))
 
     def before() -> None:
-        written.append({path.split("/")[0] for path in files_of(dataset)} - {"plan"})
+        written.append({path.split("/")[0] for path in files_of(dataset).keys() - planned})
 
     watched = dataclasses.replace(dataset, fs=WatchedFilesystem(dataset.fs, before))
     do(watched, FIRST, failing="b")
@@ -144,7 +145,8 @@ def test_the_manifest_counts_and_reads_only_what_is_new(dataset: Dataset) -> Non
             reads.append(path)
             return super().read(path)
 
-    manifest = Manifest(dataclasses.replace(dataset, fs=Counting(dataset.fs, lambda: None)))
+    watched = dataclasses.replace(dataset, fs=Counting(dataset.fs, lambda: None))
+    manifest = Manifest(watched, "00001-")
     manifest.refresh()
     assert (manifest.shards, manifest.vectors, manifest.errors) == (0, 0, 0)
     do(dataset, FIRST, failing="a")
@@ -157,7 +159,7 @@ def test_the_manifest_counts_and_reads_only_what_is_new(dataset: Dataset) -> Non
 
 
 def test_the_manifest_forgets_deleted_parts(dataset: Dataset) -> None:
-    manifest = Manifest(dataset)
+    manifest = Manifest(dataset, "00001-")
     do(dataset, FIRST)
     manifest.refresh()
     dataset.fs.delete(f"parts/{FIRST}.parquet")

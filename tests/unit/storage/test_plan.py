@@ -12,6 +12,7 @@ from storage.arrivals import commit_arrivals
 from storage.dataset import Dataset
 from storage.known_ids import KnownIds
 from storage.plan import Job, PlanReader, jobs, plan_items, shards
+from storage.proof import prove_dataset
 from storage.sources import ListSource, open_source
 from tests.unit.storage.support import (
     WatchedFilesystem,
@@ -93,7 +94,7 @@ def test_what_comes_singly_while_its_source_is_read_is_not_planned() -> None:
     assert items_of(dataset, job) == [texts("a")]
     arriving[:] = ["another"]
     assert plan_items(dataset, Meanwhile(texts("c")), 1) is not None
-    assert len([path for path in files_of(dataset) if path.startswith("parts/items-")]) == 2
+    assert prove_dataset(dataset).parts == 2
 
 
 def test_an_empty_source_plans_nothing() -> None:
@@ -196,7 +197,7 @@ def test_another_submit_that_was_first_is_an_error_that_plans_nothing() -> None:
         plan_items(dataset, Overtaken([]), 1)
     (job,) = jobs(dataset)
     assert items_of(dataset, job) == [texts("x")]
-    assert len(files_of(dataset)) == 2  # the winner's record and plan file
+    assert len(dataset.fs.list("plan")) == 2  # the winner's record and plan file
     assert planned(dataset, "a", "b", "c") is not None
 
 
@@ -268,7 +269,7 @@ def test_a_shard_of_no_job_and_of_a_lost_plan_are_errors_of_the_dataset() -> Non
         PlanReader(dataset).read(Shard(job="00007", index=0, size=1))
     job = planned(dataset, "a", "b")
     assert job is not None
-    (path,) = [path for path in files_of(dataset) if path.endswith(".parquet")]
+    (path,) = [f"plan/{name}" for name in dataset.fs.list("plan") if name.endswith(".parquet")]
     for data in (b"damaged", None):
         dataset.fs.delete(path)
         if data is not None:

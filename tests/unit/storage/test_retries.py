@@ -23,6 +23,7 @@ from storage.plan import jobs, plan_items, plan_retry
 from storage.proof import prove_dataset
 from storage.retries import read_run
 from storage.sources import ListSource
+from tests.unit.storage.interleaving import overtaken, run_interleaved
 from tests.unit.storage.support import (
     Crash,
     WatchedFilesystem,
@@ -36,9 +37,7 @@ from tests.unit.storage.support import (
 from tests.unit.storage.test_interleavings import (
     IDS,
     crashes,
-    overtaken,
     planned_dataset,
-    run_interleaved,
     schedules,
     work,
 )

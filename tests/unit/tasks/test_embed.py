@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -102,7 +103,9 @@ def test_messages_for_other_workers_are_refused(process: EngineProcess, tmp_path
 
 def test_a_disk_that_fails_is_worth_another_try(process: EngineProcess) -> None:
     dataset, (task, *_) = plan(process)
-    Path(dataset.root, "parts").write_text("not a folder")
+    parts = Path(dataset.root, "parts")
+    shutil.rmtree(parts)
+    parts.write_text("not a folder")
     with pytest.raises(StorageError):
         embed_shard(task, process, worker="w")
 

@@ -30,6 +30,7 @@ TOO_LARGE = "too_large"
 EMPTY_TEXT = "empty_text"
 NON_FINITE = "non_finite"
 BAD_ITEM = "bad_item"  # queued by itself, and not of the form that its task takes
+ENGINE_CRASHED = "engine_crashed"  # alone in the engine it ended the process, every time
 ENGINE_FAILED = "engine_failed"  # the engine failed on it alone every time, and on nothing else
 HTTP_ERROR = "http_error"  # a server's answer that is not the image and will not be
 # Transient: tried several times, and worth a retry later.
@@ -52,6 +53,7 @@ ERROR_CODES = (
     EMPTY_TEXT,
     NON_FINITE,
     BAD_ITEM,
+    ENGINE_CRASHED,
     ENGINE_FAILED,
     HTTP_ERROR,
     DISK_ERROR,

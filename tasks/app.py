@@ -80,7 +80,7 @@ _ACKNOWLEDGED_LATE: dict[str, Any] = {
 }
 
 _ONE_SPAWNED_CHILD: dict[str, Any] = {
-    "worker_pool": "prefork",
+    "worker_pool": "tasks.pool:TaskPool",  # prefork
     "worker_pool_start_method": "spawn",
     "worker_concurrency": 1,
     "worker_consumer": "tasks.messages:CarefulConsumer",

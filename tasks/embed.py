@@ -20,6 +20,7 @@ from tasks.output import dataset_root
 from tasks.refusals import refuse
 from tasks.retry import is_last, is_suspect, may_retry, reason_of, retry_later
 from workers.lifecycle import EngineProcess, engine_process
+from workers.suspects import Suspects
 
 _SHOWN_LENGTH = 100  # characters of a message's id
 
@@ -47,7 +48,12 @@ def embed_shard(
     if done is not None:
         return done
     run = read_run(dataset, task.shard)
-    embedded = process.embedder.embed(run.items, careful=careful, progress=working().progress)
+    embedded = process.embedder.embed(
+        run.items,
+        careful=careful,
+        suspects=Suspects.within(dataset, name, attempts=process.settings.item_attempts),
+        progress=working().progress,
+    )
     embedded = run.finish(embedded)
     return commit(dataset, name, embedded, card=process.card, worker=worker)
 

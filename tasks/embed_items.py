@@ -32,6 +32,7 @@ from tasks.output import dataset_root
 from tasks.refusals import refuse
 from tasks.retry import give_back, reason_of
 from workers.lifecycle import EngineProcess, engine_process
+from workers.suspects import Suspects
 
 _MAX_KNOWN = 8  # datasets whose ids are kept; each may hold 64 MB
 
@@ -63,7 +64,7 @@ def embed_arrivals(
             new.setdefault(arrival.item.id, arrival)
     commits = []
     for run in even_runs(list(new.values()), process.settings.window_items):
-        embedded = _embed(run, process, careful=careful)
+        embedded = _embed(run, dataset, process, careful=careful)
         # Leaves out what another worker wrote meanwhile.
         done = commit_arrivals(dataset, known, embedded, card=process.card, worker=worker)
         if done is not None:
@@ -79,9 +80,16 @@ def even_runs(arrivals: Sequence[Arrival], window: int) -> Iterator[Sequence[Arr
         yield arrivals[start : start + length]
 
 
-def _embed(run: Sequence[Arrival], process: EngineProcess, *, careful: bool) -> Embedded:
+def _embed(
+    run: Sequence[Arrival], dataset: Dataset, process: EngineProcess, *, careful: bool
+) -> Embedded:
     sound = [a.item for a in run if not a.fault]
-    embedded = process.embedder.embed(sound, careful=careful, progress=working().progress)
+    embedded = process.embedder.embed(
+        sound,
+        careful=careful,
+        suspects=Suspects.within(dataset, "", attempts=process.settings.item_attempts),
+        progress=working().progress,
+    )
     faults = [Failure(item=a.item, error=BAD_ITEM, message=a.fault) for a in run if a.fault]
     return replace(embedded, failures=[*embedded.failures, *faults])
 

@@ -27,6 +27,7 @@ from tasks.last_words import Report, end_worker
 from tasks.lease import Lease
 from tasks.logs import set_up_logs
 from tasks.reconcile import Reconciler
+from workers.deaths import deaths_counted
 from workers.lifecycle import (
     close_engine_process,
     hand_to_children,
@@ -66,7 +67,7 @@ def run_worker(settings: Settings) -> int:
             "gpus": os.environ.get(VISIBLE_VARIABLE, "all"),
         },
     )
-    with Reconciler(settings, card), watchdog(settings.shard_deadline_s):
+    with Reconciler(settings, card), watchdog(settings.shard_deadline_s), deaths_counted():
         worker.start()
     report.check()
     log.info("worker stopped", extra={"worker": worker.hostname})

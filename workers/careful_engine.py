@@ -42,5 +42,15 @@ class CarefulEngine(Engine):
                     raise ItemError(ENGINE_FAILED, reason) from error
         raise AssertionError("an attempt neither returned nor raised")
 
+    def try_out(self) -> None:
+        """Have the engine take an empty input.
+
+        Raises:
+            EngineError, …: As it does of any input, then: it is broken.
+        """
+        empty = self.empty_inputs(1)
+        empty[:] = 0
+        self._engine(empty)
+
     def close(self) -> None:
         """Nothing is held."""

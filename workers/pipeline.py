@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from functools import partial
 from types import TracebackType
 
 import numpy as np
@@ -15,6 +16,7 @@ from clipfleet.jobs import NON_FINITE, Item
 from clipfleet.settings import Settings, cores
 from storage.parts import Embedded, Failure
 from workers.careful_engine import CarefulEngine
+from workers.deaths import Deaths
 from workers.decode import ImageLimits, configure_pillow
 from workers.engines.base import Engine
 from workers.engines.loading import load_engine
@@ -23,6 +25,7 @@ from workers.inputs import Chunk, Fill, Outcome, Words, chunks, fill_for, isolat
 from workers.isolated_decoder import IsolatedDecoder
 from workers.normalise import l2_normalise
 from workers.read import is_web
+from workers.suspects import Suspects
 
 _MIN_CHUNK = 32  # items
 _DECODE_SHARE = 0.5  # of the shard's deadline at most, for a picture that holds its decoder
@@ -31,8 +34,17 @@ _ITEMS_A_THREAD = 4  # in a chunk, so that threads seldom wait for the last item
 Progress = Callable[[], None]  # called as items get done, from any thread
 
 
+# Says that the engine has these items, for as long as it has; it may refuse one that is alone.
+Held = Callable[[Sequence[Item]], AbstractContextManager[None]]
+
+
 def untold() -> None:
     """Tell nobody of progress."""
+
+
+def unheld(_: Sequence[Item]) -> AbstractContextManager[None]:
+    """Tell nobody which items the engine has."""
+    return nullcontext()
 
 
 class Embedder:
@@ -73,34 +85,71 @@ class Embedder:
         return cls(engine, settings)
 
     def embed(
-        self, items: Sequence[Item], *, careful: bool = False, progress: Progress = untold
+        self,
+        items: Sequence[Item],
+        *,
+        careful: bool = False,
+        suspects: Suspects | None = None,
+        progress: Progress = untold,
     ) -> Embedded:
         """Return what became of `items`: for each a vector or a failure, in order.
 
         `careful` is for items one of which may have ended a process, or failed the engine: they
         go one at a time, images are decoded in another process, and the item that ends that,
-        or on which alone the engine fails, is a failure.
+        or on which alone the engine fails, or ends its process (`suspects` knows), is a failure.
 
         Raises:
             EngineError: The engine failed.
             StorageError: A file system did not answer.
         """
+        if careful:
+            return self._embed_carefully(items, suspects or self._no_suspects(), progress)
+        self._begin(items)
+        size, fill, pool = self._chunk, self._fill, self._pool
+        return embed(items, self.engine, size=size, fill=fill, pool=pool, progress=progress)
+
+    def _embed_carefully(
+        self, items: Sequence[Item], suspects: Suspects, progress: Progress
+    ) -> Embedded:
+        engine = CarefulEngine(self.engine, attempts=self._settings.item_attempts)
+        with self._careful_fill(progress) as fill:
+            run = partial(
+                embed,
+                engine=engine,
+                size=1,
+                fill=fill,
+                pool=self._pool,
+                progress=progress,
+                held=suspects.alone,
+            )
+            with suspects.tried():
+                engine.try_out()
+            for item in suspects.among(items):
+                self._begin([item])
+                run([item])
+                suspects.acquit(item)
+            self._begin(items)
+            return run(items)
+
+    def _no_suspects(self) -> Suspects:
+        return Suspects(Deaths(None), work="", attempts=self._settings.item_attempts)
+
+    def _begin(self, items: Sequence[Item]) -> None:
         self._urls.begin([item.uri for item in items if item.uri and is_web(item.uri)])
-        pool, attempts = self._pool, self._settings.item_attempts
-        if not careful:
-            size, fill = self._chunk, self._fill
-            return embed(items, self.engine, size=size, fill=fill, pool=pool, progress=progress)
-        engine = CarefulEngine(self.engine, attempts=attempts)
-        if engine.card.tower == "txt":
-            return embed(items, engine, size=1, fill=self._fill, pool=pool, progress=progress)
+
+    @contextmanager
+    def _careful_fill(self, progress: Progress) -> Iterator[Fill]:
+        """Make images' inputs in another process."""
+        if self.engine.card.tower == "txt":
+            yield self._fill
+            return
         limits, settings = self._limits, self._settings
         # Were it longer, the deadline would end this process first, again and again.
         timeout_s = min(settings.decode_timeout_s, settings.shard_deadline_s * _DECODE_SHARE)
         with IsolatedDecoder(
-            limits, attempts=attempts, timeout_s=timeout_s, progress=progress
+            limits, attempts=settings.item_attempts, timeout_s=timeout_s, progress=progress
         ) as decoder:
-            fill = isolated_fill(decoder, limits)
-            return embed(items, engine, size=1, fill=fill, pool=pool, progress=progress)
+            yield isolated_fill(decoder, limits)
 
     def close(self) -> None:
         """Stop the threads and free the engine."""
@@ -128,6 +177,7 @@ def embed(
     fill: Fill,
     pool: ThreadPoolExecutor,
     progress: Progress = untold,
+    held: Held = unheld,
 ) -> Embedded:
     """Return what became of `items`: for each a vector or a failure, in order.
 
@@ -144,7 +194,8 @@ def embed(
     with closing(chunks(items, engine, size=size, fill=fill, pool=pool)) as ready:
         for chunk in ready:
             try:
-                features = engine(chunk.inputs)  # float32 (k, D)
+                with held(chunk.items):
+                    features = engine(chunk.inputs)  # float32 (k, D)
             except ItemError as error:  # a careful engine's, whose chunk is one item
                 told = str(error)
                 outcomes += [Failure(item=i, error=error.code, message=told) for i in chunk.items]

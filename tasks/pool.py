@@ -1,0 +1,39 @@
+"""The worker's pool: Celery's of processes, which tells what a child died of while it had work.
+
+This rests on two hooks of Celery's pool: one that is called when a child closes its files, as it
+does just before its end, and one that is called with its exit code, before its work goes back to
+Redis and before another child is started.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.concurrency.asynpool import AsynPool
+from celery.concurrency.prefork import TaskPool as PreforkPool
+
+from workers.deaths import deaths
+
+_LOOK_AGAIN_S = 0.05
+
+
+class _Processes(AsynPool):
+    def on_job_process_lost(self, job: Any, pid: int, exitcode: int) -> None:
+        deaths().count(pid, exitcode)
+        super().on_job_process_lost(job, pid, exitcode)
+
+    def _event_process_exit(self, hub: Any, proc: Any) -> None:
+        super()._event_process_exit(hub, proc)  # type: ignore[misc]
+        self._look_again(hub, proc)
+
+    def _look_again(self, hub: Any, proc: Any) -> None:
+        """See a child's end soon after its files were closed, not by a timer of 5 s."""
+        self.maintain_pool()
+        if proc.exitcode is None:
+            hub.call_later(_LOOK_AGAIN_S, self._look_again, hub, proc)
+
+
+class TaskPool(PreforkPool):
+    """Celery's pool, whose `Pool` are the processes."""
+
+    Pool = _Processes

@@ -1,0 +1,61 @@
+"""The command line with a fake engine that aborts its process on some texts, or on everything.
+
+`python -m tests.faults.aborting_engine worker …` is `clipfleet worker …` otherwise. So is the
+worker's child, which imports this module again when it is spawned.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+_VARIABLE = "FAULTS_ABORTING_ENGINE"
+_ROOT = Path(__file__).parents[2]
+
+POISON = "a text that no engine survives"
+
+
+def aborting_environment(folder: Path) -> dict[str, str]:
+    """Return what a process has in its environment to be told by files in a folder."""
+    return {_VARIABLE: str(folder), "PYTHONPATH": str(_ROOT)}
+
+
+def break_engine(folder: Path) -> None:
+    """Have engines abort on everything, an empty input too."""
+    _sign(folder).touch()
+
+
+def mend_engine(folder: Path) -> None:
+    _sign(folder).unlink()
+
+
+def _sign(folder: Path) -> Path:
+    return folder / "engine-is-broken"
+
+
+def _abort_on_poison(folder: Path) -> None:
+    from workers.engines.base import Array
+    from workers.engines.fake import FakeEngine
+    from workers.tokenizer import Tokenizer
+
+    call = FakeEngine.__call__
+    poison = Tokenizer().encode([POISON], 52)[0]
+
+    def aborting(self: FakeEngine, inputs: Array) -> NDArray[np.float32]:
+        if _sign(folder).exists() or (inputs == poison).all(axis=1).any():
+            os.abort()
+        return call(self, inputs)
+
+    setattr(FakeEngine, "__call__", aborting)  # noqa: B010 - mypy knows it as it was
+
+
+if os.environ.get(_VARIABLE):  # not in a test that takes the names above from here
+    _abort_on_poison(Path(os.environ[_VARIABLE]))
+
+if __name__ == "__main__":
+    from clipfleet.cli import main
+
+    main()

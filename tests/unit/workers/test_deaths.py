@@ -1,0 +1,125 @@
+"""What a worker holds against the items of its child, and against none."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from workers import deaths as module
+from workers.deaths import EMPTY_INPUT, KEY_BYTES, OWN_SIGNALS, Deaths, Died, deaths, deaths_counted
+
+ME = os.getpid()
+A, B = b"a" * KEY_BYTES, b"b" * KEY_BYTES
+SEGFAULT = -signal.SIGSEGV
+
+
+@pytest.fixture
+def record() -> Deaths:
+    return Deaths(None)
+
+
+def die(record: Deaths, key: bytes, exit_code: int = SEGFAULT, pid: int = ME) -> None:
+    """Do what the worker does when its child has died with an item."""
+    with record.alone(key):
+        record.count(pid, exit_code)
+
+
+def test_the_deaths_with_an_item_are_counted(record: Deaths) -> None:
+    die(record, A)
+    die(record, B)
+    die(record, A, -signal.SIGABRT)
+    assert record.counted() == {A: Died(times=2, of="SIGABRT"), B: Died(times=1, of="SIGSEGV")}
+
+
+@pytest.mark.parametrize("number", sorted(set(signal.Signals) - OWN_SIGNALS))
+def test_a_signal_that_others_send_is_held_against_nobody(record: Deaths, number: int) -> None:
+    die(record, A, -number)
+    assert record.counted() == {}
+
+
+@pytest.mark.parametrize("exit_code", [0, 1, 3, 134, 139])
+def test_nor_is_an_exit(record: Deaths, exit_code: int) -> None:
+    die(record, A, exit_code)
+    assert record.counted() == {}
+
+
+def test_nor_is_the_death_of_a_process_whose_engine_had_no_item_alone(record: Deaths) -> None:
+    record.count(ME, SEGFAULT)
+    with record.alone(A):
+        pass
+    record.count(ME, SEGFAULT)
+    assert record.counted() == {}
+
+
+def test_nor_is_the_death_of_another_process(record: Deaths) -> None:
+    """A child that dies while it loads its engine finds what the one before it said."""
+    die(record, A, pid=ME + 1)
+    assert record.counted() == {}
+
+
+def test_a_death_is_counted_once(record: Deaths) -> None:
+    with record.alone(A):
+        record.count(ME, SEGFAULT)
+        record.count(ME, SEGFAULT)
+    assert record.counted()[A].times == 1
+
+
+def test_an_error_that_python_sees_is_no_death(record: Deaths) -> None:
+    with pytest.raises(OSError, match="disk"), record.alone(A):
+        raise OSError("disk")
+    record.count(ME, SEGFAULT)
+    assert record.counted() == {}
+
+
+def test_an_engine_that_dies_of_an_empty_input_acquits_everything(record: Deaths) -> None:
+    die(record, A)
+    die(record, B)
+    die(record, EMPTY_INPUT)
+    assert record.counted() == {}
+
+
+def test_an_item_that_is_forgotten_begins_anew(record: Deaths) -> None:
+    die(record, A)
+    die(record, B)
+    record.forget(A)
+    assert list(record.counted()) == [B]
+    die(record, A)
+    assert record.counted()[A].times == 1
+
+
+def test_a_full_record_is_emptied_and_goes_on(
+    record: Deaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_ENTRIES", 2)
+    die(record, A)
+    die(record, B)
+    die(record, A)
+    assert record.counted()[A].times == 2
+    die(record, b"c" * KEY_BYTES)
+    assert record.counted() == {b"c" * KEY_BYTES: Died(times=1, of="SIGSEGV")}
+
+
+def test_a_worker_and_its_children_share_one_record(tmp_path: Path) -> None:
+    path = tmp_path / "deaths"
+    path.write_bytes(bytes(module._SIZE))
+    worker, child = Deaths(str(path)), Deaths(str(path))
+    with child.alone(A):
+        worker.count(ME, SEGFAULT)
+    assert Deaths(str(path)).counted() == {A: Died(times=1, of="SIGSEGV")}
+
+
+def test_a_worker_keeps_a_record_for_as_long_as_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(module._FILE_VARIABLE, "")  # whatever happens to it here is undone
+    deaths.cache_clear()
+    try:
+        with deaths_counted():
+            path = Path(os.environ[module._FILE_VARIABLE])
+            assert path.stat().st_mode & 0o077 == 0  # nobody else's business
+            die(deaths(), A)
+            assert Deaths(str(path)).counted() == deaths().counted() != {}
+        assert not path.exists()
+    finally:
+        deaths.cache_clear()

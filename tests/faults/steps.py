@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ class Step(enum.Enum):
     RENAMED = "has renamed the part, and not recorded it"
     RECORDED = "has recorded the part, and not acknowledged it"
     PLANS = "plans: files are written, the job is not"
+    FENCED = "plans: the job has its place among the arrivals, and is not recorded"
     QUEUES = "queues: some messages are in Redis"
 
     def hold(self, folder: Path) -> None:
@@ -106,7 +108,8 @@ def _wrap_steps() -> None:
     for name in ("fill_texts", "fill_images"):
         wrap(inputs, name, before=lambda *_: Step.DECODES)
     wrap(CarefulTransport, "_deliver", before=lambda *_: Step.TAKEN)
-    wrap(FakeEngine, "__call__", before=lambda *_: Step.ENGINE)
+    # Not where an empty input goes before the items.
+    wrap(FakeEngine, "__call__", before=lambda _, given: Step.ENGINE if given.any() else None)
     # Every file of a dataset gets its name by one of these two.
     wrap(os, "link", before=_before_link, after=_after_link)
     wrap(os, "replace", after=_after_replace)
@@ -118,8 +121,10 @@ def _wrap_steps() -> None:
 def _before_link(_: Any, to: Any, *__: Any) -> Step | None:
     path = Path(os.fspath(to))
     if path.parent.name == "plan" and path.suffix == ".json":
-        return Step.PLANS
-    return Step.WRITES if path.parent.name == "parts" else None
+        return Step.FENCED
+    if path.parent.name != "parts":
+        return None
+    return Step.PLANS if sys.argv[1:2] == ["submit"] else Step.WRITES
 
 
 def _after_link(_: Any, to: Any, *__: Any) -> Step | None:

@@ -10,10 +10,16 @@ from tests.faults.steps import Step
 pytestmark = pytest.mark.integration
 
 
-# What is not planned yet is in nobody's hands but the submitter's: `resume` is no way out.
+# What is not planned yet is in nobody's hands but the submitter's: `resume` is no way out. A job that
+# has its place among the arrivals is planned.
 @pytest.mark.parametrize(
     ("step", "way_out"),
-    [(Step.PLANS, "submit"), (Step.QUEUES, "submit"), (Step.QUEUES, "resume")],
+    [
+        (Step.PLANS, "submit"),
+        (Step.FENCED, "resume"),
+        (Step.QUEUES, "submit"),
+        (Step.QUEUES, "resume"),
+    ],
 )
 def test_a_submitter_that_is_killed_is_run_again(
     make_rig: MakeRig, record: Record, step: Step, way_out: str

@@ -2,49 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 
-import numpy as np
-from numpy.typing import NDArray
-
-from clipfleet.errors import CardError, ItemError, SettingsError
-from clipfleet.jobs import NON_FINITE, Item
+from clipfleet.errors import CardError, SettingsError
+from clipfleet.jobs import Item
 from clipfleet.settings import Settings, cores
-from storage.parts import Embedded, Failure
+from storage.parts import Embedded
 from workers.careful_engine import CarefulEngine
 from workers.deaths import Deaths
 from workers.decode import ImageLimits, configure_pillow
 from workers.engines.base import Engine
 from workers.engines.loading import load_engine
 from workers.fetch_ahead import FetchAhead
-from workers.inputs import Chunk, Fill, Outcome, Words, chunks, fill_for, isolated_fill
+from workers.inputs import Fill, fill_for, isolated_fill
 from workers.isolated_decoder import IsolatedDecoder
-from workers.normalise import l2_normalise
 from workers.read import is_web
+from workers.run import Progress, embed, untold
 from workers.suspects import Suspects
 
 _MIN_CHUNK = 32  # items
 _DECODE_SHARE = 0.5  # of the shard's deadline at most, for a picture that holds its decoder
 _ITEMS_A_THREAD = 4  # in a chunk, so that threads seldom wait for the last item
-
-Progress = Callable[[], None]  # called as items get done, from any thread
-
-
-# Says that the engine has these items, for as long as it has; it may refuse one that is alone.
-Held = Callable[[Sequence[Item]], AbstractContextManager[None]]
-
-
-def untold() -> None:
-    """Tell nobody of progress."""
-
-
-def unheld(_: Sequence[Item]) -> AbstractContextManager[None]:
-    """Tell nobody which items the engine has."""
-    return nullcontext()
 
 
 class Embedder:
@@ -167,86 +149,3 @@ class Embedder:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def embed(
-    items: Sequence[Item],
-    engine: Engine,
-    *,
-    size: int,
-    fill: Fill,
-    pool: ThreadPoolExecutor,
-    progress: Progress = untold,
-    held: Held = unheld,
-) -> Embedded:
-    """Return what became of `items`: for each a vector or a failure, in order.
-
-    `fill` makes the engine's inputs of `size` items at a time; `pool` runs it for some while
-    the engine runs others, after each of which it calls `progress`.
-
-    Raises:
-        EngineError: The engine failed.
-        StorageError: A file system did not answer.
-    """
-    vectors = np.empty((len(items), engine.card.dim), dtype=np.float32)
-    outcomes: list[Outcome] = []
-    kept = 0
-    with closing(chunks(items, engine, size=size, fill=fill, pool=pool)) as ready:
-        for chunk in ready:
-            try:
-                with held(chunk.items):
-                    features = engine(chunk.inputs)  # float32 (k, D)
-            except ItemError as error:  # a careful engine's, whose chunk is one item
-                told = str(error)
-                outcomes += [Failure(item=i, error=error.code, message=told) for i in chunk.items]
-                progress()
-                continue
-            normalised = l2_normalise(features)  # float32 (k, D), NaN where there is no direction
-            bad = np.isnan(normalised[:, 0])
-            outcomes += _outcomes(chunk, features, bad)
-            good = normalised[~bad]
-            vectors[kept : kept + len(good)] = good
-            kept += len(good)
-            del chunk  # or its memory, which may be locked, could not take the next one
-            progress()
-    return _embedded(items, outcomes, vectors[:kept], has_sizes=engine.card.tower == "img")
-
-
-def _outcomes(chunk: Chunk, features: NDArray[np.float32], bad: NDArray[np.bool_]) -> list[Outcome]:
-    """Return the chunk's outcomes, with a failure for each of the k features that is bad."""
-    rows = iter(zip(features, bad, strict=True))
-    outcomes: list[Outcome] = []
-    for item, outcome in zip(chunk.items, chunk.outcomes, strict=True):
-        if isinstance(outcome, Failure):
-            outcomes.append(outcome)
-            continue
-        row, is_bad = next(rows)
-        outcomes.append(_non_finite(item, row) if is_bad else outcome)
-    return outcomes
-
-
-def _non_finite(item: Item, features: NDArray[np.float32]) -> Failure:
-    bad = int((~np.isfinite(features)).sum())
-    what = f"{bad} of its {len(features)} numbers are NaN or infinite" if bad else "it is all zeros"
-    return Failure(
-        item=item, error=NON_FINITE, message=f"the model's vector has no direction: {what}"
-    )
-
-
-def _embedded(
-    items: Sequence[Item],
-    outcomes: Sequence[Outcome],
-    vectors: NDArray[np.float32],
-    *,
-    has_sizes: bool,
-) -> Embedded:
-    pairs = list(zip(items, outcomes, strict=True))
-    return Embedded(
-        items=[item for item, outcome in pairs if not isinstance(outcome, Failure)],
-        vectors=vectors,
-        sizes=[outcome for outcome in outcomes if isinstance(outcome, tuple)]
-        if has_sizes
-        else None,
-        failures=[outcome for outcome in outcomes if isinstance(outcome, Failure)],
-        cut=frozenset(item.id for item, outcome in pairs if outcome is Words.CUT),
-    )

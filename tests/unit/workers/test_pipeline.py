@@ -27,8 +27,9 @@ from workers.engines.fake import FakeEngine, fake_card, write_fake_engine
 from workers.inputs import CHUNKS_AHEAD, Outcome
 from workers.isolated_decoder import IsolatedDecoder
 from workers.normalise import l2_normalise
-from workers.pipeline import Embedder, embed
+from workers.pipeline import Embedder
 from workers.preprocess import preprocess_batch
+from workers.run import embed
 from workers.tokenizer import Tokenizer
 
 CHUNK = 32  # items

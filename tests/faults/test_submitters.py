@@ -10,8 +10,8 @@ from tests.faults.steps import Step
 pytestmark = pytest.mark.integration
 
 
-# What is not planned yet is in nobody's hands but the submitter's: `resume` is no way out. A job that
-# has its place among the arrivals is planned.
+# What is not planned yet is in nobody's hands but the submitter's: `resume` is no way out. A job
+# that has its place among the arrivals is planned.
 @pytest.mark.parametrize(
     ("step", "way_out"),
     [

@@ -39,6 +39,13 @@ def _short(value: object) -> str:
     return shortened(value, _SHOWN_CHARACTERS)
 
 
+def printable(text: str) -> str:
+    """Return a text that anybody wrote as a terminal may be given it: controls as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def shortened(value: object, characters: int) -> str:
     """Return a value as a message shows it, whatever its size or depth."""
     try:

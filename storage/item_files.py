@@ -26,15 +26,20 @@ def read_uri(uri: str, max_bytes: int, roots: Sequence[str] = ()) -> bytes:
             supported; ENXIO, it is a pipe, socket or device; EXDEV, it is below none of the
             roots; EINVAL, it is no path at all; or the disk's own error.
     """
+    opener = partial(_open_below, roots) if roots else _open
     try:
-        opener = partial(_open_below, roots) if roots else _open
-        with open(local_path(uri), "rb", opener=opener) as file:
-            status = os.fstat(file.fileno())
+        # Not open(…, opener=…): an audit would see the name opened, whatever the opener says.
+        descriptor = opener(local_path(uri), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
             _check_regular(status, uri)
             if status.st_size > max_bytes:
                 reason = f"{status.st_size} bytes, more than the {max_bytes} allowed"
                 raise OSError(errno.EFBIG, reason, uri)
-            return file.read()
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
     except UsageError as error:
         raise OSError(errno.EPROTONOSUPPORT, str(error), uri) from error
     except ValueError as error:  # a NUL, or a surrogate

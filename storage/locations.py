@@ -100,7 +100,7 @@ def local_path(location: str) -> str:
     """Return the absolute path of a plain path or a `file://` URL.
 
     Raises:
-        UsageError: Another scheme, another host, or an empty location.
+        UsageError: Another scheme, another host, an empty location, or one with NUL in it.
     """
     if not location:
         raise UsageError(f"an empty location: expected {_PATHS}")
@@ -113,4 +113,7 @@ def local_path(location: str) -> str:
         raise UsageError(f"{location}: names the host {url.netloc!r}; expected file:///path")
     # Not url.path: a '?' or '#' is a character of the path here.
     path = location.split("://", 1)[1][len(url.netloc) :]
-    return os.path.abspath(os.fsdecode(unquote_to_bytes(path)))
+    unquoted = unquote_to_bytes(os.fsencode(path))
+    if b"\0" in unquoted:
+        raise UsageError(f"{location}: has a NUL (%00) in it, which no path has")
+    return os.path.abspath(os.fsdecode(unquoted))

@@ -28,7 +28,11 @@ _OUT_OF_MEMORY = "memory > 'maxmemory'"  # how Redis refuses to write
 
 def redacted(url: str) -> str:
     """Return a URL with its passwords replaced by `**`, fit for messages and logs."""
-    scheme, _, rest = url.partition("://")
+    scheme, colon, rest = url.partition("://")
+    if (
+        not colon or not scheme.replace("+", "").isalnum()
+    ):  # misspelt, and perhaps with a password all the same
+        return f"{HIDDEN}@{url.rpartition('@')[2]}" if "@" in url else url
     if _has_odd_password(url):
         return f"{scheme}://{HIDDEN}@{rest.rpartition('@')[2]}"
     place, _, query = rest.partition("?")
@@ -36,14 +40,16 @@ def redacted(url: str) -> str:
     if at:
         place = f"{user.partition(':')[0]}:{HIDDEN}@{host}" if ":" in user else place
     shown = [(k, HIDDEN if k in _SECRET_PARAMETERS else v) for k, v in parse_qsl(query)]
-    return f"{scheme}://{place}" + (f"?{urlencode(shown, safe='*/')}" if shown else "")
+    return f"{scheme}://{place}" + (
+        f"?{urlencode(shown, safe='*/', errors='replace')}" if shown else ""
+    )
 
 
 def secrets_of(url: str) -> list[str]:
     """Return what must never be logged of a URL: its passwords, as written and as meant."""
-    parts = urlsplit(url)
-    found = [v for k, v in parse_qsl(parts.query) if k in _SECRET_PARAMETERS]
-    place = url.partition("://")[2] if _has_odd_password(url) else parts.netloc
+    query = url.partition("?")[2]
+    found = [v for k, v in parse_qsl(query) if k in _SECRET_PARAMETERS]
+    place = url.partition("://")[2] if _has_odd_password(url) else _netloc(url)
     user, at, _ = place.rpartition("@")
     written = user.partition(":")[2] if at else ""
     return [secret for secret in {written, unquote(written), *found} if secret]
@@ -52,7 +58,15 @@ def secrets_of(url: str) -> list[str]:
 def _has_odd_password(url: str) -> bool:
     """Return whether a password seems to hold a character that ends a URL's server: /, ? or #."""
     rest = url.partition("://")[2]
-    return "@" in rest and "@" not in urlsplit(url).netloc
+    return "@" in rest and "@" not in _netloc(url)
+
+
+def _netloc(url: str) -> str:
+    """Return what stands before a URL's path; "" if that cannot be told, as of half a bracket."""
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return ""
 
 
 def connect(url: str) -> Client:
@@ -61,7 +75,7 @@ def connect(url: str) -> Client:
     Raises:
         SettingsError: The URL is not one of redis://, rediss://, redis+socket://.
     """
-    scheme = urlsplit(url).scheme
+    scheme = url.partition("://")[0].lower()
     if scheme not in _SCHEMES:
         raise SettingsError(
             f"redis_url {redacted(url)!r}: expected redis://HOST:PORT/DB, rediss://… (TLS) or "

@@ -8,13 +8,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import lru_cache
 
 from redis.exceptions import RedisError
 
 from clipfleet.settings import Settings
+from clipfleet.validation import printable
 from tasks.broker import Client, connect
 
 MAX_REFUSALS = 1000  # kept in Redis, of each kind; further ones are in the logs only
@@ -109,7 +110,9 @@ def _parse(value: bytes | str) -> Refusal | None:
     except (TypeError, ValueError, RecursionError):
         return None  # garbage
     told = (found.message, found.dataset, found.reason, found.time)
-    return found if all(isinstance(text, str) for text in told) else None
+    if not all(isinstance(text, str) for text in told):
+        return None
+    return replace(found, message=printable(found.message), reason=printable(found.reason))
 
 
 def _json(value: object) -> bytes:

@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfleet.errors import ItemError, StorageError
-from clipfleet.jobs import DECODE_TIMEOUT, DECODER_CRASHED
+from clipfleet.jobs import DECODE_TIMEOUT, DECODER_CRASHED, ERROR_CODES
 from clipfleet.settings import PREFIX
 from workers.decode import ImageLimits
-from workers.read import shown
+from workers.read import item_error, shown
 
 _MODULE = "workers.decoder_process"
 _START_S = 60.0  # a machine under load starts a process slowly
@@ -38,6 +38,8 @@ _PAUSE_S = 0.5  # and twice as long each time, after a kill that may have come f
 # takes the most, some 40 bytes for each), for a bomb to fail before the machine is full.
 _MEMORY_A_PIXEL = 48  # bytes
 _MEMORY_BESIDES = 1 << 30  # bytes
+
+_MAX_ANSWER_BYTES = 1 << 16  # of the line before the pixels
 
 _CLOSED = "the decoder was closed while it had an image"
 
@@ -193,15 +195,16 @@ class _Process:
             self._socket.settimeout(timeout_s)
             self._socket.sendall(json.dumps(request).encode() + b"\n")
             self._socket.sendall(data)
-            answer = json.loads(self._answers.readline())
+            answer = json.loads(self._answers.readline(_MAX_ANSWER_BYTES))
             if "error" in answer:
-                raise ItemError(answer["error"], answer["message"])
-            width, height = answer["size"]
+                raise _told(answer["error"], answer["message"])
+            width, height = map(_pixels, answer["size"])
             out[:] = np.frombuffer(self._answers.read(out.nbytes), out.dtype).reshape(out.shape)
-            return int(width), int(height)
+            return width, height
         except TimeoutError as error:
             raise _DecoderLostError(f"took more than {timeout_s:g} s", timed_out=True) from error
-        except (OSError, ValueError, LookupError, TypeError) as error:  # ValueError: cut off
+        # Cut off, or anything: a picture may have taken the process over.
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             reason = self._end()
             killed = self._process.returncode == -signal.SIGKILL
             raise _DecoderLostError(reason, killed=killed) from error
@@ -224,6 +227,18 @@ class _Process:
         self._process.wait()
         self._answers.close()
         self._socket.close()
+
+
+def _told(code: object, message: object) -> ItemError:
+    if not isinstance(message, str) or not isinstance(code, str) or code not in ERROR_CODES:
+        raise ValueError("its answer is no class of error with a message")
+    return item_error(code, message)
+
+
+def _pixels(side: int) -> int:
+    if type(side) is not int or not 0 < side < 1 << 31:
+        raise ValueError(f"{side!r} is no width or height")
+    return side
 
 
 def _signal_name(number: int) -> str:

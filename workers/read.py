@@ -19,6 +19,7 @@ from clipfleet.jobs import (
     READ_FAILED,
     TOO_LARGE,
 )
+from clipfleet.validation import printable
 from storage.item_files import read_uri
 from storage.locations import has_scheme
 from workers.backoff import backoff_s
@@ -121,8 +122,8 @@ def _read_error(uri: str, error: OSError) -> ItemError | StorageError:
 
 
 def item_error(code: str, message: str) -> ItemError:
-    """Return an error whose message holds no object's address and is not too long."""
-    message = _ADDRESS.sub("…", message)
+    """Return an error whose message is printable, holds no object's address, is not too long."""
+    message = printable(_ADDRESS.sub("…", message))
     if len(message) > MAX_MESSAGE_LENGTH:
         message = message[: MAX_MESSAGE_LENGTH - 1] + "…"
     return ItemError(code, message)

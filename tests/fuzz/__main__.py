@@ -106,7 +106,7 @@ def _fuzz_here(name: str, limits: Sequence[str], place: Path, log: Path) -> None
     def run(data: bytes) -> None:
         os.pwrite(current, data, 0)
         os.ftruncate(current, len(data))
-        with watch.watching():
+        with watch.watching(reads_anything=target.reads_anything):
             try:
                 target.run(data)
             except ClipfleetError as error:

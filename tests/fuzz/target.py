@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from clipfleet.errors import ItemError
+from clipfleet.jobs import ERROR_CODES
+from workers.read import MAX_MESSAGE_LENGTH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +21,21 @@ class Target:
 
     run: Callable[[bytes], None]
     seeds: tuple[bytes, ...]
+    reads_anything: bool = False  # it names files of its user's, who may read them
 
 
 Make = Callable[[Path], Target]  # its argument is a folder of its own
+
+
+@contextmanager
+def rows() -> Iterator[None]:
+    """Make sure that an item's error is fit for an errors table, and for a terminal."""
+    found = None
+    try:
+        yield
+    except ItemError as error:
+        found = error
+    if found is not None:
+        assert found.code in ERROR_CODES
+        assert len(str(found)) <= MAX_MESSAGE_LENGTH
+        assert str(found).isprintable(), repr(str(found))

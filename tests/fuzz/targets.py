@@ -30,8 +30,13 @@ from tasks.receive import parse_delivery
 from tasks.signing import SIGNATURE_HEADER, check_signature
 from tasks.transport import PARSE_ERRORS, CarefulMessage
 from tests.fuzz.dataset_targets import DATASET_TARGETS
+from tests.fuzz.embed_targets import EMBED_TARGETS
+from tests.fuzz.process_targets import PROCESS_TARGETS
+from tests.fuzz.redis_targets import REDIS_TARGETS
 from tests.fuzz.tables import table_target
 from tests.fuzz.target import Make, Target
+from tests.fuzz.user_targets import USER_TARGETS
+from tests.fuzz.web_targets import WEB_TARGETS
 from workers.decode import decode
 from workers.engines.fake import write_fake_engine
 
@@ -243,5 +248,10 @@ TARGETS: dict[str, Make] = {
     "architecture": architecture,
     "settings": settings,
     "image": image,
+    **REDIS_TARGETS,
+    **WEB_TARGETS,
+    **PROCESS_TARGETS,
+    **USER_TARGETS,
+    **EMBED_TARGETS,
     **DATASET_TARGETS,
 }

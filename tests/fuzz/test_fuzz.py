@@ -30,7 +30,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_once_ended_a_target_ends_as_an_error_of_ours(path: Path, place: Path) -> None:
     target = TARGETS[path.parent.name](place)
     with (
-        Watch(place).watching(),
+        Watch(place).watching(reads_anything=target.reads_anything),
         suppress(ClipfleetError),
     ):  # any other error, and it is found again
         target.run(path.read_bytes())
@@ -41,9 +41,8 @@ def test_every_target_takes_what_a_fuzzer_begins_with(name: str, place: Path) ->
     target = TARGETS[name](place)
     watch = Watch(place)
     assert target.seeds
-    for seed in target.seeds[:1]:  # the first is right
-        with watch.watching():
-            target.run(seed)
+    with watch.watching(reads_anything=target.reads_anything):
+        target.run(target.seeds[0])  # the first is right
 
 
 def test_the_watch_sees_what_is_touched_elsewhere(place: Path) -> None:
@@ -65,12 +64,15 @@ def test_the_watch_lets_nobody_write_where_modules_are_read(place: Path) -> None
             path.open("ab").close()
 
 
-def test_every_target_is_fuzzed_for_a_moment(tmp_path: Path) -> None:
+def test_targets_are_fuzzed_guided_by_branches(tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="no wheel of atheris for this Python")
-    command = [sys.executable, "-m", "tests.fuzz", "--runs", "100", "--inputs", str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    names = ["element", "url", "retry_footer"]
+    command = [sys.executable, "-m", "tests.fuzz", "--runs", "50", "--inputs", str(tmp_path)]
+    run = subprocess.run(
+        [*command, *names], capture_output=True, text=True, timeout=120, check=False
+    )
     assert run.returncode == 0, run.stdout + run.stderr[-2000:]
     rows = re.findall(r"^(\w+) +([\d,]+) +([\d,]+) +[\d.]+  0$", run.stdout, re.MULTILINE)
-    assert [name for name, *_ in rows] == list(TARGETS)
+    assert [name for name, *_ in rows] == names
     # Guided: instrumentation tells the fuzzer of branches of our code.
     assert all(int(edges.replace(",", "")) > 0 for _, _, edges in rows)

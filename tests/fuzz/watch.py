@@ -46,6 +46,7 @@ class Watch:
         self._folder = os.path.realpath(folder)
         self._found: list[str] = []
         self._on = False
+        self._read = _READ
         sys.addaudithook(self._hear)
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -65,14 +66,15 @@ class Watch:
         if not isinstance(path, str | bytes):
             return  # a descriptor, of what was opened before
         real = os.path.realpath(os.fsdecode(path))
-        allowed = (self._folder,) if changes else (self._folder, *_READ)
+        allowed = (self._folder,) if changes else (self._folder, *self._read)
         if not any(real == place or real.startswith(f"{place}/") for place in allowed):
             self._found.append(f"{event}: {real}")
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self, *, reads_anything: bool = False) -> Iterator[None]:
         """Raise `Escape` at the end if anything elsewhere was touched."""
         self._found.clear()
+        self._read = ("",) if reads_anything else _READ
         # What is imported meanwhile leaves no __pycache__, and nothing else need be written.
         sys.dont_write_bytecode, writes_not = True, sys.dont_write_bytecode
         self._on = True

@@ -1,0 +1,114 @@
+"""URLs, and what their servers answer."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from clipfleet.hosts import allowed_host
+from tests.fuzz.target import Make, Target, rows
+from workers.fetch import Fetcher, FetchLimits
+from workers.url_connection import CheckedConnection
+from workers.url_policy import Target as UrlTarget
+from workers.url_policy import UrlPolicy
+
+_HOSTS = ("images.example.com", "*.cdn.example.com", "other.example.com:8443")
+_POLICY = UrlPolicy(
+    hosts=tuple(allowed_host(host, wildcards=True) for host in _HOSTS), schemes=("https", "http")
+)
+_PORTS = {"images.example.com": {80, 443}, "other.example.com": {8443}}
+_PUBLIC = "93.184.215.14"
+_NEXT = b"\n----\n"  # between what a server answers first, next, …
+_MAX_BYTES = 4096
+
+
+def url(folder: Path) -> Target:
+    """A URL of an item, and the redirection of its server, on the next line."""
+
+    def run(data: bytes) -> None:
+        given, _, location = data.decode(errors="replace").partition("\n")
+        origin = _POLICY.target("https://images.example.com/a")
+        with rows():
+            _check(_POLICY.target(given))
+        with rows():
+            _check(_POLICY.redirected(origin, location))
+
+    seeds = (
+        "https://images.example.com/a.jpg?b=c#d\n/e",
+        "http://A.CDN.example.com:80/é\n//images.example.com:443/%0d%0a",
+        "https://user@images.example.com\\@127.0.0.1/\nhttp://images.example.com/",
+        "https://images。example。com/ \nhttps://other.example.com:8443/..;/",
+    )
+    return Target(run=run, seeds=tuple(seed.encode() for seed in seeds))
+
+
+def _check(target: UrlTarget) -> None:
+    """Make sure that a URL that is fetched leads where it may, by nothing but plain ASCII."""
+    below = target.host.endswith(".cdn.example.com")
+    assert below or target.port in _PORTS[target.host], target
+    assert target.path.startswith("/"), target
+    assert all("!" <= letter <= "~" for letter in target.path), target
+    assert not target.private
+
+
+def answer(folder: Path) -> Target:
+    """What a server answers, and the next one after a redirection."""
+    limits = FetchLimits(
+        max_bytes=_MAX_BYTES, connect_timeout_s=1, read_timeout_s=1, total_timeout_s=2
+    )
+    fetcher = Fetcher(_POLICY, limits, resolve=_resolve)  # one: it reads all authorities
+
+    def run(data: bytes) -> None:
+        with _Servers(data.split(_NEXT)) as servers, rows():
+            with patch.object(CheckedConnection, "_connected", servers.connected):
+                found = fetcher.fetch("http://images.example.com/a.jpg")
+            assert len(found) <= _MAX_BYTES
+
+    return Target(run=run, seeds=_ANSWERS)
+
+
+def _resolve(*_: Any, **__: Any) -> list[tuple[Any, ...]]:
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (_PUBLIC, 80))]
+
+
+class _Servers:
+    """Servers, one for each connection, that say what they say without being asked, and hang up."""
+
+    def __init__(self, answers: list[bytes]) -> None:
+        self._answers = answers
+        self._sockets: list[socket.socket] = []
+
+    def connected(self, *_: Any) -> socket.socket:
+        """Return our end of the next connection."""
+        ours, theirs = socket.socketpair()
+        self._sockets.append(theirs)
+        theirs.sendall(self._answers.pop(0) if self._answers else b"")  # the buffer has room
+        theirs.shutdown(socket.SHUT_WR)
+        return ours
+
+    def __enter__(self) -> _Servers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for theirs in self._sockets:
+            theirs.close()
+
+
+_ANSWERS = (
+    b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Type: image/png\r\n\r\nabc",
+    (
+        b"HTTP/1.1 302 Found\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nA: b\r\n\r\n"
+    ),
+    b"HTTP/1.1 301 \xff\r\nLocation: http://a.cdn.example.com/\xe9\r\n\r\n"
+    + _NEXT
+    + b"HTTP/1.0 200\r\n\r\nabc",
+    b"HTTP/1.1 503 Busy\r\nRetry-After: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: -1\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 \x1b[2J\r\nConnection: close\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n",
+)
+
+WEB_TARGETS: dict[str, Make] = {"url": url, "answer": answer}

@@ -201,23 +201,26 @@ def test_another_submit_that_was_first_is_an_error_that_plans_nothing() -> None:
     assert planned(dataset, "a", "b", "c") is not None
 
 
+@pytest.mark.parametrize("folder", ["parts", "plan"], ids=["fence", "record"])
 @pytest.mark.parametrize("error", [StorageError("fsync failed"), KeyboardInterrupt()])
-def test_a_record_that_was_written_before_an_error_keeps_its_files(error: BaseException) -> None:
+def test_a_fence_or_record_that_was_written_before_an_error_keeps_its_files(
+    error: BaseException, folder: str
+) -> None:
     dataset = memory_dataset()
 
     class FailingLate(WatchedFilesystem):
         def create(self, path: str, data: bytes | memoryview) -> bool:
             done = super().create(path, data)
-            if path.endswith(".json"):
+            if path.startswith(folder) and (folder == "parts" or path.endswith(".json")):
                 raise error
             return done
 
     failing = dataclasses.replace(dataset, fs=FailingLate(dataset.fs, lambda: None))
     with pytest.raises(type(error)):
         planned(failing, "a", "b")
+    assert planned(dataset, "a", "b") is None
     (job,) = jobs(dataset)
     assert items_of(dataset, job) == [texts("a", "b")]
-    assert planned(dataset, "a", "b") is None
 
 
 def test_items_of_the_other_tower_are_refused() -> None:

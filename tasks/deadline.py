@@ -1,6 +1,6 @@
 """The deadline: a child that gets nothing done for so long is killed, its work goes back to Redis.
 
-A worker and its child share a few bytes of a file. The child counts in them as items get done;
+A worker and its child share a few bytes. The child counts in them as items get done;
 the worker looks, and needs no answer: a child that hangs with Python's lock held cannot give one.
 What is slow and goes on is left alone, however long it takes in all.
 """
@@ -13,7 +13,6 @@ import mmap
 import os
 import signal
 import struct
-import tempfile
 import threading
 from collections.abc import Iterator
 from functools import cache
@@ -21,8 +20,9 @@ from functools import cache
 from billiard.process import active_children
 
 from clipfleet.settings import PREFIX
+from workers.shared_bytes import opened, shared_with_children
 
-_FILE_VARIABLE = f"{PREFIX}WATCHED_FILE"  # between a worker and its child
+_VARIABLE = f"{PREFIX}WATCHED_FILE"  # between a worker and its child
 _STATE = struct.Struct("=qq")  # the pid that works, 0: nobody does; how often it got on
 _PAUSE_S = 1.0  # between looks
 _MIN_LOOKS = 4
@@ -33,9 +33,8 @@ log = logging.getLogger(__name__)
 class Working:
     """The child's side: what it does in `with working.at_work():` has the deadline."""
 
-    def __init__(self, path: str | None) -> None:
-        """Open the file at `path`; None: nobody looks."""
-        self._state = _open_state(path) if path else None
+    def __init__(self, shared: mmap.mmap) -> None:
+        self._state = shared
         self._lock = threading.Lock()
         self._at_work = False
         self._count = 0
@@ -44,7 +43,7 @@ class Working:
         """Say that something got done; from any thread, and of no effect after the work."""
         with self._lock:
             self._count += 1
-            if self._state is not None and self._at_work:
+            if self._at_work:
                 _STATE.pack_into(self._state, 0, os.getpid(), self._count)
 
     @contextlib.contextmanager
@@ -56,25 +55,21 @@ class Working:
         finally:
             with self._lock:
                 self._at_work = False
-                if self._state is not None:
-                    _STATE.pack_into(self._state, 0, 0, self._count)
+                _STATE.pack_into(self._state, 0, 0, self._count)
 
 
 @cache
 def working() -> Working:
-    """Return this process's side of its worker's file."""
-    return Working(os.environ.get(_FILE_VARIABLE))
+    """Return this process's side of what its worker watches."""
+    return Working(opened(_VARIABLE, _STATE.size))
 
 
 @contextlib.contextmanager
 def watchdog(deadline_s: float) -> Iterator[None]:
     """Watch this worker's child; for the whole life of the worker, a drain included."""
-    with tempfile.NamedTemporaryFile(prefix="clipfleet-") as file:
-        file.write(bytes(_STATE.size))
-        file.flush()
-        os.environ[_FILE_VARIABLE] = file.name
+    with shared_with_children(_VARIABLE, _STATE.size) as state:
         stop = threading.Event()
-        arguments = (_open_state(file.name), deadline_s, stop)
+        arguments = (state, deadline_s, stop)
         thread = threading.Thread(target=_watch, args=arguments, name="watchdog", daemon=True)
         thread.start()
         try:
@@ -105,8 +100,3 @@ def _kill(pid: int, deadline_s: float) -> None:
         log.error("nothing done within the deadline, child killed", extra=told)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-
-
-def _open_state(path: str) -> mmap.mmap:
-    with open(path, "r+b") as file:
-        return mmap.mmap(file.fileno(), _STATE.size)

@@ -1,6 +1,6 @@
 """The record of deaths: with which items alone in its engine a worker's child died, and how often.
 
-A worker and its child share a few bytes of a file. The child says in them which item its engine
+A worker and its child share a few bytes. The child says in them which item its engine
 has, alone; the worker, which outlives it and is told by the kernel what it died of, counts that
 against the item. Nobody else can read or write the record, and it ends with the worker.
 """
@@ -13,12 +13,12 @@ import mmap
 import os
 import signal
 import struct
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
 from clipfleet.settings import PREFIX
+from workers.shared_bytes import opened, shared_with_children
 
 KEY_BYTES = 16
 EMPTY_INPUT = b"\xff" * KEY_BYTES  # the key of what an engine is tried with
@@ -36,7 +36,7 @@ OWN_SIGNALS = frozenset(
     }
 )
 
-_FILE_VARIABLE = f"{PREFIX}DEATHS_FILE"  # between a worker and its child
+_VARIABLE = f"{PREFIX}DEATHS_FILE"  # between a worker and its child
 _HAND = struct.Struct("=q16s")  # the pid whose engine has an item alone, 0: none has; its key
 _ENTRY = struct.Struct("=16sii")  # an item's key; its deaths, 0: a free entry; the signal
 _ENTRIES = 4096  # items, in 96 KiB
@@ -56,9 +56,9 @@ class Died:
 class Deaths:
     """Both sides of the record; the worker writes only when its child is dead."""
 
-    def __init__(self, path: str | None) -> None:
-        """Open the file at `path`; None: no worker looks at this process."""
-        self._bytes = _open(path) if path else mmap.mmap(-1, _SIZE)
+    def __init__(self, shared: mmap.mmap | None = None) -> None:
+        """Keep the record in `shared`; None: no worker looks at this process."""
+        self._bytes = mmap.mmap(-1, _SIZE) if shared is None else shared
 
     @contextlib.contextmanager
     def alone(self, key: bytes) -> Iterator[None]:
@@ -129,19 +129,11 @@ class Deaths:
 @cache
 def deaths() -> Deaths:
     """Return this process's side of its worker's record."""
-    return Deaths(os.environ.get(_FILE_VARIABLE))
+    return Deaths(opened(_VARIABLE, _SIZE))
 
 
 @contextlib.contextmanager
 def deaths_counted() -> Iterator[None]:
     """Keep a record for this worker and its children, for the whole life of the worker."""
-    with tempfile.NamedTemporaryFile(prefix="clipfleet-") as file:
-        file.write(bytes(_SIZE))
-        file.flush()
-        os.environ[_FILE_VARIABLE] = file.name
+    with shared_with_children(_VARIABLE, _SIZE):
         yield
-
-
-def _open(path: str) -> mmap.mmap:
-    with open(path, "r+b") as file:
-        return mmap.mmap(file.fileno(), _SIZE)

@@ -114,7 +114,7 @@ class Embedder:
             return run(items)
 
     def _no_suspects(self) -> Suspects:
-        return Suspects(Deaths(None), work="", attempts=self._settings.item_attempts)
+        return Suspects(Deaths(), work="", attempts=self._settings.item_attempts)
 
     def _begin(self, items: Sequence[Item]) -> None:
         self._urls.begin([item.uri for item in items if item.uri and is_web(item.uri)])

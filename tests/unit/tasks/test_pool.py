@@ -43,7 +43,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_death_is_held_against_an_item_before_its_work_goes_back(
     processes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = Deaths(None)
+    record = Deaths()
     seen: list[dict[bytes, Died]] = []
     monkeypatch.setattr(module, "deaths", lambda: record)
     monkeypatch.setattr(AsynPool, "on_job_process_lost", lambda *_: seen.append(record.counted()))

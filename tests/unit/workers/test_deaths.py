@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
 from workers import deaths as module
 from workers.deaths import EMPTY_INPUT, KEY_BYTES, OWN_SIGNALS, Deaths, Died, deaths, deaths_counted
+from workers.shared_bytes import opened
 
 ME = os.getpid()
 A, B = b"a" * KEY_BYTES, b"b" * KEY_BYTES
@@ -18,7 +18,7 @@ SEGFAULT = -signal.SIGSEGV
 
 @pytest.fixture
 def record() -> Deaths:
-    return Deaths(None)
+    return Deaths()
 
 
 def die(record: Deaths, key: bytes, exit_code: int = SEGFAULT, pid: int = ME) -> None:
@@ -102,24 +102,14 @@ def test_a_full_record_is_emptied_and_goes_on(
     assert record.counted() == {b"c" * KEY_BYTES: Died(times=1, of="SIGSEGV")}
 
 
-def test_a_worker_and_its_children_share_one_record(tmp_path: Path) -> None:
-    path = tmp_path / "deaths"
-    path.write_bytes(bytes(module._SIZE))
-    worker, child = Deaths(str(path)), Deaths(str(path))
-    with child.alone(A):
-        worker.count(ME, SEGFAULT)
-    assert Deaths(str(path)).counted() == {A: Died(times=1, of="SIGSEGV")}
-
-
-def test_a_worker_keeps_a_record_for_as_long_as_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(module._FILE_VARIABLE, "")  # whatever happens to it here is undone
+def test_a_worker_keeps_a_record_for_its_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(module._VARIABLE, "")  # whatever happens to it here is undone
     deaths.cache_clear()
     try:
         with deaths_counted():
-            path = Path(os.environ[module._FILE_VARIABLE])
-            assert path.stat().st_mode & 0o077 == 0  # nobody else's business
-            die(deaths(), A)
-            assert Deaths(str(path)).counted() == deaths().counted() != {}
-        assert not path.exists()
+            child = Deaths(opened(module._VARIABLE, module._SIZE))
+            with child.alone(A):
+                deaths().count(ME, SEGFAULT)
+            assert child.counted() == {A: Died(times=1, of="SIGSEGV")}
     finally:
         deaths.cache_clear()

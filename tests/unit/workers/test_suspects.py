@@ -62,7 +62,7 @@ def embed(
     is_deadly: Callable[[list[str]], bool], *, most: int = 20, items: list[Item] = ITEMS
 ) -> tuple[Embedded | None, int]:
     """Embed with a new process after each death; return what became of it, and the deaths."""
-    deaths = Deaths(None)
+    deaths = Deaths()
     with Embedder(DyingEngine(deaths, is_deadly), Settings(item_attempts=ATTEMPTS)) as embedder:
         for died in range(most):
             suspects = Suspects(deaths, work="w", attempts=ATTEMPTS)
@@ -136,7 +136,7 @@ def test_deaths_count_in_a_row_only() -> None:
 
 
 def test_a_suspect_is_tried_before_anything_but_an_empty_input() -> None:
-    deaths = Deaths(None)
+    deaths = Deaths()
     suspects = Suspects(deaths, work="w", attempts=ATTEMPTS)
     with suspects.alone([ITEMS[2]]):
         deaths.count(os.getpid(), -signal.SIGBUS)
@@ -151,7 +151,7 @@ def test_a_suspect_is_tried_before_anything_but_an_empty_input() -> None:
 
 @pytest.mark.parametrize("work", ["w", "another"])
 def test_an_item_of_other_work_is_another(work: str) -> None:
-    deaths = Deaths(None)
+    deaths = Deaths()
     with Suspects(deaths, work="w", attempts=1).alone([ITEMS[0]]):
         deaths.count(os.getpid(), -signal.SIGSEGV)
     assert list(deaths.counted().values()) == [Died(times=1, of="SIGSEGV")]
@@ -165,5 +165,5 @@ def test_the_fast_way_says_and_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("alone", "counted", "forget"):
         monkeypatch.setattr(Deaths, name, lambda *_: pytest.fail("the record was looked at"))
     with Embedder(FakeEngine(CARD), Settings()) as embedder:
-        suspects = Suspects(Deaths(None), work="w", attempts=ATTEMPTS)
+        suspects = Suspects(Deaths(), work="w", attempts=ATTEMPTS)
         assert len(embedder.embed(ITEMS, suspects=suspects).items) == len(ITEMS)

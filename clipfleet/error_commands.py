@@ -12,15 +12,19 @@ from typing import Annotated, Any
 import typer
 
 from clipfleet.errors import UsageError
-from clipfleet.jobs import BAD_ITEM, ERROR_CODES
+from clipfleet.jobs import BAD_ITEM, ERROR_CODES, TRANSIENT_CODES
 from clipfleet.options import DatasetArgument, Gpus, Json, RedisUrl, UrlHosts
 from clipfleet.settings import Settings, load_settings
 
 NO_ERRORS, ERRORS = 0, 1
+TRANSIENT = "transient"  # the name, for `--only`, of all classes that may pass by themselves
+_TRANSIENT = [code for code in ERROR_CODES if code in TRANSIENT_CODES]
 
 Only = Annotated[
     list[str] | None,
-    typer.Option("--only", metavar="CLASS", help="Only this class of error; may be repeated."),
+    typer.Option(
+        "--only", metavar="CLASS", help="Only this class of error, or all transient; repeatable."
+    ),
 ]
 
 ModelHere = Annotated[
@@ -72,6 +76,7 @@ def retry(
     \b
     clipfleet retry vectors/photos --model models/vit-b-16.img.fp32.onnx
     clipfleet retry /vectors/photos --only missing --only permission_denied
+    clipfleet retry /vectors/web --only transient
     """
     chosen = _classes(only)
     if BAD_ITEM in chosen:
@@ -127,24 +132,31 @@ def _retry_here(
 
 
 def _classes(only: Collection[str] | None) -> list[str]:
-    """Return the classes that were named, each once.
+    """Return the classes that were named, each once; all transient ones have one name, too.
 
     Raises:
         UsageError: One of them is none.
     """
+    found: dict[str, None] = {}
     for name in only or ():
-        if name not in ERROR_CODES:
-            raise UsageError(f"--only {name}: no such class of error; {', '.join(ERROR_CODES)}")
-    return list(dict.fromkeys(only or ()))
+        if name not in (*ERROR_CODES, TRANSIENT):
+            known = ", ".join((*ERROR_CODES, TRANSIENT))
+            raise UsageError(f"--only {name}: no such class of error; {known}")
+        found |= dict.fromkeys(_TRANSIENT if name == TRANSIENT else [name])
+    return list(found)
 
 
 def _told(found: Any) -> dict[str, Any]:
     item = {name: value for name, value in asdict(found.first.item).items() if value is not None}
     first = {**item, "message": found.first.message, "attempt": found.first.attempt}
-    return {"count": found.count, "first": first}
+    return {"count": found.count, "transient": found.first.error in TRANSIENT_CODES, "first": first}
 
 
 def _lines(code: str, found: Any) -> list[str]:
+    kind = f" ({TRANSIENT})" if code in TRANSIENT_CODES else ""
     first, value = found.first, found.first.item.uri
     where = f" ({value})" if value else ""  # a text may be a page long
-    return [f"  {found.count:,} × {code}", f"    first {first.item.id!r}{where}: {first.message}"]
+    return [
+        f"  {found.count:,} × {code}{kind}",
+        f"    first {first.item.id!r}{where}: {first.message}",
+    ]

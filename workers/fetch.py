@@ -201,10 +201,6 @@ class Fetcher:
             answer.close()
             connection.close()
 
-    def close(self) -> None:
-        """Close what connections are left."""
-        self._idle.close()
-
 
 def _request(connection: CheckedConnection, target: Target) -> http.client.HTTPResponse:
     try:

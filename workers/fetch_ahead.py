@@ -17,7 +17,7 @@ from workers.fetch import Fetcher, FetchLimits, Room
 from workers.fetch_queue import Pending, Queue, State
 from workers.read import item_error, shown
 from workers.url_hosts import Hosts
-from workers.url_policy import UrlPolicy
+from workers.url_policy import UrlPolicy, named_host
 
 Fetch = Callable[[str, Room], bytes]
 
@@ -117,8 +117,7 @@ class FetchAhead:
             self._work.notify_all()
 
     def _add(self, url: str, position: int, takers: int) -> Pending:
-        host = url.partition("://")[2].partition("/")[0].lower()
-        pending = Pending(url=url, host=host, position=position, takers=takers)
+        pending = Pending(url=url, host=named_host(url), position=position, takers=takers)
         self._pending[url] = pending
         self._queue.put(pending)
         return pending

@@ -193,10 +193,3 @@ class IdleConnections:
             surplus = [self._idle.pop(0)] if len(self._idle) > self._limit else []
         for _, oldest in surplus:
             oldest.close()
-
-    def close(self) -> None:
-        """Close them all."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for _, connection in idle:
-            connection.close()

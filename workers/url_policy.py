@@ -114,5 +114,11 @@ class UrlPolicy:
         )
 
 
+def named_host(url: str) -> str:
+    """Return a URL's host and port as they are written, in lower case; "" if it has none."""
+    found = _URL.match(url)
+    return found["netloc"].lower() if found else ""
+
+
 def _refused(url: str, reason: str) -> ItemError:
     return item_error(NOT_ALLOWED, f"{shown(url)} may not be fetched: {reason}")

@@ -8,13 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 from clipfleet.cli import DONE, WRONG_USE, app
 from clipfleet.display import Snapshot, duration, sentence
 from clipfleet.errors import ClipfleetError
-from workers.engines.fake import write_fake_engine
+from clipfleet.jobs import FETCH_TIMEOUT, MISSING, SERVER_BUSY, Item
+from storage.dataset import Dataset
+from storage.manifest import commit, missing_shards
+from storage.parts import Embedded, Failure
+from storage.plan import plan_items
+from storage.sources import ListSource
+from workers.engines.fake import fake_card, write_fake_engine
 
 COMMANDS = ("convert", "embed", "submit", "worker", "status", "errors", "retry", "verify", "doctor")
 
@@ -115,6 +122,26 @@ def test_a_snapshot_in_words() -> None:
 )
 def test_a_duration_in_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_transient_errors_are_told_from_the_others_and_chosen_by_one_name(tmp_path: Path) -> None:
+    root = str(tmp_path / "d")
+    dataset = Dataset.create(root, fake_card("txt", dim=2), embedding_dtype="float16")
+    items = [Item(id=code, text="words") for code in (MISSING, SERVER_BUSY, FETCH_TIMEOUT)]
+    plan_items(dataset, ListSource(items), 3)
+    failures = [Failure(item=item, error=item.id, message="told") for item in items]
+    vectors = np.zeros((0, 2), np.float32)
+    embedded = Embedded(items=[], vectors=vectors, sizes=None, failures=failures)
+    (shard,) = missing_shards(dataset)
+    commit(dataset, shard.name, embedded, card=fake_card("txt", dim=2), worker="w")
+    shown = run("errors", root).output
+    assert "1 × missing\n" in shown
+    assert "1 × server_busy (transient)\n" in shown
+    found = json.loads(run("errors", root, "--only", "transient", "--json").output)["classes"]
+    assert {code: told["transient"] for code, told in found.items()} == {
+        FETCH_TIMEOUT: True,
+        SERVER_BUSY: True,
+    }
 
 
 def test_what_cannot_be_retried_is_wrong_use(tmp_path: Path) -> None:

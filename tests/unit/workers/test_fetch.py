@@ -65,9 +65,6 @@ def test_what_is_there_is_fetched_over_one_connection(web: Web) -> None:
         else:
             assert client.fetch(web.url(path)) == BODY
     assert web.connections == 1
-    client.close()
-    assert client.fetch(web.url("/a.jpg")) == BODY
-    assert web.connections == 2
 
 
 def test_a_server_is_told_who_asks_and_nothing_else(

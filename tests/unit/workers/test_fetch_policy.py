@@ -13,7 +13,7 @@ from clipfleet.errors import ItemError, SettingsError
 from clipfleet.settings import Settings, load_settings
 from tests.web import resolver
 from workers.url_addresses import addresses, is_public
-from workers.url_policy import Target, UrlPolicy
+from workers.url_policy import Target, UrlPolicy, named_host
 
 POLICY = UrlPolicy.from_settings(
     Settings(
@@ -282,3 +282,12 @@ def test_wrong_lists_are_refused_at_the_start(
     monkeypatch.setenv(f"CLIPFLEET_{name}", value)
     with pytest.raises(SettingsError, match=reason):
         load_settings()
+
+
+@pytest.mark.parametrize("rest", ["", "/", "/a/b.jpg", "?a=b", "#c", "/?d"])
+def test_a_hosts_troubles_are_its_own_however_a_url_goes_on(rest: str) -> None:
+    assert named_host(f"HTTPS://A.example:8443{rest}") == "a.example:8443"
+
+
+def test_what_is_no_url_names_no_host() -> None:
+    assert named_host("a.example/b") == ""

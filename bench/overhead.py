@@ -173,7 +173,7 @@ def measure_system(source: str, out: Path, engine: str, shard_size: int) -> Meas
     summary = json.loads(stdout)
     if process.returncode != 0:
         raise SystemExit(f"clipfleet embed failed: {summary}")
-    records = [json.loads(p.read_text()) for p in (out / "manifest").iterdir()]
+    records = [json.loads(p.read_text()) for p in (out / "manifest").glob("[0-9]*.json")]
     ends = sorted(
         (datetime.fromisoformat(r["finished_at"]).timestamp(), r["vectors"]) for r in records
     )

@@ -152,7 +152,7 @@ class Soak:
 
     def done(self) -> float:
         """Return the share of the shards that have their record."""
-        return _count(self.dataset / "manifest") / self.shards
+        return _count_shards(self.dataset / "manifest") / self.shards
 
     def proof(self) -> dict[str, Any]:
         """Return how often each id is there, and what `clipfleet verify` says."""
@@ -216,9 +216,9 @@ def write_texts(path: Path, count: int) -> Path:
     return path
 
 
-def _count(folder: Path) -> int:
+def _count_shards(manifest: Path) -> int:
     try:
-        return len(os.listdir(folder))
+        return sum(name[0].isdecimal() for name in os.listdir(manifest))  # not the job's fence
     except FileNotFoundError:
         return 0
 

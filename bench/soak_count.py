@@ -55,7 +55,7 @@ def _is_ours(id_: str, submitted: int) -> bool:
 
 def read_commits(dataset: Path) -> list[tuple[float, int]]:
     """Return when each shard was committed (seconds since 1970) and its items, in that order."""
-    records = [json.loads(path.read_text()) for path in (dataset / "manifest").glob("*.json")]
+    records = [json.loads(path.read_text()) for path in (dataset / "manifest").glob("[0-9]*.json")]
     return sorted(
         (datetime.fromisoformat(r["finished_at"]).timestamp(), r["vectors"] + r["errors"])
         for r in records

@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from kombu.exceptions import ContentDisallowed, DecodeError, SerializationError
@@ -27,7 +28,7 @@ from tasks.arrivals import read_arrival
 from tasks.messages import arguments_of, keep_used
 from tasks.output import dataset_root
 from tasks.receive import parse_delivery
-from tasks.signing import SIGNATURE_HEADER, check_signature
+from tasks.signing import SIGNATURE_HEADER, check_signature, signature
 from tasks.transport import PARSE_ERRORS, CarefulMessage
 from tests.fuzz.dataset_targets import DATASET_TARGETS
 from tests.fuzz.embed_targets import EMBED_TARGETS
@@ -71,6 +72,43 @@ def body(folder: Path) -> Target:
             _consume(CarefulMessage(raw, channel=_CHANNEL), folder)
 
     return Target(run=run, seeds=tuple(body.encode() for body in _BODIES))
+
+
+def signed(folder: Path) -> Target:
+    """A signed message: task, id and body, a NUL between them; it is no other one, moved about."""
+
+    def run(data: bytes) -> None:
+        task, id_, body = ([*data.decode("latin-1").split("\x00", 2), "", ""])[:3]
+        made = signature(_KEY, task=task, id_=id_, queue=_QUEUE, body=body.encode())
+        headers = {"task": task, "id": id_, SIGNATURE_HEADER: made}
+        message = SimpleNamespace(headers=headers, body=body, content_encoding="utf-8")
+        assert _is_taken(message, _QUEUE) is ("\n" not in task + id_)
+        assert not _is_taken(message, "clipfleet.img")
+        first, _, rest = body.partition("\n")
+        for changes, text in (
+            ({"task": f"{task}\n{id_}", "id": _QUEUE}, body),
+            ({"id": f"{id_}\n{_QUEUE}"}, body),
+            ({"id": f"{id_}\n{_QUEUE}\n{first}"}, rest),
+            ({"task": id_, "id": task}, body),
+            ({}, f"{body} "),
+        ):
+            if (changes.get("task", task), changes.get("id", id_), text) != (task, id_, body):
+                moved = SimpleNamespace(
+                    headers=headers | changes, body=text, content_encoding="utf-8"
+                )
+                assert not _is_taken(moved, _QUEUE)
+
+    return Target(
+        run=run, seeds=(b"clipfleet.embed\0a\0{}", b"a\nb\0c\0d", b"a\0b\nclipfleet.txt\0c\nd")
+    )
+
+
+def _is_taken(message: Any, queue: str) -> bool:
+    try:
+        check_signature(message, queue=queue, keys=["o" * 32, _KEY])
+    except ClipfleetError:
+        return False
+    return True
 
 
 def _consume(message: CarefulMessage, folder: Path) -> None:
@@ -239,6 +277,7 @@ _JSONL = '{"id": "a", "uri": "b.jpg", "text": "c"}\n{"id": 5, "uri": "file:///d"
 TARGETS: dict[str, Make] = {
     "element": element,
     "body": body,
+    "signed": signed,
     "jsonl": _source(".jsonl", _JSONL),
     "csv": _source(".csv", _rows(",")),
     "tsv": _source(".tsv", _rows("\t")),

@@ -38,7 +38,7 @@ def outcome(dataset: Dataset) -> Fault:
 
 
 def only_file(dataset: Dataset, folder: str) -> Path:
-    (path,) = Path(dataset.root, folder).iterdir()
+    (path,) = Path(dataset.root, folder).glob("00001-*")
     return path
 
 

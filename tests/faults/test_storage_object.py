@@ -75,7 +75,7 @@ def start_job(rig: Rig, s3: S3, name: str) -> None:
 
 
 def parts(s3: S3, name: str) -> list[str]:
-    return [key for key in list(s3.objects) if f"/{name}/parts/" in key]
+    return [key for key in list(s3.objects) if f"/{name}/parts/00001-" in key]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_store_that_stores_and_does_not_say_so_gets_nothing_twice(
     rig: Rig, s3: S3, record: Record, fault: str
 ) -> None:
     name = fault.replace(" ", "-").replace(",", "")
-    trouble = s3.break_(fault, method="PUT", key=f"{name}/parts/", times=3)
+    trouble = s3.break_(fault, method="PUT", key=f"{name}/parts/00001-", times=3)
     rig.submit(ITEMS, name)
     wait_until(lambda: trouble.met == 3, timeout_s=20, what="three lost answers")
     rig.recovery_begins()
@@ -119,7 +119,7 @@ def test_a_worker_killed_in_the_middle_of_an_upload_leaves_nothing_of_it(
     rig: Rig, s3: S3, record: Record
 ) -> None:
     name = "killed"
-    trouble = s3.break_(HANG, method="PUT", key=f"{name}/parts/")
+    trouble = s3.break_(HANG, method="PUT", key=f"{name}/parts/00001-")
     rig.submit(ITEMS, name)
     wait_until(lambda: trouble.met, timeout_s=20, what="an upload")
     rig.workers[-1].kill()
@@ -152,7 +152,7 @@ def test_a_lost_message_of_a_dataset_in_a_store_is_queued_again(
     rig: Rig, s3: S3, record: Record
 ) -> None:
     name = "lost"
-    trouble = s3.break_(HANG, method="PUT", key=f"{name}/parts/")  # so that messages wait
+    trouble = s3.break_(HANG, method="PUT", key=f"{name}/parts/00001-")  # so that messages wait
     rig.submit(ITEMS, name)
     wait_until(lambda: trouble.met, timeout_s=20, what="a shard at work")
     assert rig.client.lpop(rig.queue)

@@ -54,7 +54,7 @@ def start_embed(
 
 
 def parts(home: Path) -> int:
-    return len(list((home / "out" / "manifest").glob("*.json")))
+    return len(list((home / "out" / "manifest").glob("00001-*.json")))
 
 
 def assert_nothing_left(home: Path) -> None:

@@ -14,7 +14,9 @@ ROW_GROUP_ROWS = 4096
 
 # What reading can raise; pyarrow turns some damage into an OSError, without an errno.
 PARQUET_ERRORS = (pa.ArrowException, OSError)
-_STRINGS = frozenset({"id", "uri", "text"})  # columns that every row has
+# Columns that every row has.
+_STRINGS = frozenset({"id", "uri", "text", "error", "message", "part"})
+_NUMBERS = frozenset({"attempt"})
 
 
 def parquet_bytes(table: pa.Table, metadata: dict[bytes, str]) -> memoryview:
@@ -61,6 +63,10 @@ def read_row_group(parquet: pq.ParquetFile, index: int, columns: list[str]) -> p
         type_ = table[name].type
         if not (pa.types.is_string(type_) or pa.types.is_large_string(type_)):
             raise pa.ArrowInvalid(f"its column {name} holds {type_}, not strings")
+    for name in _NUMBERS.intersection(columns):
+        if not pa.types.is_integer(table[name].type):
+            raise pa.ArrowInvalid(f"its column {name} holds {table[name].type}, not numbers")
+    for name in (_STRINGS | _NUMBERS).intersection(columns):
         if table[name].null_count:
             raise pa.ArrowInvalid(f"it has rows without {name}")
     # Strings that are not UTF-8 would raise where they are used.
@@ -87,10 +93,13 @@ def may_have_between(
     told = parquet.metadata.row_group(index).column(number).statistics
     if told is None or not told.has_min_max or told.physical_type != "BYTE_ARRAY":
         return True
-    least, most = told.min, told.max
+    try:
+        least, most = told.min, told.max
+    except UnicodeDecodeError:
+        return True
     if not (isinstance(least, str) and isinstance(most, str)):
         return True
-    return bool(least <= last and first <= most)
+    return least <= last and first <= most
 
 
 def parquet_error(error: Exception, path: str, *, remedy: str) -> DatasetError | StorageError:

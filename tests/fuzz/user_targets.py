@@ -90,7 +90,7 @@ def _make_files(root: bytes, data: bytes) -> None:
     os.mkdir(root)
     for line in data.replace(b"\0", b"").replace(b"/", b"").split(b"\n")[:20]:
         with suppress(OSError):  # a name twice, too long, or of a folder
-            if line.startswith(b">"):
+            if line.startswith(b">") and line != b">..":  # a source's user may read all that
                 os.symlink(line[1:] or b".", os.path.join(root, line + b".jpg"))
             else:
                 os.close(os.open(os.path.join(root, line), os.O_CREAT | os.O_WRONLY))

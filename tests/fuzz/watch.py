@@ -13,7 +13,7 @@ from typing import Any
 _CHANGES = {
     **dict.fromkeys(("os.mkdir", "os.remove", "os.rmdir", "os.truncate"), 1),
     **dict.fromkeys(("os.chmod", "os.chown", "os.utime"), 1),
-    **dict.fromkeys(("os.rename", "os.link", "os.symlink"), 2),
+    **dict.fromkeys(("os.rename", "os.link"), 2),
 }
 _LISTS = {"os.listdir": 1, "os.scandir": 1}
 _TO_CHANGE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -56,6 +56,8 @@ class Watch:
             self._found.append(f"{event}{arguments!r:.200}")
         elif event == "open":
             self._look(event, arguments[0], changes=bool(arguments[2] & _TO_CHANGE))
+        elif event == "os.symlink":
+            self._look(event, arguments[1], changes=True)  # where it leads is not opened by that
         else:
             for path in arguments[: _CHANGES.get(event, 0)]:
                 self._look(event, path, changes=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from typing import Any
-from urllib.parse import urlsplit
 
 from celery import Celery
 from kombu import Exchange, Queue
@@ -96,7 +95,7 @@ def _tls(url: str) -> dict[str, Any]:
 
     What the URL says (ssl_cert_reqs, ssl_ca_certs, …) goes before.
     """
-    if urlsplit(url).scheme != "rediss":
+    if url.partition("://")[0].lower() != "rediss":
         return {}  # told so, kombu would speak TLS to any server
     return {"broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED}}
 

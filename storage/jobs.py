@@ -27,7 +27,7 @@ from storage.parquet_files import (
 from storage.parts import value_column
 
 _RECORD_SUFFIX = ".json"
-_RESTORE = "restore it, or submit into a new dataset"
+RESTORE = "restore it, or submit into a new dataset"  # the way out of a damaged plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,10 +80,10 @@ def read_job(dataset: Dataset, id_: str) -> Job:
             f"dataset {dataset.root} has no job {id_}: its plan was deleted, or the message is "
             "another dataset's"
         ) from None
-    job = parse_job(text, f"{dataset.root}/{path}", remedy=_RESTORE)
+    job = parse_job(text, f"{dataset.root}/{path}", remedy=RESTORE)
     if job.id != id_:
         raise DatasetError(
-            f"{dataset.root}/{path} is damaged, it is the record of job {job.id}: {_RESTORE}"
+            f"{dataset.root}/{path} is damaged, it is the record of job {job.id}: {RESTORE}"
         )
     return job
 
@@ -161,7 +161,7 @@ class PlanReader:
             return [Item(id=i, **{column: value}) for i, value in zip(ids, values, strict=True)]
         except ValidationError as error:
             place = f"{self._dataset.root}, job {job.id}: its plan"
-            raise DatasetError(f"{place} is damaged ({problems(error)}): {_RESTORE}") from error
+            raise DatasetError(f"{place} is damaged ({problems(error)}): {RESTORE}") from error
 
     def read_rows(self, job: Job, index: int) -> tuple[list[str], list[str]]:
         """Return the ids and the uris or texts of the shard with an index.
@@ -232,10 +232,10 @@ class PlanReader:
             yield
         except FileNotFoundError:
             raise DatasetError(
-                f"plan file {self._dataset.root}/{path} is gone: {_RESTORE}"
+                f"plan file {self._dataset.root}/{path} is gone: {RESTORE}"
             ) from None
         except PARQUET_ERRORS as error:
-            raise parquet_error(error, f"{self._dataset.root}/{path}", remedy=_RESTORE) from error
+            raise parquet_error(error, f"{self._dataset.root}/{path}", remedy=RESTORE) from error
 
     def _open(self, path: str) -> pq.ParquetFile:
         if path != self._path or self._parquet is None:

@@ -35,7 +35,7 @@ ITEMS_PREFIX = "items-"  # parts of items that arrived by themselves, not by a p
 NORM_TOLERANCE = 1e-3
 MAX_ATTEMPT = 1_000_000  # of an item
 
-_PLAIN_NAME = re.compile(r"[0-9A-Za-z_-]+")  # leads to no other folder
+_NAME = re.compile(r"[0-9A-Za-z_-]+")  # of a part: leads to no other folder
 
 _VERSION_KEY = b"clipfleet.version"
 _SHARD_KEY = b"clipfleet.shard"
@@ -200,9 +200,9 @@ def read_footer(file: BinaryIO, *, path: str) -> Footer:
     try:
         parquet = open_parquet(file).metadata
         metadata = parquet.metadata or {}
-        failures = [_failure(fields) for fields in json.loads(metadata[_FAILURES_KEY])]
+        failures = [failure_of(fields) for fields in json.loads(metadata[_FAILURES_KEY])]
         return Footer(
-            shard=_plain_name(metadata[_SHARD_KEY].decode()),
+            shard=plain_name(metadata[_SHARD_KEY].decode()),
             model=metadata[_MODEL_KEY].decode(),
             engine_sha256=metadata[_ENGINE_KEY].decode(),
             worker=metadata[_WORKER_KEY].decode(),
@@ -210,7 +210,7 @@ def read_footer(file: BinaryIO, *, path: str) -> Footer:
             vectors=parquet.num_rows,
             failures=tuple(failures),
             # Older parts have none of these.
-            retries=tuple(map(_plain_name, json.loads(metadata.get(_RETRIES_KEY, b"[]")))),
+            retries=tuple(map(plain_name, json.loads(metadata.get(_RETRIES_KEY, b"[]")))),
             cut=_count(json.loads(metadata.get(_CUT_KEY, b"0"))),
             job=metadata.get(_JOB_KEY, b"").decode(),
         )
@@ -272,7 +272,12 @@ def _failure_fields(failure: Failure) -> dict[str, Any]:
     return {"id": item.id, **value, **told}
 
 
-def _failure(fields: dict[str, Any]) -> Failure:
+def failure_of(fields: dict[str, Any]) -> Failure:
+    """Return the failure that JSON, or a row, describes.
+
+    Raises:
+        LookupError, TypeError, ValueError: It describes none.
+    """
     told, attempt = [fields["error"], fields["message"]], _count(fields["attempt"])
     if not all(isinstance(value, str) for value in told) or attempt > MAX_ATTEMPT:
         raise ValueError(f"not a failure: {fields!s:.200}")
@@ -286,8 +291,13 @@ def _failure(fields: dict[str, Any]) -> Failure:
     )
 
 
-def _plain_name(name: str) -> str:
-    if not _PLAIN_NAME.fullmatch(name):
+def plain_name(name: str) -> str:
+    """Return the name of a part as it is.
+
+    Raises:
+        ValueError: It is none, and may lead elsewhere.
+    """
+    if not _NAME.fullmatch(name):
         raise ValueError(f"{name[:100]!r} is no part's name")
     return name
 

@@ -10,11 +10,21 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
+from clipfleet.errors import DatasetError
 from clipfleet.jobs import Item, Shard
 from storage.dataset import PLAN_FOLDER, Dataset
 from storage.id_index import IdIndex
-from storage.jobs import Job, PlanReader, read_job, shards
-from storage.parts import ITEMS_PREFIX, Embedded, Failure, part_path, value_column
+from storage.jobs import RESTORE, Job, PlanReader, read_job, shards
+from storage.parts import (
+    ITEMS_PREFIX,
+    MAX_ATTEMPT,
+    Embedded,
+    Failure,
+    failure_of,
+    part_path,
+    plain_name,
+    value_column,
+)
 
 RETRY_MARK = "retry-"  # begins the token of a retry's plan files: a list of names finds them
 
@@ -38,7 +48,7 @@ class Run:
     def finish(self, embedded: Embedded) -> Embedded:
         """Return what belongs in the shard's part, attempts counted up."""
         failures = [
-            replace(f, attempt=self.before[f.item.id].attempt + 1)
+            replace(f, attempt=min(self.before[f.item.id].attempt + 1, MAX_ATTEMPT))
             if f.item.id in self.before
             else f
             for f in embedded.failures
@@ -157,10 +167,16 @@ def _planned(dataset: Dataset, job: Job) -> Iterator[tuple[Shard, list[str]]]:
 def _failures(
     dataset: Dataset, plan: PlanReader, job: Job, index: int
 ) -> Iterator[tuple[Failure, str]]:
-    """Yield the failures that a retry's shard is to mend, each with its part's name."""
-    column = value_column(dataset.info.tower)
-    names = ["id", column, "error", "message", "attempt", "part"]
+    """Yield the failures that a retry's shard is to mend, each with its part's name.
+
+    Raises:
+        DatasetError: The plan is damaged.
+    """
+    names = ["id", value_column(dataset.info.tower), "error", "message", "attempt", "part"]
     for row in plan.read_table(job, index, names).to_pylist():
-        item = Item(id=row["id"], **{column: row[column]})
-        told = {name: row[name] for name in ("error", "message", "attempt")}
-        yield Failure(item=item, **told), row["part"]
+        try:
+            found = failure_of(row), plain_name(row["part"])
+        except ValueError as error:
+            place = f"{dataset.root}, job {job.id}: its plan"
+            raise DatasetError(f"{place} is damaged ({error}): {RESTORE}") from error
+        yield found

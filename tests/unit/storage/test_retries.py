@@ -16,12 +16,15 @@ from clipfleet.errors import DatasetError
 from clipfleet.jobs import BAD_ITEM, EMPTY_FILE, MISSING
 from storage.arrivals import commit_arrivals
 from storage.dataset import Dataset
-from storage.failures import count_failures, error_classes
+from storage.failures import count_failures, error_classes, standing_failures
+from storage.jobs import Job, file_path, shards
 from storage.known_ids import KnownIds
 from storage.manifest import Manifest, commit, complete, missing_shards, unfinished
+from storage.parquet_files import parquet_bytes
+from storage.parts import MAX_ATTEMPT, Failure
 from storage.plan import jobs, plan_items, plan_retry
 from storage.proof import prove_dataset
-from storage.retries import read_run
+from storage.retries import Retried, read_run
 from storage.sources import ListSource
 from tests.unit.storage.interleaving import overtaken, run_interleaved
 from tests.unit.storage.support import (
@@ -360,3 +363,38 @@ def test_errors_tables_of_parts_that_were_moved_away_are_nobodys() -> None:
     dataset.fs.delete("parts/items-0000000001.parquet")
     assert error_classes(dataset) == {}
     assert plan_retry(dataset, (), 3) is None
+
+
+@pytest.mark.parametrize(("column", "value"), [("part", "../../elsewhere"), ("attempt", -1)])
+def test_a_retrys_plan_that_somebody_changed_is_damaged(column: str, value: Any) -> None:
+    dataset = failed_dataset()
+    job = plan_retry(dataset, (), 3)
+    assert job is not None
+    change_plan(dataset, job, column, value)
+    with pytest.raises(DatasetError, match=f"job {job.id}: its plan is damaged .*{value}.*restore"):
+        read_run(dataset, next(shards(job)))
+
+
+def test_attempts_are_counted_up_to_what_a_footer_may_say() -> None:
+    dataset = failed_dataset()
+    job = plan_retry(dataset, (), 3)
+    assert job is not None
+    change_plan(dataset, job, "attempt", MAX_ATTEMPT)
+    work(dataset, failing=FAILED, seed=0, worker="second")
+    assert prove_dataset(dataset).ok
+    assert {f.attempt for _, f in standing(dataset)} == {MAX_ATTEMPT}
+
+
+def change_plan(dataset: Dataset, job: Job, column: str, value: Any) -> None:
+    path = file_path(job.id, job.token, 0)
+    table = pq.read_table(pa.BufferReader(dataset.fs.read(path)))
+    index = table.schema.get_field_index(column)
+    field = table.schema.field(column)
+    changed = table.set_column(index, field, pa.array([value] * len(table), field.type))
+    dataset.fs.delete(path)
+    dataset.fs.create(path, parquet_bytes(changed, {}))
+
+
+def standing(dataset: Dataset) -> list[tuple[str, Failure]]:
+    with contextlib.closing(Retried(dataset)) as retried:
+        return list(standing_failures(dataset, retried))

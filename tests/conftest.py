@@ -1,10 +1,12 @@
-"""The order of files: those that take longest first, so that none is left alone at the end."""
+"""What holds for all tests: an interrupt is one, and the files that take longest come first."""
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
-# A file's tests stay together (`--dist loadfile`); the rest of tests/unit takes seconds a file.
+# So that none of them is left alone at the end. A file's tests stay together (`--dist loadfile`); the rest of tests/unit takes seconds a file.
 SLOW = (
     "tests/examples/test_readme.py",
     "tests/faults/",
@@ -14,6 +16,11 @@ SLOW = (
     "tests/unit/test_parity_model.py",
     "tests/unit/convert/",
 )
+
+
+def pytest_configure() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs begin
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-# So that none of them is left alone at the end. A file's tests stay together (`--dist loadfile`); the rest of tests/unit takes seconds a file.
+# So that none of them is left alone at the end. A file's tests stay together (`--dist loadfile`);
+# the rest of tests/unit takes seconds a file.
 SLOW = (
     "tests/examples/test_readme.py",
     "tests/faults/",

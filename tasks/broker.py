@@ -29,9 +29,7 @@ _OUT_OF_MEMORY = "memory > 'maxmemory'"  # how Redis refuses to write
 def redacted(url: str) -> str:
     """Return a URL with its passwords replaced by `**`, fit for messages and logs."""
     scheme, colon, rest = url.partition("://")
-    if (
-        not colon or not scheme.replace("+", "").isalnum()
-    ):  # misspelt, and perhaps with a password all the same
+    if not colon or not scheme.replace("+", "").isalnum():  # misspelt: it may have a password
         return f"{HIDDEN}@{url.rpartition('@')[2]}" if "@" in url else url
     if _has_odd_password(url):
         return f"{scheme}://{HIDDEN}@{rest.rpartition('@')[2]}"
@@ -40,9 +38,8 @@ def redacted(url: str) -> str:
     if at:
         place = f"{user.partition(':')[0]}:{HIDDEN}@{host}" if ":" in user else place
     shown = [(k, HIDDEN if k in _SECRET_PARAMETERS else v) for k, v in parse_qsl(query)]
-    return f"{scheme}://{place}" + (
-        f"?{urlencode(shown, safe='*/', errors='replace')}" if shown else ""
-    )
+    asked = f"?{urlencode(shown, safe='*/', errors='replace')}" if shown else ""
+    return f"{scheme}://{place}{asked}"
 
 
 def secrets_of(url: str) -> list[str]:

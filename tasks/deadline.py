@@ -60,7 +60,11 @@ class Working:
 
 @cache
 def working() -> Working:
-    """Return this process's side of what its worker watches."""
+    """Return this process's side of what its worker watches.
+
+    Raises:
+        UsageError: This process cannot open it.
+    """
     return Working(opened(_VARIABLE, _STATE.size))
 
 

@@ -32,7 +32,7 @@ def embed_shard(
 ) -> Commit | None:
     """Embed and commit a shard; None if it was committed before.
 
-    `careful` is `Embedder.embed`'s.
+    If `careful`, as `Embedder.embed` does with suspects.
 
     Raises:
         UsageError: The message is for another worker, model or dataset, or its plan is gone.
@@ -48,12 +48,10 @@ def embed_shard(
     if done is not None:
         return done
     run = read_run(dataset, task.shard)
-    embedded = process.embedder.embed(
-        run.items,
-        careful=careful,
-        suspects=Suspects.within(dataset, name, attempts=process.settings.item_attempts),
-        progress=working().progress,
-    )
+    attempts = process.settings.item_attempts
+    suspects = Suspects.within(dataset, name, attempts=attempts) if careful else None
+    progress = working().progress
+    embedded = process.embedder.embed(run.items, suspects=suspects, progress=progress)
     embedded = run.finish(embedded)
     return commit(dataset, name, embedded, card=process.card, worker=worker)
 

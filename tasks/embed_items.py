@@ -49,7 +49,7 @@ def embed_arrivals(
 ) -> list[Commit]:
     """Embed the items that a dataset does not have, and commit them as parts of a window or so.
 
-    `careful` is `Embedder.embed`'s.
+    If `careful`, as `Embedder.embed` does with suspects.
 
     Raises:
         UsageError: The dataset is damaged, or of another model.
@@ -84,12 +84,9 @@ def _embed(
     run: Sequence[Arrival], dataset: Dataset, process: EngineProcess, *, careful: bool
 ) -> Embedded:
     sound = [a.item for a in run if not a.fault]
-    embedded = process.embedder.embed(
-        sound,
-        careful=careful,
-        suspects=Suspects.within(dataset, "", attempts=process.settings.item_attempts),
-        progress=working().progress,
-    )
+    attempts = process.settings.item_attempts
+    suspects = Suspects.within(dataset, "", attempts=attempts) if careful else None
+    embedded = process.embedder.embed(sound, suspects=suspects, progress=working().progress)
     faults = [Failure(item=a.item, error=BAD_ITEM, message=a.fault) for a in run if a.fault]
     return replace(embedded, failures=[*embedded.failures, *faults])
 

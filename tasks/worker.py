@@ -21,13 +21,13 @@ from clipfleet.jobs import queue_name
 from clipfleet.settings import Settings, load_settings
 from tasks.app import make_app
 from tasks.broker import check_broker, redacted
-from tasks.deadline import watchdog
+from tasks.deadline import watchdog, working
 from tasks.exposure import warn_of_exposure
 from tasks.last_words import Report, end_worker
 from tasks.lease import Lease
 from tasks.logs import set_up_logs
 from tasks.reconcile import Reconciler
-from workers.deaths import deaths_counted
+from workers.deaths import deaths, deaths_counted
 from workers.lifecycle import (
     close_engine_process,
     hand_to_children,
@@ -118,9 +118,14 @@ def _kill_children() -> None:
 
 @signals.worker_process_init.connect
 def _on_child(**_: Any) -> None:
-    """Load the engine, once in the life of a child; without it the worker stops."""
+    """Load the engine, once in the life of a child; without it the worker stops.
+
+    So it does without the memory that it shares with the child: each task would fail for it.
+    """
     started_s = time.monotonic()
     try:
+        working()
+        deaths()
         process = open_engine_process()
     except Exception as error:  # noqa: BLE001 - the edge of the process
         told = f"the engine of {load_settings().model} did not load: "

@@ -8,20 +8,21 @@ against the item. Nobody else can read or write the record, and it ends with the
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import mmap
 import os
 import signal
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from clipfleet.settings import PREFIX
 from workers.shared_bytes import opened, shared_with_children
 
-KEY_BYTES = 16
-EMPTY_INPUT = b"\xff" * KEY_BYTES  # the key of what an engine is tried with
+KEY_LENGTH = 32  # ASCII characters
+EMPTY_INPUT = "-" * KEY_LENGTH  # the key of what an engine is tried with
 
 # What a process raises itself, by a fault in its code. All others, SIGKILL above all, are sent.
 OWN_SIGNALS = frozenset(
@@ -37,16 +38,18 @@ OWN_SIGNALS = frozenset(
 )
 
 _VARIABLE = f"{PREFIX}DEATHS_FILE"  # between a worker and its child
-_HAND = struct.Struct("=q16s")  # the pid whose engine has an item alone, 0: none has; its key
-_ENTRY = struct.Struct("=16sii")  # an item's key; its deaths, 0: a free entry; the signal
-_ENTRIES = 4096  # items, in 96 KiB
-_SIZE = _HAND.size + _ENTRIES * _ENTRY.size  # bytes
+_HAND = struct.Struct(
+    f"=q{KEY_LENGTH}s"
+)  # whose (pid, 0: nobody's) engine has an item alone; its key
+_LENGTH = struct.Struct("=q")  # of the JSON behind it, in bytes
+_TEXT = _HAND.size + _LENGTH.size  # where that JSON begins: {key: [times, signal]}
+_MOST = 1000  # items
+_SIZE = _TEXT + 100 * _MOST  # bytes; an item takes some 60
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Died:
+class Died(NamedTuple):
     """How often in a row processes died with an item, and of which signal the last time."""
 
     times: int
@@ -54,34 +57,32 @@ class Died:
 
 
 class Deaths:
-    """Both sides of the record; the worker writes only when its child is dead."""
+    """Both sides of the record. The worker counts, when its child is dead; the child forgets."""
 
     def __init__(self, shared: mmap.mmap | None = None) -> None:
         """Keep the record in `shared`; None: no worker looks at this process."""
         self._bytes = mmap.mmap(-1, _SIZE) if shared is None else shared
 
     @contextlib.contextmanager
-    def alone(self, key: bytes) -> Iterator[None]:
+    def alone(self, key: str) -> Iterator[None]:
         """Say that this process's engine has one item, or `EMPTY_INPUT`, and nothing else."""
-        _HAND.pack_into(self._bytes, 0, os.getpid(), key)
+        _HAND.pack_into(self._bytes, 0, os.getpid(), key.encode())
         try:
             yield
         finally:
             _HAND.pack_into(self._bytes, 0, 0, b"")
 
-    def counted(self) -> dict[bytes, Died]:
-        """Return the deaths with each item, by its key."""
-        return {
-            key: Died(times=times, of=signal.Signals(number).name)
-            for key, times, number in map(self._entry, range(_ENTRIES))
-            if times
-        }
+    def counted(self) -> dict[str, Died]:
+        """Return the deaths with each item, by its key; the oldest first."""
+        (length,) = _LENGTH.unpack_from(self._bytes, _HAND.size)
+        text = self._bytes[_TEXT : _TEXT + length] or b"{}"
+        return {key: Died(*died) for key, died in json.loads(text).items()}
 
-    def forget(self, key: bytes) -> None:
+    def forget(self, key: str) -> None:
         """Forget the deaths with an item."""
-        for index in range(_ENTRIES):
-            if self._entry(index)[0] == key:
-                self._write(index, b"", 0, 0)
+        counted = self.counted()
+        if counted.pop(key, None):
+            self._keep(counted)
 
     def count(self, pid: int, exit_code: int) -> None:
         """Hold a child's death against the item that its engine had alone, if it had one.
@@ -89,46 +90,40 @@ class Deaths:
         One of a signal that others send, or of none, says nothing. One with an empty input says
         that the engine dies of anything: all is forgotten.
         """
-        holder, key = _HAND.unpack_from(self._bytes)
+        holder, in_hand = _HAND.unpack_from(self._bytes)
         if holder != pid or -exit_code not in OWN_SIGNALS:
             return
         _HAND.pack_into(self._bytes, 0, 0, b"")
+        key, of = in_hand.decode(), signal.Signals(-exit_code).name
         if key == EMPTY_INPUT:
-            self._forget_all("the engine's process died of an empty input: no item is to blame")
+            self._keep({})
+            log.error("the engine's process died of an empty input: no item is to blame")
             return
-        died = self.counted().get(key)
-        times = died.times + 1 if died else 1
-        self._write(self._index_for(key), key, times, -exit_code)
-        told = {"signal": signal.Signals(-exit_code).name, "deaths": times}
+        counted = self.counted()
+        times = counted[key].times + 1 if key in counted else 1
+        counted[key] = Died(times, of)
+        self._keep(counted)
+        told = {"signal": of, "deaths": times}
         log.error("the engine's process died with one item alone in the engine", extra=told)
 
-    def _index_for(self, key: bytes) -> int:
-        """Return where an item's entry is, or may be."""
-        entries = [self._entry(index) for index in range(_ENTRIES)]
-        for index, (known, _, _) in enumerate(entries):
-            if known == key:
-                return index
-        for index, (_, times, _) in enumerate(entries):
-            if not times:
-                return index
-        self._forget_all("more items than can be kept have ended the engine's process")
-        return 0
+    def _keep(self, counted: dict[str, Died]) -> None:
+        """Write the record, without the oldest where there is no room.
 
-    def _forget_all(self, why: str) -> None:
-        self._bytes[_HAND.size :] = bytes(_SIZE - _HAND.size)
-        log.error(why)
-
-    def _entry(self, index: int) -> tuple[bytes, int, int]:
-        key, times, number = _ENTRY.unpack_from(self._bytes, _HAND.size + index * _ENTRY.size)
-        return key, times, number
-
-    def _write(self, index: int, key: bytes, times: int, number: int) -> None:
-        _ENTRY.pack_into(self._bytes, _HAND.size + index * _ENTRY.size, key, times, number)
+        A process that dies at this leaves an empty record or a whole one: the length comes last.
+        """
+        text = json.dumps(dict(list(counted.items())[-_MOST:])).encode()
+        _LENGTH.pack_into(self._bytes, _HAND.size, 0)
+        self._bytes[_TEXT : _TEXT + len(text)] = text
+        _LENGTH.pack_into(self._bytes, _HAND.size, len(text))
 
 
 @cache
 def deaths() -> Deaths:
-    """Return this process's side of its worker's record."""
+    """Return this process's side of its worker's record.
+
+    Raises:
+        UsageError: This process cannot open it.
+    """
     return Deaths(opened(_VARIABLE, _SIZE))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from types import TracebackType
 
 from clipfleet.errors import CardError, SettingsError
@@ -13,7 +12,6 @@ from clipfleet.jobs import Item
 from clipfleet.settings import Settings, cores
 from storage.parts import Embedded
 from workers.careful_engine import CarefulEngine
-from workers.deaths import Deaths
 from workers.decode import ImageLimits, configure_pillow
 from workers.engines.base import Engine
 from workers.engines.loading import load_engine
@@ -70,22 +68,21 @@ class Embedder:
         self,
         items: Sequence[Item],
         *,
-        careful: bool = False,
         suspects: Suspects | None = None,
         progress: Progress = untold,
     ) -> Embedded:
         """Return what became of `items`: for each a vector or a failure, in order.
 
-        `careful` is for items one of which may have ended a process, or failed the engine: they
-        go one at a time, images are decoded in another process, and the item that ends that,
-        or on which alone the engine fails, or ends its process (`suspects` knows), is a failure.
+        With `suspects` it is done carefully, for items one of which may have ended a process, or
+        failed the engine: they go one at a time, images are decoded in another process, and the
+        item that ends that, or on which alone the engine fails, or ends its process, is a failure.
 
         Raises:
             EngineError: The engine failed.
             StorageError: A file system did not answer.
         """
-        if careful:
-            return self._embed_carefully(items, suspects or self._no_suspects(), progress)
+        if suspects is not None:
+            return self._embed_carefully(items, suspects, progress)
         self._begin(items)
         size, fill, pool = self._chunk, self._fill, self._pool
         return embed(items, self.engine, size=size, fill=fill, pool=pool, progress=progress)
@@ -95,26 +92,16 @@ class Embedder:
     ) -> Embedded:
         engine = CarefulEngine(self.engine, attempts=self._settings.item_attempts)
         with self._careful_fill(progress) as fill:
-            run = partial(
-                embed,
-                engine=engine,
-                size=1,
-                fill=fill,
-                pool=self._pool,
-                progress=progress,
-                held=suspects.alone,
-            )
-            with suspects.tried():
-                engine.try_out()
-            for item in suspects.among(items):
-                self._begin([item])
-                run([item])
-                suspects.acquit(item)
-            self._begin(items)
-            return run(items)
 
-    def _no_suspects(self) -> Suspects:
-        return Suspects(Deaths(), work="", attempts=self._settings.item_attempts)
+            def run(items: Sequence[Item]) -> Embedded:
+                self._begin(items)
+                pool, held = self._pool, suspects.alone
+                return embed(
+                    items, engine, size=1, fill=fill, pool=pool, progress=progress, held=held
+                )
+
+            suspects.try_first(items, try_out=engine.try_out, run=run)
+            return run(items)
 
     def _begin(self, items: Sequence[Item]) -> None:
         self._urls.begin([item.uri for item in items if item.uri and is_web(item.uri)])

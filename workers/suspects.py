@@ -1,7 +1,7 @@
 """Suspects: items with which alone in the engine its process died, and what is done with them.
 
-A suspect is tried first, in a process in which nothing but an empty input went before it. If the
-engine takes it, it was something else; if the process dies again and again, it is an error row.
+A suspect is tried before the rest of its shard, right after an empty input. If the engine takes
+it, it was something else; if the process dies again and again, it is an error row.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 from clipfleet.errors import ItemError
 from clipfleet.jobs import ENGINE_CRASHED, Item
 from storage.dataset import Dataset
-from workers.deaths import EMPTY_INPUT, KEY_BYTES, Deaths, Died, deaths
+from storage.parts import Embedded
+from workers.deaths import EMPTY_INPUT, KEY_LENGTH, Deaths, Died, deaths
 from workers.read import shown
 
 log = logging.getLogger(__name__)
@@ -41,21 +42,34 @@ class Suspects:
         return cls(deaths(), work=work, attempts=attempts)
 
     @cached_property
-    def _counted(self) -> dict[bytes, Died]:
+    def _counted(self) -> dict[str, Died]:
         """The record as it is for the whole life of this process, but for acquittals."""
         return self._deaths.counted()
 
-    def among(self, items: Sequence[Item]) -> list[Item]:
-        """Return the items that are to be tried first; they are told of in the log."""
-        found = []
+    def try_first(
+        self,
+        items: Sequence[Item],
+        *,
+        try_out: Callable[[], None],
+        run: Callable[[Sequence[Item]], Embedded],
+    ) -> None:
+        """Have the engine take an empty input, then each suspect among `items` by itself.
+
+        Those that it takes are acquitted: their deaths are forgotten. One that failed, for want
+        of its bytes, say, may never have come to the engine.
+        """
+        with self._deaths.alone(EMPTY_INPUT):
+            try_out()
         for item in items if self._counted else ():
-            died = self._counted.get(self._key(item))
-            if died is not None:
-                told = {"item": shown(item.id), "deaths": died.times, "signal": died.of}
-                log.warning("item is suspect: the engine's process died with it", extra=told)
-                if died.times < self._attempts:
-                    found.append(item)
-        return found
+            key = self._key(item)
+            died = self._counted.get(key)
+            if died is None:
+                continue
+            told = {"item": shown(item.id), "deaths": died.times, "signal": died.of}
+            log.warning("item is suspect: the engine's process died with it", extra=told)
+            if died.times < self._attempts and not run([item]).failures:
+                del self._counted[key]
+                self._deaths.forget(key)
 
     @contextlib.contextmanager
     def alone(self, items: Sequence[Item]) -> Iterator[None]:
@@ -74,16 +88,6 @@ class Suspects:
         with self._deaths.alone(key):
             yield
 
-    def tried(self) -> contextlib.AbstractContextManager[None]:
-        """Say that the engine has an empty input."""
-        return self._deaths.alone(EMPTY_INPUT)
-
-    def acquit(self, item: Item) -> None:
-        """Forget the deaths with an item: the engine took it."""
-        key = self._key(item)
-        self._counted.pop(key, None)
-        self._deaths.forget(key)
-
-    def _key(self, item: Item) -> bytes:
+    def _key(self, item: Item) -> str:
         name = json.dumps([self._work, item.id, item.uri, item.text])
-        return hashlib.blake2b(name.encode(), digest_size=KEY_BYTES).digest()
+        return hashlib.blake2b(name.encode(), digest_size=KEY_LENGTH // 2).hexdigest()

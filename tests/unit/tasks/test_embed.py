@@ -35,10 +35,12 @@ from storage.sources import ListSource
 from tasks.arrivals import Arrival, read_arrival
 from tasks.embed import embed_shard
 from tasks.embed_items import embed_arrivals, even_runs, open_dataset
+from workers.deaths import Deaths
 from workers.engines.base import Array
 from workers.engines.fake import FakeEngine, write_fake_engine
 from workers.lifecycle import EngineProcess
 from workers.pipeline import Embedder
+from workers.suspects import Suspects
 from workers.tokenizer import Tokenizer
 
 
@@ -230,19 +232,24 @@ def test_an_engine_that_fails_on_everything_makes_no_item_a_row(
     assert count_failures(dataset) == {}
 
 
+def no_suspects() -> Suspects:
+    return Suspects(Deaths(), work="", attempts=1)
+
+
 def test_an_item_on_which_the_engine_fails_is_progress_too(process: EngineProcess) -> None:
     """Else a shard with many of them would be ended by its deadline, again and again."""
     items = [Item(id=f"{n}", text="words") for n in range(7)]
     told: list[None] = []
     with failing_on(process, "words", error=EngineError("odd")) as broken:
-        embedded = broken.embedder.embed(items, careful=True, progress=lambda: told.append(None))
+        progress, suspects = lambda: told.append(None), no_suspects()
+        embedded = broken.embedder.embed(items, suspects=suspects, progress=progress)
     assert [failure.error for failure in embedded.failures] == [ENGINE_FAILED] * 7
     assert len(told) == 7
 
 
 def test_careful_vectors_are_those_of_the_fast_way(process: EngineProcess) -> None:
     items = [Item(id=f"{n}", text=f"words {n} " * n) for n in range(60)]
-    fast, careful = (process.embedder.embed(items, careful=c) for c in (False, True))
+    fast, careful = (process.embedder.embed(items, suspects=s) for s in (None, no_suspects()))
     np.testing.assert_array_equal(careful.vectors, fast.vectors)
     assert (careful.items, careful.failures, careful.cut) == (fast.items, fast.failures, fast.cut)
     assert fast.cut

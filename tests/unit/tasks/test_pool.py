@@ -13,9 +13,9 @@ from celery.concurrency.asynpool import AsynPool
 
 from tasks import pool as module
 from tasks.pool import TaskPool
-from workers.deaths import KEY_BYTES, Deaths, Died
+from workers.deaths import KEY_LENGTH, Deaths, Died
 
-ITEM = b"i" * KEY_BYTES
+ITEM = "i" * KEY_LENGTH
 Call = tuple[float, Callable[..., None], tuple[Any, ...]]
 
 
@@ -44,7 +44,7 @@ def test_a_death_is_held_against_an_item_before_its_work_goes_back(
     processes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = Deaths()
-    seen: list[dict[bytes, Died]] = []
+    seen: list[dict[str, Died]] = []
     monkeypatch.setattr(module, "deaths", lambda: record)
     monkeypatch.setattr(AsynPool, "on_job_process_lost", lambda *_: seen.append(record.counted()))
     with record.alone(ITEM):

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
+from typing import Any
 
 import pytest
 
 from workers import deaths as module
-from workers.deaths import EMPTY_INPUT, KEY_BYTES, OWN_SIGNALS, Deaths, Died, deaths, deaths_counted
+from workers.deaths import (
+    EMPTY_INPUT,
+    KEY_LENGTH,
+    OWN_SIGNALS,
+    Deaths,
+    Died,
+    deaths,
+    deaths_counted,
+)
 from workers.shared_bytes import opened
 
 ME = os.getpid()
-A, B = b"a" * KEY_BYTES, b"b" * KEY_BYTES
+A, B, C = (name * KEY_LENGTH for name in "abc")
 SEGFAULT = -signal.SIGSEGV
 
 
@@ -21,7 +31,7 @@ def record() -> Deaths:
     return Deaths()
 
 
-def die(record: Deaths, key: bytes, exit_code: int = SEGFAULT, pid: int = ME) -> None:
+def die(record: Deaths, key: str, exit_code: int = SEGFAULT, pid: int = ME) -> None:
     """Do what the worker does when its child has died with an item."""
     with record.alone(key):
         record.count(pid, exit_code)
@@ -90,16 +100,40 @@ def test_an_item_that_is_forgotten_begins_anew(record: Deaths) -> None:
     assert record.counted()[A].times == 1
 
 
-def test_a_full_record_is_emptied_and_goes_on(
-    record: Deaths, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_ENTRIES", 2)
+def test_a_full_record_forgets_the_oldest(record: Deaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST", 2)
     die(record, A)
     die(record, B)
     die(record, A)
     assert record.counted()[A].times == 2
-    die(record, b"c" * KEY_BYTES)
-    assert record.counted() == {b"c" * KEY_BYTES: Died(times=1, of="SIGSEGV")}
+    die(record, C)
+    assert list(record.counted()) == [B, C]
+
+
+class Torn(mmap.mmap):
+    """Memory whose process dies in the middle of a write, if it is to."""
+
+    dies = False
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        if self.dies:
+            super().__setitem__(slice(at.start, at.start + 60), value[:60])
+            raise ChildProcessError
+        super().__setitem__(at, value)
+
+
+def test_a_process_that_dies_as_it_forgets_leaves_an_empty_record() -> None:
+    shared = Torn(-1, module._SIZE)
+    record = Deaths(shared)
+    for key in (A, B, C):
+        die(record, key)
+    shared.dies = True
+    with pytest.raises(ChildProcessError):
+        record.forget(A)
+    shared.dies = False
+    assert record.counted() == {}
+    die(record, B)
+    assert record.counted() == {B: Died(times=1, of="SIGSEGV")}
 
 
 def test_a_worker_keeps_a_record_for_its_children(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from clipfleet.settings import Settings
 from storage.parts import Embedded
 from workers import inputs as inputs_module
 from workers import pipeline
+from workers.deaths import Deaths
 from workers.decode import ImageLimits, read_image
 from workers.engines.base import Array
 from workers.engines.fake import FakeEngine, fake_card, write_fake_engine
@@ -30,6 +31,7 @@ from workers.normalise import l2_normalise
 from workers.pipeline import Embedder
 from workers.preprocess import preprocess_batch
 from workers.run import embed
+from workers.suspects import Suspects
 from workers.tokenizer import Tokenizer
 
 CHUNK = 32  # items
@@ -91,7 +93,7 @@ def test_a_picture_may_hold_its_decoder_for_less_than_the_deadline(
     monkeypatch.setattr(pipeline, "IsolatedDecoder", Decoder)
     settings = Settings(shard_deadline_s=deadline_s)
     with Embedder(FakeEngine(fake_card("img", dim=8, resolution=16)), settings) as embedder:
-        embedder.embed([], careful=True)
+        embedder.embed([], suspects=Suspects(Deaths(), work="", attempts=1))
     assert given == [expected_s]
 
 

@@ -65,9 +65,9 @@ def embed(
     deaths = Deaths()
     with Embedder(DyingEngine(deaths, is_deadly), Settings(item_attempts=ATTEMPTS)) as embedder:
         for died in range(most):
-            suspects = Suspects(deaths, work="w", attempts=ATTEMPTS)
+            suspects = Suspects(deaths, work="w", attempts=ATTEMPTS) if died else None
             try:
-                return embedder.embed(items, careful=died > 0, suspects=suspects), died
+                return embedder.embed(items, suspects=suspects), died
             except ProcessDied:
                 continue
     return None, most
@@ -143,10 +143,21 @@ def test_a_suspect_is_tried_before_anything_but_an_empty_input() -> None:
     engine = DyingEngine(deaths, lambda _: False)
     with Embedder(engine, Settings()) as embedder:
         suspects = Suspects(deaths, work="w", attempts=ATTEMPTS)
-        embedded = embedder.embed(ITEMS, careful=True, suspects=suspects)
+        embedded = embedder.embed(ITEMS, suspects=suspects)
     assert engine.taken == ["-", "c", "a", "b", "c", "d"]
     assert deaths.counted() == {}
     assert [item.id for item in embedded.items] == list("abcd")
+
+
+def test_a_suspect_that_never_came_to_the_engine_is_not_acquitted() -> None:
+    """So is an image that could not be fetched this time."""
+    deaths, unmade = Deaths(), Item(id="a", text=" ")
+    with Suspects(deaths, work="w", attempts=ATTEMPTS).alone([unmade]):
+        deaths.count(os.getpid(), -signal.SIGSEGV)
+    with Embedder(FakeEngine(CARD), Settings()) as embedder:
+        suspects = Suspects(deaths, work="w", attempts=ATTEMPTS)
+        assert len(embedder.embed([unmade], suspects=suspects).failures) == 1
+    assert list(deaths.counted().values()) == [Died(times=1, of="SIGSEGV")]
 
 
 @pytest.mark.parametrize("work", ["w", "another"])
@@ -157,7 +168,7 @@ def test_an_item_of_other_work_is_another(work: str) -> None:
     assert list(deaths.counted().values()) == [Died(times=1, of="SIGSEGV")]
     with Embedder(FakeEngine(CARD), Settings()) as embedder:
         suspects = Suspects(deaths, work=work, attempts=1)
-        embedded = embedder.embed(ITEMS, careful=True, suspects=suspects)
+        embedded = embedder.embed(ITEMS, suspects=suspects)
     assert errors(embedded) == ({"a": ENGINE_CRASHED} if work == "w" else {})
 
 
@@ -165,5 +176,4 @@ def test_the_fast_way_says_and_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     for name in ("alone", "counted", "forget"):
         monkeypatch.setattr(Deaths, name, lambda *_: pytest.fail("the record was looked at"))
     with Embedder(FakeEngine(CARD), Settings()) as embedder:
-        suspects = Suspects(Deaths(), work="w", attempts=ATTEMPTS)
-        assert len(embedder.embed(ITEMS, suspects=suspects).items) == len(ITEMS)
+        assert len(embedder.embed(ITEMS).items) == len(ITEMS)

@@ -73,10 +73,17 @@ class Deaths:
             _HAND.pack_into(self._bytes, 0, 0, b"")
 
     def counted(self) -> dict[str, Died]:
-        """Return the deaths with each item, by its key; the oldest first."""
+        """Return the deaths with each item, by its key; the oldest first.
+
+        None, if a process that died of a fault has written over them.
+        """
         (length,) = _LENGTH.unpack_from(self._bytes, _HAND.size)
         text = self._bytes[_TEXT : _TEXT + length] or b"{}"
-        return {key: Died(*died) for key, died in json.loads(text).items()}
+        try:
+            found = json.loads(text).items()
+            return {key: Died(int(times), str(of)) for key, (times, of) in found}
+        except (AttributeError, TypeError, ValueError, RecursionError):
+            return {}
 
     def forget(self, key: str) -> None:
         """Forget the deaths with an item."""
@@ -94,7 +101,7 @@ class Deaths:
         if holder != pid or -exit_code not in OWN_SIGNALS:
             return
         _HAND.pack_into(self._bytes, 0, 0, b"")
-        key, of = in_hand.decode(), signal.Signals(-exit_code).name
+        key, of = in_hand.decode(errors="replace"), signal.Signals(-exit_code).name
         if key == EMPTY_INPUT:
             self._keep({})
             log.error("the engine's process died of an empty input: no item is to blame")

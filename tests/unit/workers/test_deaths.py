@@ -147,3 +147,14 @@ def test_a_worker_keeps_a_record_for_its_children(monkeypatch: pytest.MonkeyPatc
             assert child.counted() == {A: Died(times=1, of="SIGSEGV")}
     finally:
         deaths.cache_clear()
+
+
+@pytest.mark.parametrize("scribble", [b"\xff", b"[", b"[]", b'{"a": 1}', b'{"a": ["x", "y"]}'])
+def test_what_a_dying_process_scribbles_over_the_record_is_an_empty_one(scribble: bytes) -> None:
+    shared = mmap.mmap(-1, module._SIZE)
+    record = Deaths(shared)
+    die(record, A)
+    shared[module._TEXT :] = scribble.ljust(module._SIZE - module._TEXT)
+    assert record.counted() == {}
+    die(record, B)
+    assert record.counted() == {B: Died(times=1, of="SIGSEGV")}

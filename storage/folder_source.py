@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from clipfleet.errors import SourceError
 from clipfleet.images import IMAGE_EXTENSIONS
 from clipfleet.jobs import Item
+from storage.locations import readable
 
 # What file systems keep at their roots for themselves, closed to most users.
 _SYSTEM_FOLDERS = {"lost+found", "$RECYCLE.BIN", "System Volume Information"}
@@ -37,7 +38,7 @@ class FolderSource:
 
     def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
-        self.description = f"folder {_readable(self.root)}"
+        self.description = f"folder {readable(self.root)}"
 
     def __iter__(self) -> Iterator[Item]:
         prefix = len(os.path.join(self.root, ""))
@@ -89,7 +90,7 @@ def _entries(folder: str) -> list[_Entry]:
             ]
     except OSError as error:
         raise SourceError(
-            f"cannot list the folder {_readable(folder)}: {error.strerror}; make it readable, or "
+            f"cannot list the folder {readable(folder)}: {error.strerror}; make it readable, or "
             "leave it out of the source"
         ) from error
     return sorted(entries, key=lambda entry: entry.name)
@@ -106,9 +107,7 @@ def _identity(folder: str) -> tuple[int, int]:
     try:
         status = os.stat(folder)
     except OSError as error:
-        raise SourceError(
-            f"cannot read the folder {_readable(folder)}: {error.strerror}"
-        ) from error
+        raise SourceError(f"cannot read the folder {readable(folder)}: {error.strerror}") from error
     return status.st_dev, status.st_ino
 
 
@@ -119,10 +118,10 @@ def _is_image(name: str) -> bool:
 def _item(path: str, relative: str) -> Item:
     uri = path if _is_unicode(path) else "file://" + quote(os.fsencode(path))
     try:
-        return Item(id=_readable(relative), uri=uri)
+        return Item(id=readable(relative), uri=uri)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise SourceError(f"{_readable(path)} cannot be an item: {reason}") from error
+        raise SourceError(f"{readable(path)} cannot be an item: {reason}") from error
 
 
 def _is_unicode(path: str) -> bool:
@@ -131,7 +130,3 @@ def _is_unicode(path: str) -> bool:
     except UnicodeEncodeError:  # os.fsdecode leaves surrogates for bytes that are not UTF-8
         return False
     return True
-
-
-def _readable(path: str) -> str:
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -117,3 +117,8 @@ def local_path(location: str) -> str:
     if b"\0" in unquoted:
         raise UsageError(f"{location}: has a NUL (%00) in it, which no path has")
     return os.path.abspath(os.fsdecode(unquoted))
+
+
+def readable(path: str) -> str:
+    """Return a path as text; bytes that are not UTF-8 are written as `\\xff`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

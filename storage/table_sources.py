@@ -16,6 +16,7 @@ from clipfleet.errors import SourceError
 from clipfleet.jobs import Item
 from clipfleet.models import Tower
 from storage.columns import Columns, show
+from storage.locations import readable
 
 _BOM = b"\xef\xbb\xbf"
 _BATCH_ROWS = 4096
@@ -33,7 +34,7 @@ class _TableSource:
         self.path = os.path.abspath(path)
         self.folder = os.path.dirname(self.path)
         self.columns = columns
-        self.description = f"{self.kind} {self.path}"
+        self.description = f"{self.kind} {readable(self.path)}"
 
     def __iter__(self) -> Iterator[Item]:
         return (item for _, item in self._placed())

@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from clipfleet.errors import SourceError, UsageError
 from clipfleet.jobs import Item
 from clipfleet.models import Tower
 from storage.folder_source import FolderSource
+from storage.plan import plan_items
 from storage.sources import open_source
+from tests.unit.storage.support import memory_dataset
 
 Write = Callable[..., str]
 
@@ -201,6 +204,16 @@ def test_places_count_lines_and_rows(write: Write, tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": [1, 2], "text": ["x", "y"]}), tmp_path / "t.parquet")
     source = open_source(f"{tmp_path}/t.parquet", tower="txt")
     assert source.place(2) == f"{tmp_path}/t.parquet, row 2"
+
+
+def test_a_file_whose_name_is_not_utf8_is_planned(tmp_path: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")
+    Path(path).write_text("x\ny\n")
+    source = open_source(path, tower="txt")
+    assert source.description == f"text file {tmp_path}/caf\\xe9.txt"
+    job = plan_items(memory_dataset(), source, 2)
+    assert job is not None
+    assert (job.items, job.source) == (2, source.description)
 
 
 def test_a_source_can_be_read_again(write: Write) -> None:

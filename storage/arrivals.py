@@ -5,7 +5,7 @@ parts below a number and then wins it knows every id that came before, so no id 
 twice, however many workers hold it; who loses reads the winner's part and tries the next.
 
 A part that somebody moved away leaves its record, which keeps its number from being taken
-again, before whoever had read that part could notice: the next commit withdraws it.
+again, before whoever had read that part could notice: the next part withdraws it.
 
 Jobs take numbers too (storage.fences), so planned ids are among those that came before.
 """
@@ -52,10 +52,11 @@ def catch_up(dataset: Dataset, known: KnownIds) -> set[str]:
     return recorded - known.parts
 
 
-def look_ahead(dataset: Dataset, known: KnownIds) -> tuple[list[str], str]:
-    """Return the parts that `known` has not read, sorted, and the name of the part to follow.
+def look_ahead(dataset: Dataset, known: KnownIds) -> tuple[list[str], set[str], str]:
+    """Return the parts that `known` has not read, the lost records, and the name of the next part.
 
-    They are finished, as in `catch_up`, and not read: that is left to who wants the name.
+    The parts are sorted, and finished as in `catch_up`, but not read: that is left to who wants
+    the name. The records are `catch_up`'s.
 
     Raises:
         DatasetError: A part is damaged, or another dataset's.
@@ -65,7 +66,8 @@ def look_ahead(dataset: Dataset, known: KnownIds) -> tuple[list[str], str]:
     parts = set(items_parts(dataset))
     for name in sorted(parts - recorded):
         complete(dataset, name)
-    return sorted(parts - known.parts), _next_name(parts | recorded | known.parts)
+    name = _next_name(parts | recorded | known.parts)
+    return sorted(parts - known.parts), recorded - parts, name
 
 
 def commit_arrivals(

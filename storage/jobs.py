@@ -62,8 +62,13 @@ def jobs(dataset: Dataset) -> list[Job]:
     Raises:
         DatasetError: A record is damaged.
     """
-    records = [n for n in dataset.fs.list(PLAN_FOLDER) if n.endswith(_RECORD_SUFFIX)]
-    return [read_job(dataset, name.removesuffix(_RECORD_SUFFIX)) for name in records]
+    return [read_job(dataset, id_) for id_ in job_ids(dataset)]
+
+
+def job_ids(dataset: Dataset) -> list[str]:
+    """Return the ids of the jobs of a dataset, oldest first."""
+    names = dataset.fs.list(PLAN_FOLDER)
+    return [n.removesuffix(_RECORD_SUFFIX) for n in names if n.endswith(_RECORD_SUFFIX)]
 
 
 def read_job(dataset: Dataset, id_: str) -> Job:

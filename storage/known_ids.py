@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
+from typing import BinaryIO
 
 from storage.dataset import PARTS_FOLDER, Dataset
-from storage.fences import read_fence
+from storage.fences import fenced_job
 from storage.id_index import IdIndex
-from storage.jobs import Job, jobs, read_job_rows
+from storage.jobs import Job, job_ids, read_job, read_job_rows
 from storage.parquet_files import PARQUET_ERRORS, open_parquet, parquet_error, read_row_groups
 from storage.parts import (
     ITEMS_PREFIX,
+    Footer,
     item_value,
     part_path,
     read_footer,
@@ -20,6 +23,8 @@ from storage.parts import (
 )
 
 ARRIVED = 0  # the origin of an id that is in a part of items; a planned one has minus its job
+
+Rows = tuple[list[str], list[str]]  # ids, and uris or texts
 
 _DIGEST_BYTES = 16
 
@@ -45,11 +50,12 @@ class KnownIds:
         names = items_parts(self._dataset)
         if not self._parts.issubset(names):
             self._clear()
+        for id_ in job_ids(self._dataset):
+            if id_ not in self._jobs:
+                self._add_job(read_job(self._dataset, id_))
         for name in names:
             if name not in self._parts:
                 self._add_part(name)
-        for job in jobs(self._dataset):
-            self._add_job(job)
 
     def note(self, name: str) -> None:
         """Count a part of single items, which the caller has read, among those that were read."""
@@ -67,20 +73,17 @@ class KnownIds:
         self._parts.clear()
 
     def _add_job(self, job: Job) -> None:
-        if job.id in self._jobs:
-            return
         origin = -int(job.id)
         for ids, values in read_job_rows(self._dataset, job):
             self.index.add((i, digest(v), origin) for i, v in zip(ids, values, strict=True))
         self._jobs.add(job.id)
 
     def _add_part(self, name: str) -> None:
-        items = 0
-        for ids, values in read_arrived_rows(self._dataset, name):
-            self.index.add((i, digest(v), ARRIVED) for i, v in zip(ids, values, strict=True))
-            items += len(ids)
+        with open_arrived(self._dataset, name) as (footer, rows):
+            for ids, values in rows:
+                self.index.add((i, digest(v), ARRIVED) for i, v in zip(ids, values, strict=True))
         # By the fence itself: a network file system may list the plan as it was a minute ago.
-        job = None if items else read_fence(self._dataset, name)
+        job = fenced_job(self._dataset, footer, self._jobs) if footer is not None else None
         if job is not None:
             self._add_job(job)
         self._parts.add(name)
@@ -106,8 +109,11 @@ def items_parts(dataset: Dataset) -> list[str]:
     return [name.removesuffix(".parquet") for name in names]
 
 
-def read_arrived_rows(dataset: Dataset, name: str) -> Iterator[tuple[list[str], list[str]]]:
-    """Yield the ids and the uris or texts of a part of single items, its failures last.
+@contextmanager
+def open_arrived(dataset: Dataset, name: str) -> Iterator[tuple[Footer | None, Iterator[Rows]]]:
+    """Open a part of single items: its footer, and its ids and uris or texts, its failures last.
+
+    Without a footer, and without rows, if it was deleted since it was listed.
 
     Raises:
         DatasetError: The part is damaged.
@@ -115,14 +121,20 @@ def read_arrived_rows(dataset: Dataset, name: str) -> Iterator[tuple[list[str], 
     try:
         file = dataset.fs.open(part_path(name))
     except FileNotFoundError:
-        return  # deleted since it was listed
-    column = value_column(dataset.info.tower)
+        yield None, iter(())
+        return
     with file:
-        failures = read_footer(file, path=part_path(name)).failures
-        try:
-            for rows in read_row_groups(open_parquet(file), ["id", column]):
-                yield rows["id"].to_pylist(), rows[column].to_pylist()
-        except PARQUET_ERRORS as error:
-            path = f"{dataset.root}/{part_path(name)}"
-            raise parquet_error(error, path, remedy=way_out(name)) from error
+        footer = read_footer(file, path=part_path(name))
+        yield footer, _arrived_rows(dataset, name, file, footer)
+
+
+def _arrived_rows(dataset: Dataset, name: str, file: BinaryIO, footer: Footer) -> Iterator[Rows]:
+    column = value_column(dataset.info.tower)
+    try:
+        for rows in read_row_groups(open_parquet(file), ["id", column]) if footer.vectors else ():
+            yield rows["id"].to_pylist(), rows[column].to_pylist()
+    except PARQUET_ERRORS as error:
+        path = f"{dataset.root}/{part_path(name)}"
+        raise parquet_error(error, path, remedy=way_out(name)) from error
+    failures = footer.failures
     yield [f.item.id for f in failures], [item_value(f.item) for f in failures]

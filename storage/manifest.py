@@ -15,7 +15,7 @@ from clipfleet.errors import DatasetError, DatasetMismatchError
 from clipfleet.jobs import Shard
 from storage.dataset import Dataset, utc_now
 from storage.errors_tables import trim_errors, write_errors
-from storage.fences import publish_fenced
+from storage.fences import fenced_job
 from storage.jobs import Job, jobs, shards
 from storage.parts import (
     Embedded,
@@ -213,7 +213,7 @@ def _finish(dataset: Dataset, name: str, footer: Footer) -> Commit:
     The job of a part that fences one is published before.
     """
     _check_footer(dataset, name, footer)
-    publish_fenced(dataset, footer)
+    fenced_job(dataset, footer)
     write_errors(dataset, footer)
     for part in footer.retries:
         trim_errors(dataset, part)

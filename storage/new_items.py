@@ -10,7 +10,7 @@ from clipfleet.jobs import Item
 from storage.columns import show
 from storage.dataset import Dataset
 from storage.id_index import IdIndex
-from storage.known_ids import ARRIVED, KnownIds, digest, read_arrived_rows
+from storage.known_ids import ARRIVED, KnownIds, digest, open_arrived
 from storage.parts import item_value, value_column
 from storage.sources import Source
 
@@ -65,8 +65,8 @@ def refuse_arrived(dataset: Dataset, known: KnownIds, name: str) -> None:
     Raises:
         DatasetError: The part has one of them: it would be embedded twice. Or it is damaged.
     """
-    for ids, _ in read_arrived_rows(dataset, name):
-        for id_ in ids:
+    with open_arrived(dataset, name) as (_, rows):
+        for id_ in (id_ for ids, _ in rows for id_ in ids):
             found = known.index.get(id_)
             if found is not None and found[1] > ARRIVED:
                 raise DatasetError(

@@ -24,7 +24,7 @@ from storage.failures import standing_failures
 from storage.fences import put_fence
 from storage.jobs import Job, PlanReader, file_path, jobs, publish, record_path, shards
 from storage.known_ids import KnownIds
-from storage.manifest import complete
+from storage.manifest import complete, withdraw
 from storage.new_items import new_items, refuse_arrived
 from storage.parts import errors_schema, item_value, value_column
 from storage.retries import RETRY_MARK, Retried
@@ -137,13 +137,15 @@ def _publish_behind(dataset: Dataset, job: Job, arrived: KnownIds, writer: _Plan
     """
     while True:
         with writer.discarded_on_error():
-            parts, name = look_ahead(dataset, arrived)
+            parts, lost, name = look_ahead(dataset, arrived)
             for part in parts:
                 refuse_arrived(dataset, arrived, part)
-            if dataset.fs.exists(record_path(job.id)):
-                return False
+        if dataset.fs.exists(record_path(job.id)):
+            return publish(dataset, job)
         if put_fence(dataset, name, job):
             complete(dataset, name)
+            for gone in lost:
+                withdraw(dataset, gone)
             return publish(dataset, job)
 
 

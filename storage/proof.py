@@ -50,7 +50,7 @@ _PLANNED_TWICE = "ids are planned more than once"
 _WAYS_OUT = {
     _NO_PART: (
         "submitting again embeds these shards again",
-        "queue their items again: the next part of single items withdraws these records",
+        "queue their items again: the next part of single items, or job, withdraws these records",
     )
 }
 _WAY_OUT = ("delete them and submit again", "move them away and queue their items again")
@@ -133,7 +133,8 @@ class _Prover:
         for name in sorted(parts):
             self._prove_part(name, finished=name in records)
         for name in sorted(records - parts):
-            if not self._dataset.fs.exists(part_path(name)):  # else it is newer than the list
+            # If its part is there, it is newer than the list.
+            if not self._dataset.fs.exists(part_path(name)) and not self._was_fence(name):
                 self._add_part(_NO_PART, name)
         for name in sorted(error_names(self._dataset.fs) - parts):
             self._add(_ERRORS, name)
@@ -205,6 +206,14 @@ class _Prover:
                 self._add(_ERRORS, name)
         except DatasetError:
             self._add(_ERRORS, name)
+
+    def _was_fence(self, name: str) -> bool:
+        """Return whether a record is a fence's: one that was moved away is missed by nobody."""
+        try:
+            record = read_record(self._dataset, name) if name.startswith(ITEMS_PREFIX) else None
+        except DatasetError:
+            return False
+        return record is not None and record.vectors == record.errors == 0
 
     def _is_table_of(self, footer: Footer, told: list[tuple[str, str]]) -> bool:
         """Return whether an errors table has a part's failures; superseded ones may be gone."""

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipfleet.errors import DatasetError
+from clipfleet.errors import DatasetError, StorageError
 from clipfleet.jobs import Item
 from storage.arrivals import arrivals_name, commit_arrivals
 from storage.dataset import Dataset
@@ -38,7 +38,7 @@ from tests.unit.storage.test_interleavings import work
 
 PLANNED = ("a", "b", "c")
 ARRIVING = ("b", "c", "d")
-PLANNING = 26  # operations of the file system, at most, of a planner
+PLANNING = 27  # operations of the file system, at most, of a planner
 ARRIVAL = 20  # and of a worker
 
 
@@ -191,6 +191,84 @@ def test_a_fence_whose_job_lost_its_number_says_nothing() -> None:
     dataset.fs.create(record_path(won.id), won.to_json().encode())
     complete(dataset, arrivals_name(1))
     assert jobs(dataset) == [won]
+
+
+def test_a_plan_that_was_deleted_by_hand_stays_deleted_and_is_planned_anew() -> None:
+    dataset = memory_dataset()
+    plan(dataset)
+    for name in dataset.fs.list("plan"):
+        dataset.fs.delete(f"plan/{name}")
+    known = KnownIds(dataset)
+    known.refresh()
+    assert (len(known), dataset.fs.list("plan")) == (0, [])
+    new = plan(dataset)
+    assert new is not None
+    complete(dataset, arrivals_name(1))
+    assert jobs(dataset) == [new]
+    finish(dataset)
+    assert_whole(dataset)
+
+
+@pytest.mark.parametrize("refusing", [False, True])
+def test_a_fence_that_a_store_took_without_saying_so_keeps_its_plan(refusing: bool) -> None:
+    dataset = memory_dataset()
+    fence = part_path(arrivals_name(1))
+
+    def before() -> None:
+        nonlocal refusing
+        if refusing and dataset.fs.exists(fence):
+            refusing = False
+            raise StorageError("the store does not answer")
+
+    class LostAnswer(WatchedFilesystem):
+        def create(self, path: str, data: bytes | memoryview) -> bool:
+            return super().create(path, data) and path != fence
+
+    lost = dataclasses.replace(dataset, fs=LostAnswer(dataset.fs, before))
+    if refusing:
+        with pytest.raises(StorageError):
+            plan(lost)
+    else:
+        job = plan(lost)
+        assert job is not None
+        assert jobs(dataset) == [job]
+    finish(dataset)
+    assert_whole(dataset)
+
+
+def test_a_fence_that_was_moved_away_is_no_damage_and_the_next_takes_its_record() -> None:
+    dataset = memory_dataset()
+    plan(dataset)
+    finish(dataset)
+    dataset.fs.delete(part_path(arrivals_name(1)))
+    assert_whole(dataset)
+    plan(dataset, ("new",))
+    records = [name for name in dataset.fs.list("manifest") if name.startswith("items-")]
+    assert records == [f"{arrivals_name(n)}.json" for n in (2, 3)]
+
+
+def test_what_was_read_of_jobs_and_fences_is_not_read_again() -> None:
+    dataset = memory_dataset()
+    operations = 0
+
+    def before() -> None:
+        nonlocal operations
+        operations += 1
+
+    def refresh() -> int:
+        nonlocal operations
+        operations = 0
+        known.refresh()
+        return operations
+
+    known = KnownIds(dataclasses.replace(dataset, fs=WatchedFilesystem(dataset.fs, before)))
+    for id_ in PLANNED:
+        plan(dataset, (id_,))
+    # Two lists; then of each job its record, its plan file and its fence.
+    assert refresh() == 2 + 3 * len(PLANNED)
+    assert refresh() == 2
+    plan(dataset, ("new",))
+    assert refresh() == 2 + 3
 
 
 def test_a_worker_that_is_shown_an_old_list_of_the_plan_knows_a_job_by_its_fence() -> None:

@@ -71,7 +71,7 @@ def run_worker(settings: Settings) -> int:
         worker.start()
     report.check()
     log.info("worker stopped", extra={"worker": worker.hostname})
-    return STOPPED if _stopping.is_set() else BROKEN
+    return STOPPED if _stopping else BROKEN
 
 
 def _celery_worker(settings: Settings) -> Any:
@@ -87,7 +87,11 @@ def _celery_worker(settings: Settings) -> Any:
     )
 
 
-_stopping = threading.Event()  # somebody asked for it
+_stopping = False  # somebody asked for it
+
+# A second signal may come while the first is being told of, in the same thread: with a lock that
+# is no thread's own, the worker would wait for itself.
+signals.worker_shutting_down.lock = threading.RLock()  # type: ignore[attr-defined]
 
 
 @signals.setup_logging.connect
@@ -102,8 +106,9 @@ def _on_stop(**_: Any) -> None:
 
     A killed child is a lost worker to Celery, which then restores what it had in hand.
     """
-    if not _stopping.is_set():
-        _stopping.set()
+    global _stopping  # noqa: PLW0603 - this process's, set by its signal handler
+    if not _stopping:
+        _stopping = True
         timer = threading.Timer(load_settings().stop_grace_s, _kill_children)
         timer.daemon = True
         timer.start()

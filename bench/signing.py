@@ -13,7 +13,6 @@ import argparse
 import json
 import statistics
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,9 +23,9 @@ from clipfleet.settings import Settings, cores
 from tasks.app import make_app
 from tasks.broker import connect
 from tasks.private_redis import private_redis
+from tasks.queueing import BATCH_MESSAGES, send
 from tasks.signing import SIGNATURE_HEADER, check_signature, signature
 
-BATCH_MESSAGES = 500
 KEY = "k" * 64  # hexadecimal digits, as `openssl rand -hex 32` makes
 QUEUE = queue_name("txt")
 TASK = EmbedTask(
@@ -84,7 +83,7 @@ def publish(given: Settings, messages: int) -> float:
             started_s = time.process_time()
             with producer.batch(BATCH_MESSAGES):
                 for _ in range(messages):
-                    send(app, producer)
+                    send(app, producer, TASK, QUEUE)
             return 1e6 * (time.process_time() - started_s) / messages
     finally:
         app.close()
@@ -96,23 +95,11 @@ def element_bytes(given: Settings) -> int:
     """Return the length of one message in Redis."""
     app = make_app(given)
     with connect(given.redis_url) as client, app.producer_or_acquire() as producer:
-        send(app, producer)
+        send(app, producer, TASK, QUEUE)
         (element,) = client.lrange(QUEUE, 0, -1)
         client.delete(QUEUE)
     app.close()
     return len(element)
-
-
-def send(app: Any, producer: Any) -> None:
-    app.send_task(
-        EMBED_TASK,
-        kwargs=TASK.to_json(),
-        queue=QUEUE,
-        producer=producer,
-        task_id=f"0123456789ab.{TASK.shard.name}.{uuid.uuid4().hex[:8]}",
-        argsrepr="",
-        kwargsrepr="",
-    )
 
 
 def time_hmac(size: int) -> dict[str, float]:

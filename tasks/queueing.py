@@ -41,7 +41,7 @@ from tasks.refusals import Refusals
 
 LOCK_S = 10  # whoever queues renews it from a thread; a killed one's is gone after so long
 
-_BATCH_MESSAGES = 500  # a round trip
+BATCH_MESSAGES = 500  # a round trip
 _ATTEMPTS = 3
 _PATIENCE_S = 10.0  # whoever waits for the lock longer is told so, once
 _SHOWN_LENGTH = 150  # characters of who holds it
@@ -154,31 +154,29 @@ def publish(
             process slept for longer than the lock holds.
         kombu.exceptions.BatchPublishError, OperationalError: Not all were queued.
     """
-    queue = queue_of(dataset, settings)
+    queue, info = queue_of(dataset, settings), dataset.info
     app = make_app(settings)
     try:
-        with app.producer_or_acquire() as producer, producer.batch(_BATCH_MESSAGES):
+        with app.producer_or_acquire() as producer, producer.batch(BATCH_MESSAGES):
             for count, shard in enumerate(shards, start=1):
-                _send(app, producer, dataset, name, shard, queue)
+                task = EmbedTask(dataset=name, tower=info.tower, model=info.model, shard=shard)
+                send(app, producer, task, queue)
                 yield shard
-                if count % _BATCH_MESSAGES == 0:
+                if count % BATCH_MESSAGES == 0:
                     lock.reacquire()
         lock.reacquire()
     finally:
         app.close()
 
 
-def _send(
-    app: Celery, producer: Any, dataset: Dataset, name: str, shard: Shard, queue: str
-) -> None:
-    info = dataset.info
-    task = EmbedTask(dataset=name, tower=info.tower, model=info.model, shard=shard)
+def send(app: Celery, producer: Any, task: EmbedTask, queue: str) -> None:
+    """Queue a shard over a producer's connection."""
     app.send_task(
         EMBED_TASK,
         kwargs=task.to_json(),
         queue=queue,
         producer=producer,
-        task_id=f"{digest(name)}.{shard.name}.{uuid.uuid4().hex[:8]}",
+        task_id=f"{digest(task.dataset)}.{task.shard.name}.{uuid.uuid4().hex[:8]}",
         argsrepr="",  # Celery would repeat the arguments in the headers
         kwargsrepr="",
     )

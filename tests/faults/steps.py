@@ -113,7 +113,7 @@ def _wrap_steps() -> None:
     # Every file of a dataset gets its name by one of these two.
     wrap(os, "link", before=_before_link, after=_after_link)
     wrap(os, "replace", after=_after_replace)
-    queueing._BATCH_MESSAGES = _BATCH_MESSAGES
+    queueing.BATCH_MESSAGES = _BATCH_MESSAGES
     sent: list[None] = []
     wrap(Celery, "send_task", before=lambda *_: _before_send(sent))
 

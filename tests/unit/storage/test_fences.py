@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -79,30 +80,29 @@ def assert_whole(dataset: Dataset) -> None:
     assert names >= {f"{job.id}-{job.token}-0000.parquet" for job in jobs(dataset)}
 
 
-@pytest.mark.parametrize("after", range(PLANNING))
-def test_a_planner_that_items_overtake_anywhere_plans_none_of_them(after: int) -> None:
+def assert_whole_after(
+    act: Callable[[Dataset], object], overtake: Callable[[Dataset], object], after: int
+) -> None:
+    """What acts is overtaken after so many operations, and then goes on, or is killed."""
     for crash_after in (-1, after):
         dataset = memory_dataset()
         slow = overtaken(
-            dataset, after=after, overtake=partial(arrive, dataset), crash_after=crash_after
+            dataset, after=after, overtake=partial(overtake, dataset), crash_after=crash_after
         )
         with contextlib.suppress(Crash):
-            plan_or_not(slow)
+            act(slow)
         finish(dataset)
         assert_whole(dataset)
+
+
+@pytest.mark.parametrize("after", range(PLANNING))
+def test_a_planner_that_items_overtake_anywhere_plans_none_of_them(after: int) -> None:
+    assert_whole_after(plan_or_not, arrive, after)
 
 
 @pytest.mark.parametrize("after", range(ARRIVAL))
 def test_a_worker_that_a_job_overtakes_anywhere_writes_nothing_of_it(after: int) -> None:
-    for crash_after in (-1, after):
-        dataset = memory_dataset()
-        slow = overtaken(
-            dataset, after=after, overtake=partial(plan, dataset), crash_after=crash_after
-        )
-        with contextlib.suppress(Crash):
-            arrive(slow)
-        finish(dataset)
-        assert_whole(dataset)
+    assert_whole_after(arrive, plan, after)
 
 
 def retry(dataset: Dataset) -> None:

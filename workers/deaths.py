@@ -38,9 +38,8 @@ OWN_SIGNALS = frozenset(
 )
 
 _VARIABLE = f"{PREFIX}DEATHS_FILE"  # between a worker and its child
-_HAND = struct.Struct(
-    f"=q{KEY_LENGTH}s"
-)  # whose (pid, 0: nobody's) engine has an item alone; its key
+# The pid of the process whose engine has an item alone, 0: nobody's has; and the item's key.
+_HAND = struct.Struct(f"=q{KEY_LENGTH}s")
 _LENGTH = struct.Struct("=q")  # of the JSON behind it, in bytes
 _TEXT = _HAND.size + _LENGTH.size  # where that JSON begins: {key: [times, signal]}
 _MOST = 1000  # items
@@ -75,7 +74,7 @@ class Deaths:
     def counted(self) -> dict[str, Died]:
         """Return the deaths with each item, by its key; the oldest first.
 
-        None, if a process that died of a fault has written over them.
+        There are none where a process that died of a fault has written over them.
         """
         (length,) = _LENGTH.unpack_from(self._bytes, _HAND.size)
         text = self._bytes[_TEXT : _TEXT + length] or b"{}"

@@ -15,6 +15,7 @@ worker that has to be started counts.
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -40,8 +41,8 @@ from tasks.submit import Submission
 from tests.faults.counting import count_ids
 from tests.faults.proxy import Proxy
 from tests.faults.redis_server import KEEPS_NOTHING, RedisServer, free_port, url_of
-from tests.faults.steps import Step, steps_environment
-from tests.integration.support import Bench, WorkerProcess, wait_until
+from tests.integration.support import Bench, wait_until
+from tests.steps import Step, steps_environment
 from workers.engines.fake import write_fake_engine
 from workers.lifecycle import environment_of
 
@@ -114,19 +115,6 @@ class Rig(Bench):
         """Remember ids as submitted to a dataset."""
         self.submitted.setdefault(name, set()).update(ids)
 
-    def start_held_worker(self, **changes: Any) -> WorkerProcess:
-        """Start a worker that stops at the steps that `hold` names, to be killed there."""
-        settings = self.settings.model_copy(update=changes)
-        log_path = self.folder / f"worker-{len(self.workers)}.log"
-        worker = WorkerProcess(
-            settings,
-            log_path,
-            program="tests.faults.steps",
-            environment=steps_environment(self.folder),
-        )
-        self.workers.append(worker)
-        return worker
-
     def queue_again(self, shard: Shard, name: str = "dataset") -> None:
         """Queue a shard once more, as if its message had been delivered twice."""
         dataset = Dataset.open(self.dataset_path(name))
@@ -146,7 +134,7 @@ class Rig(Bench):
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a `clipfleet` command that stops at the steps that `hold` names."""
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.steps", *arguments],
+            [sys.executable, "-m", "tests.steps", *arguments],
             env={**environment_of(self.settings), **steps_environment(self.folder)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -154,21 +142,23 @@ class Rig(Bench):
             text=True,
         )
 
-    def hold(self, step: Step) -> None:
-        """Have the next process that comes to a step stop there for ever."""
-        step.hold(self.folder)
+    def submit_half(self, count: int, name: str = "dataset", *, workers: int = 0) -> None:
+        """Submit a job, start workers, and return in its middle, where `go_on` lets it out.
 
-    def wait_held(self, step: Step, *, count: int = 1, timeout_s: float = 20.0) -> None:
-        """Wait until so many processes are at a step."""
-        wait_until(
-            lambda: step.count_held(self.folder) >= count,
-            timeout_s=timeout_s,
-            what=f"{count} processes at {step}",
-        )
+        Two shards are done, and one is in a worker's engine and stays there. Workers that run
+        already are `start_held_worker`'s, and have no other work.
+        """
+        shard_size, batch = self.settings.shard_size, self.settings.max_batch
+        self.hold(Step.ENGINE, after=2 * math.ceil(shard_size / batch))
+        self.submit(count, name)
+        for _ in range(workers):
+            self.start_held_worker()
+        self.wait_held(Step.ENGINE)
+        wait_until(lambda: self.counts(name)[0] >= 2 * shard_size, timeout_s=20, what="two shards")
 
-    def release(self, step: Step) -> None:
-        """Let the processes at a step go on."""
-        step.release(self.folder)
+    def go_on(self) -> None:
+        """Let the worker go on that `submit_half` holds."""
+        self.release(Step.ENGINE)
 
     def recovery_begins(self) -> None:
         """Say that what did the harm is over, see the module's docstring."""

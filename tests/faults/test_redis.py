@@ -18,20 +18,13 @@ NEVER = 0.0  # seconds between the reconciler's looks
 OUTAGE_S = seconds(60, 3)
 
 
-def start_job(rig: Rig, workers: int = 1) -> None:
-    """Bring a job of 10 shards to where some are done, some run, and some are queued."""
-    rig.submit(ITEMS)
-    for _ in range(workers):
-        rig.start_worker()
-    wait_until(lambda: rig.counts("dataset")[0] >= 200, timeout_s=20, what="two shards")
-
-
 def test_a_redis_with_an_append_only_file_that_is_killed_loses_nothing(
     make_rig: MakeRig, record: Record
 ) -> None:
     rig = make_rig(item_s=0.001, redis_options=KEEPS_ALL)
-    start_job(rig, workers=2)
+    rig.submit_half(ITEMS, workers=2)
     rig.server.kill()
+    rig.go_on()
     time.sleep(1)
     rig.server.start()
     rig.recovery_begins()
@@ -42,8 +35,9 @@ def test_a_redis_that_lost_its_data_is_filled_again_by_resume(
     make_rig: MakeRig, record: Record
 ) -> None:
     rig = make_rig(item_s=0.001, reconcile_interval_s=NEVER)
-    start_job(rig)
+    rig.submit_half(ITEMS, workers=1)
     rig.server.kill()
+    rig.go_on()
     rig.server.start()
     rig.recovery_begins()
     resumed = rig.run("resume", rig.dataset_path())
@@ -56,8 +50,9 @@ def test_workers_fill_a_redis_that_lost_its_data_by_themselves(
     make_rig: MakeRig, record: Record
 ) -> None:
     rig = make_rig(item_s=0.001)
-    start_job(rig)
+    rig.submit_half(ITEMS, workers=1)
     rig.server.kill()
+    rig.go_on()
     rig.server.start()
     rig.recovery_begins()
     record(rig.outcome("Redis lost all data, nobody does anything"))
@@ -82,13 +77,15 @@ def test_workers_go_on_while_redis_is_out_of_memory_and_make_room(
     make_rig: MakeRig, record: Record
 ) -> None:
     rig = make_rig(item_s=0.005)
-    start_job(rig)
-    fill(rig)
-    rig.recovery_begins()
+    rig.submit_half(ITEMS, workers=1)
+    rig.client.config_set("maxmemory", 1)
     refused = rig.run("resume", rig.dataset_path())
     assert refused.returncode == 2
     assert "out of memory" in refused.stderr
     assert "Traceback" not in refused.stderr
+    fill(rig)
+    rig.go_on()
+    rig.recovery_begins()
     record(rig.outcome("Redis out of memory, and left so"))
     assert rig.workers[0].stop() == 0
 
@@ -115,8 +112,9 @@ def test_a_redis_that_does_not_answer_for_a_while_stops_nobody_for_good(
     make_rig: MakeRig, record: Record
 ) -> None:
     rig = make_rig(item_s=0.001)
-    start_job(rig, workers=2)
+    rig.submit_half(ITEMS, workers=2)
     rig.server.sleep()
+    rig.go_on()
     time.sleep(OUTAGE_S)
     rig.server.wake()
     rig.recovery_begins()
@@ -127,8 +125,9 @@ def test_a_redis_that_cannot_be_reached_for_a_while_stops_nobody_for_good(
     make_rig: MakeRig, record: Record
 ) -> None:
     rig = make_rig(item_s=0.001, proxied=True)
-    start_job(rig, workers=2)
+    rig.submit_half(ITEMS, workers=2)
     rig.proxy.cut()
+    rig.go_on()
     time.sleep(OUTAGE_S)
     rig.proxy.open()
     rig.recovery_begins()
@@ -139,7 +138,8 @@ def test_connections_that_are_forgotten_on_the_way_are_made_anew(
     make_rig: MakeRig, record: Record
 ) -> None:
     rig = make_rig(item_s=0.001, proxied=True)
-    start_job(rig)
+    rig.submit_half(ITEMS, workers=1)
     rig.proxy.swallow()
+    rig.go_on()
     rig.recovery_begins()
     record(rig.outcome("connections to Redis swallowed", timeout_s=60))

@@ -12,8 +12,8 @@ import pytest
 from clipfleet.errors import DatasetError
 from tests.faults.conftest import MakeRig, Record
 from tests.faults.harness import Rig
-from tests.faults.steps import Step
 from tests.integration.support import texts
+from tests.steps import Step
 
 pytestmark = pytest.mark.integration
 

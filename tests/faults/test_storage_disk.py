@@ -28,7 +28,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rig, Tmpfs
         open_rig(tmp_path_factory.mktemp("small"), item_s=0.001) as rig,
         mounted_tmpfs(Path(str(rig.settings.output)), SIZE_BYTES) as tmpfs,
     ):
-        rig.start_worker()
+        rig.start_held_worker()
         yield rig, tmpfs
         rig.close()
 
@@ -37,15 +37,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rig, Tmpfs
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """A fleet whose output is a folder."""
     with open_rig(tmp_path_factory.mktemp("plain"), item_s=0.001) as rig:
-        rig.start_worker()
+        rig.start_held_worker()
         yield rig
-
-
-def start_job(rig: Rig, name: str) -> Path:
-    """Bring a job of 10 shards to its middle."""
-    rig.submit(ITEMS, name)
-    wait_until(lambda: rig.counts(name)[0] >= 200, timeout_s=20, what="two shards")
-    return Path(rig.dataset_path(name))
 
 
 def wait_refused(rig: Rig, name: str, words: str) -> None:
@@ -64,8 +57,9 @@ def test_a_full_disk_holds_a_job_up_until_there_is_room(
     small: tuple[Rig, Tmpfs], record: Record
 ) -> None:
     rig, tmpfs = small
-    start_job(rig, "full")
+    rig.submit_half(ITEMS, "full")
     tmpfs.fill()
+    rig.go_on()
     wait_refused(rig, "full", "No space left on device; free some space")
     source, model = str(rig.write_source(10, "other")), str(rig.settings.model)
     refused = rig.run("submit", source, rig.dataset_path("other"), "--model", model)
@@ -80,8 +74,9 @@ def test_a_read_only_output_holds_a_job_up_until_it_is_writable(
     small: tuple[Rig, Tmpfs], record: Record
 ) -> None:
     rig, tmpfs = small
-    start_job(rig, "read-only")
+    rig.submit_half(ITEMS, "read-only")
     tmpfs.make_read_only()
+    rig.go_on()
     wait_refused(rig, "read-only", "Read-only file system; mount it writable")
     another = rig.start_worker()
     assert another.wait() == 2
@@ -94,8 +89,10 @@ def test_a_read_only_output_holds_a_job_up_until_it_is_writable(
 def test_a_dataset_that_is_removed_ends_its_job_and_may_be_submitted_again(
     plain: Rig, record: Record
 ) -> None:
-    path = start_job(plain, "removed")
+    path = Path(plain.dataset_path("removed"))
+    plain.submit_half(ITEMS, path.name)
     path.rename(plain.folder / "away")  # at one moment
+    plain.go_on()
     shutil.rmtree(plain.folder / "away")
     wait_until(lambda: plain.in_redis() == (0, 0), timeout_s=20, what="its messages are refused")
     assert not path.exists()  # no shard at work has brought some of it back
@@ -110,8 +107,10 @@ def test_a_dataset_that_is_removed_ends_its_job_and_may_be_submitted_again(
 def test_an_output_folder_that_goes_away_ends_its_jobs_and_is_gone_on_with_when_it_is_back(
     plain: Rig, record: Record
 ) -> None:
-    output = start_job(plain, "away").parent
+    output = Path(str(plain.settings.output))
+    plain.submit_half(ITEMS, "away")
     output.rename(plain.folder / "away")
+    plain.go_on()
     wait_until(lambda: plain.in_redis() == (0, 0), timeout_s=20, what="its messages are refused")
     assert not output.exists()
     (plain.folder / "away").rename(output)

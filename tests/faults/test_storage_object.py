@@ -58,7 +58,7 @@ def rig(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
             secret_key=s3.environment["AWS_SECRET_ACCESS_KEY"],
             region=s3.environment["AWS_REGION"],
         )
-        opened.start_worker().ready()
+        opened.start_held_worker().ready()
         yield opened
 
 
@@ -66,12 +66,6 @@ def rig(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 def _heal(s3: S3) -> Iterator[None]:
     yield
     s3.heal()
-
-
-def start_job(rig: Rig, s3: S3, name: str) -> None:
-    """Bring a job of 10 shards to its middle."""
-    rig.submit(ITEMS, name)
-    wait_until(lambda: len(parts(s3, name)) >= 2, timeout_s=20, what="two shards")
 
 
 def parts(s3: S3, name: str) -> list[str]:
@@ -93,8 +87,9 @@ def test_a_store_that_is_out_of_order_holds_a_job_up_until_it_is_not(
     rig: Rig, s3: S3, record: Record, fault: str, told: str
 ) -> None:
     name = fault.replace(" ", "-")
-    start_job(rig, s3, name)
+    rig.submit_half(ITEMS, name)
     trouble = s3.break_(fault)
+    rig.go_on()
     time.sleep(OUTAGE_S)
     assert trouble.met
     assert len(parts(s3, name)) < ITEMS / rig.settings.shard_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.conftest import MakeRig, Record
-from tests.faults.steps import Step
+from tests.steps import Step
 
 pytestmark = pytest.mark.integration
 

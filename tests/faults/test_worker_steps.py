@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.conftest import Record
 from tests.faults.harness import Rig, open_rig
-from tests.faults.steps import WORKER_STEPS, Step
+from tests.steps import WORKER_STEPS, Step
 
 pytestmark = pytest.mark.integration
 

@@ -10,8 +10,8 @@ import pytest
 
 from clipfleet.jobs import Shard
 from tests.faults.conftest import MakeRig, Record
-from tests.faults.steps import Step
 from tests.integration.support import WorkerProcess, wait_until
+from tests.steps import Step
 
 pytestmark = pytest.mark.integration
 
@@ -90,14 +90,12 @@ def test_a_worker_that_sleeps_past_redelivery_does_no_harm_when_it_wakes(
     rig.submit(300)
     sleeper = rig.start_held_worker().ready()
     rig.wait_held(step)
-    os.killpg(sleeper.process.pid, signal.SIGSTOP)
-    rig.recovery_begins()
-    other = rig.start_worker()
-    fault = rig.outcome(f"machine asleep past redelivery while it {step.value}")
-    assert other.events("shard embedded")
-
-    rig.release(step)
-    os.killpg(sleeper.process.pid, signal.SIGCONT)
+    with sleeper.suspended():
+        rig.recovery_begins()
+        other = rig.start_worker()
+        fault = rig.outcome(f"machine asleep past redelivery while it {step.value}")
+        assert other.events("shard embedded")
+        rig.release(step)
     sleeper.wait_for("shard embedded")  # as far as it knows
     woken = rig.outcome(fault.name)
     assert (woken.vectors, woken.lost, woken.doubled, woken.problems) == (300, 0, 0, ())

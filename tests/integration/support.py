@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from storage.proof import prove
 from storage.sources import ListSource
 from tasks.broker import connect, held_length, queue_length
 from tasks.submit import Submission, submit
+from tests.steps import Step, steps_environment
 from workers.lifecycle import environment_of
 
 START_S = 20.0
@@ -114,6 +116,15 @@ class WorkerProcess:
     def signal_child(self, number: signal.Signals) -> None:
         os.kill(self.child_pid(), number)
 
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Have it do nothing meanwhile, as on a machine that sleeps."""
+        os.killpg(self.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self.process.pid, signal.SIGCONT)
+
     def stop(self) -> int:
         """Send SIGTERM, and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
@@ -145,6 +156,31 @@ class Bench:
         log_path = self.folder / f"worker-{len(self.workers)}.log"
         self.workers.append(WorkerProcess(settings, log_path, options))
         return self.workers[-1]
+
+    def start_held_worker(self, **changes: Any) -> WorkerProcess:
+        """Start a worker that stops at the steps that `hold` names."""
+        settings = self.settings.model_copy(update=changes)
+        log_path = self.folder / f"worker-{len(self.workers)}.log"
+        environment = steps_environment(self.folder)
+        worker = WorkerProcess(settings, log_path, program="tests.steps", environment=environment)
+        self.workers.append(worker)
+        return worker
+
+    def hold(self, step: Step, *, after: int = 0) -> None:
+        """Have the next process that comes to a step stop there, after so many may pass."""
+        step.hold(self.folder, after=after)
+
+    def wait_held(self, step: Step, *, count: int = 1, timeout_s: float = START_S) -> None:
+        """Wait until so many processes are at a step, or ended there."""
+        wait_until(
+            lambda: step.count_held(self.folder) >= count,
+            timeout_s=timeout_s,
+            what=f"{count} processes at {step}",
+        )
+
+    def release(self, step: Step) -> None:
+        """Let the processes at a step go on."""
+        step.release(self.folder)
 
     def dataset_path(self, name: str = "dataset") -> str:
         return below(str(self.settings.output), name)

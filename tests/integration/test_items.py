@@ -20,6 +20,7 @@ from tasks.progress import read_progress
 from tasks.refusals import Refusals
 from tests.integration.conftest import MakeBench
 from tests.integration.support import Bench, texts, wait_until
+from tests.steps import Step
 
 pytestmark = pytest.mark.integration
 
@@ -239,21 +240,19 @@ def test_half_a_letter_in_a_dataset_name_is_refused_and_the_worker_lives(bench: 
     assert worker.stop() == 0
 
 
-def test_a_child_killed_in_a_batch_loses_nothing(make_bench: MakeBench) -> None:
-    bench = make_bench(item_s=0.02)
-    worker = bench.start_worker().ready()
+def test_a_child_killed_in_a_batch_loses_nothing(bench: Bench) -> None:
+    bench.hold(Step.ENGINE)
+    worker = bench.start_held_worker()
     bench.queue_items(texts(100))
-    wait_until(lambda: bench.in_redis() == (0, 100), timeout_s=10, what="a window in hand")
-    wait_until(lambda: _runs(bench), timeout_s=10, what="a batch runs")
+    wait_until(lambda: bench.in_redis() == (0, 100), timeout_s=20, what="a window in hand")
+    bench.wait_held(Step.ENGINE)
+    bench.hold(Step.ENGINE)  # the second try too
     worker.signal_child(signal.SIGKILL)
     worker.wait_for("batch failed, will be tried again")
     assert bench.in_redis() == (0, 100)
+    bench.release(Step.ENGINE)
     bench.wait_for_items(100, ITEMS)
     bench.assert_whole(ITEMS, vectors=100)
-
-
-def _runs(bench: Bench) -> bool:
-    return Path(bench.dataset_path(ITEMS), "dataset.json").exists()
 
 
 def test_a_lost_connection_delivers_what_was_in_hand_again(make_bench: MakeBench) -> None:

@@ -25,12 +25,14 @@ from tasks.refusals import Refusal, Refusals
 from tasks.resume import resume
 from tests.integration.conftest import MakeBench
 from tests.integration.support import Bench, wait_until
+from tests.steps import Step
 from tests.unit.tasks.support import items
 from workers.lifecycle import environment_of
 
 pytestmark = pytest.mark.integration
 
 INTERVAL_S = 1.0
+SHARD_BATCHES = 4  # 100 items, 32 a batch
 
 
 def run_resume(bench: Bench) -> dict[str, Any]:
@@ -56,17 +58,20 @@ def reconciler_of(bench: Bench) -> Reconciler:
 def test_redis_loses_everything_and_resume_puts_back_what_is_missing(
     make_bench: MakeBench,
 ) -> None:
-    bench = make_bench(item_s=0.001, reconcile_interval_s=0)
+    bench = make_bench(reconcile_interval_s=0)
+    bench.hold(Step.ENGINE, after=SHARD_BATCHES)
     bench.submit(1_000)
     bench.submit(1_450)  # a second job
-    worker = bench.start_worker().ready()
-    wait_until(lambda: bench.counts("dataset")[0] >= 200, timeout_s=15, what="two shards")
+    worker = bench.start_held_worker()
+    bench.wait_held(Step.ENGINE)
+    wait_until(lambda: bench.counts("dataset")[0] == 100, timeout_s=15, what="a shard")
     bench.client.flushall()
 
     resumed = run_resume(bench)
     assert 0 < resumed["queued_shards"] <= resumed["open_shards"] < 15
     again = resume(bench.dataset_path(), settings=bench.settings)
     assert again.queued_shards <= 1  # a message may be between two hands
+    bench.release(Step.ENGINE)
     bench.wait_for_items(1_450)
     bench.assert_whole(vectors=1_450)
     assert worker.stop() == 0

@@ -90,8 +90,9 @@ def test_a_lost_message_is_queued_again_signed_and_so_is_a_shard_that_failed(
     parts.write_text("in the way, as a disk that fails")
     worker = signed.start_worker().ready()
     worker.wait_for("shard failed, will be tried again")
-    parts.unlink()
-    aside.rename(parts)
+    with worker.suspended():  # or it makes the folder anew in between
+        parts.unlink()
+        aside.rename(parts)
     signed.wait_for_items(100)
     assert worker.events("message refused") == []
     assert worker.stop() == 0

@@ -1,6 +1,6 @@
 """The command line with its steps wrapped, so that a test can kill a process at an exact one.
 
-`python -m tests.faults.steps worker …` is `clipfleet worker …`, and stops where `Step.hold` said.
+`python -m tests.steps worker …` is `clipfleet worker …`, and stops where `Step.hold` said.
 So does the worker's child, which imports this module again when it is spawned.
 """
 
@@ -11,11 +11,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 _VARIABLE = "FAULTS_STEPS"
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[1]
 _POLL_S = 0.02
 _BATCH_MESSAGES = 20  # small, so that a job of few shards is queued in several
 _QUEUED_BEFORE = 30  # messages: one batch is in Redis, another begun
@@ -34,8 +35,10 @@ class Step(enum.Enum):
     FENCED = "plans: the job has its place among the arrivals, and is not recorded"
     QUEUES = "queues: some messages are in Redis"
 
-    def hold(self, folder: Path) -> None:
-        """Have the next process that comes here stop."""
+    def hold(self, folder: Path, *, after: int = 0) -> None:
+        """Have the next process that comes here stop, after so many times that one may pass."""
+        for number in range(after):
+            (folder / f"pass-{self.name}-{number}").touch()
         (folder / f"hold-{self.name}").touch()
 
     def release(self, folder: Path) -> None:
@@ -61,8 +64,12 @@ def steps_environment(folder: Path) -> dict[str, str]:
 
 
 def pause(step: Step) -> None:
-    """Stop here until released, if this is the first to come since the step was held."""
+    """Stop here until released, if this is the one to come that `hold` meant."""
     folder = Path(os.environ[_VARIABLE])
+    for path in folder.glob(f"pass-{step.name}-*"):
+        with suppress(FileNotFoundError):  # another process passed with it
+            path.unlink()
+            return
     held = folder / f"held-{step.name}-{os.getpid()}"
     try:
         os.rename(folder / f"hold-{step.name}", held)

@@ -43,6 +43,7 @@ def test_each_gpu_has_a_worker_that_sees_no_other_and_sigterm_stops_all_graceful
     bench = make_bench(item_s=0.006)
     bench.submit(1_000)
     fleet = bench.start_worker("--gpus", "all", engine_threads=3)
+    fleet.wait_for("worker starts", count=GPUS)
     fleet.wait_for("shard embedded", count=3)
     workers = workers_of(fleet)
     assert set(workers) == {"GPU-0000", "GPU-0001"}

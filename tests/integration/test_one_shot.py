@@ -43,9 +43,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def start_embed(
-    home: Path, *options: str, item_s: float = 0.0, lost_after_items: int | None = None
+    home: Path,
+    *options: str,
+    item_s: float = 0.0,
+    lost_after_items: int | None = None,
+    damaged: bool = False,
 ) -> subprocess.Popen[str]:
     write_fake_engine(home, "txt", item_s=item_s, lost_after_items=lost_after_items)
+    if damaged:
+        (home / "fake.txt").write_text("no engine")
     command = [sys.executable, "-m", "clipfleet.cli", "embed", "texts.jsonl", "out"]
     command += ["--model", "fake.txt", "--shard-size", "50", "--json", *options]
     return subprocess.Popen(
@@ -130,19 +136,20 @@ def test_there_is_a_worker_for_each_gpu(home: Path, monkeypatch: pytest.MonkeyPa
     (home / "bin").mkdir()
     monkeypatch.setenv("PATH", f"{write_nvidia_smi(home / 'bin', 2)}:{os.environ['PATH']}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    run = start_embed(home, "--gpus", "all", item_s=0.015)
+    run = start_embed(home, "--gpus", "all", item_s=0.03)
     wait_until(lambda: len(worker_processes(home)) == 2, timeout_s=30, what="two workers")
     environments = [Path(f"/proc/{pid}/environ").read_text() for pid in worker_processes(home)]
     lines = [line for environment in environments for line in environment.split("\0")]
     seen = [line for line in lines if line.startswith("CUDA_VISIBLE_DEVICES=")]
     assert sorted(seen) == [f"CUDA_VISIBLE_DEVICES=GPU-000{number}" for number in range(2)]
-    out, _ = run.communicate(timeout=60)
+    run.send_signal(signal.SIGINT)
+    assert run.wait(20) == 130
+    out, _ = start_embed(home, "--gpus", "all").communicate(timeout=60)
     assert json.loads(out)["proof"]["vectors"] == ITEMS
 
 
 def test_an_engine_that_does_not_load_is_the_reason_of_the_failure(home: Path) -> None:
-    run = start_embed(home)
-    (home / "fake.txt").write_text("no engine")
+    run = start_embed(home, damaged=True)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 2
     assert "did not load" in said

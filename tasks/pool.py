@@ -1,9 +1,12 @@
 """The worker's pool: Celery's of processes, which tells what a child died of while it had work.
 
-This rests on two hooks of Celery's pool: one that is called when a child closes its files, as it
-does just before its end, and one that is called with its exit code, before its work goes back to
-Redis and before another child is started.
+This rests on three hooks of Celery's pool: one that is called when a child closes its files, as
+it does just before its end, one that is called with its exit code, before its work goes back to
+Redis and before another child is started, and one that is called when the worker stops, or its
+connection is lost.
 """
+
+# ruff: noqa: SLF001 - there is no public way to them
 
 from __future__ import annotations
 
@@ -25,6 +28,22 @@ class _Processes(AsynPool):
     def _event_process_exit(self, hub: Any, proc: Any) -> None:
         super()._event_process_exit(hub, proc)  # type: ignore[misc]
         self._look_again(hub, proc)
+
+    def flush(self) -> None:
+        """Forget the work that no child was given; it goes back to Redis.
+
+        Celery forgets, too, what a child was given and has not yet said to have begun. The child
+        does it all the same, and waits half a minute for somebody to take its result before it
+        ends, and the worker with it.
+        """
+        pool: Any = self
+        given = {key: job for key, job in pool._cache.items() if job._write_to is not None}
+        for job in given.values():
+            writer = job._writer()
+            if writer is not None:  # it was given a part
+                pool._flush_writer(job._write_to, writer)
+        super().flush()
+        pool._cache.update((key, job) for key, job in given.items() if job._write_to._is_alive())
 
     def _look_again(self, hub: Any, proc: Any) -> None:
         """See a child's end soon after its files were closed, not by a timer of 5 s."""

@@ -87,6 +87,23 @@ def test_sigterm_finishes_the_running_shard_and_hands_back_the_rest(bench: Bench
     bench.assert_whole(vectors=300)
 
 
+def test_a_shard_that_the_child_was_just_given_is_done_before_a_worker_stops(
+    bench: Bench,
+) -> None:
+    worker = bench.start_worker().ready()
+    worker.signal_child(signal.SIGSTOP)  # so that it does not say that it has it
+    bench.submit(100)
+    wait_until(lambda: bench.in_redis() == (0, 1), timeout_s=20, what="the worker has it")
+    time.sleep(0.3)  # and has written it to its child
+    worker.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "Warm shutdown" in worker.log_text(), timeout_s=20, what="it stops")
+    time.sleep(2)  # it looks for signals once a second
+    worker.signal_child(signal.SIGCONT)
+    assert worker.wait() == 0  # not after half a minute
+    done = len(worker.events("shard embedded"))
+    assert bench.in_redis() == (1 - done, 0)
+
+
 def test_a_worker_that_drains_keeps_its_hold_on_the_running_shard(make_bench: MakeBench) -> None:
     bench = make_bench(visibility_timeout_s=1)
     bench.hold(Step.ENGINE)

@@ -154,7 +154,7 @@ class Rig(Bench):
         for _ in range(workers):
             self.start_held_worker()
         self.wait_held(Step.ENGINE)
-        wait_until(lambda: self.counts(name)[0] >= 2 * shard_size, timeout_s=20, what="two shards")
+        wait_until(lambda: self.counts(name)[0] >= 2 * shard_size, what="two shards")
 
     def go_on(self) -> None:
         """Let the worker go on that `submit_half` holds."""

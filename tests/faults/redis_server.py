@@ -44,7 +44,7 @@ class RedisServer:
     def start(self) -> None:
         """Start, and wait until it has read its data and answers."""
         self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
-        wait_until(self._answers, timeout_s=10, what="redis-server answers")
+        wait_until(self._answers, what="redis-server answers")
 
     def kill(self) -> None:
         """Send SIGKILL."""

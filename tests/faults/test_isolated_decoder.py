@@ -121,7 +121,7 @@ def test_closing_waits_for_no_picture(starts: list[int]) -> None:
             pool.submit(endless.decode_into, picture_bytes(n, "HANG"), "a", new_pixels())
             for n in range(2)
         ]
-        wait_until(lambda: starts, timeout_s=20, what="a process")
+        wait_until(lambda: starts, what="a process")
         time.sleep(0.5)
         endless.close()
         for waiting in held:
@@ -154,12 +154,12 @@ def test_a_decoder_that_hangs_ends_with_whoever_started_it() -> None:
     holder.stdin.write(picture_bytes(1, "HANG"))
     holder.stdin.close()
     children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children")
-    wait_until(lambda: children.read_text().strip(), timeout_s=20, what="a decoder")
+    wait_until(lambda: children.read_text().strip(), what="a decoder")
     decoder = int(children.read_text())
     time.sleep(0.5)
     holder.kill()
     holder.wait()
-    wait_until(lambda: not _lives(decoder), timeout_s=10, what="its end")
+    wait_until(lambda: not _lives(decoder), what="its end")
 
 
 def _lives(pid: int) -> bool:

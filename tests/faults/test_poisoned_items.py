@@ -66,7 +66,7 @@ def test_a_picture_that_ends_the_whole_worker_is_an_error_too(rig: Rig, record: 
     """As where the memory of a container is full, and the kernel kills all that is in it."""
     submit_pictures(rig, write_pictures(rig.folder / "in", 2 * SHARD, {5: "HANG"}))
     first = start_poisoned_worker(rig).ready()
-    wait_until(lambda: rig.in_redis()[1], timeout_s=20, what="a shard in hand")
+    wait_until(lambda: rig.in_redis()[1], what="a shard in hand")
     time.sleep(0.3)
     first.kill()
     rig.recovery_begins()

@@ -46,7 +46,6 @@ def wait_refused(rig: Rig, name: str, words: str) -> None:
     event, worker = "shard failed, will be tried again", rig.workers[0]
     wait_until(
         lambda: any(words in told["reason"] for told in worker.events(event)),
-        timeout_s=20,
         what=words,
     )
     time.sleep(OUTAGE_S)
@@ -94,7 +93,7 @@ def test_a_dataset_that_is_removed_ends_its_job_and_may_be_submitted_again(
     path.rename(plain.folder / "away")  # at one moment
     plain.go_on()
     shutil.rmtree(plain.folder / "away")
-    wait_until(lambda: plain.in_redis() == (0, 0), timeout_s=20, what="its messages are refused")
+    wait_until(lambda: plain.in_redis() == (0, 0), what="its messages are refused")
     assert not path.exists()  # no shard at work has brought some of it back
     told = plain.run("status", str(path))
     assert told.returncode == 2
@@ -111,7 +110,7 @@ def test_an_output_folder_that_goes_away_ends_its_jobs_and_is_gone_on_with_when_
     plain.submit_half(ITEMS, "away")
     output.rename(plain.folder / "away")
     plain.go_on()
-    wait_until(lambda: plain.in_redis() == (0, 0), timeout_s=20, what="its messages are refused")
+    wait_until(lambda: plain.in_redis() == (0, 0), what="its messages are refused")
     assert not output.exists()
     (plain.folder / "away").rename(output)
     plain.recovery_begins()

@@ -105,7 +105,7 @@ def test_a_store_that_stores_and_does_not_say_so_gets_nothing_twice(
     name = fault.replace(" ", "-").replace(",", "")
     trouble = s3.break_(fault, method="PUT", key=f"{name}/parts/00001-", times=3)
     rig.submit(ITEMS, name)
-    wait_until(lambda: trouble.met == 3, timeout_s=20, what="three lost answers")
+    wait_until(lambda: trouble.met == 3, what="three lost answers")
     rig.recovery_begins()
     record(rig.outcome(f"object store stored a part: {fault}", name=name))
 
@@ -116,7 +116,7 @@ def test_a_worker_killed_in_the_middle_of_an_upload_leaves_nothing_of_it(
     name = "killed"
     trouble = s3.break_(HANG, method="PUT", key=f"{name}/parts/00001-")
     rig.submit(ITEMS, name)
-    wait_until(lambda: trouble.met, timeout_s=20, what="an upload")
+    wait_until(lambda: trouble.met, what="an upload")
     rig.workers[-1].kill()
     s3.heal()
     assert not parts(s3, name)
@@ -149,7 +149,7 @@ def test_a_lost_message_of_a_dataset_in_a_store_is_queued_again(
     name = "lost"
     trouble = s3.break_(HANG, method="PUT", key=f"{name}/parts/00001-")  # so that messages wait
     rig.submit(ITEMS, name)
-    wait_until(lambda: trouble.met, timeout_s=20, what="a shard at work")
+    wait_until(lambda: trouble.met, what="a shard at work")
     assert rig.client.lpop(rig.queue)
     s3.heal()
     rig.recovery_begins()
@@ -163,7 +163,7 @@ def test_items_that_come_singly_are_written_once_while_the_store_loses_answers(
     trouble = s3.break_(LOSE_ANSWER, method="PUT", key=f"{name}/", times=4)
     for _ in range(2):
         rig.queue_items(texts(200), size=20, dataset=rig.dataset_path(name))
-    wait_until(lambda: trouble.met == 4, timeout_s=20, what="four lost answers")
+    wait_until(lambda: trouble.met == 4, what="four lost answers")
     rig.recovery_begins()
     rig.submitted[name] = rig.submitted.pop(rig.dataset_path(name))
     record(rig.outcome("object store loses answers, items come singly and twice", name=name))

@@ -28,7 +28,7 @@ def test_a_killed_worker_leaves_its_shards_to_the_others(make_rig: MakeRig, reco
     first = rig.start_held_worker()
     rig.wait_held(Step.ENGINE)
     second = rig.start_worker().ready()
-    wait_until(lambda: rig.in_redis() == (0, 2), timeout_s=20, what="only the held shards left")
+    wait_until(lambda: rig.in_redis() == (0, 2), what="only the held shards left")
     first.kill()
     rig.recovery_begins()
     record(rig.outcome("worker killed, another is there"))
@@ -53,10 +53,8 @@ def test_all_workers_killed_at_once_go_on_when_they_are_started(
     make_rig: MakeRig, record: Record
 ) -> None:
     rig = make_rig(item_s=0.001)
-    rig.submit(1_000)
-    workers = [rig.start_worker(), rig.start_worker()]
-    wait_until(lambda: sum(rig.counts("dataset")) >= 200, timeout_s=20, what="two shards")
-    for worker in workers:
+    rig.submit_half(1_000, workers=2)
+    for worker in rig.workers:
         worker.kill()
     rig.recovery_begins()
     rig.start_worker()
@@ -69,12 +67,15 @@ def test_a_stopped_worker_hands_on_what_it_did_not_do(
     make_rig: MakeRig, record: Record, signals: int
 ) -> None:
     rig = make_rig(item_s=0.005)
+    rig.hold(Step.ENGINE)
     rig.submit(300)
-    first = rig.start_worker().ready()
-    wait_until(lambda: rig.in_redis() == (1, 2), timeout_s=20, what="a shard runs")
+    first = rig.start_held_worker()
+    rig.wait_held(Step.ENGINE)
+    wait_until(lambda: rig.in_redis() == (1, 2), what="another is reserved")
     for _ in range(signals):
         first.process.send_signal(signal.SIGTERM)
-        rig.recovery_begins()
+    rig.recovery_begins()
+    rig.release(Step.ENGINE)
     second = rig.start_worker()
     record(rig.outcome("worker stopped with SIGTERM" + ", and another SIGTERM" * (signals - 1)))
     assert first.wait() == 0
@@ -134,7 +135,7 @@ def test_a_shard_that_is_slower_than_redelivery_runs_once(
     rig = make_rig(item_s=0.03, visibility_timeout_s=1)
     rig.submit(100)
     workers = [rig.start_worker(), rig.start_worker()]
-    wait_until(lambda: rig.in_redis()[1] == 1, timeout_s=20, what="it is held")
+    wait_until(lambda: rig.in_redis() != (1, 0), what="it is held")
     rig.recovery_begins()
     record(rig.outcome("slow shard: 3 s, redelivery after 1 s"))
     assert [worker.stop() for worker in workers] == [0, 0]  # which would finish a second run

@@ -36,7 +36,7 @@ class Tmpfs:
 
     def make_read_only(self) -> None:
         """Let nobody write; waits for files that are being written."""
-        wait_until(lambda: self._remounts("ro"), timeout_s=10, what="read-only")
+        wait_until(lambda: self._remounts("ro"), what="read-only")
 
     def make_writable(self) -> None:
         assert self._remounts("rw")

@@ -35,7 +35,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = subprocess.Popen([*command, *options], stdin=subprocess.DEVNULL)
     url = f"redis://:open-sesame@127.0.0.1:{port}/0"
     try:
-        wait_until(lambda: _answers(url), timeout_s=10, what="redis-server answers")
+        wait_until(lambda: _answers(url), what="redis-server answers")
         yield url
     finally:
         server.terminate()

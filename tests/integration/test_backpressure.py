@@ -64,7 +64,7 @@ def test_workers_queue_the_rest_as_there_is_room_and_lost_shards_before_it(
         longest = max(longest, sum(bench.in_redis()))
         return sum(bench.counts("dataset")) == 4_000
 
-    wait_until(done, timeout_s=30, what="4,000 items")
+    wait_until(done, what="4,000 items")
     bench.wait_for_items(4_000)
     bench.assert_whole(vectors=4_000)
     assert longest <= LIMIT + 2  # two may be counted in both hands
@@ -116,7 +116,7 @@ def test_the_readmes_commands_tell_what_waits_and_what_workers_hold(
     bench = make_bench(window_s=300.0, window_items=LIMIT)
     bench.start_worker()
     bench.queue_items(texts(2))
-    wait_until(lambda: bench.in_redis() == (0, 2), timeout_s=20, what="two messages in hand")
+    wait_until(lambda: bench.in_redis() == (0, 2), what="two messages in hand")
     client: Any = bench.client  # redis-py has no types for commands as they are typed
     asked = [command.replace(".img", ".txt").split() for command in commands]
     assert [client.execute_command(*words) for words in asked] == [0, 2]
@@ -130,7 +130,7 @@ def small_redis(tmp_path: Path) -> Iterator[Settings]:
     command += [str(tmp_path), "--maxmemory", "3mb", "--maxmemory-policy", "noeviction"]
     with subprocess.Popen([*command, "--save", ""], stdout=subprocess.DEVNULL) as server:
         try:
-            wait_until(socket.exists, timeout_s=10, what="redis-server")
+            wait_until(socket.exists, what="redis-server")
             yield load_settings(redis_url=f"redis+socket://{socket}")
         finally:
             server.terminate()

@@ -2,15 +2,15 @@
 
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 import redis
 import yaml
 
+from tests.integration.support import PATIENCE_S, wait_until
+
 COMPOSE = Path(__file__).parents[2] / "docker-compose.yml"
-START_TIMEOUT_S = 10.0
 
 pytestmark = pytest.mark.integration
 
@@ -26,9 +26,7 @@ def test_redis_accepts_the_configuration_that_the_compose_file_feeds_it(tmp_path
     with subprocess.Popen([*command[:2], script], env=environment, cwd=tmp_path) as shell:
         client = redis.Redis(unix_socket_path=str(socket), password="secret", decode_responses=True)
         try:
-            deadline_s = time.monotonic() + START_TIMEOUT_S
-            while not socket.exists() and time.monotonic() < deadline_s:
-                time.sleep(0.05)
+            wait_until(socket.exists, what="redis-server")
             assert client.config_get("appendonly") == {"appendonly": "yes"}
             assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
             assert client.config_get("maxmemory") == {"maxmemory": str(1 << 30)}
@@ -36,4 +34,4 @@ def test_redis_accepts_the_configuration_that_the_compose_file_feeds_it(tmp_path
                 redis.Redis(unix_socket_path=str(socket)).ping()
         finally:
             client.shutdown(nosave=True)
-            shell.wait(timeout=START_TIMEOUT_S)
+            shell.wait(timeout=PATIENCE_S)

@@ -79,8 +79,8 @@ def test_a_window_closes_by_size_and_by_time_and_a_stopped_worker_hands_back(
     bench = make_bench(window_s=300.0)
     worker = bench.start_worker()
     bench.queue_items(texts(250))
-    wait_until(lambda: parts(bench) == [100, 100], timeout_s=20, what="two full windows")
-    wait_until(lambda: bench.in_redis() == (0, 50), timeout_s=5, what="50 messages in hand")
+    wait_until(lambda: parts(bench) == [100, 100], what="two full windows")
+    wait_until(lambda: bench.in_redis() == (0, 50), what="50 messages in hand")
     assert worker.stop() == 0
     assert bench.in_redis() == (50, 0)
 
@@ -245,7 +245,7 @@ def test_a_child_killed_in_a_batch_loses_nothing(bench: Bench) -> None:
     bench.hold(Step.ENGINE)
     worker = bench.start_held_worker()
     bench.queue_items(texts(100))
-    wait_until(lambda: bench.in_redis() == (0, 100), timeout_s=20, what="a window in hand")
+    wait_until(lambda: bench.in_redis() == (0, 100), what="a window in hand")
     bench.wait_held(Step.ENGINE)
     bench.hold(Step.ENGINE)  # the second try too
     worker.signal_child(signal.SIGKILL)
@@ -258,11 +258,13 @@ def test_a_child_killed_in_a_batch_loses_nothing(bench: Bench) -> None:
 
 def test_a_lost_connection_delivers_what_was_in_hand_again(make_bench: MakeBench) -> None:
     bench = make_bench(item_s=0.01, window_s=3.0, window_items=50, visibility_timeout_s=2)
-    worker = bench.start_worker().ready()
+    bench.hold(Step.ENGINE)
+    worker = bench.start_held_worker()
     bench.queue_items(texts(80))
-    wait_until(lambda: bench.in_redis() == (0, 80), timeout_s=10, what="80 messages in hand")
+    wait_until(lambda: bench.in_redis() == (0, 80), what="80 messages in hand")
     bench.client.client_kill_filter(_type="normal", skipme=True)
-    wait_until(lambda: "Connection to broker lost" in worker.log_text(), timeout_s=10, what="it")
+    wait_until(lambda: "Connection to broker lost" in worker.log_text(), what="it")
+    bench.release(Step.ENGINE)
     bench.wait_for_items(80, ITEMS)
     bench.assert_whole(ITEMS, vectors=80)
     assert worker.stop() == 0
@@ -283,6 +285,6 @@ def test_messages_in_hand_are_bounded(make_bench: MakeBench) -> None:
         most = max(most, bench.in_redis()[1])
         return sum(bench.counts(ITEMS)) == 300
 
-    wait_until(done, timeout_s=40, what="all items")
+    wait_until(done, what="all items")
     assert most <= 2 * 30 + 2
     bench.assert_whole(ITEMS, vectors=300)

@@ -76,7 +76,7 @@ def command_line(pid: int) -> bytes:
 
 
 def assert_nothing_left(home: Path) -> None:
-    wait_until(lambda: not processes_of(home), timeout_s=10, what="no process left")
+    wait_until(lambda: not processes_of(home), what="no process left")
     assert list((home / "t").iterdir()) == []
 
 
@@ -95,7 +95,7 @@ def test_a_source_is_embedded_proved_and_left_alone_the_second_time(home: Path) 
 
 def test_after_ctrl_c_nothing_is_left_and_a_second_run_goes_on(home: Path) -> None:
     run = start_embed(home, item_s=0.03)
-    wait_until(lambda: parts(home) >= 1, timeout_s=30, what="a shard")
+    wait_until(lambda: parts(home) >= 1, what="a shard")
     run.send_signal(signal.SIGINT)
     assert run.wait(20) == 130
     assert_nothing_left(home)
@@ -110,16 +110,16 @@ def test_after_ctrl_c_nothing_is_left_and_a_second_run_goes_on(home: Path) -> No
 
 def test_what_it_started_dies_with_it(home: Path) -> None:
     run = start_embed(home, item_s=0.03)
-    wait_until(lambda: parts(home) >= 1, timeout_s=30, what="a shard")
+    wait_until(lambda: parts(home) >= 1, what="a shard")
     assert len(processes_of(home)) >= 4  # the command, Redis, a worker and its child
     run.kill()
     run.communicate(timeout=10)
-    wait_until(lambda: not processes_of(home), timeout_s=10, what="no process left")
+    wait_until(lambda: not processes_of(home), what="no process left")
 
 
 def test_a_worker_that_dies_is_started_again(home: Path) -> None:
     run = start_embed(home, item_s=0.03)
-    wait_until(lambda: parts(home) >= 1, timeout_s=30, what="a shard")
+    wait_until(lambda: parts(home) >= 1, what="a shard")
     (worker,) = worker_processes(home)
     write_fake_engine(home, "txt")  # the next one is fast
     os.kill(worker, signal.SIGKILL)
@@ -137,7 +137,7 @@ def test_there_is_a_worker_for_each_gpu(home: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PATH", f"{write_nvidia_smi(home / 'bin', 2)}:{os.environ['PATH']}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     run = start_embed(home, "--gpus", "all", item_s=0.03)
-    wait_until(lambda: len(worker_processes(home)) == 2, timeout_s=30, what="two workers")
+    wait_until(lambda: len(worker_processes(home)) == 2, what="two workers")
     environments = [Path(f"/proc/{pid}/environ").read_text() for pid in worker_processes(home)]
     lines = [line for environment in environments for line in environment.split("\0")]
     seen = [line for line in lines if line.startswith("CUDA_VISIBLE_DEVICES=")]

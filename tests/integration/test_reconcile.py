@@ -64,7 +64,7 @@ def test_redis_loses_everything_and_resume_puts_back_what_is_missing(
     bench.submit(1_450)  # a second job
     worker = bench.start_held_worker()
     bench.wait_held(Step.ENGINE)
-    wait_until(lambda: bench.counts("dataset")[0] == 100, timeout_s=15, what="a shard")
+    wait_until(lambda: bench.counts("dataset")[0] == 100, what="a shard")
     bench.client.flushall()
 
     resumed = run_resume(bench)

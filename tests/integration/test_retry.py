@@ -50,7 +50,7 @@ def wait_until_finished(bench: Bench, name: str) -> None:
     def finished() -> bool:
         return read_progress(bench.dataset_path(name), bench.settings).finished
 
-    wait_until(lambda: finished() and bench.in_redis() == (0, 0), timeout_s=20, what="retry done")
+    wait_until(lambda: finished() and bench.in_redis() == (0, 0), what="retry done")
 
 
 def paint(path: Path) -> None:
@@ -107,7 +107,7 @@ def test_what_was_missing_and_is_there_now_gets_its_vector(bench: Bench, tmp_pat
     again = submit_folder(bench, photos)  # the ids are known
     assert (again.job, again.queued_shards) == (None, 0)
     bench.queue_items(items)
-    wait_until(lambda: bench.in_redis() == (0, 0), timeout_s=20, what="items looked at")
+    wait_until(lambda: bench.in_redis() == (0, 0), what="items looked at")
     for name in ("dataset", SINGLY):
         bench.assert_whole(name, vectors=2, errors=1)
         assert run("retry", bench.dataset_path(name), *redis_url)[1]["items"] == 1
@@ -126,7 +126,7 @@ def test_retry_with_a_model_embeds_here_and_proves_the_dataset(
     model = ("--model", str(bench.settings.model))
     submit(open_source(str(photos), tower="img"), out, model[1], settings=bench.settings)
     bench.start_worker(output=str(tmp_path))
-    wait_until(lambda: read_progress(out, bench.settings).finished, timeout_s=20, what="job done")
+    wait_until(lambda: read_progress(out, bench.settings).finished, what="job done")
     paint(tmp_path / "elsewhere.png")
     (photos / "broken.png").unlink()
     paint(photos / "broken.png")

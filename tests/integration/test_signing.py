@@ -146,7 +146,7 @@ def test_a_worker_signs_nothing_that_a_strangers_headers_name(signed: Bench) -> 
     signed.client.delete(signed.queue)
     worker = signed.start_worker(reconcile_interval_s=0).ready()
     signed.client.lpush(signed.queue, json.dumps(message))
-    wait_until(lambda: "OverflowError" in worker.log_text(), timeout_s=10, what="a fault")
+    wait_until(lambda: "OverflowError" in worker.log_text(), what="a fault")
     signed.client.lpush(signed.queue, raw)
     signed.wait_for_items(100)
     assert "a.strangers" not in worker.log_text()

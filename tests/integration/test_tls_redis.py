@@ -66,7 +66,6 @@ def tls_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     try:
         wait_until(
             lambda: b"Ready to accept" in (folder / "log").read_bytes() or server.poll(),
-            timeout_s=10,
             what="redis-server is up",
         )
         if server.poll() is not None:

@@ -30,7 +30,7 @@ def start_run(bench: Bench, items: int) -> WorkerProcess:
     bench.submit(items)
     worker = bench.start_held_worker().ready()
     bench.wait_held(Step.ENGINE)
-    wait_until(lambda: bench.in_redis()[1] == 2, timeout_s=10, what="two messages held")
+    wait_until(lambda: bench.in_redis()[1] == 2, what="two messages held")
     return worker
 
 
@@ -93,13 +93,13 @@ def test_a_shard_that_the_child_was_just_given_is_done_before_a_worker_stops(
     worker = bench.start_worker().ready()
     worker.signal_child(signal.SIGSTOP)  # so that it does not say that it has it
     bench.submit(100)
-    wait_until(lambda: bench.in_redis() == (0, 1), timeout_s=20, what="the worker has it")
+    wait_until(lambda: bench.in_redis() == (0, 1), what="the worker has it")
     time.sleep(0.3)  # and has written it to its child
     worker.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: "Warm shutdown" in worker.log_text(), timeout_s=20, what="it stops")
+    wait_until(lambda: "Warm shutdown" in worker.log_text(), what="it stops")
     time.sleep(2)  # it looks for signals once a second
     worker.signal_child(signal.SIGCONT)
-    assert worker.wait() == 0  # not after half a minute
+    assert worker.wait(timeout_s=25) == 0  # not after half a minute
     done = len(worker.events("shard embedded"))
     assert bench.in_redis() == (1 - done, 0)
 
@@ -146,7 +146,7 @@ def test_a_failing_disk_puts_a_shard_off_and_loses_nothing(bench: Bench) -> None
     parts.write_text("not a folder")
     worker = bench.start_worker()
     worker.wait_for("shard failed, will be tried again", count=3)
-    wait_until(lambda: sum(bench.in_redis()) == 2, timeout_s=20, what="both shards in Redis")
+    wait_until(lambda: sum(bench.in_redis()) == 2, what="both shards in Redis")
     with worker.suspended():  # or it makes the folder anew in between
         parts.unlink()
         aside.rename(parts)
@@ -279,6 +279,6 @@ def test_a_part_that_is_damaged_does_not_stop_the_other_shards(bench: Bench) -> 
     part = Path(bench.dataset_path(), part_path("00001-0000001"))
     part.write_bytes(b"no parquet")
     worker = bench.start_worker()
-    wait_until(lambda: bench.counts("dataset") == (200, 0), timeout_s=15, what="two shards")
+    wait_until(lambda: bench.counts("dataset") == (200, 0), what="two shards")
     refused = worker.wait_for("message refused")
     assert "00001-0000001" in refused["reason"]

@@ -3,10 +3,14 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.s3 import S3, run_s3
 
 REAL_STORE = "CLIPFLEET_TEST_S3"  # s3://bucket/prefix of a store to run the contract's tests on
+
+settings.register_profile("patient", deadline=None)  # the machine may do much else
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="module")

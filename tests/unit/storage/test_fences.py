@@ -130,7 +130,7 @@ def test_whoever_comes_after_a_planner_that_was_killed_anywhere_spoils_nothing(
         assert proof.vectors + proof.errors == 4
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     schedule=st.lists(st.integers(0, 2), max_size=150),
     killed=st.tuples(*[st.one_of(st.none(), st.integers(0, PLANNING))] * 3),

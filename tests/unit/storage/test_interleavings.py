@@ -78,7 +78,7 @@ schedules = st.lists(st.integers(0, 1), max_size=80)
 crashes = st.one_of(st.none(), st.integers(0, 2 * MOST_OPERATIONS))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(schedule=schedules, first=crashes, second=crashes)
 def test_two_writers_of_a_job_leave_every_item_once(
     schedule: list[int], first: int | None, second: int | None
@@ -99,7 +99,7 @@ def test_two_writers_of_a_job_leave_every_item_once(
     assert list(missing_shards(dataset)) == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(schedule=schedules, first=crashes, second=crashes)
 def test_single_items_that_two_workers_hold_are_written_once(
     schedule: list[int], first: int | None, second: int | None
@@ -188,7 +188,7 @@ def test_a_part_without_its_record_is_completed_from_its_own_footer() -> None:
     assert files_of(dataset) == files
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(schedule=schedules, first=crashes, second=crashes, deleted=st.sets(st.integers(0, 1)))
 def test_parts_that_were_deleted_come_back_once(
     schedule: list[int], first: int | None, second: int | None, deleted: set[int]
@@ -206,7 +206,7 @@ def test_parts_that_were_deleted_come_back_once(
     assert_whole(dataset)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(schedule=schedules, first=crashes, second=crashes)
 def test_two_planners_never_plan_an_item_twice(
     schedule: list[int], first: int | None, second: int | None

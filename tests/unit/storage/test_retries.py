@@ -242,7 +242,7 @@ def test_a_worker_of_a_retry_that_is_killed_anywhere_leaves_every_id_once(
     assert_whole(dataset, errors=proof.errors)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(schedule=schedules, first=crashes, second=crashes)
 def test_two_workers_of_a_retry_leave_every_id_once(
     schedule: list[int], first: int | None, second: int | None
@@ -273,7 +273,7 @@ def test_workers_of_a_retry_that_live_leave_no_row_behind() -> None:
         assert_whole(dataset, errors=prove_dataset(dataset).errors)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(schedule=schedules, first=crashes, second=crashes)
 def test_two_retries_at_once_leave_every_id_once(
     schedule: list[int], first: int | None, second: int | None

@@ -43,7 +43,6 @@ from workers.pipeline import Embedder
 
 ODD_SIZE = 5_000  # deeper than Python's stack, longer than any name
 NOTHING_SHARED = settings(
-    deadline=None,
     max_examples=100,
     phases=[Phase.explicit, Phase.generate],  # an odd value is small enough as it is
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -153,19 +153,20 @@ class Bench:
         self.queue = queue_name(settings.tower or "txt", settings.queue_prefix)
 
     def start_worker(self, *options: str, **changes: Any) -> WorkerProcess:
-        settings = self.settings.model_copy(update=changes)
-        log_path = self.folder / f"worker-{len(self.workers)}.log"
-        self.workers.append(WorkerProcess(settings, log_path, options))
-        return self.workers[-1]
+        return self._start(changes, options)
 
     def start_held_worker(self, **changes: Any) -> WorkerProcess:
         """Start a worker that stops at the steps that `hold` names."""
+        environment = steps_environment(self.folder)
+        return self._start(changes, program="tests.steps", environment=environment)
+
+    def _start(
+        self, changes: dict[str, Any], options: Sequence[str] = (), **keywords: Any
+    ) -> WorkerProcess:
         settings = self.settings.model_copy(update=changes)
         log_path = self.folder / f"worker-{len(self.workers)}.log"
-        environment = steps_environment(self.folder)
-        worker = WorkerProcess(settings, log_path, program="tests.steps", environment=environment)
-        self.workers.append(worker)
-        return worker
+        self.workers.append(WorkerProcess(settings, log_path, options, **keywords))
+        return self.workers[-1]
 
     def hold(self, step: Step, *, after: int = 0) -> None:
         """Have the next process that comes to a step stop there, after so many may pass."""

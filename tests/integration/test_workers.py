@@ -87,21 +87,33 @@ def test_sigterm_finishes_the_running_shard_and_hands_back_the_rest(bench: Bench
     bench.assert_whole(vectors=300)
 
 
-def test_a_shard_that_the_child_was_just_given_is_done_before_a_worker_stops(
-    bench: Bench,
-) -> None:
+def give_and_stop(bench: Bench) -> WorkerProcess:
+    """Return a worker that is told to stop just after its child, suspended, was given a shard."""
     worker = bench.start_worker().ready()
     worker.signal_child(signal.SIGSTOP)  # so that it does not say that it has it
     bench.submit(100)
     wait_until(lambda: bench.in_redis() == (0, 1), what="the worker has it")
     time.sleep(0.3)  # and has written it to its child
     worker.process.send_signal(signal.SIGTERM)
+    return worker
+
+
+def test_a_shard_that_the_child_was_just_given_is_done_before_a_worker_stops(
+    bench: Bench,
+) -> None:
+    worker = give_and_stop(bench)
     wait_until(lambda: "Warm shutdown" in worker.log_text(), what="it stops")
     time.sleep(2)  # it looks for signals once a second
     worker.signal_child(signal.SIGCONT)
     assert worker.wait(timeout_s=25) == 0  # not after half a minute
     done = len(worker.events("shard embedded"))
     assert bench.in_redis() == (1 - done, 0)
+
+
+def test_a_shard_that_a_stuck_child_was_just_given_is_handed_back(make_bench: MakeBench) -> None:
+    bench = make_bench(stop_grace_s=2, visibility_timeout_s=600)
+    assert give_and_stop(bench).wait(timeout_s=25) == 0
+    assert bench.in_redis() == (1, 0)
 
 
 def test_a_worker_that_drains_keeps_its_hold_on_the_running_shard(make_bench: MakeBench) -> None:

@@ -37,7 +37,11 @@ class _Processes(AsynPool):
         ends, and the worker with it.
         """
         pool: Any = self
-        given = {key: job for key, job in pool._cache.items() if job._write_to is not None}
+        given = {
+            key: job
+            for key, job in pool._cache.items()
+            if not job._accepted and job._write_to is not None and job not in pool.outbound_buffer
+        }
         for job in given.values():
             writer = job._writer()
             if writer is not None:  # it was given a part

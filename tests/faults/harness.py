@@ -15,7 +15,6 @@ worker that has to be started counts.
 from __future__ import annotations
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -148,13 +147,12 @@ class Rig(Bench):
         Two shards are done, and one is in a worker's engine and stays there. Workers that run
         already are `start_held_worker`'s, and have no other work.
         """
-        shard_size, batch = self.settings.shard_size, self.settings.max_batch
-        self.hold(Step.ENGINE, after=2 * math.ceil(shard_size / batch))
+        self.hold_engine(after_shards=2)
         self.submit(count, name)
         for _ in range(workers):
             self.start_held_worker()
         self.wait_held(Step.ENGINE)
-        wait_until(lambda: self.counts(name)[0] >= 2 * shard_size, what="two shards")
+        wait_until(lambda: self.counts(name)[0] >= 2 * self.settings.shard_size, what="two shards")
 
     def go_on(self) -> None:
         """Let the worker go on that `submit_half` holds."""

@@ -159,7 +159,7 @@ def test_a_decoder_that_hangs_ends_with_whoever_started_it() -> None:
     time.sleep(0.5)
     holder.kill()
     holder.wait()
-    wait_until(lambda: not _lives(decoder), what="its end")
+    wait_until(lambda: not _lives(decoder), timeout_s=10, what="its end")
 
 
 def _lives(pid: int) -> bool:

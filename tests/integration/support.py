@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from tests.steps import Step, steps_environment
 from workers.lifecycle import environment_of
 
 PATIENCE_S = 60.0  # for what comes in a second or two, on a machine that does much else
+STOP_S = 20.0  # less than the half minute that a child waits for somebody to take its result
 _POLL_S = 0.02
 _LOG_LINES = 40
 
@@ -126,12 +128,12 @@ class WorkerProcess:
         finally:
             os.killpg(self.process.pid, signal.SIGCONT)
 
-    def stop(self) -> int:
+    def stop(self, timeout_s: float = STOP_S) -> int:
         """Send SIGTERM, and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.wait()
+        return self.wait(timeout_s)
 
-    def wait(self, timeout_s: float = PATIENCE_S) -> int:
+    def wait(self, timeout_s: float = STOP_S) -> int:
         return self.process.wait(timeout_s)
 
     def kill(self) -> None:
@@ -168,9 +170,14 @@ class Bench:
         self.workers.append(WorkerProcess(settings, log_path, options, **keywords))
         return self.workers[-1]
 
-    def hold(self, step: Step, *, after: int = 0) -> None:
-        """Have the next process that comes to a step stop there, after so many may pass."""
-        step.hold(self.folder, after=after)
+    def hold(self, step: Step) -> None:
+        """Have the next process that comes to a step stop there for ever."""
+        step.hold(self.folder)
+
+    def hold_engine(self, *, after_shards: int) -> None:
+        """Have a worker stop in its engine when so many shards have passed it."""
+        batches = math.ceil(self.settings.shard_size / self.settings.max_batch)
+        Step.ENGINE.hold(self.folder, after=after_shards * batches)
 
     def wait_held(self, step: Step, *, count: int = 1, timeout_s: float = PATIENCE_S) -> None:
         """Wait until so many processes are at a step, or ended there."""

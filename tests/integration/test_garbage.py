@@ -121,7 +121,7 @@ def test_a_worker_that_starts_among_garbage_starts(bench: Bench) -> None:
     worker = bench.start_worker().ready()
     bench.wait_for_items(1, "items-txt")
     assert time.monotonic() - began_s < 30
-    wait_until(lambda: bench.in_redis() == (0, 0), what="Redis is empty")
+    wait_until(lambda: bench.in_redis() == (0, 0), timeout_s=5, what="Redis is empty")
     assert worker.stop() == 0
 
 

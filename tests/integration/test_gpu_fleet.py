@@ -82,7 +82,7 @@ def test_a_killed_fleet_takes_its_workers_with_it(bench: Bench) -> None:
     assert len(processes_of(bench.folder)) >= 1 + 2 * GPUS
     fleet.process.kill()
     fleet.wait()
-    wait_until(lambda: not processes_of(bench.folder), what="no process left")
+    wait_until(lambda: not processes_of(bench.folder), timeout_s=10, what="no process left")
 
 
 def test_a_fleet_whose_workers_all_end_ends_with_their_exit_code(bench: Bench) -> None:

@@ -76,7 +76,7 @@ def command_line(pid: int) -> bytes:
 
 
 def assert_nothing_left(home: Path) -> None:
-    wait_until(lambda: not processes_of(home), what="no process left")
+    wait_until(lambda: not processes_of(home), timeout_s=10, what="no process left")
     assert list((home / "t").iterdir()) == []
 
 
@@ -114,7 +114,7 @@ def test_what_it_started_dies_with_it(home: Path) -> None:
     assert len(processes_of(home)) >= 4  # the command, Redis, a worker and its child
     run.kill()
     run.communicate(timeout=10)
-    wait_until(lambda: not processes_of(home), what="no process left")
+    wait_until(lambda: not processes_of(home), timeout_s=10, what="no process left")
 
 
 def test_a_worker_that_dies_is_started_again(home: Path) -> None:

@@ -32,7 +32,6 @@ from workers.lifecycle import environment_of
 pytestmark = pytest.mark.integration
 
 INTERVAL_S = 1.0
-SHARD_BATCHES = 4  # 100 items, 32 a batch
 
 
 def run_resume(bench: Bench) -> dict[str, Any]:
@@ -59,7 +58,7 @@ def test_redis_loses_everything_and_resume_puts_back_what_is_missing(
     make_bench: MakeBench,
 ) -> None:
     bench = make_bench(reconcile_interval_s=0)
-    bench.hold(Step.ENGINE, after=SHARD_BATCHES)
+    bench.hold_engine(after_shards=1)
     bench.submit(1_000)
     bench.submit(1_450)  # a second job
     worker = bench.start_held_worker()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def test_a_killed_child_costs_its_shard_a_second_run_and_nothing_else(
 ) -> None:
     worker = start_run(bench, 300)
     worker.signal_child(signal.SIGKILL)
-    worker.wait_for("engine loaded", count=2)
+    worker.wait_for("engine loaded", count=2, timeout_s=15)
     bench.wait_for_items(300)
     bench.assert_whole(vectors=300)
     assert worker.stop() == 0
@@ -105,14 +106,14 @@ def test_a_shard_that_the_child_was_just_given_is_done_before_a_worker_stops(
     wait_until(lambda: "Warm shutdown" in worker.log_text(), what="it stops")
     time.sleep(2)  # it looks for signals once a second
     worker.signal_child(signal.SIGCONT)
-    assert worker.wait(timeout_s=25) == 0  # not after half a minute
+    assert worker.wait() == 0  # not after half a minute
     done = len(worker.events("shard embedded"))
     assert bench.in_redis() == (1 - done, 0)
 
 
 def test_a_shard_that_a_stuck_child_was_just_given_is_handed_back(make_bench: MakeBench) -> None:
     bench = make_bench(stop_grace_s=2, visibility_timeout_s=600)
-    assert give_and_stop(bench).wait(timeout_s=25) == 0
+    assert give_and_stop(bench).wait() == 0
     assert bench.in_redis() == (1, 0)
 
 
@@ -136,7 +137,7 @@ def test_a_worker_that_drains_keeps_its_hold_on_the_running_shard(make_bench: Ma
 def test_a_shard_that_outlasts_the_grace_period_is_handed_back(make_bench: MakeBench) -> None:
     bench = make_bench(stop_grace_s=0.5)
     worker = start_run(bench, 200)
-    assert worker.stop() == 0
+    assert worker.stop(timeout_s=8) == 0
     assert bench.in_redis() == (2, 0)
 
 
@@ -145,6 +146,8 @@ def test_a_shard_that_hangs_is_killed_at_its_deadline_and_runs_again(
 ) -> None:
     bench = make_bench(shard_deadline_s=2)
     worker = start_run(bench, 200)
+    with suppress(ProcessLookupError):  # on a slow machine the deadline was first
+        worker.signal_child(signal.SIGSTOP)
     worker.wait_for("nothing done within the deadline, child killed")
     worker.wait_for("engine loaded", count=2)
     bench.wait_for_items(200)

@@ -1,0 +1,168 @@
+"""`--gpus` on a machine with two GPUs or more: ONNX Runtime's CUDA provider, the demo's engines."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from clipfleet.gpus import VISIBLE_VARIABLE, list_gpus
+from clipfleet.settings import load_settings
+from storage.proof import prove
+from tasks.private_redis import private_redis
+from tests.integration.support import WorkerProcess, wait_until
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "examples" / "demo" / "model" / "demo.img.fp32.onnx"
+PICTURES = 6_000
+SHARD_SIZE = 128
+USED_MIB = 100  # at least, by a process with an engine on the GPU
+LEAST_COSINE = 0.999999
+JOB_S = 180.0
+
+GPUS = list_gpus()
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(len(GPUS) < 2, reason="fewer than two GPUs"),
+]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the demo's pictures."""
+    folder = tmp_path_factory.mktemp("scenes")
+    command = [sys.executable, "examples/demo/scenes.py", str(folder), "--count", str(PICTURES)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return folder / "images"
+
+
+def memory_used() -> dict[str, int]:
+    """Return the MiB in use on each GPU, by UUID."""
+    command = ["nvidia-smi", "--query-gpu=uuid,memory.used", "--format=csv,noheader,nounits"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return {uuid: int(mib) for uuid, mib in (line.split(", ") for line in lines)}
+
+
+@contextmanager
+def gpus_used() -> Iterator[set[str]]:
+    """Yield the GPUs, by UUID, on which memory is in use meanwhile that was free before."""
+    before, used, over = memory_used(), set[str](), threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.2):
+            now = memory_used()
+            used.update(gpu for gpu in now if now[gpu] - before[gpu] >= USED_MIB)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield used
+    finally:
+        over.set()
+        looking.join()
+
+
+def clipfleet(*arguments: str | Path, **environment: str) -> dict[str, Any]:
+    """Run a command, and return what it printed with --json."""
+    run = subprocess.run(
+        [sys.executable, "-m", "clipfleet.cli", *map(str, arguments), "--json"],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=JOB_S,
+    )
+    assert run.returncode == 0, run.stderr
+    told: dict[str, Any] = json.loads(run.stdout)
+    return told
+
+
+def embed(pictures: Path, out: Path, gpus: str, **environment: str) -> None:
+    shared = ("--model", MODEL, "--provider", "cuda", "--dtype", "float32", "--gpus", gpus)
+    told = clipfleet(
+        "embed", pictures, out, *shared, "--shard-size", str(SHARD_SIZE), **environment
+    )
+    print(f"\n--gpus {gpus} {environment}: {told['embedded_items']} items in {told['seconds']} s")
+    assert told["proof"]["vectors"] == PICTURES
+
+
+def vectors(dataset: Path) -> NDArray[np.float32]:
+    """Return a dataset's vectors in the order of their ids: float32 (n, D)."""
+    table = pq.read_table(dataset / "parts").sort_by("id")
+    flat = np.asarray(table["embedding"].combine_chunks().values.to_numpy(), np.float32)
+    return flat.reshape(len(table), -1)
+
+
+def test_all_gpus_embed_what_one_does(pictures: Path, tmp_path: Path) -> None:
+    with gpus_used() as used:
+        embed(pictures, tmp_path / "all", "all")
+    assert used == {gpu.uuid for gpu in GPUS}
+    with gpus_used() as used:
+        embed(pictures, tmp_path / "one", "0")
+    assert used == {GPUS[0].uuid}
+    cosines = np.einsum("nd,nd->n", vectors(tmp_path / "all"), vectors(tmp_path / "one"))
+    print(f"worst cosine between all GPUs and one {cosines.min():.8f}")
+    assert cosines.min() >= LEAST_COSINE
+
+
+@pytest.mark.parametrize("names", ["1", "its UUID"])
+def test_all_are_those_that_the_process_may_see(pictures: Path, tmp_path: Path, names: str) -> None:
+    visible = {VISIBLE_VARIABLE: "1" if names == "1" else GPUS[1].uuid}
+    with gpus_used() as used:
+        embed(pictures, tmp_path / "out", "all", **visible)
+    assert used == {GPUS[1].uuid}
+
+
+@pytest.fixture
+def redis_url() -> Iterator[str]:
+    with private_redis() as url:
+        yield url
+
+
+@pytest.fixture
+def fleet(redis_url: str, tmp_path: Path) -> Iterator[WorkerProcess]:
+    """A worker on every GPU."""
+    settings = load_settings(
+        redis_url=redis_url,
+        tower="img",
+        model=str(MODEL),
+        output=str(tmp_path),
+        provider="cuda",
+    )
+    started = WorkerProcess(settings, tmp_path / "fleet.log", ("--gpus", "all"))
+    yield started
+    started.kill()
+
+
+def test_the_others_do_what_a_killed_worker_had(
+    fleet: WorkerProcess, redis_url: str, pictures: Path, tmp_path: Path
+) -> None:
+    fleet.wait_for("engine loaded", count=len(GPUS))
+    workers = {event["gpus"]: event["pid"] for event in fleet.events("worker starts")}
+    assert set(workers) == {gpu.uuid for gpu in GPUS}
+    out = tmp_path / "dataset"
+    queued = ("--redis-url", redis_url, "--shard-size", str(SHARD_SIZE))
+    clipfleet("submit", pictures, out, "--model", MODEL, *queued)
+    fleet.wait_for("shard embedded", count=2 * len(GPUS))
+    os.kill(workers[GPUS[0].uuid], signal.SIGKILL)
+    ended = fleet.wait_for("worker ended")
+    assert (ended["gpu"], ended["others"]) == (GPUS[0].uuid, len(GPUS) - 1)
+    wait_until(
+        lambda: prove(str(out)).vectors == PICTURES, timeout_s=JOB_S, what="all are embedded"
+    )
+    assert prove(str(out)).problems == []
+    assert fleet.stop() == 1  # the killed worker's

@@ -24,12 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.merge import insert
 from bench.soak_backlog import measure_backlog
 from bench.soak_count import PREFIX, count_events, count_ids, rate, read_commits
 from bench.soak_fleet import SoakFleet, SoakRedis, started
 from bench.soak_memory import SETTLED, Memory, MemorySampler
-from bench.soak_report import BEGIN, END, write_results
+from bench.soak_report import SECTION, write_results
 from clipfleet.settings import Settings, cores, load_settings
 from workers.engines.fake import write_fake_engine
 from workers.lifecycle import environment_of
@@ -244,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     json_path, page = given.pop("json"), given.pop("into")
     json_path.parent.mkdir(parents=True, exist_ok=True)
     if page is not None:
-        insert(page.read_text(encoding="utf-8"), "", begin=BEGIN, end=END)  # not only in the end
+        SECTION.insert(page.read_text(encoding="utf-8"), "")  # not only in the end
     with tempfile.TemporaryDirectory(prefix="clipfleet-soak-") as folder:
         result = Soak(Options(**given), Path(folder)).run()
     write_results(result, json_path, page)

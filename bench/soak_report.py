@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.merge import insert
+from bench.pages import Section
 from clipfleet.settings import Settings
 from clipfleet.whole_file import whole_file
 
-BEGIN = "<!-- soak: begin; written by bench.soak -->"
-END = "<!-- soak: end -->"
+SECTION = Section("soak", "bench.soak")
 MIB = 1 << 20
 
 Result = dict[str, Any]
@@ -28,10 +27,8 @@ def write_results(result: Result, json_path: Path, page: Path | None) -> None:
         part.write_text(text, encoding="utf-8")
     if page is None:
         print(report(result))
-        return
-    changed = insert(page.read_text(encoding="utf-8"), report(result), begin=BEGIN, end=END)
-    with whole_file(page) as part:
-        part.write_text(changed, encoding="utf-8")
+    else:
+        SECTION.write(page, report(result))
 
 
 def report(result: Result) -> str:

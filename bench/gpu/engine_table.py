@@ -12,12 +12,10 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench.gpu.merge import insert
+from bench.pages import Section
 from clipfleet.card import ModelCard, parse_card
-from clipfleet.whole_file import whole_file
 
-BEGIN = "<!-- engines: begin; written by bench.gpu.engine_table -->"
-END = "<!-- engines: end -->"
+SECTION = Section("engines", "bench.gpu.engine_table")
 
 HEADER = (
     "| engine | precision | batch | built in, s | size, MB | cosine, least | cosine, mean "
@@ -62,17 +60,13 @@ def table(cards: Sequence[Path]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("cards", nargs="*", type=Path, help="cards of TensorRT engines")
-    parser.add_argument(
-        "--into", type=Path, help=f"write it into a page, between {BEGIN} and {END}"
-    )
+    parser.add_argument("--into", type=Path, help="write it into a page, between its marks")
     args = parser.parse_args(arguments)
     text = table(args.cards)
     if args.into is None:
         print(text)
-        return
-    page = args.into.read_text(encoding="utf-8")
-    with whole_file(args.into) as part:
-        part.write_text(insert(page, text, begin=BEGIN, end=END), encoding="utf-8")
+    else:
+        SECTION.write(args.into, text)
 
 
 if __name__ == "__main__":

@@ -18,23 +18,10 @@ from bench.gpu.measurement import Measurement, dump_measurements, read_measureme
 from bench.gpu.plot import picture
 from bench.gpu.rows import MixedMachinesError, Row, rows_of
 from bench.gpu.tables import report
+from bench.pages import Section
 from clipfleet.whole_file import whole_file
 
-BEGIN = "<!-- measured: begin; written by bench.gpu.merge -->"
-END = "<!-- measured: end -->"
-
-
-def insert(page: str, text: str, *, begin: str = BEGIN, end: str = END) -> str:
-    """Return a page with `text` in place of what stands between its two markers.
-
-    Raises:
-        ValueError: The page has not exactly one of each marker, in order.
-    """
-    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
-        raise ValueError(f"the page needs the line {begin} and below it {end}, once each")
-    before, rest = page.split(begin)
-    _, after = rest.split(end)
-    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
+SECTION = Section("measured", "bench.gpu.merge")
 
 
 def merge(paths: Sequence[Path]) -> tuple[list[Measurement], list[Row]]:
@@ -55,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--markdown", type=Path, help="write the tables there (default: to the terminal)")
     add("--json", type=Path, help="write every measurement into one file")
     add("--svg", type=Path, help="write the plot there")
-    add("--into", type=Path, help=f"write the tables into a page, between {BEGIN} and {END}")
+    add("--into", type=Path, help="write the tables into a page, between their marks")
     args = parser.parse_args(arguments)
     try:
         measurements, rows = merge(args.files)
@@ -63,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plot = os.path.relpath(args.svg, beside.parent) if args.svg and beside else None
         text = report(rows, plot=plot)
         if args.into:
-            _write(args.into, insert(args.into.read_text(encoding="utf-8"), text))
+            SECTION.write(args.into, text)
         if args.markdown:
             _write(args.markdown, text + "\n")
         if args.json:

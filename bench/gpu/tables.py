@@ -54,9 +54,12 @@ def hardware(rows: Sequence[Row]) -> str:
 
 
 def _by_session(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Return the rows of each session, told apart by the machine's start as well."""
     found: dict[str, list[str]] = {}
     for row in rows:
-        found.setdefault(row.parts[0].session, []).append(f"{row.architecture} {row.tower}")
+        part = row.parts[0]
+        where = f"{part.session} (boot {part.machine.boot_id[:8]})"
+        found.setdefault(where, []).append(f"{row.architecture} {row.tower}")
     return found
 
 
@@ -67,13 +70,13 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         cells = [_figure(row, name, notes) for name in CELLS]
         lines.append((row.architecture, row.tower, *cells))
-    text = _markdown(("architecture", "tower", *CELLS.values()), lines)
+    text = markdown(("architecture", "tower", *CELLS.values()), lines)
     return "\n\n".join([text, *([_footnotes(notes)] if notes else [])])
 
 
 def _figure(row: Row, name: CellName, notes: list[str]) -> str:
     cell = row.cells.get(name)
-    figure = _measured(cell)
+    figure = measured(cell)
     if cell is not None and not cell.missing and figure:
         return figure
     reason = row.missing(name)
@@ -82,7 +85,7 @@ def _figure(row: Row, name: CellName, notes: list[str]) -> str:
     return f"{figure or _NONE} ({notes.index(reason) + 1})"
 
 
-def _measured(cell: Cell | None) -> str | None:
+def measured(cell: Cell | None) -> str | None:
     """Return a cell's figure: with several rates, that of the engine's own choice of K."""
     if cell and (rate := cell.chosen or cell.best):
         return f"{rate.items_s:,.0f}/s (K={rate.contexts})"
@@ -105,7 +108,7 @@ def compared(rows: Sequence[Row]) -> str:
         found = list(figures(row.architecture, row.tower, row.cells))
         names = [figure.name for figure in found]
         lines.append((row.architecture, row.tower, *(figure.text for figure in found)))
-    return _markdown(("architecture", "tower", *names), lines)
+    return markdown(("architecture", "tower", *names), lines)
 
 
 def percentiles(rows: Sequence[Row]) -> str:
@@ -132,7 +135,7 @@ def percentiles(rows: Sequence[Row]) -> str:
                 rate = 1000 * cell.batch_size / found.mean_ms
                 first = (row.architecture, row.tower, title, f"{cell.batch_size}")
                 lines.append((*first, f"{found.calls}", *(f"{n:.3f}" for n in ms), f"{rate:,.0f}"))
-    return _markdown(header, lines)
+    return markdown(header, lines)
 
 
 def _titled(row: Row) -> Iterator[tuple[str, Cell]]:
@@ -151,7 +154,7 @@ def contexts(rows: Sequence[Row]) -> str:
                 chosen = str(cell.chosen_contexts) if cell.chosen_contexts else _NONE
                 lines.append((row.architecture, row.tower, title, rates, chosen))
     header = ("architecture", "tower", "engine", "items/s", "K that the engine chooses")
-    return _markdown(header, lines) if lines else "Not measured."
+    return markdown(header, lines) if lines else "Not measured."
 
 
 def limit(rows: Sequence[Row]) -> str:
@@ -166,7 +169,7 @@ def limit(rows: Sequence[Row]) -> str:
         "large matrix product, TFLOP/s",
         "share",
     )
-    return _markdown(header, [_limit_line(row) for row in rows])
+    return markdown(header, [_limit_line(row) for row in rows])
 
 
 def _limit_line(row: Row) -> tuple[str, ...]:
@@ -182,7 +185,8 @@ def _limit_line(row: Row) -> tuple[str, ...]:
     return (*first, title, f"{items_s:,.0f}", f"{tflops:.1f}", top, share)
 
 
-def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a table of these cells."""
     rule = "|" + "---|" * len(header)
     return "\n".join(
         [f"| {' | '.join(header)} |", rule, *(f"| {' | '.join(line)} |" for line in lines)]

@@ -77,6 +77,7 @@ def figures(architecture: str, tower: Tower, cells: Cells) -> Iterator[Figure]:
         unit="/s",
         least=least.get("b32"),
     )
+    yield Figure(name="batch 32 / 1, chosen K", value=_ratio(_chosen(batch), chosen), unit="×")
 
 
 def _p50(cell: Cell | None) -> float | None:

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     if not args.quick:
         os.environ["FAULTS_FULL"] = "1"  # before the harness is imported, which reads it
-    from tests.faults.table import insert, table
+    from tests.faults.table import SECTION, table
 
     results = Results()
     options = ["--quiet", "--import-mode=importlib", f"--deselect={_FOLDER / _HARNESS}"]
@@ -48,8 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = table(results.faults)
     print(f"\n{text}")
     if args.into:
-        page = args.into.read_text(encoding="utf-8")
-        args.into.write_text(insert(page, text), encoding="utf-8")
+        SECTION.write(args.into, text)
     return int(bool(code) or not all(fault.ok for fault in results.faults))
 
 

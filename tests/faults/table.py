@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bench.pages import Section
 from tests.faults.harness import Fault
 
-BEGIN = "<!-- faults: begin; written by python -m tests.faults -->"
-END = "<!-- faults: end -->"
+SECTION = Section("faults", "python -m tests.faults")
 
 _HEAD = ("fault", "items submitted", "vectors", "errors", "lost", "doubled", "seconds to recover")
 
@@ -23,16 +23,3 @@ def _cells(fault: Fault) -> tuple[str, ...]:
     counts = (fault.submitted, fault.vectors, fault.errors, fault.lost, fault.doubled)
     recovery = "never" if fault.recovery_s is None else f"{fault.recovery_s:.1f}"
     return (fault.name, *(f"{count:,}" for count in counts), recovery)
-
-
-def insert(page: str, text: str) -> str:
-    """Return a page with `text` between its two markers.
-
-    Raises:
-        ValueError: The page has not exactly one of each marker, in order.
-    """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
-        raise ValueError(f"the page needs the line {BEGIN} and below it {END}, once each")
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"

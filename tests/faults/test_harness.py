@@ -16,7 +16,7 @@ from storage.sources import ListSource
 from tests.faults.__main__ import main
 from tests.faults.counting import count_ids
 from tests.faults.harness import FULL_VARIABLE, Fault, outcome_of
-from tests.faults.table import BEGIN, END
+from tests.faults.table import SECTION
 from tests.unit.tasks.support import embedded, fake_dataset, items
 from workers.engines.fake import fake_card
 
@@ -110,7 +110,7 @@ def test_a_part_of_the_faults_does_not_replace_the_table_of_all(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"{BEGIN}\n\nthe table\n\n{END}\n")
+    page.write_text(f"{SECTION.begin}\n\nthe table\n\n{SECTION.end}\n")
     monkeypatch.setattr("tests.faults.__main__.pytest.main", lambda *_, **__: 0)
     monkeypatch.setenv(FULL_VARIABLE, "")  # which the command sets: put back afterwards
     with pytest.raises(SystemExit, match="2"):

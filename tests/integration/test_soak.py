@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.soak import main
-from bench.soak_report import BEGIN, END, report
+from bench.soak_report import SECTION, report
 
 pytestmark = pytest.mark.integration
 
@@ -20,7 +20,7 @@ SMALL = f"--items {ITEMS} --workers 2 --item-s 0.001 --kill-every-s 10 --redeliv
 
 def test_nothing_is_lost_or_doubled_while_workers_and_redis_are_killed(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
+    page.write_text(f"before\n{SECTION.begin}\n{SECTION.end}\nafter\n")
     told = ["--json", str(tmp_path / "soak.json"), "--into", str(page)]
     code = main([*SMALL.split(), "--backlog-shards", "5", "--limit-s", "60", *told])
     result = json.loads((tmp_path / "soak.json").read_text())

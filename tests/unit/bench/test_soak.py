@@ -10,11 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench.gpu.merge import insert
 from bench.soak import RESULT
 from bench.soak_count import Ids, count_events, count_ids, rate, read_commits
 from bench.soak_memory import Memory, resident_bytes, slope
-from bench.soak_report import BEGIN, END, report
+from bench.soak_report import SECTION, report
 
 ROOT = Path(__file__).parents[3]
 
@@ -99,7 +98,7 @@ def test_a_process_has_memory_until_it_ends() -> None:
 def test_the_documentation_has_the_table_of_the_kept_result() -> None:
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     result = json.loads(RESULT.read_text(encoding="utf-8"))
-    assert insert(page, report(result), begin=BEGIN, end=END) == page
+    assert SECTION.insert(page, report(result)) == page
     assert result["options"]["items"] >= 1_000_000
     ids = result["ids"]
     assert (ids["lost"], ids["doubled"], ids["foreign"]) == (0, 0, 0)

@@ -1,0 +1,40 @@
+"""Run a TensorRT engine a few times under a profiler, kernel by kernel.
+
+    ncu --clock-control none --metrics gpu__time_duration.sum --csv --log-file kernels.csv \\
+        python -m bench.gpu.one_call vit-b-16.img.fp16.trt
+    python -m bench.gpu.kernels kernels.csv
+
+One context, and no CUDA graph, which would be one thing to the profiler.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipfleet.card import load_card
+from clipfleet.models import load_architecture
+from convert.random_inputs import random_inputs
+from workers.engines.tensorrt import TensorRTEngine
+
+_BATCHES = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("engine", type=Path, help="a TensorRT engine, its card beside it")
+    args = parser.parse_args(arguments)
+    card, path = load_card(args.engine)
+    inputs = random_inputs(
+        load_architecture(card.architecture),
+        card.tower,
+        count=_BATCHES * (card.profile.largest if card.profile else 1),
+        context_length=card.context_length,
+    )
+    with TensorRTEngine(card, path, contexts=1, cuda_graphs=False) as engine:
+        engine(inputs)
+
+
+if __name__ == "__main__":
+    main()

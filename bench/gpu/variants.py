@@ -1,0 +1,86 @@
+"""What was measured several times, side by side: another graph, another session.
+
+    python -m bench.gpu.variants sessions before=results/before now=results
+    python -m bench.gpu.variants transpositions one=results/one two=results/two --into docs/page.md
+
+Each folder holds files of `bench.gpu.measure`; the table has every row that all of them have, once
+for each, by its name. The first argument names the page's section.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from bench.gpu.merge import merge
+from bench.gpu.rows import CELLS, MixedMachinesError, Row
+from bench.gpu.tables import markdown, measured
+from bench.gpu.targets import figures
+from bench.pages import Section
+
+WRITER = "bench.gpu.variants"
+_RATIOS = ("batch 1: PyTorch eager / TensorRT", "batch 1: ONNX Runtime / TensorRT")
+
+
+def table(folders: Mapping[str, Path]) -> str:
+    """Return the table; a column that no folder has figures for is left out.
+
+    Raises:
+        MixedMachinesError: A row's figures are not from one session on one machine.
+        ValueError, OSError: A file cannot be read as measurements, or no row is in all folders.
+    """
+    found = {name: _rows(folder) for name, folder in folders.items()}
+    first, *others = found.values()
+    common = [key for key in first if all(key in rows for rows in others)]
+    if not common:
+        where = ", ".join(str(folder) for folder in folders.values())
+        raise ValueError(f"no row is in all of {where}: each needs files of bench.gpu.measure")
+    header = ("architecture", "tower", "measured", *CELLS.values(), *_RATIOS)
+    lines = [(*key, name, *_cells(rows[key])) for key in common for name, rows in found.items()]
+    kept = [n for n in range(len(header)) if n < 3 or any(line[n] for line in lines)]
+    return markdown([header[n] for n in kept], [[line[n] or "–" for n in kept] for line in lines])
+
+
+def _rows(folder: Path) -> dict[tuple[str, str], Row]:
+    _, rows = merge(sorted(folder.glob("*.t*.json")))
+    return {(row.architecture, row.tower): row for row in rows}
+
+
+def _cells(row: Row) -> Iterator[str]:
+    for cell in CELLS:
+        yield measured(row.cells.get(cell)) or ""
+    ratios = {figure.name: figure for figure in figures("", row.tower, row.cells)}
+    for name in _RATIOS:
+        yield ratios[name].text if ratios[name].value is not None else ""
+
+
+def _named(argument: str) -> tuple[str, Path]:
+    name, separator, folder = argument.partition("=")
+    if not name or not separator or not folder:
+        raise argparse.ArgumentTypeError(f"{argument!r} is not NAME=FOLDER")
+    return name, Path(folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("section", help="the name of the page's section")
+    add("folders", nargs="+", type=_named, metavar="NAME=FOLDER", help="measurements, and a name")
+    add("--into", type=Path, help="write the table into a page, between the section's marks")
+    args = parser.parse_args(arguments)
+    try:
+        text = table(dict(args.folders))
+        if args.into:
+            Section(args.section, WRITER).write(args.into, text)
+    except (MixedMachinesError, ValueError, OSError) as error:
+        print(f"variants: {error}", file=sys.stderr)
+        return 2
+    if not args.into:
+        print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,17 +1,19 @@
-"""The commands that make TensorRT engines: `clipfleet build` and `clipfleet adopt`."""
+"""The commands that make engines: `clipfleet convert`, `build` and `adopt`."""
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from clipfleet.options import Json, PrecisionName
+from clipfleet.card import ModelCard
+from clipfleet.command_results import print_result
+from clipfleet.models import TOWERS
+from clipfleet.options import Json, PrecisionName, TowerName
 
 OnnxArgument = Annotated[
     list[Path], typer.Argument(help="ONNX engines, or their cards.", metavar="ONNX...")
@@ -31,7 +33,62 @@ VerifyImages = Annotated[Path | None, typer.Option(help="Pictures to verify with
 VerifyTexts = Annotated[Path | None, typer.Option(help="Texts to verify with, one a line.")]
 
 
-def build(  # noqa: PLR0913, PLR0917
+def convert(
+    architecture: Annotated[
+        str,
+        typer.Argument(
+            help="RN50, ViT-B-16, ViT-L-14, ViT-L-14-336, ViT-H-14, demo, or a JSON file."
+        ),
+    ],
+    prefix: Annotated[
+        Path,
+        typer.Argument(help="Where to save: models/vit-b-16 gives models/vit-b-16.img.fp32.onnx …"),
+    ],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="A .pt or .safetensors file [default: download the published one]."),
+    ] = None,
+    tower: Annotated[list[TowerName] | None, typer.Option(help="Only this tower.")] = None,
+    precision: Annotated[
+        list[PrecisionName] | None, typer.Option(help="Only this precision.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Items a call of the engine.")] = 1,
+    dynamic_batch: Annotated[
+        bool, typer.Option(help="Let a call take any number of items.")
+    ] = False,
+    context_length: Annotated[int | None, typer.Option(min=3, help="Tokens a text.")] = None,
+    download_root: Annotated[Path | None, typer.Option(help="Where downloads are kept.")] = None,
+    verify_images: VerifyImages = None,
+    verify_texts: VerifyTexts = None,
+    as_json: Json = False,
+) -> None:
+    """Convert a checkpoint to ONNX engines that are proven against PyTorch.
+
+    \b
+    clipfleet convert ViT-B-16 models/vit-b-16
+    clipfleet convert RN50 models/mine --checkpoint finetuned.pt --precision fp32 --dynamic-batch
+    """
+    from convert.pytorch_to_onnx import convert as run_conversion
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves nothing half-written
+
+    models = run_conversion(
+        architecture=architecture,
+        checkpoint=checkpoint,
+        save_prefix=prefix,
+        towers=tuple(t.value for t in tower) if tower else TOWERS,
+        precisions=tuple(p.value for p in precision) if precision else ("fp32", "fp16"),
+        batch_size=None if dynamic_batch else batch_size,
+        context_length=context_length,
+        download_root=download_root,
+        verify_images=verify_images,
+        verify_texts=verify_texts,
+        progress=_tell,
+    )
+    _print(models, as_json)
+
+
+def build(
     onnx: OnnxArgument,
     out: Annotated[
         Path | None, typer.Option(metavar="PREFIX", help="Where to save [default: beside].")
@@ -151,12 +208,14 @@ def _tell(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def _print(engines: Sequence[tuple[Any, Path]], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps({"cards": [str(path) for _, path in engines]}, ensure_ascii=False))
-        return
-    for card, path in engines:
-        built = f", built in {card.build.seconds:g} s" if card.build else ""
-        typer.echo(
-            f"{path}: cosine ≥ {card.parity.cosine_min:.7f} on {card.parity.items} items{built}"
-        )
+def _print(engines: Sequence[tuple[ModelCard, Path]], as_json: bool) -> None:
+    lines = [f"{path}: {_proof(card)}" for card, path in engines]
+    print_result({"cards": [str(path) for _, path in engines]}, lines, as_json)
+
+
+def _proof(card: ModelCard) -> str:
+    parity, build = card.parity, card.build
+    proof = (
+        f"cosine ≥ {parity.cosine_min:.7f} on {parity.items} items" if parity else "not verified"
+    )
+    return f"{proof}, built in {build.seconds:g} s" if build else proof

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Collection
 from dataclasses import asdict
@@ -11,12 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
+from clipfleet.command_results import DONE, ITEMS_FAILED, print_result
 from clipfleet.errors import UsageError
 from clipfleet.jobs import BAD_ITEM, ERROR_CODES, TRANSIENT_CODES
 from clipfleet.options import DatasetArgument, Gpus, Json, RedisUrl, UrlHosts
 from clipfleet.settings import Settings, load_settings
 
-NO_ERRORS, ERRORS = 0, 1
 TRANSIENT = "transient"  # the name, for `--only`, of all classes that may pass by themselves
 _TRANSIENT = [code for code in ERROR_CODES if code in TRANSIENT_CODES]
 
@@ -45,14 +44,14 @@ def errors(dataset: DatasetArgument, only: Only = None, as_json: Json = False) -
     opened = Dataset.open(dataset)
     found = error_classes(opened, _classes(only))
     count = sum(each.count for each in found.values())
-    if as_json:
-        classes = {code: _told(each) for code, each in found.items()}
-        result = {"dataset": opened.root, "errors": count, "classes": classes}
-        typer.echo(json.dumps(result, ensure_ascii=False))
-    else:
-        lines = [line for code, each in found.items() for line in _lines(code, each)]
-        typer.echo("\n".join([f"{opened.root}: {count:,} items without a vector", *lines]))
-    raise typer.Exit(ERRORS if count else NO_ERRORS)
+    classes = {code: _told(each) for code, each in found.items()}
+    lines = [line for code, each in found.items() for line in _lines(code, each)]
+    print_result(
+        {"dataset": opened.root, "errors": count, "classes": classes},
+        [f"{opened.root}: {count:,} items without a vector", *lines],
+        as_json,
+    )
+    raise typer.Exit(ITEMS_FAILED if count else DONE)
 
 
 def retry(
@@ -95,7 +94,7 @@ def retry(
     from tasks.retry_errors import retry_errors
 
     done = retry_errors(dataset, chosen, settings=settings)
-    typer.echo(json.dumps(done.to_json()) if as_json else "\n".join(done.lines()))
+    print_result(done.to_json(), done.lines(), as_json)
 
 
 def _retry_here(
@@ -125,10 +124,8 @@ def _retry_here(
             own_redis=own_redis,
             show=show,
         )
-    typer.echo(
-        json.dumps(summary.to_json(), ensure_ascii=False) if as_json else "\n".join(summary.lines())
-    )
-    raise typer.Exit(NO_ERRORS if summary.ok else ERRORS)
+    print_result(summary.to_json(), summary.lines(), as_json)
+    raise typer.Exit(DONE if summary.ok else ITEMS_FAILED)
 
 
 def _classes(only: Collection[str] | None) -> list[str]:

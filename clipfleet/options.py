@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from clipfleet.settings import Settings, load_settings
 
 
 class TowerName(str, Enum):
@@ -94,3 +96,13 @@ AllowUnverified = Annotated[
         "--allow-unverified", help="TensorRT: also serve engines that nothing proves for this GPU."
     ),
 ]
+
+
+def settings_from(**given: Any) -> Settings:
+    """Return the settings of these options; one that is None leaves the environment's.
+
+    Raises:
+        SettingsError: A setting is not fit for use.
+    """
+    plain = {name: v.value if isinstance(v, Enum) else v for name, v in given.items()}
+    return load_settings(**plain)

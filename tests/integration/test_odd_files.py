@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from clipfleet.cli import ITEMS_FAILED
+from clipfleet.command_results import ITEMS_FAILED
 from workers.engines.fake import write_fake_engine
 
 pytestmark = pytest.mark.integration

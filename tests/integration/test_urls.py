@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from clipfleet.cli import ITEMS_FAILED
+from clipfleet.command_results import ITEMS_FAILED
 from storage.sources import open_source
 from tests.web import Web, after, make_certificate, redirect, serve_web, status
 from workers.engines.fake import write_fake_engine

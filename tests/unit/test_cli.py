@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from clipfleet.cli import DONE, WRONG_USE, app
+from clipfleet.cli import app
+from clipfleet.command_results import DONE, WRONG_USE
 from clipfleet.display import Snapshot, duration, sentence
 from clipfleet.errors import ClipfleetError
 from clipfleet.jobs import FETCH_TIMEOUT, MISSING, SERVER_BUSY, Item

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import IO
 
 _KILL_WAIT_S = 10.0
@@ -57,3 +58,25 @@ def end(process: subprocess.Popen[bytes], *, grace_s: float) -> int:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
     return process.wait(_KILL_WAIT_S)
+
+
+def ask_to_end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    """Send SIGTERM to the programs that still run."""
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+
+
+def end_all(processes: Sequence[subprocess.Popen[bytes]], *, grace_s: float) -> list[int]:
+    """End programs, all within `grace_s`, as `end` does; return their exit codes.
+
+    What interrupts it, Ctrl-C for one, takes their grace away.
+    """
+    ask_to_end(processes)
+    deadline_s = time.monotonic() + grace_s
+    try:
+        return [end(p, grace_s=max(0.0, deadline_s - time.monotonic())) for p in processes]
+    except BaseException:
+        for process in processes:
+            end(process, grace_s=0.0)
+        raise

@@ -11,21 +11,19 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from clipfleet.gpus import VISIBLE_VARIABLE
 from clipfleet.settings import Settings
 from tasks.broker import check_broker
-from tasks.dependent import end, start_dependent
-from tasks.local_fleet import share_of_cores, worker_command
+from tasks.dependent import end_all, start_dependent
+from tasks.local_fleet import STOP_EXTRA_S, share_of_cores, worker_command
 from tasks.logs import set_up_logs
 from tasks.machine_engine import look_before_build
 from workers.lifecycle import environment_of, preflight
 
 _LOOK_S = 0.2
-_STOP_EXTRA_S = 8.0  # Celery's own way out, after the grace
 _KILLED = 1  # for a worker that a signal ended
 _TOLD_EARLY = (-signal.SIGTERM, 130)  # 130: interrupted, while its engine was built
 
@@ -58,7 +56,7 @@ def run_gpu_workers(
     log.info("workers start", extra={"gpus": list(gpus)})
     running = {gpu: _start(command, shared, gpu) for gpu in gpus}
     codes = _watch(running, stop)
-    codes += _stop(running, grace_s=settings.stop_grace_s + _STOP_EXTRA_S)
+    codes += _stop(running, grace_s=settings.stop_grace_s + STOP_EXTRA_S)
     log.info("workers stopped", extra={"exit_codes": codes})
     return max(codes)
 
@@ -83,16 +81,9 @@ def _watch(running: dict[str, subprocess.Popen[bytes]], stop: threading.Event) -
 
 def _stop(running: dict[str, subprocess.Popen[bytes]], *, grace_s: float) -> list[int]:
     """Let every worker finish its shard; return their exit codes."""
-    for process in running.values():
-        if process.poll() is None:
-            process.terminate()
-    deadline_s = time.monotonic() + grace_s
-    codes = []
-    for process in running.values():
-        code = end(process, grace_s=max(0.0, deadline_s - time.monotonic()))
-        # These were told before they listened, and had nothing in hand.
-        codes.append(0 if code in _TOLD_EARLY else _code(code))
-    return codes
+    codes = end_all(list(running.values()), grace_s=grace_s)
+    # Some were told before they listened, and had nothing in hand.
+    return [0 if code in _TOLD_EARLY else _code(code) for code in codes]
 
 
 def _code(code: int) -> int:

@@ -7,7 +7,6 @@ import logging
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,13 @@ from types import TracebackType
 from clipfleet.errors import EngineError
 from clipfleet.gpus import VISIBLE_VARIABLE
 from clipfleet.settings import Settings, cores
-from tasks.dependent import end, start_dependent
+from tasks.dependent import ask_to_end, end_all, start_dependent
 from workers.lifecycle import environment_of
 
 MAX_STARTS = 3  # of one worker; then the others go on without it
 STOP_GRACE_S = 10.0  # the shard that runs is worth less than the patience of who stops it
 VISIBILITY_TIMEOUT_S = 10  # on one machine nobody is merely out of reach
-_STOP_EXTRA_S = 8.0  # Celery's own way out, after the grace
+STOP_EXTRA_S = 8.0  # Celery's own way out, after the grace
 _REFUSED = 2  # exit code of a worker that does not start
 _LOG_LINES = 5
 
@@ -89,9 +88,7 @@ class LocalFleet:
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM to all; `__exit__` waits for them."""
-        for worker in self._workers:
-            if worker.process.poll() is None:
-                worker.process.terminate()
+        ask_to_end(self._processes)
 
     def __exit__(
         self,
@@ -99,17 +96,14 @@ class LocalFleet:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.ask_to_stop()
-        deadline_s = time.monotonic() + self._settings.stop_grace_s + _STOP_EXTRA_S
         try:
-            for worker in self._workers:
-                end(worker.process, grace_s=max(0.0, deadline_s - time.monotonic()))
-        except BaseException:  # Ctrl-C again
-            for worker in self._workers:
-                end(worker.process, grace_s=0.0)
-            raise
+            end_all(self._processes, grace_s=self._settings.stop_grace_s + STOP_EXTRA_S)
         finally:
             self._folder.cleanup()
+
+    @property
+    def _processes(self) -> list[subprocess.Popen[bytes]]:
+        return [worker.process for worker in self._workers]
 
     def _start(self, log_path: Path, gpu: str | None) -> subprocess.Popen[bytes]:
         environment = environment_of(self._settings)

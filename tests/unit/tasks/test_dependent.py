@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.dependent import end, start_dependent
+from tasks.dependent import end, end_all, start_dependent
 
 OWNER = """
 import sys, time
@@ -31,14 +31,54 @@ def test_a_program_runs_in_a_session_of_its_own_and_ends_when_told(tmp_path: Pat
     assert end(process, grace_s=5) == -signal.SIGTERM
 
 
-def test_a_program_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+def start_deaf(log_path: Path) -> subprocess.Popen[bytes]:
+    """Start a program that ignores SIGTERM, and wait until it does."""
     deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True)"
     deaf += "; time.sleep(60)"
-    with open(tmp_path / "log", "w+b") as log:
+    with open(log_path, "w+b") as log:
         process = start_dependent([sys.executable, "-S", "-c", deaf], output=log)
-        while not (tmp_path / "log").read_bytes():
+        while not log_path.read_bytes():
             assert process.poll() is None
-    assert end(process, grace_s=0.1) == -signal.SIGKILL
+    return process
+
+
+def test_a_program_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    assert end(start_deaf(tmp_path / "log"), grace_s=0.1) == -signal.SIGKILL
+
+
+def test_programs_end_together_within_one_grace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graces: list[float] = []
+
+    def noted(process: subprocess.Popen[bytes], *, grace_s: float) -> int:
+        graces.append(grace_s)
+        return end(process, grace_s=grace_s)
+
+    monkeypatch.setattr("tasks.dependent.end", noted)
+    started = [start_deaf(tmp_path / "first"), start_deaf(tmp_path / "second")]
+    with open(tmp_path / "log", "wb") as log:
+        command = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
+        started.append(start_dependent(command, output=log))
+    codes = end_all(started, grace_s=1.0)
+    assert codes == [-signal.SIGKILL, -signal.SIGKILL, -signal.SIGTERM]
+    assert graces[1:] == [0.0, 0.0]  # the first had it all
+
+
+def test_an_interrupted_end_takes_the_grace_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = [start_deaf(tmp_path / "first"), start_deaf(tmp_path / "second")]
+    wait = started[0].wait
+
+    def interrupted(timeout: float | None = None) -> int:
+        monkeypatch.setattr(started[0], "wait", wait)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(started[0], "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        end_all(started, grace_s=60.0)
+    assert [process.poll() for process in started] == [-signal.SIGKILL] * 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of a death")

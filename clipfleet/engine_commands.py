@@ -6,14 +6,16 @@ import signal
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipfleet.card import ModelCard
 from clipfleet.command_results import print_result
 from clipfleet.models import TOWERS
 from clipfleet.options import Json, PrecisionName, TowerName
+
+if TYPE_CHECKING:
+    from clipfleet.card import ModelCard
 
 OnnxArgument = Annotated[
     list[Path], typer.Argument(help="ONNX engines, or their cards.", metavar="ONNX...")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import IO
 
 _KILL_WAIT_S = 10.0
@@ -75,8 +76,12 @@ def end_all(processes: Sequence[subprocess.Popen[bytes]], *, grace_s: float) -> 
     ask_to_end(processes)
     deadline_s = time.monotonic() + grace_s
     try:
-        return [end(p, grace_s=max(0.0, deadline_s - time.monotonic())) for p in processes]
-    except BaseException:
         for process in processes:
-            end(process, grace_s=0.0)
-        raise
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline_s - time.monotonic()))
+    finally:
+        for process in processes:  # all, before any is waited for: one may not even die
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        codes = [process.wait(_KILL_WAIT_S) for process in processes]
+    return codes

@@ -60,7 +60,7 @@ def table(cards: Sequence[Path]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("cards", nargs="*", type=Path, help="cards of TensorRT engines")
-    parser.add_argument("--into", type=Path, help="write it into a page, between its marks")
+    parser.add_argument("--into", type=Path, help=f"write it into a page: {SECTION.begin}")
     args = parser.parse_args(arguments)
     text = table(args.cards)
     if args.into is None:

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--markdown", type=Path, help="write the tables there (default: to the terminal)")
     add("--json", type=Path, help="write every measurement into one file")
     add("--svg", type=Path, help="write the plot there")
-    add("--into", type=Path, help="write the tables into a page, between their marks")
+    add("--into", type=Path, help=f"write the tables into a page: {SECTION.begin}")
     args = parser.parse_args(arguments)
     try:
         measurements, rows = merge(args.files)

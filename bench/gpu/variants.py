@@ -1,7 +1,7 @@
 """What was measured several times, side by side: another graph, another session.
 
-    python -m bench.gpu.variants sessions before=results/before now=results
-    python -m bench.gpu.variants transpositions one=results/one two=results/two --into docs/page.md
+    python -m bench.gpu.variants sessions first=monday second=tuesday
+    python -m bench.gpu.variants sessions first=monday second=tuesday --into docs/performance.md
 
 Each folder holds files of `bench.gpu.measure`; the table has every row that all of them have, once
 for each, by its name. The first argument names the page's section.
@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bench.gpu.merge import merge
+from bench.gpu.named import by_name, named
 from bench.gpu.rows import CELLS, MixedMachinesError, Row
 from bench.gpu.tables import markdown, measured
 from bench.gpu.targets import figures
@@ -50,28 +51,23 @@ def _rows(folder: Path) -> dict[tuple[str, str], Row]:
 
 def _cells(row: Row) -> Iterator[str]:
     for cell in CELLS:
-        yield measured(row.cells.get(cell)) or ""
+        found = row.cells.get(cell)
+        whole = "" if found is None or not found.missing else " (not whole)"
+        yield f"{figure}{whole}" if (figure := measured(found)) else ""
     ratios = {figure.name: figure for figure in figures("", row.tower, row.cells)}
     for name in _RATIOS:
         yield ratios[name].text if ratios[name].value is not None else ""
-
-
-def _named(argument: str) -> tuple[str, Path]:
-    name, separator, folder = argument.partition("=")
-    if not name or not separator or not folder:
-        raise argparse.ArgumentTypeError(f"{argument!r} is not NAME=FOLDER")
-    return name, Path(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("section", help="the name of the page's section")
-    add("folders", nargs="+", type=_named, metavar="NAME=FOLDER", help="measurements, and a name")
-    add("--into", type=Path, help="write the table into a page, between the section's marks")
+    add("folders", nargs="+", type=named, metavar="NAME=FOLDER", help="measurements, by a name")
+    add("--into", type=Path, help="a page with <!-- SECTION: begin; written by … -->")
     args = parser.parse_args(arguments)
     try:
-        text = table(dict(args.folders))
+        text = table(by_name(parser, args.folders))
         if args.into:
             Section(args.section, WRITER).write(args.into, text)
     except (MixedMachinesError, ValueError, OSError) as error:

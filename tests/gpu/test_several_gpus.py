@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
+from psutil import Process
 
 from clipfleet.gpus import VISIBLE_VARIABLE, list_gpus
 from clipfleet.settings import load_settings
@@ -38,6 +40,11 @@ pytestmark = [
     pytest.mark.timeout(400),
     pytest.mark.skipif(len(GPUS) < 2, reason="fewer than two GPUs"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VISIBLE_VARIABLE, raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +73,13 @@ def gpus_used() -> Iterator[set[str]]:
             now = memory_used()
             used.update(gpu for gpu in now if now[gpu] - before[gpu] >= USED_MIB)
 
-    looking = threading.Thread(target=look)
-    looking.start()
-    try:
-        yield used
-    finally:
-        over.set()
-        looking.join()
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        try:
+            yield used
+        finally:
+            over.set()
+        looking.result()  # raises if it could not look
 
 
 def clipfleet(*arguments: str | Path, **environment: str) -> dict[str, Any]:
@@ -154,11 +161,19 @@ def test_the_others_do_what_a_killed_worker_had(
     fleet.wait_for("engine loaded", count=len(GPUS))
     workers = {event["gpus"]: event["pid"] for event in fleet.events("worker starts")}
     assert set(workers) == {gpu.uuid for gpu in GPUS}
+    killed = workers[GPUS[0].uuid]
+    worker_of = {e["pid"]: Process(e["pid"]).ppid() for e in fleet.events("engine loaded")}
+    assert set(worker_of.values()) == set(workers.values())
+
+    def busy() -> set[int]:
+        """Return the workers that have embedded a shard; those hold their next one, too."""
+        return {worker_of[event["pid"]] for event in fleet.events("shard embedded")}
+
     out = tmp_path / "dataset"
     queued = ("--redis-url", redis_url, "--shard-size", str(SHARD_SIZE))
     clipfleet("submit", pictures, out, "--model", MODEL, *queued)
-    fleet.wait_for("shard embedded", count=2 * len(GPUS))
-    os.kill(workers[GPUS[0].uuid], signal.SIGKILL)
+    wait_until(lambda: busy() == set(workers.values()), timeout_s=JOB_S, what="all are busy")
+    os.kill(killed, signal.SIGKILL)
     ended = fleet.wait_for("worker ended")
     assert (ended["gpu"], ended["others"]) == (GPUS[0].uuid, len(GPUS) - 1)
     wait_until(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.gpu import kernels, one_call
+from bench.gpu import kernels, profiled_calls
 from bench.gpu.kernels import main
 from clipfleet.card import BatchProfile, write_card
 from workers.engines.fake import fake_card
@@ -37,30 +37,63 @@ def test_a_profile_becomes_a_table_of_one_call(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = tmp_path / "kept.json"
-    assert main([str(profile(tmp_path / "p.csv")), "--json", str(kept)]) == 0
+    assert main([f"mine={profile(tmp_path / 'p.csv')}", "--json", str(kept)]) == 0
     printed = capsys.readouterr().out
     lines = dict(line.strip("| ").split(" | ") for line in printed.splitlines()[2:])
     assert lines["matrix products of single blocks"] == "1, 10, 50.0 %"
     assert lines["matrix products of blocks in clusters"] == "1, 5, 25.0 %"
     assert lines["slicing and transposing query, key and value"] == "1, 3, 15.0 %"
     assert lines["LayerNorm, and the sums before it"] == "1, 1, 5.0 %"
-    assert lines["GELU"] == "–"
+    assert lines["GELU by itself"] == "–"
     assert lines["all"] == "5, 20, 100.0 %"
-    assert main([str(kept)]) == 0
-    assert capsys.readouterr().out == printed.replace("| p: ", "| kept: ")
-    assert json.loads(kept.read_text())["mha0"] == {"count": 3, "ns": 3000}
+    assert main([f"mine={kept}"]) == 0
+    assert capsys.readouterr().out == printed
+    told = json.loads(kept.read_text())
+    assert (told["calls"], told["kernels"]["mha0"]) == (3, {"count": 3, "ns": 3000})
 
 
-def test_what_is_no_profile_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = profile(tmp_path / "other.csv", metric="sm__cycles_active.avg")
-    assert main([str(other)]) == 2
-    assert "has sm__cycles_active.avg in ns: give gpu__time_duration.sum" in capsys.readouterr().err
-    empty = tmp_path / "empty.csv"
-    empty.write_text("==PROF== No kernels were profiled.")
-    assert main([str(empty)]) == 2
-    assert "has no kernels: write it with ncu --csv" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main([str(other), str(empty), "--json", str(tmp_path / "x.json")])
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("p.csv", "==PROF== No kernels were profiled.", "has no kernels: write it with ncu --csv"),
+        ("p.csv", '"ID","Name"\n"0","x"', "has no column 'Kernel Name': write it with ncu --csv"),
+        ("p.csv", f'{HEAD}\n"0","k","cycles","ns","1"', "cycles in ns: give gpu__time_duration"),
+        ("p.csv", f'{HEAD}\n"0","k","gpu__time_duration.sum","ns","x"', "invalid literal"),
+        ("p.json", "[]", "is no profile that --json wrote"),
+        ("p.json", '{"calls": 3, "kernels": {"k": 1}}', "is no profile that --json wrote"),
+    ],
+)
+def test_what_is_no_profile_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, said: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert main([f"mine={tmp_path / name}"]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert str(tmp_path / name) in told
+
+
+def test_a_kernel_that_is_no_part_of_a_call_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = profile(tmp_path / "p.csv")
+    with path.open("a") as file:
+        file.write('\n"99","loads_once","gpu__time_duration.sum","ns","5"')
+    assert main([f"mine={path}"]) == 2
+    assert "loads_once ran 1 times, in 3 like calls" in capsys.readouterr().err
+
+
+def test_several_profiles_have_names_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = profile(tmp_path / "p.csv")
+    for wrong in (["a=1", "a=2"], [str(path)], [f"a={path}", f"b={path}", "--json", "x.json"]):
+        with pytest.raises(SystemExit):
+            main(wrong)
+    told = capsys.readouterr().err
+    assert "each name stands for one path: a, a" in told
+    assert "is not NAME=PATH" in told
+    assert "--json keeps one file's kernels: 2 files are given" in told
 
 
 def test_the_table_of_the_documentation_is_of_the_kept_profiles() -> None:
@@ -68,12 +101,13 @@ def test_the_table_of_the_documentation_is_of_the_kept_profiles() -> None:
     page = (root / "docs" / "performance.md").read_text(encoding="utf-8")
     folder = root / "bench/gpu/results/kernels"
     profiles = {
-        name: kernels.read(folder / f"{name}.json") for name in ("three", "two", "one", "three-b32")
+        name: kernels.read(folder / f"{name.replace(', batch ', '-b')}.json")
+        for name in ("three", "two", "one", "three, batch 32")
     }
     assert kernels.SECTION.insert(page, kernels.table(profiles)) == page
 
 
-def test_one_call_has_no_graph_and_one_context(
+def test_profiled_calls_have_no_graph_and_one_context(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, Any] = {}
@@ -91,7 +125,7 @@ def test_one_call_has_no_graph_and_one_context(
         def __call__(self, inputs: np.ndarray[Any, Any]) -> None:
             seen["shape"] = inputs.shape
 
-    monkeypatch.setattr(one_call, "TensorRTEngine", Engine)
+    monkeypatch.setattr(profiled_calls, "TensorRTEngine", Engine)
     card = replace(
         fake_card("txt"),
         architecture="ViT-B-16",
@@ -100,6 +134,6 @@ def test_one_call_has_no_graph_and_one_context(
     )
     (tmp_path / "e.trt").write_bytes(b"engine")
     write_card(card, tmp_path / "e.trt.card.json")
-    one_call.main([str(tmp_path / "e.trt")])
+    profiled_calls.main([str(tmp_path / "e.trt")])
     shape = (64, card.context_length)
     assert seen == {"contexts": 1, "cuda_graphs": False, "shape": shape, "closed": True}

@@ -61,14 +61,14 @@ def test_what_cannot_be_compared_is_named(
     assert "no row is in all of" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["x", str(tmp_path)])
-    assert "is not NAME=FOLDER" in capsys.readouterr().err
+    assert "is not NAME=PATH" in capsys.readouterr().err
 
 
 def test_the_tables_of_the_documentation_are_of_the_kept_files() -> None:
     root = Path(__file__).parents[3]
     page = (root / "docs" / "performance.md").read_text(encoding="utf-8")
     results = root / "bench/gpu/results"
-    sessions = table({"before": results / "before", "now": results})
+    sessions = table({"first": results / "first", "second": results})
     assert Section("sessions", WRITER).insert(page, sessions) == page
     graphs = {
         f"{graph}, {when}": results / "transpositions" / f"{graph}-{number}"

@@ -49,20 +49,21 @@ def test_a_program_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
 def test_programs_end_together_within_one_grace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graces: list[float] = []
-
-    def noted(process: subprocess.Popen[bytes], *, grace_s: float) -> int:
-        graces.append(grace_s)
-        return end(process, grace_s=grace_s)
-
-    monkeypatch.setattr("tasks.dependent.end", noted)
     started = [start_deaf(tmp_path / "first"), start_deaf(tmp_path / "second")]
     with open(tmp_path / "log", "wb") as log:
         command = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
         started.append(start_dependent(command, output=log))
-    codes = end_all(started, grace_s=1.0)
+    waits: list[float | None] = []
+    wait = started[1].wait
+
+    def noted(timeout: float | None = None) -> int:
+        waits.append(timeout)
+        return wait(timeout)
+
+    monkeypatch.setattr(started[1], "wait", noted)
+    codes = end_all(started, grace_s=0.1)
     assert codes == [-signal.SIGKILL, -signal.SIGKILL, -signal.SIGTERM]
-    assert graces[1:] == [0.0, 0.0]  # the first had it all
+    assert waits[0] == 0.0  # the first took all of the grace
 
 
 def test_an_interrupted_end_takes_the_grace_of_all(

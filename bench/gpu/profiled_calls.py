@@ -1,8 +1,8 @@
 """Run a TensorRT engine a few times under a profiler, kernel by kernel.
 
-    ncu --clock-control none --metrics gpu__time_duration.sum --csv --log-file kernels.csv \\
-        python -m bench.gpu.one_call vit-b-16.img.fp16.trt
-    python -m bench.gpu.kernels kernels.csv
+    ncu --clock-control none --cache-control none --metrics gpu__time_duration.sum --csv \\
+        --log-file kernels.csv python -m bench.gpu.profiled_calls vit-b-16.img.fp16.trt
+    python -m bench.gpu.kernels mine=kernels.csv
 
 One context, and no CUDA graph, which would be one thing to the profiler.
 """
@@ -18,7 +18,8 @@ from clipfleet.models import load_architecture
 from convert.random_inputs import random_inputs
 from workers.engines.tensorrt import TensorRTEngine
 
-_BATCHES = 2
+BATCHES = 2
+CALLS = 1 + BATCHES  # the engine warms up with one, as it is loaded
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     inputs = random_inputs(
         load_architecture(card.architecture),
         card.tower,
-        count=_BATCHES * (card.profile.largest if card.profile else 1),
+        count=BATCHES * (card.profile.largest if card.profile else 1),
         context_length=card.context_length,
     )
     with TensorRTEngine(card, path, contexts=1, cuda_graphs=False) as engine:

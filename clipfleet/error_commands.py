@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Collection
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,8 @@ from clipfleet.command_results import DONE, ITEMS_FAILED, print_result
 from clipfleet.errors import UsageError
 from clipfleet.jobs import BAD_ITEM, ERROR_CODES, TRANSIENT_CODES
 from clipfleet.options import DatasetArgument, Gpus, Json, RedisUrl, UrlHosts
-from clipfleet.settings import Settings, load_settings
+from clipfleet.run_here import run_here
+from clipfleet.settings import load_settings
 
 TRANSIENT = "transient"  # the name, for `--only`, of all classes that may pass by themselves
 _TRANSIENT = [code for code in ERROR_CODES if code in TRANSIENT_CODES]
@@ -85,8 +87,14 @@ def retry(
         )
     settings = load_settings(redis_url=redis_url, url_hosts=url_host or None)
     if model is not None:
-        _retry_here(dataset, chosen, model, settings, workers, gpus, redis_url is None, as_json)
-        return
+        from clipfleet.gpus import check_one_way
+        from tasks.one_shot import retry_here
+
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops what was started
+        check_one_way(workers, gpus)
+        job = partial(retry_here, dataset, chosen, model, settings=settings)
+        run_here(job, workers=workers, gpus=gpus, own_redis=redis_url is None, as_json=as_json)
+    # Without a model: `run_here` does not return.
     if workers or gpus or url_host:
         raise UsageError(
             "--workers, --gpus and --url-host are of workers here: name their --model as well"
@@ -95,37 +103,6 @@ def retry(
 
     done = retry_errors(dataset, chosen, settings=settings)
     print_result(done.to_json(), done.lines(), as_json)
-
-
-def _retry_here(
-    dataset: str,
-    only: Collection[str],
-    model: Path,
-    settings: Settings,
-    workers: int | None,
-    gpus: str | None,
-    own_redis: bool,
-    as_json: bool,
-) -> None:
-    from clipfleet.display import open_display
-    from clipfleet.gpus import check_one_way, choose_gpus
-    from tasks.one_shot import retry_here
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops what was started, as Ctrl-C
-    check_one_way(workers, gpus)
-    with open_display(quiet=as_json) as show:
-        summary = retry_here(
-            dataset,
-            only,
-            model,
-            settings=settings,
-            workers=workers or 1,
-            gpus=choose_gpus(gpus) if gpus else (),
-            own_redis=own_redis,
-            show=show,
-        )
-    print_result(summary.to_json(), summary.lines(), as_json)
-    raise typer.Exit(DONE if summary.ok else ITEMS_FAILED)
 
 
 def _classes(only: Collection[str] | None) -> list[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from clipfleet.command_results import DONE, ITEMS_FAILED, print_result
+from clipfleet.command_results import print_result
 from clipfleet.models import Tower
 from clipfleet.options import (
     AllowUnverified,
@@ -31,6 +32,7 @@ from clipfleet.options import (
     UrlHosts,
     settings_from,
 )
+from clipfleet.run_here import run_here
 
 
 def embed(
@@ -63,8 +65,7 @@ def embed(
     clipfleet embed captions.jsonl vectors/captions --model models/vit-b-16.txt.fp32.onnx
     clipfleet embed photos/ vectors/photos --model models/vit-b-16.img.fp16.trt --gpus all
     """
-    from clipfleet.display import open_display
-    from clipfleet.gpus import check_one_way, choose_gpus
+    from clipfleet.gpus import check_one_way
     from tasks.one_shot import embed_source
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops what was started, as Ctrl-C
@@ -78,19 +79,8 @@ def embed(
     )
     check_one_way(workers, gpus)
     items = _open_source(source, model, id_column, uri_column, text_column)
-    with open_display(quiet=as_json) as show:
-        summary = embed_source(
-            items,
-            out,
-            model,
-            settings=settings,
-            workers=workers or 1,
-            gpus=choose_gpus(gpus) if gpus else (),
-            own_redis=redis_url is None,
-            show=show,
-        )
-    print_result(summary.to_json(), summary.lines(), as_json)
-    raise typer.Exit(DONE if summary.ok else ITEMS_FAILED)
+    job = partial(embed_source, items, out, model, settings=settings)
+    run_here(job, workers=workers, gpus=gpus, own_redis=redis_url is None, as_json=as_json)
 
 
 def submit(

@@ -52,13 +52,7 @@ def start_dependent(
 
 def end(process: subprocess.Popen[bytes], *, grace_s: float) -> int:
     """End a program: SIGTERM, then SIGKILL to its whole session; return its exit code."""
-    if process.poll() is None:
-        process.terminate()
-    try:
-        process.wait(grace_s)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-    return process.wait(_KILL_WAIT_S)
+    return end_all([process], grace_s=grace_s)[0]
 
 
 def ask_to_end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
@@ -69,7 +63,7 @@ def ask_to_end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
 
 
 def end_all(processes: Sequence[subprocess.Popen[bytes]], *, grace_s: float) -> list[int]:
-    """End programs, all within `grace_s`, as `end` does; return their exit codes.
+    """End programs: SIGTERM, after `grace_s` for them all SIGKILL; return their exit codes.
 
     What interrupts it, Ctrl-C for one, takes their grace away.
     """

@@ -2,8 +2,11 @@
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 
 import pytest
+
+from tasks.private_redis import private_redis
 
 GPU_TIMEOUT_S = 30
 
@@ -21,3 +24,9 @@ def has_gpu() -> bool:
 def gpu() -> None:
     if not has_gpu():
         pytest.skip("no GPU on this machine")
+
+
+@pytest.fixture
+def redis_url() -> Iterator[str]:
+    with private_redis() as url:
+        yield url

@@ -1,26 +1,25 @@
 """The demo's engines on ONNX Runtime's CUDA provider, and a worker that runs them."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
 from clipfleet.card import ModelCard, load_card
+from tests.gpu.support import ROOT, clipfleet, draw, vectors
 from workers.engines.onnx import OnnxEngine, Provider
 from workers.normalise import l2_normalise
 
-ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "examples" / "demo" / "model" / "demo"
 # The prefix of the models to try: the demo's, or another that was converted here.
 PREFIX = Path(os.environ.get("TEST_MODEL", DEMO))
 CUDA = "CUDAExecutionProvider"
 ITEMS = 64
+RUN_S = 240.0
 VOCABULARY_SIZE = 21128
 # The worst item's cosine to the float32 engine on the CPU.
 THRESHOLDS = {"fp32": 0.999999, "fp16": 0.9999}
@@ -79,20 +78,15 @@ def test_a_worker_that_must_use_the_gpu_refuses_to_fall_back() -> None:
 
 
 def test_a_job_runs_on_the_gpu_from_the_folder_to_the_proof(tmp_path: Path) -> None:
-    scenes = [sys.executable, str(ROOT / "examples/demo/scenes.py"), str(tmp_path / "scenes")]
-    subprocess.run([*scenes, "--count", "2000"], check=True)
-    vectors = {}
+    pictures = draw(tmp_path / "scenes", 2000) / "images"
+    found = {}
     for provider in ("cuda", "cpu"):
+        engine = ("--model", f"{DEMO}.img.fp32.onnx", "--provider", provider)
+        stored = ("--dtype", "float32", "--shard-size", "256")
         out = tmp_path / provider
-        command = [sys.executable, "-m", "clipfleet.cli", "embed", str(tmp_path / "scenes/images")]
-        command += [str(out), "--model", f"{DEMO}.img.fp32.onnx"]
-        command += ["--provider", provider, "--dtype", "float32", "--shard-size", "256", "--json"]
-        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert run.returncode == 0, run.stderr
-        print(f"\n{provider}: {json.loads(run.stdout)['seconds']} s")
-        table = pq.read_table(out / "parts").sort_by("id")
-        flat = table["embedding"].combine_chunks().values.to_numpy()
-        vectors[provider] = flat.reshape(len(table), -1)
-    cosines = np.einsum("nd,nd->n", vectors["cuda"], vectors["cpu"])
+        told = clipfleet("embed", pictures, out, *engine, *stored, timeout_s=RUN_S)
+        print(f"\n{provider}: {told['seconds']} s")
+        _, found[provider] = vectors(out)
+    cosines = np.einsum("nd,nd->n", found["cuda"], found["cpu"])
     assert len(cosines) == 2000
     assert cosines.min() >= THRESHOLDS["fp32"]

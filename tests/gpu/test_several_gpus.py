@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from numpy.typing import NDArray
 from psutil import Process
 
 from clipfleet.gpus import VISIBLE_VARIABLE, list_gpus
 from clipfleet.settings import load_settings
 from storage.proof import prove
-from tasks.private_redis import private_redis
+from tests.gpu.support import ROOT, clipfleet, draw, vectors
 from tests.integration.support import WorkerProcess, wait_until
 
-ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "examples" / "demo" / "model" / "demo.img.fp32.onnx"
 PICTURES = 6_000
 SHARD_SIZE = 128
@@ -50,10 +44,7 @@ def every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of the demo's pictures."""
-    folder = tmp_path_factory.mktemp("scenes")
-    command = [sys.executable, "examples/demo/scenes.py", str(folder), "--count", str(PICTURES)]
-    subprocess.run(command, cwd=ROOT, check=True)
-    return folder / "images"
+    return draw(tmp_path_factory.mktemp("scenes"), PICTURES) / "images"
 
 
 def memory_used() -> dict[str, int]:
@@ -82,36 +73,14 @@ def gpus_used() -> Iterator[set[str]]:
         looking.result()  # raises if it could not look
 
 
-def clipfleet(*arguments: str | Path, **environment: str) -> dict[str, Any]:
-    """Run a command, and return what it printed with --json."""
-    run = subprocess.run(
-        [sys.executable, "-m", "clipfleet.cli", *map(str, arguments), "--json"],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=JOB_S,
-    )
-    assert run.returncode == 0, run.stderr
-    told: dict[str, Any] = json.loads(run.stdout)
-    return told
-
-
 def embed(pictures: Path, out: Path, gpus: str, **environment: str) -> None:
-    shared = ("--model", MODEL, "--provider", "cuda", "--dtype", "float32", "--gpus", gpus)
+    engine = ("--model", MODEL, "--provider", "cuda", "--gpus", gpus)
+    stored = ("--dtype", "float32", "--shard-size", str(SHARD_SIZE))
     told = clipfleet(
-        "embed", pictures, out, *shared, "--shard-size", str(SHARD_SIZE), **environment
+        "embed", pictures, out, *engine, *stored, timeout_s=JOB_S, environment=environment
     )
     print(f"\n--gpus {gpus} {environment}: {told['embedded_items']} items in {told['seconds']} s")
     assert told["proof"]["vectors"] == PICTURES
-
-
-def vectors(dataset: Path) -> NDArray[np.float32]:
-    """Return a dataset's vectors in the order of their ids: float32 (n, D)."""
-    table = pq.read_table(dataset / "parts").sort_by("id")
-    flat = np.asarray(table["embedding"].combine_chunks().values.to_numpy(), np.float32)
-    return flat.reshape(len(table), -1)
 
 
 def test_all_gpus_embed_what_one_does(pictures: Path, tmp_path: Path) -> None:
@@ -121,7 +90,9 @@ def test_all_gpus_embed_what_one_does(pictures: Path, tmp_path: Path) -> None:
     with gpus_used() as used:
         embed(pictures, tmp_path / "one", "0")
     assert used == {GPUS[0].uuid}
-    cosines = np.einsum("nd,nd->n", vectors(tmp_path / "all"), vectors(tmp_path / "one"))
+    (ids, by_all), (ids_of_one, by_one) = vectors(tmp_path / "all"), vectors(tmp_path / "one")
+    assert ids == ids_of_one
+    cosines = np.einsum("nd,nd->n", by_all, by_one)
     print(f"worst cosine between all GPUs and one {cosines.min():.8f}")
     assert cosines.min() >= LEAST_COSINE
 
@@ -132,12 +103,6 @@ def test_all_are_those_that_the_process_may_see(pictures: Path, tmp_path: Path, 
     with gpus_used() as used:
         embed(pictures, tmp_path / "out", "all", **visible)
     assert used == {GPUS[1].uuid}
-
-
-@pytest.fixture
-def redis_url() -> Iterator[str]:
-    with private_redis() as url:
-        yield url
 
 
 @pytest.fixture
@@ -171,7 +136,7 @@ def test_the_others_do_what_a_killed_worker_had(
 
     out = tmp_path / "dataset"
     queued = ("--redis-url", redis_url, "--shard-size", str(SHARD_SIZE))
-    clipfleet("submit", pictures, out, "--model", MODEL, *queued)
+    clipfleet("submit", pictures, out, "--model", MODEL, *queued, timeout_s=JOB_S)
     wait_until(lambda: busy() == set(workers.values()), timeout_s=JOB_S, what="all are busy")
     os.kill(killed, signal.SIGKILL)
     ended = fleet.wait_for("worker ended")

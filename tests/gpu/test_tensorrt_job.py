@@ -8,21 +8,15 @@ built on this machine's GPU; without it, or where one does not fit, they are bui
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from numpy.typing import NDArray
 
 pytest.importorskip("tensorrt")
 
@@ -30,12 +24,11 @@ from clipfleet.card import card_path, load_card, write_card
 from clipfleet.models import TOWERS, Tower
 from clipfleet.settings import load_settings
 from tasks.machine_engine import engine_of_this_machine
-from tasks.private_redis import private_redis
+from tests.gpu.support import ROOT, clipfleet, draw, vectors
 from tests.integration.support import WorkerProcess, wait_until
 
 pytestmark = pytest.mark.gpu
 
-ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "examples" / "demo" / "model"
 PICTURES = 2_000
 LEAST_COSINE = 0.9999
@@ -72,29 +65,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[Tower, Path]:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's pictures and their captions."""
-    folder = tmp_path_factory.mktemp("corpus")
-    command = [sys.executable, "examples/demo/scenes.py", str(folder), "--count", str(PICTURES)]
-    subprocess.run(command, cwd=ROOT, check=True)
-    return folder
-
-
-def clipfleet(*arguments: str | Path) -> dict[str, Any]:
-    """Run a command, and return what it printed with --json."""
-    command = [sys.executable, "-m", "clipfleet.cli", *map(str, arguments), "--json"]
-    run = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=RUN_S
-    )
-    assert run.returncode == 0, run.stderr
-    told: dict[str, Any] = json.loads(run.stdout)
-    return told
-
-
-def vectors(dataset: Path) -> tuple[list[str], NDArray[np.float32]]:
-    """Return a dataset's ids in order, and their vectors: float32 (n, D)."""
-    table = pq.read_table(dataset / "parts").sort_by("id")
-    column = table["embedding"].combine_chunks()
-    flat = np.asarray(column.values.to_numpy(zero_copy_only=False), np.float32)
-    return table["id"].to_pylist(), flat.reshape(len(table), -1)
+    return draw(tmp_path_factory.mktemp("corpus"), PICTURES)
 
 
 @pytest.mark.parametrize("tower", TOWERS)
@@ -107,25 +78,21 @@ def test_a_job_on_tensorrt_is_whole_and_its_vectors_are_the_cpus(
     # One by --workers, one by --gpus: both ways onto the GPU.
     how = ("--workers", "2") if tower == "img" else ("--gpus", "all")
     shared = ("--dtype", "float32", "--shard-size", "256")
-    told = clipfleet("embed", source, fast, "--model", engines[tower], *how, *shared)
+    on_gpu = ("--model", engines[tower], *how, *shared)
+    told = clipfleet("embed", source, fast, *on_gpu, timeout_s=RUN_S)
     print(f"\n{tower}: {told['embedded_items']} items in {told['seconds']} s")
     assert told["ok"]
     assert told["proof"]["vectors"] == items
-    assert clipfleet("verify", fast)["ok"]
+    assert clipfleet("verify", fast, timeout_s=RUN_S)["ok"]
 
     onnx = MODEL / f"demo.{tower}.fp32.onnx"
-    clipfleet("embed", source, slow, "--model", onnx, "--provider", "cpu", *shared)
+    on_cpu = ("--model", onnx, "--provider", "cpu", *shared)
+    clipfleet("embed", source, slow, *on_cpu, timeout_s=RUN_S)
     (ids, got), (expected_ids, expected) = vectors(fast), vectors(slow)
     assert ids == expected_ids
     cosines = np.einsum("nd,nd->n", got, expected)
     print(f"{tower}: worst cosine {cosines.min():.8f}, mean {cosines.mean():.8f}")
     assert cosines.min() >= LEAST_COSINE
-
-
-@pytest.fixture
-def redis_url() -> Iterator[str]:
-    with private_redis() as url:
-        yield url
 
 
 class Workers:

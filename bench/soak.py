@@ -1,6 +1,6 @@
 """A job under faults: workers killed every few seconds, Redis restarted twice, and what remains.
 
-    python -m bench.soak --into docs/performance.md
+    python -m bench.soak --into docs/explanation/performance.md
     python -m bench.soak --items 20000 --workers 2 --kill-every-s 1 --json small.json
 
 Texts go through `clipfleet submit`, a redis-server with an append-only file and real workers

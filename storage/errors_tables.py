@@ -12,7 +12,7 @@ def write_errors(dataset: Dataset, footer: Footer) -> None:
 
     Several may do this at once, and a retry's part may appear meanwhile: so it looks again
     after it wrote. One that is killed before it does may leave rows that newer parts have;
-    readers know them by that (docs/dataset-format.md).
+    readers know them by that (docs/reference/dataset-format.md).
     """
     ids = {failure.item.id for failure in footer.failures}
     known: set[str] | None = None

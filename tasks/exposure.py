@@ -18,7 +18,7 @@ from tasks.broker import connect, redacted
 
 _UNVERIFIED = {"none", "cert_none"}
 _CREDENTIALS = {"username", "password", "ssl_certfile", "ssl_keyfile", "ssl_password"}
-_PAGE = "see docs/security.md"
+_PAGE = "see docs/explanation/security.md"
 
 log = logging.getLogger(__name__)
 

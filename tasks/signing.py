@@ -2,7 +2,7 @@
 
 A signature is HMAC-SHA256, in hexadecimal digits, over five lines, of which the last may have
 line ends of its own: `clipfleet-1`, the task, the message's id, the queue, the body as it is
-sent. Any language makes one; docs/security.md has it in ten lines.
+sent. Any language makes one; docs/explanation/security.md has it in ten lines.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def check_signature(message: Any, *, queue: str, keys: Sequence[str]) -> None:
     strings = all(isinstance(value, str) for value in (given, task, id_))
     if not strings or not isinstance(body, bytes):
         raise MessageError(
-            "it is not signed: set CLIPFLEET_MESSAGE_KEY where it is queued, see docs/security.md"
+            "it is not signed: set CLIPFLEET_MESSAGE_KEY where it is queued, "
+            "see docs/explanation/security.md"
         )
     if "\n" in task + id_ or message.content_encoding != _ENCODING:
         raise MessageError(f"its task or id has a line end, or its encoding is not {_ENCODING}")

@@ -1,7 +1,7 @@
 """The worker: Celery's consumer in this process, the engine in one spawned child.
 
 This process talks to Redis and survives whatever kills the child; see
-docs/adr/0003-worker-pool.md.
+docs/explanation/adr/0003-worker-pool.md.
 """
 
 from __future__ import annotations

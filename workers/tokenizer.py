@@ -4,7 +4,7 @@ This is BERT's tokeniser (basic tokeniser, then WordPiece) as the original uses 
 are equal to the original's for every string. The `tokenizers` library was tried first and
 is not exact: it drops private-use characters and raises on lone surrogates, knows no final
 sigma, and has Unicode tables of its own, while the original has those of its Python. In
-23 % of 200,000 strings made to be odd its ids were others (docs/adr/0004-tokenizer.md).
+23 % of 200,000 strings made to be odd its ids were others (docs/explanation/adr/0004-tokenizer.md).
 What a character becomes and what a word becomes are remembered, so that common texts
 cost a few look-ups.
 """

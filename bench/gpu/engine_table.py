@@ -1,7 +1,7 @@
 """A table of TensorRT engines, from their cards.
 
 python -m bench.gpu.engine_table models/*.trt.card.json
-python -m bench.gpu.engine_table models/*.trt.card.json --into docs/performance.md
+python -m bench.gpu.engine_table models/*.trt.card.json --into docs/explanation/performance.md
 
 An engine whose card is from before sizes were noted has none.
 """

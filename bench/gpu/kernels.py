@@ -2,7 +2,8 @@
 
     python -m bench.gpu.kernels mine=kernels.csv
     python -m bench.gpu.kernels mine=kernels.csv --json mine.json
-    python -m bench.gpu.kernels before=earlier.json mine=mine.json --into docs/performance.md
+    python -m bench.gpu.kernels before=earlier.json mine=mine.json \\
+        --into docs/explanation/performance.md
 
 reads what the profiler wrote of `bench.gpu.profiled_calls`, or what an earlier call made of it with
 `--json`: how many calls there were, and of every kernel how often it ran and how long in all.

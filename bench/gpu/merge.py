@@ -1,7 +1,8 @@
 """Put the files that `bench.gpu.measure` wrote together: tables, one JSON, a plot.
 
     python -m bench.gpu.merge OUT/*.t*.json --markdown OUT/table.md --json OUT/all.json
-    python -m bench.gpu.merge OUT/*.t*.json --svg docs/performance.svg --into docs/performance.md
+    python -m bench.gpu.merge OUT/*.t*.json --svg docs/explanation/performance.svg \\
+        --into docs/explanation/performance.md
 
 Refuses figures of one row that come from different machines, GPUs, starts or sessions.
 """

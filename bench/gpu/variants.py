@@ -1,7 +1,8 @@
 """What was measured several times, side by side: another graph, another session.
 
     python -m bench.gpu.variants sessions first=monday second=tuesday
-    python -m bench.gpu.variants sessions first=monday second=tuesday --into docs/performance.md
+    python -m bench.gpu.variants sessions first=monday second=tuesday \\
+        --into docs/explanation/performance.md
 
 Each folder holds files of `bench.gpu.measure`; the table has every row that all of them have, once
 for each, by its name. The first argument names the page's section.

@@ -2,7 +2,7 @@
 
     python -m tests.faults                         # all of them, in their full length
     python -m tests.faults --only redis            # those whose test's name has this in it
-    python -m tests.faults --into docs/faults.md   # write the table into the page, too
+    python -m tests.faults --into docs/explanation/faults.md   # write the table into the page, too
 
 The product's settings are the defaults, and outages last a minute. Exits with 1 if anything was
 lost or doubled, or did not recover.

@@ -25,11 +25,11 @@ from workers.lifecycle import environment_of, preflight
 pytestmark = pytest.mark.integration
 
 KEY, OTHER = "hush-" * 8, "other-" * 8
-PAGE = Path(__file__).parents[2] / "docs" / "security.md"
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "security.md"
 
 
 def producer_of_the_page() -> str:
-    """Return the program that docs/security.md shows to ETL systems."""
+    """Return the program that docs/explanation/security.md shows to ETL systems."""
     (program,) = re.findall(r"```python\n(.*?hmac.*?)```", PAGE.read_text(), re.DOTALL)
     return str(program)
 

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.integration
 USER, PASSWORD = "fleet", "hush/hush"
 WRITTEN = "hush%2Fhush"
 RIGHTS = "~* &* +@all -@admin -@dangerous +info"
-PAGE = Path(__file__).parents[2] / "docs" / "security.md"
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "security.md"
 _CONFIGURATION = f"""
 port 0
 tls-port {{port}}

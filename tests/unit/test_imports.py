@@ -1,4 +1,4 @@
-"""The import directions of docs/architecture.md, and what a producer and a worker must not load."""
+"""Import directions (docs/explanation/architecture.md), and what a producer must not load."""
 
 import ast
 import subprocess

@@ -98,7 +98,7 @@ def test_several_profiles_have_names_of_their_own(
 
 def test_the_table_of_the_documentation_is_of_the_kept_profiles() -> None:
     root = Path(__file__).parents[3]
-    page = (root / "docs" / "performance.md").read_text(encoding="utf-8")
+    page = (root / "docs" / "explanation" / "performance.md").read_text(encoding="utf-8")
     folder = root / "bench/gpu/results/kernels"
     profiles = {
         name: kernels.read(folder / f"{name.replace(', batch ', '-b')}.json")

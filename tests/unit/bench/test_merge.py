@@ -167,10 +167,11 @@ def test_a_file_that_holds_something_else_is_named(
 
 def test_the_figures_of_the_documentation_are_the_measured_ones() -> None:
     root = Path(__file__).parents[3]
-    page = (root / "docs" / "performance.md").read_text(encoding="utf-8")
+    page = (root / "docs" / "explanation" / "performance.md").read_text(encoding="utf-8")
     _, rows = merge(sorted((root / "bench/gpu/results").glob("*.t*.json")))
     assert rows
     assert SECTION.insert(page, report(rows, plot="performance.svg")) == page
     cards = sorted((root / "bench/gpu/results/engines").glob("*.card.json"))
     assert engine_table.SECTION.insert(page, engine_table.table(cards)) == page
-    assert (root / "docs" / "performance.svg").read_text(encoding="utf-8") == picture(rows)
+    plot = root / "docs" / "explanation" / "performance.svg"
+    assert plot.read_text(encoding="utf-8") == picture(rows)

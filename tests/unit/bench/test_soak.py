@@ -96,7 +96,7 @@ def test_a_process_has_memory_until_it_ends() -> None:
 
 
 def test_the_documentation_has_the_table_of_the_kept_result() -> None:
-    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "explanation" / "performance.md").read_text(encoding="utf-8")
     result = json.loads(RESULT.read_text(encoding="utf-8"))
     assert SECTION.insert(page, report(result)) == page
     assert result["options"]["items"] >= 1_000_000

@@ -66,7 +66,7 @@ def test_what_cannot_be_compared_is_named(
 
 def test_the_tables_of_the_documentation_are_of_the_kept_files() -> None:
     root = Path(__file__).parents[3]
-    page = (root / "docs" / "performance.md").read_text(encoding="utf-8")
+    page = (root / "docs" / "explanation" / "performance.md").read_text(encoding="utf-8")
     results = root / "bench/gpu/results"
     sessions = table({"first": results / "first", "second": results})
     assert Section("sessions", WRITER).insert(page, sessions) == page

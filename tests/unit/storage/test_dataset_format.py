@@ -21,7 +21,8 @@ from storage.retries import read_run
 from storage.sources import ListSource
 from tests.unit.storage.support import DIM, embedded, images, make_card, memory_dataset, texts
 
-PAGE = (Path(__file__).parents[3] / "docs" / "dataset-format.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[3] / "docs"
+PAGE = (DOCS / "reference" / "dataset-format.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 

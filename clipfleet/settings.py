@@ -49,100 +49,184 @@ _SECRET = ("message_key", "message_key_old", "redis_url")
 
 
 class Settings(BaseSettings):
-    """Everything that can be set, with its unit in its name."""
+    """Everything that can be set, with its unit in its name.
+
+    docs/reference/settings.md is made from these fields, their docstrings and the headings.
+    """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
+    # == Redis and queues ==
+
     redis_url: str = "redis://127.0.0.1:6379/0"
-    queue_prefix: str = "clipfleet"  # fleets of different models on one Redis need different ones
-    # A secret of a fleet and of all who queue for it, 32 bytes or more: what they queue is signed
-    # with it, and workers refuse the rest. While a key is changed, the old one is taken as well.
+    """Redis: `redis://`, `rediss://` (TLS) or `redis+socket://`. A URL may hold a password."""
+
+    queue_prefix: str = "clipfleet"
+    """Start of the names of queues. Fleets of different models on one Redis need different ones."""
+
     message_key: str | None = Field(default=None, repr=False)
+    """Secret of 32 bytes or more. With a key, workers refuse messages that it does not sign; every
+    producer then needs the key."""
+
     message_key_old: str | None = Field(default=None, repr=False)
+    """Previous key, accepted as well while a key is changed."""
 
-    # What a killed or cut-off worker held comes back to the queue after this; a living worker
-    # renews its hold, however long its shard takes.
     visibility_timeout_s: PositiveInt = 10
+    """Seconds until the messages of a dead worker return to the queue. A living worker renews its
+    hold, so a shard may take longer. Smaller values recover sooner, larger ones tolerate longer
+    pauses of a worker."""
 
-    # Items a shard. Smaller values lose less work if a worker dies, larger ones cost less
-    # for each item: aim at some seconds of work.
-    shard_size: PositiveInt = 1024
-    embedding_dtype: Literal["float16", "float32"] = "float16"
-
-    # Threads a worker; 0: as many as the machine has cores for this process.
-    decode_threads: int = Field(default=0, ge=0)
-    engine_threads: int = Field(default=0, ge=0)
-    max_batch: PositiveInt = 32  # for engines that take any batch size
-    provider: Literal["auto", "cpu", "cuda"] = "auto"  # ONNX Runtime's
-
-    # TensorRT. Batches of an engine in flight at once, each with a context, a stream and buffers
-    # of its own on the GPU; 0: measured when the engine is loaded.
-    engine_contexts: int = Field(default=0, ge=0, le=64)
-    cuda_graphs: bool = True  # launch an engine's kernels as one graph; False: one by one
-    # Also serve TensorRT engines that nothing proves for this GPU and version.
-    allow_unverified: bool = False
-    # Where engines are kept that `clipfleet worker --build-if-missing` built on this machine;
-    # default: ~/.cache/clipfleet/engines.
-    engine_cache: str | None = None
-
-    max_image_pixels: PositiveInt = 178_956_970  # Pillow's own limit against bombs
-    max_image_bytes: PositiveInt = 256 << 20
-    # A shard whose process died is run again carefully: its items one at a time, images decoded
-    # in a process of their own. One that ends that process so often, or holds it so long so
-    # often, or on which alone the engine fails so often, is an error.
-    item_attempts: PositiveInt = 3
-    decode_timeout_s: PositiveFloat = 60.0  # or half of the shard's deadline, if that is less
-
-    # Workers read images below these folders only (absolute paths; in the environment with ':'
-    # between them), once `..` and symbolic links are resolved. None: wherever this user may.
-    input_roots: Annotated[tuple[str, ...], NoDecode] = ()
-
-    # Hosts that images are fetched from (in the environment with ',' between them): a name, a name
-    # with a port, '*.example.com' for all names below it, '*' for all names. None: no URLs.
-    # Only public addresses are fetched from, but for those of the private hosts, which are
-    # allowed by that: object stores of one's own, by exact name or address.
-    url_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    url_private_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    url_schemes: Annotated[tuple[Literal["https", "http"], ...], NoDecode] = ("https",)
-    url_connect_timeout_s: PositiveFloat = 5.0  # to connect, for each address of a host
-    url_read_timeout_s: PositiveFloat = 10.0  # in which the next bytes must come
-    url_timeout_s: PositiveFloat = 30.0  # one try from beginning to end, redirects included
-    url_threads: int = Field(default=64, ge=1, le=1024)  # fetches in flight at once, a worker
-    # What lies fetched and not decoded yet. More hides slow servers better.
-    url_ahead_bytes: PositiveInt = 256 << 20
-
-    # Tries of an image whose reading fails for a cause that may pass (a timeout, a 503, a network
-    # disk), and for how long after its first failure; then it is an error row, as any other.
-    read_attempts: PositiveInt = 3
-    read_retry_s: PositiveFloat = 30.0
-
-    # Items that arrive singly are written as one part when this many are there, or when
-    # the first has waited this long.
-    window_items: PositiveInt = 1024
-    window_s: PositiveFloat = 5.0
-
-    # One worker of a fleet looks this often for shards that are neither done nor in Redis, which
-    # now and then loses a message with its worker, and queues them again; 0: none does.
     reconcile_interval_s: NonNegativeFloat = 10.0
+    """Seconds between two searches for shards that are neither done nor in Redis; one worker of a
+    fleet queues them again. Smaller values recover sooner and read the dataset more often.
+    0: no search."""
 
-    # Shards that a tower's queue holds at most, about 1 kB of Redis each; workers queue the rest of
-    # a plan as these are done, at their looks for lost shards. Without looks there is no limit.
     max_queued_shards: PositiveInt = 5_000
-    # Messages that wait in a tower's queue before `tasks.item_queue` says to producers of single
-    # items that it is full.
+    """Shards in a tower's queue at most, about 1 kB of Redis each. Workers queue the rest of a plan
+    at each search for lost shards; without a search there is no limit."""
+
     max_queued_messages: PositiveInt = 10_000
+    """Messages of single items in a tower's queue before `ItemQueue` reports a full queue. Larger
+    values hide longer pauses of the workers and take more memory of Redis."""
 
-    # A shard of which no batch gets done for so long kills its process and is run again.
+    # == Shards and datasets ==
+
+    shard_size: PositiveInt = 1024
+    """Items a shard. Smaller values lose less work if a worker dies, larger ones cost less for each
+    item: choose some seconds of work."""
+
+    embedding_dtype: Literal["float16", "float32"] = "float16"
+    """Type of the stored vectors. float16 takes half the space, and rounds a component by at most
+    0.00025."""
+
+    window_items: PositiveInt = 1024
+    """Single items that are written as one part. Larger values give fewer, larger files."""
+
+    window_s: PositiveFloat = 5.0
+    """Seconds that the first single item of a window waits for others. Smaller values write
+    sooner, larger ones give fewer files."""
+
     shard_deadline_s: PositiveInt = 1800
-    stop_grace_s: NonNegativeFloat = 60.0  # after SIGTERM, before a running shard is handed back
+    """Seconds without a finished batch after which a shard's process is killed and the shard is run
+    again. Smaller values end a hang sooner, and must exceed the slowest batch."""
 
-    # Object stores: seconds for one request; what fails is tried again for twice as long.
+    stop_grace_s: NonNegativeFloat = 60.0
+    """Seconds after SIGTERM in which the running shard may finish; then it returns to the queue.
+    Smaller values stop sooner and repeat more work."""
+
     store_timeout_s: PositiveFloat = 30.0
+    """Seconds for one request to an object store. A failed request is tried again for twice as
+    long."""
 
-    # Set by `clipfleet worker` for the process that holds the engine.
+    # == Engines ==
+
+    decode_threads: int = Field(default=0, ge=0)
+    """Threads of a worker that read and decode images; 0: one for each core of this process. More
+    hide slow disks, and take cores from an engine on the CPU."""
+
+    engine_threads: int = Field(default=0, ge=0)
+    """Threads of an engine on the CPU; 0: one for each core of this process."""
+
+    max_batch: PositiveInt = 32
+    """Items a call of an engine that accepts any batch size. Larger batches are faster on a GPU and
+    take more memory."""
+
+    provider: Literal["auto", "cpu", "cuda"] = "auto"
+    """Execution provider of ONNX Runtime. `auto` takes the GPU if there is one."""
+
+    engine_contexts: int = Field(default=0, ge=0, le=64)
+    """Batches of a TensorRT engine in flight at once, each with a context, a stream and buffers on
+    the GPU; 0: measured when the engine is loaded. More hide latency and take more GPU memory."""
+
+    cuda_graphs: bool = True
+    """Launch the kernels of a TensorRT engine as one CUDA graph. False launches them one by one:
+    slower, for diagnosis."""
+
+    allow_unverified: bool = False
+    """Also serve TensorRT engines without a proof for this GPU and this version of TensorRT. The
+    vectors may then be wrong."""
+
+    engine_cache: str | None = None
+    """Folder of the engines that `clipfleet worker --build-if-missing` builds; unset:
+    `~/.cache/clipfleet/engines`."""
+
+    # == Images ==
+
+    max_image_pixels: PositiveInt = 178_956_970
+    """Pixels of an image at most: Pillow's own limit against decompression bombs. A larger image is
+    an error row; larger values take more memory."""
+
+    max_image_bytes: PositiveInt = 256 << 20
+    """Bytes of an image file at most. A larger file is an error row."""
+
+    item_attempts: PositiveInt = 3
+    """Attempts of an item that ends its process, or holds it too long, before the item is an error
+    row. A shard whose process died is run again carefully: one item at a time, with images decoded
+    in a process of their own."""
+
+    decode_timeout_s: PositiveFloat = 60.0
+    """Seconds for decoding one image in a careful run, or half of the shard's deadline if that is
+    less."""
+
+    input_roots: Annotated[tuple[str, ...], NoDecode] = ()
+    """Folders (absolute paths, in the environment separated by `:`) below which workers read
+    images, once `..` and symbolic links are resolved. Unset: every file that the worker's user can
+    read."""
+
+    read_attempts: PositiveInt = 3
+    """Attempts of an image that cannot be read for a transient cause (a timeout, a 503, a network
+    disk) before the image is an error row."""
+
+    read_retry_s: PositiveFloat = 30.0
+    """Seconds after the first failure in which an image is tried again. Larger values survive
+    longer outages and hold up a shard for longer."""
+
+    # == URLs ==
+
+    url_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Hosts (in the environment separated by `,`) from which images are fetched: a name, a name
+    with a port, `*.example.com` for all names below it, `*` for all names. Unset: none.
+    Only public addresses are fetched from, except those of `url_private_hosts`."""
+
+    url_private_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Hosts at private addresses, by exact name or address, such as your own object store. They are
+    allowed without a line in `url_hosts`."""
+
+    url_schemes: Annotated[tuple[Literal["https", "http"], ...], NoDecode] = ("https",)
+    """Schemes of URLs that are fetched. `http` lets the network between read and change images."""
+
+    url_connect_timeout_s: PositiveFloat = 5.0
+    """Seconds to connect to each address of a host."""
+
+    url_read_timeout_s: PositiveFloat = 10.0
+    """Seconds until the next bytes of an answer must arrive."""
+
+    url_timeout_s: PositiveFloat = 30.0
+    """Seconds for one attempt from beginning to end, redirects included. Larger values accept
+    slower servers."""
+
+    url_threads: int = Field(default=64, ge=1, le=1024)
+    """Fetches in flight at once for each worker. More hide slower servers and load them more."""
+
+    url_ahead_bytes: PositiveInt = 256 << 20
+    """Bytes that are fetched and not decoded yet. More hide slow servers and take more memory."""
+
+    # == Operation ==
+
+    heartbeat_file: str | None = None
+    """File that a worker touches every 2 s while it takes messages from Redis, for a healthcheck.
+    Unset: none."""
+
+    # == Set by `clipfleet worker` ==
+
     model: str | None = None
+    """Model card of the worker's engine; set by `--model`."""
+
     output: str | None = None
+    """Folder or `s3://` prefix below which the worker writes datasets; set by `--output`."""
+
     tower: Literal["img", "txt"] | None = None
+    """Queue that the worker serves; set by `--tower`."""
 
     @property
     def message_keys(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from tasks.app import make_app
 from tasks.broker import check_broker, redacted
 from tasks.deadline import watchdog, working
 from tasks.exposure import warn_of_exposure
+from tasks.heartbeat import start_heartbeat
 from tasks.last_words import Report, end_worker
 from tasks.lease import Lease
 from tasks.logs import set_up_logs
@@ -52,6 +53,8 @@ def run_worker(settings: Settings) -> int:
     """
     card = preflight(settings)
     check_broker(settings.redis_url)
+    if settings.heartbeat_file:
+        start_heartbeat(settings.heartbeat_file)
     hand_to_children(settings)
     set_up_logs(settings)
     report = Report()

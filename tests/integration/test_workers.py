@@ -297,3 +297,16 @@ def test_a_part_that_is_damaged_does_not_stop_the_other_shards(bench: Bench) -> 
     wait_until(lambda: bench.counts("dataset") == (200, 0), what="two shards")
     refused = worker.wait_for("message refused")
     assert "00001-0000001" in refused["reason"]
+
+
+@pytest.mark.parametrize("key", [None, "k" * 32], ids=["unsigned", "signed"])
+def test_a_worker_touches_its_heartbeat_file_while_it_takes_messages(
+    make_bench: MakeBench, tmp_path: Path, key: str | None
+) -> None:
+    heartbeat = tmp_path / "heartbeat"
+    bench = make_bench(heartbeat_file=str(heartbeat), message_key=key)
+    worker = bench.start_worker()
+    wait_until(heartbeat.exists, what="the first heartbeat")
+    first_s = heartbeat.stat().st_mtime
+    wait_until(lambda: heartbeat.stat().st_mtime > first_s, what="the next heartbeat")
+    assert worker.stop() == 0

@@ -1,4 +1,5 @@
 # docker build --target cpu .    workers on ONNX Runtime's CPU provider
+# docker build --target convert . what converts checkpoints, on the CPU
 # docker build --target gpu .    workers on an NVIDIA GPU (CPython 3.10: TensorRT 8 has no wheels above)
 # docker build --target flower . the queues' dashboard
 #
@@ -11,7 +12,8 @@ COPY . .
 # Every file is one that a lock names by its hash; `make lock` makes them anew.
 RUN pip install --no-cache-dir --require-hashes -r requirements.lock \
     && pip install --no-cache-dir --no-deps --no-build-isolation . \
-    && useradd --system --uid 10001 --no-create-home clipfleet
+    && useradd --system --uid 10001 --no-create-home clipfleet \
+    && install --directory --owner clipfleet /models
 USER clipfleet
 WORKDIR /tmp
 ENTRYPOINT ["clipfleet"]
@@ -33,6 +35,13 @@ USER clipfleet
 WORKDIR /tmp
 ENTRYPOINT ["clipfleet"]
 CMD ["--help"]
+
+FROM cpu AS convert
+USER root
+# torch is pinned by its version only: PyPI, of which the locks have the hashes, has it with CUDA alone.
+RUN pip install --no-cache-dir --require-hashes -r /opt/clipfleet/requirements-convert.lock \
+    && pip install --no-cache-dir --no-deps --index-url https://download.pytorch.org/whl/cpu torch==2.13.0
+USER clipfleet
 
 FROM cpu AS flower
 USER root

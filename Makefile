@@ -15,7 +15,7 @@ PYTHON ?= python3
 PYTHON310 ?= python3.10
 COUNT ?= 2000
 
-LOCKS := requirements.lock requirements-flower.lock
+LOCKS := requirements.lock requirements-convert.lock requirements-flower.lock
 
 .PHONY: install lint test constraints lock check-lock check-lock-gpu audit demo clean
 
@@ -52,17 +52,22 @@ constraints: $(BIN)/python
 		$(BIN)/python .ci/constraints.py $(BIN)/python "$$older/bin/python"
 
 # Versions are those of constraints.txt: raise them there, then run this. setuptools builds clipfleet
-# itself. torch is no worker's, and comes from the place that fits one's machine: it has no line here.
+# itself. torch is no worker's, and comes from the place that fits one's machine: it has no line here,
+# and the Dockerfile names its version.
 # TensorRT 8.6.0 is the version that engines were proved with; its plugins are linked to cuDNN 8, while
 # ONNX Runtime's CUDA provider wants cuDNN 9: there is one of them in an environment.
-LOCK = $(BIN)/uv pip compile -q -c constraints.txt --python-version 3.10 --generate-hashes \
-	--no-annotate --custom-compile-command 'make lock' --extra s3 pyproject.toml -
+LOCK = $(BIN)/uv pip compile -q -c constraints.txt --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock' --extra s3 pyproject.toml -
+TORCH ?= --torch-backend cpu
 lock: $(BIN)/python
 	$(BIN)/pip install -q uv
-	echo 'setuptools>=77' | $(LOCK) --extra cpu --universal -o requirements.lock
-	printf 'setuptools>=77\nflower==2.2.0\n' | $(LOCK) --extra cpu --universal -o requirements-flower.lock
+	echo 'setuptools>=77' | $(LOCK) --extra cpu --python-version 3.10 --universal -o requirements.lock
+	printf 'setuptools>=77\nflower==2.2.0\n' | $(LOCK) --extra cpu --python-version 3.10 --universal \
+		-o requirements-flower.lock
 	printf 'setuptools>=77\ntensorrt==8.6.0\nnvidia-cudnn-cu12<9\n' | $(LOCK) --extra gpu \
-		--python-platform x86_64-manylinux_2_28 -o requirements-gpu.lock
+		--python-version 3.10 --python-platform x86_64-manylinux_2_28 -o requirements-gpu.lock
+	echo 'setuptools>=77' | $(LOCK) --extra cpu --extra convert $(TORCH) --no-emit-package torch \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 -o requirements-convert.lock
 
 check-lock: $(BIN)/python
 	files=$$(mktemp -d) && trap 'rm -rf "$$files"' EXIT && for lock in $(LOCKS); do \

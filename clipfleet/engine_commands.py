@@ -15,7 +15,8 @@ from clipfleet.models import TOWERS
 from clipfleet.options import Json, PrecisionName, TowerName
 
 if TYPE_CHECKING:
-    from clipfleet.card import ModelCard
+    from clipfleet.card import ModelCard, Precision
+    from clipfleet.models import Tower
 
 OnnxArgument = Annotated[
     list[Path], typer.Argument(help="ONNX engines, or their cards.", metavar="ONNX...")
@@ -62,6 +63,9 @@ def convert(
     download_root: Annotated[Path | None, typer.Option(help="Where downloads are kept.")] = None,
     verify_images: VerifyImages = None,
     verify_texts: VerifyTexts = None,
+    if_missing: Annotated[
+        bool, typer.Option("--if-missing", help="Do nothing if all of these engines are there.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Convert a checkpoint to ONNX engines that are proven against PyTorch.
@@ -70,6 +74,14 @@ def convert(
     clipfleet convert ViT-B-16 models/vit-b-16
     clipfleet convert RN50 models/mine --checkpoint finetuned.pt --precision fp32 --dynamic-batch
     """
+    towers: Sequence[Tower] = [t.value for t in tower] if tower else TOWERS
+    precisions: Sequence[Precision] = (
+        [p.value for p in precision] if precision else ["fp32", "fp16"]
+    )
+    if if_missing and (present := _converted(prefix, towers, precisions)):
+        _print(present, as_json)
+        return
+
     from convert.pytorch_to_onnx import convert as run_conversion
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves nothing half-written
@@ -78,8 +90,8 @@ def convert(
         architecture=architecture,
         checkpoint=checkpoint,
         save_prefix=prefix,
-        towers=tuple(t.value for t in tower) if tower else TOWERS,
-        precisions=tuple(p.value for p in precision) if precision else ("fp32", "fp16"),
+        towers=towers,
+        precisions=precisions,
         batch_size=None if dynamic_batch else batch_size,
         context_length=context_length,
         download_root=download_root,
@@ -88,6 +100,18 @@ def convert(
         progress=_tell,
     )
     _print(models, as_json)
+
+
+def _converted(
+    prefix: Path, towers: Sequence[Tower], precisions: Sequence[Precision]
+) -> list[tuple[ModelCard, Path]]:
+    """Return the card of each of these engines with its path; nothing if an engine is missing."""
+    from clipfleet.card import card_path, load_card
+
+    engines = [prefix.with_name(f"{prefix.name}.{t}.{p}.onnx") for t in towers for p in precisions]
+    if not all(engine.is_file() and card_path(engine).is_file() for engine in engines):
+        return []
+    return [(load_card(engine)[0], card_path(engine)) for engine in engines]
 
 
 def build(

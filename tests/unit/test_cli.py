@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from clipfleet.card import card_path
 from clipfleet.cli import app
 from clipfleet.command_results import DONE, WRONG_USE
 from clipfleet.display import Snapshot, duration, sentence
@@ -107,6 +108,23 @@ def test_an_unknown_architecture_names_the_known_ones() -> None:
     result = run("convert", "ViT-B-99", "out")
     assert isinstance(result.exception, ClipfleetError)
     assert "ViT-B-16" in str(result.exception)
+
+
+def test_models_that_are_there_are_not_converted_again(tmp_path: Path) -> None:
+    card = write_fake_engine(tmp_path, "txt")
+    for tower in ("img", "txt"):
+        for precision in ("fp32", "fp16"):
+            engine = tmp_path / f"model.{tower}.{precision}.onnx"
+            told = json.loads(card.read_text())
+            engine.write_bytes((tmp_path / told["engine"]).read_bytes())
+            card_path(engine).write_text(json.dumps({**told, "engine": engine.name}))
+    arguments = ("convert", "no-architecture", str(tmp_path / "model"), "--if-missing", "--json")
+    cards = json.loads(run(*arguments).stdout)["cards"]
+    assert len(cards) == 4
+    Path(cards[0]).unlink()
+    result = run(*arguments)
+    assert isinstance(result.exception, ClipfleetError)
+    assert "no-architecture" in str(result.exception)
 
 
 def test_a_snapshot_in_words() -> None:

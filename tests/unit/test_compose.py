@@ -1,8 +1,11 @@
 """docker-compose.yml and the Dockerfile name only commands, queues and variables that exist."""
 
+import os
 import re
 import shutil
 import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,30 @@ def compose() -> dict[str, Any]:
 
 
 def example_variables() -> set[str]:
-    lines = EXAMPLE.read_text().splitlines()
-    return {line.partition("=")[0] for line in lines if line and not line.startswith("#")}
+    """Return the variables of the example, also those that a user may fill in."""
+    return set(re.findall(r"^(?:# )?([A-Z0-9_]+)=", EXAMPLE.read_text(), flags=re.MULTILINE))
+
+
+def mappings(node: yaml.Node) -> Iterator[yaml.MappingNode]:
+    """Yield every mapping of a document, before any merge."""
+    if isinstance(node, yaml.MappingNode):
+        yield node
+        for _, value in node.value:
+            yield from mappings(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from mappings(value)
+
+
+def merged_keys(mapping: yaml.MappingNode) -> Iterator[str]:
+    """Yield the keys of a mapping, once for each mapping that has it, merged ones included."""
+    for key, value in mapping.value:
+        if key.value != "<<":
+            yield key.value
+            continue
+        merged = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        for other in merged:
+            yield from merged_keys(other)
 
 
 def workers(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -47,9 +72,25 @@ def test_there_is_a_worker_for_each_tower_with_and_without_a_gpu(compose: dict[s
         assert service.get("profiles") == (["gpu"] if reserved else None)
 
 
+def test_no_key_is_merged_twice() -> None:
+    # Libraries differ in which one wins: PyYAML 6.0.4 takes the last mapping, others the first.
+    document = yaml.compose(COMPOSE.read_text())
+    assert document is not None
+    merging = [m for m in mappings(document) if any(key.value == "<<" for key, _ in m.value)]
+    assert len(merging) >= 6
+    for mapping in merging:
+        keys = list(merged_keys(mapping))
+        assert len(keys) == len(set(keys)), mapping.start_mark
+
+
+def test_each_worker_is_built_from_the_image_of_its_machine(compose: dict[str, Any]) -> None:
+    for name, service in workers(compose).items():
+        assert service["build"]["target"] == ("gpu" if name.endswith("gpu") else "cpu")
+
+
 def test_every_worker_command_is_accepted_by_the_command_line(compose: dict[str, Any]) -> None:
     group: Any = typer.main.get_command(app)
-    for service in workers(compose).values():
+    for service in [*workers(compose).values(), compose["services"]["convert"]]:
         name, *arguments = service["command"]
         command = group.commands[name]
         command.make_context(name, arguments)  # raises on an unknown or missing option
@@ -60,7 +101,7 @@ def test_gpu_workers_keep_the_engines_that_they_build_in_a_volume(compose: dict[
     assert len(gpu) == 2
     for service in gpu.values():
         assert "--build-if-missing" in service["command"]
-        cache = service["environment"]["CLIPFLEET_ENGINE_CACHE"]
+        cache = "/engines"
         (volume,) = [v for v in service["volumes"] if v.endswith(f":{cache}")]
         assert volume.partition(":")[0] in compose["volumes"]
         assert service["environment"]["CLIPFLEET_REDIS_URL"]
@@ -69,6 +110,49 @@ def test_gpu_workers_keep_the_engines_that_they_build_in_a_volume(compose: dict[
     stage = (ROOT / "Dockerfile").read_text().partition("AS gpu")[2].partition("\nFROM ")[0]
     assert f"--owner clipfleet {cache}" in stage
     assert f"ENV CLIPFLEET_ENGINE_CACHE={cache}\n" in stage
+
+
+def test_workers_wait_for_the_models_that_one_service_converts(compose: dict[str, Any]) -> None:
+    convert = compose["services"]["convert"]
+    assert convert["build"]["target"] == "convert"
+    assert "restart" not in convert
+    assert "profiles" not in convert
+    _, _, prefix, *options = convert["command"]
+    assert prefix == "/models/${CLIP_MODEL}"
+    assert "--if-missing" in options
+    [models] = convert["volumes"]
+    assert models == "${MODELS_DIR:-models}:/models"
+    assert "models" in compose["volumes"]
+    for name, service in workers(compose).items():
+        waits_for = {key: value["condition"] for key, value in service["depends_on"].items()}
+        assert waits_for == {
+            "redis": "service_healthy",
+            "convert": "service_completed_successfully",
+        }
+        model = service["command"][service["command"].index("--model") + 1]
+        precision = "fp16" if name.endswith("gpu") else "fp32"
+        assert model == f"{prefix}.{name[:3]}.{precision}.onnx"
+        assert f"{models}:ro" in service["volumes"]
+    # The folder is in the image, and its user's: so is then a new volume.
+    assert "--owner clipfleet /models" in (ROOT / "Dockerfile").read_text()
+
+
+@pytest.mark.parametrize(("age_s", "healthy"), [(0, True), (300, False), (None, False)])
+def test_a_worker_is_healthy_while_its_heartbeat_is_young(
+    compose: dict[str, Any], tmp_path: Path, age_s: int | None, healthy: bool
+) -> None:
+    heartbeat = tmp_path / "heartbeat"
+    if age_s is not None:
+        heartbeat.touch()
+        os.utime(heartbeat, (time.time() - age_s,) * 2)
+    for service in workers(compose).values():
+        kind, probe = service["healthcheck"]["test"]
+        assert kind == "CMD-SHELL"
+        file = service["environment"]["CLIPFLEET_HEARTBEAT_FILE"]
+        assert file in probe
+        command = probe.replace("$$", "$").replace(file, str(heartbeat))
+        run = subprocess.run(["/bin/sh", "-c", command], capture_output=True, check=False)
+        assert (run.returncode == 0) == healthy
 
 
 def test_a_gpu_worker_whose_engine_cannot_be_built_is_not_started_for_ever(
@@ -93,8 +177,10 @@ def test_gpu_workers_see_the_folders_that_the_others_see(compose: dict[str, Any]
 def test_every_variable_is_a_setting_or_in_the_example(compose: dict[str, Any]) -> None:
     text = COMPOSE.read_text()
     interpolated = set(re.findall(r"(?<!\$)\$\{(\w+)", text))
-    assert interpolated == example_variables()
+    assert interpolated <= example_variables()
     fields = {f"CLIPFLEET_{name.upper()}" for name in Settings.model_fields}
+    passed_on = {v for s in compose["services"].values() for v in s.get("environment", {})}
+    assert example_variables() <= interpolated | passed_on
     for service in compose["services"].values():
         for variable in service.get("environment", {}):
             assert variable in fields | example_variables(), variable
@@ -124,7 +210,12 @@ def test_workers_are_told_of_what_may_be_fetched_and_of_the_key(compose: dict[st
 
 def test_images_run_as_a_user_without_rights() -> None:
     stages = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
-    assert {re.search(r"AS (\w+)", stage)[1] for stage in stages} == {"cpu", "gpu", "flower"}  # type: ignore[index]
+    assert {re.search(r"AS (\w+)", stage)[1] for stage in stages} == {
+        "cpu",
+        "gpu",
+        "convert",
+        "flower",
+    }
     for stage in stages:
         users = re.findall(r"^USER (\w+)", stage, flags=re.MULTILINE)
         assert users[-1] == "clipfleet"

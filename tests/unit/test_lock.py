@@ -15,11 +15,21 @@ tomllib = pytest.importorskip("tomllib")  # in the library from Python 3.11
 ROOT = Path(__file__).parents[2]
 STAGES = {
     "cpu": "requirements.lock",
+    "convert": "requirements-convert.lock",
     "flower": "requirements-flower.lock",
     "gpu": "requirements-gpu.lock",
 }
 ON_CPU = [(s, v) for s in ("cpu", "flower") for v in ("3.10.12", "3.11.9", "3.13.0")]
-EACH = pytest.mark.parametrize(("stage", "python"), [*ON_CPU, ("gpu", "3.10.12")])
+EACH = pytest.mark.parametrize(
+    ("stage", "python"), [*ON_CPU, ("convert", "3.11.9"), ("gpu", "3.10.12")]
+)
+
+
+TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+
+
+def torch_version() -> str:
+    return versions((ROOT / "constraints.txt").read_text(), "3.11.9")["torch"].removeprefix("==")
 
 
 def lock(stage: str) -> str:
@@ -67,7 +77,9 @@ def test_a_lock_has_what_its_image_needs(stage: str, python: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     runtime = extras["gpu" if stage == "gpu" else "cpu"]
-    needed = [Requirement(r) for r in (*project["dependencies"], *runtime, *extras["s3"])]
+    converts = [r for r in extras["convert"] if stage == "convert" and not r.startswith("torch")]
+    told = (*project["dependencies"], *runtime, *extras["s3"], *converts)
+    needed = [Requirement(r) for r in told]
     locked = versions(lock(stage), python)
     for requirement in needed:
         pinned = locked[canonicalize_name(requirement.name)].removeprefix("==")
@@ -100,8 +112,13 @@ def test_an_image_installs_from_its_lock_only(name: str) -> None:
         rf"--no-cache-dir --require-hashes -r (/opt/clipfleet/)?{re.escape(STAGES[name])}",
         installs[0],
     )
-    rest = ["--no-cache-dir --no-deps --no-build-isolation ."]
-    assert installs[1:] == ([] if name == "flower" else rest)  # flower's base is the first
+    rest = {
+        "cpu": ["--no-cache-dir --no-deps --no-build-isolation ."],
+        "gpu": ["--no-cache-dir --no-deps --no-build-isolation ."],
+        "convert": [f"--no-cache-dir --no-deps --index-url {TORCH_INDEX} torch=={torch_version()}"],
+        "flower": [],  # its base and that of `convert` is the first
+    }
+    assert installs[1:] == rest[name]
 
 
 def test_ci_compares_the_locks_with_the_index() -> None:

@@ -1,5 +1,6 @@
 # make install   everything a contributor needs, into the active (or a new) virtual environment
 # make lint      ruff, mypy --strict
+# make docs      the documentation's site, into site/; fails on a broken link
 # make test      lint and the whole test suite; what CI runs
 # make constraints  constraints.txt, from what is installed here and for CPython 3.10 (PYTHON310=…)
 # make lock      requirements*.lock: what the images install, with hashes
@@ -17,20 +18,23 @@ COUNT ?= 2000
 
 LOCKS := requirements.lock requirements-convert.lock requirements-flower.lock
 
-.PHONY: install lint test constraints lock check-lock check-lock-gpu audit demo clean
+.PHONY: install lint docs test constraints lock check-lock check-lock-gpu audit demo clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 install: $(BIN)/python
 	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,convert,server,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,convert,server,docs,dev]'
 	$(BIN)/pip install -q -c constraints.txt --no-deps cn_clip
 
 lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(BIN)/mkdocs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # A file's tests stay together and in order; files run beside each other, twice as many as there are
 # cores: much of what they do is wait for processes. What computes takes one thread, not one for each
@@ -39,7 +43,7 @@ test: $(BIN)/ruff lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $$(( 2 * $$(nproc) )) --dist loadfile --no-loadscope-reorder \
 		--durations=15
 
-$(BIN)/ruff:
+$(BIN)/ruff $(BIN)/mkdocs:
 	$(MAKE) install
 
 # Raise a version by installing it here; where CPython 3.10 has no wheel of it, first mark its line in
@@ -89,4 +93,4 @@ demo: $(BIN)/python
 	PATH=$(BIN):$$PATH examples/demo/run demo-output $(COUNT)
 
 clean:
-	rm -rf build dist *.egg-info demo-output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site *.egg-info demo-output .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,87 @@
+"""The documentation: the pages that are made from their source, and what the others name."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from clipfleet.cli import app
+from clipfleet.settings import Settings
+from docs.generated_pages import commands_page, documented_settings, settings_page
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+HERE = "https://github.com/clipfleet/clipfleet"
+
+
+def commands_in(page: Path) -> list[list[str]]:
+    """Return the command lines of a page's shell blocks that run clipfleet."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [given[1:] for given in words if given[:1] == ["clipfleet"]]
+
+
+def test_every_setting_is_on_its_page_with_its_variable_its_default_and_its_meaning() -> None:
+    settings = {setting.name: setting for setting in documented_settings()}
+    assert list(settings) == list(Settings.model_fields)
+    rows = [line for line in settings_page().splitlines() if line.startswith("| `CLIPFLEET_")]
+    assert len(rows) == len(settings)
+    for setting, row in zip(settings.values(), rows, strict=True):
+        named, meaning = [cell.strip() for cell in row.strip("|").split("|")]
+        assert named == f"`CLIPFLEET_{setting.name.upper()}`<br>{setting.default}"
+        assert len(meaning) > 20, named
+
+
+def test_a_default_is_shown_as_a_variable_would_be_written() -> None:
+    defaults = {setting.name: setting.default for setting in documented_settings()}
+    assert defaults["shard_size"] == "`1024`"
+    assert defaults["url_schemes"] == "`https`"
+    assert defaults["input_roots"] == defaults["model"] == "unset"
+
+
+def test_every_command_is_on_its_page_with_all_its_options() -> None:
+    page = commands_page()
+    group: Any = typer.main.get_command(app)
+    for name, command in group.commands.items():
+        section = page.partition(f"## clipfleet {name}\n")[2].partition("\n## ")[0]
+        assert f"```sh\nclipfleet {name}" in section
+        for parameter in command.params:
+            assert parameter.opts[0] in section, (name, parameter.opts)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_command_of_a_page_is_accepted(page: Path) -> None:
+    group: Any = typer.main.get_command(app)
+    for name, *arguments in commands_in(page):
+        group.commands[name].make_context(name, arguments)  # raises on an unknown option
+
+
+def test_the_guides_have_commands() -> None:
+    assert sum(len(commands_in(page)) for page in PAGES) > 20
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_a_page_links_to_files_of_the_repository_that_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(rf"{HERE}/(?:blob|tree)/main/([^)#\s]+)", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_readme_links_to_files_that_exist() -> None:
+    for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md"):
+        targets = re.findall(r"\]\(([^)#\s]+)", (ROOT / name).read_text(encoding="utf-8"))
+        for target in targets:
+            assert target.startswith("https://") or (ROOT / target).exists(), f"{name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_python_of_a_page_can_be_parsed(page: Path) -> None:
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        ast.parse(block)

@@ -173,9 +173,7 @@ class FetchAhead:
             pending.takers -= 1
             if not pending.takers and not pending.dropped:
                 del self._pending[pending.url]
-                self._held_bytes -= pending.held_bytes
-                self._work.notify()
-                self._room.notify_all()
+                self._release(pending)
         if pending.error is not None:
             raise pending.error
         if pending.dropped:

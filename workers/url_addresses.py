@@ -29,9 +29,7 @@ _NOT_PUBLIC = tuple(
             "168.63.129.16/32",  # Azure's platform address, for virtual machines only
             "192.0.0.0/24",  # protocol assignments; Oracle Cloud's metadata is at 192.0.0.192
             "192.88.99.0/24",  # 6to4 relays
-            "240.0.0.0/4",
             "2001::/23",  # protocol assignments, and Teredo, which holds an IPv4 address
-            "2001:db8::/32",
             "2002::/16",  # 6to4, which holds an IPv4 address
             "3fff::/20",
         ),

@@ -1,4 +1,4 @@
-"""Host names as settings and URLs have them: one spelling each, or refused."""
+"""Host names in settings and URLs: each has one canonical spelling, or is refused."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-ANY = "*"  # in a list of hosts: every name
+ANY = "*"  # an entry of a list of hosts: every name, and no address
 _BELOW = "*."
 
+_HOST_PORT = re.compile(r"(\[[^]]*\]|[^][:]*)(?::(.*))?", re.DOTALL)
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
-_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # what a resolver may take for a part of an address
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # a resolver may read this as a part of an address
 _MAX_NAME_LENGTH = 253  # characters, RFC 1035
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AllowedHost:
-    """An entry of a list of hosts; without a `port`, its scheme's own is meant."""
+    """An entry of a list of hosts; without a `port`, it allows the scheme's default port."""
 
     host: str  # in lower case and ASCII; '*' for all names
-    below: bool  # all names below it, and not itself
+    below: bool  # allows the names below `host`, and not `host`
     port: int | None
 
     def allows(self, host: str, port: int | None) -> bool:
-        """Return whether a canonical host is meant; `port` is None where it is the scheme's."""
+        """Return whether the entry allows a canonical host; `port` None: the scheme's default."""
         if port != self.port:
             return False
         if self.host == ANY:
@@ -32,10 +33,10 @@ class AllowedHost:
 
 
 def allowed_host(entry: str, *, wildcards: bool) -> AllowedHost:
-    """Return what an entry of a list of hosts means.
+    """Parse an entry of a list of hosts.
 
     Raises:
-        ValueError: It is no host, or a pattern where none may be.
+        ValueError: The entry is not a host, or is a pattern and `wildcards` is false.
     """
     below = entry.startswith(_BELOW)
     try:
@@ -56,37 +57,30 @@ def allowed_host(entry: str, *, wildcards: bool) -> AllowedHost:
 
 
 def split_port(netloc: str) -> tuple[str, int | None]:
-    """Return host and port of `host`, `host:port`, `[address]` or `[address]:port`.
+    """Split `host`, `host:port`, `[address]` or `[address]:port`; the port may be None.
 
     Raises:
-        ValueError: The port is no number from 1 to 65535, or a bracket is missing.
+        ValueError: The port is not a number from 1 to 65535, or a bracket is missing.
     """
-    host, bracket, rest = netloc.partition("]")
-    if netloc.startswith("[") != bool(bracket):
-        raise ValueError("a bracket without its other")
-    if bracket:
-        host, given = f"{host}]", rest
-        if rest and not rest.startswith(":"):
-            raise ValueError(f"{rest!r} behind the address")
-        given = rest.removeprefix(":")
-    else:
-        host, colon, given = netloc.partition(":")
-        rest = colon
-    if not rest:
+    found = _HOST_PORT.fullmatch(netloc)
+    if found is None:
+        raise ValueError("a bracket without its pair, or text between an address and its port")
+    host, port = found.groups()
+    if port is None:
         return host, None
-    if not re.fullmatch("[0-9]{1,5}", given, re.ASCII) or not 0 < int(given) < 1 << 16:
-        raise ValueError(f"{given!r} is no port")
-    return host, int(given)
+    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 1 << 16:
+        raise ValueError(f"{port!r} is no port")
+    return host, int(port)
 
 
 def canonical_host(host: str) -> str:
-    """Return a host in its one spelling: lower case, ASCII (IDNA 2008, UTS 46), no final dot.
+    """Return a host's canonical spelling: lower case, ASCII (IDNA 2008, UTS 46), no final dot.
 
-    Addresses are taken in their usual spelling only, IPv6 in brackets and without a zone: what
-    `inet_aton` makes of 127.1, 0x7f000001 or 2130706433 is refused.
+    Addresses need their usual spelling, IPv6 in brackets and without a zone. 127.1, 0x7f000001
+    and 2130706433 are refused, which `inet_aton` reads as 127.0.0.1.
 
     Raises:
-        ValueError: It is no host.
+        ValueError: The text is not a host.
     """
     if host.startswith("["):
         if "%" in host or not host.endswith("]"):

@@ -1,8 +1,7 @@
-"""One try to fetch one URL: its bytes, or the one error that says why there are none.
+"""One attempt to fetch one URL: its bytes, or one error.
 
 Built on http.client, which follows no redirect, reads no proxy from the environment, keeps no
-cookie and decompresses nothing: what is fetched from where is decided here alone. A proxy would
-resolve names itself, and no check of addresses would hold.
+cookie and decompresses nothing. ADR 16 says why not urllib3.
 """
 
 from __future__ import annotations
@@ -37,28 +36,29 @@ from workers.url_policy import Target, UrlPolicy
 
 MAX_REDIRECTS = 5
 _PIECE_BYTES = 1 << 16
-_SMALL_BODY_BYTES = 1 << 14  # of an error or redirection: read, so that the connection stays
+_SMALL_BODY_BYTES = 1 << 14  # of an error or redirect: read to the end, to keep the connection
 
 _HEADERS = {
     "User-Agent": f"clipfleet/{__version__}",
     "Accept": "image/*,*/*;q=0.5",
-    "Accept-Encoding": "identity",  # what is compressed has another size when it is read
+    "Accept-Encoding": "identity",  # a compressed body may grow beyond every limit
 }
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BUSY = frozenset({408, 425, 429})  # and 5xx
 _GONE = frozenset({404, 410})
 _DENIED = frozenset({401, 403, 407, 451})
-# The machine's trouble, not the item's: the shard is tried again.
+# The fault is this machine's, not the item's: the shard is tried again.
 _OUR_TROUBLE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-_STALE = (ConnectionError, http.client.BadStatusLine)  # RemoteDisconnected is both
+# The server closed an idle connection. RemoteDisconnected is both of these.
+_STALE = (ConnectionError, http.client.BadStatusLine)
 
-# Is told of bytes before they are kept, may wait until there is room for them, and returns for
-# how many seconds it did.
+# Reserves room for a number of bytes before they are kept. Waits for it if need be, and returns
+# the seconds waited.
 Room = Callable[[int], float]
 
 
 class BusyError(ItemError):
-    """A server that cannot answer now, and when it asked to be asked again, if it did."""
+    """A server that is busy; `retry_after_s` is None where the server sends no Retry-After."""
 
     def __init__(self, message: str, retry_after_s: float | None) -> None:
         super().__init__(SERVER_BUSY, message)
@@ -67,7 +67,7 @@ class BusyError(ItemError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FetchLimits:
-    """How much and how long one try may take."""
+    """The limits of one attempt: size and time."""
 
     max_bytes: int = 256 << 20
     connect_timeout_s: float = 5.0
@@ -85,7 +85,7 @@ class FetchLimits:
 
 
 class Fetcher:
-    """Fetches URLs that a policy allows, from many threads at once."""
+    """Fetches URLs that a policy allows; thread-safe."""
 
     def __init__(
         self,
@@ -102,11 +102,11 @@ class Fetcher:
         self._context = ssl.create_default_context()  # SSL_CERT_FILE names other authorities
 
     def fetch(self, url: str, room: Room = lambda _: 0.0) -> bytes:
-        """Return what is at a URL.
+        """Return the body of a URL, after redirects.
 
         Raises:
-            ItemError: There is nothing to be had; transient or not, by its code.
-            StorageError: This process has no descriptor or memory left.
+            ItemError: The URL is refused, or was not fetched; its code says if it is transient.
+            StorageError: This process has no file descriptor or memory left.
         """
         limits = self._limits
         deadline = Deadline(limits.total_timeout_s, step_s=limits.read_timeout_s)
@@ -127,7 +127,7 @@ class Fetcher:
                     "files must be above CLIPFLEET_URL_THREADS"
                 ) from error
             raise _cut_off(url, error.strerror or str(error)) from error
-        # ValueError: what the library takes for an answer, and cannot read.
+        # ValueError: http.client raises it for some malformed answers.
         except (http.client.HTTPException, ValueError) as error:
             reason = f"its server does not speak HTTP: {type(error).__name__} {shown(str(error))}"
             raise item_error(HTTP_ERROR, f"{shown(url)}: {reason}") from error
@@ -155,7 +155,7 @@ class Fetcher:
         if kept is not None:
             try:
                 return kept, _request(kept, target)
-            except _STALE:  # its server had closed it: a new one says what is the matter
+            except _STALE:  # a new connection tells if the server is well
                 kept.close()
         connection = CheckedConnection(
             target,
@@ -177,16 +177,16 @@ class Fetcher:
         if encoding != "identity":
             reason = f"its server compresses it ({encoding[:20]}) though it was asked not to"
             raise item_error(HTTP_ERROR, f"{shown(url)}: {reason}")
-        told = answer.length
-        self._check_size(url, told or 0)
+        announced = answer.length
+        self._check_size(url, announced or 0)
         pieces, size = [], 0
         while piece := answer.read(_PIECE_BYTES):
             size += len(piece)
-            self._check_size(url, size)  # whatever Content-Length told
+            self._check_size(url, size)  # Content-Length may be wrong
             connection.deadline.extend(room(len(piece)))
             pieces.append(piece)
-        if told is not None and size < told:
-            raise _cut_off(url, f"{size} of {told} bytes came")
+        if announced is not None and size < announced:
+            raise _cut_off(url, f"{size} of {announced} bytes came")
         return b"".join(pieces)
 
     def _check_size(self, url: str, size: int) -> None:
@@ -195,7 +195,7 @@ class Fetcher:
             raise item_error(TOO_LARGE, f"{shown(url)} has {reason}")
 
     def _put_back(self, connection: CheckedConnection, answer: http.client.HTTPResponse) -> None:
-        if answer.isclosed() and connection.sock is not None:  # it was read to its end
+        if answer.isclosed() and connection.sock is not None:  # the body was read to its end
             self._idle.keep(connection)
         else:
             answer.close()
@@ -212,8 +212,8 @@ def _request(connection: CheckedConnection, target: Target) -> http.client.HTTPR
 
 
 def _read_rest(answer: http.client.HTTPResponse) -> None:
-    """Read a body that does not matter, for the connection to be of use again."""
-    with contextlib.suppress(OSError, http.client.HTTPException):  # then it is closed
+    """Read and drop a small body, so that the connection can be used again."""
+    with contextlib.suppress(OSError, http.client.HTTPException):  # the caller closes it then
         answer.read(_SMALL_BODY_BYTES)
 
 
@@ -229,7 +229,7 @@ def _error(url: str, answer: http.client.HTTPResponse) -> ItemError:
 
 
 def _retry_after_s(value: str | None) -> float | None:
-    """Return the seconds that a header asks for: a number, or a date (RFC 9110, 10.2.3)."""
+    """Return the seconds of a Retry-After: a number or a date (RFC 9110, 10.2.3)."""
     if value is None:
         return None
     value = value.strip()
@@ -242,7 +242,7 @@ def _retry_after_s(value: str | None) -> float | None:
 
 
 def _as_text(header: str) -> str:
-    """Return a header's UTF-8, which http.client reads as Latin-1."""
+    """Decode a header as UTF-8; http.client decoded it as Latin-1."""
     return header.encode("latin-1", "replace").decode(errors="replace")
 
 

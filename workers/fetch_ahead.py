@@ -1,4 +1,4 @@
-"""URLs fetched before they are asked for, many at once, and again if what failed may pass."""
+"""URLs fetched ahead of their use, many at a time, with retries of transient failures."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from workers.url_policy import UrlPolicy, named_host
 
 Fetch = Callable[[str, Room], bytes]
 
-_SERVERS_PATIENCE_S = 5.0  # with who does not read; after more a failure is no server's fault
-_STALL_SHARE = 0.5  # of the time after which a process that gets nothing done is killed
+# A server may close a connection that we did not read from for this long: not a failure of it.
+_SERVERS_PATIENCE_S = 5.0
+_STALL_SHARE = 0.5  # of `shard_deadline_s`, after which a process without progress is killed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patience:
-    """How often a URL is tried, and for how many seconds from its first failure; and how many
-    may pass without that any URL of a run is taken.
-    """
+    """The limits of retries."""
 
-    attempts: int = 3
-    retry_s: float = 30.0
-    stall_s: float = 900.0
+    attempts: int = 3  # for one URL
+    retry_s: float = 30.0  # from a URL's first failure to its last attempt
+    stall_s: float = 900.0  # longest time in which no URL of the shard is taken
 
 
 class _DroppedError(ClipfleetError):
-    """A fetch that nobody wants any more."""
+    """A fetch whose shard was given up."""
 
 
 class FetchAhead:
-    """Fetches the URLs of one run of items after another, in their order, in its own threads.
+    """Fetches the URLs of one shard after another, in their order, in threads of its own.
 
-    What is fetched and not taken holds at most `ahead_bytes`, and what takers wait for besides.
+    Bodies that are not taken yet hold at most `ahead_bytes`, plus the body that a caller of
+    `take` waits for: that one is always read, so no two waits block each other.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class FetchAhead:
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)  # a URL is due, or there is room to begin one
         self._room = threading.Condition(self._lock)  # there is room for more bytes
-        self._change = threading.Condition(self._lock)  # a URL was done, or put off
+        self._change = threading.Condition(self._lock)  # a URL was fetched, or postponed
 
     @classmethod
     def from_settings(cls, settings: Settings) -> FetchAhead:
@@ -85,7 +85,7 @@ class FetchAhead:
         )
 
     def begin(self, urls: Collection[str]) -> None:
-        """Begin to fetch the URLs of a run of items, each once; what was left of the last goes."""
+        """Start to fetch the URLs of a shard, each once; drop the rest of the previous shard."""
         with self._lock:
             self._drop()
             self._end_s = time.monotonic() + self._patience.stall_s
@@ -95,22 +95,22 @@ class FetchAhead:
             self._work.notify_all()
 
     def take(self, url: str) -> bytes:
-        """Return a URL's bytes once they are there; a URL that was not begun is fetched now.
+        """Wait for a URL's body and return it; a URL that was not begun is fetched now.
 
         Raises:
-            ItemError: There are none; if transient, after all tries.
-            StorageError: This process has no descriptor or memory left.
+            ItemError: The URL was not fetched; if the error is transient, after all attempts.
+            StorageError: This process has no file descriptor or memory left.
         """
         with self._lock:
             pending = self._pending.get(url) or self._add(url, len(self._pending), 1)
             pending.wanted = True
             self._room.notify_all()
         while not self._is_done(pending):
-            self._run(pending)  # no thread has come to it: this one is free
+            self._run(pending)  # no thread has started it: the caller's thread does
         return self._taken(pending)
 
     def close(self) -> None:
-        """End the threads, each when its fetch has ended."""
+        """Let each thread end after its current fetch."""
         with self._lock:
             self._drop()
             self._closed = True
@@ -144,7 +144,7 @@ class FetchAhead:
             self._run(pending)
 
     def _next(self) -> Pending | None:
-        """Return the next URL to run, once there is one and room for it; None: no more."""
+        """Wait for a URL that is due, and for room; None after `close`."""
         with self._lock:
             while not self._closed:
                 now_s = time.monotonic()
@@ -157,7 +157,7 @@ class FetchAhead:
             return None
 
     def _is_done(self, pending: Pending) -> bool:
-        """Wait until a URL is done (True), or has to be run by the caller (False)."""
+        """Wait for a URL: True if it is done, False if the caller has to fetch it."""
         with self._lock:
             while pending.state is not State.DONE and not pending.dropped:
                 wait_s = pending.due_s - time.monotonic()
@@ -173,9 +173,7 @@ class FetchAhead:
             pending.takers -= 1
             if not pending.takers and not pending.dropped:
                 del self._pending[pending.url]
-                self._held_bytes -= pending.held_bytes
-                self._work.notify()
-                self._room.notify_all()
+                self._release(pending)
         if pending.error is not None:
             raise pending.error
         if pending.dropped:
@@ -183,52 +181,49 @@ class FetchAhead:
         return pending.data
 
     def _run(self, pending: Pending) -> None:
-        """Run a URL that this thread has in hand: it is done then, or waits for another try."""
+        """Fetch a URL that is RUNNING; afterwards it is DONE, or WAITING for its next attempt."""
         try:
             if not self._may_ask(pending):
                 return
             pending.kept_waiting_s = 0.0
             data = self._fetch(pending.url, lambda size: self._make_room(pending, size))
         except ItemError as error:
-            self._failed(pending, error)
-        except Exception as error:  # noqa: BLE001 - the edge of a thread: whoever takes it gets it
-            self._finish(pending, error=error)
+            with self._lock:
+                self._failed(pending, error)
+        except Exception as error:  # noqa: BLE001 - the edge of a thread: the caller of `take` gets it
+            with self._lock:
+                self._done(pending, error=error)
         else:
             with self._lock:
                 self._hosts.answered(pending.host, time.monotonic())
-            self._finish(pending, data=data)
+                self._done(pending, data=data)
 
     def _may_ask(self, pending: Pending) -> bool:
-        """Return whether a URL's host may be asked now; if not, it is put off.
-
-        Raises:
-            ItemError: It is not worth asking.
-        """
+        """Return whether a URL's host may be asked now; if not, end or postpone the fetch."""
         with self._lock:
             now_s = time.monotonic()
-            if pending.dropped:
-                self._done(pending)
-                return False
+            error = self._hosts.down(pending.host, now_s)
             if now_s >= self._end_s:
                 limit = f"nothing of its shard was fetched for {self._patience.stall_s:g} s"
                 error = item_error(FETCH_TIMEOUT, f"{shown(pending.url)} was not tried: {limit}")
+            if pending.dropped or error is not None:
                 self._done(pending, error=error)
-                return False
-            down = self._hosts.down(pending.host, now_s)
-            if down is not None:
-                self._done(pending, error=down)
                 return False
             paused_until_s = self._hosts.paused_until_s(pending.host)
             if paused_until_s > now_s:
-                self._put_off(pending, paused_until_s)
+                self._postpone(pending, paused_until_s)
                 return False
             return True
 
     def _make_room(self, pending: Pending, size_bytes: int) -> float:
-        """Wait until there is room for more of a URL's bytes, and return for how long."""
+        """Reserve room for more bytes of a URL; wait for it if need be, and return the seconds."""
         started_s = time.monotonic()
         with self._lock:
-            while not pending.dropped and not pending.wanted and not self._has_room(size_bytes):
+            while (
+                not pending.dropped
+                and not pending.wanted
+                and self._held_bytes + size_bytes > self._ahead_bytes
+            ):
                 self._room.wait()
             if pending.dropped:
                 raise _DroppedError(f"{shown(pending.url)} is not wanted any more")
@@ -238,46 +233,34 @@ class FetchAhead:
         pending.kept_waiting_s += waited_s
         return waited_s
 
-    def _has_room(self, size_bytes: int) -> bool:
-        return self._held_bytes + size_bytes <= self._ahead_bytes
-
     def _failed(self, pending: Pending, error: ItemError) -> None:
-        with self._lock:
-            now_s = time.monotonic()
-            if pending.kept_waiting_s >= _SERVERS_PATIENCE_S and error.code in TRANSIENT_CODES:
-                self._put_off(pending, now_s + backoff_s(1))  # counts as no try
-                return
-            pending.attempts += 1
-            if error.code not in TRANSIENT_CODES:
-                self._hosts.answered(pending.host, now_s)
-                self._done(pending, error=_tried(error, 1))
-                return
-            self._hosts.failed(pending.host, error, now_s)
-            if pending.first_failure_s is None:
-                pending.first_failure_s = now_s
-            due_s = max(
-                now_s + backoff_s(pending.attempts), self._hosts.paused_until_s(pending.host)
-            )
-            end_s = min(pending.first_failure_s + self._patience.retry_s, self._end_s)
-            down = self._hosts.down(pending.host, now_s) is not None
-            if down or pending.attempts >= self._patience.attempts or due_s > end_s:
-                self._done(pending, error=_tried(error, pending.attempts))
-            else:
-                self._put_off(pending, due_s)
+        now_s = time.monotonic()
+        if error.code not in TRANSIENT_CODES:
+            self._hosts.answered(pending.host, now_s)
+            self._done(pending, error=_tried(error, 1))
+            return
+        if pending.kept_waiting_s >= _SERVERS_PATIENCE_S:
+            self._postpone(pending, now_s + backoff_s(1))  # not counted as an attempt
+            return
+        pending.attempts += 1
+        self._hosts.failed(pending.host, error, now_s)
+        if pending.first_failure_s is None:
+            pending.first_failure_s = now_s
+        due_s = max(now_s + backoff_s(pending.attempts), self._hosts.paused_until_s(pending.host))
+        end_s = min(pending.first_failure_s + self._patience.retry_s, self._end_s)
+        down = self._hosts.down(pending.host, now_s) is not None
+        if down or pending.attempts >= self._patience.attempts or due_s > end_s:
+            self._done(pending, error=_tried(error, pending.attempts))
+        else:
+            self._postpone(pending, due_s)
 
-    def _put_off(self, pending: Pending, due_s: float) -> None:
+    def _postpone(self, pending: Pending, due_s: float) -> None:
         self._release(pending)
         pending.state, pending.due_s = State.WAITING, due_s
         if not pending.dropped:
             self._queue.put(pending)
         self._work.notify()
         self._change.notify_all()
-
-    def _finish(
-        self, pending: Pending, *, data: bytes = b"", error: Exception | None = None
-    ) -> None:
-        with self._lock:
-            self._done(pending, data=data, error=error)
 
     def _done(self, pending: Pending, *, data: bytes = b"", error: Exception | None = None) -> None:
         if pending.dropped or error is not None:
@@ -293,7 +276,7 @@ class FetchAhead:
 
 
 def _tried(error: ItemError, attempts: int) -> ItemError:
-    """Return a new error: the traceback of the old one would keep what was read in memory."""
+    """Return a copy without traceback, which would keep the bytes that were read in memory."""
     if attempts == 1:
         return item_error(error.code, str(error))
     return item_error(error.code, f"{error} (tried {attempts} times)")

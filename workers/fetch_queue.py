@@ -1,4 +1,4 @@
-"""What is to be fetched, in order, and what waits for another try."""
+"""URLs that wait for a thread: in their order, or until the time of their next attempt."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from enum import Enum
 
 
 class State(Enum):
-    WAITING = "waiting"  # for a thread, and until `due_s`
+    WAITING = "waiting"  # for `due_s`, then for a thread
     RUNNING = "running"
     DONE = "done"
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
 class Pending:
-    """One URL of a run of items."""
+    """One URL of a shard, and the state of its fetch."""
 
     url: str
     host: str
@@ -25,27 +25,29 @@ class Pending:
     takers: int  # items with this URL
     state: State = State.WAITING
     due_s: float = 0.0
-    wanted: bool = False  # somebody waits for it
-    dropped: bool = False  # nobody will
+    wanted: bool = False  # a caller waits for it
+    dropped: bool = False  # no caller will take it
     attempts: int = 0
     first_failure_s: float | None = None
     held_bytes: int = 0
-    kept_waiting_s: float = 0.0  # its server, in this try, until there was room for its bytes
+    kept_waiting_s: float = 0.0  # time in this attempt in which we did not read from the server
     data: bytes = b""
     error: Exception | None = None
 
     def is_due(self, now_s: float) -> bool:
-        """Return whether it may be run now."""
+        """Return whether the URL may be fetched now."""
         return self.state is State.WAITING and self.due_s <= now_s
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
 class Queue:
-    """URLs that wait: those that are due by their position, the others by when they are."""
+    """Waiting URLs: those that are due sorted by position, the others by the time they are due."""
 
     due: list[tuple[int, int, Pending]] = field(default_factory=list)
     later: list[tuple[float, int, Pending]] = field(default_factory=list)
-    _numbers: Iterator[int] = field(default_factory=itertools.count)  # no two jobs are compared
+    _numbers: Iterator[int] = field(
+        default_factory=itertools.count
+    )  # breaks ties: Pending has no order
 
     def put(self, pending: Pending) -> None:
         heapq.heappush(self.later, (pending.due_s, next(self._numbers), pending))
@@ -55,10 +57,10 @@ class Queue:
         while self.later and self.later[0][0] <= now_s:
             _, number, pending = heapq.heappop(self.later)
             heapq.heappush(self.due, (pending.position, number, pending))
-        while self.due and not self.due[0][2].is_due(now_s):  # a taker runs it, or put it off
+        while self.due and not self.due[0][2].is_due(now_s):  # the caller of `take` fetched it
             heapq.heappop(self.due)
         return self.due[0][2] if self.due else None
 
     def wait_s(self, now_s: float) -> float | None:
-        """Return how long until the next URL is due; None if none is to come."""
+        """Return the seconds until the next URL is due; None if no URL waits for its time."""
         return max(0.0, self.later[0][0] - now_s) if self.later else None

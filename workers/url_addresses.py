@@ -1,4 +1,4 @@
-"""The addresses behind a host's name, and which of them may be connected to."""
+"""The addresses of a host, and the check that a worker may connect to them."""
 
 from __future__ import annotations
 
@@ -13,26 +13,24 @@ from workers.read import item_error
 from workers.url_policy import Target
 
 Resolve = Callable[..., list[tuple[Any, ...]]]  # socket.getaddrinfo
-# What a socket is made of and connects to: family and address, as getaddrinfo returns them.
+# A socket's family, and the address that it connects to, as getaddrinfo returns them.
 Address = tuple[int, tuple[Any, ...]]
 
 _IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# Global unicast, the rest of IPv6 being local, reserved, or IPv4 in disguise (::ffff:0:0/96,
+# Global unicast. The rest of IPv6 is local, reserved, or holds an IPv4 address (::ffff:0:0/96,
 # 64:ff9b::/96). https://www.iana.org/assignments/ipv6-address-space
 _IPV6_UNICAST = ipaddress.IPv6Network("2000::/3")
-# What Python's `is_global` does not refuse, or only its newer versions do.
+# Networks that Python's `is_global` accepts, or that only its newer versions refuse.
 _NOT_PUBLIC = tuple(
     map(
         ipaddress.ip_network,
         (
-            "168.63.129.16/32",  # a cloud's host, which answers its guests only
-            "192.0.0.0/24",  # protocols; a cloud's metadata is at 192.0.0.192
-            "192.88.99.0/24",  # relays of 6to4
-            "240.0.0.0/4",
-            "2001::/23",  # protocols, and Teredo with an IPv4 address in it
-            "2001:db8::/32",
-            "2002::/16",  # 6to4, with an IPv4 address in it
+            "168.63.129.16/32",  # Azure's platform address, for virtual machines only
+            "192.0.0.0/24",  # protocol assignments; Oracle Cloud's metadata is at 192.0.0.192
+            "192.88.99.0/24",  # 6to4 relays
+            "2001::/23",  # protocol assignments, and Teredo, which holds an IPv4 address
+            "2002::/16",  # 6to4, which holds an IPv4 address
             "3fff::/20",
         ),
     )
@@ -40,11 +38,13 @@ _NOT_PUBLIC = tuple(
 
 
 def addresses(target: Target, resolve: Resolve = socket.getaddrinfo) -> list[Address]:
-    """Return the addresses to connect to; the name is resolved once, and all must be allowed.
+    """Resolve a host's name and return all its addresses, each of them checked.
+
+    The caller must connect to one of these: a second look-up may give another answer.
 
     Raises:
-        ItemError: `not_allowed`: one of them may not be connected to; `missing`: there is no such
-            host; `fetch_failed`: nobody answered for its name.
+        ItemError: `not_allowed`: one of the addresses is refused; `missing`: the name does not
+            exist; `fetch_failed`: the name was not resolved now.
     """
     host = target.host.strip("[]")
     try:
@@ -62,7 +62,7 @@ def addresses(target: Target, resolve: Resolve = socket.getaddrinfo) -> list[Add
 def _check(target: Target, text: str) -> None:
     address = ipaddress.ip_address(text)
     if target.private:
-        allowed, kind = not _is_nobodys(address), "link-local, multicast or reserved"
+        allowed, kind = not _is_never_allowed(address), "link-local, multicast or reserved"
         mend = "such a one is never fetched from"
     else:
         allowed, kind = is_public(address), "not public"
@@ -72,30 +72,26 @@ def _check(target: Target, text: str) -> None:
 
 
 def is_public(address: _IPAddress) -> bool:
-    """Return whether an address is one of the public internet, and of one host there."""
+    """Return whether an address is a unicast address of the public internet."""
     if isinstance(address, ipaddress.IPv6Address) and address not in _IPV6_UNICAST:
         return False
     return (
         address.is_global
         and not address.is_multicast
-        and not any(address in network for network in _NOT_PUBLIC if _same(address, network))
+        and not any(address in network for network in _NOT_PUBLIC)
     )
 
 
-def _is_nobodys(address: _IPAddress) -> bool:
-    """Return whether not even a server of one's own has such an address."""
+def _is_never_allowed(address: _IPAddress) -> bool:
+    """Return whether an address is refused for a private host, too."""
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         return True
     return (
-        address.is_link_local  # metadata of clouds, 169.254.169.254
+        address.is_link_local  # a cloud's metadata is at 169.254.169.254
         or address.is_multicast
         or address.is_unspecified
         or (address.is_reserved and not address.is_loopback)
     )
-
-
-def _same(address: _IPAddress, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
-    return address.version == network.version
 
 
 def _not_public(target: Target, reason: str) -> ItemError:

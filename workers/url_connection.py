@@ -1,4 +1,4 @@
-"""Connections to hosts that are allowed: to a checked address, within a limited time."""
+"""HTTP connections to allowed hosts: to a checked address, and within one deadline."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from typing import Any
 from workers.url_addresses import Address, Resolve, addresses
 from workers.url_policy import DEFAULT_PORTS, Target
 
-_IDLE_S = 10.0  # a server closes what is not used for long; most wait longer than this
-_MAX_ADDRESSES = 4  # of a host, that are tried
+_MAX_IDLE_S = 10.0  # firewalls and servers drop idle connections; most wait longer than this
 
 
 class Deadline:
-    """The end of one fetch, whatever is waited for in it, and the longest wait for one thing."""
+    """The time limits of one fetch: for the whole fetch, and for each step of it."""
 
     def __init__(self, total_s: float, *, step_s: float) -> None:
         self._end_s = time.monotonic() + total_s
         self._step_s = step_s
 
     def left_s(self, at_most_s: float | None = None) -> float:
-        """Return how long the next step may take.
+        """Return the seconds that the next step may take.
 
         Raises:
-            TimeoutError: No time is left.
+            TimeoutError: The fetch has no time left.
         """
         left_s = self._end_s - time.monotonic()
         if left_s <= 0:
@@ -37,21 +36,22 @@ class Deadline:
         return min(left_s, self._step_s if at_most_s is None else at_most_s)
 
     def extend(self, seconds: float) -> None:
-        """Give back what was waited for by no fault of the server's."""
+        """Move the end of the fetch: this process waited, and not for the server."""
         self._end_s += seconds
 
 
 class _Reader(io.RawIOBase):
-    """What http.client reads an answer from: every single wait is within the deadline.
+    """A socket's stream in which each `recv` gets the time that is left of the whole fetch.
 
-    A socket's own timeout is for one `recv`: a byte every few seconds would never end.
+    A socket's own timeout limits one `recv` only: a server that sends one byte every few seconds
+    never reaches it.
     """
 
     def __init__(self, connection: CheckedConnection, plain: socket.socket) -> None:
         self._connection = connection
         self._socket = plain
-        # The socket counts this: http.client closes it before the answer is read, if nothing
-        # is to follow, and it stays open until this is closed.
+        # This stream keeps the socket open: http.client closes the socket before the body is
+        # read, where no other answer follows.
         self._raw = plain.makefile("rb", buffering=0)
 
     def readable(self) -> bool:
@@ -67,7 +67,7 @@ class _Reader(io.RawIOBase):
 
 
 class _BoundedReader(io.BufferedReader):
-    """Reads no more than it is told: for a chunk of -1 bytes http.client reads without an end."""
+    """A reader that refuses an unlimited read: http.client does one for a chunk of -1 bytes."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:
@@ -76,7 +76,7 @@ class _BoundedReader(io.BufferedReader):
 
 
 class _TimedSocket:
-    """The part of a socket that http.client uses, with a deadline for everything."""
+    """The part of a socket that http.client uses, with the deadline applied."""
 
     def __init__(self, connection: CheckedConnection, plain: socket.socket) -> None:
         self._connection = connection
@@ -84,7 +84,7 @@ class _TimedSocket:
 
     def sendall(self, data: bytes) -> None:
         self.plain.settimeout(self._connection.deadline.left_s())
-        self.plain.sendall(data)  # its timeout is for the whole
+        self.plain.sendall(data)  # the timeout limits the whole call
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         return _BoundedReader(_Reader(self._connection, self.plain))
@@ -94,7 +94,7 @@ class _TimedSocket:
 
 
 class CheckedConnection(http.client.HTTPConnection):
-    """A connection to a target's host, which asks for its addresses once and checks them all."""
+    """A connection to a target's host: the name is resolved once, and its addresses are checked."""
 
     def __init__(
         self,
@@ -106,9 +106,10 @@ class CheckedConnection(http.client.HTTPConnection):
         resolve: Resolve = socket.getaddrinfo,
     ) -> None:
         super().__init__(target.host, target.port)
-        self.default_port = DEFAULT_PORTS[target.scheme]  # that the header Host leaves out
+        self.default_port = DEFAULT_PORTS[target.scheme]  # the header Host leaves this port out
         self.target = target
         self.deadline = deadline
+        self.idle_since_s = 0.0
         self._connect_timeout_s = connect_timeout_s
         self._context = context
         self._resolve = resolve
@@ -116,12 +117,13 @@ class CheckedConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         """Connect to the first checked address that answers.
 
+        TLS names the host, not the address, and checks the certificate for the host.
+
         Raises:
-            ItemError: The name leads nowhere, or to where nothing may be fetched from.
-            OSError: No address answers, or not as a server of that name.
+            ItemError: The name has no address, or has one that is not allowed.
+            OSError: No address answers, or the certificate is not one of this host.
         """
-        found = addresses(self.target, self._resolve)[:_MAX_ADDRESSES]
-        plain = self._connected(found)
+        plain = self._connected(addresses(self.target, self._resolve))
         try:
             if self.target.scheme == "https":
                 plain.settimeout(self.deadline.left_s())
@@ -149,47 +151,44 @@ class CheckedConnection(http.client.HTTPConnection):
         raise failure
 
     def is_usable(self) -> bool:
-        """Return whether another request may be sent: nothing was closed or said meanwhile."""
-        if self.sock is None:
+        """Return whether the connection can take another request."""
+        if self.sock is None or time.monotonic() - self.idle_since_s > _MAX_IDLE_S:
             return False
         poll = select.poll()  # select.select takes no descriptor above 1,023
         poll.register(self.sock.plain, select.POLLIN)
-        return not poll.poll(0)
+        return not poll.poll(0)  # no end of the stream, and no byte that nobody asked for
 
 
 class IdleConnections:
-    """Connections that wait for the next request to the same host; for many threads."""
+    """Open connections that wait for the next request to their host; thread-safe."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = threading.Lock()
-        self._idle: list[tuple[float, CheckedConnection]] = []  # the newest last
+        self._idle: list[CheckedConnection] = []  # the newest last
 
     def take(self, target: Target, deadline: Deadline) -> CheckedConnection | None:
-        """Return a connection to the target's host and port, if one is left."""
-        wanted = (target.scheme, target.host, target.port)
-        while True:
-            found = self._pop(wanted)
-            if found is None:
-                return None
-            since_s, connection = found
-            if time.monotonic() - since_s < _IDLE_S and connection.is_usable():
+        """Return a usable connection to the target's scheme, host and port; None without one."""
+        while (connection := self._pop(target)) is not None:
+            if connection.is_usable():
                 connection.deadline = deadline
                 return connection
             connection.close()
+        return None
 
-    def _pop(self, wanted: tuple[str, str, int]) -> tuple[float, CheckedConnection] | None:
+    def _pop(self, target: Target) -> CheckedConnection | None:
         with self._lock:
-            for index in reversed(range(len(self._idle))):
-                target = self._idle[index][1].target
-                if (target.scheme, target.host, target.port) == wanted:
-                    return self._idle.pop(index)
+            for connection in reversed(self._idle):
+                if connection.target.origin == target.origin:
+                    self._idle.remove(connection)
+                    return connection
         return None
 
     def keep(self, connection: CheckedConnection) -> None:
-        """Take a connection whose answer was read to its end."""
+        """Keep a connection whose answer was read to its end; close the oldest above the limit."""
+        connection.idle_since_s = time.monotonic()
         with self._lock:
-            self._idle.append((time.monotonic(), connection))
-            surplus = [self._idle.pop(0)] if len(self._idle) > self._limit else []
-        for _, oldest in surplus:
+            self._idle.append(connection)
+            oldest = self._idle.pop(0) if len(self._idle) > self._limit else None
+        if oldest is not None:
             oldest.close()

@@ -1,4 +1,4 @@
-"""Which URLs a worker may fetch: by scheme, host and port, before anything is resolved."""
+"""The URLs that a worker may fetch: by scheme, host and port, before a name is resolved."""
 
 from __future__ import annotations
 
@@ -16,29 +16,34 @@ DEFAULT_PORTS = {"https": 443, "http": 80}
 
 _URL = re.compile(r"(?P<scheme>[^:/?#]+)://(?P<netloc>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))  # stays as it is, escapes included
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))  # not quoted again; escapes stay as they are
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """A URL that may be fetched, once its addresses are found to be public or it is `private`."""
+    """A URL that the policy allows; its addresses are checked when a connection is made."""
 
     scheme: str
     host: str  # canonical, see clipfleet.hosts
     port: int
     path: str  # with the query, in ASCII
-    private: bool
+    private: bool  # the host may have a private address
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """Scheme, host and port: a connection serves one origin."""
+        return self.scheme, self.host, self.port
 
     @property
     def url(self) -> str:
-        """The URL in its one spelling."""
+        """The URL in its canonical spelling."""
         port = "" if self.port == DEFAULT_PORTS[self.scheme] else f":{self.port}"
         return f"{self.scheme}://{self.host}{port}{self.path}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UrlPolicy:
-    """The schemes and hosts that may be fetched from; without hosts, none."""
+    """The schemes and hosts that URLs may name; without hosts, no URL is allowed."""
 
     hosts: tuple[AllowedHost, ...] = ()
     private_hosts: tuple[AllowedHost, ...] = ()
@@ -55,10 +60,10 @@ class UrlPolicy:
         )
 
     def target(self, url: str) -> Target:
-        """Return what a URL leads to.
+        """Return the target of an item's URL.
 
         Raises:
-            ItemError: `not_allowed`: URLs are off, or it is none that may be fetched.
+            ItemError: `not_allowed`: no host is named in the settings, or this URL is refused.
         """
         if not self.hosts and not self.private_hosts:
             no_urls(url)
@@ -68,14 +73,16 @@ class UrlPolicy:
             raise _refused(url, str(error)) from error
 
     def redirected(self, origin: Target, location: str) -> Target:
-        """Return what a server's redirection leads to.
+        """Return the target of a redirect; `location` may be relative to `origin`.
 
         Raises:
-            ItemError: `not_allowed`: it may not be fetched; `http_error`: it leaves TLS.
+            ItemError: `not_allowed`: the new URL is refused; `http_error`: it leaves https.
         """
         try:
             url = urljoin(origin.url, location)
-        except ValueError as error:  # half an address, or letters that look like others
+        except (
+            ValueError
+        ) as error:  # a bracket without its pair, or a letter that NFKC turns into a separator
             raise _refused(origin.url, f"it redirects elsewhere: {error}") from error
         if origin.scheme == "https" and not url.lower().startswith("https:"):
             reason = f"{shown(origin.url)} redirects to a URL that is not https, which is refused"
@@ -115,7 +122,7 @@ class UrlPolicy:
 
 
 def named_host(url: str) -> str:
-    """Return a URL's host and port as they are written, in lower case; "" if it has none."""
+    """Return a URL's host and port as they are written, in lower case; "" without a host."""
     found = _URL.match(url)
     return found["netloc"].lower() if found else ""
 

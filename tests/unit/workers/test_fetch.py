@@ -402,6 +402,18 @@ def test_a_connection_that_was_closed_meanwhile_is_made_anew(web: Web) -> None:
     assert web.connections == 2
 
 
+def test_a_server_that_closes_each_connection_unannounced_fails_no_fetch(web: Web) -> None:
+    """The close often comes between the look at the idle connection and the next request."""
+
+    def answer_and_close(handler: Handler, _: int) -> None:
+        handler.answer(200, b"x")
+        handler.close_connection = True
+
+    web.pages["/x"] = answer_and_close
+    client = fetcher(web)
+    assert [client.fetch(web.url("/x")) for _ in range(100)] == [b"x"] * 100
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = make_certificate(tmp_path_factory.mktemp("tls"), "a.example", "127.0.0.1")

@@ -15,7 +15,6 @@ from clipfleet.errors import DatasetError, DatasetMismatchError
 from clipfleet.jobs import Shard
 from storage.dataset import Dataset, utc_now
 from storage.errors_tables import trim_errors, write_errors
-from storage.fences import fenced_job
 from storage.jobs import Job, jobs, shards
 from storage.parts import (
     Embedded,
@@ -208,12 +207,8 @@ class Manifest:
 
 
 def _finish(dataset: Dataset, name: str, footer: Footer) -> Commit:
-    """Write the errors table and then the record of a part; doing it twice changes nothing.
-
-    The job of a part that fences one is published before.
-    """
+    """Write the errors table and then the record of a part; doing it twice changes nothing."""
     _check_footer(dataset, name, footer)
-    fenced_job(dataset, footer)
     write_errors(dataset, footer)
     for part in footer.retries:
         trim_errors(dataset, part)

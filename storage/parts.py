@@ -47,7 +47,6 @@ _WORKER_KEY = b"clipfleet.worker"
 _FINISHED_KEY = b"clipfleet.finished_at"
 _RETRIES_KEY = b"clipfleet.retries"
 _CUT_KEY = b"clipfleet.cut"
-_JOB_KEY = b"clipfleet.job"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,8 +81,7 @@ class Embedded:
 class Footer:
     """What a part says about itself.
 
-    `vectors` counts its rows, `cut` those of cut texts; `retries` is `Embedded`'s. `job` is the
-    record of the job that a fence carries (storage.fences), empty in all other parts.
+    `vectors` counts its rows, `cut` those of cut texts; `retries` is `Embedded`'s.
     """
 
     shard: str
@@ -95,7 +93,6 @@ class Footer:
     failures: tuple[Failure, ...]
     retries: tuple[str, ...] = ()
     cut: int = 0
-    job: str = ""
 
 
 def part_path(name: str) -> str:
@@ -154,9 +151,8 @@ def part_bytes(
     *,
     worker: str = "",
     finished_at: str = "",
-    job: str = "",
 ) -> memoryview:
-    """Return the Parquet file of a shard named `name`; failures, and a job, in its footer.
+    """Return the Parquet file of a shard named `name`, with its failures in its footer.
 
     Raises:
         DatasetError: The vectors are not (len(items), D), finite, and of norm 1.
@@ -173,7 +169,6 @@ def part_bytes(
         _FAILURES_KEY: json.dumps([_failure_fields(f) for f in embedded.failures]),
         _RETRIES_KEY: json.dumps(embedded.retries),
         _CUT_KEY: json.dumps(sum(item.id in embedded.cut for item in embedded.items)),
-        **({_JOB_KEY: job} if job else {}),
     }
     return parquet_bytes(_part_table(embedded, info), metadata)
 
@@ -212,7 +207,6 @@ def read_footer(file: BinaryIO, *, path: str) -> Footer:
             # Older parts have none of these.
             retries=tuple(map(plain_name, json.loads(metadata.get(_RETRIES_KEY, b"[]")))),
             cut=_count(json.loads(metadata.get(_CUT_KEY, b"0"))),
-            job=metadata.get(_JOB_KEY, b"").decode(),
         )
     except (*PARQUET_ERRORS, LookupError, TypeError, ValueError, RecursionError) as error:
         remedy = way_out(PurePosixPath(path).stem)

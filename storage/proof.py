@@ -134,7 +134,7 @@ class _Prover:
             self._prove_part(name, finished=name in records)
         for name in sorted(records - parts):
             # If its part is there, it is newer than the list.
-            if not self._dataset.fs.exists(part_path(name)) and not self._was_fence(name):
+            if not self._dataset.fs.exists(part_path(name)) and not self._is_empty(name):
                 self._add_part(_NO_PART, name)
         for name in sorted(error_names(self._dataset.fs) - parts):
             self._add(_ERRORS, name)
@@ -155,7 +155,6 @@ class _Prover:
         except (DatasetError, FileNotFoundError) as error:
             self._add_part(_DAMAGED, name, told=f" ({error})")
             return
-        self._proof.parts -= bool(footer.job)  # a fence is there for its number only
         failed = [failure.item.id for failure in footer.failures]
         standing = self._ids.standing(failed, int(job_of(name) or 0))
         self._ids.write(standing, arrived=name.startswith(ITEMS_PREFIX))
@@ -207,8 +206,8 @@ class _Prover:
         except DatasetError:
             self._add(_ERRORS, name)
 
-    def _was_fence(self, name: str) -> bool:
-        """Return whether a record is a fence's: one that was moved away is missed by nobody."""
+    def _is_empty(self, name: str) -> bool:
+        """Return whether a record is of a part without items, which earlier versions wrote."""
         try:
             record = read_record(self._dataset, name) if name.startswith(ITEMS_PREFIX) else None
         except DatasetError:

@@ -62,7 +62,7 @@ def test_an_unknown_caption_is_named(captions: Path) -> None:
 def _dataset(root: Path, tower: Tower, items: list[Item], vectors: NDArray[np.float32]) -> Path:
     """Write a dataset of two parts, the later items in the first."""
     card = fake_card(tower, dim=DIM)
-    dataset = Dataset.create(str(root), card, embedding_dtype="float16")
+    dataset = Dataset.create(str(root), card, kind="planned", embedding_dtype="float16")
     half = len(items) // 2
     for name, rows in (("00001-0000000", slice(half, None)), ("00001-0000001", slice(half))):
         embedded = Embedded(

@@ -195,7 +195,7 @@ def test_a_damaged_part_is_refused_with_the_way_out(dataset: Dataset) -> None:
 def test_a_disk_that_is_full_is_worth_another_try(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    local = Dataset.create(str(tmp_path), make_card(), embedding_dtype="float16")
+    local = Dataset.create(str(tmp_path), make_card(), kind="planned", embedding_dtype="float16")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")

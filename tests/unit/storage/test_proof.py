@@ -11,9 +11,8 @@ import pytest
 from clipfleet.errors import DatasetError
 from clipfleet.jobs import Item
 from storage import parts
-from storage.arrivals import commit_arrivals
+from storage.arrivals import KnownIds, commit_arrivals
 from storage.dataset import Dataset
-from storage.known_ids import KnownIds
 from storage.manifest import commit, missing_shards
 from storage.parts import Embedded
 from storage.plan import PlanReader, plan_items
@@ -59,7 +58,7 @@ def replace_part(
 
 
 def test_a_whole_dataset_is_proved(tmp_path: Path) -> None:
-    local = Dataset.create(str(tmp_path), make_card(), embedding_dtype="float16")
+    local = Dataset.create(str(tmp_path), make_card(), kind="planned", embedding_dtype="float16")
     fill(local)
     proof = prove(str(tmp_path))
     assert proof.ok

@@ -140,7 +140,6 @@ def commit_arrivals(
     Items that another worker wrote meanwhile are left out.
 
     Raises:
-        DatasetMismatchError: `card` is not the dataset's model.
         DatasetError: The vectors are not what the dataset holds, or a part is damaged.
         StorageError: The disk refused a write; committing again is safe.
     """

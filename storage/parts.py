@@ -143,7 +143,7 @@ def errors_schema(tower: Tower) -> pa.Schema:
     return pa.schema([*strings, pa.field("attempt", pa.int32(), nullable=False)])
 
 
-def part_bytes(
+def part_of(
     embedded: Embedded,
     info: DatasetInfo,
     card: ModelCard,
@@ -151,26 +151,37 @@ def part_bytes(
     *,
     worker: str = "",
     finished_at: str = "",
-) -> memoryview:
-    """Return the Parquet file of a shard named `name`, with its failures in its footer.
+) -> tuple[memoryview, Footer]:
+    """Return the Parquet file of a shard named `name`, and its footer, which has the failures.
 
     Raises:
         DatasetError: The vectors are not (len(items), D), finite, and of norm 1.
     """
     _check(embedded, info, name)
+    footer = Footer(
+        shard=name,
+        model=card.identity,
+        engine_sha256=card.engine_sha256,
+        worker=worker,
+        finished_at=finished_at,
+        vectors=len(embedded.items),
+        failures=tuple(embedded.failures),
+        retries=embedded.retries,
+        cut=sum(item.id in embedded.cut for item in embedded.items),
+    )
     metadata = {
         _VERSION_KEY: FORMAT,
-        _SHARD_KEY: name,
-        _MODEL_KEY: card.identity,
+        _SHARD_KEY: footer.shard,
+        _MODEL_KEY: footer.model,
         _CARD_KEY: json.dumps(json.loads(card.to_json())),
-        _ENGINE_KEY: card.engine_sha256,
-        _WORKER_KEY: worker,
-        _FINISHED_KEY: finished_at,
-        _FAILURES_KEY: json.dumps([_failure_fields(f) for f in embedded.failures]),
-        _RETRIES_KEY: json.dumps(embedded.retries),
-        _CUT_KEY: json.dumps(sum(item.id in embedded.cut for item in embedded.items)),
+        _ENGINE_KEY: footer.engine_sha256,
+        _WORKER_KEY: footer.worker,
+        _FINISHED_KEY: footer.finished_at,
+        _FAILURES_KEY: json.dumps([_failure_fields(f) for f in footer.failures]),
+        _RETRIES_KEY: json.dumps(footer.retries),
+        _CUT_KEY: json.dumps(footer.cut),
     }
-    return parquet_bytes(_part_table(embedded, info), metadata)
+    return parquet_bytes(_part_table(embedded, info), metadata), footer
 
 
 def errors_bytes(failures: Sequence[Failure], tower: Tower) -> memoryview:

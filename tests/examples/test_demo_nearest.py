@@ -12,7 +12,7 @@ from clipfleet.jobs import Item
 from clipfleet.models import Tower
 from examples.demo.nearest import print_nearest, read
 from storage.dataset import Dataset
-from storage.parts import Embedded, part_bytes, part_path
+from storage.parts import Embedded, part_of, part_path
 from workers.engines.fake import fake_card
 
 COUNT, DIM = 8, 16
@@ -71,5 +71,6 @@ def _dataset(root: Path, tower: Tower, items: list[Item], vectors: NDArray[np.fl
             sizes=[(1, 1)] * half if tower == "img" else None,
             failures=[],
         )
-        dataset.fs.create(part_path(name), bytes(part_bytes(embedded, dataset.info, card, name)))
+        data, _ = part_of(embedded, dataset.info, card, name)
+        dataset.fs.create(part_path(name), bytes(data))
     return root

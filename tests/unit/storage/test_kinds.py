@@ -17,7 +17,7 @@ from storage.failures import count_failures
 from storage.jobs import Job, jobs
 from storage.kinds import check_kind
 from storage.manifest import Manifest, complete, missing_shards, record_path, unfinished
-from storage.parts import part_bytes, part_path
+from storage.parts import part_of, part_path
 from storage.plan import plan_items, plan_retry
 from storage.proof import prove
 from storage.sources import ListSource
@@ -85,7 +85,7 @@ def forget_kind(dataset: Dataset) -> Dataset:
 
 def put_fence(dataset: Dataset, number: int, job: Job, *, finished: bool = True) -> str:
     name = arrivals_name(number)
-    data = part_bytes(embedded([]), dataset.info, make_card(), name)
+    data, _ = part_of(embedded([]), dataset.info, make_card(), name)
     file = pq.ParquetFile(io.BytesIO(data))
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, file.schema_arrow) as writer:

@@ -109,7 +109,7 @@ def way_out(name: str) -> str:
     """Return what to do about a part that is of no use, for messages."""
     if name.startswith(ITEMS_PREFIX):  # no plan has these items
         return "move it away, and queue its items again"
-    return "delete it, and the next submit embeds its shard again"
+    return "delete it, and `clipfleet resume` embeds its shard again"
 
 
 def value_column(tower: Tower) -> str:

@@ -2,7 +2,8 @@
 
 A message is `args=[[{"id", "uri"} | {"id", "text"}, …]], kwargs={"dataset": path}`, the
 dataset optional. It comes here gathered with others (see tasks.receive), in the worker's
-child process. Nothing but a wrong message is dropped: no plan has these items.
+child process. Nothing but a wrong message, or one for a planned dataset, is dropped: no plan
+has these items.
 """
 
 from __future__ import annotations

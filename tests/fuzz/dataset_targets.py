@@ -41,6 +41,8 @@ CARD = fake_card("txt", dim=DIM)
 def make_dataset(root: Path) -> Dataset:
     """Make a dataset of texts with every kind of file: what was planned, came singly, was retried.
 
+    Earlier versions wrote all of these into one dataset.
+
     Of two planned shards one is done; two failures are retried, of which one fails again.
     """
     dataset = Dataset.create(str(root), CARD, kind="planned", embedding_dtype="float16")

@@ -200,7 +200,9 @@ def test_a_renamed_or_foreign_part_is_refused(dataset: Dataset) -> None:
 def test_a_damaged_part_is_refused_with_the_way_out(dataset: Dataset) -> None:
     do(dataset, FIRST)
     dataset.fs.replace(f"parts/{FIRST}.parquet", b"PAR1")
-    with pytest.raises(DatasetError, match="delete it, and the next submit embeds its shard again"):
+    with pytest.raises(
+        DatasetError, match="delete it, and `clipfleet resume` embeds its shard again"
+    ):
         do(dataset, FIRST)
 
 

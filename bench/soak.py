@@ -217,7 +217,7 @@ def write_texts(path: Path, count: int) -> Path:
 
 def _count_shards(manifest: Path) -> int:
     try:
-        return sum(name[0].isdecimal() for name in os.listdir(manifest))  # not the job's fence
+        return sum(name[0].isdecimal() for name in os.listdir(manifest))
     except FileNotFoundError:
         return 0
 

@@ -8,7 +8,8 @@
     │   ├── SourceError            a source cannot be read as what it claims to be
     │   │   └── DuplicateIdError   two items of a source share an id
     │   ├── DatasetError           a dataset is damaged or used against its kind
-    │   │   └── DatasetMismatchError   it holds vectors of another model card
+    │   │   ├── DatasetMismatchError   it holds vectors of another model card
+    │   │   └── DatasetKindError       it is planned and was given single items, or the reverse
     │   ├── MessageError           a queued message is not one of ours
     │   └── DependencyError        an optional package that this command needs is not installed
     ├── ConversionError            a conversion failed and kept nothing
@@ -68,6 +69,10 @@ class DatasetError(UsageError):
 
 class DatasetMismatchError(DatasetError):
     """A dataset holds the vectors of another model card."""
+
+
+class DatasetKindError(DatasetError):
+    """A planned dataset was given single items, or a stream was given a source."""
 
 
 class MessageError(UsageError):

@@ -6,22 +6,87 @@ twice, however many workers hold it; who loses reads the winner's part and tries
 
 A part that somebody moved away leaves its record, which keeps its number from being taken
 again, before whoever had read that part could notice: the next part withdraws it.
-
-Jobs take numbers too (storage.fences), so planned ids are among those that came before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from clipfleet.card import ModelCard
-from storage.dataset import Dataset
-from storage.known_ids import KnownIds, items_parts
+from storage.dataset import PARTS_FOLDER, Dataset
+from storage.id_index import IdIndex
+from storage.jobs import job_ids, read_job, read_job_rows
 from storage.manifest import Commit, commit_first, complete, withdraw
-from storage.parts import ITEMS_PREFIX, Embedded, Failure
+from storage.parquet_files import PARQUET_ERRORS, parquet_error
+from storage.parts import (
+    ITEMS_PREFIX,
+    Embedded,
+    Failure,
+    part_path,
+    read_footer,
+    read_part_ids,
+    way_out,
+)
 from storage.records import record_names
 
 _DIGITS = 10
+_NO_DIGEST = b""  # of ids that are only looked for
+
+
+class KnownIds:
+    """The ids that a stream had at the last `refresh`; on disk, so memory stays flat."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._jobs: set[str] = set()
+        self._parts: set[str] = set()
+        self._index = IdIndex()
+
+    def refresh(self) -> None:
+        """Read the parts of single items, and the plans of retries, that are new since last time.
+
+        An item that a retry has stays known without its first part. If a part is gone that was
+        read before, everything is read anew: its ids may come again.
+
+        Raises:
+            DatasetError: A plan or a part is damaged.
+        """
+        names = items_parts(self._dataset)
+        if not self._parts.issubset(names):
+            self._clear()
+        for id_ in job_ids(self._dataset):
+            if id_ not in self._jobs:
+                for ids, _ in read_job_rows(self._dataset, read_job(self._dataset, id_)):
+                    self._add(ids)
+                self._jobs.add(id_)
+        for name in names:
+            if name not in self._parts:
+                for ids in _part_ids(self._dataset, name):
+                    self._add(ids)
+                self._parts.add(name)
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """The names of the parts of single items that were read."""
+        return frozenset(self._parts)
+
+    def _add(self, ids: Collection[str]) -> None:
+        self._index.add((id_, _NO_DIGEST, 0) for id_ in ids)
+
+    def _clear(self) -> None:
+        self._index.close()
+        self._index = IdIndex()
+        self._jobs.clear()
+        self._parts.clear()
+
+    def __contains__(self, id_: object) -> bool:
+        return id_ in self._index
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def close(self) -> None:
+        self._index.close()
 
 
 def arrivals_name(number: int) -> str:
@@ -35,6 +100,21 @@ def arrivals_number(name: str) -> int:
     return int(number) if number.isdecimal() else 0
 
 
+def items_parts(dataset: Dataset) -> list[str]:
+    """Return the names of the parts of items that came singly, sorted."""
+    names = (n for n in dataset.fs.list(PARTS_FOLDER) if n.startswith(ITEMS_PREFIX))
+    return [name.removesuffix(".parquet") for name in names]
+
+
+def has_arrivals(dataset: Dataset) -> bool:
+    """Return whether any part holds single items: earlier versions wrote an empty one for a job.
+
+    Raises:
+        DatasetError: A part is damaged.
+    """
+    return any(any(_part_ids(dataset, name)) for name in items_parts(dataset))
+
+
 def catch_up(dataset: Dataset, known: KnownIds) -> set[str]:
     """Read what is new, and finish the parts whose worker died before it wrote their record.
 
@@ -45,29 +125,11 @@ def catch_up(dataset: Dataset, known: KnownIds) -> set[str]:
         StorageError: The disk did not answer; trying again is safe.
     """
     # Records first: each follows its part, so one whose part is not listed then has lost it.
-    recorded = _recorded(dataset)
+    recorded = {name for name in record_names(dataset.fs) if name.startswith(ITEMS_PREFIX)}
     known.refresh()
     for name in sorted(known.parts - recorded):
         complete(dataset, name)  # safe beside its worker, which would write the same
     return recorded - known.parts
-
-
-def look_ahead(dataset: Dataset, known: KnownIds) -> tuple[list[str], set[str], str]:
-    """Return the parts that `known` has not read, the lost records, and the name of the next part.
-
-    The parts are sorted, and finished as in `catch_up`, but not read: that is left to who wants
-    the name. The records are `catch_up`'s.
-
-    Raises:
-        DatasetError: A part is damaged, or another dataset's.
-        StorageError: The disk did not answer; trying again is safe.
-    """
-    recorded = _recorded(dataset)  # first, as above
-    parts = set(items_parts(dataset))
-    for name in sorted(parts - recorded):
-        complete(dataset, name)
-    name = _next_name(parts | recorded | known.parts)
-    return sorted(parts - known.parts), recorded - parts, name
 
 
 def commit_arrivals(
@@ -75,10 +137,9 @@ def commit_arrivals(
 ) -> Commit | None:
     """Write items that came singly as one part; None if the dataset has them all.
 
-    Items that are planned, or written by another worker meanwhile, are left out.
+    Items that another worker wrote meanwhile are left out.
 
     Raises:
-        DatasetMismatchError: `card` is not the dataset's model.
         DatasetError: The vectors are not what the dataset holds, or a part is damaged.
         StorageError: The disk refused a write; committing again is safe.
     """
@@ -109,8 +170,20 @@ def without_known(embedded: Embedded, known: KnownIds) -> Embedded:
     )
 
 
-def _recorded(dataset: Dataset) -> set[str]:
-    return {name for name in record_names(dataset.fs) if name.startswith(ITEMS_PREFIX)}
+def _part_ids(dataset: Dataset, name: str) -> Iterator[list[str]]:
+    """Yield the ids of a part, its failures last; none if it was moved away since it was listed."""
+    try:
+        file = dataset.fs.open(part_path(name))
+    except FileNotFoundError:
+        return
+    with file:
+        footer = read_footer(file, path=part_path(name))
+        try:
+            yield from read_part_ids(file) if footer.vectors else ()
+        except PARQUET_ERRORS as error:
+            path = f"{dataset.root}/{part_path(name)}"
+            raise parquet_error(error, path, remedy=way_out(name)) from error
+    yield [failure.item.id for failure in footer.failures]
 
 
 def _next_name(names: Collection[str]) -> str:

@@ -16,6 +16,7 @@ from storage.local_filesystem import TEMPORARY_FOLDER
 from storage.locations import absolute, in_object_store
 
 EmbeddingDtype = Literal["float16", "float32"]
+Kind = Literal["planned", "stream"]  # of jobs over sources; of single items
 
 FORMAT = 1
 INFO_PATH = "dataset.json"
@@ -31,7 +32,10 @@ _NOT_THE_USERS = {TEMPORARY_FOLDER, "lost+found"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetInfo:
-    """What a dataset holds: `dataset.json`. `dim` is the width D of its vectors."""
+    """What a dataset holds: `dataset.json`. `dim` is the width D of its vectors.
+
+    `kind` is None in a dataset of an earlier version, see `storage.kinds`.
+    """
 
     tower: Tower
     model: str  # ModelCard.identity
@@ -39,11 +43,13 @@ class DatasetInfo:
     dim: int
     embedding_dtype: EmbeddingDtype
     created_at: str  # ISO 8601, UTC
+    kind: Kind | None
 
     def to_json(self) -> str:
         """Return the text of `dataset.json`."""
         fields = {
             "format": FORMAT,
+            "kind": self.kind,
             "tower": self.tower,
             "model": self.model,
             "dim": self.dim,
@@ -63,8 +69,12 @@ class Dataset:
     info: DatasetInfo
 
     @classmethod
-    def create(cls, root: str, card: ModelCard, *, embedding_dtype: EmbeddingDtype) -> Dataset:
-        """Make a dataset for a model's vectors, or open it where it exists.
+    def create(
+        cls, root: str, card: ModelCard, *, kind: Kind, embedding_dtype: EmbeddingDtype
+    ) -> Dataset:
+        """Make a dataset of a kind for a model's vectors, or open it where it exists.
+
+        The kind of one that exists is left to `storage.kinds.check_kind`.
 
         Raises:
             DatasetMismatchError: It exists, for another model or embedding dtype.
@@ -77,7 +87,7 @@ class Dataset:
             _refuse_foreign_files(root, fs)
             if in_object_store(root):
                 check_first_writer_wins(fs, root)
-            fs.create(INFO_PATH, _new_info(card, embedding_dtype).to_json().encode())
+            fs.create(INFO_PATH, _new_info(card, kind, embedding_dtype).to_json().encode())
         # Read back in every case: another process may have been first.
         dataset = cls.open(root)
         dataset.check_model(card)
@@ -166,6 +176,9 @@ def _parse_info(fields: dict[str, Any], *, origin: str) -> DatasetInfo:
     dtype = fields["embedding_dtype"]
     if dtype not in get_args(EmbeddingDtype):
         raise ValueError(f"embedding_dtype {dtype!r}")
+    kind = fields.get("kind")
+    if kind not in (None, *get_args(Kind)):
+        raise ValueError(f"kind {kind!r}")
     info = DatasetInfo(
         tower=card.tower,
         model=card.identity,
@@ -173,6 +186,7 @@ def _parse_info(fields: dict[str, Any], *, origin: str) -> DatasetInfo:
         dim=card.dim,
         embedding_dtype=dtype,
         created_at=str(fields["created_at"]),
+        kind=kind,
     )
     for name in ("tower", "model", "dim"):
         if fields[name] != getattr(info, name):
@@ -180,7 +194,7 @@ def _parse_info(fields: dict[str, Any], *, origin: str) -> DatasetInfo:
     return info
 
 
-def _new_info(card: ModelCard, embedding_dtype: EmbeddingDtype) -> DatasetInfo:
+def _new_info(card: ModelCard, kind: Kind, embedding_dtype: EmbeddingDtype) -> DatasetInfo:
     return DatasetInfo(
         tower=card.tower,
         model=card.identity,
@@ -188,6 +202,7 @@ def _new_info(card: ModelCard, embedding_dtype: EmbeddingDtype) -> DatasetInfo:
         dim=card.dim,
         embedding_dtype=embedding_dtype,
         created_at=utc_now(),
+        kind=kind,
     )
 
 

@@ -80,5 +80,5 @@ def _read_table(dataset: Dataset, name: str) -> Iterator[Failure]:
                     item = Item(id=row.pop("id"), **{column: row.pop(column)})
                     yield Failure(item=item, **row)
         except (*PARQUET_ERRORS, ValueError) as error:  # ValueError: a row is no failure
-            remedy = "delete its manifest record, and submit again writes both anew"
+            remedy = "delete its manifest record, and `clipfleet resume` writes both anew"
             raise parquet_error(error, f"{dataset.root}/{path}", remedy=remedy) from error

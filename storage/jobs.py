@@ -112,7 +112,7 @@ def parse_job(text: str | bytes, place: str, *, remedy: str) -> Job:
 def publish(dataset: Dataset, job: Job) -> bool:
     """Write the record that makes a job exist; False if another job has its number.
 
-    Whoever publishes a job that exists, or that lost its number, changes nothing.
+    True if the record is this job's: a store may write it and lose the answer.
 
     Raises:
         DatasetError: The record that has the number is damaged.

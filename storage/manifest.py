@@ -7,21 +7,19 @@ by whoever sees the part first: the same worker, another one, or a later run.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 
 from clipfleet.card import ModelCard
 from clipfleet.errors import DatasetError, DatasetMismatchError
 from clipfleet.jobs import Shard
 from storage.dataset import Dataset, utc_now
-from storage.errors_tables import trim_errors, write_errors
-from storage.fences import fenced_job
 from storage.jobs import Job, jobs, shards
 from storage.parts import (
     Embedded,
     Footer,
+    errors_bytes,
     errors_path,
-    part_bytes,
+    part_of,
     part_path,
     read_footer,
     way_out,
@@ -35,7 +33,7 @@ from storage.records import (
     record_of,
     record_path,
 )
-from storage.retries import job_of, retry_jobs
+from storage.retries import job_of, retry_jobs, superseded
 
 __all__ = [
     "Commit",
@@ -60,10 +58,10 @@ def commit(
     """Write a shard's part, errors table and record; return the record that stands.
 
     If the shard has a part already, `embedded` is dropped and the commit of that part is
-    finished instead.
+    finished instead. `card` is of the dataset's model (`Dataset.check_model`).
 
     Raises:
-        DatasetMismatchError: `card` is not the dataset's model.
+        DatasetMismatchError: The part that was there is of another model.
         DatasetError: The vectors are not what the dataset holds, or a part is damaged.
         StorageError: The disk refused a write; committing again is safe.
     """
@@ -85,16 +83,15 @@ def commit_first(
     Raises:
         As `commit` does.
     """
-    dataset.check_model(card)
-    data = part_bytes(embedded, dataset.info, card, name, worker=worker, finished_at=utc_now())
-    has_record = dataset.fs.exists(record_path(name))
-    if dataset.fs.exists(part_path(name)):
-        return None
-    if has_record:  # a part precedes its record: somebody deleted it, to have it made again
+    data, footer = part_of(embedded, dataset.info, card, name, worker=worker, finished_at=utc_now())
+    if dataset.fs.exists(record_path(name)):
+        if dataset.fs.exists(part_path(name)):
+            return None
+        # A part precedes its record: somebody deleted it, to have it made again.
         dataset.fs.delete(record_path(name))
     if not dataset.fs.create(part_path(name), data):
         return None
-    return _finish(dataset, name, read_footer(io.BytesIO(data), path=part_path(name)))
+    return _finish(dataset, footer)
 
 
 def is_committed(dataset: Dataset, name: str) -> bool:
@@ -115,7 +112,8 @@ def complete(dataset: Dataset, name: str) -> Commit | None:
         return None
     with file:
         footer = read_footer(file, path=part_path(name))
-    return _finish(dataset, name, footer)
+    _check_footer(dataset, name, footer)
+    return _finish(dataset, footer)
 
 
 def unfinished(dataset: Dataset) -> list[str]:
@@ -207,19 +205,51 @@ class Manifest:
         return sum(sum(self._counts[name]) for name in of_retries)
 
 
-def _finish(dataset: Dataset, name: str, footer: Footer) -> Commit:
-    """Write the errors table and then the record of a part; doing it twice changes nothing.
-
-    The job of a part that fences one is published before.
-    """
-    _check_footer(dataset, name, footer)
-    fenced_job(dataset, footer)
-    write_errors(dataset, footer)
+def _finish(dataset: Dataset, footer: Footer) -> Commit:
+    """Write the errors table and then the record of a part; doing it twice changes nothing."""
+    _write_errors(dataset, footer)
     for part in footer.retries:
-        trim_errors(dataset, part)
+        _trim_errors(dataset, part)
     record = record_of(footer)
-    dataset.fs.replace(record_path(name), record.to_json().encode())
+    dataset.fs.replace(record_path(footer.shard), record.to_json().encode())
     return record
+
+
+def _write_errors(dataset: Dataset, footer: Footer) -> None:
+    """Write the errors table of a part, or remove it if no failure of it stands.
+
+    Several may do this at once, and a retry's part may appear meanwhile: so it looks again
+    after it wrote. One that is killed before it does may leave rows that newer parts have;
+    readers know them by that (docs/dataset-format.md).
+    """
+    if not footer.failures:  # a table that is there is an earlier part's, which somebody deleted
+        dataset.fs.delete(errors_path(footer.shard))
+        return
+    ids = {failure.item.id for failure in footer.failures}
+    known: set[str] | None = None
+    while (newer := superseded(dataset, ids, after=job_of(footer.shard))) != known:
+        known = newer
+        standing = [failure for failure in footer.failures if failure.item.id not in newer]
+        if standing:
+            data = errors_bytes(standing, dataset.info.tower)
+            dataset.fs.replace(errors_path(footer.shard), data)
+        else:
+            dataset.fs.delete(errors_path(footer.shard))
+
+
+def _trim_errors(dataset: Dataset, name: str) -> None:
+    """Take out of a part's errors table what a retry's part has; nothing if the part is gone.
+
+    Raises:
+        DatasetError: The part is damaged.
+    """
+    try:
+        file = dataset.fs.open(part_path(name))
+    except FileNotFoundError:
+        return
+    with file:
+        footer = read_footer(file, path=part_path(name))
+    _write_errors(dataset, footer)
 
 
 def _check_footer(dataset: Dataset, name: str, footer: Footer) -> None:

@@ -3,42 +3,52 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from hashlib import blake2b
 
-from clipfleet.errors import DatasetError, DuplicateIdError
+from clipfleet.errors import DuplicateIdError
 from clipfleet.jobs import Item
 from storage.columns import show
 from storage.dataset import Dataset
 from storage.id_index import IdIndex
-from storage.known_ids import ARRIVED, KnownIds, digest, open_arrived
+from storage.jobs import jobs, read_job_rows
 from storage.parts import item_value, value_column
 from storage.sources import Source
 
 SHOWN = 5  # duplicates that an error names
 
 _BATCH_ITEMS = 4096
+_DIGEST_BYTES = 16
 
 
-def new_items(dataset: Dataset, source: Source, known: KnownIds) -> Iterator[Item]:
-    """Yield the source's items whose ids the dataset does not have, and add them to `known`.
+def new_items(dataset: Dataset, source: Source) -> Generator[Item, None, None]:
+    """Yield the source's items whose ids are in no plan of the dataset.
+
+    The ids are kept on disk, so memory stays flat.
 
     Raises:
+        DatasetError: A plan is damaged.
         DuplicateIdError: Two items share an id, or the dataset has it for another uri or
             text. It comes when the source is exhausted, or the first few are found.
     """
-    known.refresh()
-    yield from _unknown(dataset, source, known.index)
+    with closing(IdIndex()) as index:
+        for job in jobs(dataset):
+            for ids, values in read_job_rows(dataset, job):
+                rows = zip(ids, values, strict=True)
+                index.add((id_, _digest(value), -int(job.id)) for id_, value in rows)
+        yield from _unknown(dataset, source, index)
 
 
 def _unknown(dataset: Dataset, source: Source, index: IdIndex) -> Iterator[Item]:
-    """Positions in the source count from 1; what `index` has before has origins up to 0."""
+    """Positions in the source count from 1; what `index` has before has minus its job's number."""
     twice: list[tuple[Item, int, int]] = []
     other: list[tuple[Item, int]] = []
     position = 0
     for batch in _batched(source):
         first, position = position + 1, position + len(batch)
         added = index.add(
-            (item.id, digest(item_value(item)), n) for n, item in enumerate(batch, first)
+            (item.id, _digest(item_value(item)), n) for n, item in enumerate(batch, first)
         )
         if added == len(batch):
             yield from batch
@@ -47,9 +57,9 @@ def _unknown(dataset: Dataset, source: Source, index: IdIndex) -> Iterator[Item]
             value, origin = index.get(item.id) or (b"", n)
             if origin == n:
                 yield item
-            elif origin > ARRIVED:
+            elif origin > 0:
                 twice.append((item, origin, n))
-            elif value != digest(item_value(item)):
+            elif value != _digest(item_value(item)):
                 other.append((item, origin))
         if len(twice) + len(other) >= SHOWN:
             break
@@ -57,23 +67,6 @@ def _unknown(dataset: Dataset, source: Source, index: IdIndex) -> Iterator[Item]
         raise _twice_error(source, twice[:SHOWN])
     if other:
         raise _other_error(dataset, other[:SHOWN])
-
-
-def refuse_arrived(dataset: Dataset, known: KnownIds, name: str) -> None:
-    """Refuse new items of a source, which `known` has, that came singly in a part meanwhile.
-
-    Raises:
-        DatasetError: The part has one of them: it would be embedded twice. Or it is damaged.
-    """
-    with open_arrived(dataset, name) as (_, rows):
-        for id_ in (id_ for ids, _ in rows for id_ in ids):
-            found = known.index.get(id_)
-            if found is not None and found[1] > ARRIVED:
-                raise DatasetError(
-                    f"item {id_!r}, queued singly, was written to {dataset.root} while the "
-                    "source was read: nothing was planned, run again"
-                )
-    known.note(name)
 
 
 def _twice_error(source: Source, twice: list[tuple[Item, int, int]]) -> DuplicateIdError:
@@ -89,7 +82,7 @@ def _twice_error(source: Source, twice: list[tuple[Item, int, int]]) -> Duplicat
 def _other_error(dataset: Dataset, other: list[tuple[Item, int]]) -> DuplicateIdError:
     column = value_column(dataset.info.tower)
     shown = "; ".join(
-        f"{item.id!r} ({_origin(origin)}), now with {column} {show(item_value(item))}"
+        f"{item.id!r} (planned in job {-origin:05d}), now with {column} {show(item_value(item))}"
         for item, origin in other
     )
     return DuplicateIdError(
@@ -98,8 +91,9 @@ def _other_error(dataset: Dataset, other: list[tuple[Item, int]]) -> DuplicateId
     )
 
 
-def _origin(origin: int) -> str:
-    return "queued singly" if origin == ARRIVED else f"planned in job {-origin:05d}"
+def _digest(value: str) -> bytes:
+    """Return 16 bytes that stand for a uri or text."""
+    return blake2b(value.encode(), digest_size=_DIGEST_BYTES).digest()
 
 
 def _batched(items: Iterable[Item]) -> Iterator[list[Item]]:

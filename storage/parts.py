@@ -47,7 +47,6 @@ _WORKER_KEY = b"clipfleet.worker"
 _FINISHED_KEY = b"clipfleet.finished_at"
 _RETRIES_KEY = b"clipfleet.retries"
 _CUT_KEY = b"clipfleet.cut"
-_JOB_KEY = b"clipfleet.job"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,8 +81,7 @@ class Embedded:
 class Footer:
     """What a part says about itself.
 
-    `vectors` counts its rows, `cut` those of cut texts; `retries` is `Embedded`'s. `job` is the
-    record of the job that a fence carries (storage.fences), empty in all other parts.
+    `vectors` counts its rows, `cut` those of cut texts; `retries` is `Embedded`'s.
     """
 
     shard: str
@@ -95,7 +93,6 @@ class Footer:
     failures: tuple[Failure, ...]
     retries: tuple[str, ...] = ()
     cut: int = 0
-    job: str = ""
 
 
 def part_path(name: str) -> str:
@@ -112,7 +109,7 @@ def way_out(name: str) -> str:
     """Return what to do about a part that is of no use, for messages."""
     if name.startswith(ITEMS_PREFIX):  # no plan has these items
         return "move it away, and queue its items again"
-    return "delete it, and the next submit embeds its shard again"
+    return "delete it, and `clipfleet resume` embeds its shard again"
 
 
 def value_column(tower: Tower) -> str:
@@ -146,7 +143,7 @@ def errors_schema(tower: Tower) -> pa.Schema:
     return pa.schema([*strings, pa.field("attempt", pa.int32(), nullable=False)])
 
 
-def part_bytes(
+def part_of(
     embedded: Embedded,
     info: DatasetInfo,
     card: ModelCard,
@@ -154,28 +151,37 @@ def part_bytes(
     *,
     worker: str = "",
     finished_at: str = "",
-    job: str = "",
-) -> memoryview:
-    """Return the Parquet file of a shard named `name`; failures, and a job, in its footer.
+) -> tuple[memoryview, Footer]:
+    """Return the Parquet file of a shard named `name`, and its footer, which has the failures.
 
     Raises:
         DatasetError: The vectors are not (len(items), D), finite, and of norm 1.
     """
     _check(embedded, info, name)
+    footer = Footer(
+        shard=name,
+        model=card.identity,
+        engine_sha256=card.engine_sha256,
+        worker=worker,
+        finished_at=finished_at,
+        vectors=len(embedded.items),
+        failures=tuple(embedded.failures),
+        retries=embedded.retries,
+        cut=sum(item.id in embedded.cut for item in embedded.items),
+    )
     metadata = {
         _VERSION_KEY: FORMAT,
-        _SHARD_KEY: name,
-        _MODEL_KEY: card.identity,
+        _SHARD_KEY: footer.shard,
+        _MODEL_KEY: footer.model,
         _CARD_KEY: json.dumps(json.loads(card.to_json())),
-        _ENGINE_KEY: card.engine_sha256,
-        _WORKER_KEY: worker,
-        _FINISHED_KEY: finished_at,
-        _FAILURES_KEY: json.dumps([_failure_fields(f) for f in embedded.failures]),
-        _RETRIES_KEY: json.dumps(embedded.retries),
-        _CUT_KEY: json.dumps(sum(item.id in embedded.cut for item in embedded.items)),
-        **({_JOB_KEY: job} if job else {}),
+        _ENGINE_KEY: footer.engine_sha256,
+        _WORKER_KEY: footer.worker,
+        _FINISHED_KEY: footer.finished_at,
+        _FAILURES_KEY: json.dumps([_failure_fields(f) for f in footer.failures]),
+        _RETRIES_KEY: json.dumps(footer.retries),
+        _CUT_KEY: json.dumps(footer.cut),
     }
-    return parquet_bytes(_part_table(embedded, info), metadata)
+    return parquet_bytes(_part_table(embedded, info), metadata), footer
 
 
 def errors_bytes(failures: Sequence[Failure], tower: Tower) -> memoryview:
@@ -212,7 +218,6 @@ def read_footer(file: BinaryIO, *, path: str) -> Footer:
             # Older parts have none of these.
             retries=tuple(map(plain_name, json.loads(metadata.get(_RETRIES_KEY, b"[]")))),
             cut=_count(json.loads(metadata.get(_CUT_KEY, b"0"))),
-            job=metadata.get(_JOB_KEY, b"").decode(),
         )
     except (*PARQUET_ERRORS, LookupError, TypeError, ValueError, RecursionError) as error:
         remedy = way_out(PurePosixPath(path).stem)

@@ -2,8 +2,7 @@
 
 A job's items lie in Parquet files, one row group for each shard; its record is written
 last, and makes the job exist. Planning is optimistic: job numbers follow each other, and
-of two planners that take the same number one wins, the other deletes its files. Between
-files and record a job takes its place among the items that come singly (storage.fences).
+of two planners that take the same number one wins, the other deletes its files.
 """
 
 from __future__ import annotations
@@ -18,14 +17,10 @@ import pyarrow.parquet as pq
 from clipfleet.errors import DatasetError, SourceError
 from clipfleet.jobs import BAD_ITEM, Item
 from clipfleet.models import Tower
-from storage.arrivals import catch_up, look_ahead
 from storage.dataset import PLAN_FOLDER, Dataset, utc_now
 from storage.failures import standing_failures
-from storage.fences import put_fence
-from storage.jobs import Job, PlanReader, file_path, jobs, publish, record_path, shards
-from storage.known_ids import KnownIds
-from storage.manifest import complete, withdraw
-from storage.new_items import new_items, refuse_arrived
+from storage.jobs import Job, PlanReader, file_path, jobs, publish, shards
+from storage.new_items import new_items
 from storage.parts import errors_schema, item_value, value_column
 from storage.retries import RETRY_MARK, Retried
 from storage.sources import Source
@@ -46,13 +41,12 @@ def plan_items(dataset: Dataset, source: Source, shard_size: int) -> Job | None:
         DuplicateIdError: Two items share an id, or the dataset has an id for another uri or
             text; nothing is planned.
         SourceError: The source cannot be read; nothing is planned.
-        DatasetError: Another submit planned meanwhile, or some items came singly; nothing is
-            planned, run again.
+        DatasetError: Another submit planned meanwhile; nothing is planned, run again. Or a plan
+            is damaged.
     """
-    with closing(KnownIds(dataset)) as known:
-        catch_up(dataset, known)  # publishes the job of a planner that died behind its fence
-        rows = (_row(dataset, item) for item in new_items(dataset, source, known))
-        return _plan(dataset, rows, source.description, shard_size, known)
+    with closing(new_items(dataset, source)) as items:
+        rows = (_row(dataset, item) for item in items)
+        return _plan(dataset, rows, source.description, shard_size, retry=False)
 
 
 def plan_retry(dataset: Dataset, only: Collection[str], shard_size: int) -> Job | None:
@@ -66,7 +60,7 @@ def plan_retry(dataset: Dataset, only: Collection[str], shard_size: int) -> Job 
             Or an errors table is damaged.
     """
     told = f"retry of {', '.join(only) or 'all errors'}"
-    return _plan(dataset, _retry_rows(dataset, only), told, shard_size, None)
+    return _plan(dataset, _retry_rows(dataset, only), told, shard_size, retry=True)
 
 
 def _row(dataset: Dataset, item: Item) -> Row:
@@ -95,21 +89,17 @@ def _retry_rows(dataset: Dataset, only: Collection[str]) -> Iterator[Row]:
 
 
 def _plan(
-    dataset: Dataset,
-    rows: Iterable[Row],
-    source: str,
-    shard_size: int,
-    arrived: KnownIds | None,
+    dataset: Dataset, rows: Iterable[Row], source: str, shard_size: int, *, retry: bool
 ) -> Job | None:
-    """Plan rows, behind what `arrived`; a retry has None, for all of its ids are known already.
+    """Plan rows; the job's number is chosen before the first of them is read.
 
-    A job's number is chosen before the first row is read: whatever is planned later has it, too.
+    So another job that is planned meanwhile, which these rows do not regard, has taken it.
     """
     if shard_size < 1:
         raise DatasetError(f"shard size {shard_size}: a shard has at least one item")
     known = jobs(dataset)
     _delete_leftovers(dataset, known)
-    writer = _PlanWriter(dataset, _next_id(dataset, known), shard_size, retry=arrived is None)
+    writer = _PlanWriter(dataset, _next_id(dataset, known), shard_size, retry=retry)
     with writer.discarded_on_error():
         for row in rows:
             writer.add(row)
@@ -117,36 +107,13 @@ def _plan(
     if job is None:
         return None
     # If this raises, the job may be there all the same, and the files must stay.
-    if arrived is None:
-        published = publish(dataset, job)
-    else:
-        published = _publish_behind(dataset, job, arrived, writer)
-    if published:
+    if publish(dataset, job):
         return job
     writer.discard()
     raise DatasetError(
         f"another submit planned job {job.id} of {dataset.root} meanwhile, nothing was planned: "
         "run again"
     )
-
-
-def _publish_behind(dataset: Dataset, job: Job, arrived: KnownIds, writer: _PlanWriter) -> bool:
-    """Publish a job behind all that came singly; False if another planner took its number.
-
-    Whoever puts a fence has looked at all below it. If another took the name, it looks again.
-    """
-    while True:
-        with writer.discarded_on_error():
-            parts, lost, name = look_ahead(dataset, arrived)
-            for part in parts:
-                refuse_arrived(dataset, arrived, part)
-        if dataset.fs.exists(record_path(job.id)):
-            return publish(dataset, job)
-        if put_fence(dataset, name, job):
-            complete(dataset, name)
-            for gone in lost:
-                withdraw(dataset, gone)
-            return publish(dataset, job)
 
 
 def _next_id(dataset: Dataset, known: list[Job]) -> str:

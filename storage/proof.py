@@ -36,10 +36,10 @@ _DAMAGED = "parts are damaged or foreign ({})"
 _OTHER_MODEL = "parts hold another model's vectors ({})"
 _OTHER_NAME = "parts have another shard's name (give them their names back)"
 _OTHER_COLUMNS = "parts have other columns than the dataset's ({})"
-_UNFINISHED = "parts are unfinished, without a manifest record (submitting again finishes them)"
+_UNFINISHED = "parts are unfinished, without a manifest record (`clipfleet resume` finishes them)"
 _NO_PART = "manifest records have no part ({})"
-_RECORD = "manifest records are damaged or differ from their parts (delete them, submit again)"
-_ERRORS = "errors tables differ from their parts (delete their manifest records, submit again)"
+_RECORD = "manifest records are damaged or differ from their parts (delete them, and resume)"
+_ERRORS = "errors tables differ from their parts (delete their manifest records, and resume)"
 _VECTORS = "vectors are not finite or not of norm 1"
 _MISSING = "planned ids are neither in a part nor in an errors table"
 _DOUBLED = "ids are in parts and errors tables more than once"
@@ -49,11 +49,11 @@ _PLANNED_TWICE = "ids are planned more than once"
 # The ways out for parts: of a plan's shards, and of items that came singly, which no plan has.
 _WAYS_OUT = {
     _NO_PART: (
-        "submitting again embeds these shards again",
-        "queue their items again: the next part of single items, or job, withdraws these records",
+        "`clipfleet resume` embeds these shards again",
+        "queue their items again: the next part of single items withdraws these records",
     )
 }
-_WAY_OUT = ("delete them and submit again", "move them away and queue their items again")
+_WAY_OUT = ("delete them and resume", "move them away and queue their items again")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -134,7 +134,7 @@ class _Prover:
             self._prove_part(name, finished=name in records)
         for name in sorted(records - parts):
             # If its part is there, it is newer than the list.
-            if not self._dataset.fs.exists(part_path(name)) and not self._was_fence(name):
+            if not self._dataset.fs.exists(part_path(name)) and not self._is_empty(name):
                 self._add_part(_NO_PART, name)
         for name in sorted(error_names(self._dataset.fs) - parts):
             self._add(_ERRORS, name)
@@ -155,7 +155,6 @@ class _Prover:
         except (DatasetError, FileNotFoundError) as error:
             self._add_part(_DAMAGED, name, told=f" ({error})")
             return
-        self._proof.parts -= bool(footer.job)  # a fence is there for its number only
         failed = [failure.item.id for failure in footer.failures]
         standing = self._ids.standing(failed, int(job_of(name) or 0))
         self._ids.write(standing, arrived=name.startswith(ITEMS_PREFIX))
@@ -207,8 +206,8 @@ class _Prover:
         except DatasetError:
             self._add(_ERRORS, name)
 
-    def _was_fence(self, name: str) -> bool:
-        """Return whether a record is a fence's: one that was moved away is missed by nobody."""
+    def _is_empty(self, name: str) -> bool:
+        """Return whether a record is of a part without items, which earlier versions wrote."""
         try:
             record = read_record(self._dataset, name) if name.startswith(ITEMS_PREFIX) else None
         except DatasetError:

@@ -64,7 +64,7 @@ def read_record(dataset: Dataset, name: str) -> Commit | None:
     except ValidationError as error:
         raise DatasetError(
             f"{dataset.root}/{record_path(name)} is damaged ({problems(error)}): delete it, and "
-            "the next submit writes it again from its part"
+            "`clipfleet resume` writes it again from its part"
         ) from error
 
 

@@ -29,21 +29,24 @@ def read_arrival(raw: Any, tower: Tower) -> Arrival:
         MessageError: It has no id that could stand in the errors table.
     """
     field = "uri" if tower == "img" else "text"
-    expected = f'expected {{"id": …, "{field}": …}}, both strings'
-    fault = f"{expected}, not {shortened(raw, _SHOWN_LENGTH)}"
     try:
         blank = _checked(Item(id=raw["id"], **{field: ""}))
     except (LookupError, TypeError, ValueError) as error:
-        raise MessageError(f"an item has no usable id: {fault}") from error
+        raise MessageError(f"an item has no usable id: {_fault(raw, field)}") from error
     if raw.keys() != {"id", field}:
-        return Arrival(item=blank, fault=fault)
+        return Arrival(item=blank, fault=_fault(raw, field))
     if isinstance(raw[field], str) and len(raw[field]) > _LIMITS[tower]:
         length = f"{field} has {len(raw[field])} characters"
         return Arrival(item=blank, fault=f"{length}: at most {_LIMITS[tower]} are taken")
     try:
         return Arrival(item=_checked(Item(**raw)))
     except ValueError:
-        return Arrival(item=blank, fault=fault)
+        return Arrival(item=blank, fault=_fault(raw, field))
+
+
+def _fault(raw: Any, field: str) -> str:
+    expected = f'expected {{"id": …, "{field}": …}}, both strings'
+    return f"{expected}, not {shortened(raw, _SHOWN_LENGTH)}"
 
 
 def _checked(item: Item) -> Item:

@@ -2,7 +2,8 @@
 
 A message is `args=[[{"id", "uri"} | {"id", "text"}, …]], kwargs={"dataset": path}`, the
 dataset optional. It comes here gathered with others (see tasks.receive), in the worker's
-child process. Nothing but a wrong message is dropped: no plan has these items.
+child process. Nothing but a wrong message, or one for a planned dataset, is dropped: no plan
+has these items.
 """
 
 from __future__ import annotations
@@ -16,12 +17,18 @@ from typing import Any
 
 from celery import Task, shared_task
 
-from clipfleet.errors import DatasetError, GpuLostError, MessageError, UsageError
+from clipfleet.errors import (
+    DatasetError,
+    DatasetKindError,
+    GpuLostError,
+    MessageError,
+    UsageError,
+)
 from clipfleet.jobs import BAD_ITEM, EMBED_ITEMS_TASK
 from clipfleet.models import Tower
-from storage.arrivals import catch_up, commit_arrivals
+from storage.arrivals import KnownIds, catch_up, commit_arrivals
 from storage.dataset import Dataset, single_items_name
-from storage.known_ids import KnownIds
+from storage.kinds import check_kind
 from storage.manifest import Commit
 from storage.parts import Embedded, Failure
 from tasks.arrivals import Arrival, read_arrival
@@ -121,6 +128,7 @@ def open_dataset(process: EngineProcess, named: str | None) -> Dataset:
 
     Raises:
         MessageError: It lies outside the worker's output folder.
+        DatasetKindError: It is planned.
         DatasetError: It is damaged, or of another model.
     """
     settings, card = process.settings, process.card
@@ -129,8 +137,10 @@ def open_dataset(process: EngineProcess, named: str | None) -> Dataset:
     try:
         dataset = Dataset.open(root)
     except DatasetError:
-        dataset = Dataset.create(root, card, embedding_dtype=settings.embedding_dtype)
+        dtype = settings.embedding_dtype
+        dataset = Dataset.create(root, card, kind="stream", embedding_dtype=dtype)
     dataset.check_model(card)
+    check_kind(dataset, "stream")
     return dataset
 
 
@@ -166,7 +176,8 @@ def embed_items(
             )
     except GpuLostError as error:
         gpu_lost(error)
-    except MessageError as error:  # it names a dataset that is not in the output folder
+    # They name a dataset that is not in the output folder, or one that takes no single items.
+    except (MessageError, DatasetKindError) as error:
         _refuse(process, "", len(items), reason_of(error))
     except Exception as error:  # noqa: BLE001 - the edge of the task: `give_back` raises it again
         _log_failed(error, len(items), dataset)

@@ -12,6 +12,7 @@ from typing import Any
 from clipfleet.card import load_card
 from clipfleet.settings import Settings
 from storage.dataset import Dataset
+from storage.kinds import check_kind
 from storage.manifest import complete, unfinished
 from storage.plan import plan_items
 from storage.sources import Source
@@ -60,12 +61,16 @@ def submit(
     Raises:
         BrokerError: Redis does not answer; nothing is planned, or the plan is not all queued
             and submitting again goes on.
+        DatasetKindError: The dataset is a stream of single items.
         UsageError: The card, the source or the dataset is not fit for use.
     """
     card, _ = load_card(model)
     check_broker(settings.redis_url)
     warn_of_exposure(settings.redis_url)
-    dataset = Dataset.create(dataset_root, card, embedding_dtype=settings.embedding_dtype)
+    dataset = Dataset.create(
+        dataset_root, card, kind="planned", embedding_dtype=settings.embedding_dtype
+    )
+    check_kind(dataset, "planned")
     for name in unfinished(dataset):  # a worker died between a part and its record
         complete(dataset, name)
     job = plan_items(dataset, source, settings.shard_size)

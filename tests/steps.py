@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import os
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,7 +31,6 @@ class Step(enum.Enum):
     RENAMED = "has renamed the part, and not recorded it"
     RECORDED = "has recorded the part, and not acknowledged it"
     PLANS = "plans: files are written, the job is not"
-    FENCED = "plans: the job has its place among the arrivals, and is not recorded"
     QUEUES = "queues: some messages are in Redis"
 
     def hold(self, folder: Path, *, after: int = 0) -> None:
@@ -128,10 +126,8 @@ def _wrap_steps() -> None:
 def _before_link(_: Any, to: Any, *__: Any) -> Step | None:
     path = Path(os.fspath(to))
     if path.parent.name == "plan" and path.suffix == ".json":
-        return Step.FENCED
-    if path.parent.name != "parts":
-        return None
-    return Step.PLANS if sys.argv[1:2] == ["submit"] else Step.WRITES
+        return Step.PLANS
+    return Step.WRITES if path.parent.name == "parts" else None
 
 
 def _after_link(_: Any, to: Any, *__: Any) -> Step | None:

@@ -12,7 +12,7 @@ from clipfleet.jobs import Item
 from clipfleet.models import Tower
 from examples.demo.nearest import print_nearest, read
 from storage.dataset import Dataset
-from storage.parts import Embedded, part_bytes, part_path
+from storage.parts import Embedded, part_of, part_path
 from workers.engines.fake import fake_card
 
 COUNT, DIM = 8, 16
@@ -62,7 +62,7 @@ def test_an_unknown_caption_is_named(captions: Path) -> None:
 def _dataset(root: Path, tower: Tower, items: list[Item], vectors: NDArray[np.float32]) -> Path:
     """Write a dataset of two parts, the later items in the first."""
     card = fake_card(tower, dim=DIM)
-    dataset = Dataset.create(str(root), card, embedding_dtype="float16")
+    dataset = Dataset.create(str(root), card, kind="planned", embedding_dtype="float16")
     half = len(items) // 2
     for name, rows in (("00001-0000000", slice(half, None)), ("00001-0000001", slice(half))):
         embedded = Embedded(
@@ -71,5 +71,6 @@ def _dataset(root: Path, tower: Tower, items: list[Item], vectors: NDArray[np.fl
             sizes=[(1, 1)] * half if tower == "img" else None,
             failures=[],
         )
-        dataset.fs.create(part_path(name), bytes(part_bytes(embedded, dataset.info, card, name)))
+        data, _ = part_of(embedded, dataset.info, card, name)
+        dataset.fs.create(part_path(name), bytes(data))
     return root

@@ -10,13 +10,11 @@ from tests.steps import Step
 pytestmark = pytest.mark.integration
 
 
-# What is not planned yet is in nobody's hands but the submitter's: `resume` is no way out. A job
-# that has its place among the arrivals is planned.
+# What is not planned yet is in nobody's hands but the submitter's: `resume` is no way out.
 @pytest.mark.parametrize(
     ("step", "way_out"),
     [
         (Step.PLANS, "submit"),
-        (Step.FENCED, "resume"),
         (Step.QUEUES, "submit"),
         (Step.QUEUES, "resume"),
     ],

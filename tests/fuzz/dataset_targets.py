@@ -14,12 +14,11 @@ import pyarrow.parquet as pq
 
 from clipfleet.errors import ClipfleetError
 from clipfleet.jobs import MISSING, NOT_A_FILE, Item
-from storage.arrivals import commit_arrivals
+from storage.arrivals import KnownIds, commit_arrivals
 from storage.dataset import Dataset
 from storage.failures import error_classes
 from storage.find_datasets import find_datasets
 from storage.jobs import jobs
-from storage.known_ids import KnownIds
 from storage.manifest import Manifest, commit, complete, missing_shards, part_names, unfinished
 from storage.parquet_files import parquet_bytes
 from storage.parts import Embedded, Failure
@@ -42,9 +41,11 @@ CARD = fake_card("txt", dim=DIM)
 def make_dataset(root: Path) -> Dataset:
     """Make a dataset of texts with every kind of file: what was planned, came singly, was retried.
 
+    Earlier versions wrote all of these into one dataset.
+
     Of two planned shards one is done; two failures are retried, of which one fails again.
     """
-    dataset = Dataset.create(str(root), CARD, embedding_dtype="float16")
+    dataset = Dataset.create(str(root), CARD, kind="planned", embedding_dtype="float16")
     items = [Item(id=f"t{n}", text=f"words {n}") for n in range(5)]
     plan_items(dataset, ListSource(items), 4)
     first = next(missing_shards(dataset))

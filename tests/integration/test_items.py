@@ -14,10 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipfleet.card import load_card
+from clipfleet.errors import DatasetKindError
 from storage.dataset import Dataset
 from storage.manifest import part_names
 from tasks.progress import read_progress
 from tasks.refusals import Refusals
+from tasks.retry_errors import retry_errors
 from tests.integration.conftest import MakeBench
 from tests.integration.support import Bench, texts, wait_until
 from tests.steps import Step
@@ -219,7 +221,7 @@ def test_items_wait_while_their_dataset_is_another_models(bench: Bench) -> None:
     worker = bench.start_worker()
     folder = Path(bench.dataset_path("captions"))
     other = replace(load_card(str(bench.settings.model))[0], checkpoint_sha256="1" * 64)
-    Dataset.create(str(folder), other, embedding_dtype="float16")
+    Dataset.create(str(folder), other, kind="stream", embedding_dtype="float16")
     bench.queue_items(texts(30), dataset="captions")
     event = worker.wait_for("items wait: this worker cannot write to their dataset", count=3)
     assert "choose another output folder, or give the card of the dataset's" in event["reason"]
@@ -228,6 +230,35 @@ def test_items_wait_while_their_dataset_is_another_models(bench: Bench) -> None:
     folder.rename(folder.with_name("away"))
     bench.wait_for_items(30, "captions")
     bench.assert_whole("captions", vectors=30)
+
+
+def test_items_for_a_planned_dataset_are_refused_with_the_way_out(bench: Bench) -> None:
+    worker = bench.start_worker()
+    bench.submit(20)
+    bench.queue_items(texts(5), size=5, dataset="dataset")
+    event = worker.wait_for("message refused")
+    assert "is planned: " in event["reason"]
+    assert "name another dataset" in event["reason"]
+    bench.queue_items(texts(3))  # others do not wait
+    bench.wait_for_items(3, ITEMS)
+    bench.wait_for_items(20)
+    bench.assert_whole(vectors=20)
+    progress = read_progress(bench.dataset_path(), bench.settings)
+    assert any("is planned: " in line for line in progress.lines())
+    assert bench.in_redis() == (0, 0)
+
+
+def test_a_source_for_a_stream_is_refused_with_the_way_out_and_a_retry_is_not(bench: Bench) -> None:
+    bench.start_worker()
+    bench.queue_items([*texts(3), {"id": "empty", "text": " "}])
+    bench.wait_for_items(4, ITEMS)
+    stream = bench.dataset_path(ITEMS)
+    with pytest.raises(DatasetKindError, match=rf"{stream} is a stream: .* another output folder"):
+        bench.submit(5, ITEMS)
+    retried = retry_errors(stream, settings=bench.settings)
+    assert (retried.items, retried.queued_shards) == (1, 1)
+    wait_until(lambda: read_progress(stream, bench.settings).finished, what="the retry")
+    bench.assert_whole(ITEMS, vectors=3, errors=1)
 
 
 def test_half_a_letter_in_a_dataset_name_is_refused_and_the_worker_lives(bench: Bench) -> None:

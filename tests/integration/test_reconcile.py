@@ -112,7 +112,7 @@ def test_two_workers_miss_a_lost_message_and_one_of_them_queues_it_again(
 def test_a_submission_that_is_still_being_queued_is_left_alone(make_bench: MakeBench) -> None:
     bench = make_bench(reconcile_interval_s=0.1)
     card, _ = load_card(str(bench.settings.model))
-    dataset = Dataset.create(bench.dataset_path(), card, embedding_dtype="float16")
+    dataset = Dataset.create(bench.dataset_path(), card, kind="planned", embedding_dtype="float16")
     plan_items(dataset, ListSource(items(300)), 100)
     reconciler = reconciler_of(bench)
     assert look_in_turn(bench, reconciler) == 0  # planned, and nothing queued yet

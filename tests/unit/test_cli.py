@@ -145,7 +145,9 @@ def test_a_duration_in_words(seconds: float, words: str) -> None:
 
 def test_transient_errors_are_told_from_the_others_and_chosen_by_one_name(tmp_path: Path) -> None:
     root = str(tmp_path / "d")
-    dataset = Dataset.create(root, fake_card("txt", dim=2), embedding_dtype="float16")
+    dataset = Dataset.create(
+        root, fake_card("txt", dim=2), kind="planned", embedding_dtype="float16"
+    )
     items = [Item(id=code, text="words") for code in (MISSING, SERVER_BUSY, FETCH_TIMEOUT)]
     plan_items(dataset, ListSource(items), 3)
     failures = [Failure(item=item, error=item.id, message="told") for item in items]

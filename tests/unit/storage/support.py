@@ -11,7 +11,7 @@ import numpy as np
 from clipfleet.card import ModelCard, TensorSpec
 from clipfleet.jobs import EMPTY_FILE, Item
 from clipfleet.models import Tower
-from storage.dataset import Dataset, DatasetInfo, EmbeddingDtype
+from storage.dataset import Dataset, DatasetInfo, EmbeddingDtype, Kind
 from storage.filesystem import Filesystem
 from storage.memory_filesystem import MemoryFilesystem
 from storage.parts import Embedded, Failure
@@ -37,7 +37,11 @@ def make_card(tower: Tower = "txt", *, dim: int = DIM, checkpoint: str = "c") ->
 
 
 def memory_dataset(
-    tower: Tower = "txt", *, dtype: EmbeddingDtype = "float16", fs: Filesystem | None = None
+    tower: Tower = "txt",
+    *,
+    kind: Kind | None = "planned",
+    dtype: EmbeddingDtype = "float16",
+    fs: Filesystem | None = None,
 ) -> Dataset:
     """A dataset in memory, without its dataset.json."""
     card = make_card(tower)
@@ -48,6 +52,7 @@ def memory_dataset(
         dim=card.dim,
         embedding_dtype=dtype,
         created_at="2026-11-22T00:00:00.000+00:00",
+        kind=kind,
     )
     return Dataset(root="/memory", fs=fs or MemoryFilesystem(), info=info)
 

@@ -11,7 +11,7 @@ from tests.unit.storage.support import DIM, make_card
 
 
 def create(root: Path | str) -> Dataset:
-    return Dataset.create(str(root), make_card(), embedding_dtype="float16")
+    return Dataset.create(str(root), make_card(), kind="planned", embedding_dtype="float16")
 
 
 def test_a_new_dataset_says_what_it_holds(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_creating_again_opens_it(tmp_path: Path) -> None:
 def test_an_engine_built_elsewhere_is_the_same_model(tmp_path: Path) -> None:
     create(tmp_path)
     other = dataclasses.replace(make_card(), engine="b.trt", engine_sha256="b" * 64)
-    opened = Dataset.create(str(tmp_path), other, embedding_dtype="float16")
+    opened = Dataset.create(str(tmp_path), other, kind="planned", embedding_dtype="float16")
     assert opened.info.card.engine == "tiny.onnx"
 
 
@@ -42,7 +42,7 @@ def test_an_engine_built_elsewhere_is_the_same_model(tmp_path: Path) -> None:
 def test_another_model_is_refused_and_both_are_named(tmp_path: Path, other: object) -> None:
     create(tmp_path)
     with pytest.raises(DatasetMismatchError) as caught:
-        Dataset.create(str(tmp_path), other, embedding_dtype="float16")  # type: ignore[arg-type]
+        Dataset.create(str(tmp_path), other, kind="planned", embedding_dtype="float16")  # type: ignore[arg-type]
     message = str(caught.value)
     assert make_card().identity[:12] in message
     assert other.identity[:12] in message  # type: ignore[attr-defined]
@@ -52,7 +52,7 @@ def test_another_model_is_refused_and_both_are_named(tmp_path: Path, other: obje
 def test_another_embedding_dtype_is_refused(tmp_path: Path) -> None:
     create(tmp_path)
     with pytest.raises(DatasetMismatchError, match="holds float16 vectors, not float32"):
-        Dataset.create(str(tmp_path), make_card(), embedding_dtype="float32")
+        Dataset.create(str(tmp_path), make_card(), kind="planned", embedding_dtype="float32")
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
@@ -77,7 +77,9 @@ def test_of_many_creators_one_model_wins_and_all_learn_it(tmp_path: Path) -> Non
         card = make_card(checkpoint="cd"[number % 2])
         start.wait()
         try:
-            dataset = Dataset.create(f"{tmp_path}/out", card, embedding_dtype="float16")
+            dataset = Dataset.create(
+                f"{tmp_path}/out", card, kind="planned", embedding_dtype="float16"
+            )
             outcomes.append(dataset.info.model)
         except DatasetMismatchError:
             outcomes.append("refused")

@@ -32,7 +32,9 @@ def dataset(
 ) -> Dataset:
     """A dataset of 20 items in the working folder; two fail, one shard has no rows."""
     tower: Tower = request.param
-    made = Dataset.create(str(tmp_path / "out"), make_card(tower), embedding_dtype="float16")
+    made = Dataset.create(
+        str(tmp_path / "out"), make_card(tower), kind="planned", embedding_dtype="float16"
+    )
     items = (images if tower == "img" else texts)(*(f"{n:02d}" for n in range(20)), "z")
     job = plan_items(made, ListSource(items), 10)
     assert job is not None

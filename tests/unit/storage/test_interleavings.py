@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipfleet.errors import DatasetError
-from storage.arrivals import commit_arrivals
+from storage.arrivals import KnownIds, commit_arrivals
 from storage.dataset import Dataset
 from storage.jobs import read_job
-from storage.known_ids import KnownIds
 from storage.manifest import (
     Commit,
     commit,
@@ -104,7 +103,7 @@ def test_two_writers_of_a_job_leave_every_item_once(
 def test_single_items_that_two_workers_hold_are_written_once(
     schedule: list[int], first: int | None, second: int | None
 ) -> None:
-    dataset = memory_dataset()
+    dataset = memory_dataset(kind="stream")
     batches = [texts("a", "b", "c"), texts("c", "d", "a", "e", "d")]
 
     def deliver(own: Dataset, number: int) -> None:
@@ -147,7 +146,7 @@ def test_a_writer_that_is_overtaken_and_killed_anywhere_spoils_nothing(
 
 @pytest.mark.parametrize("after", range(MOST_OPERATIONS))
 def test_a_worker_of_single_items_that_is_overtaken_anywhere_writes_none_twice(after: int) -> None:
-    dataset = memory_dataset()
+    dataset = memory_dataset(kind="stream")
 
     def deliver(own: Dataset, ids: str, worker: str) -> None:
         rows = embedded(texts(*ids), failing=("c",))

@@ -17,7 +17,9 @@ from storage.manifest import (
     read_record,
     unfinished,
 )
+from storage.parts import read_footer
 from storage.plan import plan_items
+from storage.records import record_of
 from storage.sources import ListSource
 from tests.unit.storage.support import (
     WatchedFilesystem,
@@ -87,12 +89,22 @@ def test_the_record_is_written_last_and_the_part_first(dataset: Dataset) -> None
     assert dataset.fs.exists(f"manifest/{FIRST}.json")
 
 
-def test_another_model_is_refused_before_anything_is_written(dataset: Dataset) -> None:
-    other = make_card(checkpoint="d")
-    before = dict(files_of(dataset))
-    with pytest.raises(DatasetMismatchError, match="choose another output folder"):
-        commit(dataset, FIRST, embedded(texts("a")), card=other, worker="w")
-    assert files_of(dataset) == before
+def test_a_commit_and_its_completion_say_the_same(dataset: Dataset) -> None:
+    rows = embedded(texts("a", "b"), failing="b")
+    done = commit(dataset, FIRST, rows, card=make_card(), worker="w")
+    assert complete(dataset, FIRST) == done
+    with dataset.fs.open(f"parts/{FIRST}.parquet") as file:
+        footer = read_footer(file, path=FIRST)
+    assert (record_of(footer), footer.failures) == (done, tuple(rows.failures))
+
+
+def test_the_commit_of_a_shard_without_failures_asks_about_no_retry(dataset: Dataset) -> None:
+    class NoLists(WatchedFilesystem):
+        def list(self, folder: str) -> list[str]:
+            raise AssertionError(f"{folder} is listed")
+
+    unlisted = dataclasses.replace(dataset, fs=NoLists(dataset.fs, lambda: None))
+    assert do(unlisted, FIRST).vectors == 2
 
 
 def test_completing_finds_nothing_where_there_is_no_part(dataset: Dataset) -> None:
@@ -188,14 +200,16 @@ def test_a_renamed_or_foreign_part_is_refused(dataset: Dataset) -> None:
 def test_a_damaged_part_is_refused_with_the_way_out(dataset: Dataset) -> None:
     do(dataset, FIRST)
     dataset.fs.replace(f"parts/{FIRST}.parquet", b"PAR1")
-    with pytest.raises(DatasetError, match="delete it, and the next submit embeds its shard again"):
+    with pytest.raises(
+        DatasetError, match="delete it, and `clipfleet resume` embeds its shard again"
+    ):
         do(dataset, FIRST)
 
 
 def test_a_disk_that_is_full_is_worth_another_try(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    local = Dataset.create(str(tmp_path), make_card(), embedding_dtype="float16")
+    local = Dataset.create(str(tmp_path), make_card(), kind="planned", embedding_dtype="float16")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")

@@ -11,7 +11,7 @@ from storage.dataset import DatasetInfo, EmbeddingDtype
 from storage.parts import (
     Embedded,
     errors_bytes,
-    part_bytes,
+    part_of,
     read_footer,
     read_part_ids,
 )
@@ -19,7 +19,7 @@ from tests.unit.storage.support import DIM, embedded, images, make_card, memory_
 
 
 def written(rows: Embedded, info: DatasetInfo) -> io.BytesIO:
-    data = part_bytes(rows, info, make_card(info.tower), "00001-0000000", worker="w")
+    data, _ = part_of(rows, info, make_card(info.tower), "00001-0000000", worker="w")
     return io.BytesIO(data)
 
 

@@ -8,18 +8,13 @@ import pytest
 from clipfleet.errors import DatasetError, DuplicateIdError, MessageError, SourceError, StorageError
 from clipfleet.jobs import Item, Shard
 from storage import plan
-from storage.arrivals import commit_arrivals
 from storage.dataset import Dataset
-from storage.known_ids import KnownIds
 from storage.plan import Job, PlanReader, jobs, plan_items, shards
-from storage.proof import prove_dataset
 from storage.sources import ListSource, open_source
 from tests.unit.storage.support import (
     WatchedFilesystem,
-    embedded,
     files_of,
     images,
-    make_card,
     memory_dataset,
     texts,
 )
@@ -68,35 +63,6 @@ def test_only_what_is_new_is_planned() -> None:
     assert items_of(dataset, job) == [texts("d", "e")]
 
 
-def test_what_came_singly_is_not_planned_again() -> None:
-    dataset = memory_dataset()
-    arrived = embedded(texts("a", "b"), failing=("b",))
-    commit_arrivals(dataset, KnownIds(dataset), arrived, card=make_card(), worker="w")
-    job = planned(dataset, "a", "b", "c")
-    assert job is not None
-    assert items_of(dataset, job) == [texts("c")]
-
-
-def test_what_comes_singly_while_its_source_is_read_is_not_planned() -> None:
-    dataset, arriving = memory_dataset(), ["b", "other"]
-
-    class Meanwhile(ListSource):
-        def __iter__(self) -> Iterator[Item]:
-            yield from super().__iter__()
-            arrived = embedded(texts(*arriving), failing=("b",))
-            commit_arrivals(dataset, KnownIds(dataset), arrived, card=make_card(), worker="w")
-
-    with pytest.raises(DatasetError, match=r"item 'b', queued singly, .* run again"):
-        plan_items(dataset, Meanwhile(texts("a", "b")), 1)
-    assert [path for path in files_of(dataset) if path.startswith("plan/")] == []
-    job = planned(dataset, "a", "b")
-    assert job is not None
-    assert items_of(dataset, job) == [texts("a")]
-    arriving[:] = ["another"]
-    assert plan_items(dataset, Meanwhile(texts("c")), 1) is not None
-    assert prove_dataset(dataset).parts == 2
-
-
 def test_an_empty_source_plans_nothing() -> None:
     dataset = memory_dataset()
     assert planned(dataset) is None
@@ -139,15 +105,12 @@ def test_only_the_first_few_duplicates_are_named_and_reading_stops() -> None:
 def test_an_id_that_the_dataset_has_with_another_text_is_named() -> None:
     dataset = memory_dataset()
     planned(dataset, "a", "b")
-    arrived = embedded(texts("c"))
-    commit_arrivals(dataset, KnownIds(dataset), arrived, card=make_card(), worker="w")
     before = dict(files_of(dataset))
-    changed = [Item(id=i, text=f"another {i}") for i in "abcd"]
+    changed = [Item(id=i, text=f"another {i}") for i in "abd"]
     with pytest.raises(DuplicateIdError) as caught:
         plan_items(dataset, ListSource(changed), 2)
     message = str(caught.value)
     assert "'a' (planned in job 00001), now with text 'another a'" in message
-    assert "'c' (queued singly)" in message
     assert "'d'" not in message
     assert files_of(dataset) == before
 
@@ -201,17 +164,14 @@ def test_another_submit_that_was_first_is_an_error_that_plans_nothing() -> None:
     assert planned(dataset, "a", "b", "c") is not None
 
 
-@pytest.mark.parametrize("folder", ["parts", "plan"], ids=["fence", "record"])
 @pytest.mark.parametrize("error", [StorageError("fsync failed"), KeyboardInterrupt()])
-def test_a_fence_or_record_that_was_written_before_an_error_keeps_its_files(
-    error: BaseException, folder: str
-) -> None:
+def test_a_record_that_was_written_before_an_error_keeps_its_files(error: BaseException) -> None:
     dataset = memory_dataset()
 
     class FailingLate(WatchedFilesystem):
         def create(self, path: str, data: bytes | memoryview) -> bool:
             done = super().create(path, data)
-            if path.startswith(folder) and (folder == "parts" or path.endswith(".json")):
+            if path.endswith(".json"):
                 raise error
             return done
 
@@ -220,6 +180,19 @@ def test_a_fence_or_record_that_was_written_before_an_error_keeps_its_files(
         planned(failing, "a", "b")
     assert planned(dataset, "a", "b") is None
     (job,) = jobs(dataset)
+    assert items_of(dataset, job) == [texts("a", "b")]
+
+
+def test_a_record_that_a_store_took_without_saying_so_is_the_jobs_own() -> None:
+    dataset = memory_dataset()
+
+    class LostAnswer(WatchedFilesystem):
+        def create(self, path: str, data: bytes | memoryview) -> bool:
+            return super().create(path, data) and not path.endswith(".json")
+
+    job = planned(dataclasses.replace(dataset, fs=LostAnswer(dataset.fs, lambda: None)), "a", "b")
+    assert job is not None
+    assert jobs(dataset) == [job]
     assert items_of(dataset, job) == [texts("a", "b")]
 
 

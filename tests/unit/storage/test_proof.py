@@ -11,9 +11,8 @@ import pytest
 from clipfleet.errors import DatasetError
 from clipfleet.jobs import Item
 from storage import parts
-from storage.arrivals import commit_arrivals
+from storage.arrivals import KnownIds, commit_arrivals
 from storage.dataset import Dataset
-from storage.known_ids import KnownIds
 from storage.manifest import commit, missing_shards
 from storage.parts import Embedded
 from storage.plan import PlanReader, plan_items
@@ -59,7 +58,7 @@ def replace_part(
 
 
 def test_a_whole_dataset_is_proved(tmp_path: Path) -> None:
-    local = Dataset.create(str(tmp_path), make_card(), embedding_dtype="float16")
+    local = Dataset.create(str(tmp_path), make_card(), kind="planned", embedding_dtype="float16")
     fill(local)
     proof = prove(str(tmp_path))
     assert proof.ok
@@ -86,7 +85,7 @@ def test_a_missing_part_is_found(dataset: Dataset) -> None:
     assert proof.missing == 3
     assert "3 planned ids are neither in a part nor in an errors table: 'a', 'b', 'c'" in problem
     assert (
-        f"1 manifest records have no part (submitting again embeds these shards again): {FIRST}"
+        f"1 manifest records have no part (`clipfleet resume` embeds these shards again): {FIRST}"
         in problem
     )
     assert "1 errors tables differ" in problem
@@ -174,9 +173,7 @@ def test_another_models_part_is_found(dataset: Dataset) -> None:
     dataset.fs.delete(f"parts/{SECOND}.parquet")
     commit(foreign, SECOND, embedded(texts("d", "e")), card=other, worker="w")
     _, problem = problem_of(dataset)
-    assert (
-        f"1 parts hold another model's vectors (delete them and submit again): {SECOND}" in problem
-    )
+    assert f"1 parts hold another model's vectors (delete them and resume): {SECOND}" in problem
 
 
 def test_a_part_without_a_record_is_unfinished(dataset: Dataset) -> None:
@@ -185,7 +182,7 @@ def test_a_part_without_a_record_is_unfinished(dataset: Dataset) -> None:
     proof, problem = problem_of(dataset)
     assert (proof.unfinished, proof.missing, proof.doubled) == (1, 0, 0)
     assert problem == (
-        "1 parts are unfinished, without a manifest record (submitting again finishes them): "
+        "1 parts are unfinished, without a manifest record (`clipfleet resume` finishes them): "
         + FIRST
     )
 
@@ -219,7 +216,7 @@ def test_a_damaged_part_is_found(dataset: Dataset) -> None:
     for data in (b"", whole[:-9], bytes(flipped)):
         dataset.fs.replace(f"parts/{FIRST}.parquet", data)
         proof, problem = problem_of(dataset)
-        assert f"1 parts are damaged or foreign (delete them and submit again): {FIRST}" in problem
+        assert f"1 parts are damaged or foreign (delete them and resume): {FIRST}" in problem
         assert proof.missing > 0
 
 
@@ -233,7 +230,7 @@ def test_a_part_with_other_columns_is_found(dataset: Dataset) -> None:
     dataset.fs.replace(path, sink.getvalue())
     _, problem = problem_of(dataset)
     assert (
-        f"1 parts have other columns than the dataset's (delete them and submit again): {FIRST}"
+        f"1 parts have other columns than the dataset's (delete them and resume): {FIRST}"
         in problem
     )
 

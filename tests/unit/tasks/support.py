@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from clipfleet.jobs import MISSING, Item
-from storage.dataset import Dataset
+from storage.dataset import Dataset, Kind
 from storage.parts import Embedded, Failure
 from workers.engines.fake import fake_card
 
 DIM = 16
 
 
-def fake_dataset(folder: Path) -> Dataset:
+def fake_dataset(folder: Path, *, kind: Kind = "planned") -> Dataset:
     """Make a dataset of texts."""
     return Dataset.create(
-        str(folder / "dataset"), fake_card("txt", dim=DIM), embedding_dtype="float16"
+        str(folder / "dataset"), fake_card("txt", dim=DIM), kind=kind, embedding_dtype="float16"
     )
 
 

@@ -47,7 +47,7 @@ def test_images_below_no_root_are_error_rows_planned_or_queued_singly(
     with Embedder.from_settings(settings) as embedder:
         process = EngineProcess(settings, embedder)
         root = str(tmp_path / "out" / "d")
-        planned = Dataset.create(root, process.card, embedding_dtype="float16")
+        planned = Dataset.create(root, process.card, kind="planned", embedding_dtype="float16")
         plan_items(planned, ListSource(items), 10)
         (shard,) = missing_shards(planned)
         model = process.card.identity

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from clipfleet.errors import (
     DatasetError,
+    DatasetKindError,
     DatasetMismatchError,
     EngineError,
     GpuLostError,
@@ -24,12 +25,12 @@ from clipfleet.errors import (
 )
 from clipfleet.jobs import BAD_ITEM, ENGINE_FAILED, EmbedTask, Item, Shard
 from clipfleet.settings import load_settings
-from storage.arrivals import commit_arrivals
+from storage.arrivals import KnownIds, commit_arrivals
 from storage.dataset import Dataset
 from storage.failures import count_failures
-from storage.known_ids import KnownIds
 from storage.manifest import is_committed, missing_shards, record_path
-from storage.plan import plan_items
+from storage.parts import Embedded, Failure
+from storage.plan import plan_items, plan_retry
 from storage.proof import prove
 from storage.sources import ListSource
 from tasks.arrivals import Arrival, read_arrival
@@ -59,7 +60,7 @@ def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineP
 
 def plan(process: EngineProcess, count: int = 25) -> tuple[Dataset, list[EmbedTask]]:
     root = str(Path(str(process.settings.output), "d"))
-    dataset = Dataset.create(root, process.card, embedding_dtype="float16")
+    dataset = Dataset.create(root, process.card, kind="planned", embedding_dtype="float16")
     items = [Item(id=f"t{n}", text=f"words {n}") for n in range(count)]
     plan_items(dataset, ListSource(items), 10)
     return dataset, [
@@ -106,7 +107,6 @@ def test_messages_for_other_workers_are_refused(process: EngineProcess, tmp_path
 def test_a_disk_that_fails_is_worth_another_try(process: EngineProcess) -> None:
     dataset, (task, *_) = plan(process)
     parts = Path(dataset.root, "parts")
-    shutil.rmtree(parts)
     parts.write_text("not a folder")
     with pytest.raises(StorageError):
         embed_shard(task, process, worker="w")
@@ -131,11 +131,30 @@ def test_items_are_written_once_however_often_they_come(process: EngineProcess) 
     assert prove(dataset.root).vectors == 3
 
 
-def test_planned_items_are_left_to_the_plan(process: EngineProcess) -> None:
-    plan(process, count=3)
+def test_a_planned_dataset_takes_no_items(process: EngineProcess) -> None:
+    dataset, _ = plan(process, count=3)
+    with pytest.raises(DatasetKindError, match=rf"{dataset.root} is planned: .* another dataset"):
+        open_dataset(process, "d")
+
+
+def test_a_retry_of_a_stream_is_embedded_like_any_shard(process: EngineProcess) -> None:
     dataset = open_dataset(process, "d")
-    (done,) = embed_arrivals(arrivals("t1", "new"), dataset, process, worker="w")
+    failed = [Failure(item=item, error=ENGINE_FAILED, message="odd") for item in words("b")]
+    vectors = np.zeros((0, process.card.dim), np.float32)
+    rows = Embedded(items=[], vectors=vectors, sizes=None, failures=failed)
+    with closing(KnownIds(dataset)) as known:
+        commit_arrivals(dataset, known, rows, card=process.card, worker="w")
+    assert plan_retry(dataset, (), 10) is not None
+    (shard,) = missing_shards(dataset)
+    identity = process.card.identity
+    task = EmbedTask(dataset=dataset.root, tower="txt", model=identity, shard=shard)
+    done = embed_shard(task, process, worker="w")
+    assert done is not None
     assert done.vectors == 1
+    (done,) = embed_arrivals(arrivals("b", "c"), dataset, process, worker="w")
+    assert done.vectors == 1
+    proof = prove(dataset.root)
+    assert (proof.ok, proof.vectors, proof.errors) == (True, 2, 0)
 
 
 def test_wrong_items_are_rows_beside_their_neighbours(process: EngineProcess) -> None:
@@ -259,14 +278,24 @@ def test_careful_vectors_are_those_of_the_fast_way(process: EngineProcess) -> No
 def test_another_models_dataset_takes_no_items(process: EngineProcess) -> None:
     root = str(Path(str(process.settings.output), "d"))
     other = replace(process.card, checkpoint_sha256="1" * 64)
-    Dataset.create(root, other, embedding_dtype="float16")
+    Dataset.create(root, other, kind="stream", embedding_dtype="float16")
     with pytest.raises(DatasetMismatchError):
         open_dataset(process, "d")
 
 
+def test_another_models_dataset_takes_no_shard(process: EngineProcess) -> None:
+    dataset, (task, *_) = plan(process)
+    shutil.rmtree(dataset.root)
+    other = replace(process.card, checkpoint_sha256="1" * 64)
+    Dataset.create(dataset.root, other, kind="planned", embedding_dtype="float16")
+    with pytest.raises(DatasetMismatchError, match="choose another output folder"):
+        embed_shard(task, process, worker="w")
+    assert not Path(dataset.root, "parts").exists()
+
+
 def test_a_dataset_keeps_its_dtype_whatever_the_worker_prefers(process: EngineProcess) -> None:
     root = str(Path(str(process.settings.output), "d"))
-    Dataset.create(root, process.card, embedding_dtype="float32")
+    Dataset.create(root, process.card, kind="stream", embedding_dtype="float32")
     assert open_dataset(process, "d").info.embedding_dtype == "float32"
 
 

@@ -157,7 +157,7 @@ class Worker:
 
     def _plan(self, process: EngineProcess) -> tuple[Dataset, dict[str, Any]]:
         root = str(self.output / "d")
-        dataset = Dataset.create(root, process.card, embedding_dtype="float16")
+        dataset = Dataset.create(root, process.card, kind="planned", embedding_dtype="float16")
         plan_items(dataset, ListSource([Item(id=f"t{n}", text="word") for n in range(3)]), 3)
         (shard,) = missing_shards(dataset)
         task = EmbedTask(dataset=root, tower="txt", model=process.card.identity, shard=shard)

@@ -67,7 +67,7 @@ def test_a_worker_whose_model_does_not_fit_the_dataset_of_single_items_is_refuse
 ) -> None:
     root = Path(str(settings.output), "items-txt")
     other = replace(fake_card("txt"), checkpoint_sha256="1" * 64)
-    Dataset.create(str(root), other, embedding_dtype="float16")
+    Dataset.create(str(root), other, kind="stream", embedding_dtype="float16")
     with pytest.raises(DatasetMismatchError, match=r"items-txt holds vectors of .* choose another"):
         preflight(settings)
     (root / "dataset.json").unlink()

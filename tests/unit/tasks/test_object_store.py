@@ -56,13 +56,13 @@ def test_a_worker_is_not_started_where_two_writers_could_create_one_object(
 @pytest.mark.usefixtures("unconditional")
 def test_no_dataset_is_made_where_two_writers_could_create_one_object(s3: S3) -> None:
     with pytest.raises(UsageError, match=rf"the store of {OUTPUT}/d lets two writers create"):
-        Dataset.create(f"{OUTPUT}/d", fake_card("txt"), embedding_dtype="float16")
+        Dataset.create(f"{OUTPUT}/d", fake_card("txt"), kind="planned", embedding_dtype="float16")
     assert not s3.objects
 
 
 def test_a_dataset_is_made_and_opened_again_where_the_first_writer_wins(s3: S3) -> None:
     for _ in range(2):
-        Dataset.create(f"{OUTPUT}/d", fake_card("txt"), embedding_dtype="float16")
+        Dataset.create(f"{OUTPUT}/d", fake_card("txt"), kind="planned", embedding_dtype="float16")
     assert [key.rpartition("/")[2] for key in s3.objects] == ["dataset.json"]
 
 
@@ -79,7 +79,9 @@ def test_a_worker_is_not_started_where_its_single_items_are_another_models(
     settings: Settings,
 ) -> None:
     other = fake_card("txt", dim=4)
-    Dataset.create(f"{OUTPUT}/{single_items_name('txt')}", other, embedding_dtype="float16")
+    Dataset.create(
+        f"{OUTPUT}/{single_items_name('txt')}", other, kind="stream", embedding_dtype="float16"
+    )
     with pytest.raises(DatasetMismatchError):
         preflight(settings)
 
@@ -120,7 +122,7 @@ def test_other_names_are_refused_without_a_request(s3: S3, named: str) -> None:
 
 
 def test_a_dataset_inside_another_is_refused(s3: S3) -> None:
-    Dataset.create(f"{OUTPUT}/a", fake_card("txt"), embedding_dtype="float16")
+    Dataset.create(f"{OUTPUT}/a", fake_card("txt"), kind="planned", embedding_dtype="float16")
     assert dataset_root(OUTPUT, "a") == f"{OUTPUT}/a"
     with pytest.raises(MessageError, match=f"inside the dataset {OUTPUT}/a: name that"):
         dataset_root(OUTPUT, "a/b/c")
@@ -149,6 +151,6 @@ def test_a_dataset_is_ours_by_its_one_name(s3: S3) -> None:
 
 
 def test_a_job_of_a_dataset_in_a_store_is_named_with_a_colon(settings: Settings) -> None:
-    Dataset.create(f"{OUTPUT}/a", fake_card("txt"), embedding_dtype="float16")
+    Dataset.create(f"{OUTPUT}/a", fake_card("txt"), kind="planned", embedding_dtype="float16")
     with pytest.raises(UsageError, match=f"dataset {OUTPUT}/a has no job 00007"):
         read_progress(f"{OUTPUT}/a:00007", settings)

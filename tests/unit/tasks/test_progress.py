@@ -9,8 +9,7 @@ import pytest
 
 from clipfleet.errors import DatasetError
 from clipfleet.settings import load_settings
-from storage.arrivals import commit_arrivals
-from storage.known_ids import KnownIds
+from storage.arrivals import KnownIds, commit_arrivals
 from storage.manifest import commit, missing_shards
 from storage.plan import plan_items
 from storage.proof import prove
@@ -38,7 +37,7 @@ def test_the_files_tell_how_far_a_dataset_is(tmp_path: Path) -> None:
 
 
 def test_items_that_came_singly_count_as_total_and_done(tmp_path: Path) -> None:
-    dataset = fake_dataset(tmp_path)
+    dataset = fake_dataset(tmp_path, kind="stream")
     known = KnownIds(dataset)
     commit_arrivals(dataset, known, embedded(7), card=dataset.info.card, worker="w")
     progress = read_progress(dataset.root, NO_REDIS)

@@ -111,7 +111,10 @@ def two_datasets(tmp_path: Path) -> list[Dataset]:
     made = []
     for name in ("one", "two"):
         dataset = Dataset.create(
-            str(tmp_path / "output" / name), fake_card("txt"), embedding_dtype="float16"
+            str(tmp_path / "output" / name),
+            fake_card("txt"),
+            kind="planned",
+            embedding_dtype="float16",
         )
         plan_items(dataset, ListSource(items(20)), 10)
         rest = Queued(

@@ -1,7 +1,10 @@
+import dataclasses
+
 import pytest
 
 from clipfleet.errors import DatasetError
 from storage.arrivals import (
+    KnownIds,
     arrivals_name,
     arrivals_number,
     catch_up,
@@ -9,13 +12,18 @@ from storage.arrivals import (
     without_known,
 )
 from storage.dataset import Dataset
-from storage.known_ids import KnownIds
 from storage.manifest import Commit, commit, is_committed, record_path
 from storage.parts import Embedded, part_path
-from storage.plan import plan_items
+from storage.plan import plan_retry
 from storage.proof import prove_dataset
-from storage.sources import ListSource
-from tests.unit.storage.support import embedded, images, make_card, memory_dataset, texts
+from tests.unit.storage.support import (
+    WatchedFilesystem,
+    embedded,
+    images,
+    make_card,
+    memory_dataset,
+    texts,
+)
 
 
 def known_ids(dataset: Dataset) -> KnownIds:
@@ -29,20 +37,41 @@ def arrive(dataset: Dataset, rows: Embedded) -> Commit | None:
     return commit_arrivals(dataset, KnownIds(dataset), rows, card=card, worker="w")
 
 
-def test_planned_ids_are_known() -> None:
-    dataset = memory_dataset()
+def test_what_a_retry_has_is_known_without_the_part_that_it_failed_in() -> None:
+    dataset = memory_dataset(kind="stream")
+    arrive(dataset, embedded(texts("a", "b", "c"), failing=("b", "c")))
+    assert plan_retry(dataset, (), 1) is not None
+    dataset.fs.delete(part_path(arrivals_name(1)))
     known = known_ids(dataset)
-    assert "a" not in known
-    plan_items(dataset, ListSource(texts("a", "b")), 1)
-    assert "a" not in known
-    known.refresh()
-    assert "a" in known
-    assert "c" not in known
+    assert [id_ for id_ in "abc" if id_ in known] == ["b", "c"]
     assert len(known) == 2
 
 
+def test_what_was_read_is_not_read_again() -> None:
+    dataset = memory_dataset(kind="stream")
+    operations = 0
+
+    def before() -> None:
+        nonlocal operations
+        operations += 1
+
+    def refresh() -> int:
+        nonlocal operations
+        operations = 0
+        known.refresh()
+        return operations
+
+    known = KnownIds(dataclasses.replace(dataset, fs=WatchedFilesystem(dataset.fs, before)))
+    for id_ in "abc":
+        arrive(dataset, embedded(texts(id_)))
+    assert refresh() == 2 + 3  # two lists and each part
+    assert refresh() == 2
+    arrive(dataset, embedded(texts("new")))
+    assert refresh() == 2 + 1
+
+
 def test_ids_that_came_singly_are_known_vectors_and_failures_alike() -> None:
-    dataset = memory_dataset("img")
+    dataset = memory_dataset("img", kind="stream")
     arrive(dataset, embedded(images("a", "b"), failing=("b",)))
     known = known_ids(dataset)
     assert "a" in known
@@ -50,7 +79,7 @@ def test_ids_that_came_singly_are_known_vectors_and_failures_alike() -> None:
 
 
 def test_any_name_that_begins_with_items_is_a_part_of_single_items() -> None:
-    dataset = memory_dataset()
+    dataset = memory_dataset(kind="stream")
     commit(dataset, "items-20261122-x", embedded(texts("a")), card=make_card(), worker="w")
     known = known_ids(dataset)
     assert "a" in known
@@ -60,27 +89,24 @@ def test_any_name_that_begins_with_items_is_a_part_of_single_items() -> None:
 
 
 def test_each_arrival_takes_the_next_number() -> None:
-    dataset = memory_dataset()
+    dataset = memory_dataset(kind="stream")
     names = [arrive(dataset, embedded(texts(id_))) for id_ in "abc"]
     assert [done.name for done in names if done] == [arrivals_name(n) for n in (1, 2, 3)]
     assert dataset.fs.list("parts") == [f"{arrivals_name(n)}.parquet" for n in (1, 2, 3)]
 
 
 def test_what_arrives_twice_is_written_once() -> None:
-    dataset = memory_dataset()
-    plan_items(dataset, ListSource(texts("planned")), 1)
+    dataset = memory_dataset(kind="stream")
     arrive(dataset, embedded(texts("a", "b"), failing=("b",)))
-    done = arrive(dataset, embedded(texts("c", "a", "planned", "b", "c", "d"), failing=("b", "d")))
+    done = arrive(dataset, embedded(texts("c", "a", "b", "c", "d"), failing=("b", "d")))
     assert done is not None
     assert (done.vectors, done.errors) == (1, 1)
     assert arrive(dataset, embedded(texts("a", "b", "c", "d"))) is None
-    assert dataset.fs.list("parts") == [
-        f"{arrivals_name(n)}.parquet" for n in (1, 2, 3)
-    ]  # 1: the job's
+    assert dataset.fs.list("parts") == [f"{arrivals_name(n)}.parquet" for n in (1, 2)]
 
 
 def test_rows_keep_their_vectors_when_others_are_left_out() -> None:
-    dataset = memory_dataset("img")
+    dataset = memory_dataset("img", kind="stream")
     arrive(dataset, embedded(images("a", "c")))
     rows = embedded(images("a", "b", "c", "d"))
     rest = without_known(rows, known_ids(dataset))
@@ -90,16 +116,15 @@ def test_rows_keep_their_vectors_when_others_are_left_out() -> None:
 
 
 def test_ids_of_a_part_that_was_moved_away_are_embedded_again() -> None:
-    dataset = memory_dataset()
-    plan_items(dataset, ListSource(texts("planned")), 1)
+    dataset = memory_dataset(kind="stream")
     known = KnownIds(dataset)
     for ids in ("ab", "cd"):
         commit_arrivals(dataset, known, embedded(texts(*ids)), card=make_card(), worker="w")
     known.refresh()
-    dataset.fs.delete(part_path(arrivals_name(2)))
+    dataset.fs.delete(part_path(arrivals_name(1)))
     known.refresh()
     assert "a" not in known
-    assert all(id_ in known for id_ in ("c", "d", "planned"))
+    assert all(id_ in known for id_ in ("c", "d"))
     rows = embedded(texts("a", "b", "c"))
     done = commit_arrivals(dataset, known, rows, card=make_card(), worker="w")
     assert done is not None
@@ -107,7 +132,7 @@ def test_ids_of_a_part_that_was_moved_away_are_embedded_again() -> None:
 
 
 def test_the_record_of_a_part_that_was_moved_away_goes_with_the_next_commit() -> None:
-    dataset = memory_dataset()
+    dataset = memory_dataset(kind="stream")
     for id_ in "abc":
         arrive(dataset, embedded(texts(id_, f"bad {id_}"), failing=(f"bad {id_}",)))
     for number in (1, 3):
@@ -124,7 +149,7 @@ def test_the_record_of_a_part_that_was_moved_away_goes_with_the_next_commit() ->
 
 
 def test_a_part_whose_worker_died_before_its_record_is_finished_by_whoever_reads_it() -> None:
-    dataset = memory_dataset()
+    dataset = memory_dataset(kind="stream")
     known = known_ids(dataset)
     done = arrive(dataset, embedded(texts("a", "b"), failing=("b",)))
     assert done is not None
@@ -135,7 +160,7 @@ def test_a_part_whose_worker_died_before_its_record_is_finished_by_whoever_reads
 
 
 def test_a_damaged_part_of_single_items_is_not_to_be_deleted() -> None:
-    dataset = memory_dataset()
+    dataset = memory_dataset(kind="stream")
     arrive(dataset, embedded(texts("a")))
     dataset.fs.replace(part_path(arrivals_name(1)), b"PAR1")
     with pytest.raises(DatasetError, match="move it away, and queue its items again"):

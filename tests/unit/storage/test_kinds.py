@@ -1,0 +1,193 @@
+"""A dataset is planned or a stream; those of earlier versions do not say, and may be both."""
+
+from __future__ import annotations
+
+import io
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from clipfleet.errors import DatasetError, DatasetKindError
+from storage.arrivals import KnownIds, arrivals_name, commit_arrivals
+from storage.dataset import INFO_PATH, Dataset, Kind
+from storage.failures import count_failures
+from storage.jobs import Job, jobs
+from storage.kinds import check_kind
+from storage.manifest import Manifest, complete, missing_shards, record_path, unfinished
+from storage.parts import part_of, part_path
+from storage.plan import plan_items, plan_retry
+from storage.proof import prove
+from storage.sources import ListSource
+from tests.unit.storage.support import embedded, make_card, memory_dataset, texts
+from tests.unit.storage.test_interleavings import work
+
+KINDS = ("planned", "stream")
+
+
+def create(root: Path, kind: Kind) -> Dataset:
+    return Dataset.create(str(root), make_card(), kind=kind, embedding_dtype="float16")
+
+
+def arrive(dataset: Dataset, ids: str, *, failing: str = "") -> None:
+    rows = embedded(texts(*ids), failing=failing)
+    with closing(KnownIds(dataset)) as known:
+        commit_arrivals(dataset, known, rows, card=make_card(), worker="w")
+
+
+def plan(dataset: Dataset, ids: str) -> Job:
+    job = plan_items(dataset, ListSource(texts(*ids)), 2)
+    assert job is not None
+    return job
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_dataset_has_the_kind_that_its_first_writer_gave_it(
+    tmp_path: Path, kind: Kind
+) -> None:
+    create(tmp_path, kind)
+    assert json.loads((tmp_path / INFO_PATH).read_text())["kind"] == kind
+    other: Kind = "stream" if kind == "planned" else "planned"
+    again = create(tmp_path, other)
+    assert again.info.kind == kind
+    check_kind(again, kind)
+    with pytest.raises(DatasetKindError):
+        check_kind(again, other)
+
+
+def test_the_other_kind_of_writing_is_refused_with_the_way_out() -> None:
+    with pytest.raises(DatasetKindError, match=r"/memory is planned: .* name another dataset"):
+        check_kind(memory_dataset(kind="planned"), "stream")
+    with pytest.raises(DatasetKindError, match=r"/memory is a stream: .*another output folder"):
+        check_kind(memory_dataset(kind="stream"), "planned")
+
+
+def test_a_kind_that_is_none_is_damage(tmp_path: Path) -> None:
+    create(tmp_path, "planned")
+    fields = json.loads((tmp_path / INFO_PATH).read_text())
+    (tmp_path / INFO_PATH).write_text(json.dumps({**fields, "kind": "both"}))
+    with pytest.raises(DatasetError, match=r"dataset\.json is damaged .*kind 'both'"):
+        Dataset.open(str(tmp_path))
+
+
+# What earlier versions wrote: no kind, and, for each job, a part of single items without rows
+# whose footer had the job's record.
+
+
+def forget_kind(dataset: Dataset) -> Dataset:
+    fields = json.loads(dataset.fs.read(INFO_PATH))
+    del fields["kind"]
+    dataset.fs.replace(INFO_PATH, json.dumps(fields).encode())
+    return Dataset.open(dataset.root)
+
+
+def put_fence(dataset: Dataset, number: int, job: Job, *, finished: bool = True) -> str:
+    name = arrivals_name(number)
+    data, _ = part_of(embedded([]), dataset.info, make_card(), name)
+    file = pq.ParquetFile(io.BytesIO(data))
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, file.schema_arrow) as writer:
+        metadata = {k: v for k, v in file.metadata.metadata.items() if k != b"ARROW:schema"}
+        writer.add_key_value_metadata({**metadata, b"clipfleet.job": job.to_json()})
+    assert dataset.fs.create(part_path(name), sink.getvalue())
+    if finished:
+        assert complete(dataset, name) is not None
+    return name
+
+
+@pytest.fixture
+def old_planned(tmp_path: Path) -> Dataset:
+    """Two jobs, each with its fence, of which one was embedded; b failed."""
+    dataset = forget_kind(create(tmp_path, "planned"))
+    put_fence(dataset, 1, plan(dataset, "abc"))
+    work(dataset, failing=("b",), seed=0, worker="w")
+    put_fence(dataset, 2, plan(dataset, "de"))
+    return dataset
+
+
+@pytest.fixture
+def old_stream(tmp_path: Path) -> Dataset:
+    """Three items, of which z failed and was retried."""
+    dataset = forget_kind(create(tmp_path, "stream"))
+    arrive(dataset, "xyz", failing="z")
+    plan_retry(dataset, (), 1)
+    work(dataset, failing=(), seed=0, worker="w")
+    return dataset
+
+
+@pytest.fixture
+def old_mixed(old_planned: Dataset) -> Dataset:
+    """A job with its fence that is not embedded yet, and single items, of which y failed."""
+    work(old_planned, failing=(), seed=0, worker="w")
+    arrive(old_planned, "xy", failing="y")
+    put_fence(old_planned, 4, plan(old_planned, "f"))
+    return old_planned
+
+
+def test_an_old_planned_dataset_is_finished_read_and_proved(old_planned: Dataset) -> None:
+    dataset = old_planned
+    assert dataset.info.kind is None
+    check_kind(dataset, "planned")
+    with pytest.raises(DatasetKindError, match="is planned: "):
+        check_kind(dataset, "stream")
+    plan(dataset, "abcdefg")
+    work(dataset, failing=(), seed=1, worker="w")
+    assert plan_retry(dataset, (), 1) is not None
+    work(dataset, failing=(), seed=2, worker="w")
+    proof = prove(dataset.root)
+    assert (proof.problems, proof.planned, proof.vectors, proof.errors) == ([], 7, 7, 0)
+
+
+def test_an_old_stream_takes_single_items(old_stream: Dataset) -> None:
+    check_kind(old_stream, "stream")
+    with pytest.raises(DatasetKindError, match="is a stream: "):
+        check_kind(old_stream, "planned")
+    arrive(old_stream, "zv")
+    proof = prove(old_stream.root)
+    assert (proof.problems, proof.vectors, proof.errors) == ([], 4, 0)
+
+
+@pytest.mark.parametrize("wanted", KINDS)
+def test_an_old_dataset_of_both_takes_nothing_new_and_is_finished(
+    old_mixed: Dataset, wanted: Kind
+) -> None:
+    with pytest.raises(DatasetKindError, match=r"`clipfleet resume` and .*takes nothing new"):
+        check_kind(old_mixed, wanted)
+    assert [shard.name for shard in missing_shards(old_mixed)] == ["00003-0000000"]
+    work(old_mixed, failing=(), seed=1, worker="w")
+    assert sum(count_failures(old_mixed).values()) == 2
+    assert plan_retry(old_mixed, (), 5) is not None
+    work(old_mixed, failing=(), seed=2, worker="w")
+    proof = prove(old_mixed.root)
+    assert (proof.problems, proof.vectors, proof.errors) == ([], 8, 0)
+    manifest = Manifest(old_mixed)
+    manifest.refresh()
+    assert (manifest.vectors, manifest.errors - manifest.retried) == (8, 0)
+
+
+@pytest.mark.parametrize("wanted", KINDS)
+def test_an_old_dataset_that_holds_nothing_takes_both(tmp_path: Path, wanted: Kind) -> None:
+    check_kind(forget_kind(create(tmp_path, "planned")), wanted)
+
+
+def test_a_fence_of_a_job_that_was_never_recorded_counts_for_nothing(tmp_path: Path) -> None:
+    dataset = forget_kind(create(tmp_path, "planned"))
+    job = plan(dataset, "ab")
+    name = put_fence(dataset, 1, job, finished=False)
+    dataset.fs.delete(f"plan/{job.id}.json")  # its planner was killed before it wrote this
+    assert unfinished(dataset) == [name]
+    complete(dataset, name)
+    assert jobs(dataset) == []
+    check_kind(dataset, "planned")
+    plan(dataset, "ab")
+    work(dataset, failing=(), seed=0, worker="w")
+    assert prove(dataset.root).problems == []
+
+
+def test_a_fence_that_was_moved_away_is_no_damage(old_planned: Dataset) -> None:
+    work(old_planned, failing=(), seed=0, worker="w")
+    old_planned.fs.delete(part_path(arrivals_name(1)))
+    assert old_planned.fs.exists(record_path(arrivals_name(1)))
+    assert prove(old_planned.root).problems == []

@@ -87,10 +87,9 @@ class Settings(BaseSettings):
 
     max_image_pixels: PositiveInt = 178_956_970  # Pillow's own limit against bombs
     max_image_bytes: PositiveInt = 256 << 20
-    # A shard whose process died is run again carefully: its items one at a time, images decoded
-    # in a process of their own. One that ends that process so often, or holds it so long so
-    # often, or on which alone the engine fails so often, is an error.
-    item_attempts: PositiveInt = 3
+    # A shard whose process died is run again with its images decoded one at a time in another
+    # process. An image that ends that process, or holds it for the timeout, so often is an error.
+    decode_attempts: PositiveInt = 3
     decode_timeout_s: PositiveFloat = 60.0  # or half of the shard's deadline, if that is less
 
     # Workers read images below these folders only (absolute paths; in the environment with ':'
@@ -134,6 +133,10 @@ class Settings(BaseSettings):
 
     # A shard of which no batch gets done for so long kills its process and is run again.
     shard_deadline_s: PositiveInt = 1800
+    # A shard that ends its process so often, or fails so often for a reason that does not pass by
+    # itself, is refused. Single items of such a batch are error rows, `engine_crashed` or
+    # `engine_failed`.
+    shard_attempts: PositiveInt = 5
     stop_grace_s: NonNegativeFloat = 60.0  # after SIGTERM, before a running shard is handed back
 
     # Object stores: seconds for one request; what fails is tried again for twice as long.

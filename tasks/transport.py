@@ -5,8 +5,8 @@ outside of all that Celery guards, so that one which is not a message ends the w
 loop. Here it ends as a refusal. So would a Redis that is out of memory; here messages go on to be
 taken, embedded and acknowledged, which makes room. And a message on its way to a worker is always
 in Redis: see `tasks.hand`. The classes rest on names of kombu 5.7: `Channel._brpop_start`,
-`_brpop_read` and `_receive_one`, `Transport._deliver`, and of `QoS` `append`, `ack`, `reject`,
-`restore_visible` and `restore_by_tag`; a test feeds each of them.
+`_brpop_read`, `_do_restore_message` and `_receive_one`, `Transport._deliver`, and of `QoS`
+`append`, `ack`, `reject`, `restore_visible` and `restore_by_tag`; a test feeds each of them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from redis.exceptions import DataError, OutOfMemoryError
 from clipfleet.settings import load_settings
 from tasks.hand import Hand, put_back
 from tasks.refusals import refuse
+from tasks.retry import count_lost
 
 # What parsing provokes, here and in Celery's consumer. RecursionError: lists in each other;
 # DataError: a tag that Redis cannot hold.
@@ -253,6 +254,21 @@ class CarefulChannel(kombu_redis.Channel):
         if self.connection is None or self.connection.client is None:
             raise RedisConnectionError("the connection to Redis was lost meanwhile")
         return super()._connparams(asynchronous)  # type: ignore[misc]
+
+    def _do_restore_message(
+        self, payload: Any, exchange: str, routing_key: str, pipe: Any, leftmost: bool = False
+    ) -> None:
+        """Put a message back; count it if its process (`leftmost`), or its worker, was lost.
+
+        What this worker hands back when it stops is not counted.
+        """
+        if leftmost or payload["properties"]["delivery_tag"] not in (
+            self.qos._delivered or ()  # noqa: SLF001
+        ):
+            count_lost(payload)
+        super()._do_restore_message(  # type: ignore[misc]
+            payload, exchange, routing_key, pipe, leftmost
+        )
 
     def _receive_one(self, subclient: Any) -> Any:
         """Take what was published for remote control."""

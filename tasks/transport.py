@@ -155,6 +155,7 @@ class CarefulChannel(kombu_redis.Channel):
     QoS = CarefulQoS
 
     hand: Hand | None = None  # of a channel that takes messages
+    _lost: frozenset[str] = frozenset()  # tags of messages whose process died
     _taking = False  # what was sent to Redis moves a message to the hand
     _without_hand_until_s = float("-inf")
 
@@ -255,17 +256,18 @@ class CarefulChannel(kombu_redis.Channel):
             raise RedisConnectionError("the connection to Redis was lost meanwhile")
         return super()._connparams(asynchronous)  # type: ignore[misc]
 
+    def process_lost(self, tag: str) -> None:
+        """Have a message that this worker holds be counted as lost when it is put back."""
+        self._lost |= {tag}
+
     def _do_restore_message(
         self, payload: Any, exchange: str, routing_key: str, pipe: Any, leftmost: bool = False
     ) -> None:
-        """Put a message back; count it if its process (`leftmost`), or its worker, was lost.
-
-        What this worker hands back when it stops is not counted.
-        """
-        if leftmost or payload["properties"]["delivery_tag"] not in (
-            self.qos._delivered or ()  # noqa: SLF001
-        ):
+        """Put a message back; count it if its process, or another worker with it, was lost."""
+        tag = payload["properties"]["delivery_tag"]
+        if tag in self._lost or tag not in (self.qos._delivered or ()):  # noqa: SLF001
             count_lost(payload)
+        self._lost -= {tag}
         super()._do_restore_message(  # type: ignore[misc]
             payload, exchange, routing_key, pipe, leftmost
         )

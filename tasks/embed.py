@@ -34,14 +34,24 @@ _SHOWN_LENGTH = 100  # characters of a message's id
 log = logging.getLogger(__name__)
 
 
+class LostShardError(UsageError):
+    """The process or the worker of a shard was lost again and again."""
+
+
 def embed_shard(
-    task: EmbedTask, process: EngineProcess, *, worker: str, isolated: bool = False
+    task: EmbedTask,
+    process: EngineProcess,
+    *,
+    worker: str,
+    isolated: bool = False,
+    lost: int = 0,
 ) -> Commit | None:
     """Embed and commit a shard; None if it was committed before.
 
-    `isolated`: see `Embedder.embed`.
+    `isolated`: see `Embedder.embed`; `lost`: how often its process, or its worker, was lost.
 
     Raises:
+        LostShardError: That was too often.
         UsageError: The message is for another worker, model or dataset, or its plan is gone.
         TransientError: Worth trying again.
         GpuLostError: This process can embed nothing any more.
@@ -54,6 +64,8 @@ def embed_shard(
     done = complete(dataset, name)  # a worker died between the part and its record
     if done is not None:
         return done
+    if lost >= process.settings.shard_attempts:
+        raise LostShardError(lost_reason(lost))
     run = read_run(dataset, task.shard)
     progress = working().progress
     embedded = process.embedder.embed(run.items, isolated=isolated, progress=progress)
@@ -82,10 +94,6 @@ def embed(self: ShardTask, /, *args: Any, **message: Any) -> None:
     process = engine_process()
     attempts = process.settings.shard_attempts
     lost = times_lost((self.request.properties or {}).get("delivery_info"))
-    if lost >= attempts:
-        names = names_of(self.request.id, message)
-        refuse(process.settings, *names, reason=lost_reason(lost))
-        return
     started_s = time.monotonic()
     try:
         if args:
@@ -93,7 +101,9 @@ def embed(self: ShardTask, /, *args: Any, **message: Any) -> None:
         task = EmbedTask.from_json(message)
         isolated = is_redelivered(self.request.delivery_info)
         with working().at_work():
-            done = embed_shard(task, process, worker=str(self.request.hostname), isolated=isolated)
+            done = embed_shard(
+                task, process, worker=str(self.request.hostname), isolated=isolated, lost=lost
+            )
     except GpuLostError as error:
         gpu_lost(error)
     except UsageError as error:

@@ -91,9 +91,13 @@ class Embedder:
         engine, size, pool = self.engine, self._chunk, self._pool
         if not isolated or engine.card.tower == "txt":
             fill = self._fill
-            return embed(items, engine, size=size, fill=fill, pool=pool, progress=progress)
+            return embed_in_chunks(
+                items, engine, size=size, fill=fill, pool=pool, progress=progress
+            )
         with self._isolated_fill(progress) as fill:
-            return embed(items, engine, size=size, fill=fill, pool=pool, progress=progress)
+            return embed_in_chunks(
+                items, engine, size=size, fill=fill, pool=pool, progress=progress
+            )
 
     @contextmanager
     def _isolated_fill(self, progress: Progress) -> Iterator[Fill]:
@@ -124,7 +128,7 @@ class Embedder:
         self.close()
 
 
-def embed(
+def embed_in_chunks(
     items: Sequence[Item],
     engine: Engine,
     *,

@@ -220,8 +220,14 @@ def test_a_shard_whose_workers_were_lost_too_often_is_refused(
         vectors
     )
     name = f"shard {task.shard.name}"
-    reason = "its workers died, or lost Redis, 5 times while they had it"
+    reason = "LostShardError: its workers died, or lost Redis, 5 times while they had it"
     assert refused == ([] if vectors else [(name, dataset.root, reason)])
+
+
+def test_a_shard_that_is_done_is_refused_for_no_losses(process: EngineProcess) -> None:
+    _, (task, *_) = plan(process)
+    embed_shard(task, process, worker="w")
+    assert embed_shard(task, process, worker="w", lost=99) is None
 
 
 def test_another_models_dataset_takes_no_items(process: EngineProcess) -> None:

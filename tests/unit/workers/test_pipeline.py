@@ -27,7 +27,7 @@ from workers.engines.fake import FakeEngine, fake_card, write_fake_engine
 from workers.inputs import CHUNKS_AHEAD, Outcome
 from workers.isolated_decoder import IsolatedDecoder
 from workers.normalise import l2_normalise
-from workers.pipeline import Embedder, embed
+from workers.pipeline import Embedder, embed_in_chunks
 from workers.preprocess import preprocess_batch
 from workers.tokenizer import Tokenizer
 
@@ -267,7 +267,7 @@ def test_the_next_images_are_decoded_while_the_engine_runs() -> None:
     engine = WaitingEngine(fake_card("img", dim=8, resolution=4))
     items = [Item(id=str(i), uri="/x") for i in range(3 * CHUNK)]
     with ThreadPoolExecutor(2) as pool:
-        embedded = embed(items, engine, size=CHUNK, fill=fill, pool=pool)
+        embedded = embed_in_chunks(items, engine, size=CHUNK, fill=fill, pool=pool)
     assert len(embedded.items) == len(items)
 
 
@@ -302,7 +302,7 @@ def test_no_more_than_a_few_chunks_of_pixels_are_held() -> None:
     engine = CountingEngine(fake_card("img", dim=8, resolution=4))
     items = [Item(id=str(i), uri="/x") for i in range(count * CHUNK)]
     with ThreadPoolExecutor(1) as pool:
-        embed(items, engine, size=CHUNK, fill=fill, pool=pool)
+        embed_in_chunks(items, engine, size=CHUNK, fill=fill, pool=pool)
     assert len(others) == count
     assert max(others) == CHUNKS_AHEAD
 

@@ -30,14 +30,14 @@ TOO_LARGE = "too_large"
 EMPTY_TEXT = "empty_text"
 NON_FINITE = "non_finite"
 BAD_ITEM = "bad_item"  # queued by itself, and not of the form that its task takes
-ENGINE_CRASHED = "engine_crashed"  # alone in the engine it ended the process, every time
-ENGINE_FAILED = "engine_failed"  # the engine failed on it alone every time, and on nothing else
 HTTP_ERROR = "http_error"  # a server's answer that is not the image and will not be
 # Transient: tried several times, and worth a retry later.
 DISK_ERROR = "disk_error"  # a disk, of the network most likely, did not give it
 FETCH_TIMEOUT = "fetch_timeout"  # a server did not answer in time, or too slowly
 FETCH_FAILED = "fetch_failed"  # no connection, or one that was cut off
 SERVER_BUSY = "server_busy"  # HTTP 408, 425, 429, 5xx
+ENGINE_CRASHED = "engine_crashed"  # queued by itself; its batch ended the engine's process
+ENGINE_FAILED = "engine_failed"  # queued by itself; the engine failed on its message
 ERROR_CODES = (
     EMPTY_FILE,
     MISSING,
@@ -53,15 +53,17 @@ ERROR_CODES = (
     EMPTY_TEXT,
     NON_FINITE,
     BAD_ITEM,
-    ENGINE_CRASHED,
-    ENGINE_FAILED,
     HTTP_ERROR,
     DISK_ERROR,
     FETCH_TIMEOUT,
     FETCH_FAILED,
     SERVER_BUSY,
+    ENGINE_CRASHED,
+    ENGINE_FAILED,
 )
-TRANSIENT_CODES = frozenset({DISK_ERROR, FETCH_TIMEOUT, FETCH_FAILED, SERVER_BUSY})
+TRANSIENT_CODES = frozenset(
+    {DISK_ERROR, FETCH_TIMEOUT, FETCH_FAILED, SERVER_BUSY, ENGINE_CRASHED, ENGINE_FAILED}
+)
 
 MAX_ID_LENGTH = 4096  # characters: the longest path that Linux opens
 

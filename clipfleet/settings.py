@@ -110,6 +110,11 @@ class Settings(BaseSettings):
     """Seconds without a finished batch after which a shard's process is killed and the shard is run
     again. Smaller values end a hang sooner, and must exceed the slowest batch."""
 
+    shard_attempts: PositiveInt = 5
+    """Times that a shard may end its worker's process, or fail for a reason that does not pass by
+    itself, before it is refused. Single items become error rows instead, `engine_crashed` or
+    `engine_failed`. Smaller values give up sooner."""
+
     stop_grace_s: NonNegativeFloat = 60.0
     """Seconds after SIGTERM in which the running shard may finish; then it returns to the queue.
     Smaller values stop sooner and repeat more work."""
@@ -159,10 +164,9 @@ class Settings(BaseSettings):
     max_image_bytes: PositiveInt = 256 << 20
     """Bytes of an image file at most. A larger file is an error row."""
 
-    item_attempts: PositiveInt = 3
-    """Attempts of an item that ends its process, or holds it too long, before the item is an error
-    row. A shard whose process died is run again carefully: one item at a time, with images decoded
-    in a process of their own."""
+    decode_attempts: PositiveInt = 3
+    """Times that a picture may end its decoding process, or hold it for `decode_timeout_s`, before it
+    becomes an error row. Only shards whose process died before are decoded in such a process."""
 
     decode_timeout_s: PositiveFloat = 60.0
     """Seconds for decoding one image in a careful run, or half of the shard's deadline if that is

@@ -1,8 +1,11 @@
 """The deadline: a child that gets nothing done for so long is killed, its work goes back to Redis.
 
-A worker and its child share a few bytes. The child counts in them as items get done;
+A worker and its child share a few bytes of memory. The child counts in them as items get done;
 the worker looks, and needs no answer: a child that hangs with Python's lock held cannot give one.
 What is slow and goes on is left alone, however long it takes in all.
+
+The memory has no name in a folder: nothing cleans it away under a worker that runs for weeks, and
+a worker that is killed leaves nothing. A child finds it among its worker's open files.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ from functools import cache
 
 from billiard.process import active_children
 
+from clipfleet.errors import UsageError
 from clipfleet.settings import PREFIX
-from workers.shared_bytes import opened, shared_with_children
 
 _VARIABLE = f"{PREFIX}WATCHED_FILE"  # between a worker and its child
 _STATE = struct.Struct("=qq")  # the pid that works, 0: nobody does; how often it got on
@@ -65,13 +68,13 @@ def working() -> Working:
     Raises:
         UsageError: This process cannot open it.
     """
-    return Working(opened(_VARIABLE, _STATE.size))
+    return Working(_open())
 
 
 @contextlib.contextmanager
 def watchdog(deadline_s: float) -> Iterator[None]:
     """Watch this worker's child; for the whole life of the worker, a drain included."""
-    with shared_with_children(_VARIABLE, _STATE.size) as state:
+    with _shared_with_children() as state:
         stop = threading.Event()
         arguments = (state, deadline_s, stop)
         thread = threading.Thread(target=_watch, args=arguments, name="watchdog", daemon=True)
@@ -81,6 +84,43 @@ def watchdog(deadline_s: float) -> Iterator[None]:
         finally:
             stop.set()
             thread.join()
+
+
+@contextlib.contextmanager
+def _shared_with_children() -> Iterator[mmap.mmap]:
+    """Yield zeros, which `_open` finds in children by an environment variable.
+
+    Raises:
+        UsageError: This machine has no /proc.
+    """
+    file = os.memfd_create(_VARIABLE.lower())
+    try:
+        os.ftruncate(file, _STATE.size)
+        os.environ[_VARIABLE] = f"/proc/{os.getpid()}/fd/{file}"
+        yield _open()
+    finally:
+        os.environ.pop(_VARIABLE, None)
+        os.close(file)
+
+
+def _open() -> mmap.mmap:
+    """Return the bytes that a worker shares with this process; its own where there is none.
+
+    Raises:
+        UsageError: This process may not open them.
+    """
+    path = os.environ.get(_VARIABLE)
+    if not path:
+        return mmap.mmap(-1, _STATE.size)
+    try:
+        with open(path, "r+b") as file:
+            return mmap.mmap(file.fileno(), _STATE.size)
+    except OSError as error:
+        raise UsageError(
+            f"cannot open {path}, the memory that a worker shares with its child: "
+            f"{error.strerror}; have /proc mounted, and let nothing keep a process from the "
+            "open files of another one of its user (SELinux, AppArmor, a worker made undumpable)"
+        ) from error
 
 
 def _watch(state: mmap.mmap, deadline_s: float, stop: threading.Event) -> None:

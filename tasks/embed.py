@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from celery import Task, shared_task
@@ -18,23 +19,39 @@ from tasks.deadline import working
 from tasks.last_words import gpu_lost
 from tasks.output import dataset_root
 from tasks.refusals import refuse
-from tasks.retry import is_last, is_suspect, may_retry, reason_of, retry_later
+from tasks.retry import (
+    is_redelivered,
+    lost_reason,
+    may_retry,
+    reason_of,
+    retry_later,
+    times_lost,
+)
 from workers.lifecycle import EngineProcess, engine_process
-from workers.suspects import Suspects
 
 _SHOWN_LENGTH = 100  # characters of a message's id
 
 log = logging.getLogger(__name__)
 
 
+class LostShardError(UsageError):
+    """The process or the worker of a shard was lost again and again."""
+
+
 def embed_shard(
-    task: EmbedTask, process: EngineProcess, *, worker: str, careful: bool = False
+    task: EmbedTask,
+    process: EngineProcess,
+    *,
+    worker: str,
+    isolated: bool = False,
+    lost: int = 0,
 ) -> Commit | None:
     """Embed and commit a shard; None if it was committed before.
 
-    If `careful`, as `Embedder.embed` does with suspects.
+    `isolated`: see `Embedder.embed`; `lost`: how often its process, or its worker, was lost.
 
     Raises:
+        LostShardError: That was too often.
         UsageError: The message is for another worker, model or dataset, or its plan is gone.
         TransientError: Worth trying again.
         GpuLostError: This process can embed nothing any more.
@@ -47,11 +64,11 @@ def embed_shard(
     done = complete(dataset, name)  # a worker died between the part and its record
     if done is not None:
         return done
+    if lost >= process.settings.shard_attempts:
+        raise LostShardError(lost_reason(lost))
     run = read_run(dataset, task.shard)
-    attempts = process.settings.item_attempts
-    suspects = Suspects.within(dataset, name, attempts=attempts) if careful else None
     progress = working().progress
-    embedded = process.embedder.embed(run.items, suspects=suspects, progress=progress)
+    embedded = process.embedder.embed(run.items, isolated=isolated, progress=progress)
     embedded = run.finish(embedded)
     return commit(dataset, name, embedded, card=process.card, worker=worker)
 
@@ -65,33 +82,44 @@ def _check_model(task: EmbedTask, dataset: Dataset, card: ModelCard) -> None:
     dataset.check_model(card)
 
 
-@shared_task(name=EMBED_TASK, bind=True)
-def embed(self: Task[..., None], /, *args: Any, **message: Any) -> None:
+class ShardTask(Task[..., None]):
+    """A shard that ends its process too often is refused by the worker's parent."""
+
+    Request = "tasks.shard_request:ShardRequest"
+
+
+@shared_task(name=EMBED_TASK, bind=True, base=ShardTask)
+def embed(self: ShardTask, /, *args: Any, **message: Any) -> None:
     """Run a message, whatever it holds: embed its shard, or put it off, or refuse it."""
     process = engine_process()
+    attempts = process.settings.shard_attempts
+    lost = times_lost((self.request.properties or {}).get("delivery_info"))
     started_s = time.monotonic()
     try:
         if args:
             raise MessageError(f"{EMBED_TASK} takes keyword arguments only, not {len(args)} others")
         task = EmbedTask.from_json(message)
-        careful = is_suspect(self.request.delivery_info) or is_last(self.request.retries + 1)
+        isolated = is_redelivered(self.request.delivery_info)
         with working().at_work():
-            done = embed_shard(task, process, worker=str(self.request.hostname), careful=careful)
+            done = embed_shard(
+                task, process, worker=str(self.request.hostname), isolated=isolated, lost=lost
+            )
     except GpuLostError as error:
         gpu_lost(error)
     except UsageError as error:
-        refuse(process.settings, *_names(self, message), reason=reason_of(error))
+        refuse(process.settings, *names_of(self.request.id, message), reason=reason_of(error))
     except Exception as error:  # the edge of the task: nothing may lose its message
-        if not may_retry(error, self.request.retries + 1):
+        names = names_of(self.request.id, message)
+        if not may_retry(error, self.request.retries + 1, attempts):
             log.exception("shard failed for the last time")
-            refuse(process.settings, *_names(self, message), reason=reason_of(error))
+            refuse(process.settings, *names, reason=reason_of(error))
         else:
-            retry_later(self, error, named=" of ".join(_names(self, message)))
+            retry_later(self, error, named=" of ".join(names))
     else:
-        _log_done(task, done, time.monotonic() - started_s, careful=careful)
+        _log_done(task, done, time.monotonic() - started_s, isolated=isolated)
 
 
-def _log_done(task: EmbedTask, done: Commit | None, seconds: float, *, careful: bool) -> None:
+def _log_done(task: EmbedTask, done: Commit | None, seconds: float, *, isolated: bool) -> None:
     where = {"dataset": task.dataset, "shard": task.shard.name}
     if done is None:
         log.info("shard was done before", extra=where)
@@ -101,19 +129,19 @@ def _log_done(task: EmbedTask, done: Commit | None, seconds: float, *, careful: 
         "items": items,
         "errors": done.errors,
         "cut": done.cut,
-        "careful": careful,
+        "isolated": isolated,
         "seconds": round(seconds, 3),
         "items_per_s": round(items / max(seconds, 1e-9), 1),
     }
     log.info("shard embedded", extra={**where, **measured})
 
 
-def _names(task: Any, message: dict[str, Any]) -> tuple[str, str]:
+def names_of(id_: object, message: Mapping[str, Any]) -> tuple[str, str]:
     """Return what a message is called in a refusal, and its dataset, whatever it holds."""
     try:
         name = f"shard {Shard(**message['shard']).name}"
     except (LookupError, TypeError, ValueError):
-        name = f"message {str(task.request.id)[:_SHOWN_LENGTH]}"
+        name = f"message {str(id_)[:_SHOWN_LENGTH]}"
     dataset = message.get("dataset")
     usable = isinstance(dataset, str) and len(dataset) <= MAX_DATASET_LENGTH
     return name, str(dataset) if usable else ""

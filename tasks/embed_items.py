@@ -33,13 +33,12 @@ from storage.manifest import Commit
 from storage.parts import Embedded, Failure
 from tasks.arrivals import Arrival, read_arrival
 from tasks.deadline import working
-from tasks.gather import Gatherer
+from tasks.gather import Gatherer, GivenUp
 from tasks.last_words import gpu_lost
 from tasks.output import dataset_root
 from tasks.refusals import refuse
 from tasks.retry import give_back, reason_of
 from workers.lifecycle import EngineProcess, engine_process
-from workers.suspects import Suspects
 
 _MAX_KNOWN = 8  # datasets whose ids are kept; each may hold 64 MB
 
@@ -52,11 +51,12 @@ def embed_arrivals(
     process: EngineProcess,
     *,
     worker: str,
-    careful: bool = False,
+    isolated: bool = False,
+    given_up: GivenUp | None = None,
 ) -> list[Commit]:
     """Embed the items that a dataset does not have, and commit them as parts of a window or so.
 
-    If `careful`, as `Embedder.embed` does with suspects.
+    `isolated`: see `Embedder.embed`. Items that are `given_up` are failures, and not embedded.
 
     Raises:
         UsageError: The dataset is damaged, or of another model.
@@ -71,7 +71,7 @@ def embed_arrivals(
             new.setdefault(arrival.item.id, arrival)
     commits = []
     for run in even_runs(list(new.values()), process.settings.window_items):
-        embedded = _embed(run, dataset, process, careful=careful)
+        embedded = _embed(run, process, isolated=isolated, given_up=given_up)
         # Leaves out what another worker wrote meanwhile.
         done = commit_arrivals(dataset, known, embedded, card=process.card, worker=worker)
         if done is not None:
@@ -88,14 +88,20 @@ def even_runs(arrivals: Sequence[Arrival], window: int) -> Iterator[Sequence[Arr
 
 
 def _embed(
-    run: Sequence[Arrival], dataset: Dataset, process: EngineProcess, *, careful: bool
+    run: Sequence[Arrival],
+    process: EngineProcess,
+    *,
+    isolated: bool,
+    given_up: GivenUp | None,
 ) -> Embedded:
     sound = [a.item for a in run if not a.fault]
-    attempts = process.settings.item_attempts
-    suspects = Suspects.within(dataset, "", attempts=attempts) if careful else None
-    embedded = process.embedder.embed(sound, suspects=suspects, progress=working().progress)
-    faults = [Failure(item=a.item, error=BAD_ITEM, message=a.fault) for a in run if a.fault]
-    return replace(embedded, failures=[*embedded.failures, *faults])
+    failures = [Failure(item=a.item, error=BAD_ITEM, message=a.fault) for a in run if a.fault]
+    if given_up is not None:
+        code, reason = given_up
+        failures += [Failure(item=item, error=code, message=reason) for item in sound]
+        sound = []
+    embedded = process.embedder.embed(sound, isolated=isolated, progress=working().progress)
+    return replace(embedded, failures=[*embedded.failures, *failures])
 
 
 def read_arrivals(items: Iterable[Any], tower: Tower) -> tuple[list[Arrival], list[str]]:
@@ -158,7 +164,8 @@ def embed_items(
     items: list[Any],
     *,
     dataset: str | None,
-    careful: bool,
+    isolated: bool,
+    given_up: GivenUp | None = None,
 ) -> None:
     """Run a batch, or give it back: its messages are still in the parent's hand."""
     process = engine_process()
@@ -172,7 +179,8 @@ def embed_items(
                 opened,
                 process,
                 worker=str(self.request.hostname),
-                careful=careful,
+                isolated=isolated,
+                given_up=given_up,
             )
     except GpuLostError as error:
         gpu_lost(error)
@@ -187,7 +195,10 @@ def embed_items(
             log.error("item refused", extra={"dataset": opened.root, "reason": fault})
         if faults:
             _refuse(process, opened.root, len(faults), faults[0])
-        _log_done(len(items), commits, opened, time.monotonic() - started_s, careful=careful)
+        if given_up is not None:
+            told = {"dataset": opened.root, "items": len(items), "reason": given_up[1]}
+            log.error("items given up: they are errors, see `clipfleet retry`", extra=told)
+        _log_done(len(items), commits, opened, time.monotonic() - started_s, isolated=isolated)
 
 
 def _refuse(process: EngineProcess, dataset: str, items: int, reason: str) -> None:
@@ -204,14 +215,14 @@ def _log_failed(error: Exception, items: int, dataset: str | None) -> None:
 
 
 def _log_done(
-    came: int, commits: list[Commit], dataset: Dataset, seconds: float, *, careful: bool
+    came: int, commits: list[Commit], dataset: Dataset, seconds: float, *, isolated: bool
 ) -> None:
     items = sum(done.vectors + done.errors for done in commits)
     measured = {
         "items": items,
         "errors": sum(done.errors for done in commits),
         "cut": sum(done.cut for done in commits),
-        "careful": careful,
+        "isolated": isolated,
         "seconds": round(seconds, 3),
         "items_per_s": round(items / max(seconds, 1e-9), 1),
     }

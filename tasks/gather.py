@@ -1,7 +1,8 @@
 """Gathering: messages of single items wait for their neighbours, then go as one batch.
 
 This part knows nothing of Celery. A message is acknowledged when its items are written; one
-whose batch failed stays in hand and goes again after a while.
+whose batch failed stays in hand and goes again after a while. What failed too often is given up:
+its items are written as errors.
 """
 
 from __future__ import annotations
@@ -11,23 +12,28 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from tasks.retry import MAX_ATTEMPTS, backoff_s
+from clipfleet.jobs import ENGINE_CRASHED, ENGINE_FAILED
+from tasks.retry import backoff_s, lost_reason
 
 WINDOWS_IN_HAND = 2  # one that is embedded, one that fills: more messages stay in Redis
 _MAX_CREDIT = 60_000  # kombu turns prefetch limits off above 65,535
+
+GivenUp = tuple[str, str]  # the class of the errors, and their message
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Delivery:
     """A message in hand: its items, not yet looked at, and how to acknowledge it.
 
-    `suspect`: a worker died, or stopped, with it in hand.
+    `redelivered`: a worker died, or stopped, with it in hand. `lost`: how often the process that
+    had its items, or its worker, died.
     """
 
     dataset: str | None  # None: the output folder's own, see tasks.embed_items
     items: list[Any]
     ack: Callable[[], None]
-    suspect: bool = False
+    redelivered: bool = False
+    lost: int = 0
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -35,15 +41,16 @@ class Batch:
     """Deliveries for one dataset that are embedded together.
 
     `attempt` counts from 1; `failed_alone` how often a batch of one delivery raised an error
-    whose reason may be one of its items. After some of these, or once its process died, it is
-    `careful` (see `Embedder.embed`).
+    whose reason may be one of its items. Once its process died, it is `isolated` (see
+    `Embedder.embed`).
     """
 
     dataset: str | None
     deliveries: list[Delivery] = field(default_factory=list)
     attempt: int = 1
     failed_alone: int = 0
-    careful: bool = False
+    isolated: bool = False
+    given_up: GivenUp | None = None
 
     @property
     def size(self) -> int:
@@ -54,9 +61,9 @@ class Batch:
 class Gatherer:
     """Holds deliveries until `window_items` are there for a dataset, or `window_s` went by.
 
-    `run(batch)` starts a batch, which ends in `finish` or `try_again`. `after(delay_s,
-    call)` is a timer. `extend(n)` lets n more (or fewer) messages be taken from Redis than
-    if none were in hand.
+    `run(batch)` starts a batch, which ends in `finish`, `try_again` or `lost`. A delivery that
+    failed alone, or was lost, `attempts` times is given up. `after(delay_s, call)` is a timer.
+    `extend(n)` lets n more (or fewer) messages be taken from Redis than if none were in hand.
     """
 
     def __init__(
@@ -64,16 +71,18 @@ class Gatherer:
         *,
         window_items: int,
         window_s: float,
+        attempts: int,
         run: Callable[[Batch], None],
         after: Callable[[float, Callable[[], None]], object],
         extend: Callable[[int], None],
     ) -> None:
         self._window_items = window_items
         self._window_s = window_s
+        self._attempts = attempts
         self._run = run
         self._after = after
         self._extend = extend
-        self._windows: dict[str | None, Batch] = {}
+        self._windows: dict[tuple[str | None, GivenUp | None], Batch] = {}
         self._in_hand: set[Delivery] = set()
         self._items_in_hand = 0
         self._credit = 0
@@ -81,12 +90,16 @@ class Gatherer:
 
     def add(self, delivery: Delivery) -> None:
         """Take a delivery in hand; the window that it fills starts."""
-        window = self._windows.get(delivery.dataset)
+        given_up = None
+        if delivery.lost >= self._attempts:
+            given_up = (ENGINE_CRASHED, lost_reason(delivery.lost))
+        key = (delivery.dataset, given_up)
+        window = self._windows.get(key)
         if window is None:
-            window = self._windows[delivery.dataset] = Batch(dataset=delivery.dataset)
+            window = self._windows[key] = Batch(dataset=delivery.dataset, given_up=given_up)
             self._after(self._window_s, partial(self._start, window))
         window.deliveries.append(delivery)
-        window.careful |= delivery.suspect
+        window.isolated |= delivery.redelivered
         self._in_hand.add(delivery)
         self._items_in_hand += len(delivery.items)
         self._update_credit()
@@ -101,29 +114,53 @@ class Gatherer:
             delivery.ack()
         self._update_credit()
 
-    def try_again(self, batch: Batch, *, split: bool, died: bool = False) -> None:
-        """Run a batch that failed once more, after a while.
+    def try_again(self, batch: Batch, *, split: bool, reason: str = "") -> None:
+        """Run a batch that failed, for a reason, once more after a while.
 
         With `split`, in two halves from the second failure on: where one message is the
-        cause, its neighbours get through. One whose process died, with `died`, is not split:
-        it is embedded carefully, which finds the item that did it, if one did.
+        cause, its neighbours get through.
         """
-        delay_s = backoff_s(batch.attempt)
         alone = len(batch.deliveries) == 1
         batch.failed_alone += split and alone
-        batch.attempt += 1
-        batch.careful |= died or batch.failed_alone >= MAX_ATTEMPTS
-        for part in _halves(batch) if split and not alone and batch.attempt > 2 else [batch]:
-            self._after(delay_s, partial(self._go, part))
+        if batch.failed_alone >= self._attempts and batch.given_up is None:
+            told = f"it failed {batch.failed_alone} times without its neighbours: {reason}"
+            batch.given_up = (ENGINE_FAILED, told)
+        halved = split and not alone and batch.attempt > 1
+        self._go_later(batch, _halves(batch) if halved else [batch])
+
+    def lost(self, batch: Batch, error: BaseException) -> None:
+        """Run a batch whose process died once more after a while, whole, and isolated.
+
+        Those of its deliveries that were lost too often are given up.
+        """
+        batch.isolated = True
+        for delivery in batch.deliveries:
+            delivery.lost += 1
+        last = [one for one in batch.deliveries if one.lost >= self._attempts]
+        rest = [one for one in batch.deliveries if one.lost < self._attempts]
+        parts = [replace(batch, deliveries=rest)] if rest else []
+        if last:
+            reason = lost_reason(max(one.lost for one in last), error)
+            given_up = batch.given_up or (ENGINE_CRASHED, reason)
+            parts.append(replace(batch, deliveries=last, given_up=given_up))
+        self._go_later(batch, parts)
 
     def close(self) -> None:
         """Let go of everything: the connection is gone, and Redis delivers it all again."""
         self._closed = True
 
     def _start(self, window: Batch) -> None:
-        if self._windows.get(window.dataset) is window:  # not started yet, by its size
-            del self._windows[window.dataset]
+        key = (window.dataset, window.given_up)
+        if self._windows.get(key) is window:  # not started yet, by its size
+            del self._windows[key]
             self._go(window)
+
+    def _go_later(self, failed: Batch, parts: list[Batch]) -> None:
+        """Run the parts of a batch that failed, after a delay that grows with its attempts."""
+        attempt = failed.attempt
+        for part in parts:
+            part.attempt = attempt + 1
+            self._after(backoff_s(attempt), partial(self._go, part))
 
     def _go(self, batch: Batch) -> None:
         if not self._closed:

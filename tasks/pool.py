@@ -1,9 +1,7 @@
-"""The worker's pool: Celery's of processes, which tells what a child died of while it had work.
+"""The worker's pool: Celery's of processes, which sees a child's end at once.
 
-This rests on three hooks of Celery's pool: one that is called when a child closes its files, as
-it does just before its end, one that is called with its exit code, before its work goes back to
-Redis and before another child is started, and one that is called when the worker stops, or its
-connection is lost.
+This rests on two hooks of Celery's pool: one that is called when a child closes its files, as it
+does just before its end, and one that is called when the worker stops, or its connection is lost.
 """
 
 # ruff: noqa: SLF001 - there is no public way to them
@@ -15,16 +13,10 @@ from typing import Any
 from celery.concurrency.asynpool import AsynPool
 from celery.concurrency.prefork import TaskPool as PreforkPool
 
-from workers.deaths import deaths
-
 _LOOK_AGAIN_S = 0.05
 
 
 class _Processes(AsynPool):
-    def on_job_process_lost(self, job: Any, pid: int, exitcode: int) -> None:
-        deaths().count(pid, exitcode)
-        super().on_job_process_lost(job, pid, exitcode)
-
     def _event_process_exit(self, hub: Any, proc: Any) -> None:
         super()._event_process_exit(hub, proc)  # type: ignore[misc]
         self._look_again(hub, proc)

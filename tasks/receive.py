@@ -24,7 +24,7 @@ from clipfleet.settings import Settings, load_settings
 from clipfleet.validation import shortened
 from tasks.gather import Batch, Delivery, Gatherer
 from tasks.messages import Handler, arguments_of, refuse_message
-from tasks.retry import NotNow, is_suspect
+from tasks.retry import NotNow, NotThis, is_redelivered, reason_of, times_lost
 
 _SHOWN_LENGTH = 200  # characters of a wrong message in its refusal
 
@@ -61,6 +61,7 @@ def make_gatherer(task: Any, consumer: Any, settings: Settings) -> Gatherer:
     gatherer = Gatherer(
         window_items=settings.window_items,
         window_s=settings.window_s,
+        attempts=settings.shard_attempts,
         run=run,
         after=consumer.timer.call_after,
         extend=extend,
@@ -86,8 +87,14 @@ def parse_delivery(message: Any, ack: Callable[[], None]) -> Delivery:
     if kwargs.keys() - {"dataset"} or not isinstance(dataset, str | None):
         found = shortened(kwargs, _SHOWN_LENGTH)
         raise MessageError(f"{EMBED_ITEMS_TASK} takes one keyword, dataset=PATH, not {found}")
-    suspect = is_suspect(message.delivery_info)
-    return Delivery(dataset=dataset, items=args[0], ack=ack, suspect=suspect)
+    info = message.delivery_info
+    return Delivery(
+        dataset=dataset,
+        items=args[0],
+        ack=ack,
+        redelivered=is_redelivered(info),
+        lost=times_lost(info),
+    )
 
 
 def _receive(gatherer: Gatherer, consumer: Any, settings: Settings, message: Any, *_: Any) -> None:
@@ -107,9 +114,13 @@ class BatchRequest(Request):
     def __init__(self, batch: Batch, gatherer: Gatherer, task: Any, consumer: Any) -> None:
         self._batch = batch
         self._gatherer = gatherer
-        self._blameless = self._died = False
+        self._error: Any = TimeoutError("it took too long")  # unless Celery says otherwise
         arguments = [[item for delivery in batch.deliveries for item in delivery.items]]
-        keywords = {"dataset": batch.dataset, "careful": batch.careful}
+        keywords = {
+            "dataset": batch.dataset,
+            "isolated": batch.isolated,
+            "given_up": batch.given_up,
+        }
         headers: dict[str, Any] = {
             "id": str(uuid.uuid4()),
             "task": task.name,
@@ -134,10 +145,8 @@ class BatchRequest(Request):
         self._gatherer.finish(self._batch)
 
     def on_failure(self, exc_info: Any, *rest: Any, **more: Any) -> None:
-        """Note whether the cause may be an item, then go Celery's way, to `_on_failed`."""
-        error = getattr(exc_info.exception, "exc", exc_info.exception)  # Celery may wrap it
-        self._died = isinstance(error, WorkerLostError)
-        self._blameless = self._died or isinstance(error, NotNow)
+        """Note the cause, then go Celery's way, to `_on_failed`."""
+        self._error = getattr(exc_info.exception, "exc", exc_info.exception)  # Celery may wrap it
         super().on_failure(exc_info, *rest, **more)
 
     def _on_failed(self, *_: Any) -> None:
@@ -146,4 +155,10 @@ class BatchRequest(Request):
             "batch failed, will be tried again",
             extra={"attempt": self._batch.attempt, "items": self._batch.size},
         )
-        self._gatherer.try_again(self._batch, split=not self._blameless, died=self._died)
+        if isinstance(self._error, (WorkerLostError, SystemExit)):
+            self._gatherer.lost(self._batch, self._error)
+            return
+        told = isinstance(self._error, NotThis)  # with the reason of what it was raised from
+        reason = str(self._error.reason) if told else reason_of(self._error)
+        split = not isinstance(self._error, NotNow)
+        self._gatherer.try_again(self._batch, split=split, reason=reason)

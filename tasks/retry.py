@@ -1,18 +1,19 @@
 """What becomes of a message whose work failed: again after a while, or never.
 
 A transient error (Redis, the disk) is tried again for ever: the message is worth nothing
-less tomorrow. Any other unexpected error is tried a few times, the last time carefully, so that
-an item on which the engine fails is an error; then the shard is refused with its reason: the
-plan still has it, so nothing is lost. Wrong messages are refused at once.
+less tomorrow. After any other unexpected error, or the end of its process, a shard is tried
+`shard_attempts` times and then refused with its reason: the plan still has it, so nothing is lost.
+Wrong messages are refused at once.
 
-No plan has the items that came singly: whatever is wrong with their dataset, they wait until
-somebody has mended it.
+No plan has the items that came singly. Whatever is wrong with their dataset, they wait until
+somebody has mended it; those on which the engine fails, or ends, as often are error rows.
 """
 
 from __future__ import annotations
 
 import logging
 import random
+import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -20,11 +21,12 @@ from celery.exceptions import Reject
 
 from clipfleet.errors import TransientError, UsageError
 
-MAX_ATTEMPTS = 5  # of a shard, or of one message of items, that fails for no transient reason
 FIRST_DELAY_S = 1.0
 MAX_DELAY_S = 60.0
 
 TRANSIENT = (TransientError, OSError)
+
+_LOST = "lost"  # the count in a message's delivery_info
 
 log = logging.getLogger(__name__)
 
@@ -38,23 +40,39 @@ def backoff_s(attempt: int, *, jitter: float | None = None) -> float:
     return delay_s * (1 - (random.random() if jitter is None else jitter) / 2)
 
 
-def may_retry(error: BaseException, attempt: int) -> bool:
+def may_retry(error: BaseException, attempt: int, attempts: int) -> bool:
     """Return whether work that failed at this attempt (1, 2, …) is worth another."""
-    return isinstance(error, TRANSIENT) or attempt < MAX_ATTEMPTS
+    return isinstance(error, TRANSIENT) or attempt < attempts
 
 
-def is_last(attempt: int) -> bool:
-    """Return whether work that fails at this attempt for no transient reason gets no other."""
-    return attempt >= MAX_ATTEMPTS
+def is_redelivered(delivery_info: Mapping[str, Any] | None) -> bool:
+    """Return whether a message came back from a worker that died, or stopped, while it had it.
 
-
-def is_suspect(delivery_info: Mapping[str, Any] | None) -> bool:
-    """Return whether a message came back from a worker that died, or stopped, with it in hand.
-
-    The transport notes that in what it puts back. One of its items may have ended the process:
-    so they are embedded carefully.
+    The transport notes that in what it puts back. One of its images may have ended the process:
+    so they are decoded in another one.
     """
     return bool((delivery_info or {}).get("redelivered"))
+
+
+def times_lost(delivery_info: Mapping[str, Any] | None) -> int:
+    """Return how often the process that ran a message, or its worker, was lost."""
+    found = (delivery_info or {}).get(_LOST, 0)
+    return found if isinstance(found, int) else 0
+
+
+def count_lost(message: Mapping[str, Any]) -> None:
+    """Count once more that a process was lost, in a message of kombu's that is put back."""
+    info = message["properties"]["delivery_info"]
+    info[_LOST] = times_lost(info) + 1
+
+
+def lost_reason(times: int, error: BaseException | None = None) -> str:
+    """Return why work is given up whose process was lost so often; `error` is Celery's of it."""
+    if error is None:
+        return f"its workers died, or lost Redis, {times} times while they had it"
+    how = str(error).removeprefix("Worker exited prematurely: ")
+    how = re.sub(r" Job: \d+\.?$", "", how)
+    return f"it ended the engine's process {times} times; the last time: {how}"
 
 
 class NotNow(Reject):

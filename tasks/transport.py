@@ -5,8 +5,8 @@ outside of all that Celery guards, so that one which is not a message ends the w
 loop. Here it ends as a refusal. So would a Redis that is out of memory; here messages go on to be
 taken, embedded and acknowledged, which makes room. And a message on its way to a worker is always
 in Redis: see `tasks.hand`. The classes rest on names of kombu 5.7: `Channel._brpop_start`,
-`_brpop_read` and `_receive_one`, `Transport._deliver`, and of `QoS` `append`, `ack`, `reject`,
-`restore_visible` and `restore_by_tag`; a test feeds each of them.
+`_brpop_read`, `_do_restore_message` and `_receive_one`, `Transport._deliver`, and of `QoS`
+`append`, `ack`, `reject`, `restore_visible` and `restore_by_tag`; a test feeds each of them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from redis.exceptions import DataError, OutOfMemoryError
 from clipfleet.settings import load_settings
 from tasks.hand import Hand, put_back
 from tasks.refusals import refuse
+from tasks.retry import count_lost
 
 # What parsing provokes, here and in Celery's consumer. RecursionError: lists in each other;
 # DataError: a tag that Redis cannot hold.
@@ -154,6 +155,7 @@ class CarefulChannel(kombu_redis.Channel):
     QoS = CarefulQoS
 
     hand: Hand | None = None  # of a channel that takes messages
+    _lost: frozenset[str] = frozenset()  # tags of messages whose process died
     _taking = False  # what was sent to Redis moves a message to the hand
     _without_hand_until_s = float("-inf")
 
@@ -253,6 +255,22 @@ class CarefulChannel(kombu_redis.Channel):
         if self.connection is None or self.connection.client is None:
             raise RedisConnectionError("the connection to Redis was lost meanwhile")
         return super()._connparams(asynchronous)  # type: ignore[misc]
+
+    def process_lost(self, tag: str) -> None:
+        """Have a message that this worker holds be counted as lost when it is put back."""
+        self._lost |= {tag}
+
+    def _do_restore_message(
+        self, payload: Any, exchange: str, routing_key: str, pipe: Any, leftmost: bool = False
+    ) -> None:
+        """Put a message back; count it if its process, or another worker with it, was lost."""
+        tag = payload["properties"]["delivery_tag"]
+        if tag in self._lost or tag not in (self.qos._delivered or ()):  # noqa: SLF001
+            count_lost(payload)
+        self._lost -= {tag}
+        super()._do_restore_message(  # type: ignore[misc]
+            payload, exchange, routing_key, pipe, leftmost
+        )
 
     def _receive_one(self, subclient: Any) -> Any:
         """Take what was published for remote control."""

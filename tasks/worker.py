@@ -28,7 +28,6 @@ from tasks.last_words import Report, end_worker
 from tasks.lease import Lease
 from tasks.logs import set_up_logs
 from tasks.reconcile import Reconciler
-from workers.deaths import deaths, deaths_counted
 from workers.lifecycle import (
     close_engine_process,
     hand_to_children,
@@ -70,7 +69,7 @@ def run_worker(settings: Settings) -> int:
             "gpus": os.environ.get(VISIBLE_VARIABLE, "all"),
         },
     )
-    with Reconciler(settings, card), watchdog(settings.shard_deadline_s), deaths_counted():
+    with Reconciler(settings, card), watchdog(settings.shard_deadline_s):
         worker.start()
     report.check()
     log.info("worker stopped", extra={"worker": worker.hostname})
@@ -133,7 +132,6 @@ def _on_child(**_: Any) -> None:
     started_s = time.monotonic()
     try:
         working()
-        deaths()
         process = open_engine_process()
     except Exception as error:  # noqa: BLE001 - the edge of the process
         told = f"the engine of {load_settings().model} did not load: "

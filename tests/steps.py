@@ -113,8 +113,7 @@ def _wrap_steps() -> None:
     for name in ("fill_texts", "fill_images"):
         wrap(inputs, name, before=lambda *_: Step.DECODES)
     wrap(CarefulTransport, "_deliver", before=lambda *_: Step.TAKEN)
-    # Not where an empty input goes before the items.
-    wrap(FakeEngine, "__call__", before=lambda _, given: Step.ENGINE if given.any() else None)
+    wrap(FakeEngine, "__call__", before=lambda *_: Step.ENGINE)
     # Every file of a dataset gets its name by one of these two.
     wrap(os, "link", before=_before_link, after=_after_link)
     wrap(os, "replace", after=_after_replace)

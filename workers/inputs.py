@@ -57,8 +57,13 @@ def fill_for(card: ModelCard, limits: ImageLimits) -> Fill:
     return lambda items, pixels: fill_images(items, pixels, limits)
 
 
-def isolated_fill(decoder: IsolatedDecoder, limits: ImageLimits) -> Fill:
-    """Return a function that makes an image tower's inputs in another process, one at a time."""
+def isolated_fill(
+    decoder: IsolatedDecoder, limits: ImageLimits, progress: Callable[[], None]
+) -> Fill:
+    """Return a function that makes an image tower's inputs in another process, one at a time.
+
+    `progress` is called after each image: a chunk of slow ones may take longer than the deadline.
+    """
 
     def fill_one(item: Item, pixels: Array) -> Outcome:
         try:
@@ -66,6 +71,8 @@ def isolated_fill(decoder: IsolatedDecoder, limits: ImageLimits) -> Fill:
             size = decoder.decode_into(data, uri, pixels)
         except ItemError as error:
             return Failure(item=item, error=error.code, message=str(error))
+        finally:
+            progress()
         return size
 
     return lambda items, pixels: [fill_one(*pair) for pair in zip(items, pixels, strict=True)]

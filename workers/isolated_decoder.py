@@ -62,7 +62,7 @@ class IsolatedDecoder:
         pause_s: float = _PAUSE_S,
         progress: Callable[[], None] = lambda: None,
     ) -> None:
-        """`progress` is called after each attempt."""
+        """`progress` is called after the start of a process, and between attempts."""
         self._limits = limits
         self._attempts = attempts
         self._timeout_s = timeout_s
@@ -107,6 +107,7 @@ class IsolatedDecoder:
     def _open(self) -> _Process:
         if self._process is None and not self._is_closed:
             self._process = _Process(self._limits)
+            self._progress()
         if self._process is None or self._is_closed:  # `close` may not have seen the new one
             raise StorageError(_CLOSED)
         return self._process

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import TracebackType
 
+import numpy as np
+from numpy.typing import NDArray
+
 from clipfleet.errors import CardError, SettingsError
-from clipfleet.jobs import Item
+from clipfleet.jobs import NON_FINITE, Item
 from clipfleet.settings import Settings, cores
-from storage.parts import Embedded
-from workers.careful_engine import CarefulEngine
+from storage.parts import Embedded, Failure
 from workers.decode import ImageLimits, configure_pillow
 from workers.engines.base import Engine
 from workers.engines.loading import load_engine
 from workers.fetch_ahead import FetchAhead
-from workers.inputs import Fill, fill_for, isolated_fill
+from workers.inputs import Chunk, Fill, Outcome, Words, chunks, fill_for, isolated_fill
 from workers.isolated_decoder import IsolatedDecoder
+from workers.normalise import l2_normalise
 from workers.read import is_web
-from workers.run import Progress, embed, untold
-from workers.suspects import Suspects
+
+Progress = Callable[[], None]  # called as items get done, from any thread
 
 _MIN_CHUNK = 32  # items
 _DECODE_SHARE = 0.5  # of the shard's deadline at most, for a picture that holds its decoder
 _ITEMS_A_THREAD = 4  # in a chunk, so that threads seldom wait for the last item
+
+
+def no_progress() -> None:
+    """Report progress to nobody."""
 
 
 class Embedder:
@@ -68,57 +75,40 @@ class Embedder:
         self,
         items: Sequence[Item],
         *,
-        suspects: Suspects | None = None,
-        progress: Progress = untold,
+        isolated: bool = False,
+        progress: Progress = no_progress,
     ) -> Embedded:
         """Return what became of `items`: for each a vector or a failure, in order.
 
-        With `suspects` it is done carefully, for items one of which may have ended a process, or
-        failed the engine: they go one at a time, images are decoded in another process, and the
-        item that ends that, or on which alone the engine fails, or ends its process, is a failure.
+        With `isolated`, images are decoded one at a time in another process, for items one of
+        which may have ended a process: the image that ends that process is a failure.
 
         Raises:
             EngineError: The engine failed.
             StorageError: A file system did not answer.
         """
-        if suspects is not None:
-            return self._embed_carefully(items, suspects, progress)
-        self._begin(items)
-        size, fill, pool = self._chunk, self._fill, self._pool
-        return embed(items, self.engine, size=size, fill=fill, pool=pool, progress=progress)
-
-    def _embed_carefully(
-        self, items: Sequence[Item], suspects: Suspects, progress: Progress
-    ) -> Embedded:
-        engine = CarefulEngine(self.engine, attempts=self._settings.item_attempts)
-        with self._careful_fill(progress) as fill:
-
-            def run(items: Sequence[Item]) -> Embedded:
-                self._begin(items)
-                pool, held = self._pool, suspects.alone
-                return embed(
-                    items, engine, size=1, fill=fill, pool=pool, progress=progress, held=held
-                )
-
-            suspects.try_first(items, try_out=engine.try_out, run=run)
-            return run(items)
-
-    def _begin(self, items: Sequence[Item]) -> None:
         self._urls.begin([item.uri for item in items if item.uri and is_web(item.uri)])
+        engine, size, pool = self.engine, self._chunk, self._pool
+        if not isolated or engine.card.tower == "txt":
+            fill = self._fill
+            return embed_in_chunks(
+                items, engine, size=size, fill=fill, pool=pool, progress=progress
+            )
+        with self._isolated_fill(progress) as fill:
+            return embed_in_chunks(
+                items, engine, size=size, fill=fill, pool=pool, progress=progress
+            )
 
     @contextmanager
-    def _careful_fill(self, progress: Progress) -> Iterator[Fill]:
+    def _isolated_fill(self, progress: Progress) -> Iterator[Fill]:
         """Make images' inputs in another process."""
-        if self.engine.card.tower == "txt":
-            yield self._fill
-            return
         limits, settings = self._limits, self._settings
         # Were it longer, the deadline would end this process first, again and again.
         timeout_s = min(settings.decode_timeout_s, settings.shard_deadline_s * _DECODE_SHARE)
         with IsolatedDecoder(
-            limits, attempts=settings.item_attempts, timeout_s=timeout_s, progress=progress
+            limits, attempts=settings.decode_attempts, timeout_s=timeout_s, progress=progress
         ) as decoder:
-            yield isolated_fill(decoder, limits)
+            yield isolated_fill(decoder, limits, progress)
 
     def close(self) -> None:
         """Stop the threads and free the engine."""
@@ -136,3 +126,78 @@ class Embedder:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def embed_in_chunks(
+    items: Sequence[Item],
+    engine: Engine,
+    *,
+    size: int,
+    fill: Fill,
+    pool: ThreadPoolExecutor,
+    progress: Progress = no_progress,
+) -> Embedded:
+    """Return what became of `items`: for each a vector or a failure, in order.
+
+    `fill` makes the engine's inputs of `size` items at a time; `pool` runs it for some while
+    the engine runs others, after each of which it calls `progress`.
+
+    Raises:
+        EngineError: The engine failed.
+        StorageError: A file system did not answer.
+    """
+    vectors = np.empty((len(items), engine.card.dim), dtype=np.float32)
+    outcomes: list[Outcome] = []
+    kept = 0
+    with closing(chunks(items, engine, size=size, fill=fill, pool=pool)) as ready:
+        for chunk in ready:
+            features = engine(chunk.inputs)  # float32 (k, D)
+            normalised = l2_normalise(features)  # float32 (k, D), NaN where there is no direction
+            bad = np.isnan(normalised[:, 0])
+            outcomes += _outcomes(chunk, features, bad)
+            good = normalised[~bad]
+            vectors[kept : kept + len(good)] = good
+            kept += len(good)
+            del chunk  # or its memory, which may be locked, could not take the next one
+            progress()
+    return _embedded(items, outcomes, vectors[:kept], has_sizes=engine.card.tower == "img")
+
+
+def _outcomes(chunk: Chunk, features: NDArray[np.float32], bad: NDArray[np.bool_]) -> list[Outcome]:
+    """Return the chunk's outcomes, with a failure for each of the k features that is bad."""
+    rows = iter(zip(features, bad, strict=True))
+    outcomes: list[Outcome] = []
+    for item, outcome in zip(chunk.items, chunk.outcomes, strict=True):
+        if isinstance(outcome, Failure):
+            outcomes.append(outcome)
+            continue
+        row, is_bad = next(rows)
+        outcomes.append(_non_finite(item, row) if is_bad else outcome)
+    return outcomes
+
+
+def _non_finite(item: Item, features: NDArray[np.float32]) -> Failure:
+    bad = int((~np.isfinite(features)).sum())
+    what = f"{bad} of its {len(features)} numbers are NaN or infinite" if bad else "it is all zeros"
+    return Failure(
+        item=item, error=NON_FINITE, message=f"the model's vector has no direction: {what}"
+    )
+
+
+def _embedded(
+    items: Sequence[Item],
+    outcomes: Sequence[Outcome],
+    vectors: NDArray[np.float32],
+    *,
+    has_sizes: bool,
+) -> Embedded:
+    pairs = list(zip(items, outcomes, strict=True))
+    return Embedded(
+        items=[item for item, outcome in pairs if not isinstance(outcome, Failure)],
+        vectors=vectors,
+        sizes=[outcome for outcome in outcomes if isinstance(outcome, tuple)]
+        if has_sizes
+        else None,
+        failures=[outcome for outcome in outcomes if isinstance(outcome, Failure)],
+        cut=frozenset(item.id for item, outcome in pairs if outcome is Words.CUT),
+    )

@@ -1,4 +1,4 @@
-"""The command line with a fake engine that aborts its process on some texts, or on everything.
+"""The command line with a fake engine that aborts its process on one text until it is mended.
 
 `python -m tests.faults.aborting_engine worker …` is `clipfleet worker …` otherwise. So is the
 worker's child, which imports this module again when it is spawned.
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 _VARIABLE = "FAULTS_ABORTING_ENGINE"
 _ROOT = Path(__file__).parents[2]
 
-POISON = "a text that no engine survives"
+POISON = "a text that a broken engine does not survive"
 
 
 def aborting_environment(folder: Path) -> dict[str, str]:
@@ -24,7 +24,7 @@ def aborting_environment(folder: Path) -> dict[str, str]:
 
 
 def break_engine(folder: Path) -> None:
-    """Have engines abort on everything, an empty input too."""
+    """Have engines abort on the text."""
     _sign(folder).touch()
 
 
@@ -45,7 +45,7 @@ def _abort_on_poison(folder: Path) -> None:
     poison = Tokenizer().encode([POISON], 52)[0]
 
     def aborting(self: FakeEngine, inputs: Array) -> NDArray[np.float32]:
-        if _sign(folder).exists() or (inputs == poison).all(axis=1).any():
+        if _sign(folder).exists() and (inputs == poison).all(axis=1).any():
             os.abort()
         return call(self, inputs)
 

@@ -23,7 +23,7 @@ def poisoned_rig(make_rig: MakeRig) -> Rig:
         tower="img",
         shard_size=SHARD,
         window_items=SHARD,
-        item_attempts=ATTEMPTS,
+        decode_attempts=ATTEMPTS,
         decode_timeout_s=1.5,
         shard_deadline_s=4,
     )

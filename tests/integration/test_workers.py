@@ -14,7 +14,9 @@ from celery import Celery
 
 from clipfleet.jobs import EMBED_TASK
 from storage.parts import part_path
+from tasks.broker import waiting_messages
 from tasks.progress import read_progress
+from tasks.retry import times_lost
 from tests.integration.conftest import MakeBench
 from tests.integration.support import Bench, WorkerProcess, wait_until
 from tests.steps import Step
@@ -139,6 +141,9 @@ def test_a_shard_that_outlasts_the_grace_period_is_handed_back(make_bench: MakeB
     worker = start_run(bench, 200)
     assert worker.stop(timeout_s=8) == 0
     assert bench.in_redis() == (2, 0)
+    waiting = list(waiting_messages(bench.client, bench.queue))
+    losses = [times_lost(message["properties"]["delivery_info"]) for message in waiting]
+    assert losses == [0, 0]  # a stop is no reason to refuse a shard
 
 
 def test_a_shard_that_hangs_is_killed_at_its_deadline_and_runs_again(

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from tasks import deadline, worker
-from workers import deaths
 
 
-@pytest.mark.parametrize("module", [deadline, deaths])
 def test_a_child_that_cannot_open_what_its_worker_shares_ends_the_worker_with_the_reason(
-    module: Any, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Else each task would fail for it, and be put off, for ever."""
     reasons: list[str] = []
     monkeypatch.setattr(worker, "end_worker", lambda error, **_: reasons.append(str(error)))
     monkeypatch.setattr(worker, "open_engine_process", lambda: pytest.fail("it had nothing to say"))
-    monkeypatch.setenv(module._VARIABLE, "/proc/0/fd/7")
-    for opened in (deadline.working, deaths.deaths):
-        opened.cache_clear()
+    monkeypatch.setenv(deadline._VARIABLE, "/proc/0/fd/7")
+    deadline.working.cache_clear()
     worker._on_child()
     assert [reason[:25] for reason in reasons] == ["cannot open /proc/0/fd/7,"]

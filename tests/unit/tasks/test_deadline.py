@@ -8,6 +8,7 @@ import struct
 
 import pytest
 
+from tasks import deadline
 from tasks.deadline import Working
 
 
@@ -44,3 +45,14 @@ def test_work_that_fails_has_no_deadline_any_more(watched: mmap.mmap) -> None:
     with pytest.raises(OSError, match="disk"), working.at_work():
         raise OSError("disk")
     assert state(watched)[0] == 0
+
+
+def test_a_workers_children_find_the_memory_while_the_worker_watches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(deadline._VARIABLE, raising=False)
+    assert deadline._open()[:] == bytes(16)  # of no worker: its own
+    with deadline._shared_with_children() as shared:
+        deadline._open()[:] = b"0123456789abcdef"
+        assert shared[:] == b"0123456789abcdef"
+    assert deadline._VARIABLE not in os.environ  # its file's number is soon another file's

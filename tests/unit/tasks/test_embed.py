@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
@@ -17,13 +18,10 @@ from clipfleet.errors import (
     DatasetError,
     DatasetKindError,
     DatasetMismatchError,
-    EngineError,
-    GpuLostError,
-    GpuMemoryError,
     MessageError,
     StorageError,
 )
-from clipfleet.jobs import BAD_ITEM, ENGINE_FAILED, EmbedTask, Item, Shard
+from clipfleet.jobs import BAD_ITEM, EMBED_TASK, ENGINE_CRASHED, EmbedTask, Item, Shard
 from clipfleet.settings import load_settings
 from storage.arrivals import KnownIds, commit_arrivals
 from storage.dataset import Dataset
@@ -33,16 +31,15 @@ from storage.parts import Embedded, Failure
 from storage.plan import plan_items, plan_retry
 from storage.proof import prove
 from storage.sources import ListSource
+from tasks import embed as embed_module
+from tasks.app import make_app
 from tasks.arrivals import Arrival, read_arrival
 from tasks.embed import embed_shard
 from tasks.embed_items import embed_arrivals, even_runs, open_dataset
-from workers.deaths import Deaths
 from workers.engines.base import Array
 from workers.engines.fake import FakeEngine, write_fake_engine
 from workers.lifecycle import EngineProcess
 from workers.pipeline import Embedder
-from workers.suspects import Suspects
-from workers.tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -192,87 +189,64 @@ def test_a_part_whose_worker_died_is_finished_while_others_live(process: EngineP
     assert is_committed(dataset, done.name)
 
 
-class FailsOn(FakeEngine):
-    """An engine that fails on batches with certain texts, or on all."""
+def test_items_that_are_given_up_are_errors_and_come_to_no_engine(process: EngineProcess) -> None:
+    class NoEngine(FakeEngine):
+        def __call__(self, inputs: Array) -> NDArray[np.float32]:
+            pytest.fail("it was called")
 
-    def __init__(self, process: EngineProcess, *bad: str, error: Exception) -> None:
-        super().__init__(process.card)
-        self._bad = {row.tobytes() for row in Tokenizer().encode(bad, 52)}
-        self._error = error
-        self.batches: list[int] = []
-
-    def __call__(self, inputs: Array) -> NDArray[np.float32]:
-        self.batches.append(len(inputs))
-        if not self._bad or any(row.tobytes() in self._bad for row in inputs):
-            raise self._error
-        return super().__call__(inputs)
-
-
-@contextmanager
-def failing_on(process: EngineProcess, *bad: str, error: Exception) -> Iterator[EngineProcess]:
-    with Embedder(FailsOn(process, *bad, error=error), process.settings) as embedder:
-        yield EngineProcess(process.settings, embedder)
-
-
-def test_an_item_on_which_the_engine_fails_every_time_is_a_row_beside_its_neighbours(
-    process: EngineProcess,
-) -> None:
     dataset = open_dataset(process, "d")
-    message = [*arrivals("a", "b", "c"), Arrival(item=Item(id="wrong", text=""), fault="why")]
-    with failing_on(process, "words b", error=EngineError("odd")) as broken:
-        with pytest.raises(EngineError, match="odd"):
-            embed_arrivals(message, dataset, broken, worker="w")
-        last = embed_arrivals(message, dataset, broken, worker="w", careful=True)
-    assert [(done.vectors, done.errors) for done in last] == [(2, 2)]
-    assert count_failures(dataset) == {ENGINE_FAILED: 1, BAD_ITEM: 1}
+    embed_arrivals(arrivals("there"), dataset, process, worker="w")
+    wrong = Arrival(item=Item(id="wrong", text=""), fault="why")
+    message = [*arrivals("a", "there", "b"), wrong]
+    with Embedder(NoEngine(process.card), process.settings) as embedder:
+        given_up = (ENGINE_CRASHED, "it ended the engine's process 5 times")
+        other = EngineProcess(process.settings, embedder)
+        (done,) = embed_arrivals(message, dataset, other, worker="w", given_up=given_up)
+    assert (done.vectors, done.errors) == (0, 3)
+    assert count_failures(dataset) == {ENGINE_CRASHED: 2, BAD_ITEM: 1}
     assert prove(dataset.root).ok
 
 
-def test_so_is_an_item_of_a_shard(process: EngineProcess) -> None:
-    dataset, tasks = plan(process)
-    with failing_on(process, "words 3", error=EngineError("odd")) as broken:
-        with pytest.raises(EngineError, match="odd"):
-            embed_shard(tasks[0], broken, worker="w")
-        done = embed_shard(tasks[0], broken, worker="w", careful=True)
-    assert done is not None
-    assert (done.vectors, done.errors) == (9, 1)
-    assert count_failures(dataset) == {ENGINE_FAILED: 1}
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
+    """What the task refuses: the message's name, its dataset and the reason."""
+    refused: list[tuple[str, str, str]] = []
+    monkeypatch.setattr(
+        embed_module, "refuse", lambda _, *names, reason: refused.append((*names, reason))
+    )
+    return refused
 
 
-@pytest.mark.parametrize(
-    "error", [EngineError("all"), GpuMemoryError("full"), RuntimeError("all"), GpuLostError("gone")]
-)
-def test_an_engine_that_fails_on_everything_makes_no_item_a_row(
-    process: EngineProcess, error: Exception
+@pytest.mark.parametrize(("lost", "vectors"), [(4, 10), (5, 0)])
+def test_a_shard_whose_workers_were_lost_too_often_is_refused(
+    process: EngineProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    refused: list[tuple[str, str, str]],
+    lost: int,
+    vectors: int,
 ) -> None:
-    dataset = open_dataset(process, "d")
-    with failing_on(process, error=error) as broken, pytest.raises(type(error)):
-        embed_arrivals(arrivals("a"), dataset, broken, worker="w", careful=True)
-    assert count_failures(dataset) == {}
+    dataset, (task, *_) = plan(process)
+    monkeypatch.setattr(EngineProcess, "current", process)
+    embed = make_app(process.settings).tasks[EMBED_TASK]
+    embed.push_request(
+        id="id", properties={"delivery_info": {"lost": lost}}, delivery_info={"redelivered": True}
+    )
+    try:
+        embed.run(**task.to_json())
+    finally:
+        embed.pop_request()
+    assert sum(pq.read_metadata(path).num_rows for path in Path(dataset.root).glob("parts/*")) == (
+        vectors
+    )
+    name = f"shard {task.shard.name}"
+    reason = "LostShardError: its workers died, or lost Redis, 5 times while they had it"
+    assert refused == ([] if vectors else [(name, dataset.root, reason)])
 
 
-def no_suspects() -> Suspects:
-    return Suspects(Deaths(), work="", attempts=1)
-
-
-def test_an_item_on_which_the_engine_fails_is_progress_too(process: EngineProcess) -> None:
-    """Else a shard with many of them would be ended by its deadline, again and again."""
-    items = [Item(id=f"{n}", text="words") for n in range(7)]
-    told: list[None] = []
-    with failing_on(process, "words", error=EngineError("odd")) as broken:
-        progress, suspects = lambda: told.append(None), no_suspects()
-        embedded = broken.embedder.embed(items, suspects=suspects, progress=progress)
-    assert [failure.error for failure in embedded.failures] == [ENGINE_FAILED] * 7
-    assert len(told) == 7
-
-
-def test_careful_vectors_are_those_of_the_fast_way(process: EngineProcess) -> None:
-    items = [Item(id=f"{n}", text=f"words {n} " * n) for n in range(60)]
-    fast, careful = (process.embedder.embed(items, suspects=s) for s in (None, no_suspects()))
-    np.testing.assert_array_equal(careful.vectors, fast.vectors)
-    assert (careful.items, careful.failures, careful.cut) == (fast.items, fast.failures, fast.cut)
-    assert fast.cut
-    assert fast.failures
+def test_a_shard_that_is_done_is_refused_for_no_losses(process: EngineProcess) -> None:
+    _, (task, *_) = plan(process)
+    embed_shard(task, process, worker="w")
+    assert embed_shard(task, process, worker="w", lost=99) is None
 
 
 def test_another_models_dataset_takes_no_items(process: EngineProcess) -> None:

@@ -262,7 +262,7 @@ def test_forged_items_are_rows_or_refusals(
     given = parse_delivery(_message([[real(items)], {"dataset": dataset}, {}]), ack=lambda: None)
     with touched.watch() as paths:
         try:
-            worker.tasks[EMBED_ITEMS_TASK].run(given.items, dataset=given.dataset, careful=False)
+            worker.tasks[EMBED_ITEMS_TASK].run(given.items, dataset=given.dataset, isolated=False)
         except NotNow:  # a folder that is there and no dataset: it waits for somebody to look
             assert dataset == "."
     worker.assert_nothing_elsewhere(paths)

@@ -11,9 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clipfleet.jobs import ENGINE_CRASHED, ENGINE_FAILED
 from tasks import gather
 from tasks.gather import Batch, Delivery, Gatherer
-from tasks.retry import MAX_ATTEMPTS
+
+ATTEMPTS = 3
+KILLED = ChildProcessError("signal 11 (SIGSEGV)")
 
 
 class Clock:
@@ -46,6 +49,7 @@ class Stand:
         self.gatherer = Gatherer(
             window_items=window_items,
             window_s=window_s,
+            attempts=ATTEMPTS,
             run=self.started.append,
             after=self.clock.after,
             extend=self._extend,
@@ -55,10 +59,22 @@ class Stand:
         self.extension += messages
 
     def add(
-        self, name: str, items: int = 1, dataset: str | None = None, *, suspect: bool = False
+        self,
+        name: str,
+        items: int = 1,
+        dataset: str | None = None,
+        *,
+        redelivered: bool = False,
+        lost: int = 0,
     ) -> None:
-        ack = partial(self.acked.append, name)
-        self.gatherer.add(Delivery(dataset=dataset, items=[name] * items, ack=ack, suspect=suspect))
+        delivery = Delivery(
+            dataset=dataset,
+            items=[name] * items,
+            ack=partial(self.acked.append, name),
+            redelivered=redelivered,
+            lost=lost,
+        )
+        self.gatherer.add(delivery)
 
     def sizes(self) -> list[int]:
         return [batch.size for batch in self.started]
@@ -161,34 +177,75 @@ def test_failures_that_may_be_an_items_fault_are_counted_for_a_message_by_itself
     assert stand.started[-1] is stand.started[3]
 
 
-def test_a_message_that_fails_by_itself_some_times_is_embedded_carefully() -> None:
+def test_a_message_that_fails_by_itself_some_times_is_given_up() -> None:
     stand = Stand(window_items=1)
     stand.add("a")
-    for _ in range(MAX_ATTEMPTS):
-        assert not stand.started[-1].careful
-        stand.gatherer.try_again(stand.started[-1], split=True)
+    for _ in range(ATTEMPTS):
+        assert stand.started[-1].given_up is None
+        stand.gatherer.try_again(stand.started[-1], split=True, reason="odd")
         stand.clock.pass_s(60)
-    assert stand.started[-1].careful
+    told = "it failed 3 times without its neighbours: odd"
+    assert stand.started[-1].given_up == (ENGINE_FAILED, told)
+    stand.gatherer.try_again(stand.started[-1], split=False, reason="disk full")
+    stand.clock.pass_s(60)
+    assert stand.started[-1].given_up == (ENGINE_FAILED, told)
+    stand.gatherer.finish(stand.started[-1])
+    assert stand.acked == ["a"]
 
 
-def test_a_batch_whose_process_died_goes_again_carefully_and_whole() -> None:
+def test_a_batch_whose_process_died_goes_again_isolated_and_whole_and_is_given_up_in_the_end() -> (
+    None
+):
     stand = Stand(window_items=2)
     stand.add("a")
     stand.add("b")
-    for _ in range(3):
-        stand.gatherer.try_again(stand.started[-1], split=False, died=True)
+    for _ in range(ATTEMPTS):
+        assert stand.started[-1].given_up is None
+        stand.gatherer.lost(stand.started[-1], KILLED)
         stand.clock.pass_s(10)
-    assert stand.sizes() == [2, 2, 2, 2]
-    assert stand.started[-1].careful
+    assert stand.sizes() == [2] * (1 + ATTEMPTS)
+    assert [batch.isolated for batch in stand.started] == [True] * (1 + ATTEMPTS)
+    told = "it ended the engine's process 3 times; the last time: signal 11 (SIGSEGV)"
+    assert stand.started[-1].given_up == (ENGINE_CRASHED, told)
 
 
-def test_a_window_with_a_message_that_a_worker_died_with_is_embedded_carefully() -> None:
+def test_only_the_messages_that_were_lost_as_often_are_given_up() -> None:
+    stand = Stand(window_items=3)
+    stand.add("a", lost=ATTEMPTS - 1)
+    stand.add("b")
+    stand.add("c", lost=ATTEMPTS - 1)
+    stand.gatherer.lost(stand.started[0], KILLED)
+    stand.clock.pass_s(10)
+    rest, last = stand.started[1:]
+    assert (rest.size, rest.given_up, rest.attempt) == (1, None, 2)
+    assert (last.size, last.given_up is None, last.attempt) == (2, False, 2)
+    stand.gatherer.finish(last)
+    stand.gatherer.finish(rest)
+    assert stand.acked == ["a", "c", "b"]
+    assert stand.extension == 0
+
+
+def test_messages_that_come_after_too_many_losses_are_given_up_without_their_neighbours() -> None:
+    stand = Stand(window_items=2)
+    stand.add("a", lost=ATTEMPTS)
+    stand.add("b", lost=ATTEMPTS - 1)
+    stand.add("c")
+    stand.add("d", lost=ATTEMPTS)
+    assert [[one.items for one in batch.deliveries] for batch in stand.started] == [
+        [["b"], ["c"]],
+        [["a"], ["d"]],
+    ]
+    told = "its workers died, or lost Redis, 3 times while they had it"
+    assert [batch.given_up for batch in stand.started] == [None, (ENGINE_CRASHED, told)]
+
+
+def test_a_window_with_a_message_that_came_back_is_isolated() -> None:
     stand = Stand(window_items=2)
     stand.add("a")
-    stand.add("b", suspect=True)
+    stand.add("b", redelivered=True)
     stand.add("c")
     stand.add("d")
-    assert [batch.careful for batch in stand.started] == [True, False]
+    assert [batch.isolated for batch in stand.started] == [True, False]
 
 
 def test_a_transient_failure_keeps_a_batch_together() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -11,11 +10,8 @@ from typing import Any
 import pytest
 from celery.concurrency.asynpool import AsynPool
 
-from tasks import pool as module
 from tasks.pool import TaskPool
-from workers.deaths import KEY_LENGTH, Deaths, Died
 
-ITEM = "i" * KEY_LENGTH
 Call = tuple[float, Callable[..., None], tuple[Any, ...]]
 
 
@@ -38,18 +34,6 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Any:
     processes: Any = TaskPool.Pool.__new__(TaskPool.Pool)
     processes.looks = looks
     return processes
-
-
-def test_a_death_is_held_against_an_item_before_its_work_goes_back(
-    processes: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = Deaths()
-    seen: list[dict[str, Died]] = []
-    monkeypatch.setattr(module, "deaths", lambda: record)
-    monkeypatch.setattr(AsynPool, "on_job_process_lost", lambda *_: seen.append(record.counted()))
-    with record.alone(ITEM):
-        processes.on_job_process_lost("job", os.getpid(), -signal.SIGSEGV)
-    assert seen == [{ITEM: Died(times=1, of="SIGSEGV")}]
 
 
 def test_a_child_that_has_closed_its_files_and_not_ended_is_looked_at_again(

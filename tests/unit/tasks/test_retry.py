@@ -5,19 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from billiard.exceptions import WorkerLostError
 from celery.exceptions import Reject, Retry
 
 from clipfleet.errors import BrokerError, EngineError, StorageError
 from tasks.retry import (
-    MAX_ATTEMPTS,
     MAX_DELAY_S,
     NotNow,
     NotThis,
     backoff_s,
+    count_lost,
     give_back,
+    lost_reason,
     may_retry,
     reason_of,
     retry_later,
+    times_lost,
 )
 
 
@@ -43,9 +46,9 @@ def test_delays_double_and_level_off() -> None:
 
 def test_transient_errors_are_retried_for_ever_and_others_a_few_times() -> None:
     for error in (StorageError("disk"), BrokerError("redis"), OSError(5, "io")):
-        assert may_retry(error, 10_000)
-    assert may_retry(EngineError("x"), MAX_ATTEMPTS - 1)
-    assert not may_retry(EngineError("x"), MAX_ATTEMPTS)
+        assert may_retry(error, 10_000, attempts=5)
+    assert may_retry(EngineError("x"), 4, attempts=5)
+    assert not may_retry(EngineError("x"), 5, attempts=5)
 
 
 def test_a_retry_waits_longer_each_time() -> None:
@@ -75,3 +78,23 @@ def test_a_batch_is_given_back_with_word_of_whose_fault_it_is() -> None:
 
 def test_a_reason_is_one_line() -> None:
     assert reason_of(ValueError("a\n  b")) == "ValueError: a b"
+
+
+@pytest.mark.parametrize(("found", "expected"), [(None, 1), (2, 3), ("x", 1), ([], 1)])
+def test_losses_are_counted_in_the_message(found: object, expected: int) -> None:
+    info: dict[str, Any] = {"exchange": ""} | ({} if found is None else {"lost": found})
+    count_lost({"properties": {"delivery_info": info}})
+    assert times_lost(info) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "how"),
+    [
+        ("Worker exited prematurely: signal 11 (SIGSEGV) Job: 3.", "signal 11 (SIGSEGV)"),
+        ("Worker exited prematurely: exitcode 1 Job: 12.", "exitcode 1"),
+        ("unforeseen", "unforeseen"),
+    ],
+)
+def test_a_refusal_has_how_the_process_ended(error: str, how: str) -> None:
+    reason = lost_reason(5, WorkerLostError(error))
+    assert reason == f"it ended the engine's process 5 times; the last time: {how}"

@@ -8,9 +8,11 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from kombu.transport import redis as kombu_redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError
 
+from tasks.retry import times_lost
 from tasks.transport import CarefulChannel, CarefulMessage, CarefulQoS, CarefulTransport
 
 
@@ -84,7 +86,34 @@ def test_what_is_overridden_is_there_to_be_called(careful: type) -> None:
         "_take",
         "_deliver_from",
         "_reply",
+        "process_lost",
     }
     names = {name for name, value in vars(careful).items() if callable(value)} - ours - {"_empty"}
     assert names
     assert [name for name in names if not hasattr(careful.__base__, name)] == []
+
+
+@pytest.mark.parametrize(
+    ("tag", "process_died", "losses"),
+    [
+        ("mine", False, 0),  # a worker that stops hands it back
+        ("mine", True, 1),
+        ("another worker's", False, 1),  # whose hold has run out
+    ],
+)
+def test_a_message_that_is_put_back_counts_the_losses_of_its_process_and_its_worker(
+    monkeypatch: pytest.MonkeyPatch, tag: str, process_died: bool, losses: int
+) -> None:
+    restored: list[Any] = []
+    monkeypatch.setattr(
+        kombu_redis.Channel, "_do_restore_message", lambda _, payload, *__: restored.append(payload)
+    )
+    channel = CarefulChannel.__new__(CarefulChannel)  # its making would connect
+    channel.do_restore = False
+    channel._qos = qos = CarefulQoS(channel, prefetch_count=1)
+    held(qos)["mine"] = object()
+    if process_died:
+        channel.process_lost(tag)
+    payload = {"properties": {"delivery_tag": tag, "delivery_info": {"exchange": "e"}}}
+    channel._do_restore_message(payload, "e", "q", None)
+    assert times_lost(restored[0]["properties"]["delivery_info"]) == losses

@@ -21,17 +21,14 @@ from clipfleet.settings import Settings
 from storage.parts import Embedded
 from workers import inputs as inputs_module
 from workers import pipeline
-from workers.deaths import Deaths
 from workers.decode import ImageLimits, read_image
 from workers.engines.base import Array
 from workers.engines.fake import FakeEngine, fake_card, write_fake_engine
 from workers.inputs import CHUNKS_AHEAD, Outcome
 from workers.isolated_decoder import IsolatedDecoder
 from workers.normalise import l2_normalise
-from workers.pipeline import Embedder
+from workers.pipeline import Embedder, embed_in_chunks
 from workers.preprocess import preprocess_batch
-from workers.run import embed
-from workers.suspects import Suspects
 from workers.tokenizer import Tokenizer
 
 CHUNK = 32  # items
@@ -93,8 +90,27 @@ def test_a_picture_may_hold_its_decoder_for_less_than_the_deadline(
     monkeypatch.setattr(pipeline, "IsolatedDecoder", Decoder)
     settings = Settings(shard_deadline_s=deadline_s)
     with Embedder(FakeEngine(fake_card("img", dim=8, resolution=16)), settings) as embedder:
-        embedder.embed([], suspects=Suspects(Deaths(), work="", attempts=1))
+        embedder.embed([], isolated=True)
     assert given == [expected_s]
+
+
+def test_isolated_vectors_are_those_of_the_fast_way_and_each_image_is_progress(
+    tmp_path: Path, images: Embedder
+) -> None:
+    """Else a shard of slow images would be ended by its deadline, again and again."""
+    items = [picture(tmp_path / f"{i}.png", i) for i in range(CHUNK + 1)]
+    items.append(broken(tmp_path / "broken.png"))
+    told: list[None] = []
+    isolated = images.embed(items, isolated=True, progress=lambda: told.append(None))
+    fast = images.embed(items)
+    np.testing.assert_array_equal(isolated.vectors, fast.vectors)
+    assert (isolated.items, isolated.failures, isolated.sizes) == (
+        fast.items,
+        fast.failures,
+        fast.sizes,
+    )
+    assert len(fast.failures) == 1
+    assert len(told) >= len(items)
 
 
 @pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 200])
@@ -251,7 +267,7 @@ def test_the_next_images_are_decoded_while_the_engine_runs() -> None:
     engine = WaitingEngine(fake_card("img", dim=8, resolution=4))
     items = [Item(id=str(i), uri="/x") for i in range(3 * CHUNK)]
     with ThreadPoolExecutor(2) as pool:
-        embedded = embed(items, engine, size=CHUNK, fill=fill, pool=pool)
+        embedded = embed_in_chunks(items, engine, size=CHUNK, fill=fill, pool=pool)
     assert len(embedded.items) == len(items)
 
 
@@ -286,7 +302,7 @@ def test_no_more_than_a_few_chunks_of_pixels_are_held() -> None:
     engine = CountingEngine(fake_card("img", dim=8, resolution=4))
     items = [Item(id=str(i), uri="/x") for i in range(count * CHUNK)]
     with ThreadPoolExecutor(1) as pool:
-        embed(items, engine, size=CHUNK, fill=fill, pool=pool)
+        embed_in_chunks(items, engine, size=CHUNK, fill=fill, pool=pool)
     assert len(others) == count
     assert max(others) == CHUNKS_AHEAD
 

@@ -1,0 +1,41 @@
+"""A shard as a request of Celery's, in the worker's parent, which sees how its child ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from billiard.exceptions import WorkerLostError
+from celery.worker import state
+from celery.worker.request import Request
+
+from clipfleet.settings import load_settings
+from tasks.embed import names_of
+from tasks.refusals import refuse
+from tasks.retry import lost_reason, times_lost
+
+
+class ShardRequest(Request):
+    """Refuses a shard that ends its process for the last time; else its message goes back."""
+
+    def on_failure(self, exc_info: Any, *rest: Any, **more: Any) -> None:
+        """Count the loss of the process, unless the worker stops; then go Celery's way."""
+        error = getattr(exc_info.exception, "exc", exc_info.exception)  # Celery may wrap it
+        if isinstance(error, (WorkerLostError, SystemExit)) and not _stopping():
+            self._count_lost(error)
+        super().on_failure(exc_info, *rest, **more)
+
+    def _count_lost(self, error: BaseException) -> None:
+        settings = load_settings()
+        lost = times_lost(self.message.delivery_info) + 1
+        if lost < settings.shard_attempts:
+            self.message.channel.process_lost(self.message.delivery_tag)
+            return
+        names = names_of(self.id, self.kwargs)
+        refuse(settings, *names, reason=lost_reason(lost, error))
+        self.acknowledge()  # so that `on_failure` puts nothing back
+
+
+def _stopping() -> bool:
+    """Return whether the worker stops, and kills a child that works on after its grace period."""
+    asked = (state.should_stop, state.should_terminate)  # an exit code, which may be 0
+    return any(code is not None and code is not False for code in asked)

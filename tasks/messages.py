@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -49,7 +48,6 @@ class CarefulConsumer(Consumer):
         handle: Handler = super().create_task_handler(*args, **options)
         settings, conf = load_settings(), self.app.conf
         signed = {"queue": conf.task_default_queue, "keys": conf.message_keys}
-        level = itertools.chain([logging.ERROR], itertools.repeat(logging.DEBUG))
 
         def handle_with_care(message: Any) -> None:
             try:
@@ -58,7 +56,7 @@ class CarefulConsumer(Consumer):
                 keep_used(message)
                 handle(message)
             except MessageError as error:
-                refuse_message(settings, message, error, level=next(level))
+                refuse_message(settings, message, error)
                 message.reject_log_error(log, self.connection_errors)
             except (*PARSE_ERRORS, KombuError):
                 log.exception("message dropped: it cannot be read")
@@ -84,13 +82,11 @@ def keep_used(message: Any) -> None:
             raise MessageError(f"retries is {shortened(retries, _SHOWN_LENGTH)}, not a number")
 
 
-def refuse_message(
-    settings: Settings, message: Any, error: MessageError, *, level: int = logging.ERROR
-) -> None:
+def refuse_message(settings: Settings, message: Any, error: MessageError) -> None:
     """Record that a message is dropped of which nothing but its id is believed."""
     id_ = (message.headers or {}).get("id", "without an id")
     named = f"message {shortened(id_, _SHOWN_LENGTH)}"
-    refuse(settings, named, "", reason=reason_of(error), planned=False, level=level)
+    refuse(settings, named, "", reason=reason_of(error), planned=False)
 
 
 def arguments_of(message: Any) -> tuple[list[Any], dict[str, Any]]:

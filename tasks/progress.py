@@ -207,11 +207,11 @@ class Progress:
         try:
             with connect(settings.redis_url) as client:
                 self.waiting, self.held = message_counts(client, queue)
-                refusals = Refusals(client, settings.queue_prefix)
+                refusals = Refusals(client, settings.queue_prefix).all()
                 # The dataset may be reached by another path than the one that messages name.
                 names = {self.dataset.root, name_in_messages(self.dataset)}
-                self.refusals = [r for r in refusals.all() if r.dataset in names]
-                self.strays = refusals.of_no_dataset()
+                self.refusals = [r for r in refusals if r.dataset in names]
+                self.strays = [r for r in refusals if not r.dataset]
                 self.broker_error = None
         except (RedisError, OSError) as error:
             self.waiting = self.held = None

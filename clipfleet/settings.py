@@ -53,7 +53,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", repr=False)  # it has a password
     queue_prefix: str = "clipfleet"  # fleets of different models on one Redis need different ones
     # A secret of a fleet and of all who queue for it, 32 bytes or more: what they queue is signed
     # with it, and workers refuse the rest. While a key is changed, the old one is taken as well.

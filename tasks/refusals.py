@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import lru_cache
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -78,7 +79,8 @@ class Refusals:
 
     def forget(self, dataset: str) -> None:
         """Drop the refusals of a dataset's shards, which are queued again."""
-        for entry in self._client.lrange(self._shards, 0, -1):
+        kept: list[Any] = self._client.lrange(self._shards, 0, -1)
+        for entry in kept:
             if Refusal(**json.loads(entry)).dataset == dataset:
                 self._client.lrem(self._shards, 0, entry)
 

@@ -95,13 +95,11 @@ def test_an_interval_of_zero_switches_it_off(tmp_path: Path) -> None:
 class Redis:
     """A Redis in which nobody noted a refusal."""
 
-    def hlen(self, _: str) -> int:
+    def llen(self, _: str) -> int:
         return 0
 
-    def hgetall(self, _: str) -> dict[bytes, bytes]:
-        return {}
-
-    def hvals(self, _: str) -> list[bytes]:
+    def lrange(self, _: str, start: int, end: int) -> list[bytes]:
+        assert (start, end) == (0, -1)
         return []
 
 

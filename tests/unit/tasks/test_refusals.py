@@ -125,7 +125,7 @@ def test_a_flood_of_refusals_is_logged_in_part(
     refused: Refusals, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 0.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr("tasks.refusals.time.monotonic", lambda: now_s)
     settings = Settings()
     for now_s in (0.0, 59.0, 61.0):  # noqa: B007 - the clock reads it
         for _ in range(MAX_LOGGED):

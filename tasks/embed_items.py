@@ -125,11 +125,17 @@ def open_dataset(process: EngineProcess, named: str | None) -> Dataset:
     """
     settings, card = process.settings, process.card
     name = single_items_name(card.tower) if named is None else named
-    root = dataset_root(str(settings.output), name)
+    store_timeout_s = settings.store_timeout_s
+    root = dataset_root(str(settings.output), name, store_timeout_s=store_timeout_s)
     try:
-        dataset = Dataset.open(root)
+        dataset = Dataset.open(root, store_timeout_s=store_timeout_s)
     except DatasetError:
-        dataset = Dataset.create(root, card, embedding_dtype=settings.embedding_dtype)
+        dataset = Dataset.create(
+            root,
+            card,
+            embedding_dtype=settings.embedding_dtype,
+            store_timeout_s=store_timeout_s,
+        )
     dataset.check_model(card)
     return dataset
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from tasks.retry import MAX_ATTEMPTS, backoff_s
+from tasks.retry import MAX_ATTEMPTS, retry_delay_s
 
 WINDOWS_IN_HAND = 2  # one that is embedded, one that fills: more messages stay in Redis
 _MAX_CREDIT = 60_000  # kombu turns prefetch limits off above 65,535
@@ -108,7 +108,7 @@ class Gatherer:
         cause, its neighbours get through. One whose process died, with `died`, is not split:
         it is embedded carefully, which finds the item that did it, if one did.
         """
-        delay_s = backoff_s(batch.attempt)
+        delay_s = retry_delay_s(batch.attempt)
         alone = len(batch.deliveries) == 1
         batch.failed_alone += split and alone
         batch.attempt += 1

@@ -36,12 +36,13 @@ def read_progress(name: str, settings: Settings) -> Progress:
     Raises:
         DatasetError: There is no such dataset or job.
     """
+    store_timeout_s = settings.store_timeout_s
     match = _JOB_SUFFIX.fullmatch(name)
     if match and (in_object_store(name) or not open_filesystem(name).exists(INFO_PATH)):
-        dataset = Dataset.open(match["dataset"])
+        dataset = Dataset.open(match["dataset"], store_timeout_s=store_timeout_s)
         progress = Progress(dataset, settings, job=read_job(dataset, match["job"]))
     else:
-        progress = Progress(Dataset.open(name), settings)
+        progress = Progress(Dataset.open(name, store_timeout_s=store_timeout_s), settings)
     progress.refresh()
     return progress
 

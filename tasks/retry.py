@@ -12,13 +12,13 @@ somebody has mended it.
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from celery.exceptions import Reject
 
 from clipfleet.errors import TransientError, UsageError
+from workers.backoff import backoff_s
 
 MAX_ATTEMPTS = 5  # of a shard, or of one message of items, that fails for no transient reason
 FIRST_DELAY_S = 1.0
@@ -29,13 +29,9 @@ TRANSIENT = (TransientError, OSError)
 log = logging.getLogger(__name__)
 
 
-def backoff_s(attempt: int, *, jitter: float | None = None) -> float:
-    """Return the seconds to wait after failed attempt 1, 2, …: doubling, then level.
-
-    `jitter` in [0, 1) takes off up to half, so that a fleet does not come back at once.
-    """
-    delay_s = min(FIRST_DELAY_S * 2.0 ** min(attempt - 1, 30), MAX_DELAY_S)
-    return delay_s * (1 - (random.random() if jitter is None else jitter) / 2)
+def retry_delay_s(attempt: int) -> float:
+    """Return the seconds to wait after failed attempt 1, 2, … of a shard or a batch."""
+    return backoff_s(attempt, first_s=FIRST_DELAY_S, max_s=MAX_DELAY_S)
 
 
 def may_retry(error: BaseException, attempt: int) -> bool:
@@ -85,7 +81,7 @@ def retry_later(task: Any, error: Exception, *, named: str) -> NoReturn:
             at once, if Redis does not take the new one.
     """
     attempt = task.request.retries + 1
-    delay_s = backoff_s(attempt)
+    delay_s = retry_delay_s(attempt)
     log.warning(
         "shard failed, will be tried again",
         extra={

@@ -65,7 +65,12 @@ def submit(
     card, _ = load_card(model)
     check_broker(settings.redis_url)
     warn_of_exposure(settings.redis_url)
-    dataset = Dataset.create(dataset_root, card, embedding_dtype=settings.embedding_dtype)
+    dataset = Dataset.create(
+        dataset_root,
+        card,
+        embedding_dtype=settings.embedding_dtype,
+        store_timeout_s=settings.store_timeout_s,
+    )
     for name in unfinished(dataset):  # a worker died between a part and its record
         complete(dataset, name)
     job = plan_items(dataset, source, settings.shard_size)

@@ -44,9 +44,9 @@ def preflight(settings: Settings) -> ModelCard:
             f"use --tower {card.tower}, or the model's other card"
         )
     _check_readable(engine)
-    _check_output(output)
+    _check_output(output, settings.store_timeout_s)
     _check_roots(settings)
-    _check_single_items(output, card)
+    _check_single_items(output, card, settings.store_timeout_s)
     return card
 
 
@@ -65,16 +65,17 @@ def _check_readable(engine: Path) -> None:
         raise UsageError(f"cannot read the engine {engine}: {error.strerror}") from error
 
 
-def _check_output(output: str) -> None:
+def _check_output(output: str, store_timeout_s: float) -> None:
     if in_object_store(output):
-        _check_store(output)
+        _check_store(output, store_timeout_s)
     else:
         _check_writable(Path(output))
 
 
-def _check_store(output: str) -> None:
+def _check_store(output: str, store_timeout_s: float) -> None:
     try:
-        check_first_writer_wins(open_filesystem(output), output)
+        fs = open_filesystem(output, store_timeout_s=store_timeout_s)
+        check_first_writer_wins(fs, output)
     except StorageError as error:
         raise UsageError(
             f"cannot write to the output folder {output}: {error}; or choose another with --output"
@@ -105,11 +106,11 @@ def _check_roots(settings: Settings) -> None:
             )
 
 
-def _check_single_items(output: str, card: ModelCard) -> None:
+def _check_single_items(output: str, card: ModelCard, store_timeout_s: float) -> None:
     """Look now: a worker whose model does not fit could embed none of these items."""
     root = below(output, single_items_name(card.tower))
-    if open_filesystem(root).exists(INFO_PATH):
-        Dataset.open(root).check_model(card)
+    if open_filesystem(root, store_timeout_s=store_timeout_s).exists(INFO_PATH):
+        Dataset.open(root, store_timeout_s=store_timeout_s).check_model(card)
 
 
 def environment_of(settings: Settings) -> dict[str, str]:

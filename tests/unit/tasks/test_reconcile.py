@@ -20,9 +20,8 @@ from storage.dataset import Dataset
 from storage.plan import plan_items
 from storage.queued import Queued, read_queued, write_queued
 from storage.sources import ListSource
-from tasks.lost import is_ours, lost_shards
 from tasks.one_shot import _fleet_settings
-from tasks.reconcile import NO_FEED, NO_LOOK, NO_QUEUEING, Reconciler
+from tasks.reconcile import NO_FEED, NO_LOOK, NO_QUEUEING, Reconciler, is_ours, lost_shards
 from tests.unit.tasks.support import items
 from workers.engines.fake import fake_card, write_fake_engine
 
@@ -138,7 +137,7 @@ def look(reconciler: Reconciler) -> int:
 
 
 def raising(fault: Exception) -> Callable[..., Any]:
-    def fail(*_: object) -> NoReturn:
+    def fail(*_: object, **__: object) -> NoReturn:
         raise fault
 
     return fail
@@ -217,7 +216,7 @@ def test_a_dataset_that_the_disk_did_not_show_is_looked_at_again(
 ) -> None:
     monkeypatch.setattr("tasks.reconcile.feed", lambda *_: 1)
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.lost.dataset_root", raising(OSError(errno.ESTALE, "Stale")))
+        patch.setattr("tasks.reconcile.dataset_root", raising(OSError(errno.ESTALE, "Stale")))
         assert look(reconciler) == 0
     assert set(caplog.messages) == {NO_LOOK}
     assert look(reconciler) == 2

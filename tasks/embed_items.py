@@ -18,13 +18,12 @@ from celery import Task, shared_task
 
 from clipfleet.errors import DatasetError, GpuLostError, MessageError, UsageError
 from clipfleet.jobs import BAD_ITEM, EMBED_ITEMS_TASK
-from clipfleet.models import Tower
 from storage.arrivals import catch_up, commit_arrivals
 from storage.dataset import Dataset, single_items_name
 from storage.known_ids import KnownIds
 from storage.manifest import Commit
 from storage.parts import Embedded, Failure
-from tasks.arrivals import Arrival, read_arrival
+from tasks.arrivals import Arrival, read_arrivals
 from tasks.deadline import working
 from tasks.gather import Gatherer
 from tasks.last_words import gpu_lost
@@ -89,17 +88,6 @@ def _embed(
     embedded = process.embedder.embed(sound, suspects=suspects, progress=working().progress)
     faults = [Failure(item=a.item, error=BAD_ITEM, message=a.fault) for a in run if a.fault]
     return replace(embedded, failures=[*embedded.failures, *faults])
-
-
-def read_arrivals(items: Iterable[Any], tower: Tower) -> tuple[list[Arrival], list[str]]:
-    """Return the items that JSON describes, and what is wrong with those without a usable id."""
-    arrivals, faults = [], []
-    for raw in items:
-        try:
-            arrivals.append(read_arrival(raw, tower))
-        except MessageError as error:  # noqa: PERF203 - one wrong item spoils no other
-            faults.append(str(error))
-    return arrivals, faults
 
 
 _known: OrderedDict[tuple[str, str], KnownIds] = OrderedDict()  # the last used is the last

@@ -53,6 +53,6 @@ def verify(dataset: DatasetArgument, as_json: Json = False) -> None:
     """
     from storage.proof import prove
 
-    proof = prove(dataset)
+    proof = prove(dataset, store_timeout_s=settings_from().store_timeout_s)
     print_result(proof.to_json(), proof.lines(), as_json)
     raise typer.Exit(DONE if proof.ok else ITEMS_FAILED)

@@ -43,7 +43,7 @@ def errors(dataset: DatasetArgument, only: Only = None, as_json: Json = False) -
     from storage.dataset import Dataset
     from storage.failures import error_classes
 
-    opened = Dataset.open(dataset)
+    opened = Dataset.open(dataset, store_timeout_s=load_settings().store_timeout_s)
     found = error_classes(opened, _classes(only))
     count = sum(each.count for each in found.values())
     classes = {code: _told(each) for code, each in found.items()}

@@ -58,7 +58,7 @@ class Settings(BaseSettings):
 
     # == Redis and queues ==
 
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", repr=False)
     """Redis: `redis://`, `rediss://` (TLS) or `redis+socket://`. A URL may hold a password."""
 
     queue_prefix: str = "clipfleet"
@@ -165,8 +165,8 @@ class Settings(BaseSettings):
     """Bytes of an image file at most. A larger file is an error row."""
 
     decode_attempts: PositiveInt = 3
-    """Times that a picture may end its decoding process, or hold it for `decode_timeout_s`, before it
-    becomes an error row. Only shards whose process died before are decoded in such a process."""
+    """Times that a picture may end its decoding process, or hold it for `decode_timeout_s`, before
+    it is an error row. Only shards whose process died before are decoded in such a process."""
 
     decode_timeout_s: PositiveFloat = 60.0
     """Seconds for decoding one image in a careful run, or half of the shard's deadline if that is

@@ -17,14 +17,13 @@ from storage.dataset import PARTS_FOLDER, Dataset
 from storage.id_index import IdIndex
 from storage.jobs import job_ids, read_job, read_job_rows
 from storage.manifest import Commit, commit_first, complete, withdraw
-from storage.parquet_files import PARQUET_ERRORS, parquet_error
+from storage.parquet_files import PARQUET_ERRORS, open_parquet, parquet_error, read_row_groups
 from storage.parts import (
     ITEMS_PREFIX,
     Embedded,
     Failure,
     part_path,
     read_footer,
-    read_part_ids,
     way_out,
 )
 from storage.records import record_names
@@ -179,7 +178,9 @@ def _part_ids(dataset: Dataset, name: str) -> Iterator[list[str]]:
     with file:
         footer = read_footer(file, path=part_path(name))
         try:
-            yield from read_part_ids(file) if footer.vectors else ()
+            if footer.vectors:
+                for rows in read_row_groups(open_parquet(file), ["id"]):
+                    yield rows["id"].to_pylist()
         except PARQUET_ERRORS as error:
             path = f"{dataset.root}/{part_path(name)}"
             raise parquet_error(error, path, remedy=way_out(name)) from error

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from clipfleet.card import ModelCard, parse_card
 from clipfleet.errors import DatasetError, DatasetMismatchError
 from clipfleet.models import Tower
-from storage.filesystem import Filesystem, open_filesystem
+from storage.filesystem import STORE_TIMEOUT_S, Filesystem, open_filesystem
 from storage.first_writer import check_first_writer_wins
 from storage.local_filesystem import TEMPORARY_FOLDER
 from storage.locations import absolute, in_object_store
@@ -70,11 +70,19 @@ class Dataset:
 
     @classmethod
     def create(
-        cls, root: str, card: ModelCard, *, kind: Kind, embedding_dtype: EmbeddingDtype
+        cls,
+        root: str,
+        card: ModelCard,
+        *,
+        kind: Kind,
+        embedding_dtype: EmbeddingDtype,
+        store_timeout_s: float = STORE_TIMEOUT_S,
     ) -> Dataset:
         """Make a dataset of a kind for a model's vectors, or open it where it exists.
 
         The kind of one that exists is left to `storage.kinds.check_kind`.
+
+        `store_timeout_s` is `open_filesystem`'s.
 
         Raises:
             DatasetMismatchError: It exists, for another model or embedding dtype.
@@ -82,14 +90,14 @@ class Dataset:
             UsageError: It would be in an object store that lets two writers create one object.
         """
         root = absolute(root)
-        fs = open_filesystem(root)
+        fs = open_filesystem(root, store_timeout_s=store_timeout_s)
         if not fs.exists(INFO_PATH):
             _refuse_foreign_files(root, fs)
             if in_object_store(root):
                 check_first_writer_wins(fs, root)
             fs.create(INFO_PATH, _new_info(card, kind, embedding_dtype).to_json().encode())
         # Read back in every case: another process may have been first.
-        dataset = cls.open(root)
+        dataset = cls(root=root, fs=fs, info=read_info(root, fs))
         dataset.check_model(card)
         if dataset.info.embedding_dtype != embedding_dtype:
             raise DatasetMismatchError(
@@ -100,14 +108,14 @@ class Dataset:
         return dataset
 
     @classmethod
-    def open(cls, root: str) -> Dataset:
-        """Open a dataset that exists.
+    def open(cls, root: str, *, store_timeout_s: float = STORE_TIMEOUT_S) -> Dataset:
+        """Open a dataset that exists; `store_timeout_s` is `open_filesystem`'s.
 
         Raises:
             DatasetError: There is none at `root`, or its `dataset.json` is damaged.
         """
         root = absolute(root)
-        fs = open_filesystem(root)
+        fs = open_filesystem(root, store_timeout_s=store_timeout_s)
         return cls(root=root, fs=fs, info=read_info(root, fs))
 
     def check_model(self, card: ModelCard) -> None:

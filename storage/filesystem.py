@@ -11,6 +11,8 @@ from storage.locations import absolute, in_object_store
 if TYPE_CHECKING:
     from storage.object_filesystem import ObjectFilesystem
 
+STORE_TIMEOUT_S = 30.0  # for one request to an object store, where no settings are given
+
 Names = list[str]
 
 
@@ -54,18 +56,23 @@ class Filesystem(Protocol):
         ...
 
 
-def open_filesystem(root: str) -> Filesystem:
+def open_filesystem(root: str, *, store_timeout_s: float = STORE_TIMEOUT_S) -> Filesystem:
     """Return the file system whose root is a folder, there or not yet, or `s3://bucket/prefix`.
+
+    `store_timeout_s` is for one request to an object store; a failed request is repeated for
+    twice as long.
 
     Raises:
         UsageError: `root` has a scheme that is not supported.
         DependencyError: What speaks to object stores is not installed.
     """
     place = absolute(root)
-    return open_object_store(place) if in_object_store(place) else LocalFilesystem(place)
+    if in_object_store(place):
+        return open_object_store(place, timeout_s=store_timeout_s)
+    return LocalFilesystem(place)
 
 
-def open_object_store(place: str) -> ObjectFilesystem:
+def open_object_store(place: str, *, timeout_s: float) -> ObjectFilesystem:
     """Return the file system of an `s3://bucket/prefix`, in the form that `absolute` gives it.
 
     Raises:
@@ -77,6 +84,4 @@ def open_object_store(place: str) -> ObjectFilesystem:
         raise DependencyError(
             f"{place} needs the package obstore ({error}): pip install 'clipfleet[s3]'"
         ) from error
-    from clipfleet.settings import load_settings
-
-    return ObjectFilesystem(place, timeout_s=load_settings().store_timeout_s)
+    return ObjectFilesystem(place, timeout_s=timeout_s)

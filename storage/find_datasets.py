@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from clipfleet.errors import StorageError
 from storage.dataset import INFO_PATH
-from storage.filesystem import open_object_store
+from storage.filesystem import STORE_TIMEOUT_S, open_object_store
 from storage.locations import absolute, below, in_object_store
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ class Found:
     cut: bool
 
 
-def find_datasets(folder: str, *, max_entries: int = MAX_ENTRIES) -> Found:
+def find_datasets(
+    folder: str, *, max_entries: int = MAX_ENTRIES, store_timeout_s: float = STORE_TIMEOUT_S
+) -> Found:
     """Return the datasets in a folder and up to three levels below it, the folder itself included.
 
     Hidden folders, symbolic links and what lies inside a dataset are left out. In an object
@@ -39,8 +41,8 @@ def find_datasets(folder: str, *, max_entries: int = MAX_ENTRIES) -> Found:
             in an object store none is, or a store that is down would look empty.
     """
     if in_object_store(folder):
-        place = absolute(folder)
-        return Found(roots=sorted(_find_in_store(open_object_store(place))), cut=False)
+        store = open_object_store(absolute(folder), timeout_s=store_timeout_s)
+        return Found(roots=sorted(_find_in_store(store)), cut=False)
     roots: list[str] = []
     folders = deque([(os.path.abspath(folder), 0)])  # the nearest first
     entries = 0

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable
 
-_CACHE_KIB = 64 << 10
+from storage.scratch_database import open_scratch_database
 
 # (id, digest of its uri or text, where it came from)
 Row = tuple[str, bytes, int]
 
 
 class IdIndex:
-    """Ids, each with the digest of its value and a number that says where it came from.
-
-    A private SQLite database without a name: it lies in memory until it outgrows its
-    cache, then in the temporary folder, and it is gone with the process.
-    """
+    """Ids, each with the digest of its value and a number that says where it came from."""
 
     def __init__(self) -> None:
-        # Threads of one worker may share it, one at a time.
-        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        self._database.executescript(
-            f"""
-            PRAGMA journal_mode = OFF;
-            PRAGMA synchronous = OFF;
-            PRAGMA cache_size = -{_CACHE_KIB};
-            CREATE TABLE ids (id TEXT PRIMARY KEY, digest BLOB, origin INTEGER) WITHOUT ROWID;
-            BEGIN;
-            """
+        self._database = open_scratch_database(
+            "ids (id TEXT PRIMARY KEY, digest BLOB, origin INTEGER)"
         )
 
     def add(self, rows: Iterable[Row]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
@@ -27,7 +27,6 @@ from storage.parquet_files import (
     open_parquet,
     parquet_bytes,
     parquet_error,
-    read_row_groups,
 )
 
 FORMAT = "1"
@@ -222,12 +221,6 @@ def read_footer(file: BinaryIO, *, path: str) -> Footer:
     except (*PARQUET_ERRORS, LookupError, TypeError, ValueError, RecursionError) as error:
         remedy = way_out(PurePosixPath(path).stem)
         raise parquet_error(error, path, remedy=remedy) from error
-
-
-def read_part_ids(file: BinaryIO) -> Iterator[list[str]]:
-    """Yield the ids of a part, or of an errors table, a row group at a time."""
-    for rows in read_row_groups(open_parquet(file), ["id"]):
-        yield rows["id"].to_pylist()
 
 
 def _check(embedded: Embedded, info: DatasetInfo, name: str) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from clipfleet.errors import DatasetError
 from storage import tally
 from storage.dataset import Dataset
+from storage.filesystem import STORE_TIMEOUT_S
 from storage.jobs import jobs, read_job_rows
 from storage.parquet_files import PARQUET_ERRORS, open_parquet, parquet_error, read_row_groups
 from storage.parts import (
@@ -97,7 +98,7 @@ class Proof:
         return [counts, *(self.problems or [verdict])]
 
 
-def prove(root: str) -> Proof:
+def prove(root: str, *, store_timeout_s: float = STORE_TIMEOUT_S) -> Proof:
     """Read a whole dataset, and return what is wrong with it, if anything.
 
     Memory stays flat: ids are counted on disk, vectors read a row group at a time.
@@ -105,7 +106,7 @@ def prove(root: str) -> Proof:
     Raises:
         DatasetError: There is no dataset at `root`, or a plan of it cannot be read.
     """
-    return prove_dataset(Dataset.open(root))
+    return prove_dataset(Dataset.open(root, store_timeout_s=store_timeout_s))
 
 
 def prove_dataset(dataset: Dataset) -> Proof:

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable
 
-_CACHE_KIB = 64 << 10
+from storage.scratch_database import open_scratch_database
 
 
 class Tally:
-    """How often each id is planned, and how often it is in a part or an errors table.
-
-    A private SQLite database without a name, as in `storage.id_index`.
-    """
+    """How often each id is planned, and how often it is in a part or an errors table."""
 
     def __init__(self) -> None:
-        self._database = sqlite3.connect("", isolation_level=None)
-        self._database.executescript(
-            f"""
-            PRAGMA journal_mode = OFF;
-            PRAGMA synchronous = OFF;
-            PRAGMA cache_size = -{_CACHE_KIB};
-            CREATE TABLE ids (
+        self._database = open_scratch_database(
+            """
+            ids (
                 id TEXT PRIMARY KEY,
                 planned INTEGER, -- times in a plan
                 written INTEGER, -- rows in parts and errors tables
                 arrived INTEGER, -- of these, rows of items that came singly
                 retried INTEGER  -- the newest job that retried it and has its part, or 0
-            ) WITHOUT ROWID;
-            BEGIN;
+            )
             """
         )
 

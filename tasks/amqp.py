@@ -21,7 +21,7 @@ class FleetAMQP(AMQP):
     def send_task_message(self) -> Any:
         """Return what Celery sends every message of a task with."""
         send = super().send_task_message
-        keys = self.app.conf.message_keys
+        keys = self.app.conf.clipfleet_settings.message_keys
         return send if not keys else _signing(send, keys[0])
 
 

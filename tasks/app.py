@@ -32,8 +32,8 @@ def make_app(settings: Settings) -> Celery:
     """
     app = Celery("clipfleet", amqp=FleetAMQP, set_as_current=False)
     app.conf.update(
+        clipfleet_settings=settings,  # see `settings_of`; the child gets it with the application
         broker_url=settings.redis_url,
-        message_keys=settings.message_keys,
         # Nothing signs its commands, and one of them drops messages.
         worker_enable_remote_control=not settings.message_keys,
         **_tls(settings.redis_url),
@@ -57,6 +57,12 @@ def make_app(settings: Settings) -> Celery:
         **_ONE_SPAWNED_CHILD,
     )
     return app
+
+
+def settings_of(app: Celery) -> Settings:
+    """Return the settings that `make_app` made an application of."""
+    settings: Settings = app.conf.clipfleet_settings
+    return settings
 
 
 _JSON_ONLY: dict[str, Any] = {
@@ -106,6 +112,7 @@ def _queue(name: str) -> Queue:
 
 def _transport_options(settings: Settings) -> dict[str, Any]:
     options: dict[str, Any] = {
+        "settings": settings,  # for the refusals of tasks.transport
         "visibility_timeout": settings.visibility_timeout_s,
         "unacked_restore_interval": _SWEEP_S,
         "unacked_restore_throttle": 1,

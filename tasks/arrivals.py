@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,17 @@ class Arrival:
 
     item: Item
     fault: str = ""
+
+
+def read_arrivals(items: Iterable[Any], tower: Tower) -> tuple[list[Arrival], list[str]]:
+    """Return the items that JSON describes, and what is wrong with those without a usable id."""
+    arrivals, faults = [], []
+    for raw in items:
+        try:
+            arrivals.append(read_arrival(raw, tower))
+        except MessageError as error:  # noqa: PERF203 - one wrong item spoils no other
+            faults.append(str(error))
+    return arrivals, faults
 
 
 def read_arrival(raw: Any, tower: Tower) -> Arrival:

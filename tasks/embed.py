@@ -56,7 +56,10 @@ def embed_shard(
         TransientError: Worth trying again.
         GpuLostError: This process can embed nothing any more.
     """
-    dataset = Dataset.open(dataset_root(str(process.settings.output), task.dataset))
+    store_timeout_s = process.settings.store_timeout_s
+    output = str(process.settings.output)
+    root = dataset_root(output, task.dataset, store_timeout_s=store_timeout_s)
+    dataset = Dataset.open(root, store_timeout_s=store_timeout_s)
     _check_model(task, dataset, process.card)
     name = task.shard.name
     if is_committed(dataset, name):

@@ -25,13 +25,12 @@ from clipfleet.errors import (
     UsageError,
 )
 from clipfleet.jobs import BAD_ITEM, EMBED_ITEMS_TASK
-from clipfleet.models import Tower
 from storage.arrivals import KnownIds, catch_up, commit_arrivals
 from storage.dataset import Dataset, single_items_name
 from storage.kinds import check_kind
 from storage.manifest import Commit
 from storage.parts import Embedded, Failure
-from tasks.arrivals import Arrival, read_arrival
+from tasks.arrivals import Arrival, read_arrivals
 from tasks.deadline import working
 from tasks.gather import Gatherer, GivenUp
 from tasks.last_words import gpu_lost
@@ -104,17 +103,6 @@ def _embed(
     return replace(embedded, failures=[*embedded.failures, *failures])
 
 
-def read_arrivals(items: Iterable[Any], tower: Tower) -> tuple[list[Arrival], list[str]]:
-    """Return the items that JSON describes, and what is wrong with those without a usable id."""
-    arrivals, faults = [], []
-    for raw in items:
-        try:
-            arrivals.append(read_arrival(raw, tower))
-        except MessageError as error:  # noqa: PERF203 - one wrong item spoils no other
-            faults.append(str(error))
-    return arrivals, faults
-
-
 _known: OrderedDict[tuple[str, str], KnownIds] = OrderedDict()  # the last used is the last
 
 
@@ -139,12 +127,18 @@ def open_dataset(process: EngineProcess, named: str | None) -> Dataset:
     """
     settings, card = process.settings, process.card
     name = single_items_name(card.tower) if named is None else named
-    root = dataset_root(str(settings.output), name)
+    store_timeout_s = settings.store_timeout_s
+    root = dataset_root(str(settings.output), name, store_timeout_s=store_timeout_s)
     try:
-        dataset = Dataset.open(root)
+        dataset = Dataset.open(root, store_timeout_s=store_timeout_s)
     except DatasetError:
-        dtype = settings.embedding_dtype
-        dataset = Dataset.create(root, card, kind="stream", embedding_dtype=dtype)
+        dataset = Dataset.create(
+            root,
+            card,
+            kind="stream",
+            embedding_dtype=settings.embedding_dtype,
+            store_timeout_s=store_timeout_s,
+        )
     dataset.check_model(card)
     check_kind(dataset, "stream")
     return dataset

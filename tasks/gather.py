@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from clipfleet.jobs import ENGINE_CRASHED, ENGINE_FAILED
-from tasks.retry import backoff_s, lost_reason
+from tasks.retry import lost_reason, retry_delay_s
 
 WINDOWS_IN_HAND = 2  # one that is embedded, one that fills: more messages stay in Redis
 _MAX_CREDIT = 60_000  # kombu turns prefetch limits off above 65,535
@@ -160,7 +160,7 @@ class Gatherer:
         attempt = failed.attempt
         for part in parts:
             part.attempt = attempt + 1
-            self._after(backoff_s(attempt), partial(self._go, part))
+            self._after(retry_delay_s(attempt), partial(self._go, part))
 
     def _go(self, batch: Batch) -> None:
         if not self._closed:

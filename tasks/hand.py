@@ -14,7 +14,7 @@ from typing import Any
 
 from tasks.broker import Client
 
-RENEWALS = 4  # within a visibility timeout, as of the lease
+RENEWALS = 4  # within a visibility timeout, of a worker's sign of life and of its holds
 
 # A hand is looked into for so long after its worker was last seen: one that slept may still move a
 # message there with the last command that it sent.

@@ -14,7 +14,8 @@ from typing import Any
 
 from celery import bootsteps
 
-RENEWALS = 4  # within a visibility timeout
+from tasks.hand import RENEWALS
+
 _JOIN_S = 10.0
 
 log = logging.getLogger(__name__)

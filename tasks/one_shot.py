@@ -14,13 +14,13 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from clipfleet.card import load_card
-from clipfleet.display import Snapshot, duration
+from clipfleet.display import Show, duration
 from clipfleet.errors import BrokerError, EngineError
 from clipfleet.settings import Settings
 from storage.dataset import Dataset
 from storage.failures import count_failures
 from storage.locations import absolute
-from storage.proof import Proof, prove
+from storage.proof import Proof, prove_dataset
 from storage.sources import Source
 from tasks.broker import connect, unreachable
 from tasks.local_fleet import LocalFleet
@@ -33,8 +33,6 @@ _LOOK_S = 0.25
 _STALL_S = 15.0  # without an item done, before the workers' troubles are shown
 _RECONCILE_S = 3.0  # between the workers' looks for lost messages: somebody waits for the end
 _PATIENCE_S = 60.0  # with a Redis that does not answer
-
-Show = Callable[[Snapshot], None]
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +130,7 @@ def retry_here(
         EngineError: The workers do not start, or refuse the work.
     """
     card, _ = load_card(model)
-    Dataset.open(dataset).check_model(card)
+    Dataset.open(dataset, store_timeout_s=settings.store_timeout_s).check_model(card)
     return _run(
         lambda fleet: retry_errors(dataset, only, settings=fleet),
         _fleet_settings(settings, dataset, model),
@@ -156,7 +154,8 @@ def _run(
     with _redis(settings, own=own_redis) as redis_url:
         settings = settings.model_copy(update={"redis_url": redis_url})
         submission = queue(settings)
-        progress = Progress(Dataset.open(submission.dataset), settings)
+        dataset = Dataset.open(submission.dataset, store_timeout_s=settings.store_timeout_s)
+        progress = Progress(dataset, settings)
         progress.refresh()
         before, started_s = progress.done, time.monotonic()
         if not progress.finished:
@@ -164,13 +163,13 @@ def _run(
                 _wait(progress, fleet, show)
                 seconds = time.monotonic() - started_s
                 fleet.ask_to_stop()  # while the proof is made
-                proof = prove(submission.dataset)
+                proof = prove_dataset(dataset)
         else:
-            seconds, proof = 0.0, prove(submission.dataset)
+            seconds, proof = 0.0, prove_dataset(dataset)
     return Summary(
         submission=submission,
         proof=proof,
-        classes=dict(count_failures(progress.dataset)),
+        classes=dict(count_failures(dataset)),
         seconds=seconds,
         embedded_items=progress.done - before,
     )

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from clipfleet.errors import MessageError, UsageError
 from clipfleet.jobs import MAX_DATASET_LENGTH
 from storage.dataset import FOLDERS, INFO_PATH
-from storage.filesystem import open_filesystem
+from storage.filesystem import STORE_TIMEOUT_S, open_filesystem
 from storage.locations import absolute, below, in_object_store, local_path
 
 _SHOWN_LENGTH = 100  # characters
@@ -16,7 +16,7 @@ _NAME_BYTES = 255  # of one file or folder, on Linux
 _PATH_BYTES = 4096 - 256  # with room for the files in it
 
 
-def dataset_root(output: str, dataset: str) -> str:
+def dataset_root(output: str, dataset: str, *, store_timeout_s: float = STORE_TIMEOUT_S) -> str:
     """Return the place of a dataset that a message names, symbolic links resolved.
 
     A relative path is one inside `output`.
@@ -34,7 +34,7 @@ def dataset_root(output: str, dataset: str) -> str:
     if ".." in PurePath(dataset).parts:
         raise MessageError(f"dataset {dataset!r} has '..' in it: name it without")
     if in_object_store(output):
-        return _root_in_store(absolute(output), dataset)
+        return _root_in_store(absolute(output), dataset, store_timeout_s)
     try:
         place = local_path(dataset) if "://" in dataset else dataset
         root = Path(output, place).resolve()
@@ -51,7 +51,7 @@ def dataset_root(output: str, dataset: str) -> str:
     return str(root)
 
 
-def _root_in_store(output: str, dataset: str) -> str:
+def _root_in_store(output: str, dataset: str, store_timeout_s: float) -> str:
     """Return the URL of a dataset below an output that is one."""
     relative = "://" not in dataset and not dataset.startswith("/")
     try:
@@ -64,7 +64,7 @@ def _root_in_store(output: str, dataset: str) -> str:
     inside = root
     while inside != output:
         inside = inside.rpartition("/")[0]
-        if open_filesystem(inside).exists(INFO_PATH):
+        if open_filesystem(inside, store_timeout_s=store_timeout_s).exists(INFO_PATH):
             raise _inside_another(root, inside)
     return root
 

@@ -36,12 +36,13 @@ def read_progress(name: str, settings: Settings) -> Progress:
     Raises:
         DatasetError: There is no such dataset or job.
     """
+    store_timeout_s = settings.store_timeout_s
     match = _JOB_SUFFIX.fullmatch(name)
     if match and (in_object_store(name) or not open_filesystem(name).exists(INFO_PATH)):
-        dataset = Dataset.open(match["dataset"])
+        dataset = Dataset.open(match["dataset"], store_timeout_s=store_timeout_s)
         progress = Progress(dataset, settings, job=read_job(dataset, match["job"]))
     else:
-        progress = Progress(Dataset.open(name), settings)
+        progress = Progress(Dataset.open(name, store_timeout_s=store_timeout_s), settings)
     progress.refresh()
     return progress
 
@@ -207,11 +208,11 @@ class Progress:
         try:
             with connect(settings.redis_url) as client:
                 self.waiting, self.held = message_counts(client, queue)
-                refusals = Refusals(client, settings.queue_prefix)
+                refusals = Refusals(client, settings.queue_prefix).all()
                 # The dataset may be reached by another path than the one that messages name.
                 names = {self.dataset.root, name_in_messages(self.dataset)}
-                self.refusals = [r for r in refusals.all() if r.dataset in names]
-                self.strays = refusals.of_no_dataset()
+                self.refusals = [r for r in refusals if r.dataset in names]
+                self.strays = [r for r in refusals if not r.dataset]
                 self.broker_error = None
         except (RedisError, OSError) as error:
             self.waiting = self.held = None

@@ -182,15 +182,6 @@ def send(app: Celery, producer: Any, task: EmbedTask, queue: str) -> None:
     )
 
 
-def shards_in_redis(client: Client, queue: str, name: str) -> set[str]:
-    """Return the names of a dataset's shards that wait in Redis or that a worker holds.
-
-    Raises:
-        redis.exceptions.RedisError: Redis does not answer.
-    """
-    return all_in_redis(client, queue).get(digest(name), set())
-
-
 def all_in_redis(client: Client, queue: str) -> dict[str, set[str]]:
     """Return the names of the shards that are in Redis, by their dataset's digest.
 

@@ -20,8 +20,9 @@ from celery.worker.state import task_reserved
 
 from clipfleet.errors import MessageError
 from clipfleet.jobs import EMBED_ITEMS_TASK, MAX_MESSAGE_ITEMS
-from clipfleet.settings import Settings, load_settings
+from clipfleet.settings import Settings
 from clipfleet.validation import shortened
+from tasks.app import settings_of
 from tasks.gather import Batch, Delivery, Gatherer
 from tasks.messages import Handler, arguments_of, refuse_message
 from tasks.retry import NotNow, NotThis, is_redelivered, reason_of, times_lost
@@ -31,13 +32,13 @@ _SHOWN_LENGTH = 200  # characters of a wrong message in its refusal
 log = logging.getLogger(__name__)
 
 
-def strategy(task: Any, app: Any, consumer: Any) -> Handler:  # noqa: ARG001 - Celery's form
+def strategy(task: Any, app: Any, consumer: Any) -> Handler:
     """Return what Celery calls with every `clipfleet.embed_items` message.
 
     Celery asks again after each connection; the earlier gatherer's messages are then
     Redis's to deliver again.
     """
-    settings = load_settings()
+    settings = settings_of(app)
     if task.gatherer is not None:
         task.gatherer.close()
     task.gatherer = make_gatherer(task, consumer, settings)

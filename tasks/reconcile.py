@@ -10,24 +10,25 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from kombu.exceptions import BatchPublishError  # type: ignore[attr-defined]
 from redis.exceptions import LockError, ResponseError
 
 from clipfleet.card import ModelCard
-from clipfleet.errors import ClipfleetError
+from clipfleet.errors import ClipfleetError, MessageError
 from clipfleet.jobs import Shard, queue_name
 from clipfleet.settings import Settings
-from storage.dataset import Dataset
+from storage.dataset import PLAN_FOLDER, Dataset
+from storage.filesystem import STORE_TIMEOUT_S, Filesystem, open_filesystem
 from storage.find_datasets import find_datasets
 from storage.locations import resolved
 from storage.manifest import missing_shards
-from storage.queued import Queued, read_queued
+from storage.queued import QUEUED_PATH, Queued, read_queued
 from tasks.broker import Client, connect, message_counts
 from tasks.feed import feed
-from tasks.lost import fingerprint_of, is_ours, lost_shards
+from tasks.output import dataset_root
 from tasks.queueing import (
     all_in_redis,
     broker_errors,
@@ -62,6 +63,7 @@ class Reconciler:
         self._output = resolved(str(settings.output))  # as `dataset_root` has it
         self._queue = queue_name(card.tower, settings.queue_prefix)
         self._interval_s = settings.reconcile_interval_s
+        self._store_timeout_s = settings.store_timeout_s
         self._settled: dict[str, int] = {}  # dataset → what its plan was when nothing was open
         self._troubles = Troubles()
         self._stopped = threading.Event()
@@ -139,7 +141,7 @@ class Reconciler:
 
     def _datasets(self) -> list[tuple[Dataset, Queued]]:
         """Return the datasets of this fleet that may have open shards."""
-        found = find_datasets(self._output)
+        found = find_datasets(self._output, store_timeout_s=self._store_timeout_s)
         if found.cut:
             told = "too many files to look through; give the datasets a folder of their own"
             self._troubles.tell(NO_LOOK, self._output, told)
@@ -148,7 +150,8 @@ class Reconciler:
         opened = []
         for root in found.roots:
             try:
-                fingerprint = fingerprint_of(root)
+                fs = open_filesystem(root, store_timeout_s=self._store_timeout_s)
+                fingerprint = fingerprint_of(fs)
                 if self._settled.get(root) == fingerprint:
                     continue
                 ours = self._open(root)
@@ -161,12 +164,18 @@ class Reconciler:
         return opened
 
     def _open(self, root: str) -> tuple[Dataset, Queued] | None:
-        dataset = Dataset.open(root)
+        dataset = Dataset.open(root, store_timeout_s=self._store_timeout_s)
         queued = read_queued(dataset)
         if (
             queued is None
             or dataset.info.model != self._card.identity
-            or not is_ours(queued, root, queue=self._queue, output=self._output)
+            or not is_ours(
+                queued,
+                root,
+                queue=self._queue,
+                output=self._output,
+                store_timeout_s=self._store_timeout_s,
+            )
         ):
             return None
         return dataset, queued
@@ -187,7 +196,7 @@ class Reconciler:
         found = []
         for dataset, queued in datasets:
             try:
-                fingerprint = fingerprint_of(dataset.root)
+                fingerprint = fingerprint_of(dataset.fs)
                 open_shards = list(missing_shards(dataset))
             except (ClipfleetError, OSError) as error:
                 self._troubles.tell(NO_LOOK, dataset.root, error)
@@ -229,6 +238,63 @@ class Reconciler:
             lost = [s for *_, shards in self._lost(client, [(dataset, queued)]) for s in shards]
             again = [shard for shard in lost if shard.name in suspects]
             return list(publish(again, dataset, name, self._settings, lock))
+
+
+def is_ours(
+    queued: Queued,
+    root: str,
+    *,
+    queue: str,
+    output: str,
+    store_timeout_s: float = STORE_TIMEOUT_S,
+) -> bool:
+    """Return whether the dataset at `root` was queued for this fleet, under this place's name.
+
+    A dataset that was copied or moved still has the name of its first place.
+
+    Raises:
+        OSError, StorageError: The disk or the store of `output` does not answer, and it may be.
+    """
+    if queued.queue != queue:
+        return False
+    try:
+        named = dataset_root(output, queued.dataset, store_timeout_s=store_timeout_s)
+    except MessageError:  # also where a folder on its way may not be looked into
+        return False
+    return named == root
+
+
+def lost_shards(
+    open_shards: Iterable[Shard],
+    queued: Queued,
+    *,
+    in_redis: Collection[str],
+    refused: Collection[str],
+) -> list[Shard]:
+    """Return the open shards that were queued, and that neither Redis nor a worker has.
+
+    Others are still being queued, or wait for room in the queue. A refused shard waits until
+    somebody has mended the cause and resumes. `in_redis` must be older than the open shards:
+    a shard is recorded before its message goes.
+    """
+    return [
+        shard
+        for shard in open_shards
+        if queued.was_queued(shard) and shard.name not in in_redis and shard.name not in refused
+    ]
+
+
+def fingerprint_of(fs: Filesystem) -> int:
+    """Return what changes when a job is planned or queued, or a dataset is made anew.
+
+    Raises:
+        StorageError: The disk did not answer.
+    """
+    try:
+        queued = fs.read(QUEUED_PATH)
+    except FileNotFoundError:
+        queued = b""
+    return hash((tuple(fs.list(PLAN_FOLDER)), queued))
 
 
 def _told(dataset: Dataset, shards: int) -> dict[str, Any]:

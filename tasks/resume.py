@@ -46,7 +46,7 @@ def resume(dataset_root: str, *, settings: Settings) -> Resumption:
         DatasetError: There is no dataset, or it is damaged.
         BrokerError: Redis does not answer; resuming again goes on.
     """
-    dataset = Dataset.open(dataset_root)
+    dataset = Dataset.open(dataset_root, store_timeout_s=settings.store_timeout_s)
     check_broker(settings.redis_url)
     for name in unfinished(dataset):  # a worker died between a part and its record
         complete(dataset, name)

@@ -12,7 +12,6 @@ somebody has mended it; those on which the engine fails, or ends, as often are e
 from __future__ import annotations
 
 import logging
-import random
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -20,6 +19,7 @@ from typing import Any, NoReturn
 from celery.exceptions import Reject
 
 from clipfleet.errors import TransientError, UsageError
+from workers.backoff import backoff_s
 
 FIRST_DELAY_S = 1.0
 MAX_DELAY_S = 60.0
@@ -31,13 +31,9 @@ _LOST = "lost"  # the count in a message's delivery_info
 log = logging.getLogger(__name__)
 
 
-def backoff_s(attempt: int, *, jitter: float | None = None) -> float:
-    """Return the seconds to wait after failed attempt 1, 2, …: doubling, then level.
-
-    `jitter` in [0, 1) takes off up to half, so that a fleet does not come back at once.
-    """
-    delay_s = min(FIRST_DELAY_S * 2.0 ** min(attempt - 1, 30), MAX_DELAY_S)
-    return delay_s * (1 - (random.random() if jitter is None else jitter) / 2)
+def retry_delay_s(attempt: int) -> float:
+    """Return the seconds to wait after failed attempt 1, 2, … of a shard or a batch."""
+    return backoff_s(attempt, first_s=FIRST_DELAY_S, max_s=MAX_DELAY_S)
 
 
 def may_retry(error: BaseException, attempt: int, attempts: int) -> bool:
@@ -103,7 +99,7 @@ def retry_later(task: Any, error: Exception, *, named: str) -> NoReturn:
             at once, if Redis does not take the new one.
     """
     attempt = task.request.retries + 1
-    delay_s = backoff_s(attempt)
+    delay_s = retry_delay_s(attempt)
     log.warning(
         "shard failed, will be tried again",
         extra={

@@ -52,7 +52,7 @@ def retry_errors(dataset_root: str, only: Collection[str] = (), *, settings: Set
             and retrying again goes on.
         DatasetError: There is no dataset, it is damaged, or another submit planned meanwhile.
     """
-    dataset = Dataset.open(dataset_root)
+    dataset = Dataset.open(dataset_root, store_timeout_s=settings.store_timeout_s)
     check_broker(settings.redis_url)
     for name in unfinished(dataset):  # a worker died between a part and its record
         complete(dataset, name)

@@ -68,7 +68,11 @@ def submit(
     check_broker(settings.redis_url)
     warn_of_exposure(settings.redis_url)
     dataset = Dataset.create(
-        dataset_root, card, kind="planned", embedding_dtype=settings.embedding_dtype
+        dataset_root,
+        card,
+        kind="planned",
+        embedding_dtype=settings.embedding_dtype,
+        store_timeout_s=settings.store_timeout_s,
     )
     check_kind(dataset, "planned")
     for name in unfinished(dataset):  # a worker died between a part and its record

@@ -1,12 +1,18 @@
-"""The way to Redis: Celery's own, which drops what is no message instead of ending the worker.
+"""The way to Redis: Celery's own, with three repairs.
 
-A list of Redis holds whatever somebody put there. kombu parses an element when it has popped it,
-outside of all that Celery guards, so that one which is not a message ends the worker's event
-loop. Here it ends as a refusal. So would a Redis that is out of memory; here messages go on to be
-taken, embedded and acknowledged, which makes room. And a message on its way to a worker is always
-in Redis: see `tasks.hand`. The classes rest on names of kombu 5.7: `Channel._brpop_start`,
-`_brpop_read`, `_do_restore_message` and `_receive_one`, `Transport._deliver`, and of `QoS`
-`append`, `ack`, `reject`, `restore_visible` and `restore_by_tag`; a test feeds each of them.
+A producer's mistake ends no worker: kombu parses an element of a queue's list after it has popped
+it, outside of all that Celery guards. An element that is no message, such as an item in bare JSON,
+would end the worker's event loop; here the element ends as a refusal.
+
+A Redis that is out of memory ends no worker either: messages go on to be taken, embedded and
+acknowledged, which makes room.
+
+A message on its way to a worker is always in Redis: see `tasks.hand`.
+
+The classes rest on names of kombu 5.7: `Channel._brpop_start`, `_brpop_read` and
+`_do_restore_message`,
+`Transport._deliver`, and of `QoS` `append`, `ack`, `reject`, `restore_visible` and
+`restore_by_tag`; a test feeds each of them.
 """
 
 from __future__ import annotations
@@ -24,14 +30,13 @@ from kombu.utils.json import dumps, loads
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, OutOfMemoryError
 
-from clipfleet.settings import load_settings
 from tasks.hand import Hand, put_back
 from tasks.refusals import refuse
 from tasks.retry import count_lost
 
-# What parsing provokes, here and in Celery's consumer. RecursionError: lists in each other;
-# DataError: a tag that Redis cannot hold.
-PARSE_ERRORS = (AttributeError, LookupError, TypeError, ValueError, RecursionError, DataError)
+# What a message of another form provokes, here and in Celery's consumer. DataError: its tag is
+# null, which Redis cannot hold.
+PARSE_ERRORS = (AttributeError, LookupError, TypeError, ValueError, DataError)
 
 _WITHOUT_HAND_S = 5.0  # after Redis was out of memory
 _MOST_MOVED = 1000  # at once: the event loop waits
@@ -39,17 +44,8 @@ _MOST_MOVED = 1000  # at once: the event loop waits
 log = logging.getLogger(__name__)
 
 
-class CarefulMessage(virtual.Message):
-    """A message that is not unpacked: a small one might unpack to any size."""
-
-    def __init__(self, payload: Any, channel: Any = None, **more: Any) -> None:
-        if (payload.get("headers") or {}).get("compression"):
-            raise ValueError("it is compressed: send it as it is")
-        super().__init__(payload, channel=channel, **more)
-
-
 class CarefulQoS(kombu_redis.QoS):
-    """What workers hold, from which garbage is dropped when it would go back to its queue."""
+    """What workers hold, also where Redis is out of memory, or the connection is lost."""
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Record that this worker holds a message, which is in no list any more.
@@ -141,9 +137,6 @@ class CarefulQoS(kombu_redis.QoS):
         """Put a message back that its worker did not acknowledge."""
         try:
             super().restore_by_tag(tag, client, leftmost)
-        except PARSE_ERRORS as error:  # no list of message, exchange and routing key
-            self._remove_from_indices(tag).execute()  # type: ignore[attr-defined]
-            _drop("held", error)
         except OutOfMemoryError as error:  # it stays where it is, and is put back later
             log.warning("message not put back", extra={"reason": str(error)})
 
@@ -151,7 +144,6 @@ class CarefulQoS(kombu_redis.QoS):
 class CarefulChannel(kombu_redis.Channel):
     """A channel on which an element that is no message is dropped."""
 
-    Message = CarefulMessage
     QoS = CarefulQoS
 
     hand: Hand | None = None  # of a channel that takes messages
@@ -204,7 +196,7 @@ class CarefulChannel(kombu_redis.Channel):
             self._without_hand_until_s = time.monotonic() + _WITHOUT_HAND_S
             raise Empty from error
         except PARSE_ERRORS as error:  # it is not JSON; `_deliver` has the rest
-            _drop("queued", error)
+            self.connection.drop(error)  # type: ignore[attr-defined]
             raise Empty from error
 
     def _take(self, hand: Hand, **options: Any) -> bool:
@@ -272,17 +264,9 @@ class CarefulChannel(kombu_redis.Channel):
             payload, exchange, routing_key, pipe, leftmost
         )
 
-    def _receive_one(self, subclient: Any) -> Any:
-        """Take what was published for remote control."""
-        try:
-            return super()._receive_one(subclient)  # type: ignore[misc]
-        except PARSE_ERRORS as error:
-            _drop("published", error)
-            raise Empty from error
-
 
 class CarefulTransport(kombu_redis.Transport):
-    """A transport whose messages, and whose remote control's, may be anything."""
+    """A transport that refuses an element which is no message."""
 
     Channel = CarefulChannel
     # Out of memory, Redis refuses what a worker says when it starts; it tries again.
@@ -292,7 +276,14 @@ class CarefulTransport(kombu_redis.Transport):
         try:
             super()._deliver(message, queue)
         except PARSE_ERRORS as error:
-            _drop("queued", error)
+            self.drop(error)
+
+    def drop(self, error: BaseException) -> None:
+        """Refuse an element whose parsing failed; the application's settings are an option."""
+        reason = f"what was queued is no message ({type(error).__name__}: {error})"
+        connection: Any = self.client
+        settings = connection.transport_options["settings"]
+        refuse(settings, "garbage in Redis", "", reason=reason, planned=False)
 
 
 class CarefulConnection(Connection):
@@ -301,8 +292,3 @@ class CarefulConnection(Connection):
     def get_transport_cls(self) -> type[CarefulTransport]:
         """Return the transport's class, for `Connection.transport`."""
         return CarefulTransport
-
-
-def _drop(place: str, error: BaseException) -> None:
-    reason = f"what was {place} is no message ({type(error).__name__}: {error})"
-    refuse(load_settings(), "garbage in Redis", "", reason=reason, planned=False)

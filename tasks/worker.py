@@ -14,12 +14,12 @@ import time
 from typing import Any
 
 from billiard.process import active_children
-from celery import signals
+from celery import current_app, signals
 
 from clipfleet.gpus import VISIBLE_VARIABLE
 from clipfleet.jobs import queue_name
-from clipfleet.settings import Settings, load_settings
-from tasks.app import make_app
+from clipfleet.settings import Settings
+from tasks.app import make_app, settings_of
 from tasks.broker import check_broker, redacted
 from tasks.deadline import watchdog, working
 from tasks.exposure import warn_of_exposure
@@ -29,8 +29,8 @@ from tasks.lease import Lease
 from tasks.logs import set_up_logs
 from tasks.reconcile import Reconciler
 from workers.lifecycle import (
+    SAFE_PATH_VARIABLE,
     close_engine_process,
-    hand_to_children,
     open_engine_process,
     preflight,
     worker_name,
@@ -54,7 +54,7 @@ def run_worker(settings: Settings) -> int:
     check_broker(settings.redis_url)
     if settings.heartbeat_file:
         start_heartbeat(settings.heartbeat_file)
-    hand_to_children(settings)
+    os.environ[SAFE_PATH_VARIABLE] = "1"  # for the child
     set_up_logs(settings)
     report = Report()
     warn_of_exposure(settings.redis_url)
@@ -98,8 +98,7 @@ signals.worker_shutting_down.lock = threading.RLock()  # type: ignore[attr-defin
 
 @signals.setup_logging.connect
 def _on_logging(**_: Any) -> None:
-    """Keep Celery from setting up its own logs, in both processes."""
-    set_up_logs(load_settings())
+    """Keep Celery from setting up its own logs: `run_worker` and `_on_child` set up ours."""
 
 
 @signals.worker_shutting_down.connect
@@ -111,7 +110,7 @@ def _on_stop(**_: Any) -> None:
     global _stopping  # noqa: PLW0603 - this process's, set by its signal handler
     if not _stopping:
         _stopping = True
-        timer = threading.Timer(load_settings().stop_grace_s, _kill_children)
+        timer = threading.Timer(settings_of(current_app).stop_grace_s, _kill_children)
         timer.daemon = True
         timer.start()
 
@@ -130,11 +129,13 @@ def _on_child(**_: Any) -> None:
     So it does without the memory that it shares with the child: each task would fail for it.
     """
     started_s = time.monotonic()
+    settings = settings_of(current_app)
+    set_up_logs(settings)
     try:
         working()
-        process = open_engine_process()
+        process = open_engine_process(settings)
     except Exception as error:  # noqa: BLE001 - the edge of the process
-        told = f"the engine of {load_settings().model} did not load: "
+        told = f"the engine of {settings.model} did not load: "
         end_worker(error, event="engine not loaded, worker stops", told=told)
     else:
         card = process.card

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 
 FIRST_DELAY_S = 0.5
-_MAX_DOUBLINGS = 6
+MAX_DELAY_S = 32.0
 
 
-def backoff_s(attempt: int) -> float:
-    """Return the seconds to wait after failed attempt 1, 2, …, for what a worker waits for itself.
+def backoff_s(attempt: int, *, first_s: float = FIRST_DELAY_S, max_s: float = MAX_DELAY_S) -> float:
+    """Return the seconds to wait after failed attempt 1, 2, …: a delay that doubles, then levels.
 
-    Anything from none to a limit that doubles ("full jitter"): those that failed together do
-    not come back together.
+    Up to half of the delay is taken off at random, so that those that failed together do not
+    come back together.
     """
-    return random.uniform(0, FIRST_DELAY_S * 2.0 ** min(attempt - 1, _MAX_DOUBLINGS))
+    delay_s = min(first_s * 2.0 ** min(attempt - 1, 30), max_s)
+    return random.uniform(delay_s / 2, delay_s)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from clipfleet.card import ModelCard, load_card
 from clipfleet.errors import SettingsError, StorageError, UsageError
-from clipfleet.settings import CONFIG_VARIABLE, PREFIX, SEPARATORS, Settings, load_settings
+from clipfleet.settings import CONFIG_VARIABLE, PREFIX, SEPARATORS, Settings
 from storage.dataset import INFO_PATH, Dataset, single_items_name
 from storage.filesystem import open_filesystem
 from storage.first_writer import check_first_writer_wins
@@ -18,6 +18,10 @@ from storage.locations import below, in_object_store
 
 if TYPE_CHECKING:
     from workers.pipeline import Embedder
+
+# Without it a child imports modules from its working folder, a stranger's json.py, say (CPython
+# 3.10 does not know it).
+SAFE_PATH_VARIABLE = "PYTHONSAFEPATH"
 
 _ROOTS_VARIABLE = f"{PREFIX}INPUT_ROOTS"
 
@@ -40,9 +44,9 @@ def preflight(settings: Settings) -> ModelCard:
             f"use --tower {card.tower}, or the model's other card"
         )
     _check_readable(engine)
-    _check_output(output)
+    _check_output(output, settings.store_timeout_s)
     _check_roots(settings)
-    _check_single_items(output, card)
+    _check_single_items(output, card, settings.store_timeout_s)
     return card
 
 
@@ -61,16 +65,17 @@ def _check_readable(engine: Path) -> None:
         raise UsageError(f"cannot read the engine {engine}: {error.strerror}") from error
 
 
-def _check_output(output: str) -> None:
+def _check_output(output: str, store_timeout_s: float) -> None:
     if in_object_store(output):
-        _check_store(output)
+        _check_store(output, store_timeout_s)
     else:
         _check_writable(Path(output))
 
 
-def _check_store(output: str) -> None:
+def _check_store(output: str, store_timeout_s: float) -> None:
     try:
-        check_first_writer_wins(open_filesystem(output), output)
+        fs = open_filesystem(output, store_timeout_s=store_timeout_s)
+        check_first_writer_wins(fs, output)
     except StorageError as error:
         raise UsageError(
             f"cannot write to the output folder {output}: {error}; or choose another with --output"
@@ -101,11 +106,11 @@ def _check_roots(settings: Settings) -> None:
             )
 
 
-def _check_single_items(output: str, card: ModelCard) -> None:
+def _check_single_items(output: str, card: ModelCard, store_timeout_s: float) -> None:
     """Look now: a worker whose model does not fit could embed none of these items."""
     root = below(output, single_items_name(card.tower))
-    if open_filesystem(root).exists(INFO_PATH):
-        Dataset.open(root).check_model(card)
+    if open_filesystem(root, store_timeout_s=store_timeout_s).exists(INFO_PATH):
+        Dataset.open(root, store_timeout_s=store_timeout_s).check_model(card)
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
@@ -123,16 +128,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
         if values:  # an empty variable would be a list with an empty name in it
             kept[variable] = separator.join(values)
     told = {f"{PREFIX}{name.upper()}": str(value) for name, value in given.items()}
-    # Without it `python -m` runs what lies in the working folder, a stranger's json.py, say
-    # (CPython 3.10 does not know it).
-    return {**kept, **told, "PYTHONSAFEPATH": "1"}
-
-
-def hand_to_children(settings: Settings) -> None:
-    """Make these the settings of the processes that this one starts."""
-    environment = environment_of(settings)
-    os.environ.pop(CONFIG_VARIABLE, None)
-    os.environ.update(environment)
+    return {**kept, **told, SAFE_PATH_VARIABLE: "1"}
 
 
 def worker_name(settings: Settings) -> str:
@@ -154,15 +150,14 @@ class EngineProcess:
         return self.embedder.engine.card
 
 
-def open_engine_process() -> EngineProcess:
-    """Load the engine that the environment names into this process.
+def open_engine_process(settings: Settings) -> EngineProcess:
+    """Load the engine of `settings.model` into this process.
 
     Raises:
         ClipfleetError: It does not load; str(error) says why.
     """
     from workers.pipeline import Embedder  # brings the engine's runtime: children only
 
-    settings = load_settings()
     embedder = Embedder.from_settings(settings)
     EngineProcess.current = EngineProcess(settings, embedder)
     return EngineProcess.current

@@ -27,8 +27,8 @@ from storage.proof import prove
 from storage.queued import Queued, read_queued, write_queued
 from storage.retries import read_run
 from storage.sources import ListSource
-from tasks.lost import fingerprint_of, is_ours
 from tasks.queueing import name_in_messages
+from tasks.reconcile import fingerprint_of, is_ours
 from tests.fuzz.tables import table_bytes
 from tests.fuzz.target import Make, Target
 from workers.engines.fake import fake_card
@@ -103,7 +103,7 @@ def _status(dataset: Dataset) -> None:
 def _look_for_lost(dataset: Dataset) -> None:
     output = str(Path(dataset.root).parent)
     find_datasets(output)
-    fingerprint_of(dataset.root)
+    fingerprint_of(dataset.fs)
     queued = read_queued(dataset)
     if queued is not None and is_ours(queued, dataset.root, queue=QUEUE, output=output):
         for shard in missing_shards(dataset):

@@ -15,8 +15,9 @@ from clipfleet.models import Tower
 from clipfleet.settings import Settings
 from storage.manifest import missing_shards
 from storage.proof import prove
+from tasks.arrivals import read_arrivals
 from tasks.embed import embed_shard
-from tasks.embed_items import embed_arrivals, open_dataset, read_arrivals
+from tasks.embed_items import embed_arrivals, open_dataset
 from tests.fuzz.dataset_targets import CARD, DIM, contents, make_dataset, restore
 from tests.fuzz.target import Make, Target
 from workers.engines.fake import FakeEngine, fake_card

@@ -267,8 +267,9 @@ def test_half_a_letter_in_a_dataset_name_is_refused_and_the_worker_lives(bench: 
     worker.wait_for("message refused")
     bench.queue_items(texts(3))
     bench.wait_for_items(3, ITEMS)
-    (refusal,) = Refusals(bench.client, bench.settings.queue_prefix).of_no_dataset()
+    (refusal,) = Refusals(bench.client, bench.settings.queue_prefix).all()
     assert "no usable path" in refusal.reason
+    assert refusal.dataset == ""
     assert worker.stop() == 0
 
 

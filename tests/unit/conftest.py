@@ -21,8 +21,8 @@ def running_s3() -> Iterator[S3]:
 
 @pytest.fixture
 def s3(running_s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    """A small S3 server of our own, empty; one request of a client of it may take a second."""
-    for name, value in {**running_s3.environment, "CLIPFLEET_STORE_TIMEOUT_S": "1"}.items():
+    """A small S3 server of our own, empty."""
+    for name, value in running_s3.environment.items():
         monkeypatch.setenv(name, value)
     running_s3.requests.clear()
     yield running_s3

@@ -13,7 +13,6 @@ from storage.parts import (
     errors_bytes,
     part_of,
     read_footer,
-    read_part_ids,
 )
 from tests.unit.storage.support import DIM, embedded, images, make_card, memory_dataset, texts
 
@@ -96,13 +95,6 @@ def test_the_footer_names_model_card_engine_and_failures() -> None:
     metadata = pq.ParquetFile(file).metadata.metadata
     assert json.loads(metadata[b"clipfleet.card"])["architecture"] == "tiny"
     assert metadata[b"clipfleet.version"] == b"1"
-
-
-def test_ids_are_read_in_runs() -> None:
-    ids = [str(n) for n in range(5000)]
-    runs = list(read_part_ids(written(embedded(texts(*ids)), text_info())))
-    assert [len(run) for run in runs] == [4096, 904]
-    assert [id_ for run in runs for id_ in run] == ids
 
 
 def test_an_errors_table_has_a_row_for_each_failure() -> None:

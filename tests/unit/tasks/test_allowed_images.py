@@ -17,8 +17,9 @@ from storage.manifest import missing_shards
 from storage.plan import plan_items
 from storage.proof import prove
 from storage.sources import ListSource
+from tasks.arrivals import read_arrivals
 from tasks.embed import embed_shard
-from tasks.embed_items import embed_arrivals, open_dataset, read_arrivals
+from tasks.embed_items import embed_arrivals, open_dataset
 from workers.engines.fake import write_fake_engine
 from workers.lifecycle import EngineProcess
 from workers.pipeline import Embedder

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from clipfleet.settings import load_settings
-from tasks.app import make_app
+from tasks.app import make_app, settings_of
 
 
 def test_queues_are_one_a_tower_with_the_fleets_prefix() -> None:
@@ -63,6 +63,7 @@ def test_the_child_gets_the_application_whole() -> None:
     copy = pickle.loads(pickle.dumps(app))  # noqa: S301
     assert copy.conf.broker_transport_options == app.conf.broker_transport_options
     assert "tasks.embed" in copy.conf.include
+    assert settings_of(copy) == settings_of(app)
 
 
 def test_celery_finds_the_application_by_the_modules_name(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from clipfleet.settings import load_settings
 from tasks import deadline, worker
+from tasks.app import make_app
 
 
 def test_a_child_that_cannot_open_what_its_worker_shares_ends_the_worker_with_the_reason(
@@ -12,8 +14,10 @@ def test_a_child_that_cannot_open_what_its_worker_shares_ends_the_worker_with_th
 ) -> None:
     """Else each task would fail for it, and be put off, for ever."""
     reasons: list[str] = []
+    monkeypatch.setattr(worker, "current_app", make_app(load_settings()))
+    monkeypatch.setattr(worker, "set_up_logs", lambda _: None)
     monkeypatch.setattr(worker, "end_worker", lambda error, **_: reasons.append(str(error)))
-    monkeypatch.setattr(worker, "open_engine_process", lambda: pytest.fail("it had nothing to say"))
+    monkeypatch.setattr(worker, "open_engine_process", pytest.fail)
     monkeypatch.setenv(deadline._VARIABLE, "/proc/0/fd/7")
     deadline.working.cache_clear()
     worker._on_child()

@@ -21,7 +21,15 @@ from clipfleet.errors import (
     MessageError,
     StorageError,
 )
-from clipfleet.jobs import BAD_ITEM, EMBED_TASK, ENGINE_CRASHED, EmbedTask, Item, Shard
+from clipfleet.jobs import (
+    BAD_ITEM,
+    EMBED_TASK,
+    ENGINE_CRASHED,
+    ENGINE_FAILED,
+    EmbedTask,
+    Item,
+    Shard,
+)
 from clipfleet.settings import load_settings
 from storage.arrivals import KnownIds, commit_arrivals
 from storage.dataset import Dataset

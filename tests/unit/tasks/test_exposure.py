@@ -127,7 +127,8 @@ def test_submit_and_worker_warn_at_their_start(
     for module in ("submit", "worker"):
         monkeypatch.setattr(f"tasks.{module}.check_broker", lambda _: None)
         monkeypatch.setattr(f"tasks.{module}.warn_of_exposure", _asked)
-    for name in ("preflight", "hand_to_children", "set_up_logs"):
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # as `run_worker` sets it
+    for name in ("preflight", "set_up_logs"):
         monkeypatch.setattr(f"tasks.worker.{name}", lambda _: None)
     monkeypatch.setattr("tasks.worker.Report", lambda: None)
     settings = load_settings(redis_url="redis://db.example")

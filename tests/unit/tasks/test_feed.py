@@ -16,8 +16,8 @@ from storage.plan import plan_items
 from storage.queued import Queued, read_queued, write_queued
 from storage.sources import ListSource
 from tasks.feed import feed
-from tasks.lost import lost_shards
 from tasks.queueing import digest, first_name, later, split_by_room
+from tasks.reconcile import lost_shards
 from tasks.submit import Submission
 from tests.unit.tasks.support import fake_dataset, items
 

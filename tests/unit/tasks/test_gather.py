@@ -82,7 +82,7 @@ class Stand:
 
 @pytest.fixture(autouse=True)
 def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gather, "backoff_s", float)
+    monkeypatch.setattr(gather, "retry_delay_s", float)
 
 
 def test_a_window_starts_when_it_is_full() -> None:

@@ -100,13 +100,11 @@ def test_input_roots_reach_the_child_and_must_be_folders(
 
 
 def test_a_process_loads_its_engine_once_and_lets_it_go(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings,
 ) -> None:
     with pytest.raises(UsageError, match="this process holds no engine"):
         engine_process()
-    for name in ("tower", "model", "output"):
-        monkeypatch.setenv(f"CLIPFLEET_{name.upper()}", getattr(settings, name))
-    assert open_engine_process() is engine_process()
+    assert open_engine_process(settings) is engine_process()
     assert engine_process().card.identity == fake_card("txt").identity
     close_engine_process()
     assert EngineProcess.current is None

@@ -13,9 +13,9 @@ from storage.filesystem import open_filesystem
 from storage.find_datasets import find_datasets
 from storage.object_filesystem import ObjectFilesystem
 from storage.queued import Queued
-from tasks.lost import is_ours
 from tasks.output import dataset_root
 from tasks.progress import read_progress
+from tasks.reconcile import is_ours
 from tests.s3 import REFUSE_503, S3
 from workers.engines.fake import fake_card, write_fake_engine
 from workers.lifecycle import preflight
@@ -131,7 +131,7 @@ def test_a_dataset_inside_another_is_refused(s3: S3) -> None:
 def test_a_store_that_does_not_answer_refuses_no_message(s3: S3) -> None:
     s3.break_(REFUSE_503)
     with pytest.raises(StorageError):
-        dataset_root(OUTPUT, "a")
+        dataset_root(OUTPUT, "a", store_timeout_s=0.25)
 
 
 def test_datasets_are_found_up_to_three_levels_below_the_output(s3: S3) -> None:

@@ -20,9 +20,8 @@ from storage.dataset import Dataset
 from storage.plan import plan_items
 from storage.queued import Queued, read_queued, write_queued
 from storage.sources import ListSource
-from tasks.lost import is_ours, lost_shards
 from tasks.one_shot import _fleet_settings
-from tasks.reconcile import NO_FEED, NO_LOOK, NO_QUEUEING, Reconciler
+from tasks.reconcile import NO_FEED, NO_LOOK, NO_QUEUEING, Reconciler, is_ours, lost_shards
 from tests.unit.tasks.support import items
 from workers.engines.fake import fake_card, write_fake_engine
 
@@ -95,13 +94,11 @@ def test_an_interval_of_zero_switches_it_off(tmp_path: Path) -> None:
 class Redis:
     """A Redis in which nobody noted a refusal."""
 
-    def hlen(self, _: str) -> int:
+    def llen(self, _: str) -> int:
         return 0
 
-    def hgetall(self, _: str) -> dict[bytes, bytes]:
-        return {}
-
-    def hvals(self, _: str) -> list[bytes]:
+    def lrange(self, _: str, start: int, end: int) -> list[bytes]:
+        assert (start, end) == (0, -1)
         return []
 
 
@@ -143,7 +140,7 @@ def look(reconciler: Reconciler) -> int:
 
 
 def raising(fault: Exception) -> Callable[..., Any]:
-    def fail(*_: object) -> NoReturn:
+    def fail(*_: object, **__: object) -> NoReturn:
         raise fault
 
     return fail
@@ -222,7 +219,7 @@ def test_a_dataset_that_the_disk_did_not_show_is_looked_at_again(
 ) -> None:
     monkeypatch.setattr("tasks.reconcile.feed", lambda *_: 1)
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.lost.dataset_root", raising(OSError(errno.ESTALE, "Stale")))
+        patch.setattr("tasks.reconcile.dataset_root", raising(OSError(errno.ESTALE, "Stale")))
         assert look(reconciler) == 0
     assert set(caplog.messages) == {NO_LOOK}
     assert look(reconciler) == 2

@@ -1,163 +1,146 @@
-"""Refusals: kept until their shards are queued again, and those of single items for a week."""
+"""Refusals: the newest of each kind, those of shards until their dataset is queued again."""
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from clipfleet.settings import Settings
 from tasks import refusals as module
-from tasks.refusals import MAX_LOGGED, MAX_REFUSALS, Minute, Refusal, Refusals, refuse
+from tasks.refusals import KEPT_S, MAX_LOGGED, MAX_REFUSALS, Refusal, Refusals, refuse
 
 
-class Hash:
-    """The few commands of Redis that refusals use, on dictionaries."""
+class Lists:
+    """The few commands of Redis that refusals use, on lists."""
 
     def __init__(self) -> None:
-        self.hashes: dict[str, dict[bytes, bytes]] = {}
-        self.expires_s = 0
+        self.lists: dict[str, list[str]] = {}
+        self.expires_s: dict[str, int] = {}
 
-    def pipeline(self, *, transaction: bool) -> AbstractContextManager[Hash]:
+    def pipeline(self, *, transaction: bool) -> AbstractContextManager[Lists]:
         assert not transaction
         return nullcontext(self)
 
     def execute(self) -> None:
         """Do nothing: every command was done when it came."""
 
-    def hlen(self, key: str) -> int:
-        return len(self.hashes.get(key, {}))
+    def lpush(self, key: str, entry: str) -> None:
+        self.lists.setdefault(key, []).insert(0, entry)
 
-    def hset(self, key: str, field: bytes, value: bytes) -> None:
-        self.hashes.setdefault(key, {})[field] = value
+    def ltrim(self, key: str, start: int, end: int) -> None:
+        self.lists[key] = self.lists[key][start : end + 1]
 
     def expire(self, key: str, seconds: int) -> None:
-        self.expires_s = seconds
+        self.expires_s[key] = seconds
 
-    def hvals(self, key: str) -> list[bytes]:
-        return list(self.hgetall(key).values())
+    def llen(self, key: str) -> int:
+        return len(self.lists.get(key, []))
 
-    def hgetall(self, key: str) -> dict[bytes, bytes]:
-        return dict(self.hashes.get(key, {}))
+    def lrange(self, key: str, start: int, end: int) -> list[str]:
+        assert (start, end) == (0, -1)
+        return list(self.lists.get(key, []))
 
-    def hdel(self, key: str, *fields: bytes) -> None:
-        for field in fields:
-            del self.hashes[key][field]
+    def lrem(self, key: str, count: int, entry: str) -> None:
+        assert count == 0
+        self.lists[key] = [kept for kept in self.lists[key] if kept != entry]
 
 
-def refusal(
-    number: int, dataset: str = "/d", reason: str = "wrong", *, planned: bool = True
-) -> Refusal:
+def refusal(number: int, dataset: str = "/d", *, planned: bool = True) -> Refusal:
     return Refusal(
         planned=planned,
-        message=f"shard {number}",
+        message=f"shard {number}" if planned else f"{number} items",
         dataset=dataset,
-        reason=reason,
+        reason="wrong",
         time=f"2026-11-22T00:00:{number:02}",
     )
 
 
-def test_refusals_are_kept_by_dataset_until_it_is_submitted_again() -> None:
-    client: Any = Hash()
-    refusals = Refusals(client, "clipfleet")
-    for number, dataset in ((2, "/d"), (1, "/d"), (3, "/other")):
-        refusals.record(refusal(number, dataset))
-    assert [r.message for r in refusals.of_dataset("/d")] == ["shard 1", "shard 2"]
-    refusals.forget("/d")
-    assert [r.dataset for r in refusals.all()] == ["/other"]
-    assert client.expires_s > 0
+@pytest.fixture
+def client() -> Any:
+    return Lists()
 
 
 @pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> Hash:
-    """What `refuse` writes to, in a minute of its own."""
-    made = Hash()
-    monkeypatch.setattr(module, "_client", lambda _: made)
-    monkeypatch.setattr(module, "_minute", Minute(lambda: 0.0))
-    return made
+def refusals(client: Any) -> Refusals:
+    return Refusals(client, "clipfleet")
 
 
-@pytest.mark.parametrize("letter", ["x", "\x01", "\ud800"])
-def test_a_flood_of_refusals_stays_small(client: Hash, letter: str) -> None:
-    long = letter * 5000
+@pytest.fixture
+def refused(client: Any, monkeypatch: pytest.MonkeyPatch) -> Refusals:
+    """What `refuse` writes to, before any refusal was logged."""
+    monkeypatch.setattr(module, "_client", lambda _: client)
+    monkeypatch.setattr(module, "_logged", deque(maxlen=MAX_LOGGED))
+    return Refusals(client, "clipfleet")
+
+
+def test_refusals_of_shards_are_kept_until_their_dataset_is_queued_again(
+    client: Any, refusals: Refusals
+) -> None:
+    for number, dataset in ((2, "/d"), (1, "/d"), (3, "/other\ud800")):
+        refusals.record(refusal(number, dataset))
+    assert [r.message for r in refusals.all()] == ["shard 1", "shard 2", "shard 3"]
+    assert refusals.shards_of("/d") == {"1", "2"}
+    refusals.forget("/d")
+    assert [r.dataset for r in refusals.all()] == ["/other\ud800"]
+    refusals.forget("/other\ud800")
+    assert refusals.all() == []
+    assert list(client.expires_s.values()) == [KEPT_S]
+
+
+def test_refusals_of_single_items_stay_when_their_dataset_is_queued_again(
+    refusals: Refusals,
+) -> None:
+    refusals.record(refusal(1, planned=False))
+    refusals.record(refusal(1))
+    refusals.forget("/d")
+    assert [r.planned for r in refusals.all()] == [False]
+
+
+def test_the_newest_of_each_kind_are_kept(refusals: Refusals) -> None:
+    refusals.record(refusal(1))
     for number in range(MAX_REFUSALS + 50):
-        refuse(Settings(), f"{number} {long}", letter * 500 + str(number), reason=long)
-        refuse(Settings(), f"shard {number}", long, reason=long, planned=False)
-    refusals = Refusals(client, "clipfleet")  # type: ignore[arg-type]
+        refusals.record(refusal(number, planned=False))
+    assert len(refusals.all()) == MAX_REFUSALS + 1
+    assert not refusals.full
+    for number in range(2, MAX_REFUSALS + 2):
+        refusals.record(refusal(number))
     assert refusals.full
-    assert len(refusals.all()) == 2 * MAX_REFUSALS
-    for kept in client.hashes.values():
-        assert len(kept) == MAX_REFUSALS
-        assert max(len(field) + len(value) for field, value in kept.items()) < 16_384
+    assert refusals.shards_of("/d") == {str(number) for number in range(2, MAX_REFUSALS + 2)}
+
+
+@pytest.mark.parametrize("letter", ["x", "\x1b", "\ud800"])
+def test_what_a_message_says_is_kept_short_and_printable(refused: Refusals, letter: str) -> None:
+    refuse(Settings(), letter * 5000, "/d", reason=letter * 5000)
+    (kept,) = refused.all()
+    assert (kept.message + kept.reason).isprintable()
+    assert len(kept.message) + len(kept.reason) < 8000
 
 
 def test_a_flood_of_refusals_is_logged_in_part(
-    client: Hash, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    refused: Refusals, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 0.0
-    monkeypatch.setattr(module, "_minute", Minute(lambda: now_s))
+    monkeypatch.setattr("tasks.refusals.time.monotonic", lambda: now_s)
+    settings = Settings()
     for now_s in (0.0, 59.0, 61.0):  # noqa: B007 - the clock reads it
         for _ in range(MAX_LOGGED):
-            refuse(Settings(), "x", "", reason="r" * 100_000, planned=False)
-            refuse(Settings(), "x", "", reason="", planned=False, level=logging.DEBUG)
-    logged = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert [record.msg for record in logged] == [
-        *["message refused"] * MAX_LOGGED,
-        "more messages are refused than are logged",
-        *["message refused"] * MAX_LOGGED,
-    ]
-    assert len(logged[0].reason) < 1000  # type: ignore[attr-defined]
-    assert len(client.hashes["clipfleet.refusals.items"]) == 6 * MAX_LOGGED
+            refuse(settings, "x", "", reason="wrong", planned=False)
+    logged = [record.msg for record in caplog.records if record.levelno == logging.ERROR]
+    assert logged == ["message refused"] * 2 * MAX_LOGGED
+    assert len(refused.all()) == 3 * MAX_LOGGED
 
 
-def test_refused_single_items_take_no_place_of_a_shards() -> None:
-    client: Any = Hash()
-    refusals = Refusals(client, "clipfleet")
-    for number in range(MAX_REFUSALS + 50):
-        refusals.record(refusal(number, planned=False))
-    assert len(refusals.all()) == MAX_REFUSALS
-    assert not refusals.full
-    refusals.record(refusal(1))
-    assert [r.planned for r in refusals.all()].count(True) == 1
+def test_a_refusal_that_redis_does_not_take_is_in_the_log(
+    refused: Refusals, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise RedisConnectionError("cut")
 
-
-def test_refusals_of_single_items_stay_beside_each_other_and_after_a_submit() -> None:
-    client: Any = Hash()
-    refusals = Refusals(client, "clipfleet")
-    for _ in range(2):
-        refusals.record(refusal(1, planned=False))
-        refusals.record(refusal(1))
-    assert len(refusals.of_dataset("/d")) == 3
-    refusals.forget("/d")
-    assert [r.planned for r in refusals.of_dataset("/d")] == [False, False]
-
-
-def test_refusals_of_no_dataset_are_found() -> None:
-    client: Any = Hash()
-    refusals = Refusals(client, "clipfleet")
-    refusals.record(refusal(1, dataset=""))
-    refusals.record(refusal(2))
-    assert [r.message for r in refusals.of_no_dataset()] == ["shard 1"]
-
-
-def test_half_a_letter_in_a_dataset_name_breaks_no_refusal() -> None:
-    client: Any = Hash()
-    refusals = Refusals(client, "clipfleet")
-    refusals.record(refusal(1, dataset="\ud800"))
-    assert [r.dataset for r in refusals.all()] == ["\ud800"]
-    refusals.forget("\ud800")
-    assert refusals.all() == []
-
-
-def test_what_is_no_refusal_hides_none_that_is() -> None:
-    client = Hash()
-    refusals = Refusals(client, "fleet")  # type: ignore[arg-type]
-    refusals.record(refusal(1))
-    wrong = '{"message": 5, "dataset": "/d", "reason": "", "time": 1}'
-    for number, garbage in enumerate(("garbage", "[1]", "5", "{}", "[" * 99_999, wrong)):
-        client.hset("fleet.refusals", b"garbage%d" % number, garbage.encode())
-    assert refusals.all() == [refusal(1)]
-    refusals.forget("/d")
-    assert refusals.all() == []
+    client.execute = fail
+    refuse(Settings(), "shard 1", "/d", reason="wrong")
+    assert [record.msg for record in caplog.records] == ["message refused", "refusal not recorded"]

@@ -287,7 +287,7 @@ def test_a_failure_of_long_ago_does_not_bring_a_host_down_sooner() -> None:
     assert hosts.down("h", 3630.0) is not None
 
 
-def test_waits_double_and_are_drawn_from_none_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waits_double_and_are_drawn_from_half_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[float, float]] = []
 
     def draw(low: float, high: float) -> float:
@@ -296,7 +296,7 @@ def test_waits_double_and_are_drawn_from_none_to_all(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("workers.backoff.random.uniform", draw)
     assert [backoff_s(attempt) for attempt in (1, 2, 3, 4, 100)] == [0.5, 1.0, 2.0, 4.0, 32.0]
-    assert {low for low, _ in drawn} == {0}
+    assert all(low == high / 2 for low, high in drawn)
 
 
 def test_what_is_fetched_ahead_is_bounded() -> None:

@@ -1,0 +1,84 @@
+"""Settings are passed in: the only places that read the environment, and why each does."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from clipfleet.settings import Settings
+from storage.filesystem import STORE_TIMEOUT_S
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("clipfleet", "storage", "workers", "tasks", "convert")
+
+# The command line, and the application that `celery --app tasks.app` asks for.
+MAKES_SETTINGS = {"clipfleet/options.py", "clipfleet/error_commands.py", "tasks/app.py"}
+
+READS_THE_ENVIRONMENT = {
+    "clipfleet/settings.py": "the settings",
+    "clipfleet/gpus.py": "CUDA_VISIBLE_DEVICES, which is CUDA's",
+    "convert/download.py": "HF_ENDPOINT, which is Hugging Face's",
+    "convert/tensorrt_process.py": "hands it to a child",
+    "storage/object_filesystem.py": "AWS_ENDPOINT_URL, which is AWS's",
+    "tasks/last_words.py": "names a file for a child",
+    "tasks/worker.py": "CUDA_VISIBLE_DEVICES, for the log; PYTHONSAFEPATH, for a child",
+    "workers/engines/cuda.py": "CUDA_MODULE_LOADING, which is CUDA's",
+    "workers/isolated_decoder.py": "hands it to a child, without the settings",
+    "workers/lifecycle.py": "hands it to a child, with the settings",
+    "workers/shared_bytes.py": "names a file for a child",
+}
+
+_ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv"}
+
+
+def modules() -> list[Path]:
+    found = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    assert found
+    return found
+
+
+def names_in(path: Path) -> set[str]:
+    """Return the names that a module uses: plain, imported, or of an attribute."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            names.add(node.attr)
+        elif isinstance(node, ast.alias):
+            names.add(node.name)
+    return names
+
+
+def calls_in(path: Path, name: str) -> bool:
+    """Return whether a module calls something of a name, by whatever path."""
+    called = (n.func for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call))
+    return any(name in (getattr(f, "id", ""), getattr(f, "attr", "")) for f in called)
+
+
+def users(names: set[str]) -> set[str]:
+    return {str(path.relative_to(ROOT)) for path in modules() if names & names_in(path)}
+
+
+def test_only_the_command_line_and_the_lazy_app_load_settings() -> None:
+    assert users({"load_settings"}) == MAKES_SETTINGS
+
+
+def test_only_named_modules_touch_the_environment() -> None:
+    assert users(_ENVIRONMENT) == READS_THE_ENVIRONMENT.keys()
+
+
+def test_settings_are_made_in_one_place() -> None:
+    """`Settings()` reads the environment, too."""
+    makers = {str(path.relative_to(ROOT)) for path in modules() if calls_in(path, "Settings")}
+    assert makers == {"clipfleet/settings.py"}
+
+
+def test_a_store_has_the_settings_timeout_where_none_is_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CLIPFLEET_STORE_TIMEOUT_S", raising=False)
+    assert Settings().store_timeout_s == STORE_TIMEOUT_S

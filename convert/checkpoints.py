@@ -134,7 +134,7 @@ def _read_safetensors(path: Path) -> object:
         from safetensors.torch import load_file
     except ImportError as error:
         raise DependencyError(
-            "this checkpoint needs safetensors: pip install 'clipfleet[convert]'"
+            f"{path} needs safetensors: from a checkout, pip install '.[convert]'"
         ) from error
     try:
         return load_file(path)

@@ -49,8 +49,8 @@ def pytorch_model(target: Target, checkpoint: Path, precision: Precision) -> Chi
         from convert.chinese_clip import halve
     except ImportError as error:
         raise DependencyError(
-            f"timing PyTorch needs torch ({error}): pip install 'clipfleet[convert]', or leave "
-            "--pytorch-ckpt out"
+            f"timing PyTorch needs torch ({error}): from a checkout, pip install '.[convert]'; "
+            "or leave --pytorch-ckpt out"
         ) from error
     model = build_model(load_checkpoint(checkpoint, target.architecture), target.architecture)
     if target.tower == "img":
@@ -162,8 +162,8 @@ def tensorrt_engine(
         from workers.engines.tensorrt import TensorRTEngine
     except ImportError as error:
         raise DependencyError(
-            f"timing {path} needs TensorRT and cuda-bindings ({error}): pip install "
-            "'clipfleet[gpu]'"
+            f"timing {path} needs TensorRT and cuda-bindings ({error}): from a checkout, "
+            "pip install '.[gpu]'"
         ) from error
     return TensorRTEngine(
         card,

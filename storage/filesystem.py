@@ -75,7 +75,7 @@ def open_object_store(place: str) -> ObjectFilesystem:
         from storage.object_filesystem import ObjectFilesystem
     except ImportError as error:
         raise DependencyError(
-            f"{place} needs the package obstore ({error}): pip install 'clipfleet[s3]'"
+            f"{place} needs the package obstore ({error}): from a checkout, pip install '.[s3]'"
         ) from error
     from clipfleet.settings import load_settings
 

@@ -1,4 +1,5 @@
 # make install   everything a contributor needs, into the active (or a new) virtual environment
+#                (TORCH_INDEX=https://download.pytorch.org/whl/cpu: PyTorch without CUDA)
 # make lint      ruff, mypy --strict
 # make test      lint and the whole test suite; what CI runs
 # make constraints  constraints.txt, from what is installed here and for CPython 3.10 (PYTHON310=…)
@@ -14,6 +15,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 PYTHON310 ?= python3.10
 COUNT ?= 2000
+TORCH_INDEX ?=
 
 LOCKS := requirements.lock requirements-flower.lock
 
@@ -23,7 +25,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 install: $(BIN)/python
-	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt $(TORCH_INDEX:%=--extra-index-url %) torch
 	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,convert,server,dev]'
 	$(BIN)/pip install -q -c constraints.txt --no-deps cn_clip
 

@@ -145,7 +145,7 @@ def verify_engine(
             f"{card.engine} strays from {parity.reference}: the worst of {parity.items} items has "
             f"cosine {parity.cosine_min:.7f}, below {parity.threshold} for {card.precision} by "
             f"{parity.threshold - parity.cosine_min:.2e} (mean {parity.cosine_mean:.7f}, largest "
-            f"difference {parity.max_abs_diff:.3g}); nothing was kept"
+            f"difference {parity.max_abs_diff:.3g}); it was not kept"
         )
     return parity
 

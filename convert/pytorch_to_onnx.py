@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     towers += ["img"] if args.convert_vision else []
     if not towers:
         parser.error("nothing to convert: give --convert-text, --convert-vision or both")
-    # A terminated conversion leaves no folder behind.
+    # At SIGTERM the temporary folder is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         with naming_missing_packages():

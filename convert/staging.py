@@ -63,8 +63,8 @@ def publish_accepted(
 def publish(card: ModelCard, staged: Path, folder: Path) -> Path:
     """Move a verified engine into `folder`, write its card and return the card's path.
 
-    All is written before anything of an older engine is taken away: from then on files are only
-    moved. At no moment does the old graph stand beside the new weights. The card comes last.
+    All new files are complete before the first old file is removed. The old graph never lies
+    beside the new weights. The card is moved last.
     """
     engine = folder / staged.name
     write_card(card, card_path(staged))

@@ -137,7 +137,7 @@ def _check_precision(
         )
     if fp32_ops and precision == "fp32":
         raise UsageError(
-            f"--fp16-banned-ops {','.join(fp32_ops)} has no effect on a float32 engine"
+            f"--fp16-banned-ops {','.join(fp32_ops)} is for float16 engines: leave it out here"
         )
     if precision == card.precision or (precision == "fp16" and not strong):
         return

@@ -1,4 +1,5 @@
 # make install   everything a contributor needs, into the active (or a new) virtual environment
+#                (TORCH_INDEX=https://download.pytorch.org/whl/cpu: PyTorch without CUDA)
 # make lint      ruff, mypy --strict
 # make docs      the documentation's site, into site/; fails on a broken link
 # make test      lint and the whole test suite; what CI runs
@@ -15,6 +16,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 PYTHON310 ?= python3.10
 COUNT ?= 2000
+TORCH_INDEX ?=
 
 LOCKS := requirements.lock requirements-convert.lock requirements-flower.lock
 
@@ -24,7 +26,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 install: $(BIN)/python
-	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt $(TORCH_INDEX:%=--extra-index-url %) torch
 	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,convert,server,docs,dev]'
 	$(BIN)/pip install -q -c constraints.txt --no-deps cn_clip
 

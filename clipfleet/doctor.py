@@ -59,12 +59,12 @@ def _package(name: str) -> Check:
         return Check(name=name, state="ok", detail=metadata.version(name))
     except metadata.PackageNotFoundError:
         extra = _PACKAGES[name]
-        target = f"'clipfleet[{extra}]'" if extra else "clipfleet"
+        target = f"'.[{extra}]'" if extra else "."
         return Check(
             name=name,
             state="absent" if extra else "broken",
             detail="not installed",
-            mend=f"pip install {target}",
+            mend=f"from a checkout: pip install {target}",
         )
 
 
@@ -73,7 +73,7 @@ def _onnxruntime() -> Check:
     try:
         import onnxruntime
     except ImportError as error:
-        mend = "pip install 'clipfleet[cpu]' or, beside an NVIDIA GPU, 'clipfleet[gpu]'"
+        mend = "from a checkout: pip install '.[cpu]' or, beside an NVIDIA GPU, '.[gpu]'"
         return Check(name=name, state="broken", detail=str(error), mend=mend)
     providers = ", ".join(p.removesuffix("ExecutionProvider") for p in _providers(onnxruntime))
     return Check(name=name, state="ok", detail=f"{onnxruntime.__version__}, built for {providers}")
@@ -91,9 +91,8 @@ def _tensorrt() -> Check:
     try:
         tensorrt = load_tensorrt()
     except DependencyError as error:
-        return Check(
-            name=name, state="absent", detail=str(error), mend="pip install 'clipfleet[gpu]'"
-        )
+        mend = "from a checkout: pip install '.[gpu]'"
+        return Check(name=name, state="absent", detail=str(error), mend=mend)
     kind = " (TensorRT-RTX)" if is_rtx(tensorrt) else ""
     return Check(name=name, state="ok", detail=f"{tensorrt.__version__}{kind}")
 
@@ -137,7 +136,7 @@ def _server_program() -> Check:
             name=name,
             state="absent",
             detail=str(error),
-            mend="apt-get install redis-server, or pip install 'clipfleet[server]'",
+            mend="apt-get install redis-server, or from a checkout: pip install '.[server]'",
         )
 
 

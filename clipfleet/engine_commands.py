@@ -6,11 +6,12 @@ import signal
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clipfleet.command_results import print_result
+from clipfleet.errors import UsageError
 from clipfleet.models import TOWERS
 from clipfleet.options import Json, PrecisionName, TowerName
 
@@ -51,13 +52,26 @@ def convert(
         Path | None,
         typer.Option(help="A .pt or .safetensors file [default: download the published one]."),
     ] = None,
+    from_onnx: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-onnx",
+            metavar="FILE",
+            help="A float32 ONNX file, for want of a checkpoint.",
+        ),
+    ] = None,
+    logit_scale: Annotated[
+        float | None, typer.Option(help="The model's, for --from-onnx without a card.")
+    ] = None,
     tower: Annotated[list[TowerName] | None, typer.Option(help="Only this tower.")] = None,
     precision: Annotated[
         list[PrecisionName] | None, typer.Option(help="Only this precision.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Items a call of the engine.")] = 1,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Items a call of the engine [default: 1].")
+    ] = None,
     dynamic_batch: Annotated[
-        bool, typer.Option(help="Let a call take any number of items.")
+        bool, typer.Option("--dynamic-batch", help="Let a call take any number of items.")
     ] = False,
     context_length: Annotated[int | None, typer.Option(min=3, help="Tokens a text.")] = None,
     download_root: Annotated[Path | None, typer.Option(help="Where downloads are kept.")] = None,
@@ -70,35 +84,63 @@ def convert(
 ) -> None:
     """Convert a checkpoint to ONNX engines that are proven against PyTorch.
 
+    With --from-onnx, a float32 ONNX file is converted and is what the engines are compared with.
+
     \b
     clipfleet convert ViT-B-16 models/vit-b-16
     clipfleet convert RN50 models/mine --checkpoint finetuned.pt --precision fp32 --dynamic-batch
+    clipfleet convert ViT-B-16 models/b16 --from-onnx vit-b-16.img.fp32.onnx --logit-scale 4.6052
     """
-    towers: Sequence[Tower] = [t.value for t in tower] if tower else TOWERS
-    precisions: Sequence[Precision] = (
-        [p.value for p in precision] if precision else ["fp32", "fp16"]
+    towers: tuple[Tower, ...] = tuple(t.value for t in tower) if tower else TOWERS
+    precisions: tuple[Precision, ...] = (
+        tuple(p.value for p in precision) if precision else ("fp32", "fp16")
     )
     if if_missing and (present := _converted(prefix, towers, precisions)):
         _print(present, as_json)
         return
 
-    from convert.pytorch_to_onnx import convert as run_conversion
+    from convert.dependencies import naming_missing_packages
+    from convert.engine_builds import naming_file_errors
+
+    with naming_missing_packages():
+        from convert.conversion import convert as convert_checkpoint
+        from convert.from_onnx import convert_onnx
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves nothing half-written
 
-    models = run_conversion(
-        architecture=architecture,
-        checkpoint=checkpoint,
-        save_prefix=prefix,
-        towers=towers,
-        precisions=precisions,
-        batch_size=None if dynamic_batch else batch_size,
-        context_length=context_length,
-        download_root=download_root,
-        verify_images=verify_images,
-        verify_texts=verify_texts,
-        progress=_tell,
-    )
+    common: dict[str, Any] = {
+        "architecture": architecture,
+        "save_prefix": prefix,
+        "precisions": precisions,
+        "verify_images": verify_images,
+        "verify_texts": verify_texts,
+        "progress": _tell,
+    }
+    checkpoint_options = {
+        "--checkpoint": checkpoint,
+        "--tower": tower,
+        "--batch-size": batch_size,
+        "--dynamic-batch": dynamic_batch,
+        "--context-length": context_length,
+        "--download-root": download_root,
+    }
+    if from_onnx is None:
+        if logit_scale is not None:
+            raise UsageError("--logit-scale is for --from-onnx: a checkpoint holds its own")
+        models = convert_checkpoint(
+            checkpoint=checkpoint,
+            towers=towers,
+            batch_size=None if dynamic_batch else batch_size or 1,
+            context_length=context_length,
+            download_root=download_root,
+            **common,
+        )
+    else:
+        given = [name for name, value in checkpoint_options.items() if value]
+        if given:
+            raise UsageError(f"{', '.join(given)}: not with --from-onnx, whose file decides it")
+        with naming_file_errors():
+            models = convert_onnx(from_onnx, logit_scale=logit_scale, **common)
     _print(models, as_json)
 
 

@@ -12,7 +12,7 @@
     │   │   └── DatasetKindError       it is planned and was given single items, or the reverse
     │   ├── MessageError           a queued message is not one of ours
     │   └── DependencyError        an optional package that this command needs is not installed
-    ├── ConversionError            a conversion failed and kept nothing
+    ├── ConversionError            a conversion failed; it kept no engine that failed
     │   ├── CheckpointError        a checkpoint does not hold the architecture's weights
     │   └── VerificationError      a converted model strays too far from its reference
     ├── EngineError                an engine refused to load or to run
@@ -84,7 +84,7 @@ class DependencyError(UsageError):
 
 
 class ConversionError(ClipfleetError):
-    """A conversion failed; nothing was kept under the final name."""
+    """A conversion failed; no engine that failed was kept under its final name."""
 
 
 class CheckpointError(ConversionError):

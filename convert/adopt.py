@@ -1,4 +1,4 @@
-"""A TensorRT engine that came without a card, such as a downloaded one: proved, and given one."""
+"""Proves a TensorRT engine without a card, such as a downloaded one, and writes its card."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ def adopt_engine(
 
     An engine is code that runs when it is loaded: adopt it only from a source you trust.
 
-    `reference` is the float32 ONNX of the same model, which says what the engine's own file
-    does not: architecture, checkpoint, logit scale; by default the one of that name beside the
-    engine. An older card is replaced. `precision` decides how close the engine must come; by
-    default its file name says it.
+    `reference` is the float32 ONNX file of the same model (default: the file of the same name
+    beside the engine). Its card gives the architecture, the checkpoint and the logit scale. An
+    older card is replaced. `precision` (default: from the file name) decides the threshold.
 
     Raises:
         CardError: The reference has no card.
@@ -45,12 +44,12 @@ def adopt_engine(
     precision = precision or _precision(engine)
     expected_card, onnx = load_card(reference or _reference(engine, precision))
     check_is_reference(expected_card, onnx)
-    tell = progress or _silent
-    tell(f"reading {engine.name}")
+    progress = progress or _silent
+    progress(f"reading {engine.name}")
     card = engine_card(expected_card, engine, precision=precision)
-    tell(f"computing float32 features with {onnx.name}")
+    progress(f"computing float32 features with {onnx.name}")
     expected = compute_reference(expected_card, onnx, images=verify_images, texts=verify_texts)
-    tell(f"verifying {engine.name}")
+    progress(f"verifying {engine.name}")
     card = replace(card, parity=prove(card, engine, expected))
     write_card(card, card_path(engine))
     return card, card_path(engine)

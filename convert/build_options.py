@@ -13,12 +13,12 @@ _GIB = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """How TensorRT searches for an engine; none changes what it computes.
+    """How TensorRT searches for an engine; no option changes the engine's function.
 
     `optimization_level` 0 to 5: higher ones build longer for faster engines (TensorRT 8.6 on).
     `timing_cache` is a file, or a folder in which the file is named by version and GPU; True:
     the engine's folder, None: no cache. `tactic_sources` are TensorRT's names of where kernels
-    may come from. `log` is a file for all that TensorRT says. A build that takes more than
+    may come from. `log` is a file for all of TensorRT's messages. A build that takes more than
     `limit_s` seconds is ended. Of `candidates` engines, which are built at the same time and
     without a timing cache, the fastest is kept; each has a log of its own, `log` with a number.
     """

@@ -1,4 +1,4 @@
-"""What is asked of the builder's process, and what it answers."""
+"""The request to the builder's process, and its result."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from clipfleet.card import BatchProfile, Precision
 
 @dataclass(frozen=True, kw_only=True)
 class BuildRequest:
-    """What the child builds, from what and how; paths are absolute.
+    """The engine to build: its ONNX file, its shape and its options; paths are absolute.
 
     `timing_cache` is a file, or a folder in which the file has its own name; None: none.
-    `tactic_sources` None leaves the choice to TensorRT. `log` receives all that it says.
+    `tactic_sources` None leaves the choice to TensorRT. `log` receives all of its messages.
     """
 
     onnx: str
@@ -36,7 +36,7 @@ class BuildRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildResult:
-    """How the child built it; `candidates` engines were built, of which it is the fastest."""
+    """How the engine was built. It is the fastest of `candidates` engines."""
 
     seconds: float
     runtime_version: str

@@ -1,7 +1,7 @@
-"""Several engines of one request, built at the same time, of which the fastest is kept.
+"""Builds several engines of one request at the same time and keeps the fastest.
 
-TensorRT chooses kernels by timing each once or a few times, so that two builds of one file may
-differ by a quarter in how many items a second they compute.
+TensorRT chooses kernels by timing each of them a few times. Two builds of one file may differ by
+a quarter in items a second.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from clipfleet.errors import ClipfleetError, EngineError, GpuLostError
 from convert.build_request import BuildRequest, BuildResult
 from convert.tensorrt_process import Progress, run_builder
 
-_LOOK_S = 0.5  # for so long an interrupt may go unseen
+_POLL_S = 0.5  # the longest time until an interrupt is seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +36,13 @@ def build_fastest(
 ) -> BuildResult:
     """Build `count` engines at the same time and leave the fastest at `request.plan`.
 
-    They share no timing cache, which would have them choose alike, and no log: a number is
-    added to its name. Fewer are enough if some fail; the result tells how many were built.
+    The builds share no timing cache, which would make them choose the same kernels. Each has its
+    own log: a number is added to the log's name. Builds may fail as long as one succeeds; the
+    result has the number of engines that were built.
 
     Raises:
-        ConversionError: None was built; the first one's reason.
-        EngineError: None of those that were built runs on this GPU.
+        ConversionError: No engine was built; the message is of the first failure.
+        EngineError: No engine that was built runs on this GPU.
         OSError: No builder can be started.
     """
     if count == 1:
@@ -81,7 +82,7 @@ def _build_all(
     with ThreadPoolExecutor(count, thread_name_prefix="candidate") as pool:
         try:
             ended = _results([pool.submit(build, number) for number in range(1, count + 1)])
-        except BaseException:  # an interrupt: the builders must not go on
+        except BaseException:  # an interrupt: end the builders
             stop.set()
             raise
     built = [one for one in ended if isinstance(one, Candidate)]
@@ -91,14 +92,14 @@ def _build_all(
 
 
 def _results(builds: Sequence[Future[_Ended]]) -> list[_Ended]:
-    """Wait for all, a moment at a time; raise what the first of them raises.
+    """Return the results of all builds; raise the first exception.
 
-    An interrupt that comes just before a wait begins, or in another thread, ends no wait: Python
-    sees it afterwards, and a build takes many minutes.
+    The wait is cut into short ones. An interrupt just before a wait, or in another thread, does
+    not end the wait: Python handles it afterwards, and a build takes many minutes.
     """
     running = set(builds)
     while running:
-        ended, running = wait(running, timeout=_LOOK_S, return_when=FIRST_EXCEPTION)
+        ended, running = wait(running, timeout=_POLL_S, return_when=FIRST_EXCEPTION)
         for build in ended:
             build.result()
     return [build.result() for build in builds]
@@ -121,7 +122,7 @@ def _fastest(built: Sequence[Candidate], progress: Progress) -> Candidate:
 
 
 def _speed(candidate: Candidate, progress: Progress) -> float:
-    """Return how many items a second an engine computes, run as a worker runs it."""
+    """Return an engine's items a second, measured as a worker runs it."""
     from workers.engines.tensorrt_open import open_engine
     from workers.engines.tensorrt_runner import Runner
 

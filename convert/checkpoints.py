@@ -1,4 +1,4 @@
-"""Checkpoints: where a model's weights come from, and what is wrong with those that do not fit."""
+"""Checkpoints: reads a model's weights and checks them against an architecture."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from clipfleet.whole_file import whole_file
 from convert.chinese_clip import ChineseClip
 from convert.hugging_face import from_hugging_face, is_hugging_face
 
-_PREFIX = "module."  # what distributed training puts before every key
-_UNUSED = "bert.pooler"  # in the published files, used by no tower
-# What torch found; the lines before it advise to load the file without this protection.
+_PREFIX = "module."  # distributed training adds it to every key
+_UNUSED = "bert.pooler"  # in the published files; no tower uses it
+# The reason in torch's message; the lines before it advise to load without this protection.
 _REFUSED = re.compile(r"[Uu]nsupported .*")
 _MAX_NAMED = 3  # keys that one message names
 
@@ -64,7 +64,7 @@ def load_checkpoint(path: str | Path, architecture: Architecture) -> Checkpoint:
 
 def build_model(checkpoint: Checkpoint, architecture: Architecture) -> ChineseClip:
     """Return the float32 model of a checkpoint, in evaluation mode."""
-    with torch.device("meta"):  # no time spent on initial values
+    with torch.device("meta"):  # computes no initial values
         model = ChineseClip(architecture)
     weights = {
         key: value.float() if value.is_floating_point() else value.clone()
@@ -81,7 +81,7 @@ def save_checkpoint(model: ChineseClip, path: str | Path, *, half: bool) -> None
         key: value.half() if half and value.is_floating_point() else value
         for key, value in model.state_dict().items()
     }
-    # An open file: a path's name would be in it, other bytes each time.
+    # An open file: torch would write a path's name into the file, so the bytes would differ.
     with whole_file(path) as part, part.open("wb") as file:
         torch.save({"state_dict": state_dict}, file)
 
@@ -108,7 +108,7 @@ def _read_state_dict(path: Path) -> StateDict:
 
 def _read_pickle(path: Path) -> object:
     try:
-        # A file that is mapped into memory costs none until its weights are used.
+        # A mapped file takes memory only for the weights that are used.
         return torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
@@ -120,8 +120,8 @@ def _read_pickle(path: Path) -> object:
                 f"checkpoint {path} ({size} bytes) holds more than weights, and loading it could "
                 f"run code: {refused[0]} Nothing of it was run. Have its state_dict saved alone"
             ) from error
-        told = refused[0] if refused else str(error)
-        reason = told.splitlines()[0] if told else type(error).__name__
+        text = refused[0] if refused else str(error)
+        reason = text.splitlines()[0] if text else type(error).__name__
         raise CheckpointError(
             f"checkpoint {path} ({size} bytes) is truncated, damaged or not a PyTorch file of "
             f"weights: {reason}. Copy or download it anew"
@@ -134,7 +134,7 @@ def _read_safetensors(path: Path) -> object:
         from safetensors.torch import load_file
     except ImportError as error:
         raise DependencyError(
-            "this checkpoint needs safetensors: pip install 'clipfleet[convert]'"
+            f"{path} needs safetensors: from a checkout, pip install '.[convert]'"
         ) from error
     try:
         return load_file(path)

@@ -48,7 +48,8 @@ def _download(published: PublishedCheckpoint, target: Path) -> None:
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
         raise DependencyError(
-            "downloads need huggingface_hub: pip install 'clipfleet[convert]', or name a file"
+            "downloads need huggingface_hub: from a checkout, pip install '.[convert]'; or name a "
+            "file with --checkpoint"
         ) from error
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or DEFAULT_ENDPOINT
     url = hf_hub_url(published.repository, published.file, endpoint=endpoint)

@@ -1,4 +1,4 @@
-"""Which engines a command line asks for: of which files, in which precisions, and their names."""
+"""The engines of a command line: their ONNX files, precisions and names."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _ONNX_SUFFIX = ".onnx"
 
 
 def asked_precisions(*, fp32: bool, fp16: bool) -> list[Precision]:
-    """Return the precisions that the flags ask for; none: the ONNX file's own."""
+    """Return the precisions of the flags; an empty list means the ONNX file's own."""
     asked: list[tuple[Precision, bool]] = [("fp32", fp32), ("fp16", fp16)]
     return [precision for precision, wanted in asked if wanted]
 
 
 def load_onnx(path: str | Path) -> tuple[ModelCard, Path]:
-    """Return the card and the path of an ONNX engine, of which `path` names either.
+    """Return the card and the path of an ONNX engine; `path` is either of both files.
 
     Raises:
         CardError: There is no card.
@@ -66,7 +66,7 @@ def build_engines(
     Without a prefix an engine lies beside its ONNX; without a precision it has the ONNX's.
 
     Raises:
-        UsageError: A file is no ONNX engine; nothing is built then.
+        UsageError: A file is not an ONNX engine; no engine was built.
     """
     sources = [load_onnx(path) for path in onnx_files]
     built = []

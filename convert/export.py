@@ -25,7 +25,7 @@ OPSET = 17  # the first with LayerNormalization, the last that TensorRT 8.6 know
 IR_VERSION = 8  # the file format that came with opset 17
 
 _EXPORTER_OPSET = 18  # the lowest that torch writes
-_TRACED_BATCH = 2  # an example batch of 1 would be taken for a constant
+_TRACED_BATCH = 2  # with 1, the exporter would make the batch a constant
 _BATCH = "batch"
 
 
@@ -117,7 +117,7 @@ def export_tower(
 
 
 def _lower_opset(graph: onnx_ir.Model) -> None:
-    """Declare opset 17: right as long as no operator in the graph has changed since."""
+    """Declare opset 17. Valid while no operator in the graph changed in opset 18."""
     for node in graph.graph.all_nodes():
         since = onnx.defs.get_schema(node.op_type, _EXPORTER_OPSET, node.domain).since_version
         if since > OPSET:
@@ -157,7 +157,7 @@ def _check_signature(graph: onnx_ir.Model, source: TensorSpec, target: TensorSpe
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's own notices, which ask nothing of the reader, off the terminal."""
+    """Keep the exporter's notices off the terminal: the user cannot act on them."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

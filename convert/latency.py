@@ -1,4 +1,4 @@
-"""How long a call takes: timed, summed up, and said in the guide's words."""
+"""The latency of calls: measured, summarised, and printed in the guide's form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """What n calls with `batch_size` items each took, in milliseconds a call.
+    """The latency of n calls with `batch_size` items each, in milliseconds a call.
 
     `sd_ms` is the population's standard deviation; percentiles are interpolated linearly.
     """
@@ -46,7 +46,7 @@ class Latency:
 
 
 def summarise(seconds: Sequence[float], *, batch_size: int) -> Latency:
-    """Return what calls that took `seconds` each come to.
+    """Return the latency of calls that took `seconds` each.
 
     Raises:
         ValueError: There is no call.

@@ -44,10 +44,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     """Return softmax(q·kᵀ / √width + mask)·v for (n, heads, L, width) tensors.
 
     The query is scaled before the product, so that float16 holds the scores. `mask` is
-    float32 and broadcasts to the scores; with one, softmax is float32 in every model.
-    Without, it is of the model's type, of which a runtime can make one kernel with both
-    products: every runtime here sums it in float32, and one that does not stays within
-    the threshold (see the tests of float16's safety).
+    float32 and broadcasts to the scores. With a mask, softmax is float32 in every model.
+    Without a mask, softmax has the model's type, so a runtime can fuse it with both products.
+    The runtimes tested here sum it in float32; a float16 sum stays within the threshold (see
+    the tests of float16's safety).
     """
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     if mask is None:

@@ -1,10 +1,10 @@
-"""The engine of this machine: its GPU's and its TensorRT's own, found, or built once and kept.
+"""Finds the engine for this machine's GPU and TensorRT version, or builds it once.
 
     python -m convert.machine_engine models/vit-b-16.img.fp16.onnx --cache FOLDER
 
-prints where its card lies, as JSON. An engine beside the ONNX file is taken if it fits; else the
-one in the cache, which is built now if it is not there. Of several processes that need the same
-one, one builds and the others wait.
+prints the path of its card as JSON. An engine beside the ONNX file is used if it fits. Otherwise
+the engine in the cache is used; if it is missing, it is built. Where several processes need the
+same engine, one process builds it and the others wait.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ Progress = Callable[[str], None]
 Build = Callable[[ModelCard, Path, Path], object]  # the ONNX's card and path, the engine's path
 
 _ONNX, _TENSORRT = ".onnx", ENGINE_SUFFIX
-_LEFT_BY_BUILDS = ".*.converting-*"  # see convert.staging: of one that was killed
+_STALE_FOLDERS = ".*.converting-*"  # of killed builds, see convert.staging
 _DONE, _GPU_LOST = 0, 3  # 1 is an exception of Python
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where an engine is to run: no other GPU model or TensorRT runs it."""
+    """The GPU model and the TensorRT version of an engine; it runs with no other."""
 
     gpu: str
     runtime_version: str
@@ -48,14 +48,14 @@ class Place:
 def machine_engine(
     model: Path, cache: Path, *, place: Place, build: Build, progress: Progress
 ) -> Path:
-    """Return the card of the engine that fits `place`; `build` makes it if there is none.
+    """Return the card of the engine that fits `place`; call `build` if there is none.
 
-    `model` is an ONNX or TensorRT engine, which need not be there yet, or its card.
+    `model` is the path of an ONNX or TensorRT engine, which may be missing, or of its card.
 
     Raises:
         CardError: There is no ONNX file with a card, and no engine that fits.
         UsageError: The model is no ONNX or TensorRT engine, or the cache cannot be written.
-        ClipfleetError: What `build` raises.
+        ClipfleetError: `build` failed.
     """
     onnx, own = _pair(model)
     if not onnx.is_file() and fits(own, place, progress):
@@ -68,8 +68,8 @@ def machine_engine(
     kept = cache / folder_name(card, place) / own.name
     if fits(kept, place, progress, of=card):
         return card_path(kept)
-    with _alone(kept, progress):
-        if not fits(kept, place, progress, of=card):  # while this one waited
+    with _locked(kept, progress):
+        if not fits(kept, place, progress, of=card):  # another process may have built it
             _clear(kept.parent)
             progress(f"building {kept.name} for {place.gpu}, TensorRT {place.runtime_version}")
             build(card, onnx, kept)
@@ -77,7 +77,7 @@ def machine_engine(
 
 
 def _pair(model: Path) -> tuple[Path, Path]:
-    """Return the ONNX and the TensorRT engine that share a model's name, there or not."""
+    """Return the paths of the ONNX and the TensorRT engine that share a model's name."""
     name = model.name.removesuffix(CARD_SUFFIX)
     stem = name.removesuffix(_ONNX).removesuffix(_TENSORRT)
     if stem == name:
@@ -91,7 +91,7 @@ def _pair(model: Path) -> tuple[Path, Path]:
 def folder_name(card: ModelCard, place: Place) -> str:
     """Return the cache's folder for an ONNX file on a GPU model and a TensorRT version.
 
-    The ONNX counts with its weights, which are in a file of their own.
+    The digest covers the graph and the weights, which are in a separate file.
     """
     files = f"{card.engine_sha256} {card.extra_file_sha256}"
     digest = hashlib.sha256(files.encode()).hexdigest()[:16]
@@ -100,7 +100,7 @@ def folder_name(card: ModelCard, place: Place) -> str:
 
 
 def fits(engine: Path, place: Place, progress: Progress, *, of: ModelCard | None = None) -> bool:
-    """Return whether an engine is there, whole, proven for `place`, and of the model `of`."""
+    """Return whether an engine exists undamaged, is proven for `place`, and is of model `of`."""
     if not card_path(engine).exists():
         return False
     try:
@@ -116,8 +116,8 @@ def fits(engine: Path, place: Place, progress: Progress, *, of: ModelCard | None
 
 
 @contextmanager
-def _alone(engine: Path, progress: Progress) -> Iterator[None]:
-    """Wait until no other process builds this engine; whoever dies lets go of the lock."""
+def _locked(engine: Path, progress: Progress) -> Iterator[None]:
+    """Hold the lock on this engine's build. The lock of a process that died is free."""
     try:
         engine.parent.mkdir(parents=True, exist_ok=True)
         lock = open(engine.with_name(".lock"), "a+", encoding="utf-8")  # noqa: SIM115
@@ -144,12 +144,12 @@ def _take(lock: int, engine: Path, progress: Progress) -> None:
 
 
 def _clear(folder: Path) -> None:
-    for left in folder.glob(_LEFT_BY_BUILDS):
-        shutil.rmtree(left, ignore_errors=True)
+    for stale in folder.glob(_STALE_FOLDERS):
+        shutil.rmtree(stale, ignore_errors=True)
 
 
 def _this_place() -> Place:
-    """Return this machine's GPU and TensorRT; the GPU first: without one TensorRT ends us."""
+    """Return this machine's GPU and TensorRT. Without a GPU, TensorRT would end the process."""
     from workers.engines.cuda import device_name
     from workers.engines.tensorrt_versions import load_tensorrt
 

@@ -62,7 +62,11 @@ def _add_shape_and_precision(parser: argparse.ArgumentParser) -> None:
     batch.add_argument("--batch-size", type=int, help="items a call (default: 1)")
     batch.add_argument("--max-batch", type=int, help="one engine for 1 to this many items a call")
     add = parser.add_argument
-    add("--optimum-batch", type=int, help="what --max-batch is tuned for (default: the most)")
+    add(
+        "--optimum-batch",
+        type=int,
+        help="batch size to tune --max-batch for (default: the largest)",
+    )
     add("--fp16", action="store_true", help="build float16 engines")
     add("--fp32", action="store_true", help="build float32 engines (default: as the ONNX is)")
     add(
@@ -77,11 +81,11 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     add("--optimization-level", type=int, choices=range(6), help="higher: longer builds")
     add("--workspace-gib", type=float, help="scratch memory on the GPU (default: all of it)")
     add("--timing-cache", type=Path, help="its file (default: named by GPU, beside the engine)")
-    add("--no-timing-cache", action="store_true", help="measure everything anew")
+    add("--no-timing-cache", action="store_true", help="measure every kernel again")
     add("--tactic-sources", help="kernel libraries to search, as CUBLAS_LT,JIT_CONVOLUTIONS")
     add("--limit-s", type=float, help="end a build that takes longer")
-    add("--log", type=Path, help="file for all that TensorRT says")
-    add("--candidates", type=int, default=1, help="build so many at once, and keep the fastest")
+    add("--log", type=Path, help="file for all of TensorRT's messages")
+    add("--candidates", type=int, default=1, help="build this many at once, and keep the fastest")
 
 
 def _requested(args: argparse.Namespace) -> list[tuple[Tower, Path]]:
@@ -101,7 +105,7 @@ def _requested(args: argparse.Namespace) -> list[tuple[Tower, Path]]:
 
 
 def _check_card(card: ModelCard, tower: Tower, args: argparse.Namespace) -> None:
-    """Check the file's card against what the command says of it."""
+    """Check the file's card against the command's options."""
     architecture = load_architecture(args.model_arch).name
     if card.architecture != architecture:
         raise UsageError(f"--model-arch is {architecture}: {card.engine} is {card.architecture}")
@@ -155,7 +159,7 @@ def _build_requested(args: argparse.Namespace) -> list[tuple[ModelCard, Path]]:
 
 
 def _closing_lines(engines: Sequence[tuple[ModelCard, Path]], prefix: Path) -> Iterator[str]:
-    """The guide's last lines."""
+    """Yield the guide's last lines."""
     yield "Finished ONNX to TensorRT conversion..."
     for card, _ in engines:
         yield (
@@ -167,7 +171,7 @@ def _closing_lines(engines: Sequence[tuple[ModelCard, Path]], prefix: Path) -> I
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the guide's command; return its exit code."""
     args = _parser().parse_args(arguments)
-    # A terminated build leaves no folder and no builder behind.
+    # At SIGTERM the temporary folder is removed and the builder ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         with naming_file_errors():

@@ -45,7 +45,7 @@ class Run:
 
     runtime: str  # as the guide prints it
     target: Target
-    engine: str  # what is loaded: a file, and PyTorch's precision
+    engine: str  # the file, and PyTorch's precision
     open: Callable[[Target], Engine]
 
     @property
@@ -74,7 +74,7 @@ def measure(run: Run, *, n: int, warmup: int) -> Latency:
 
 
 def runs(args: argparse.Namespace) -> Iterator[Run]:
-    """Yield what the flags ask for: every runtime with images, then with texts."""
+    """Yield the runs of the flags: every runtime with images, then with texts."""
     architecture = load_architecture(args.model_arch)
     device: Device = args.device
     target = Target(
@@ -122,7 +122,7 @@ def markdown(results: Sequence[tuple[Run, Latency]]) -> str:
 
 
 def report(results: Sequence[tuple[Run, Latency]], args: argparse.Namespace) -> dict[str, Any]:
-    """Return what `--json` writes; times are in milliseconds a call."""
+    """Return the JSON of `--json`; times are in milliseconds a call."""
     return {
         "architecture": args.model_arch,
         "device": args.device,
@@ -201,7 +201,7 @@ def _device(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the guide's command; return its exit code, 2 if a runtime failed: the others are told."""
+    """Run the guide's command; return its exit code: 2 if a runtime failed, after all others."""
     args = _parser().parse_args(arguments)
     results: list[tuple[Run, Latency]] = []
     failed = 0

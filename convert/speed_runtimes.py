@@ -1,4 +1,4 @@
-"""One tower in each runtime, ready to be timed; a runtime's package is imported when it is asked.
+"""One tower in each runtime, ready to be timed; a runtime's package is imported when it is used.
 
 Every engine takes a host array and returns host features, so a call ends when the device is
 done and its result is copied back.
@@ -29,7 +29,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What is timed: one tower of an architecture, so many items a call."""
+    """The tower to time, and the number of items a call."""
 
     architecture: Architecture
     tower: Tower
@@ -49,8 +49,8 @@ def pytorch_model(target: Target, checkpoint: Path, precision: Precision) -> Chi
         from convert.chinese_clip import halve
     except ImportError as error:
         raise DependencyError(
-            f"timing PyTorch needs torch ({error}): pip install 'clipfleet[convert]', or leave "
-            "--pytorch-ckpt out"
+            f"timing PyTorch needs torch ({error}): from a checkout, pip install '.[convert]'; "
+            "or leave --pytorch-ckpt out"
         ) from error
     model = build_model(load_checkpoint(checkpoint, target.architecture), target.architecture)
     if target.tower == "img":
@@ -101,7 +101,7 @@ def encoder(model: ChineseClip, tower: Tower) -> Callable[[Tensor], Tensor]:
 
 
 def torch_card(target: Target, precision: Precision) -> ModelCard:
-    """Return a card that only says which tensors a PyTorch tower takes and gives."""
+    """Return a card that describes only the input and output of a PyTorch tower."""
     side = target.architecture.resolution
     name, shape, dtype = (
         ("image", (None, 3, side, side), "float32")
@@ -162,8 +162,8 @@ def tensorrt_engine(
         from workers.engines.tensorrt import TensorRTEngine
     except ImportError as error:
         raise DependencyError(
-            f"timing {path} needs TensorRT and cuda-bindings ({error}): pip install "
-            "'clipfleet[gpu]'"
+            f"timing {path} needs TensorRT and cuda-bindings ({error}): from a checkout, "
+            "pip install '.[gpu]'"
         ) from error
     return TensorRTEngine(
         card,
@@ -175,7 +175,7 @@ def tensorrt_engine(
 
 
 def check_is(card: ModelCard, target: Target, path: Path, *, runtime: str) -> None:
-    """Check that a card is of what is to be timed.
+    """Check that a card is of the target.
 
     Raises:
         UsageError: It is another runtime's, model's, tower's or batch size's.

@@ -1,16 +1,16 @@
-"""A conversion's files: built under a temporary name, shown whole or not at all."""
+"""A conversion's files: each is built under a temporary name and published whole."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from clipfleet.card import ModelCard, card_path, sha256_of, write_card
-from clipfleet.errors import UsageError
+from clipfleet.errors import UsageError, VerificationError
 
 EXTRA_FILE_SUFFIX = ".extra_file"  # the weights beside an ONNX file, as the original names them
 
@@ -40,11 +40,31 @@ def with_checksums(card: ModelCard, engine: Path) -> ModelCard:
     )
 
 
+def publish_accepted(
+    accepted: Sequence[tuple[ModelCard, Path]],
+    rejected: Sequence[VerificationError],
+    folder: Path,
+) -> list[tuple[ModelCard, Path]]:
+    """Move the engines that passed into `folder`; return each card with its path.
+
+    Raises:
+        VerificationError: Float16 engines were rejected; the others were moved.
+    """
+    published = [(card, publish(card, staged, folder)) for card, staged in accepted]
+    if not rejected:
+        return published
+    kept = ", ".join(str(folder / card.engine) for card, _ in published) or "nothing"
+    raise VerificationError(
+        f"{'. '.join(map(str, rejected))}. Kept: {kept}. To convert without float16, give "
+        "`clipfleet convert` the option `--precision fp32`"
+    )
+
+
 def publish(card: ModelCard, staged: Path, folder: Path) -> Path:
     """Move a verified engine into `folder`, write its card and return the card's path.
 
-    All is written before anything of an older engine is taken away: from then on files are only
-    moved. At no moment does the old graph stand beside the new weights. The card comes last.
+    All new files are complete before the first old file is removed. The old graph never lies
+    beside the new weights. The card is moved last.
     """
     engine = folder / staged.name
     write_card(card, card_path(staged))

@@ -47,7 +47,7 @@ def build_plan(trt: ModuleType, request: BuildRequest, report: Report) -> BuildR
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise ConversionError(_failure(trt, request, messages))
-        del parser  # it owns what the network points to until here
+        del parser  # the network points to its memory until here
         if cache is not None:
             cache.save()
         Path(request.plan).write_bytes(memoryview(plan))
@@ -63,7 +63,7 @@ def build_plan(trt: ModuleType, request: BuildRequest, report: Report) -> BuildR
 def _builder(trt: ModuleType, logger: Any, messages: Messages) -> Any:
     try:
         builder = trt.Builder(logger)
-    except TypeError as error:  # what its binding makes of a null pointer
+    except TypeError as error:  # the binding raises it for a null pointer
         raise ConversionError(
             f"TensorRT {trt.__version__} has no builder on this machine ({messages.explain()}): it "
             "needs an NVIDIA GPU and a driver that serves its CUDA version (`nvidia-smi`)"
@@ -156,7 +156,7 @@ def _failure(trt: ModuleType, request: BuildRequest, messages: Messages) -> str:
 
 @contextmanager
 def _log(path: str | None) -> Iterator[Forward | None]:
-    """Yield what writes all that TensorRT says to a file, with the seconds since the start."""
+    """Yield a function that writes messages to a file, with the seconds since the start."""
     if path is None:
         yield None
         return
@@ -164,7 +164,7 @@ def _log(path: str | None) -> Iterator[Forward | None]:
     with _opened(path) as file:
 
         def write(severity: str, message: str) -> None:
-            if not file.closed:  # TensorRT still speaks while it is taken down
+            if not file.closed:  # TensorRT logs while it is unloaded
                 file.write(f"{time.monotonic() - started:9.3f} {severity} {message}\n")
 
         yield write
@@ -180,7 +180,7 @@ def _opened(path: str) -> TextIO:
 
 
 def _throttled(report: Report) -> Report:
-    """Report at most once in a while: a builder's phases have thousands of steps."""
+    """Return a report that drops most lines: a builder's phases have thousands of steps."""
     last = 0.0
 
     def throttled(line: str) -> None:

@@ -1,4 +1,4 @@
-"""The card of a TensorRT engine file: what the file says, and what the ONNX's card says of it."""
+"""The card of a TensorRT engine file, made from the file and from the ONNX file's card."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The builder's process, as `convert.tensorrt_process` starts it.
 
-The builder is one call into C++ that takes minutes, listens to no signal, keeps memory and may
-crash: in a process of its own it can be killed.
+The builder is one C++ call of minutes. It handles no signal, keeps memory and may crash. In its
+own process it can be killed.
 
     python -m convert.tensorrt_child EVENTS_FD    < the request, one line of JSON
 
@@ -29,36 +29,36 @@ _PARENT_GONE = 1  # exit code
 
 
 def _end_with_parent() -> None:
-    """Die when the parent does: it never closes this process's standard input."""
+    """End when the parent ends: until then it keeps this process's standard input open."""
     while os.read(sys.stdin.fileno(), 1):
         pass
     os._exit(_PARENT_GONE)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Build what standard input asks for; failures are events too."""
+    """Build the request on standard input; write its result or its error as an event."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; the parent decides
     with os.fdopen(int(arguments[0]), "w", encoding="utf-8") as events:
 
-        def tell(**event: Any) -> None:
+        def send(**event: Any) -> None:
             events.write(json.dumps(event) + "\n")
             events.flush()
 
         request = _request(sys.stdin.readline())
         threading.Thread(target=_end_with_parent, daemon=True).start()
         try:
-            result = build_plan(versions.load_tensorrt(), request, lambda line: tell(progress=line))
+            result = build_plan(versions.load_tensorrt(), request, lambda line: send(progress=line))
         except ClipfleetError as error:
-            tell(error={"kind": type(error).__name__, "message": str(error)})
+            send(error={"kind": type(error).__name__, "message": str(error)})
         except OSError as error:
             what = f"{error.filename or request.plan}: {error.strerror or error}"
             message = f"{request.onnx} was not built, a file cannot be read or written: {what}"
-            tell(error={"kind": ConversionError.__name__, "message": message})
+            send(error={"kind": ConversionError.__name__, "message": message})
         except Exception as error:  # noqa: BLE001 - the edge of the process
             traceback.print_exc()
-            tell(error={"kind": ConversionError.__name__, "message": f"{request.onnx}: {error!r}"})
+            send(error={"kind": ConversionError.__name__, "message": f"{request.onnx}: {error!r}"})
         else:
-            tell(done=asdict(result))
+            send(done=asdict(result))
     return 0
 
 
@@ -73,4 +73,4 @@ def _request(line: str) -> BuildRequest:
 if __name__ == "__main__":
     status = main(sys.argv[1:])
     sys.stdout.flush()
-    os._exit(status)  # TensorRT's own end may crash, and there is nothing left to do
+    os._exit(status)  # unloading TensorRT may crash

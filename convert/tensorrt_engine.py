@@ -136,7 +136,9 @@ def _check_precision(
             "`clipfleet convert` writes, norms and softmax are float32 already"
         )
     if fp32_ops and precision == "fp32":
-        raise UsageError(f"--fp16-banned-ops {','.join(fp32_ops)} says nothing of a float32 engine")
+        raise UsageError(
+            f"--fp16-banned-ops {','.join(fp32_ops)} is for float16 engines: leave it out here"
+        )
     if precision == card.precision or (precision == "fp16" and not strong):
         return
     raise UsageError(

@@ -20,14 +20,14 @@ from clipfleet.errors import EngineMismatchError, UsageError
 from convert.verify import Features, verify_engine, verify_inputs
 from workers.engines.onnx import OnnxEngine
 
-_REST = 3  # no power of two: it is filled up
+_REMAINDER = 3  # items; not a power of two, so the batch is padded
 _REFERENCE_BATCH = 4  # items at once, where the reference takes any number
 _IDS = ("int32", "int64")  # TensorRT 8 makes int32 of the ONNX file's int64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What an engine must compute: real inputs and their float32 features."""
+    """The expected result of an engine: real inputs and their float32 features."""
 
     card: ModelCard
     name: str
@@ -148,10 +148,10 @@ def prove(card: ModelCard, engine_path: Path, reference: Reference) -> Parity:
 
 
 def _call_sizes(profile: BatchProfile | None) -> list[int | None]:
-    """Return how many items to call an engine with, so that each way of running it is proved.
+    """Return the call sizes that prove an engine at every batch size in which it runs.
 
-    A dynamic engine runs in its largest batch and in the powers of two below it; the last size
-    is of a call with a rest, which is a short batch.
+    A dynamic engine runs at its largest batch size and at the powers of two below it. The last
+    call size leaves a remainder, which runs as a short batch.
     """
     if profile is None:
         return [None]
@@ -160,11 +160,11 @@ def _call_sizes(profile: BatchProfile | None) -> list[int | None]:
         return [largest]
     powers = (1 << power for power in range(largest.bit_length()))
     sizes = {smallest, largest, *(size for size in powers if smallest <= size <= largest)}
-    return [*sorted(sizes), largest + min(_REST, largest - 1)]
+    return [*sorted(sizes), largest + min(_REMAINDER, largest - 1)]
 
 
 def measured_on(card: ModelCard) -> MeasuredOn:
-    """Return what a parity is measured with: the card's engine file, version and GPU."""
+    """Return the engine file, version and GPU of a card, with which its parity is measured."""
     return MeasuredOn(
         engine_sha256=card.engine_sha256,
         runtime_version=card.runtime_version,

@@ -1,4 +1,4 @@
-"""The builder's process: started, followed, bounded, and never left behind."""
+"""Runs the builder's process: reports its progress, limits its time, always ends it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from convert.build_request import BuildRequest, BuildResult
 Progress = Callable[[str], None]
 
 _MODULE = "convert.tensorrt_child"
-_TICK_S = 15.0  # a builder that says nothing for this long is said to be still building
+_TICK_S = 15.0  # longest time without a line of progress
 _READ_BYTES = 1 << 16
 
 
@@ -56,7 +56,7 @@ def run_builder(
 
 
 def _start(events: int) -> subprocess.Popen[bytes]:
-    """Start the child in the folder of our packages, where no other package is in the way."""
+    """Start the child in the folder of our packages, where no user module shadows them."""
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     return subprocess.Popen(
         [sys.executable, "-m", _MODULE, str(events)],
@@ -70,7 +70,7 @@ def _start(events: int) -> subprocess.Popen[bytes]:
 def _send(child: subprocess.Popen[bytes], request: BuildRequest) -> None:
     """Write the request, and keep the pipe open: the child ends when it closes."""
     if child.stdin is not None:
-        with suppress(BrokenPipeError):  # it is gone already: the missing answer says so
+        with suppress(BrokenPipeError):  # the child ended; the missing answer is reported
             child.stdin.write(json.dumps(asdict(request)).encode() + b"\n")
             child.stdin.flush()
 
@@ -82,7 +82,7 @@ def _follow(
     progress: Progress,
     limit_s: float | None,
 ) -> BuildResult:
-    started = said = time.monotonic()
+    started = reported = time.monotonic()
     step = "starting"
     for line in lines:
         now = time.monotonic()
@@ -93,10 +93,10 @@ def _follow(
         if "error" in event:
             raise _error(**event["error"])
         if "progress" in event:
-            step, said = event["progress"], now
+            step, reported = event["progress"], now
             progress(step)
-        elif now - said >= _TICK_S:
-            said = now
+        elif now - reported >= _TICK_S:
+            reported = now
             progress(f"{step} ({elapsed_s:.0f} s)")
         if limit_s is not None and elapsed_s > limit_s:
             raise ConversionError(

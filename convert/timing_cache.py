@@ -1,7 +1,7 @@
-"""TensorRT's timing cache: what earlier builds measured, in a file beside the models.
+"""TensorRT's timing cache: the measurements of earlier builds, in a file beside the models.
 
-A cache serves one TensorRT version on one GPU model, both of which are in its name. Builders
-may share it: each adds what it measured to what the file holds by then.
+A cache is valid for one TensorRT version on one GPU model; its name has both. Several builders
+may share it: each adds its measurements to the file's present content.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class TimingCache:
     """A cache file, attached to one build."""
 
     def __init__(self, path: Path, config: Any, report: Report, *, own_name: str) -> None:
-        """Attach the file's content to a builder's config; begin anew where it does not serve.
+        """Attach the file's content to a builder's config; start empty where it is not valid.
 
-        `own_name` is this version's and GPU's (`cache_name`). A file of another name that is
-        damaged, or of another version or GPU, is left as it is: the one of `own_name` beside it
-        serves instead, which `report` is told.
+        `own_name` is the name for this version and GPU (`cache_name`). A file of another name
+        that is damaged, or of another version or GPU, is not changed: the file `own_name` beside
+        it is used instead, and `report` is called.
         """
         self.path = path
         self._config = config
@@ -65,7 +65,7 @@ class TimingCache:
         return self._cache is not None and bool(self._config.set_timing_cache(self._cache, False))
 
     def save(self) -> None:
-        """Add what this build measured to the file; a failure costs later builds only time."""
+        """Add this build's measurements to the file; a failure only slows later builds."""
         try:
             with _locked(self.path):
                 self._merge(_content(self.path))
@@ -75,7 +75,7 @@ class TimingCache:
 
     def _merge(self, content: bytes) -> None:
         if not content or content == self._read:
-            return  # nobody has written since
+            return  # no other build has written since
         others = _created(self._config, content)
         if others is not None:
             self._cache.combine(others, False)
@@ -84,8 +84,8 @@ class TimingCache:
 def _created(config: Any, content: bytes) -> Any:
     """Return the cache of a file's content; None where TensorRT does not take it.
 
-    It may say so by None, by the TypeError that its binding makes of a null pointer, or not at
-    all: then the cache is as empty as one of no content.
+    TensorRT rejects it by None, by the TypeError that its binding raises for a null pointer, or
+    silently: then the cache is as empty as one without content.
     """
     try:
         cache = config.create_timing_cache(content)
@@ -104,7 +104,7 @@ def _content(path: Path) -> bytes:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the one lock on a cache file; it is in a file of its own, as the cache is replaced."""
+    """Hold the lock on a cache file; the lock is a separate file, as the cache is replaced."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -21,9 +21,9 @@ from workers.engines.base import Engine
 from workers.preprocess import preprocess_batch
 from workers.tokenizer import Tokenizer
 
-# The cosine below which an item's features are not the reference's any more.
+# The smallest cosine of an item's features and the reference's.
 THRESHOLDS: Mapping[Precision, float] = {"fp32": 0.999999, "fp16": 0.9999}
-MAX_ITEMS = 64  # of each kind; more prove no more and cost minutes for the largest models
+MAX_ITEMS = 64  # of each kind; more items cost minutes for the largest models
 
 Features = NDArray[np.float32]
 
@@ -115,8 +115,8 @@ def verify_engine(
 ) -> Parity:
     """Return an engine's parity with the reference on the tower's inputs.
 
-    All inputs go through the engine for each of `call_sizes`, in calls of exactly that many
-    items (None: all in one), each place of which counts; the parity is the worst of them.
+    For each of `call_sizes`, all inputs go through the engine in calls of exactly that many
+    items (None: all in one call). The parity is the worst of these runs.
 
     Raises:
         VerificationError: An item's cosine is below the threshold of the engine's
@@ -145,13 +145,13 @@ def verify_engine(
             f"{card.engine} strays from {parity.reference}: the worst of {parity.items} items has "
             f"cosine {parity.cosine_min:.7f}, below {parity.threshold} for {card.precision} by "
             f"{parity.threshold - parity.cosine_min:.2e} (mean {parity.cosine_mean:.7f}, largest "
-            f"difference {parity.max_abs_diff:.3g}); nothing was kept"
+            f"difference {parity.max_abs_diff:.3g}); it was not kept"
         )
     return parity
 
 
 def _calls(count: int, size: int | None) -> list[NDArray[np.int64]]:
-    """Which items each call has: `size` of them, the last call beginning again at the first."""
+    """Return the items of each call: `size` items; the last call is filled from the first item."""
     if size is None:
         return [np.arange(count)]
     return [np.arange(start, start + size) % count for start in range(0, count, size)]
@@ -160,7 +160,7 @@ def _calls(count: int, size: int | None) -> list[NDArray[np.int64]]:
 def _check_finite(
     features: Features, rows: NDArray[np.int64], engine: str, precision: Precision
 ) -> None:
-    """Check the features of the items that `rows` numbers, of which some come again."""
+    """Check the features of the items in `rows`, where an item may occur twice."""
     bad = set(rows[~np.isfinite(features).all(axis=1)].tolist())
     if bad:
         raise VerificationError(
@@ -170,10 +170,10 @@ def _check_finite(
 
 
 def worst(parities: Sequence[Parity]) -> Parity:
-    """Return what holds of every one of several measurements on the same items.
+    """Return the worst value of each field in several measurements on the same items.
 
-    NaN, which is the cosine of features that are all zero, is the worst of all: Python's own
-    `min` would pass over it.
+    NaN, the cosine of features that are all zero, is the worst value: Python's `min` would
+    ignore it.
     """
     return replace(
         parities[0],

@@ -82,6 +82,6 @@ def open_object_store(place: str, *, timeout_s: float) -> ObjectFilesystem:
         from storage.object_filesystem import ObjectFilesystem
     except ImportError as error:
         raise DependencyError(
-            f"{place} needs the package obstore ({error}): pip install 'clipfleet[s3]'"
+            f"{place} needs the package obstore ({error}): from a checkout, pip install '.[s3]'"
         ) from error
     return ObjectFilesystem(place, timeout_s=timeout_s)

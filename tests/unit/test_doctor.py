@@ -64,7 +64,7 @@ def test_a_gpu_machine_is_told_with_versions_and_compute_capability() -> None:
     assert (found["TensorRT"].state, found["TensorRT"].detail) == ("ok", "8.6.0")
     one = f"{GPU}, compute capability 9.0, 81559 MiB, driver 580.105.08"
     assert (found["GPU"].state, found["GPU"].detail) == ("ok", f"{one}; {one}")
-    assert found["cuda-bindings"].mend in {"", "pip install 'clipfleet[gpu]'"}
+    assert found["cuda-bindings"].mend in {"", "from a checkout: pip install '.[gpu]'"}
 
 
 def test_a_machine_without_either_is_no_broken_one(
@@ -77,7 +77,7 @@ def test_a_machine_without_either_is_no_broken_one(
     monkeypatch.setattr("workers.engines.tensorrt_versions.load_tensorrt", load)
     found = checks()
     assert (found["TensorRT"].state, found["GPU"].state) == ("absent", "absent")
-    assert found["TensorRT"].mend == "pip install 'clipfleet[gpu]'"
+    assert found["TensorRT"].mend == "from a checkout: pip install '.[gpu]'"
 
 
 def test_a_driver_that_fails_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,7 @@ def test_convert_uses_only_the_pure_parts_of_workers() -> None:
         ("a worker's parent process", "tasks.worker", HEAVY),
         ("a worker's child", "tasks.embed", ("torch", "onnx")),
         ("the pipeline", "workers.pipeline", ("torch", "onnx")),
+        ("the guide's conversion, until it converts", "convert.pytorch_to_onnx", HEAVY),
         ("the building of engines", "convert.onnx_to_tensorrt", ("torch", "onnx", "tensorrt")),
         ("the builder's process", "convert.tensorrt_child", ("torch", "onnx", "tensorrt")),
         ("the adoption of engines", "convert.adopt", ("torch", "onnx", "tensorrt")),

@@ -39,7 +39,7 @@ def runtime() -> Any:
         return importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
         raise DependencyError(
-            f"TensorRT engines need cuda-bindings ({error}): pip install 'clipfleet[gpu]'"
+            f"TensorRT engines need cuda-bindings ({error}): from a checkout, pip install '.[gpu]'"
         ) from error
 
 

@@ -147,14 +147,14 @@ def _session(path: Path, provider: Provider) -> Any:
         import onnxruntime as ort
     except ImportError as error:
         raise DependencyError(
-            f"ONNX engines need onnxruntime ({error}): pip install 'clipfleet[cpu]', or "
-            "'clipfleet[gpu]' for a GPU"
+            f"ONNX engines need onnxruntime ({error}): from a checkout, pip install '.[cpu]', or "
+            "'.[gpu]' for a GPU"
         ) from error
     offered = ort.get_available_providers()
     if provider == "cuda" and CUDA_PROVIDER not in offered:
         raise EngineError(
             f"provider is cuda, and this onnxruntime offers only {', '.join(offered)}: "
-            "pip install 'clipfleet[gpu]' in an environment without the CPU's onnxruntime"
+            "from a checkout, pip install '.[gpu]' where the CPU's onnxruntime is not installed"
         )
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1

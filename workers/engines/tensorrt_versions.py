@@ -47,7 +47,8 @@ def load_tensorrt() -> ModuleType:
         if module is not None:
             return module
     raise DependencyError(
-        f"TensorRT engines need TensorRT ({'; '.join(failures)}): pip install 'clipfleet[gpu]'"
+        f"TensorRT engines need TensorRT ({'; '.join(failures)}): from a checkout, "
+        "pip install '.[gpu]'"
     )
 
 

@@ -17,8 +17,8 @@ from clipfleet.models import (
 )
 from convert.checkpoints import save_checkpoint
 from convert.chinese_clip import ChineseClip
+from convert.conversion import convert
 from convert.layers import LayerNorm
-from convert.pytorch_to_onnx import convert
 
 TEXT = TextTransformer(
     vocabulary_size=21128, layers=2, width=32, heads=4, intermediate_width=64, max_positions=64

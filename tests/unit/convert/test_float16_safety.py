@@ -18,7 +18,8 @@ from torch import Tensor
 from clipfleet.card import Parity
 from clipfleet.models import Architecture, Tower
 from convert.chinese_clip import ChineseClip, halve
-from convert.export import export_tower, fold_batch_norms, tower_specs
+from convert.export import TowerGraph, export_tower, fold_batch_norms, tower_specs
+from convert.float16 import convert_to_float16
 from convert.layers import LayerNorm
 from convert.reference import TORCH_REFERENCE, reference_features
 from convert.verify import THRESHOLDS, measure_parity
@@ -137,6 +138,50 @@ def test_a_float16_layer_norm_would_not_survive_them(
         features, reference, threshold=THRESHOLDS["fp16"], reference_name=TORCH_REFERENCE
     )
     assert not parity.passed
+
+
+@pytest.mark.parametrize("exporter", ["ours", "the guide's"])
+@pytest.mark.parametrize("tower", ["img", "txt"])
+@pytest.mark.filterwarnings("ignore")  # the guide's exporter's own
+def test_large_activations_survive_the_conversion_of_a_float32_file(
+    tmp_path: Path,
+    wide: Architecture,
+    build: Callable[[Architecture], ChineseClip],
+    tower: Tower,
+    exporter: str,
+) -> None:
+    """The guide's exporter, in opset 13, makes several operators of a layer norm."""
+    model = with_large_activations(build(wide))
+    inputs = inputs_of(wide, tower)[:1]
+    reference = reference_features(model, tower, inputs)
+    source, target = tower_specs(wide, tower, batch_size=1, context_length=52)
+    path, half = tmp_path / "m.fp32.onnx", tmp_path / "m.fp16.onnx"
+    if exporter == "ours":
+        export_tower(model, tower, path, source=source, target=target)
+    else:
+        torch.onnx.export(
+            TowerGraph(model, tower).eval(),
+            (torch.from_numpy(inputs),),
+            path,
+            input_names=[source.name],
+            output_names=[target.name],
+            opset_version=13,
+            dynamo=False,
+        )
+    convert_to_float16(path, half)
+    with np.errstate(all="ignore"):
+        values: Any = ReferenceEvaluator(str(half)).run(
+            None, {source.name: inputs}, intermediate=True
+        )
+    parity = measure_parity(
+        values[target.name],
+        reference,
+        threshold=THRESHOLDS["fp16"],
+        reference_name=TORCH_REFERENCE,
+    )
+    assert parity.passed, parity
+    halves = [v for v in values.values() if v is not None and v.dtype == np.float16 and v.size]
+    assert max(np.abs(value).max() for value in halves) >= 400
 
 
 def test_a_resnet_keeps_its_precision(

@@ -9,13 +9,16 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from clipfleet.card import ModelCard, load_card, sha256_of
+from clipfleet.cli import app
 from clipfleet.errors import CheckpointError, UsageError, VerificationError
 from clipfleet.models import Architecture
 from convert.checkpoints import save_checkpoint
 from convert.chinese_clip import ChineseClip
-from convert.pytorch_to_onnx import convert, main
+from convert.conversion import convert
+from convert.pytorch_to_onnx import _closing_lines, main
 from workers.engines.onnx import OnnxEngine
 
 Build = Callable[[Architecture], ChineseClip]
@@ -71,18 +74,32 @@ def test_the_guides_command_prints_the_guides_lines(
     lines = capsys.readouterr().out.splitlines()
     assert lines[-5:] == [
         "Finished PyTorch to ONNX conversion...",
-        *(
-            f">>> The {tower} {precision.upper()} ONNX model is saved at "
-            f"{prefix}.{kind}.{precision}.onnx with extra file "
-            f"{prefix}.{kind}.{precision}.onnx.extra_file"
-            for tower, kind in (("text", "txt"), ("vision", "img"))
-            for precision in ("fp32", "fp16")
+        f">>> The text FP32 ONNX model is saved at {prefix}.txt.fp32.onnx",
+        (
+            f">>> The text FP16 ONNX model is saved at {prefix}.txt.fp16.onnx with extra file "
+            f"{prefix}.txt.fp16.onnx.extra_file"
+        ),
+        f">>> The vision FP32 ONNX model is saved at {prefix}.img.fp32.onnx",
+        (
+            f">>> The vision FP16 ONNX model is saved at {prefix}.img.fp16.onnx with extra file "
+            f"{prefix}.img.fp16.onnx.extra_file"
         ),
     ]
     assert any(line == "verifying mine.img.fp16.onnx" for line in lines), "it shows progress"
     assert sorted(os.listdir(prefix.parent)) == files_of(
         "mine", "img.fp16", "img.fp32", "txt.fp16", "txt.fp32"
     )
+
+
+def test_the_guide_names_the_extra_file_of_a_float32_tower_of_over_2_gb(
+    tmp_path: Path, converted: Converted
+) -> None:
+    card, _ = converted["img.fp32"]
+    extra = tmp_path / f"{card.extra_file}"
+    with extra.open("wb") as file:
+        file.truncate(2**31 + 1)  # ViT-H-14's; a sparse file
+    _, line = _closing_lines([(card, tmp_path)], tmp_path / "small")
+    assert line.endswith(f"is saved at {tmp_path / card.engine} with extra file {extra}")
 
 
 def test_the_command_line_is_a_module_and_an_error_is_one_line(tmp_path: Path) -> None:
@@ -146,21 +163,60 @@ def test_a_fixed_batch_size_is_kept(
         assert engine(np.zeros((4, 3, 32, 32), dtype=np.float32)).shape == (4, 16)
 
 
-def test_an_engine_that_strays_is_not_kept_and_the_old_pair_stays(
+def test_a_float32_engine_that_strays_is_not_kept_and_the_old_pair_stays(
     tmp_path: Path, vit: Architecture, vit_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "models"
     folder.mkdir()
     for name in files_of("m", "img.fp32", "img.fp16"):
         (folder / name).write_text(f"the old {name}")
-    monkeypatch.setattr("convert.verify.THRESHOLDS", {"fp32": 0.999999, "fp16": 1.1})
-    with pytest.raises(VerificationError, match=r"m\.img\.fp16\.onnx strays.*nothing was kept"):
+    monkeypatch.setattr("convert.verify.THRESHOLDS", {"fp32": 1.1, "fp16": 0.9999})
+    with pytest.raises(VerificationError, match=r"m\.img\.fp32\.onnx strays.*it was not kept"):
         convert(
             architecture=vit, checkpoint=vit_checkpoint, save_prefix=folder / "m", towers=("img",)
         )
     assert sorted(os.listdir(folder)) == files_of("m", "img.fp16", "img.fp32")
     for path in folder.iterdir():
         assert path.read_text() == f"the old {path.name}"
+
+
+def test_float16_engines_that_stray_leave_the_float32_engines_of_both_towers(
+    tmp_path: Path, vit: Architecture, vit_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for name in files_of("m", "img.fp16"):
+        (folder / name).write_text(f"the old {name}")
+    monkeypatch.setattr("convert.verify.THRESHOLDS", {"fp32": 0.999999, "fp16": 1.1})
+    with pytest.raises(VerificationError) as raised:
+        convert(architecture=vit, checkpoint=vit_checkpoint, save_prefix=folder / "m")
+    message = str(raised.value)
+    for tower in ("img", "txt"):
+        assert f"m.{tower}.fp16.onnx strays from torch" in message
+        assert str(folder / f"m.{tower}.fp32.onnx") in message.partition("Kept: ")[2]
+        card, path = load_card(folder / f"m.{tower}.fp32.onnx")
+        assert card.parity is not None
+        OnnxEngine(card, path, provider="cpu").close()  # checks the files' SHA-256
+    assert message.endswith("`--precision fp32`")
+    assert sorted(os.listdir(folder)) == files_of("m", "img.fp16", "img.fp32", "txt.fp32")
+    for name in files_of("m", "img.fp16"):
+        assert (folder / name).read_text() == f"the old {name}"
+
+
+def test_a_float16_engine_alone_that_strays_leaves_nothing(
+    tmp_path: Path,
+    vit_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "small.json").write_text(VIT_JSON)
+    monkeypatch.setattr("convert.verify.THRESHOLDS", {"fp32": 0.999999, "fp16": 1.1})
+    arguments = ["convert", str(tmp_path / "small.json"), str(tmp_path / "out" / "m")]
+    arguments += ["--checkpoint", str(vit_checkpoint), "--tower", "txt", "--precision", "fp16"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code != 0
+    assert isinstance(result.exception, VerificationError)
+    assert "Kept: nothing." in str(result.exception)
+    assert os.listdir(tmp_path / "out") == []
 
 
 def test_weights_that_are_not_finite_are_not_converted(

@@ -185,7 +185,7 @@ def test_missing_torch_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPa
     for name in [m for m in sys.modules if m.startswith("convert.") and "speed" not in m]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(DependencyError, match=r"needs torch .*clipfleet\[convert\]"):
+    with pytest.raises(DependencyError, match=r"needs torch .*\.\[convert\]"):
         pytorch_engine(target(), Path(f"{MODEL}.pt"), "fp32", "cpu")
 
 
@@ -220,4 +220,4 @@ def test_missing_tensorrt_is_said_with_what_to_install(tmp_path: Path) -> None:
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert run.stdout == "2\n", run.stderr
-    assert "pip install 'clipfleet[gpu]'" in run.stderr
+    assert "pip install '.[gpu]'" in run.stderr

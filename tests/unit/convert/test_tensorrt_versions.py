@@ -163,7 +163,7 @@ def test_rtx_serves_where_only_it_is_installed(monkeypatch: pytest.MonkeyPatch) 
 def test_without_tensorrt_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tensorrt", "tensorrt_rtx_bindings"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(DependencyError, match=r"pip install 'clipfleet\[gpu\]'"):
+    with pytest.raises(DependencyError, match=r"pip install '\.\[gpu\]'"):
         versions.load_tensorrt()
 
 

@@ -222,7 +222,7 @@ def test_without_the_package_the_error_names_how_to_get_it(
 ) -> None:
     monkeypatch.delitem(sys.modules, "storage.object_filesystem", raising=False)
     monkeypatch.setitem(sys.modules, "obstore", None)
-    with pytest.raises(DependencyError, match=r"pip install 'clipfleet\[s3\]'"):
+    with pytest.raises(DependencyError, match=r"pip install '\.\[s3\]'"):
         open_filesystem(ROOT)
 
 

@@ -80,7 +80,7 @@ def test_kernels_are_loaded_when_they_are_used(gpu: Cuda, monkeypatch: pytest.Mo
 
 def test_missing_bindings_are_named_with_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    with pytest.raises(DependencyError, match=r"pip install 'clipfleet\[gpu\]'"):
+    with pytest.raises(DependencyError, match=r"pip install '\.\[gpu\]'"):
         cuda.device_name()
 
 

@@ -282,5 +282,5 @@ def test_a_missing_onnxruntime_is_named_with_its_extra(
     make_engine: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(DependencyError, match=r"pip install 'clipfleet\[cpu\]'"):
+    with pytest.raises(DependencyError, match=r"pip install '\.\[cpu\]'"):
         OnnxEngine(*make_engine("img"))

@@ -203,7 +203,7 @@ def test_a_missing_tensorrt_is_named_with_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
-    with pytest.raises(DependencyError, match=r"pip install 'clipfleet\[gpu\]'"):
+    with pytest.raises(DependencyError, match=r"pip install '\.\[gpu\]'"):
         TensorRTEngine(*write_engine(tmp_path))
 
 

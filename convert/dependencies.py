@@ -1,0 +1,21 @@
+"""The packages of the extra `convert`, which a machine that converts nothing does not need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from clipfleet.errors import DependencyError
+
+
+@contextmanager
+def naming_missing_packages() -> Iterator[None]:
+    """Raise DependencyError where a package that a conversion needs cannot be imported."""
+    try:
+        yield
+    except ImportError as error:
+        raise DependencyError(
+            f"converting needs PyTorch and ONNX ({error}): from a checkout, "
+            "pip install -c constraints.txt '.[cpu,convert]'; the README's section Install says "
+            "how to get PyTorch without CUDA"
+        ) from error

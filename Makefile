@@ -1,5 +1,6 @@
 # make install   everything a contributor needs, into the active (or a new) virtual environment
 # make lint      ruff, mypy --strict
+# make unit      tests/unit: no process, no sleep, seconds
 # make test      lint and the whole test suite; what CI runs
 # make constraints  constraints.txt, from what is installed here and for CPython 3.10 (PYTHON310=…)
 # make lock      requirements*.lock: what the images install, with hashes
@@ -17,7 +18,7 @@ COUNT ?= 2000
 
 LOCKS := requirements.lock requirements-flower.lock
 
-.PHONY: install lint test constraints lock check-lock check-lock-gpu audit demo clean
+.PHONY: install lint unit test constraints lock check-lock check-lock-gpu audit demo clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +32,10 @@ lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# tests/unit/conftest.py refuses whatever starts a process or sleeps.
+unit: $(BIN)/python
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --hypothesis-profile=quick tests/unit
 
 # A file's tests stay together and in order; files run beside each other, twice as many as there are
 # cores: much of what they do is wait for processes. What computes takes one thread, not one for each

@@ -24,8 +24,7 @@ from storage.parts import part_path
 from storage.plan import Job, plan_items, plan_retry
 from storage.proof import prove_dataset
 from storage.sources import ListSource
-from tests.unit.storage.interleaving import overtaken, run_interleaved
-from tests.unit.storage.support import (
+from tests.datasets import (
     Crash,
     WatchedFilesystem,
     crashing_after,
@@ -35,7 +34,8 @@ from tests.unit.storage.support import (
     memory_dataset,
     texts,
 )
-from tests.unit.storage.test_interleavings import work
+from tests.interleavings.interleaving import overtaken, run_interleaved
+from tests.interleavings.test_interleavings import work
 
 PLANNED = ("a", "b", "c")
 ARRIVING = ("b", "c", "d")

@@ -15,7 +15,7 @@ from storage.parts import Embedded, part_path
 from storage.plan import plan_items
 from storage.proof import prove_dataset
 from storage.sources import ListSource
-from tests.unit.storage.support import embedded, images, make_card, memory_dataset, texts
+from tests.datasets import embedded, images, make_card, memory_dataset, texts
 
 
 def known_ids(dataset: Dataset) -> KnownIds:

@@ -19,7 +19,7 @@ from storage.manifest import (
 )
 from storage.plan import plan_items
 from storage.sources import ListSource
-from tests.unit.storage.support import (
+from tests.datasets import (
     WatchedFilesystem,
     embedded,
     files_of,

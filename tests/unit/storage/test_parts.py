@@ -15,7 +15,7 @@ from storage.parts import (
     read_footer,
     read_part_ids,
 )
-from tests.unit.storage.support import DIM, embedded, images, make_card, memory_dataset, texts
+from tests.datasets import DIM, embedded, images, make_card, memory_dataset, texts
 
 
 def written(rows: Embedded, info: DatasetInfo) -> io.BytesIO:

@@ -14,7 +14,7 @@ from storage.known_ids import KnownIds
 from storage.plan import Job, PlanReader, jobs, plan_items, shards
 from storage.proof import prove_dataset
 from storage.sources import ListSource, open_source
-from tests.unit.storage.support import (
+from tests.datasets import (
     WatchedFilesystem,
     embedded,
     files_of,

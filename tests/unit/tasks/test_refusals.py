@@ -82,9 +82,10 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Hash:
 @pytest.mark.parametrize("letter", ["x", "\x01", "\ud800"])
 def test_a_flood_of_refusals_stays_small(client: Hash, letter: str) -> None:
     long = letter * 5000
+    settings = Settings()
     for number in range(MAX_REFUSALS + 50):
-        refuse(Settings(), f"{number} {long}", letter * 500 + str(number), reason=long)
-        refuse(Settings(), f"shard {number}", long, reason=long, planned=False)
+        refuse(settings, f"{number} {long}", letter * 500 + str(number), reason=long)
+        refuse(settings, f"shard {number}", long, reason=long, planned=False)
     refusals = Refusals(client, "clipfleet")  # type: ignore[arg-type]
     assert refusals.full
     assert len(refusals.all()) == 2 * MAX_REFUSALS
@@ -98,10 +99,11 @@ def test_a_flood_of_refusals_is_logged_in_part(
 ) -> None:
     now_s = 0.0
     monkeypatch.setattr(module, "_minute", Minute(lambda: now_s))
+    settings = Settings()
     for now_s in (0.0, 59.0, 61.0):  # noqa: B007 - the clock reads it
         for _ in range(MAX_LOGGED):
-            refuse(Settings(), "x", "", reason="r" * 100_000, planned=False)
-            refuse(Settings(), "x", "", reason="", planned=False, level=logging.DEBUG)
+            refuse(settings, "x", "", reason="r" * 100_000, planned=False)
+            refuse(settings, "x", "", reason="", planned=False, level=logging.DEBUG)
     logged = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert [record.msg for record in logged] == [
         *["message refused"] * MAX_LOGGED,

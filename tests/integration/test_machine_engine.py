@@ -18,7 +18,7 @@ from clipfleet.settings import Settings
 from tasks.machine_engine import cache_folder, engine_of_this_machine
 from workers.engines.fake import fake_card
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 SetBuilder = Callable[[str], None]
 
 

@@ -86,7 +86,7 @@ def test_an_interrupted_end_takes_the_grace_of_all(
 def test_a_killed_owner_takes_its_program_along(tmp_path: Path) -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER, str(tmp_path / "log")],
-        cwd=Path(__file__).parents[3],
+        cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
     )
     assert owner.stdout is not None

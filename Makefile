@@ -39,9 +39,11 @@ unit: $(BIN)/python
 
 # A file's tests stay together and in order; files run beside each other, twice as many as there are
 # cores: much of what they do is wait for processes. What computes takes one thread, not one for each
-# core in each of them. Files start in the order of tests/conftest.py, the slow ones first.
+# core in each of them. Files start in the order of tests/conftest.py, the slow ones first. The
+# supervisor leaves no process behind, however the run ends.
 test: $(BIN)/ruff lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $$(( 2 * $$(nproc) )) --dist loadfile --no-loadscope-reorder \
+	exec env OMP_NUM_THREADS=1 $(BIN)/python -m tests.supervisor $(BIN)/pytest \
+		-n $$(( 2 * $$(nproc) )) --dist loadfile --no-loadscope-reorder \
 		--durations=15
 
 $(BIN)/ruff:

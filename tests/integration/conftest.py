@@ -15,7 +15,7 @@ import redis
 from clipfleet.errors import DependencyError
 from clipfleet.settings import Settings, load_settings
 from tasks.private_redis import server_command
-from tests.integration.support import Bench, wait_until
+from tests.integration.support import PATIENCE_S, Bench, wait_until
 from workers.engines.fake import write_fake_engine
 
 
@@ -39,7 +39,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait(PATIENCE_S)
 
 
 def _answers(url: str) -> bool:
@@ -84,7 +84,7 @@ def _settings(redis_url: str, folder: Path, model: Path, **changes: Any) -> Sett
         "shard_size": 100,
         "window_items": 100,
         "window_s": 0.3,
-        "visibility_timeout_s": 4,
+        "visibility_timeout_s": 60,  # no test waits for it; a busy worker renews in time
     }
     return load_settings(**{**given, **changes})
 

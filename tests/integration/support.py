@@ -27,8 +27,7 @@ from tasks.submit import Submission, submit
 from tests.steps import Step, steps_environment
 from workers.lifecycle import environment_of
 
-PATIENCE_S = 60.0  # for what comes in a second or two, on a machine that does much else
-STOP_S = 20.0  # less than the half minute that a child waits for somebody to take its result
+PATIENCE_S = 120.0  # for what comes in a second or two, on a machine that does much else
 _POLL_S = 0.02
 _LOG_LINES = 40
 
@@ -128,12 +127,12 @@ class WorkerProcess:
         finally:
             os.killpg(self.process.pid, signal.SIGCONT)
 
-    def stop(self, timeout_s: float = STOP_S) -> int:
+    def stop(self, timeout_s: float = PATIENCE_S) -> int:
         """Send SIGTERM, and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.wait(timeout_s)
 
-    def wait(self, timeout_s: float = STOP_S) -> int:
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
         return self.process.wait(timeout_s)
 
     def kill(self) -> None:

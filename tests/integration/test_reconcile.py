@@ -97,7 +97,7 @@ def test_two_workers_miss_a_lost_message_and_one_of_them_queues_it_again(
     bench.submit(500)
     assert bench.client.lpop(bench.queue)
     workers = [bench.start_worker(), bench.start_worker()]
-    bench.wait_for_items(500, timeout_s=15)
+    bench.wait_for_items(500)
     bench.assert_whole(vectors=500)
     for worker in workers:
         worker.ready()

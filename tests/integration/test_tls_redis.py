@@ -26,7 +26,7 @@ from tasks.one_shot import embed_source
 from tasks.progress import read_progress
 from tasks.resume import resume
 from tests.integration.conftest import MakeBench
-from tests.integration.support import Bench, processes_of, wait_until
+from tests.integration.support import PATIENCE_S, Bench, processes_of, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -73,7 +73,7 @@ def tls_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait(PATIENCE_S)
 
 
 def _make_certificates(folder: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
     [
         lambda: subprocess.run(["true"], check=True),
         lambda: multiprocessing.get_context("spawn").Process(target=print).start(),
-        lambda: os.fork(),
+        lambda: os.fork(),  # noqa: PLW0108 - looked up when it is called
         lambda: os.posix_spawn("/bin/true", ["true"], {}),
         lambda: time.sleep(0),
     ],

@@ -39,8 +39,8 @@ from tasks.broker import connect
 from tasks.submit import Submission
 from tests.faults.counting import count_ids
 from tests.faults.proxy import Proxy
-from tests.faults.redis_server import KEEPS_NOTHING, RedisServer, free_port, url_of
-from tests.integration.support import PATIENCE_S, Bench, wait_until
+from tests.integration.support import PATIENCE_S, Bench, forget_settings, wait_until
+from tests.redis_server import KEEPS_NOTHING, RedisServer, free_port, url_of
 from tests.steps import Step, steps_environment
 from workers.engines.fake import write_fake_engine
 from workers.lifecycle import environment_of
@@ -231,8 +231,7 @@ def open_rig(
 ) -> Iterator[Rig]:
     """Make a rig in a folder, with a fake model whose items take `item_s`."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("CLIPFLEET_")]:
-            patch.delenv(name)
+        forget_settings(patch)
         patch.chdir(folder)
         server = RedisServer(folder / "redis", redis_options)
         server.start()

@@ -8,8 +8,8 @@ import pytest
 
 from tests.faults.conftest import MakeRig, Record
 from tests.faults.harness import Rig, seconds
-from tests.faults.redis_server import KEEPS_ALL
 from tests.integration.support import wait_until
+from tests.redis_server import KEEPS_ALL
 
 pytestmark = pytest.mark.integration
 

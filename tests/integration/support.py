@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from clipfleet.jobs import Item, queue_name
-from clipfleet.settings import Settings
+from clipfleet.settings import PREFIX, Settings
 from storage.dataset import INFO_PATH, Dataset
 from storage.filesystem import open_filesystem
 from storage.locations import below
@@ -39,6 +41,12 @@ def wait_until(condition: Callable[[], Any], *, timeout_s: float = PATIENCE_S, w
         if time.monotonic() > deadline_s:
             raise AssertionError(f"not within {timeout_s} s: {what}")
         time.sleep(_POLL_S)
+
+
+def forget_settings(patch: pytest.MonkeyPatch) -> None:
+    """Take the settings out of the environment."""
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        patch.delenv(name)
 
 
 def processes_of(folder: Path) -> list[int]:

@@ -17,7 +17,7 @@ import redis
 from clipfleet.errors import DependencyError
 from tasks.broker import broker_version, connect
 from tasks.private_redis import private_redis, server_command
-from tests.integration.support import PATIENCE_S, processes_of, wait_until
+from tests.integration.support import PATIENCE_S, forget_settings, processes_of, wait_until
 from tests.nvidia_smi import write_nvidia_smi
 from workers.engines.fake import write_fake_engine
 
@@ -29,8 +29,7 @@ ITEMS = 600
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder to work in, with texts to embed, and temporary files in a folder below."""
-    for name in [name for name in os.environ if name.startswith("CLIPFLEET_")]:
-        monkeypatch.delenv(name)
+    forget_settings(monkeypatch)
     (tmp_path / "t").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
     monkeypatch.setenv("CLIPFLEET_STOP_GRACE_S", "5")

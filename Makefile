@@ -1,6 +1,7 @@
 # make install   everything a contributor needs, into the active (or a new) virtual environment
 #                (TORCH_INDEX=https://download.pytorch.org/whl/cpu: PyTorch without CUDA)
 # make lint      ruff, mypy --strict
+# make unit      tests/unit: no process, no sleep, seconds
 # make docs      the documentation's site, into site/; fails on a broken link
 # make test      lint and the whole test suite; what CI runs
 # make constraints  constraints.txt, from what is installed here and for CPython 3.10 (PYTHON310=…)
@@ -20,7 +21,7 @@ TORCH_INDEX ?=
 
 LOCKS := requirements.lock requirements-convert.lock requirements-flower.lock
 
-.PHONY: install lint docs test constraints lock check-lock check-lock-gpu audit demo clean
+.PHONY: install lint docs unit test constraints lock check-lock check-lock-gpu audit demo clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -38,11 +39,17 @@ lint:
 docs: $(BIN)/mkdocs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
+# tests/unit/conftest.py refuses whatever starts a process or sleeps.
+unit: $(BIN)/python
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --hypothesis-profile=quick tests/unit
+
 # A file's tests stay together and in order; files run beside each other, twice as many as there are
 # cores: much of what they do is wait for processes. What computes takes one thread, not one for each
-# core in each of them. Files start in the order of tests/conftest.py, the slow ones first.
+# core in each of them. Files start in the order of tests/conftest.py, the slow ones first. The
+# supervisor leaves no process behind, however the run ends.
 test: $(BIN)/ruff lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $$(( 2 * $$(nproc) )) --dist loadfile --no-loadscope-reorder \
+	exec env OMP_NUM_THREADS=1 $(BIN)/python -m tests.supervisor $(BIN)/pytest \
+		-n $$(( 2 * $$(nproc) )) --dist loadfile --no-loadscope-reorder \
 		--durations=15
 
 $(BIN)/ruff $(BIN)/mkdocs:

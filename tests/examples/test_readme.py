@@ -5,8 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,12 @@ from convert.checkpoints import save_checkpoint
 from convert.chinese_clip import ChineseClip
 from tasks.private_redis import server_command
 from tests.hub import Hub, resolve_path, serve
+from tests.integration.support import PATIENCE_S, wait_until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SCENES = ROOT / "examples" / "demo" / "scenes.py"
 PICTURES = 4
-START_S = 60.0
-STOP_S = 60.0
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -80,16 +78,9 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     socket = folder / "redis.sock"
     options = ["--port", "0", "--unixsocket", str(socket), "--dir", str(folder), "--save", ""]
     with subprocess.Popen([*server_command(), *options], stdout=subprocess.DEVNULL) as server:
-        wait_until(socket.exists, "the server's socket")
+        wait_until(socket.exists, what="the server's socket")
         yield f"redis+socket://{socket}"
         server.terminate()
-
-
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = START_S) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, f"no {what} within {timeout_s} s"
-        time.sleep(0.05)
 
 
 def test_the_readme_names_the_targets_that_the_makefile_has() -> None:
@@ -137,11 +128,11 @@ def test_every_command_runs_in_its_order(
             told = told.replace("redis://127.0.0.1:6379/0", redis_server)
             subprocess.run([sys.executable, "-c", told], cwd=user, env=fleet, check=True)
         written = user / "vectors" / "items-img" / "manifest"
-        wait_until(lambda: written.is_dir() and any(written.iterdir()), "part of the single item")
+        wait_until(lambda: written.is_dir() and any(written.iterdir()), what="a part")
     finally:
         for worker in workers:
             worker.send_signal(signal.SIGTERM)
-            assert worker.wait(timeout=STOP_S) == 0
+            assert worker.wait(timeout=PATIENCE_S) == 0
     assert redis.Redis.from_url(redis_server.replace("redis+socket", "unix")).ping()
 
 

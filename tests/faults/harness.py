@@ -39,8 +39,8 @@ from tasks.broker import connect
 from tasks.submit import Submission
 from tests.faults.counting import count_ids
 from tests.faults.proxy import Proxy
-from tests.faults.redis_server import KEEPS_NOTHING, RedisServer, free_port, url_of
-from tests.integration.support import Bench, wait_until
+from tests.integration.support import PATIENCE_S, Bench, forget_settings, wait_until
+from tests.redis_server import KEEPS_NOTHING, RedisServer, free_port, url_of
 from tests.steps import Step, steps_environment
 from workers.engines.fake import write_fake_engine
 from workers.lifecycle import environment_of
@@ -124,7 +124,9 @@ class Rig(Bench):
         app.send_task(EMBED_TASK, kwargs=task.to_json(), queue=self.queue)
         app.close()
 
-    def run(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, timeout_s: float = PATIENCE_S
+    ) -> subprocess.CompletedProcess[str]:
         """Run a `clipfleet` command to its end."""
         with self.start(*arguments) as process:
             out, err = process.communicate(timeout=timeout_s)
@@ -166,7 +168,7 @@ class Rig(Bench):
         """Return whether every submitted id is committed, and Redis has no message any more."""
         return sum(self.counts(name)) >= len(self.submitted[name]) and self.in_redis() == (0, 0)
 
-    def outcome(self, fault: str, *, name: str = "dataset", timeout_s: float = 90.0) -> Fault:
+    def outcome(self, fault: str, *, name: str = "dataset", timeout_s: float = PATIENCE_S) -> Fault:
         """Wait until a dataset is whole, or for `timeout_s`, and return what is there."""
         recovery_s = self._seconds_until(lambda: self.is_whole(name), timeout_s)
         path = self.dataset_path(name)
@@ -229,8 +231,7 @@ def open_rig(
 ) -> Iterator[Rig]:
     """Make a rig in a folder, with a fake model whose items take `item_s`."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("CLIPFLEET_")]:
-            patch.delenv(name)
+        forget_settings(patch)
         patch.chdir(folder)
         server = RedisServer(folder / "redis", redis_options)
         server.start()

@@ -15,9 +15,17 @@ _POISON_FOLDER = Path(__file__).parent / "poison"
 _ROOT = Path(__file__).parents[2]
 
 
-def poisoned_environment() -> dict[str, str]:
-    """Return what a process has in its environment for poisoned pictures to work on it."""
-    return {"PYTHONPATH": f"{_POISON_FOLDER}{os.pathsep}{_ROOT}"}
+def poisoned_environment(marks: Path) -> dict[str, str]:
+    """Return what a process has in its environment for poisoned pictures to work on it.
+
+    A process that a picture holds says so in the folder `marks`.
+    """
+    return {"PYTHONPATH": f"{_POISON_FOLDER}{os.pathsep}{_ROOT}", "POISON_MARKS": str(marks)}
+
+
+def held_processes(marks: Path) -> list[int]:
+    """Return the processes that a picture has held so far."""
+    return [int(path.name.partition("-")[2]) for path in marks.glob("hangs-*")]
 
 
 def picture_bytes(seed: int, poison: str = "") -> bytes:

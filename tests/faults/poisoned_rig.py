@@ -24,8 +24,8 @@ def poisoned_rig(make_rig: MakeRig) -> Rig:
         shard_size=SHARD,
         window_items=SHARD,
         decode_attempts=ATTEMPTS,
-        decode_timeout_s=1.5,
-        shard_deadline_s=4,
+        decode_timeout_s=4,
+        shard_deadline_s=12,
     )
 
 
@@ -37,7 +37,7 @@ def submit_pictures(rig: Rig, items: Sequence[Item]) -> None:
 
 def start_poisoned_worker(rig: Rig) -> WorkerProcess:
     log_path = rig.folder / f"worker-{len(rig.workers)}.log"
-    worker = WorkerProcess(rig.settings, log_path, environment=poisoned_environment())
+    worker = WorkerProcess(rig.settings, log_path, environment=poisoned_environment(rig.folder))
     rig.workers.append(worker)
     return worker
 

@@ -13,23 +13,22 @@ from storage.dataset import Dataset
 from storage.manifest import commit
 from storage.plan import jobs, plan_items, shards
 from storage.sources import ListSource
+from tests.datasets import embedded_texts, fake_dataset, numbered_texts
 from tests.faults.__main__ import main
 from tests.faults.counting import count_ids
 from tests.faults.harness import FULL_VARIABLE, Fault, outcome_of
 from tests.faults.table import SECTION
-from tests.unit.tasks.support import embedded, fake_dataset, items
-from workers.engines.fake import fake_card
 
-SUBMITTED = {item.id for item in items(30)}
+SUBMITTED = {item.id for item in numbered_texts(30)}
 
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
     """One shard of 30 items, of which 4 are errors."""
     whole = fake_dataset(tmp_path)
-    plan_items(whole, ListSource(items(30)), 30)
+    plan_items(whole, ListSource(numbered_texts(30)), 30)
     for shard in shards(jobs(whole)[0]):
-        commit(whole, shard.name, embedded(30, failures=4), card=fake_card("txt"), worker="w")
+        commit(whole, shard.name, embedded_texts(30, failures=4), card=whole.info.card, worker="w")
     return whole
 
 
@@ -90,7 +89,7 @@ def test_an_id_that_is_a_vector_and_an_error_is_doubled(dataset: Dataset) -> Non
 
 
 def test_ids_that_nobody_submitted_are_seen(dataset: Dataset) -> None:
-    counts = count_ids(dataset.root, {item.id for item in items(29)})
+    counts = count_ids(dataset.root, {item.id for item in numbered_texts(29)})
     assert asdict(counts) == {"vectors": 26, "errors": 4, "lost": 0, "doubled": 0, "foreign": 1}
 
 

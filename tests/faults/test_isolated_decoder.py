@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,8 +15,8 @@ import pytest
 
 from clipfleet.errors import ItemError, StorageError
 from clipfleet.jobs import DECODE_FAILED, DECODE_TIMEOUT, DECODER_CRASHED, TOO_LARGE
-from tests.faults.pictures import picture_bytes, poisoned_environment
-from tests.integration.support import wait_until
+from tests.faults.pictures import held_processes, picture_bytes, poisoned_environment
+from tests.integration.support import PATIENCE_S, wait_until
 from workers import isolated_decoder
 from workers.decode import ImageLimits, decode
 from workers.isolated_decoder import IsolatedDecoder
@@ -28,8 +27,8 @@ TIMEOUT_S = 1.0
 
 
 @pytest.fixture(autouse=True)
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in poisoned_environment().items():
+def poisoned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in poisoned_environment(tmp_path).items():
         monkeypatch.setenv(name, value)
 
 
@@ -97,7 +96,7 @@ def test_what_takes_more_memory_than_allowed_is_an_error_of_that_picture(
 def test_an_image_that_is_wrong_says_so_as_in_this_process(decoder: IsolatedDecoder) -> None:
     big = ImageLimits(max_pixels=10)
     with (
-        IsolatedDecoder(big, attempts=1, timeout_s=5) as strict,
+        IsolatedDecoder(big, attempts=1, timeout_s=PATIENCE_S) as strict,
         pytest.raises(ItemError, match="has 600 pixels, more than the 10 allowed") as caught,
     ):
         strict.decode_into(picture_bytes(1), "a", new_pixels())
@@ -114,19 +113,18 @@ def test_a_decoder_killed_between_two_pictures_costs_neither(
     assert decoder.decode_into(picture_bytes(2), "b", new_pixels()) == (30, 20)
 
 
-def test_closing_waits_for_no_picture(starts: list[int]) -> None:
+def test_closing_waits_for_no_picture(starts: list[int], tmp_path: Path) -> None:
     endless = IsolatedDecoder(ImageLimits(), attempts=ATTEMPTS, timeout_s=3600)
     with ThreadPoolExecutor(2) as pool:
         held = [
             pool.submit(endless.decode_into, picture_bytes(n, "HANG"), "a", new_pixels())
             for n in range(2)
         ]
-        wait_until(lambda: starts, what="a process")
-        time.sleep(0.5)
+        wait_until(lambda: held_processes(tmp_path), what="a held process")
         endless.close()
         for waiting in held:
             with pytest.raises(StorageError, match="was closed"):
-                waiting.result(timeout=20)
+                waiting.result(timeout=PATIENCE_S)
     assert len(starts) == 1
 
 
@@ -143,23 +141,21 @@ import sys, time
 from workers.isolated_decoder import IsolatedDecoder
 from workers.decode import ImageLimits
 import numpy as np
-decoder = IsolatedDecoder(ImageLimits(), attempts=1, timeout_s=60)
+decoder = IsolatedDecoder(ImageLimits(), attempts=1, timeout_s=3600)
 decoder.decode_into(sys.stdin.buffer.read(), "a", np.zeros((3, 8, 8), np.float32))
 """
 
 
-def test_a_decoder_that_hangs_ends_with_whoever_started_it() -> None:
+def test_a_decoder_that_hangs_ends_with_whoever_started_it(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", _HOLDER], stdin=subprocess.PIPE)
     assert holder.stdin is not None
     holder.stdin.write(picture_bytes(1, "HANG"))
     holder.stdin.close()
-    children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children")
-    wait_until(lambda: children.read_text().strip(), what="a decoder")
-    decoder = int(children.read_text())
-    time.sleep(0.5)
+    wait_until(lambda: held_processes(tmp_path), what="a held decoder")
+    (decoder,) = held_processes(tmp_path)
     holder.kill()
     holder.wait()
-    wait_until(lambda: not _lives(decoder), timeout_s=10, what="its end")
+    wait_until(lambda: not _lives(decoder), what="its end")
 
 
 def _lives(pid: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from clipfleet.jobs import DECODE_TIMEOUT, DECODER_CRASHED
 from tests.faults.conftest import MakeRig, Record
 from tests.faults.harness import Rig
-from tests.faults.pictures import write_pictures
+from tests.faults.pictures import held_processes, write_pictures
 from tests.faults.poisoned_rig import (
     ATTEMPTS,
     SHARD,
@@ -66,8 +65,7 @@ def test_a_picture_that_ends_the_whole_worker_is_an_error_too(rig: Rig, record: 
     """As where the memory of a container is full, and the kernel kills all that is in it."""
     submit_pictures(rig, write_pictures(rig.folder / "in", 2 * SHARD, {5: "HANG"}))
     first = start_poisoned_worker(rig).ready()
-    wait_until(lambda: rig.in_redis()[1], what="a shard in hand")
-    time.sleep(0.3)
+    wait_until(lambda: held_processes(rig.folder), what="a held decoder")
     first.kill()
     rig.recovery_begins()
     second = start_poisoned_worker(rig)

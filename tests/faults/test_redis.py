@@ -8,8 +8,8 @@ import pytest
 
 from tests.faults.conftest import MakeRig, Record
 from tests.faults.harness import Rig, seconds
-from tests.faults.redis_server import KEEPS_ALL
 from tests.integration.support import wait_until
+from tests.redis_server import KEEPS_ALL
 
 pytestmark = pytest.mark.integration
 
@@ -142,4 +142,4 @@ def test_connections_that_are_forgotten_on_the_way_are_made_anew(
     rig.proxy.swallow()
     rig.go_on()
     rig.recovery_begins()
-    record(rig.outcome("connections to Redis swallowed", timeout_s=60))
+    record(rig.outcome("connections to Redis swallowed"))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ import redis
 from clipfleet.errors import DependencyError
 from clipfleet.settings import Settings, load_settings
 from tasks.private_redis import server_command
-from tests.integration.support import Bench, wait_until
+from tests.integration.support import Bench, forget_settings
+from tests.redis_server import RedisServer
 from workers.engines.fake import write_fake_engine
 
 
@@ -23,30 +22,15 @@ from workers.engines.fake import write_fake_engine
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server on a free port, with a password; its folder is temporary."""
     try:
-        command = server_command()
+        server_command()
     except DependencyError as error:
         pytest.fail(str(error)) if os.environ.get("CI") else pytest.skip(str(error))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("redis")
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--requirepass", "open-sesame"]
-    options += ["--save", "", "--dir", str(folder), "--logfile", str(folder / "log")]
-    server = subprocess.Popen([*command, *options], stdin=subprocess.DEVNULL)
-    url = f"redis://:open-sesame@127.0.0.1:{port}/0"
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
     try:
-        wait_until(lambda: _answers(url), what="redis-server answers")
-        yield url
+        server.start()
+        yield server.url
     finally:
-        server.terminate()
-        server.wait(10)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return bool(redis.Redis.from_url(url).ping())
-    except redis.exceptions.ConnectionError:
-        return False
+        server.stop()
 
 
 MakeBench = Callable[..., Bench]
@@ -57,8 +41,7 @@ def make_bench(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[MakeBench]:
     """A maker of benches with an empty Redis and a fake model; `item_s` slows the engine."""
-    for name in [name for name in os.environ if name.startswith("CLIPFLEET_")]:
-        monkeypatch.delenv(name)
+    forget_settings(monkeypatch)
     monkeypatch.chdir(tmp_path)
     redis.Redis.from_url(redis_url).flushall()
     benches: list[Bench] = []
@@ -84,7 +67,7 @@ def _settings(redis_url: str, folder: Path, model: Path, **changes: Any) -> Sett
         "shard_size": 100,
         "window_items": 100,
         "window_s": 0.3,
-        "visibility_timeout_s": 4,
+        "visibility_timeout_s": 60,  # no test waits for it; a busy worker renews in time
     }
     return load_settings(**{**given, **changes})
 

@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from clipfleet.jobs import Item, queue_name
-from clipfleet.settings import Settings
+from clipfleet.settings import PREFIX, Settings
 from storage.dataset import INFO_PATH, Dataset
 from storage.filesystem import open_filesystem
 from storage.locations import below
@@ -27,8 +29,7 @@ from tasks.submit import Submission, submit
 from tests.steps import Step, steps_environment
 from workers.lifecycle import environment_of
 
-PATIENCE_S = 60.0  # for what comes in a second or two, on a machine that does much else
-STOP_S = 20.0  # less than the half minute that a child waits for somebody to take its result
+PATIENCE_S = 120.0  # for what comes in a second or two, on a machine that does much else
 _POLL_S = 0.02
 _LOG_LINES = 40
 
@@ -40,6 +41,12 @@ def wait_until(condition: Callable[[], Any], *, timeout_s: float = PATIENCE_S, w
         if time.monotonic() > deadline_s:
             raise AssertionError(f"not within {timeout_s} s: {what}")
         time.sleep(_POLL_S)
+
+
+def forget_settings(patch: pytest.MonkeyPatch) -> None:
+    """Take the settings out of the environment."""
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        patch.delenv(name)
 
 
 def processes_of(folder: Path) -> list[int]:
@@ -128,12 +135,12 @@ class WorkerProcess:
         finally:
             os.killpg(self.process.pid, signal.SIGCONT)
 
-    def stop(self, timeout_s: float = STOP_S) -> int:
+    def stop(self, timeout_s: float = PATIENCE_S) -> int:
         """Send SIGTERM, and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.wait(timeout_s)
 
-    def wait(self, timeout_s: float = STOP_S) -> int:
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
         return self.process.wait(timeout_s)
 
     def kill(self) -> None:

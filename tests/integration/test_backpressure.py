@@ -20,7 +20,7 @@ from tasks.item_queue import ItemQueue
 from tasks.private_redis import server_command
 from tasks.resume import resume
 from tests.integration.conftest import MakeBench
-from tests.integration.support import Bench, texts, wait_until
+from tests.integration.support import PATIENCE_S, Bench, texts, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -88,7 +88,7 @@ def test_a_producer_is_told_that_the_queue_is_full_and_waits_for_room(
             queue.put(texts(1, start=LIMIT))
         assert queue.length() == LIMIT
         bench.start_worker()
-        queue.put(texts(1, start=LIMIT), wait_s=20)
+        queue.put(texts(1, start=LIMIT), wait_s=PATIENCE_S)
     bench.wait_for_items(LIMIT + 1, "items-txt")
     bench.assert_whole("items-txt", vectors=LIMIT + 1)
 

@@ -70,7 +70,7 @@ def test_a_worker_that_ends_is_told_of_and_the_others_go_on(make_bench: MakeBenc
     os.kill(workers_of(fleet)["GPU-0000"], signal.SIGKILL)
     ended = fleet.wait_for("worker ended")
     assert (ended["gpu"], ended["exit_code"], ended["others"]) == ("GPU-0000", -9, 1)
-    bench.wait_for_items(1_000, timeout_s=40)
+    bench.wait_for_items(1_000)
     bench.assert_whole(vectors=1_000)
     assert fleet.process.poll() is None
     assert fleet.stop() == 1
@@ -82,7 +82,7 @@ def test_a_killed_fleet_takes_its_workers_with_it(bench: Bench) -> None:
     assert len(processes_of(bench.folder)) >= 1 + 2 * GPUS
     fleet.process.kill()
     fleet.wait()
-    wait_until(lambda: not processes_of(bench.folder), timeout_s=10, what="no process left")
+    wait_until(lambda: not processes_of(bench.folder), what="no process left")
 
 
 def test_a_fleet_whose_workers_all_end_ends_with_their_exit_code(bench: Bench) -> None:

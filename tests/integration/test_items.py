@@ -86,18 +86,19 @@ def test_a_window_closes_by_size_and_by_time_and_a_stopped_worker_hands_back(
     assert worker.stop() == 0
     assert bench.in_redis() == (50, 0)
 
-    bench.start_worker(window_s=2.0)
+    bench.start_worker(window_s=0.3)  # in which a slow machine may get only some of the 50
     bench.wait_for_items(250, ITEMS)
-    assert parts(bench) == [100, 100, 50]
+    full, other, *rest = sorted(parts(bench), reverse=True)
+    assert (full, other, sum(rest)) == (100, 100, 50)
     bench.assert_whole(ITEMS, vectors=250)
 
 
 def test_thousands_of_messages_become_few_parts(make_bench: MakeBench) -> None:
-    bench = make_bench(window_s=3.0)  # on a slow machine, too, only the last closes by time
+    bench = make_bench(window_s=300.0)  # every window closes by size
     bench.queue_items(texts(2_000))
     bench.start_worker()
     bench.wait_for_items(2_000, ITEMS)
-    assert len(parts(bench)) <= 21
+    assert parts(bench) == [100] * 20
     bench.assert_whole(ITEMS, vectors=2_000)
 
 
@@ -197,15 +198,16 @@ def test_messages_that_are_none_are_dropped_with_a_reason(bench: Bench) -> None:
     bench.assert_whole(ITEMS, vectors=1)
 
 
-def test_a_failed_batch_is_acknowledged_by_none_and_tried_again(bench: Bench) -> None:
+def test_a_failed_batch_is_acknowledged_by_none_and_tried_again(make_bench: MakeBench) -> None:
+    bench = make_bench(window_s=300.0, window_items=30)  # windows close by size
     worker = bench.start_worker()
-    bench.queue_items(texts(10))
-    bench.wait_for_items(10, ITEMS)
+    bench.queue_items(texts(30))
+    bench.wait_for_items(30, ITEMS)
     folder = Path(bench.dataset_path(ITEMS), "parts")
     folder.rename(folder.with_name("away"))
     folder.write_text("not a folder")
 
-    bench.queue_items(texts(30))
+    bench.queue_items(texts(30, start=30))
     worker.wait_for("batch failed, will be tried again", count=2)
     assert bench.in_redis() == (0, 30)
     # The disk was the cause, no item: the batch stays together.
@@ -213,11 +215,12 @@ def test_a_failed_batch_is_acknowledged_by_none_and_tried_again(bench: Bench) ->
     with worker.suspended():  # or it makes the folder anew in between
         folder.unlink()
         folder.with_name("away").rename(folder)
-    bench.wait_for_items(30, ITEMS)
-    bench.assert_whole(ITEMS, vectors=30)
+    bench.wait_for_items(60, ITEMS)
+    bench.assert_whole(ITEMS, vectors=60)
 
 
-def test_items_wait_while_their_dataset_is_another_models(bench: Bench) -> None:
+def test_items_wait_while_their_dataset_is_another_models(make_bench: MakeBench) -> None:
+    bench = make_bench(window_s=300.0, window_items=30)  # all are one window
     worker = bench.start_worker()
     folder = Path(bench.dataset_path("captions"))
     other = replace(load_card(str(bench.settings.model))[0], checkpoint_sha256="1" * 64)
@@ -295,7 +298,7 @@ def test_a_lost_connection_delivers_what_was_in_hand_again(make_bench: MakeBench
     bench.queue_items(texts(80))
     wait_until(lambda: bench.in_redis() == (0, 80), what="80 messages in hand")
     bench.client.client_kill_filter(_type="normal", skipme=True)
-    wait_until(lambda: "Connection to broker lost" in worker.log_text(), what="it")
+    wait_until(lambda: "Connection to broker lost" in worker.log_text(), what="the loss")
     bench.release(Step.ENGINE)
     bench.wait_for_items(80, ITEMS)
     bench.assert_whole(ITEMS, vectors=80)

@@ -15,7 +15,6 @@ from workers.engines.fake import write_fake_engine
 pytestmark = pytest.mark.integration
 
 VISIBILITY_TIMEOUT_S = 600  # what came back was handed back
-SOON_S = 8.0
 ITEMS = "items-txt"
 
 
@@ -40,7 +39,7 @@ def test_one_of_two_workers_loses_its_gpu_and_every_item_ends_once(make_bench: M
     assert len(loser.events("GPU lost, worker stops")) == 1
     assert 0 < len(loser.events("shard embedded")) <= 3
 
-    bench.wait_for_items(1_000, timeout_s=30)
+    bench.wait_for_items(1_000)
     bench.assert_whole(vectors=1_000)
     assert read_progress(bench.dataset_path(), bench.settings).refusals == []
     assert other.stop() == 0
@@ -55,7 +54,7 @@ def test_what_a_lost_gpus_worker_held_is_in_the_queue_when_it_has_ended(
     bench.submit(500)
     loser = start_loser(bench, lost_after_items=150)
     loser.wait_for("GPU lost, worker stops")
-    assert loser.wait(SOON_S) == 1
+    assert loser.wait() == 1
     assert bench.in_redis() == (4, 0)
     assert bench.counts("dataset") == (100, 0)
     messages = [json.loads(message) for message in bench.client.lrange(bench.queue, 0, -1)]
@@ -67,7 +66,7 @@ def test_gathered_items_go_back_and_none_becomes_an_error_row(make_bench: MakeBe
     bench.queue_items(texts(230))
     loser = start_loser(bench, lost_after_items=150)
     loser.wait_for("GPU lost, worker stops")
-    assert loser.wait(SOON_S) == 1
+    assert loser.wait() == 1
     # On a slow machine the first windows may be less than full.
     written, errors = bench.counts(ITEMS)
     assert errors == 0
@@ -84,4 +83,4 @@ def test_a_gpu_that_is_lost_at_the_start_is_told_and_may_be_tried_again(bench: B
     loser = start_loser(bench, lost_after_items=0)
     assert loser.wait() == 1
     assert "did not load: GpuLostError: the fake GPU" in loser.log_text().splitlines()[-1]
-    wait_until(lambda: bench.in_redis() == (1, 0), timeout_s=5, what="the message is queued")
+    wait_until(lambda: bench.in_redis() == (1, 0), what="the message is queued")

@@ -17,7 +17,7 @@ import redis
 from clipfleet.errors import DependencyError
 from tasks.broker import broker_version, connect
 from tasks.private_redis import private_redis, server_command
-from tests.integration.support import processes_of, wait_until
+from tests.integration.support import PATIENCE_S, forget_settings, processes_of, wait_until
 from tests.nvidia_smi import write_nvidia_smi
 from workers.engines.fake import write_fake_engine
 
@@ -29,8 +29,7 @@ ITEMS = 600
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder to work in, with texts to embed, and temporary files in a folder below."""
-    for name in [name for name in os.environ if name.startswith("CLIPFLEET_")]:
-        monkeypatch.delenv(name)
+    forget_settings(monkeypatch)
     (tmp_path / "t").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
     monkeypatch.setenv("CLIPFLEET_STOP_GRACE_S", "5")
@@ -76,18 +75,18 @@ def command_line(pid: int) -> bytes:
 
 
 def assert_nothing_left(home: Path) -> None:
-    wait_until(lambda: not processes_of(home), timeout_s=10, what="no process left")
+    wait_until(lambda: not processes_of(home), what="no process left")
     assert list((home / "t").iterdir()) == []
 
 
 def test_a_source_is_embedded_proved_and_left_alone_the_second_time(home: Path) -> None:
-    out, _ = start_embed(home, "--workers", "2").communicate(timeout=60)
+    out, _ = start_embed(home, "--workers", "2").communicate(timeout=PATIENCE_S)
     summary = json.loads(out)
     assert summary["ok"]
     assert summary["embedded_items"] == summary["proof"]["vectors"] == ITEMS
     assert_nothing_left(home)
 
-    out, _ = start_embed(home).communicate(timeout=60)
+    out, _ = start_embed(home).communicate(timeout=PATIENCE_S)
     again = json.loads(out)
     assert again["ok"]
     assert (again["embedded_items"], again["submission"]["queued_shards"]) == (0, 0)
@@ -97,12 +96,12 @@ def test_after_ctrl_c_nothing_is_left_and_a_second_run_goes_on(home: Path) -> No
     run = start_embed(home, item_s=0.03)
     wait_until(lambda: parts(home) >= 1, what="a shard")
     run.send_signal(signal.SIGINT)
-    assert run.wait(20) == 130
+    assert run.wait(PATIENCE_S) == 130
     assert_nothing_left(home)
     before = parts(home)
     assert 50 * before < ITEMS
 
-    out, _ = start_embed(home).communicate(timeout=60)
+    out, _ = start_embed(home).communicate(timeout=PATIENCE_S)
     summary = json.loads(out)
     assert summary["ok"]
     assert summary["embedded_items"] == ITEMS - 50 * before
@@ -113,8 +112,8 @@ def test_what_it_started_dies_with_it(home: Path) -> None:
     wait_until(lambda: parts(home) >= 1, what="a shard")
     assert len(processes_of(home)) >= 4  # the command, Redis, a worker and its child
     run.kill()
-    run.communicate(timeout=10)
-    wait_until(lambda: not processes_of(home), timeout_s=10, what="no process left")
+    run.communicate(timeout=PATIENCE_S)
+    wait_until(lambda: not processes_of(home), what="no process left")
 
 
 def test_a_worker_that_dies_is_started_again(home: Path) -> None:
@@ -123,12 +122,12 @@ def test_a_worker_that_dies_is_started_again(home: Path) -> None:
     (worker,) = worker_processes(home)
     write_fake_engine(home, "txt")  # the next one is fast
     os.kill(worker, signal.SIGKILL)
-    out, _ = run.communicate(timeout=60)
+    out, _ = run.communicate(timeout=PATIENCE_S)
     assert json.loads(out)["proof"]["vectors"] == ITEMS
 
 
 def test_a_worker_that_lost_its_gpu_is_started_again(home: Path) -> None:
-    out, said = start_embed(home, lost_after_items=375).communicate(timeout=60)
+    out, said = start_embed(home, lost_after_items=375).communicate(timeout=PATIENCE_S)
     assert json.loads(out)["proof"]["vectors"] == ITEMS, said
 
 
@@ -143,14 +142,14 @@ def test_there_is_a_worker_for_each_gpu(home: Path, monkeypatch: pytest.MonkeyPa
     seen = [line for line in lines if line.startswith("CUDA_VISIBLE_DEVICES=")]
     assert sorted(seen) == [f"CUDA_VISIBLE_DEVICES=GPU-000{number}" for number in range(2)]
     run.send_signal(signal.SIGINT)
-    assert run.wait(20) == 130
-    out, _ = start_embed(home, "--gpus", "all").communicate(timeout=60)
+    assert run.wait(PATIENCE_S) == 130
+    out, _ = start_embed(home, "--gpus", "all").communicate(timeout=PATIENCE_S)
     assert json.loads(out)["proof"]["vectors"] == ITEMS
 
 
 def test_an_engine_that_does_not_load_is_the_reason_of_the_failure(home: Path) -> None:
     run = start_embed(home, damaged=True)
-    _, said = run.communicate(timeout=60)
+    _, said = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 2
     assert "did not load" in said
     assert "Traceback" not in said
@@ -159,7 +158,7 @@ def test_an_engine_that_does_not_load_is_the_reason_of_the_failure(home: Path) -
 
 def test_two_commands_on_one_redis_do_not_disturb_each_other(home: Path, redis_url: str) -> None:
     redis.Redis.from_url(redis_url).flushall()
-    out, said = start_embed(home, "--redis-url", redis_url).communicate(timeout=60)
+    out, said = start_embed(home, "--redis-url", redis_url).communicate(timeout=PATIENCE_S)
     assert json.loads(out)["ok"], said
     left = [key for key in redis.Redis.from_url(redis_url).keys("*") if b"clipfleet." in key]
     assert left == []

@@ -23,10 +23,10 @@ from tasks.queueing import queue_missing, queueing_lock
 from tasks.reconcile import Reconciler
 from tasks.refusals import Refusal, Refusals
 from tasks.resume import resume
+from tests.datasets import numbered_texts
 from tests.integration.conftest import MakeBench
 from tests.integration.support import Bench, wait_until
 from tests.steps import Step
-from tests.unit.tasks.support import items
 from workers.lifecycle import environment_of
 
 pytestmark = pytest.mark.integration
@@ -97,7 +97,7 @@ def test_two_workers_miss_a_lost_message_and_one_of_them_queues_it_again(
     bench.submit(500)
     assert bench.client.lpop(bench.queue)
     workers = [bench.start_worker(), bench.start_worker()]
-    bench.wait_for_items(500, timeout_s=15)
+    bench.wait_for_items(500)
     bench.assert_whole(vectors=500)
     for worker in workers:
         worker.ready()
@@ -113,7 +113,7 @@ def test_a_submission_that_is_still_being_queued_is_left_alone(make_bench: MakeB
     bench = make_bench(reconcile_interval_s=0.1)
     card, _ = load_card(str(bench.settings.model))
     dataset = Dataset.create(bench.dataset_path(), card, kind="planned", embedding_dtype="float16")
-    plan_items(dataset, ListSource(items(300)), 100)
+    plan_items(dataset, ListSource(numbered_texts(300)), 100)
     reconciler = reconciler_of(bench)
     assert look_in_turn(bench, reconciler) == 0  # planned, and nothing queued yet
 
@@ -125,7 +125,7 @@ def test_a_submission_that_is_still_being_queued_is_left_alone(make_bench: MakeB
     assert bench.in_redis() == (3, 0)
     assert look_in_turn(bench, reconciler) == 0
 
-    plan_items(dataset, ListSource(items(500)), 100)  # a second job
+    plan_items(dataset, ListSource(numbered_texts(500)), 100)  # a second job
     assert look_in_turn(bench, reconciler) == 0
     assert queue_missing(dataset, bench.settings).queued == 2
     queued = read_queued(dataset)

@@ -22,7 +22,7 @@ def test_nothing_is_lost_or_doubled_while_workers_and_redis_are_killed(tmp_path:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{SECTION.begin}\n{SECTION.end}\nafter\n")
     told = ["--json", str(tmp_path / "soak.json"), "--into", str(page)]
-    code = main([*SMALL.split(), "--backlog-shards", "5", "--limit-s", "60", *told])
+    code = main([*SMALL.split(), "--backlog-shards", "5", "--limit-s", "200", *told])
     result = json.loads((tmp_path / "soak.json").read_text())
     assert code == 0, result
     ids = {"vectors": ITEMS, "errors": 0, "lost": 0, "doubled": 0, "foreign": 0}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
@@ -26,7 +25,8 @@ from tasks.one_shot import embed_source
 from tasks.progress import read_progress
 from tasks.resume import resume
 from tests.integration.conftest import MakeBench
-from tests.integration.support import Bench, processes_of, wait_until
+from tests.integration.support import PATIENCE_S, Bench, processes_of, wait_until
+from tests.redis_server import free_port
 
 pytestmark = pytest.mark.integration
 
@@ -56,9 +56,7 @@ def tls_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         pytest.fail(needs) if os.environ.get("CI") else pytest.skip(needs)
     folder = tmp_path_factory.mktemp("tls")
     _make_certificates(folder)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     (folder / "port").write_text(str(port))
     (folder / "redis.conf").write_text(_CONFIGURATION.format(port=port))
     with open(folder / "log", "wb") as log:
@@ -73,7 +71,7 @@ def tls_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait(PATIENCE_S)
 
 
 def _make_certificates(folder: Path) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from clipfleet.command_results import ITEMS_FAILED
 from storage.sources import open_source
+from tests.integration.support import forget_settings
 from tests.web import Web, after, make_certificate, redirect, serve_web, status
 from workers.engines.fake import write_fake_engine
 
@@ -34,8 +35,7 @@ def picture(shade: int) -> bytes:
 @pytest.fixture
 def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     """A server of one's own, which the settings allow, and nothing besides."""
-    for name in [name for name in os.environ if name.startswith("CLIPFLEET_")]:
-        monkeypatch.delenv(name)
+    forget_settings(monkeypatch)
     certificate = make_certificate(tmp_path, "127.0.0.1")
     if certificate is None:
         needs = "openssl is needed"

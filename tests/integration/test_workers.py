@@ -18,10 +18,12 @@ from tasks.broker import waiting_messages
 from tasks.progress import read_progress
 from tasks.retry import times_lost
 from tests.integration.conftest import MakeBench
-from tests.integration.support import Bench, WorkerProcess, wait_until
+from tests.integration.support import PATIENCE_S, Bench, WorkerProcess, wait_until
 from tests.steps import Step
 
 pytestmark = pytest.mark.integration
+
+VISIBILITY_TIMEOUT_S = 3  # so long may a worker of a busy machine be late with a renewal
 
 
 def start_run(bench: Bench, items: int) -> WorkerProcess:
@@ -47,7 +49,7 @@ def test_a_killed_child_costs_its_shard_a_second_run_and_nothing_else(
 ) -> None:
     worker = start_run(bench, 300)
     worker.signal_child(signal.SIGKILL)
-    worker.wait_for("engine loaded", count=2, timeout_s=15)
+    worker.wait_for("engine loaded", count=2)
     bench.wait_for_items(300)
     bench.assert_whole(vectors=300)
     assert worker.stop() == 0
@@ -61,12 +63,12 @@ def test_what_a_killed_worker_held_goes_to_another_within_the_visibility_timeout
     first.kill()
     assert bench.in_redis() == (0, 2)
     bench.start_worker()
-    bench.wait_for_items(200, timeout_s=15)
+    bench.wait_for_items(200)
     bench.assert_whole(vectors=200)
 
 
 def test_a_shard_that_outlasts_the_visibility_timeout_runs_once(make_bench: MakeBench) -> None:
-    bench = make_bench(item_s=0.03, visibility_timeout_s=1)
+    bench = make_bench(item_s=0.06, visibility_timeout_s=VISIBILITY_TIMEOUT_S)
     bench.submit(100)
     workers = [bench.start_worker(), bench.start_worker()]
     bench.wait_for_items(100)
@@ -120,14 +122,14 @@ def test_a_shard_that_a_stuck_child_was_just_given_is_handed_back(make_bench: Ma
 
 
 def test_a_worker_that_drains_keeps_its_hold_on_the_running_shard(make_bench: MakeBench) -> None:
-    bench = make_bench(visibility_timeout_s=1)
+    bench = make_bench(visibility_timeout_s=VISIBILITY_TIMEOUT_S)
     bench.hold(Step.ENGINE)
     bench.submit(100)
     first = bench.start_held_worker()
     bench.wait_held(Step.ENGINE)
     second = bench.start_worker().ready()
     first.process.send_signal(signal.SIGTERM)
-    time.sleep(3)  # in which it would be delivered again
+    time.sleep(2 * VISIBILITY_TIMEOUT_S)  # in which it would be delivered again
     bench.release(Step.ENGINE)
     assert first.wait() == 0
     bench.wait_for_items(100)
@@ -139,7 +141,7 @@ def test_a_worker_that_drains_keeps_its_hold_on_the_running_shard(make_bench: Ma
 def test_a_shard_that_outlasts_the_grace_period_is_handed_back(make_bench: MakeBench) -> None:
     bench = make_bench(stop_grace_s=0.5)
     worker = start_run(bench, 200)
-    assert worker.stop(timeout_s=8) == 0
+    assert worker.stop() == 0
     assert bench.in_redis() == (2, 0)
     waiting = list(waiting_messages(bench.client, bench.queue))
     losses = [times_lost(message["properties"]["delivery_info"]) for message in waiting]
@@ -236,7 +238,8 @@ def publish(bench: Bench, body: Any, headers: dict[str, Any]) -> None:
 def test_control_answers_while_a_shard_runs(bench: Bench) -> None:
     worker = start_run(bench, 200)
     with Celery(broker=bench.settings.redis_url, set_as_current=False) as app:
-        assert len(app.control.ping(timeout=2) or []) == 1
+        answers = app.control.broadcast("ping", reply=True, timeout=PATIENCE_S, limit=1)
+    assert len(answers or []) == 1
     assert worker.events("shard embedded") == []
 
 

@@ -1,39 +1,51 @@
+"""Unit tests start no process and do not sleep: what does is in another folder."""
+
+from __future__ import annotations
+
+import multiprocessing.process
 import os
-import uuid
-from collections.abc import Iterator
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from hypothesis import settings
 
-from tests.s3 import S3, run_s3
-
-REAL_STORE = "CLIPFLEET_TEST_S3"  # s3://bucket/prefix of a store to run the contract's tests on
-
-settings.register_profile("patient", deadline=None)  # the machine may do much else
-settings.load_profile("patient")
-
-
-@pytest.fixture(scope="module")
-def running_s3() -> Iterator[S3]:
-    with run_s3("bucket") as s3:
-        yield s3
+_STARTS = (
+    (subprocess.Popen, "__init__", "subprocess.Popen"),
+    (multiprocessing.process.BaseProcess, "start", "multiprocessing.Process.start"),
+    (os, "fork", "os.fork"),
+    (os, "forkpty", "os.forkpty"),
+    (os, "posix_spawn", "os.posix_spawn"),
+    (os, "posix_spawnp", "os.posix_spawnp"),
+    (os, "system", "os.system"),
+    (time, "sleep", "time.sleep"),
+)
 
 
-@pytest.fixture
-def s3(running_s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    """A small S3 server of our own, empty."""
-    for name, value in running_s3.environment.items():
-        monkeypatch.setenv(name, value)
-    running_s3.requests.clear()
-    yield running_s3
-    running_s3.heal()
-    running_s3.objects.clear()
+@pytest.fixture(autouse=True)
+def refused_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Refuse to start processes and to sleep, and fail a test that tried, even if it went on.
+
+    A test that expects such a call removes it from this list.
+    """
+    refused: list[str] = []
+    for owner, name, call in _STARTS:
+        monkeypatch.setattr(owner, name, _refusal(call, refused))
+    yield refused
+    assert not refused, _message(refused[0])
 
 
-@pytest.fixture
-def s3_root(request: pytest.FixtureRequest) -> str:
-    """A new place in the small server, or in a real store if the environment names one."""
-    real = os.environ.get(REAL_STORE)
-    if real is None:
-        request.getfixturevalue("s3")
-    return f"{real or 's3://bucket'}/{uuid.uuid4().hex}/vectors of 猫"
+def _refusal(call: str, refused: list[str]) -> Callable[..., Any]:
+    def refuse(*_: Any, **__: Any) -> None:
+        refused.append(call)
+        raise AssertionError(_message(call))
+
+    return refuse
+
+
+def _message(call: str) -> str:
+    return (
+        f"a unit test called {call}: unit tests start no process and do not sleep; "
+        "move the test to tests/integration, or give the code under test a stand-in"
+    )

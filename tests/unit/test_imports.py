@@ -1,8 +1,6 @@
-"""Import directions (docs/explanation/architecture.md), and what a producer must not load."""
+"""The import directions of docs/architecture.md."""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,8 +23,6 @@ CONVERT_MAY_USE = (
     "workers.decode",
     "workers.normalise",
 )
-
-HEAVY = ("onnxruntime", "torch", "tensorrt", "onnx")
 
 
 def imported_modules(nodes: list[ast.AST]) -> list[str]:
@@ -75,28 +71,3 @@ def test_convert_uses_only_the_pure_parts_of_workers() -> None:
             m for m in modules if m.startswith("workers") and not m.startswith(CONVERT_MAY_USE)
         ]
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
-
-
-@pytest.mark.parametrize(
-    ("role", "module", "forbidden"),
-    [
-        ("the command line", "clipfleet.cli", (*HEAVY, "pyarrow", "celery")),
-        ("a producer", "tasks.submit", HEAVY),
-        ("a worker's parent process", "tasks.worker", HEAVY),
-        ("a worker's child", "tasks.embed", ("torch", "onnx")),
-        ("the pipeline", "workers.pipeline", ("torch", "onnx")),
-        ("the guide's conversion, until it converts", "convert.pytorch_to_onnx", HEAVY),
-        ("the building of engines", "convert.onnx_to_tensorrt", ("torch", "onnx", "tensorrt")),
-        ("the builder's process", "convert.tensorrt_child", ("torch", "onnx", "tensorrt")),
-        ("the adoption of engines", "convert.adopt", ("torch", "onnx", "tensorrt")),
-        ("a dataset's reader", "storage.dataset", (*HEAVY, "celery")),
-    ],
-)
-def test_light_imports(role: str, module: str, forbidden: tuple[str, ...]) -> None:
-    script = (
-        f"import sys, {module}; print(*[m for m in {forbidden!r} if m in sys.modules], sep=',')"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert run.stdout.strip() == "", f"{role} loads {run.stdout.strip()}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -23,6 +24,7 @@ def _poisoned_open(file: Any, *args: Any, **keywords: Any) -> Any:
     if data.endswith(b"SIGKILL"):  # as the kernel does where memory is short
         os.kill(os.getpid(), signal.SIGKILL)
     if data.endswith(b"HANG"):
+        Path(os.environ["POISON_MARKS"], f"hangs-{os.getpid()}").touch()
         time.sleep(3600)
     if data.endswith(b"MEMORY"):
         bytearray(1 << 40)

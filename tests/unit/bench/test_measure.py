@@ -155,21 +155,6 @@ def test_a_process_that_is_killed_leaves_what_it_had(
     assert found.finished_at is None
 
 
-def test_without_a_gpu_every_other_runtime_says_so(plan: measure.Plan, tmp_path: Path) -> None:
-    others = replace(
-        plan,
-        checkpoint=Path(f"{MODEL}.pt"),
-        onnx=Path(f"{MODEL}.txt.fp16.onnx"),
-        engine=None,
-        engine_b32=None,
-    )
-    found = measure.run(others, "today", tmp_path / "out.json")
-    assert list(found.cells) == ["pytorch", "pytorch-graph", "pytorch-graph-b32", "onnx"]
-    assert all(cell.missing for cell in found.cells.values())
-    assert "provider is cuda" in (found.cells["onnx"].missing or "")
-    assert found.ceiling_tflops is None
-
-
 def test_a_round_is_as_long_as_asked_for_and_the_rate_is_the_median() -> None:
     """A clock of calls: 64 items take 0.1 s, and the three rounds 1, 2 and 4 s."""
     taken = iter([0.1, 1.0, 4.0, 2.0])

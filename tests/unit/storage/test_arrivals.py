@@ -16,14 +16,7 @@ from storage.manifest import Commit, commit, is_committed, record_path
 from storage.parts import Embedded, part_path
 from storage.plan import plan_retry
 from storage.proof import prove_dataset
-from tests.unit.storage.support import (
-    WatchedFilesystem,
-    embedded,
-    images,
-    make_card,
-    memory_dataset,
-    texts,
-)
+from tests.datasets import WatchedFilesystem, embedded, images, make_card, memory_dataset, texts
 
 
 def known_ids(dataset: Dataset) -> KnownIds:

@@ -7,7 +7,7 @@ import pytest
 
 from clipfleet.errors import CardError, DatasetError, DatasetMismatchError, UsageError
 from storage.dataset import Dataset
-from tests.unit.storage.support import DIM, make_card
+from tests.datasets import DIM, make_card
 
 
 def create(root: Path | str) -> Dataset:

@@ -13,7 +13,7 @@ from clipfleet.errors import DatasetError, StorageError, UsageError
 from storage.filesystem import Filesystem, open_filesystem
 from storage.local_filesystem import TEMPORARY_FOLDER, LocalFilesystem
 from storage.locations import local_path
-from storage.memory_filesystem import MemoryFilesystem
+from tests.memory_filesystem import MemoryFilesystem
 
 Broken = Callable[[str, int], None]
 

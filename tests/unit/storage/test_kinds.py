@@ -21,8 +21,8 @@ from storage.parts import part_of, part_path
 from storage.plan import plan_items, plan_retry
 from storage.proof import prove
 from storage.sources import ListSource
-from tests.unit.storage.support import embedded, make_card, memory_dataset, texts
-from tests.unit.storage.test_interleavings import work
+from tests.datasets import embedded, make_card, memory_dataset, texts
+from tests.interleavings.test_interleavings import work
 
 KINDS = ("planned", "stream")
 

@@ -21,7 +21,7 @@ from storage.parts import read_footer
 from storage.plan import plan_items
 from storage.records import record_of
 from storage.sources import ListSource
-from tests.unit.storage.support import (
+from tests.datasets import (
     WatchedFilesystem,
     embedded,
     files_of,

@@ -14,7 +14,7 @@ from storage.parts import (
     part_of,
     read_footer,
 )
-from tests.unit.storage.support import DIM, embedded, images, make_card, memory_dataset, texts
+from tests.datasets import DIM, embedded, images, make_card, memory_dataset, texts
 
 
 def written(rows: Embedded, info: DatasetInfo) -> io.BytesIO:

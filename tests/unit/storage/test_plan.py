@@ -11,7 +11,7 @@ from storage import plan
 from storage.dataset import Dataset
 from storage.plan import Job, PlanReader, jobs, plan_items, shards
 from storage.sources import ListSource, open_source
-from tests.unit.storage.support import (
+from tests.datasets import (
     WatchedFilesystem,
     files_of,
     images,

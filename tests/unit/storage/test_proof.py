@@ -18,7 +18,7 @@ from storage.parts import Embedded
 from storage.plan import PlanReader, plan_items
 from storage.proof import Proof, prove, prove_dataset
 from storage.sources import ListSource
-from tests.unit.storage.support import DIM, embedded, make_card, memory_dataset, texts
+from tests.datasets import DIM, embedded, make_card, memory_dataset, texts
 
 FIRST, SECOND = "00001-0000000", "00001-0000001"
 

@@ -9,7 +9,7 @@ import pytest
 from clipfleet.errors import DatasetError, StorageError
 from storage.find_datasets import find_datasets
 from storage.queued import QUEUED_PATH, Queued, read_queued, write_queued
-from tests.unit.tasks.support import fake_dataset
+from tests.datasets import fake_dataset
 
 QUEUED = Queued(queue="clipfleet.txt", dataset="/d", last_job="00002")
 

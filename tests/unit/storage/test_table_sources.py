@@ -14,7 +14,7 @@ from clipfleet.models import Tower
 from storage.folder_source import FolderSource
 from storage.plan import plan_items
 from storage.sources import open_source
-from tests.unit.storage.support import memory_dataset
+from tests.datasets import memory_dataset
 
 Write = Callable[..., str]
 

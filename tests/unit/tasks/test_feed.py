@@ -19,7 +19,7 @@ from tasks.feed import feed
 from tasks.queueing import digest, first_name, later, split_by_room
 from tasks.reconcile import lost_shards
 from tasks.submit import Submission
-from tests.unit.tasks.support import fake_dataset, items
+from tests.datasets import fake_dataset, numbered_texts
 
 SHARDS = [Shard(job="00001", index=n, size=1) for n in range(5)]
 
@@ -71,7 +71,7 @@ def test_what_another_queued_before_the_lock_was_had_is_not_queued_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = fake_dataset(tmp_path)
-    plan_items(dataset, ListSource(items(5)), 1)
+    plan_items(dataset, ListSource(numbered_texts(5)), 1)
     queued = Queued(queue="q", dataset=dataset.root, last_job="00001", rest="00001-0000000")
     write_queued(dataset, queued)
     in_redis: dict[str, set[str]] = {}

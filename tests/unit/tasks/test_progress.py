@@ -15,22 +15,22 @@ from storage.plan import plan_items
 from storage.proof import prove
 from storage.sources import ListSource
 from tasks.progress import read_progress
-from tests.unit.tasks.support import embedded, fake_dataset, items
+from tests.datasets import embedded_texts, fake_dataset, numbered_texts
 
 NO_REDIS = load_settings(redis_url="redis://127.0.0.1:1/0")
 
 
 def test_the_files_tell_how_far_a_dataset_is(tmp_path: Path) -> None:
     dataset = fake_dataset(tmp_path)
-    plan_items(dataset, ListSource(items(25)), 10)
+    plan_items(dataset, ListSource(numbered_texts(25)), 10)
     progress = read_progress(dataset.root, NO_REDIS)
     assert (progress.total, progress.done, progress.shards, progress.finished) == (25, 0, 3, False)
     first, *others = missing_shards(dataset)
-    commit(dataset, first.name, embedded(10, failures=1), card=dataset.info.card, worker="w")
+    commit(dataset, first.name, embedded_texts(10, failures=1), card=dataset.info.card, worker="w")
     progress.refresh()
     assert (progress.vectors, progress.errors, progress.shards_done) == (9, 1, 1)
     for shard in others:
-        commit(dataset, shard.name, embedded(shard.size), card=dataset.info.card, worker="w")
+        commit(dataset, shard.name, embedded_texts(shard.size), card=dataset.info.card, worker="w")
     progress.refresh()
     assert progress.finished
     assert progress.snapshot().done == progress.total == 25
@@ -39,15 +39,15 @@ def test_the_files_tell_how_far_a_dataset_is(tmp_path: Path) -> None:
 def test_items_that_came_singly_count_as_total_and_done(tmp_path: Path) -> None:
     dataset = fake_dataset(tmp_path, kind="stream")
     known = KnownIds(dataset)
-    commit_arrivals(dataset, known, embedded(7), card=dataset.info.card, worker="w")
+    commit_arrivals(dataset, known, embedded_texts(7), card=dataset.info.card, worker="w")
     progress = read_progress(dataset.root, NO_REDIS)
     assert (progress.total, progress.done, progress.shards, progress.finished) == (7, 7, 0, True)
 
 
 def test_one_job_of_several(tmp_path: Path) -> None:
     dataset = fake_dataset(tmp_path)
-    plan_items(dataset, ListSource(items(10)), 10)
-    plan_items(dataset, ListSource(items(14)), 10)
+    plan_items(dataset, ListSource(numbered_texts(10)), 10)
+    plan_items(dataset, ListSource(numbered_texts(14)), 10)
     second = read_progress(f"{dataset.root}:00002", NO_REDIS)
     assert (second.total, second.shards) == (4, 1)
     assert second.to_json()["job"] == "00002"
@@ -69,8 +69,8 @@ def test_without_redis_the_queue_is_unknown_and_the_rest_is_shown(tmp_path: Path
 
 def test_cut_texts_are_shown(tmp_path: Path) -> None:
     dataset = fake_dataset(tmp_path)
-    plan_items(dataset, ListSource(items(10)), 10)
-    rows = replace(embedded(10), cut=frozenset({"t1", "t2"}))
+    plan_items(dataset, ListSource(numbered_texts(10)), 10)
+    rows = replace(embedded_texts(10), cut=frozenset({"t1", "t2"}))
     commit(dataset, next(missing_shards(dataset)).name, rows, card=dataset.info.card, worker="w")
     progress = read_progress(dataset.root, NO_REDIS)
     assert progress.to_json()["cut"] == 2

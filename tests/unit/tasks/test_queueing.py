@@ -16,7 +16,7 @@ from storage.queued import Queued, write_queued
 from tasks import queueing
 from tasks.broker import held_messages, waiting_messages
 from tasks.queueing import all_in_redis, digest, held, name_in_messages
-from tests.unit.tasks.support import fake_dataset
+from tests.datasets import fake_dataset
 
 
 class Lists:

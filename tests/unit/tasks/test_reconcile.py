@@ -22,7 +22,7 @@ from storage.queued import Queued, read_queued, write_queued
 from storage.sources import ListSource
 from tasks.one_shot import _fleet_settings
 from tasks.reconcile import NO_FEED, NO_LOOK, NO_QUEUEING, Reconciler, is_ours, lost_shards
-from tests.unit.tasks.support import items
+from tests.datasets import numbered_texts
 from workers.engines.fake import fake_card, write_fake_engine
 
 QUEUED = Queued(queue="q", dataset="/d", last_job="00002")
@@ -113,7 +113,7 @@ def two_datasets(tmp_path: Path) -> list[Dataset]:
             kind="planned",
             embedding_dtype="float16",
         )
-        plan_items(dataset, ListSource(items(20)), 10)
+        plan_items(dataset, ListSource(numbered_texts(20)), 10)
         rest = Queued(
             queue=queue_name("txt", "clipfleet"),
             dataset=dataset.root,

@@ -10,7 +10,7 @@ from clipfleet.errors import BrokerError, CardError
 from clipfleet.settings import load_settings
 from storage.sources import ListSource
 from tasks.submit import Submission, submit
-from tests.unit.tasks.support import items
+from tests.datasets import numbered_texts
 from workers.engines.fake import write_fake_engine
 
 
@@ -19,7 +19,7 @@ def test_without_redis_nothing_is_planned(tmp_path: Path) -> None:
     settings = load_settings(redis_url="redis://:hush@127.0.0.1:1/0")
     out = tmp_path / "out"
     with pytest.raises(BrokerError, match=r"redis://:\*\*@127") as caught:
-        submit(ListSource(items(5)), str(out), model, settings=settings)
+        submit(ListSource(numbered_texts(5)), str(out), model, settings=settings)
     assert "hush" not in str(caught.value)
     assert not out.exists()
 
@@ -27,7 +27,10 @@ def test_without_redis_nothing_is_planned(tmp_path: Path) -> None:
 def test_without_a_card_nothing_is_tried(tmp_path: Path) -> None:
     with pytest.raises(CardError, match="no model card at"):
         submit(
-            ListSource(items(5)), str(tmp_path / "o"), tmp_path / "x.onnx", settings=load_settings()
+            ListSource(numbered_texts(5)),
+            str(tmp_path / "o"),
+            tmp_path / "x.onnx",
+            settings=load_settings(),
         )
 
 

@@ -327,3 +327,13 @@ def write_engine(
 def _spec(tensor: dict[str, Any]) -> TensorSpec:
     shape = tuple(None if size < 0 else size for size in tensor["shape"])
     return TensorSpec(name=tensor["name"], shape=shape, dtype=NUMPY_NAMES[tensor["dtype"]])
+
+
+def images(count: int) -> Any:
+    """Return inputs of the fake engine, float32 (count, 3, 8, 8)."""
+    return np.random.default_rng(count).normal(size=(count, 3, 8, 8)).astype(np.float32)
+
+
+def assert_nothing_held(state: State) -> None:
+    assert not state.cuda.held
+    assert not state.alive

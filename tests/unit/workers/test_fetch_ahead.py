@@ -346,25 +346,6 @@ def test_retries_get_through_though_all_threads_wait_for_room() -> None:
         assert [len(ahead.take(url)) for url in urls(10)] == [60] * 10
 
 
-def test_a_server_that_we_kept_waiting_is_not_held_to_have_failed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Where the engine is slow, fetches wait for room, and servers close their connections."""
-    monkeypatch.setattr("workers.fetch_ahead._SERVERS_PATIENCE_S", 0.01)
-
-    def fetch(url: str, room: Room) -> bytes:
-        if room(100) >= 0.01:
-            raise ItemError(FETCH_FAILED, "Connection reset by peer")
-        return b"there"
-
-    ahead = FetchAhead(fetch, threads=4, ahead_bytes=100, patience=Patience(attempts=1))
-    ahead.begin(urls(10))
-    for url in urls(10):
-        time.sleep(0.02)  # the engine's; no less, for the others to be kept waiting
-        assert ahead.take(url) == b"there"
-    ahead.close()
-
-
 @pytest.mark.parametrize("code", [TOO_LARGE, FETCH_FAILED])
 def test_what_was_read_of_a_failed_url_is_not_kept_until_it_is_taken(code: str) -> None:
     """As an error's traceback would keep it, uncounted, for each URL of a shard."""

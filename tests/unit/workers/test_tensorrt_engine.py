@@ -13,7 +13,16 @@ import pytest
 from clipfleet.errors import EngineError, GpuLostError, GpuMemoryError
 from clipfleet.settings import Settings
 from tests.unit.workers import fake_tensorrt
-from tests.unit.workers.fake_tensorrt import WORDS, State, expected, install, plan, write_engine
+from tests.unit.workers.fake_tensorrt import (
+    WORDS,
+    State,
+    assert_nothing_held,
+    expected,
+    images,
+    install,
+    plan,
+    write_engine,
+)
 from workers.engines.host_copy import HostCopy
 from workers.engines.loading import load_engine
 from workers.engines.tensorrt import TensorRTEngine
@@ -41,15 +50,6 @@ def engine_of(
 ) -> TensorRTEngine:
     card, path = write_engine(folder, data, version=state.version)
     return TensorRTEngine(card, path, **options)
-
-
-def images(count: int) -> Any:
-    return np.random.default_rng(count).normal(size=(count, 3, 8, 8)).astype(np.float32)
-
-
-def assert_nothing_held(state: State) -> None:
-    assert not state.cuda.held
-    assert not state.alive
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 8, 9, 37])

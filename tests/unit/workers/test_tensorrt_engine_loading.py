@@ -24,7 +24,14 @@ from clipfleet.errors import (
 )
 from clipfleet.settings import Settings
 from tests.unit.workers.fake_cuda import GPU
-from tests.unit.workers.fake_tensorrt import WORDS, State, install, plan, write_engine
+from tests.unit.workers.fake_tensorrt import (
+    WORDS,
+    State,
+    assert_nothing_held,
+    install,
+    plan,
+    write_engine,
+)
 from workers.engines.loading import load_engine
 from workers.engines.tensorrt import TensorRTEngine
 
@@ -32,11 +39,6 @@ from workers.engines.tensorrt import TensorRTEngine
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> State:
     return install(monkeypatch)
-
-
-def assert_nothing_held(state: State) -> None:
-    assert not state.cuda.held
-    assert not state.alive
 
 
 def parity_of(folder: Path) -> Parity:

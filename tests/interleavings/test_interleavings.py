@@ -28,8 +28,7 @@ from storage.plan import Job, jobs, plan_items
 from storage.proof import prove_dataset
 from storage.retries import read_run
 from storage.sources import ListSource
-from tests.unit.storage.interleaving import overtaken, run_interleaved
-from tests.unit.storage.support import (
+from tests.datasets import (
     Crash,
     crashing_after,
     embedded,
@@ -38,6 +37,7 @@ from tests.unit.storage.support import (
     memory_dataset,
     texts,
 )
+from tests.interleavings.interleaving import overtaken, run_interleaved
 
 IDS = ("a", "b", "c", "d", "e")
 MOST_OPERATIONS = 12  # of one writer of one shard

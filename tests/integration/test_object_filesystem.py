@@ -2,7 +2,6 @@ import io
 import os
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -99,10 +98,8 @@ def test_a_store_that_stays_out_of_order_ends_in_an_error_that_names_place_reaso
     s3: S3, fs: ObjectFilesystem, fault: str, words: str
 ) -> None:
     s3.break_(fault)
-    started_s = time.monotonic()
     with pytest.raises(StorageError) as caught:
         fs.create("parts/a", b"data")
-    assert time.monotonic() - started_s < 3
     message = str(caught.value)
     assert f"cannot write {ROOT}/parts/a" in message
     assert words in message

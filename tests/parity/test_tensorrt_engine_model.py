@@ -11,7 +11,7 @@ import torch
 
 from clipfleet.card import card_path
 from clipfleet.errors import EngineError, EngineUnverifiedError, EngineVersionError, GpuMemoryError
-from tests.unit.workers.fake_tensorrt import State, expected, install, plan, write_engine
+from tests.unit.workers.fake_tensorrt import State, expected, images, install, plan, write_engine
 from workers.engines.cuda import DeviceBuffer
 from workers.engines.tensorrt import TensorRTModel
 
@@ -23,10 +23,6 @@ TEXT = plan(name="text", shape=(1, 10), dtype="INT32")
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> State:
     return install(monkeypatch)
-
-
-def images(count: int) -> Any:
-    return np.random.default_rng(count).normal(size=(count, 3, 8, 8)).astype(np.float32)
 
 
 class OnGpu:

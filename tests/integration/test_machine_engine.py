@@ -16,10 +16,16 @@ from clipfleet.card import write_card
 from clipfleet.errors import EngineError, GpuLostError
 from clipfleet.settings import Settings
 from tasks.machine_engine import cache_folder, engine_of_this_machine
+from tests.integration.support import PATIENCE_S
 from workers.engines.fake import fake_card
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 SetBuilder = Callable[[str], None]
+PROBLEMS = [  # a tower, an output, and what is wrong with them
+    ("img", "out", "is the txt tower's engine and this worker serves img"),
+    ("txt", "m.onnx", "cannot write to the output folder"),
+    ("txt", "out", "127.0.0.1:9"),
+]
 
 
 @pytest.fixture
@@ -66,9 +72,17 @@ def test_engines_are_kept_in_the_users_cache_unless_told(monkeypatch: pytest.Mon
     assert str(cache_folder(Settings(engine_cache="~/e"))) == "/home/somebody/e"
 
 
-@pytest.mark.parametrize("named", ["m.onnx", "m.onnx.card.json", "m.trt", "m.trt.card.json"])
+@pytest.mark.parametrize(
+    ("named", "problems"),
+    [
+        ("m.onnx", PROBLEMS[:1]),
+        ("m.onnx.card.json", PROBLEMS[1:2]),
+        ("m.trt", PROBLEMS),
+        ("m.trt.card.json", PROBLEMS[2:]),
+    ],
+)
 def test_what_a_worker_lacks_is_told_before_anything_is_built(
-    builder: SetBuilder, tmp_path: Path, named: str
+    builder: SetBuilder, tmp_path: Path, named: str, problems: list[tuple[str, str, str]]
 ) -> None:
     """Of the engine there is only what it is built from; there is no Redis."""
     builder("import sys; sys.stderr.write('building')")
@@ -77,11 +91,7 @@ def test_what_a_worker_lacks_is_told_before_anything_is_built(
     write_card(card, tmp_path / "m.onnx.card.json")
     command = [sys.executable, "-m", "clipfleet.cli", "worker", "--build-if-missing"]
     command += ["--model", str(tmp_path / named), "--redis-url", "redis://127.0.0.1:9"]
-    for tower, output, problem in (
-        ("img", "out", "is the txt tower's engine and this worker serves img"),
-        ("txt", "m.onnx", "cannot write to the output folder"),
-        ("txt", "out", "127.0.0.1:9"),
-    ):
+    for tower, output, problem in problems:
         run = subprocess.run(
             [*command, "--tower", tower, "--output", str(tmp_path / output)],
             cwd=ROOT,
@@ -89,7 +99,7 @@ def test_what_a_worker_lacks_is_told_before_anything_is_built(
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=PATIENCE_S,
         )
         assert run.returncode == 2
         assert problem in run.stderr
@@ -126,6 +136,6 @@ def test_a_worker_that_is_stopped_while_its_engine_is_built_ends_the_build(
     assert worker.stderr is not None
     pid = int(worker.stderr.readline())
     worker.send_signal(signal.SIGTERM)
-    worker.communicate(timeout=20)
+    worker.communicate(timeout=PATIENCE_S)
     assert worker.returncode != 0
     assert not Path(f"/proc/{pid}").exists()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from clipfleet.errors import DependencyError
-from tests.unit.convert.tensorrt_interfaces import (
+from tests.convert.tensorrt_interfaces import (
     INTERFACES,
     RTX,
     STRONG,

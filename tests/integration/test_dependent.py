@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks.dependent import end, end_all, start_dependent
+from tests.integration.support import PATIENCE_S
 
 OWNER = """
 import sys, time
@@ -61,7 +62,7 @@ def test_programs_end_together_within_one_grace(
         return wait(timeout)
 
     monkeypatch.setattr(started[1], "wait", noted)
-    codes = end_all(started, grace_s=0.1)
+    codes = end_all(started, grace_s=1.0)
     assert codes == [-signal.SIGKILL, -signal.SIGKILL, -signal.SIGTERM]
     assert waits[0] == 0.0  # the first took all of the grace
 
@@ -86,14 +87,14 @@ def test_an_interrupted_end_takes_the_grace_of_all(
 def test_a_killed_owner_takes_its_program_along(tmp_path: Path) -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER, str(tmp_path / "log")],
-        cwd=Path(__file__).parents[3],
+        cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
     )
     assert owner.stdout is not None
     pid = int(owner.stdout.readline())
     descriptor = os.pidfd_open(pid)
     owner.kill()
-    owner.wait(10)
+    owner.wait(PATIENCE_S)
     owner.stdout.close()
-    assert select.select([descriptor], [], [], 10)[0], "the program outlived its owner"
+    assert select.select([descriptor], [], [], PATIENCE_S)[0], "the program outlived its owner"
     os.close(descriptor)

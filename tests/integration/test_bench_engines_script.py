@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 # Stands for both interpreters: writes down what it is asked, and fails on what FAIL says.
 STAND_IN = f"""#!/bin/sh
 case "$*" in *engine_table*) exec {sys.executable} "$@" ;; esac

@@ -25,7 +25,7 @@ from clipfleet.errors import CardError, UsageError
 from convert.machine_engine import Place, _builder, folder_name, machine_engine
 from workers.engines.fake import fake_card
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 PLACE = Place(gpu="NVIDIA H100 80GB HBM3", runtime_version="8.6.0")
 
 
@@ -221,7 +221,7 @@ PROCESS = """
 import sys, time
 from pathlib import Path
 from convert.machine_engine import machine_engine
-from tests.unit.convert.test_machine_engine import PLACE, write_engine
+from tests.convert.test_machine_engine import PLACE, write_engine
 model, folder = Path(sys.argv[1]), Path(sys.argv[2])
 def say(line):
     sys.stderr.write(line + "\\n")

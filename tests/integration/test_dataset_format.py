@@ -19,9 +19,9 @@ from storage.parts import errors_schema, part_schema
 from storage.plan import PlanReader, plan_items, plan_retry, shards
 from storage.retries import read_run
 from storage.sources import ListSource
-from tests.unit.storage.support import DIM, embedded, images, make_card, memory_dataset, texts
+from tests.datasets import DIM, embedded, images, make_card, memory_dataset, texts
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "reference" / "dataset-format.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 

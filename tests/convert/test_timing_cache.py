@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from convert.timing_cache import TimingCache, cache_name
-from tests.unit.convert.tensorrt_interfaces import DAMAGED, FakeTensorRT
+from tests.convert.tensorrt_interfaces import DAMAGED, FakeTensorRT
 
 OWN = "own.timing.cache"
 

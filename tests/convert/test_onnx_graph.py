@@ -6,7 +6,7 @@ import pytest
 from clipfleet.errors import ConversionError
 from convert.onnx_graph import read_nodes
 
-DEMO = Path(__file__).parents[3] / "examples" / "demo" / "model"
+DEMO = Path(__file__).parents[2] / "examples" / "demo" / "model"
 
 
 @pytest.mark.parametrize("name", ["demo.img.fp16.onnx", "demo.txt.fp32.onnx"])

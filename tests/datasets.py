@@ -1,9 +1,10 @@
-"""What the tests of storage share: cards, datasets, vectors, and a file system that crashes."""
+"""Cards, datasets, items and their vectors, and a file system that crashes."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -13,8 +14,9 @@ from clipfleet.jobs import EMPTY_FILE, Item
 from clipfleet.models import Tower
 from storage.dataset import Dataset, DatasetInfo, EmbeddingDtype, Kind
 from storage.filesystem import Filesystem
-from storage.memory_filesystem import MemoryFilesystem
 from storage.parts import Embedded, Failure
+from tests.memory_filesystem import MemoryFilesystem
+from workers.engines.fake import fake_card
 
 DIM = 8
 
@@ -57,6 +59,12 @@ def memory_dataset(
     return Dataset(root="/memory", fs=fs or MemoryFilesystem(), info=info)
 
 
+def fake_dataset(folder: Path, *, kind: Kind = "planned") -> Dataset:
+    """Make a dataset of texts in a folder of the disk."""
+    card = fake_card("txt", dim=DIM)
+    return Dataset.create(str(folder / "dataset"), card, kind=kind, embedding_dtype="float16")
+
+
 def files_of(dataset: Dataset) -> dict[str, bytes]:
     assert isinstance(dataset.fs, MemoryFilesystem)
     return dataset.fs.files
@@ -64,6 +72,10 @@ def files_of(dataset: Dataset) -> dict[str, bytes]:
 
 def texts(*ids: str) -> list[Item]:
     return [Item(id=id_, text=f"text of {id_}") for id_ in ids]
+
+
+def numbered_texts(count: int) -> list[Item]:
+    return texts(*(f"t{n}" for n in range(count)))
 
 
 def images(*ids: str) -> list[Item]:
@@ -86,6 +98,12 @@ def embedded(items: Sequence[Item], *, failing: Collection[str] = (), seed: int 
             if item.id in failing
         ],
     )
+
+
+def embedded_texts(count: int, failures: int = 0) -> Embedded:
+    """Return so many numbered texts, of which the last ones failed."""
+    items = numbered_texts(count)
+    return embedded(items, failing={item.id for item in items[count - failures :]})
 
 
 class Crash(BaseException):

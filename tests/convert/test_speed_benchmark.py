@@ -18,7 +18,7 @@ from convert.latency import summarise, time_calls
 from convert.random_inputs import random_inputs
 from convert.speed_runtimes import Target, onnx_engine, pytorch_engine
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "examples" / "demo" / "model" / "demo"
 LINE = re.compile(
     r"\[(Pytorch|ONNX|TensorRT) (image|text) inference speed \(batch-size: \d+\):\] "

@@ -11,7 +11,7 @@ from pathlib import Path
 import redis
 
 from tasks.private_redis import server_command
-from tests.integration.support import wait_until
+from tests.integration.support import PATIENCE_S, wait_until
 
 PASSWORD = "open-sesame"
 KEEPS_NOTHING = ("--save", "", "--appendonly", "no")
@@ -45,6 +45,13 @@ class RedisServer:
         """Start, and wait until it has read its data and answers."""
         self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
         wait_until(self._answers, what="redis-server answers")
+
+    def stop(self) -> None:
+        """Send SIGTERM, and wait until it has ended."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(PATIENCE_S)
+            self._process = None
 
     def kill(self) -> None:
         """Send SIGKILL."""

@@ -19,7 +19,7 @@ from convert import tensorrt_process
 from convert.build_request import BuildRequest
 from convert.tensorrt_builder import build_plan
 from convert.tensorrt_process import run_builder
-from tests.unit.convert.tensorrt_interfaces import (
+from tests.convert.tensorrt_interfaces import (
     INTERFACES,
     RTX,
     STRONG,
@@ -28,7 +28,7 @@ from tests.unit.convert.tensorrt_interfaces import (
     Tensor,
 )
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "examples" / "demo" / "model"
 
 

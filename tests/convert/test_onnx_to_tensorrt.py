@@ -40,10 +40,10 @@ from convert.engine_builds import engine_beside
 from convert.guide import WRONG_USE
 from convert.machine_engine import _pair as machine_pair
 from convert.onnx_to_tensorrt import build_engine, main
-from tests.unit.convert.tensorrt_interfaces import FakeTensorRT
+from tests.convert.tensorrt_interfaces import FakeTensorRT
 from workers.engines.onnx import OnnxEngine
 
-DEMO = Path(__file__).parents[3] / "examples" / "demo" / "model"
+DEMO = Path(__file__).parents[2] / "examples" / "demo" / "model"
 GPU = "NVIDIA H100 80GB HBM3"
 
 

@@ -25,8 +25,7 @@ from storage.plan import jobs, plan_items, plan_retry
 from storage.proof import prove_dataset
 from storage.retries import Retried, read_run
 from storage.sources import ListSource
-from tests.unit.storage.interleaving import overtaken, run_interleaved
-from tests.unit.storage.support import (
+from tests.datasets import (
     Crash,
     WatchedFilesystem,
     crashing_after,
@@ -36,7 +35,8 @@ from tests.unit.storage.support import (
     memory_dataset,
     texts,
 )
-from tests.unit.storage.test_interleavings import (
+from tests.interleavings.interleaving import overtaken, run_interleaved
+from tests.interleavings.test_interleavings import (
     IDS,
     crashes,
     planned_dataset,

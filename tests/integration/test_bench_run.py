@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.gpu.measurement import read_measurements
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "examples" / "demo" / "model"
 SMI = """#!/bin/sh
 case "$1" in

@@ -176,7 +176,7 @@ class Worker:
         assert {entry.name for entry in self.folder.iterdir()} == _MADE
 
 
-_OWN = (sys.prefix, sys.base_prefix, str(Path(__file__).parents[3]))  # modules that are imported
+_OWN = (sys.prefix, sys.base_prefix, str(Path(__file__).parents[2]))  # modules that are imported
 _MADE = {"out", "elsewhere", "fake.txt", "fake.txt.card.json"}
 
 

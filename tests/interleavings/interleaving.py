@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from storage.dataset import Dataset
-from tests.unit.storage.support import Crash, WatchedFilesystem, crashing_after
+from tests.datasets import Crash, WatchedFilesystem, crashing_after
 
 
 class Turns:

@@ -1,0 +1,33 @@
+"""URLs fetched ahead of an engine that is slow in fact."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from clipfleet.errors import ItemError
+from clipfleet.jobs import FETCH_FAILED
+from workers.fetch import Room
+from workers.fetch_ahead import FetchAhead, Patience
+
+
+def test_a_server_that_we_kept_waiting_is_not_held_to_have_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the engine is slow, fetches wait for room, and servers close their connections."""
+    monkeypatch.setattr("workers.fetch_ahead.backoff_s", lambda _: 0.0)
+    monkeypatch.setattr("workers.fetch_ahead._SERVERS_PATIENCE_S", 0.01)
+
+    def fetch(url: str, room: Room) -> bytes:
+        if room(100) >= 0.01:
+            raise ItemError(FETCH_FAILED, "Connection reset by peer")
+        return b"there"
+
+    ahead = FetchAhead(fetch, threads=4, ahead_bytes=100, patience=Patience(attempts=1))
+    urls = [f"https://a.example/{n}" for n in range(10)]
+    ahead.begin(urls)
+    for url in urls:
+        time.sleep(0.02)  # the engine's; no less, for the others to be kept waiting
+        assert ahead.take(url) == b"there"
+    ahead.close()

@@ -1,0 +1,35 @@
+"""The fake of CUDA's bindings beside the real ones, which need no GPU to be imported."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+from tests.unit.workers.fake_cuda import ERRORS, Cuda
+from workers.engines import cuda_errors
+
+
+def test_the_fake_has_the_real_names_and_parameters() -> None:
+    real = pytest.importorskip("cuda.bindings.runtime")
+    for name, function in inspect.getmembers(Cuda, inspect.isfunction):
+        if not name.startswith("cuda"):
+            continue
+        described = getattr(real, name).__doc__.strip().splitlines()[0]
+        assert parameters(described) == list(inspect.signature(function).parameters)[1:], name
+    for name, number in ERRORS.items():
+        assert int(getattr(real.cudaError_t, name)) == number
+
+
+def test_every_lost_error_is_one_of_cudas() -> None:
+    real = pytest.importorskip("cuda.bindings.runtime")
+    members: Any = real.cudaError_t.__members__
+    assert set(members) >= cuda_errors._LOST
+
+
+def parameters(described: str) -> list[str]:
+    """The names in "cudaMalloc(size_t size)"."""
+    inside = described[described.index("(") + 1 : described.rindex(")")]
+    parts = [part.split(":")[0].split()[-1] for part in inside.split(",") if part.strip()]
+    return [part.lstrip("*") for part in parts]

@@ -32,7 +32,7 @@ def make_app(settings: Settings) -> Celery:
     """
     app = Celery("clipfleet", amqp=FleetAMQP, set_as_current=False)
     app.conf.update(
-        clipfleet_settings=settings,  # see `settings_of`; the child gets it with the application
+        clipfleet_settings=settings,  # the child gets them with the application
         broker_url=settings.redis_url,
         # Nothing signs its commands, and one of them drops messages.
         worker_enable_remote_control=not settings.message_keys,
@@ -57,12 +57,6 @@ def make_app(settings: Settings) -> Celery:
         **_ONE_SPAWNED_CHILD,
     )
     return app
-
-
-def settings_of(app: Celery) -> Settings:
-    """Return the settings that `make_app` made an application of."""
-    settings: Settings = app.conf.clipfleet_settings
-    return settings
 
 
 _JSON_ONLY: dict[str, Any] = {

@@ -12,7 +12,7 @@ from kombu.exceptions import KombuError
 from clipfleet.errors import MessageError
 from clipfleet.settings import Settings
 from clipfleet.validation import shortened
-from tasks.app import settings_of
+from tasks.app_settings import settings_of
 from tasks.refusals import refuse
 from tasks.retry import reason_of
 from tasks.signing import check_signature

@@ -22,7 +22,7 @@ from clipfleet.errors import MessageError
 from clipfleet.jobs import EMBED_ITEMS_TASK, MAX_MESSAGE_ITEMS
 from clipfleet.settings import Settings
 from clipfleet.validation import shortened
-from tasks.app import settings_of
+from tasks.app_settings import settings_of
 from tasks.gather import Batch, Delivery, Gatherer
 from tasks.messages import Handler, arguments_of, refuse_message
 from tasks.retry import NotNow, NotThis, is_redelivered, reason_of, times_lost

@@ -8,7 +8,7 @@ from billiard.exceptions import WorkerLostError
 from celery.worker import state
 from celery.worker.request import Request
 
-from clipfleet.settings import load_settings
+from tasks.app_settings import settings_of
 from tasks.embed import names_of
 from tasks.refusals import refuse
 from tasks.retry import lost_reason, times_lost
@@ -25,7 +25,7 @@ class ShardRequest(Request):
         super().on_failure(exc_info, *rest, **more)
 
     def _count_lost(self, error: BaseException) -> None:
-        settings = load_settings()
+        settings = settings_of(self.task.app)
         lost = times_lost(self.message.delivery_info) + 1
         if lost < settings.shard_attempts:
             self.message.channel.process_lost(self.message.delivery_tag)

@@ -19,7 +19,8 @@ from celery import current_app, signals
 from clipfleet.gpus import VISIBLE_VARIABLE
 from clipfleet.jobs import queue_name
 from clipfleet.settings import Settings
-from tasks.app import make_app, settings_of
+from tasks.app import make_app
+from tasks.app_settings import settings_of
 from tasks.broker import check_broker, redacted
 from tasks.deadline import watchdog, working
 from tasks.exposure import warn_of_exposure

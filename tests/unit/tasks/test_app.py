@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from clipfleet.settings import load_settings
-from tasks.app import make_app, settings_of
+from tasks.app import make_app
+from tasks.app_settings import settings_of
 
 
 def test_queues_are_one_a_tower_with_the_fleets_prefix() -> None:

@@ -47,5 +47,5 @@ FROM cpu AS flower
 USER root
 RUN pip install --no-cache-dir --require-hashes -r /opt/clipfleet/requirements-flower.lock
 USER clipfleet
-ENTRYPOINT ["celery", "--app", "tasks.app"]
+ENTRYPOINT ["celery", "--app", "clipfleet.tasks.app"]
 CMD ["flower", "--port=5555"]

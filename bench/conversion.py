@@ -46,9 +46,9 @@ def make_checkpoint(name: str, path: Path) -> None:
     import torch
     from torch import nn
 
-    from clipfleet.models import load_architecture
-    from convert.checkpoints import save_checkpoint
-    from convert.chinese_clip import ChineseClip
+    from clipfleet.architectures import load_architecture
+    from clipfleet.convert.checkpoints.load import save_checkpoint
+    from clipfleet.convert.model.chinese_clip import ChineseClip
 
     torch.manual_seed(0)
     model = ChineseClip(load_architecture(name))
@@ -95,7 +95,7 @@ def measured(command: list[str]) -> Measured:
 
 def convert(name: str, checkpoint: Path, prefix: Path) -> Measured:
     """Run the guide's command."""
-    command = [sys.executable, "-m", "convert.pytorch_to_onnx", "--model-arch", name]
+    command = [sys.executable, "-m", "clipfleet.convert.pytorch_to_onnx", "--model-arch", name]
     command += ["--pytorch-ckpt-path", str(checkpoint), "--save-onnx-path", str(prefix)]
     return measured([*command, "--convert-text", "--convert-vision"])
 

@@ -143,10 +143,10 @@ def measure_bare(source: str, engine: str, shard_size: int) -> Measured:
 
 def run_bare(source: str, engine: str, *, shard_size: int) -> None:
     """Run the pipeline alone in this process, and print when each shard ended."""
-    from clipfleet.card import load_card
+    from clipfleet.model_card import load_card
     from clipfleet.settings import load_settings
-    from storage.sources import open_source
-    from workers.pipeline import Embedder
+    from clipfleet.storage.sources.base import open_source
+    from clipfleet.workers.embedder import Embedder
 
     card, _ = load_card(engine)
     ends_s, sizes = [], []
@@ -160,7 +160,7 @@ def run_bare(source: str, engine: str, *, shard_size: int) -> None:
 
 
 def measure_system(source: str, out: Path, engine: str, shard_size: int) -> Measured:
-    command = [sys.executable, "-m", "clipfleet.cli", "embed", source, str(out), "--model", engine]
+    command = [sys.executable, "-m", "clipfleet", "embed", source, str(out), "--model", engine]
     started_s = time.monotonic()
     with (
         subprocess.Popen(
@@ -199,7 +199,7 @@ def role_of(process: psutil.Process, submitter: int) -> str | None:
         return "submitter"
     if "redis" in words or "valkey" in words:
         return "Redis"
-    if "clipfleet.cli" in words and " worker" in words:
+    if "clipfleet.cli.main" in words and " worker" in words:
         return "worker, parent"
     return "worker, child" if "spawn_main" in words else None
 

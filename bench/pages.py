@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipfleet.whole_file import whole_file
+from clipfleet.atomic_write import whole_file
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from clipfleet.jobs import EMBED_TASK, EmbedTask, Shard, queue_name
+from clipfleet.messages import EMBED_TASK, EmbedTask, Shard, queue_name
 from clipfleet.settings import Settings, cores
-from tasks.app import make_app
-from tasks.broker import connect
-from tasks.private_redis import private_redis
-from tasks.queueing import BATCH_MESSAGES, send
-from tasks.signing import SIGNATURE_HEADER, check_signature, signature
+from clipfleet.tasks.app import make_app
+from clipfleet.tasks.broker.redis_client import connect
+from clipfleet.tasks.broker.signing import SIGNATURE_HEADER, check_signature, signature
+from clipfleet.tasks.local.redis_server import private_redis
+from clipfleet.tasks.submit.enqueue import BATCH_MESSAGES, send
 
 KEY = "k" * 64  # hexadecimal digits, as `openssl rand -hex 32` makes
 QUEUE = queue_name("txt")

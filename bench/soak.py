@@ -30,8 +30,8 @@ from bench.soak_fleet import SoakFleet, SoakRedis, started
 from bench.soak_memory import SETTLED, Memory, MemorySampler
 from bench.soak_report import SECTION, write_results
 from clipfleet.settings import Settings, cores, load_settings
-from workers.engines.fake import write_fake_engine
-from workers.lifecycle import environment_of
+from clipfleet.workers.engine_process import environment_of
+from clipfleet.workers.engines.fake import write_fake_engine
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "bench" / "results" / "soak.json"
@@ -109,7 +109,7 @@ class Soak:
     def submit(self) -> dict[str, Any]:
         """Plan all items and queue what there is room for; no worker runs yet."""
         source = write_texts(self.folder / "texts.jsonl", self.options.items)
-        command = [sys.executable, "-m", "clipfleet.cli", "submit", str(source), str(self.dataset)]
+        command = [sys.executable, "-m", "clipfleet", "submit", str(source), str(self.dataset)]
         command += ["--model", str(self.settings.model), "--json"]
         began_s = time.monotonic()
         with subprocess.Popen(
@@ -155,7 +155,7 @@ class Soak:
 
     def proof(self) -> dict[str, Any]:
         """Return how often each id is there, and what `clipfleet verify` says."""
-        verify = [sys.executable, "-m", "clipfleet.cli", "verify", str(self.dataset), "--json"]
+        verify = [sys.executable, "-m", "clipfleet", "verify", str(self.dataset), "--json"]
         told = json.loads(subprocess.run(verify, stdout=subprocess.PIPE, check=False).stdout)
         return {
             "ids": count_ids(self.dataset, self.options.items).__dict__,

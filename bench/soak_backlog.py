@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.soak_fleet import SoakRedis
-from clipfleet.jobs import Item
+from clipfleet.items import Item
 from clipfleet.settings import Settings
-from storage.sources import ListSource
-from tasks.broker import connect, queue_length
-from tasks.resume import resume
-from tasks.submit import submit
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.tasks.broker.redis_client import connect, queue_length
+from clipfleet.tasks.submit.resume import resume
+from clipfleet.tasks.submit.submit import submit
 
 TIMES = 100
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from redis.exceptions import RedisError
 
 from clipfleet.settings import Settings
-from tasks.broker import connect
-from tasks.dependent import end, start_dependent
-from tasks.local_fleet import last_words, worker_command
-from tasks.private_redis import server_command
-from workers.lifecycle import environment_of
+from clipfleet.tasks.broker.redis_client import connect
+from clipfleet.tasks.local.child_processes import end, start_dependent
+from clipfleet.tasks.local.fleet import last_words, worker_command
+from clipfleet.tasks.local.redis_server import server_command
+from clipfleet.workers.engine_process import environment_of
 
 STOP_S = 30.0
 _START_S = 30.0

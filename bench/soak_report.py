@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.pages import Section
+from clipfleet.atomic_write import whole_file
 from clipfleet.settings import Settings
-from clipfleet.whole_file import whole_file
 
 SECTION = Section("soak", "bench.soak")
 MIB = 1 << 20

@@ -28,13 +28,13 @@ import numpy as np
 from PIL import Image
 
 from clipfleet.errors import ItemError
-from clipfleet.jobs import Item
+from clipfleet.items import Item
 from clipfleet.settings import Settings, cores
-from workers.engines.fake import FakeEngine, fake_card
-from workers.fetch import Fetcher, FetchLimits, Room
-from workers.fetch_ahead import FetchAhead, Patience
-from workers.pipeline import Embedder
-from workers.url_policy import UrlPolicy
+from clipfleet.workers.embedder import Embedder
+from clipfleet.workers.engines.fake import FakeEngine, fake_card
+from clipfleet.workers.http.fetcher import Fetcher, FetchLimits, Room
+from clipfleet.workers.http.policy import UrlPolicy
+from clipfleet.workers.http.prefetch import FetchAhead, Patience
 
 RESOLUTION = 224
 LATE, SLOW = "?late", "?slow"  # 503 at first; two seconds late

@@ -126,7 +126,7 @@ class GpuLostError(EngineError):
 class ItemError(ClipfleetError):
     """One item has no vector.
 
-    `code` is one of the constants in `clipfleet.jobs.ERROR_CODES`; users filter the
+    `code` is one of the constants in `clipfleet.messages.ERROR_CODES`; users filter the
     errors table on it.
     """
 

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from clipfleet.card import ModelCard, Precision
+from clipfleet.architectures import TOWERS, Architecture, Tower, load_architecture
+from clipfleet.convert.checkpoints.download import published_checkpoint
+from clipfleet.convert.checkpoints.load import Checkpoint, build_model, load_checkpoint
+from clipfleet.convert.export.reference import TORCH_REFERENCE, reference_features
+from clipfleet.convert.export.tower import export_tower, fold_batch_norms, tower_specs
+from clipfleet.convert.model.chinese_clip import ChineseClip, halve
+from clipfleet.convert.parity import verify_engine, verify_inputs
+from clipfleet.convert.staging import publish_accepted, staging_folder, with_checksums
 from clipfleet.errors import UsageError, VerificationError
-from clipfleet.models import TOWERS, Architecture, Tower, load_architecture
-from convert.checkpoints import Checkpoint, build_model, load_checkpoint
-from convert.chinese_clip import ChineseClip, halve
-from convert.download import published_checkpoint
-from convert.export import export_tower, fold_batch_norms, tower_specs
-from convert.reference import TORCH_REFERENCE, reference_features
-from convert.staging import publish_accepted, staging_folder, with_checksums
-from convert.verify import verify_engine, verify_inputs
-from workers.engines.onnx import OnnxEngine
+from clipfleet.model_card import ModelCard, Precision
+from clipfleet.workers.engines.onnx import OnnxEngine
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 

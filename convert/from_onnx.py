@@ -11,7 +11,19 @@ import onnx_ir
 import onnxruntime
 from google.protobuf.message import DecodeError
 
-from clipfleet.card import (
+from clipfleet.architectures import Architecture, Tower, load_architecture
+from clipfleet.convert.export.float16 import convert_to_float16
+from clipfleet.convert.export.tower import tower_specs
+from clipfleet.convert.parity import verify_engine
+from clipfleet.convert.staging import (
+    EXTRA_FILE_SUFFIX,
+    publish_accepted,
+    staging_folder,
+    with_checksums,
+)
+from clipfleet.convert.tensorrt.parity_gate import Reference, check_is_reference, compute_reference
+from clipfleet.errors import ConversionError, UsageError, VerificationError
+from clipfleet.model_card import (
     ModelCard,
     Parity,
     Precision,
@@ -20,14 +32,7 @@ from clipfleet.card import (
     check_files,
     load_card,
 )
-from clipfleet.errors import ConversionError, UsageError, VerificationError
-from clipfleet.models import Architecture, Tower, load_architecture
-from convert.export import tower_specs
-from convert.float16 import convert_to_float16
-from convert.staging import EXTRA_FILE_SUFFIX, publish_accepted, staging_folder, with_checksums
-from convert.tensorrt_gate import Reference, check_is_reference, compute_reference
-from convert.verify import verify_engine
-from workers.engines.onnx import OnnxEngine
+from clipfleet.workers.engines.onnx import OnnxEngine
 
 _MAX_BATCH = 4  # items at once in verification, where the engine takes any number
 _TOWERS: dict[str, Tower] = {"image": "img", "text": "txt"}  # by the input's name

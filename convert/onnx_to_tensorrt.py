@@ -1,6 +1,6 @@
 """From ONNX engines to TensorRT engines that are proven against float32.
 
-    python -m convert.onnx_to_tensorrt --model-arch ViT-B-16 --save-tensorrt-path models/vit-b-16 \
+    python -m clipfleet.convert.onnx_to_tensorrt --model-arch ViT-B-16 --save-tensorrt-path models/vit-b-16 \
         --convert-text --text-onnx-path models/vit-b-16.txt.fp16.onnx \
         --convert-vision --vision-onnx-path models/vit-b-16.img.fp16.onnx --fp16
 """
@@ -14,26 +14,26 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from clipfleet.card import ModelCard
-from clipfleet.errors import ClipfleetError, UsageError
-from clipfleet.models import Tower, architecture_names, load_architecture
-from convert.build_options import BuildOptions, options_from, split_names
-from convert.engine_builds import (
+from clipfleet.architectures import Tower, architecture_names, load_architecture
+from clipfleet.convert.console import INTERRUPTED, TERMINATED, TOWER_NAMES, WRONG_USE, say
+from clipfleet.convert.parity import MAX_ITEMS
+from clipfleet.convert.tensorrt.build import build_engine
+from clipfleet.convert.tensorrt.options import BuildOptions, options_from, split_names
+from clipfleet.convert.tensorrt.requests import (
     asked_precisions,
     build_engines,
     load_onnx,
     naming_file_errors,
 )
-from convert.guide import INTERRUPTED, TERMINATED, TOWER_NAMES, WRONG_USE, say
-from convert.tensorrt_engine import build_engine
-from convert.verify import MAX_ITEMS
+from clipfleet.errors import ClipfleetError, UsageError
+from clipfleet.model_card import ModelCard
 
 __all__ = ["BuildOptions", "build_engine", "main"]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m convert.onnx_to_tensorrt",
+        prog="python -m clipfleet.convert.onnx_to_tensorrt",
         description="Build TensorRT engines from ONNX files, and prove them on this GPU.",
     )
     add = parser.add_argument

@@ -1,6 +1,6 @@
 """From a checkpoint to ONNX engines that are proven against float32 PyTorch.
 
-    python -m convert.pytorch_to_onnx --model-arch ViT-B-16 --save-onnx-path models/vit-b-16 \
+    python -m clipfleet.convert.pytorch_to_onnx --model-arch ViT-B-16 --save-onnx-path models/vit-b-16 \
         --convert-text --convert-vision
 """
 
@@ -12,20 +12,20 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from clipfleet.card import ModelCard
+from clipfleet.architectures import Tower, architecture_names
+from clipfleet.convert.console import TERMINATED, TOWER_NAMES, WRONG_USE, say
+from clipfleet.convert.dependencies import naming_missing_packages
+from clipfleet.convert.parity import MAX_ITEMS
+from clipfleet.convert.staging import EXTRA_FILE_SUFFIX
 from clipfleet.errors import ClipfleetError
-from clipfleet.models import Tower, architecture_names
-from convert.dependencies import naming_missing_packages
-from convert.guide import TERMINATED, TOWER_NAMES, WRONG_USE, say
-from convert.staging import EXTRA_FILE_SUFFIX
-from convert.verify import MAX_ITEMS
+from clipfleet.model_card import ModelCard
 
 _LARGEST_ONNX_BYTES = 2**31  # protobuf's limit: the guide writes larger weights beside the graph
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m convert.pytorch_to_onnx",
+        prog="python -m clipfleet.convert.pytorch_to_onnx",
         description="Convert a Chinese-CLIP checkpoint to ONNX, in float32 and in float16.",
     )
     add = parser.add_argument
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         with naming_missing_packages():
-            from convert.conversion import convert
+            from clipfleet.convert.conversion import convert
         models = convert(
             architecture=args.model_arch,
             checkpoint=args.pytorch_ckpt_path,

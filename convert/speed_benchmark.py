@@ -1,6 +1,6 @@
 """How fast each runtime is, one call after the other: the guide's command and its lines.
 
-    python -m convert.speed_benchmark --model-arch ViT-B-16 --pytorch-ckpt vit-b-16.pt \
+    python -m clipfleet.convert.speed_benchmark --model-arch ViT-B-16 --pytorch-ckpt vit-b-16.pt \
         --onnx-image-model vit-b-16.img.fp16.onnx --tensorrt-image-model vit-b-16.img.fp16.trt
 """
 
@@ -17,20 +17,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clipfleet.errors import ClipfleetError, UsageError
-from clipfleet.models import TOWERS, Tower, architecture_names, load_architecture
-from clipfleet.whole_file import whole_file
-from convert.guide import WRONG_USE, say
-from convert.latency import Latency, summarise, time_calls
-from convert.random_inputs import random_inputs
-from convert.speed_runtimes import (
+from clipfleet.architectures import TOWERS, Tower, architecture_names, load_architecture
+from clipfleet.atomic_write import whole_file
+from clipfleet.convert.benchmark.inputs import random_inputs
+from clipfleet.convert.benchmark.latency import Latency, summarise, time_calls
+from clipfleet.convert.benchmark.runtimes import (
     Device,
     Target,
     onnx_engine,
     pytorch_engine,
     tensorrt_engine,
 )
-from workers.engines.base import Engine
+from clipfleet.convert.console import WRONG_USE, say
+from clipfleet.errors import ClipfleetError, UsageError
+from clipfleet.workers.engines.base import Engine
 
 _WORDS: dict[Tower, str] = {"img": "image", "txt": "text"}  # the guide's
 _BATCHES = 8  # different inputs that the calls go through in turn
@@ -144,7 +144,7 @@ def report(results: Sequence[tuple[Run, Latency]], args: argparse.Namespace) -> 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m convert.speed_benchmark",
+        prog="python -m clipfleet.convert.speed_benchmark",
         description="Time each runtime whose files are named. A call takes an array in the host's "
         "memory and ends when the features are back there: copies and synchronisation are in "
         "every figure. Inputs are random, none constant, texts of different lengths.",

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from clipfleet.card import ModelCard, card_path, sha256_of, write_card
 from clipfleet.errors import UsageError, VerificationError
+from clipfleet.model_card import ModelCard, card_path, sha256_of, write_card
 
 EXTRA_FILE_SUFFIX = ".extra_file"  # the weights beside an ONNX file, as the original names them
 

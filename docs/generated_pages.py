@@ -19,7 +19,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from clipfleet import settings as settings_module
-from clipfleet.cli import app
+from clipfleet.cli.main import app
 from clipfleet.settings import PREFIX, SEPARATORS, Settings
 
 _HEADING = re.compile(r" *# == (.+) ==")

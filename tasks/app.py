@@ -8,13 +8,17 @@ from typing import Any
 from celery import Celery
 from kombu import Exchange, Queue
 
-from clipfleet.jobs import queue_name
-from clipfleet.models import TOWERS
+from clipfleet.architectures import TOWERS
+from clipfleet.messages import queue_name
 from clipfleet.settings import Settings, load_settings
-from tasks.amqp import FleetAMQP
-from tasks.broker import CONNECT_TIMEOUT_S, unacked_key
+from clipfleet.tasks.broker.amqp import FleetAMQP
+from clipfleet.tasks.broker.redis_client import CONNECT_TIMEOUT_S, unacked_key
 
-TASK_MODULES = ("tasks.embed", "tasks.embed_items", "tasks.worker")
+TASK_MODULES = (
+    "clipfleet.tasks.embed_shard",
+    "clipfleet.tasks.items.task",
+    "clipfleet.tasks.worker.main",
+)
 
 _SWEEP_S = 1  # between looks for messages whose worker died
 # A connection on which nothing comes back, as behind a firewall that forgot it, is made anew after
@@ -70,7 +74,7 @@ _ACKNOWLEDGED_LATE: dict[str, Any] = {
     "task_acks_late": True,
     "task_reject_on_worker_lost": True,
     "task_acks_on_timeout": False,  # back to the queue
-    # Nothing gets as far as failing: tasks.retry turns errors into retries and refusals.
+    # Nothing gets as far as failing: clipfleet.tasks.retry_policy turns errors into retries and refusals.
     "task_acks_on_failure": True,
     "task_ignore_result": True,
     "task_store_errors_even_if_ignored": False,
@@ -79,10 +83,10 @@ _ACKNOWLEDGED_LATE: dict[str, Any] = {
 }
 
 _ONE_SPAWNED_CHILD: dict[str, Any] = {
-    "worker_pool": "tasks.pool:TaskPool",  # prefork
+    "worker_pool": "clipfleet.tasks.worker.pool:TaskPool",  # prefork
     "worker_pool_start_method": "spawn",
     "worker_concurrency": 1,
-    "worker_consumer": "tasks.messages:CarefulConsumer",
+    "worker_consumer": "clipfleet.tasks.broker.consumer:CarefulConsumer",
     "worker_prefetch_multiplier": 2,  # the running shard, and one reserved
     "worker_proc_alive_timeout": _ENGINE_LOAD_S,
     "worker_hijack_root_logger": False,
@@ -106,7 +110,7 @@ def _queue(name: str) -> Queue:
 
 def _transport_options(settings: Settings) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "settings": settings,  # for the refusals of tasks.transport
+        "settings": settings,  # for the refusals of clipfleet.tasks.broker.transport
         "visibility_timeout": settings.visibility_timeout_s,
         "unacked_restore_interval": _SWEEP_S,
         "unacked_restore_throttle": 1,
@@ -128,7 +132,7 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
 
 
 def __getattr__(name: str) -> Celery:
-    """Make `app` when it is first asked for: `celery --app tasks.app` and Flower do."""
+    """Make `app` when it is first asked for: `celery --app clipfleet.tasks.app` and Flower do."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     app = globals()["app"] = make_app(load_settings())

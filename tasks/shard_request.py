@@ -8,10 +8,10 @@ from billiard.exceptions import WorkerLostError
 from celery.worker import state
 from celery.worker.request import Request
 
-from tasks.app_settings import settings_of
-from tasks.embed import names_of
-from tasks.refusals import refuse
-from tasks.retry import lost_reason, times_lost
+from clipfleet.tasks.app_settings import settings_of
+from clipfleet.tasks.broker.refusals import refuse
+from clipfleet.tasks.embed_shard import names_of
+from clipfleet.tasks.retry_policy import lost_reason, times_lost
 
 
 class ShardRequest(Request):

@@ -9,14 +9,15 @@ from typing import BinaryIO
 
 import numpy as np
 
-from clipfleet.card import ModelCard, TensorSpec
-from clipfleet.jobs import EMPTY_FILE, Item
-from clipfleet.models import Tower
-from storage.dataset import Dataset, DatasetInfo, EmbeddingDtype, Kind
-from storage.filesystem import Filesystem
-from storage.parts import Embedded, Failure
+from clipfleet.architectures import Tower
+from clipfleet.error_codes import EMPTY_FILE
+from clipfleet.items import Item
+from clipfleet.model_card import ModelCard, TensorSpec
+from clipfleet.storage.filesystem.base import Filesystem
+from clipfleet.storage.format.dataset import Dataset, DatasetInfo, EmbeddingDtype, Kind
+from clipfleet.storage.format.parts import Embedded, Failure
+from clipfleet.workers.engines.fake import fake_card
 from tests.memory_filesystem import MemoryFilesystem
-from workers.engines.fake import fake_card
 
 DIM = 8
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
 
-from clipfleet.models import PublishedCheckpoint
+from clipfleet.architectures import PublishedCheckpoint
 
 ELSEWHERE = "/store/resolve/0123"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import redis
 
-from tasks.private_redis import server_command
+from clipfleet.tasks.local.redis_server import server_command
 from tests.integration.support import PATIENCE_S, wait_until
 
 PASSWORD = "open-sesame"

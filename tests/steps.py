@@ -105,10 +105,10 @@ def _pause_at(step_of: Callable[..., Step | None] | None, args: tuple[Any, ...])
 def _wrap_steps() -> None:
     from celery import Celery
 
-    from tasks import queueing
-    from tasks.transport import CarefulTransport
-    from workers import inputs
-    from workers.engines.fake import FakeEngine
+    from clipfleet.tasks.broker.transport import CarefulTransport
+    from clipfleet.tasks.submit import enqueue as queueing
+    from clipfleet.workers import input_chunks as inputs
+    from clipfleet.workers.engines.fake import FakeEngine
 
     for name in ("fill_texts", "fill_images"):
         wrap(inputs, name, before=lambda *_: Step.DECODES)
@@ -146,6 +146,6 @@ if os.environ.get(_VARIABLE):  # not in a test that takes the names above from h
     _wrap_steps()
 
 if __name__ == "__main__":
-    from clipfleet.cli import main
+    from clipfleet.cli.main import main
 
     main()

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfleet.card import ModelCard, load_card
-from convert.speed_runtimes import Target, check_is
-from workers.engines.base import Array, Engine
-from workers.engines.inputs import checked_inputs
-from workers.engines.tensorrt_file import EngineFile
-from workers.engines.tensorrt_open import open_engine
-from workers.engines.tensorrt_runner import Runner
+from clipfleet.convert.benchmark.runtimes import Target, check_is
+from clipfleet.model_card import ModelCard, load_card
+from clipfleet.workers.engines.base import Array, Engine
+from clipfleet.workers.engines.batching import checked_inputs
+from clipfleet.workers.engines.tensorrt.engine_file import EngineFile
+from clipfleet.workers.engines.tensorrt.open import open_engine
+from clipfleet.workers.engines.tensorrt.runner import Runner
 
 
 class ContextsEngine(Engine):

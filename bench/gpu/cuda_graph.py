@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipfleet.card import ModelCard
-from workers.engines.base import Array, Engine
-from workers.engines.inputs import batches, checked_inputs
+from clipfleet.model_card import ModelCard
+from clipfleet.workers.engines.base import Array, Engine
+from clipfleet.workers.engines.batching import batches, checked_inputs
 
 _WARMUP_CALLS = 3  # what torch asks for before a capture
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.pages import Section
-from clipfleet.card import ModelCard, parse_card
+from clipfleet.model_card import ModelCard, parse_card
 
 SECTION = Section("engines", "bench.gpu.engine_table")
 

@@ -1,6 +1,6 @@
 """The work in one item: the floating-point operations of a tower, counted from its architecture.
 
-A multiplication and an addition are two operations. Counted is what `convert/chinese_clip.py`
+A multiplication and an addition are two operations. Counted is what `convert/model/chinese_clip.py`
 computes in matrix products and convolutions; norms, softmax and activations are left out, as
 is common (well under 1 %). Texts are counted at the full context length: engines compute
 padding too.
@@ -10,7 +10,7 @@ padding too.
 
 from __future__ import annotations
 
-from clipfleet.models import (
+from clipfleet.architectures import (
     TOWERS,
     Architecture,
     ModifiedResNet,

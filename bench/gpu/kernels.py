@@ -26,7 +26,7 @@ from bench.gpu.named import by_name, named
 from bench.gpu.profiled_calls import CALLS
 from bench.gpu.tables import markdown
 from bench.pages import Section
-from clipfleet.whole_file import whole_file
+from clipfleet.atomic_write import whole_file
 
 SECTION = Section("kernels", "bench.gpu.kernels")
 

@@ -37,10 +37,10 @@ from bench.gpu.measurement import (
     write_measurement,
 )
 from bench.gpu.rates import DISTINCT_ITEMS, measure_rate
-from clipfleet.models import TOWERS, load_architecture
-from convert.latency import summarise, time_calls
-from convert.random_inputs import random_inputs
-from convert.speed_runtimes import (
+from clipfleet.architectures import TOWERS, load_architecture
+from clipfleet.convert.benchmark.inputs import random_inputs
+from clipfleet.convert.benchmark.latency import summarise, time_calls
+from clipfleet.convert.benchmark.runtimes import (
     Target,
     eager_engine,
     encoder,
@@ -48,10 +48,10 @@ from convert.speed_runtimes import (
     pytorch_model,
     torch_card,
 )
-from workers.engines.base import Engine
+from clipfleet.workers.engines.base import Engine
 
 if TYPE_CHECKING:
-    from convert.chinese_clip import ChineseClip
+    from clipfleet.convert.model.chinese_clip import ChineseClip
 
 CONTEXTS = (1, 2, 4, 8)
 CONTEXTS_B32 = (1, 2, 4)

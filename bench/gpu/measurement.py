@@ -11,8 +11,8 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from bench.gpu.machine import Clocks, Machine
-from clipfleet.models import Tower
-from clipfleet.whole_file import whole_file
+from clipfleet.architectures import Tower
+from clipfleet.atomic_write import whole_file
 
 _STRICT = ConfigDict(extra="forbid")
 

@@ -20,7 +20,7 @@ from bench.gpu.plot import picture
 from bench.gpu.rows import MixedMachinesError, Row, rows_of
 from bench.gpu.tables import report
 from bench.pages import Section
-from clipfleet.whole_file import whole_file
+from clipfleet.atomic_write import whole_file
 
 SECTION = Section("measured", "bench.gpu.merge")
 

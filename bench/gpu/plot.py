@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 
 from bench.gpu.measurement import CellName
 from bench.gpu.rows import CELLS, Row
-from clipfleet.models import TOWERS
+from clipfleet.architectures import TOWERS
 
 _COLOURS: dict[CellName, str] = {
     "pytorch": "#999999",

@@ -13,10 +13,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipfleet.card import load_card
-from clipfleet.models import load_architecture
-from convert.random_inputs import random_inputs
-from workers.engines.tensorrt import TensorRTEngine
+from clipfleet.architectures import load_architecture
+from clipfleet.convert.benchmark.inputs import random_inputs
+from clipfleet.model_card import load_card
+from clipfleet.workers.engines.tensorrt.engine import TensorRTEngine
 
 BATCHES = 2
 CALLS = 1 + BATCHES  # the engine warms up with one, as it is loaded

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench.gpu.measurement import Cell, CellName, Measurement
-from clipfleet.models import TOWERS, Tower
+from clipfleet.architectures import TOWERS, Tower
 
 ORDER = ("RN50", "ViT-B-16", "ViT-L-14", "ViT-L-14-336", "ViT-H-14")
 CELLS: dict[CellName, str] = {

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bench.gpu.measurement import Cell, CellName
-from clipfleet.models import Tower
+from clipfleet.architectures import Tower
 
 TARGET_ROW: tuple[str, Tower] = ("ViT-B-16", "img")
 

@@ -59,9 +59,9 @@ def read(dataset: Path, column: str) -> Vectors:
 
 def embed_query(text: str, model: Path) -> Vectors:
     """Return the vector of a text, made the way a worker makes it."""
-    from clipfleet.jobs import Item
+    from clipfleet.items import Item
     from clipfleet.settings import load_settings
-    from workers.pipeline import Embedder
+    from clipfleet.workers.embedder import Embedder
 
     with Embedder.from_settings(load_settings(model=str(model), tower="txt")) as embedder:
         embedded = embedder.embed([Item(id="query", text=text)])

@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfleet.whole_file import whole_file
+from clipfleet.atomic_write import whole_file
 
 Vectors = NDArray[np.float32]
 

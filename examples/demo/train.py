@@ -24,12 +24,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from clipfleet.models import load_architecture
-from convert.checkpoints import save_checkpoint
-from convert.chinese_clip import ChineseClip
+from clipfleet.architectures import load_architecture
+from clipfleet.convert.checkpoints.load import save_checkpoint
+from clipfleet.convert.model.chinese_clip import ChineseClip
+from clipfleet.workers.images.preprocess import MEAN, STD
+from clipfleet.workers.text.tokenizer import Tokenizer
 from examples.demo.scenes import Picture, jpeg, pictures
-from workers.preprocess import MEAN, STD
-from workers.tokenizer import Tokenizer
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic products
 
@@ -92,7 +92,7 @@ def make_data(split: str, count: int, arguments: argparse.Namespace, device: tor
 
 
 def resized(picture: Picture) -> NDArray[np.uint8]:
-    """Return a picture's pixels as `workers.preprocess` has them before it normalises them."""
+    """Return a picture's pixels as `clipfleet.workers.images.preprocess` has them before it normalises them."""
     side = load_architecture("demo").resolution
     with Image.open(io.BytesIO(jpeg(picture))) as image:
         return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC).convert("RGB"))

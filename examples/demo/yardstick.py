@@ -25,18 +25,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfleet.card import load_card
+from clipfleet.architectures import Tower, load_architecture
 from clipfleet.errors import ClipfleetError
-from clipfleet.models import Tower, load_architecture
+from clipfleet.model_card import load_card
 from clipfleet.settings import load_settings
+from clipfleet.workers.engines.base import Engine
+from clipfleet.workers.engines.load import load_engine
+from clipfleet.workers.images.decode import decode
+from clipfleet.workers.images.preprocess import preprocess_batch
+from clipfleet.workers.normalise import l2_normalise
+from clipfleet.workers.text.tokenizer import Tokenizer
 from examples.demo.saved_vectors import SavedVectors, digests
 from examples.demo.scenes import Picture, close_pictures, jpeg, pictures
-from workers.decode import decode
-from workers.engines.base import Engine
-from workers.engines.loading import load_engine
-from workers.normalise import l2_normalise
-from workers.preprocess import preprocess_batch
-from workers.tokenizer import Tokenizer
 
 HERE = Path(__file__).parent
 SEED = 1
@@ -125,8 +125,8 @@ def open_file(prefix: Path, runtime: str, tower: Tower) -> Engine:
 
 
 def torch_opener(prefix: Path) -> Callable[[Tower], Engine]:
-    from convert.checkpoints import build_model, load_checkpoint
-    from workers.engines.torch import TorchEngine
+    from clipfleet.convert.checkpoints.load import build_model, load_checkpoint
+    from clipfleet.workers.engines.torch import TorchEngine
 
     architecture = load_architecture("demo")
     model = build_model(load_checkpoint(f"{prefix}.pt", architecture), architecture)

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from clipfleet.card import ModelCard
-from clipfleet.models import (
+from clipfleet.architectures import (
     Architecture,
     ModifiedResNet,
     TextTransformer,
     VisionTransformer,
 )
-from convert.checkpoints import save_checkpoint
-from convert.chinese_clip import ChineseClip
-from convert.conversion import convert
-from convert.layers import LayerNorm
+from clipfleet.convert.checkpoints.load import save_checkpoint
+from clipfleet.convert.conversion import convert
+from clipfleet.convert.model.chinese_clip import ChineseClip
+from clipfleet.convert.model.layers import LayerNorm
+from clipfleet.model_card import ModelCard
 
 TEXT = TextTransformer(
     vocabulary_size=21128, layers=2, width=32, heads=4, intermediate_width=64, max_positions=64

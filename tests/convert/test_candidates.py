@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from clipfleet.convert.tensorrt import candidates
+from clipfleet.convert.tensorrt.candidates import Candidate, build_fastest
+from clipfleet.convert.tensorrt.options import BuildRequest, BuildResult
 from clipfleet.errors import ConversionError, EngineError, GpuLostError
-from convert import candidates
-from convert.build_request import BuildRequest, BuildResult
-from convert.candidates import Candidate, build_fastest
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from clipfleet.card import sha256_of
+from clipfleet.architectures import Architecture
+from clipfleet.convert.checkpoints.load import build_model, load_checkpoint, save_checkpoint
+from clipfleet.convert.model.chinese_clip import ChineseClip
 from clipfleet.errors import CheckpointError
-from clipfleet.models import Architecture
-from convert.checkpoints import build_model, load_checkpoint, save_checkpoint
-from convert.chinese_clip import ChineseClip
+from clipfleet.model_card import sha256_of
 
 Build = Callable[[Architecture], ChineseClip]
 
@@ -104,9 +104,11 @@ def test_the_message_names_the_known_architecture_that_fits(
     path = tmp_path / "model.pt"
     save_checkpoint(build(vit), path, half=False)
     known = {"small-vit": vit}
-    monkeypatch.setattr("convert.checkpoints.architecture_names", lambda: tuple(known))
-    monkeypatch.setattr("convert.checkpoints.load_architecture", known.__getitem__)
-    from clipfleet.models import load_architecture
+    monkeypatch.setattr(
+        "clipfleet.convert.checkpoints.load.architecture_names", lambda: tuple(known)
+    )
+    monkeypatch.setattr("clipfleet.convert.checkpoints.load.load_architecture", known.__getitem__)
+    from clipfleet.architectures import load_architecture
 
     with pytest.raises(CheckpointError, match=r"It fits small-vit$"):
         load_checkpoint(path, load_architecture("ViT-B-16"))

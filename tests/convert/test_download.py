@@ -11,9 +11,9 @@ from time import monotonic
 
 import pytest
 
+from clipfleet.architectures import Architecture, PublishedCheckpoint, load_architecture
+from clipfleet.convert.checkpoints.download import published_checkpoint
 from clipfleet.errors import ArchitectureError, StorageError
-from clipfleet.models import Architecture, PublishedCheckpoint, load_architecture
-from convert.download import published_checkpoint
 from tests.hub import Hub, resolve_path, serve
 
 MIB = 1 << 20
@@ -73,8 +73,8 @@ def test_a_killed_download_goes_on_in_another_process(
 ) -> None:
     hub.fail_after, hub.stall = 21 * MIB, True
     script = (
-        "import sys; from dataclasses import replace; from convert.download import *;"
-        "from clipfleet.models import PublishedCheckpoint, load_architecture;"
+        "import sys; from dataclasses import replace; from clipfleet.convert.checkpoints.download import *;"
+        "from clipfleet.architectures import PublishedCheckpoint, load_architecture;"
         "a = replace(load_architecture('RN50'), published=PublishedCheckpoint("
         f"repository={PUBLISHED.repository!r}, file={PUBLISHED.file!r}));"
         "published_checkpoint(a, sys.argv[1])"

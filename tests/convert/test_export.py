@@ -9,12 +9,12 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from clipfleet.card import ModelCard, load_card
+from clipfleet.architectures import Architecture, Tower
+from clipfleet.convert.export.tower import TowerGraph, export_tower, fold_batch_norms, tower_specs
+from clipfleet.convert.model.chinese_clip import ChineseClip, halve
 from clipfleet.errors import ConversionError
-from clipfleet.models import Architecture, Tower
-from convert.chinese_clip import ChineseClip, halve
-from convert.export import TowerGraph, export_tower, fold_batch_norms, tower_specs
-from workers.engines.onnx import OnnxEngine
+from clipfleet.model_card import ModelCard, load_card
+from clipfleet.workers.engines.onnx import OnnxEngine
 
 Build = Callable[[Architecture], ChineseClip]
 Converted = dict[str, tuple[ModelCard, Path]]
@@ -132,7 +132,7 @@ def test_an_operator_of_a_later_opset_is_refused(
     def splitting(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return x.chunk(3, dim=-1)  # Split changed in opset 18
 
-    monkeypatch.setattr("convert.vision.thirds", splitting)
+    monkeypatch.setattr("clipfleet.convert.model.vision.thirds", splitting)
     source, target = tower_specs(vit, "img", batch_size=1, context_length=52)
     with pytest.raises(ConversionError, match=r"Split of opset 18: TensorRT 8\.6 knows 17"):
         export_tower(build(vit), "img", tmp_path / "e.onnx", source=source, target=target)

@@ -15,14 +15,14 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
-from clipfleet.card import Parity
-from clipfleet.models import Architecture, Tower
-from convert.chinese_clip import ChineseClip, halve
-from convert.export import TowerGraph, export_tower, fold_batch_norms, tower_specs
-from convert.float16 import convert_to_float16
-from convert.layers import LayerNorm
-from convert.reference import TORCH_REFERENCE, reference_features
-from convert.verify import THRESHOLDS, measure_parity
+from clipfleet.architectures import Architecture, Tower
+from clipfleet.convert.export.float16 import convert_to_float16
+from clipfleet.convert.export.reference import TORCH_REFERENCE, reference_features
+from clipfleet.convert.export.tower import TowerGraph, export_tower, fold_batch_norms, tower_specs
+from clipfleet.convert.model.chinese_clip import ChineseClip, halve
+from clipfleet.convert.model.layers import LayerNorm
+from clipfleet.convert.parity import THRESHOLDS, measure_parity
+from clipfleet.model_card import Parity
 
 CHANNELS = [3, 7]  # where real models keep activations of hundreds
 LARGE = torch.tensor([400.0, -400.0])
@@ -132,7 +132,9 @@ def test_a_float16_layer_norm_would_not_survive_them(
     inputs = inputs_of(wide, tower)
     reference = reference_features(model, tower, inputs)
     monkeypatch.setattr(LayerNorm, "forward", naive)
-    monkeypatch.setattr("convert.export._lower_opset", lambda graph: None)  # ReduceMean of 18
+    monkeypatch.setattr(
+        "clipfleet.convert.export.tower._lower_opset", lambda graph: None
+    )  # ReduceMean of 18
     _, features = emulated(halve(model), tower, tmp_path, inputs)
     parity = measure_parity(
         features, reference, threshold=THRESHOLDS["fp16"], reference_name=TORCH_REFERENCE

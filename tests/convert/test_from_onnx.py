@@ -11,14 +11,14 @@ import onnx
 import pytest
 import torch
 
-from clipfleet.card import ModelCard, card_path, load_card
+from clipfleet.architectures import load_architecture
+from clipfleet.convert.checkpoints.load import build_model, load_checkpoint
+from clipfleet.convert.export.tower import TowerGraph
+from clipfleet.convert.from_onnx import convert_onnx
+from clipfleet.convert.parity import verify_inputs
 from clipfleet.errors import ConversionError, EngineDamagedError, UsageError, VerificationError
-from clipfleet.models import load_architecture
-from convert.checkpoints import build_model, load_checkpoint
-from convert.export import TowerGraph
-from convert.from_onnx import convert_onnx
-from convert.verify import verify_inputs
-from workers.engines.onnx import OnnxEngine
+from clipfleet.model_card import ModelCard, card_path, load_card
+from clipfleet.workers.engines.onnx import OnnxEngine
 
 DEMO = Path(__file__).parents[3] / "examples" / "demo" / "model"
 LOGIT_SCALE = 3.84
@@ -151,7 +151,7 @@ def test_the_guides_own_export_is_converted(tmp_path: Path, tower: str) -> None:
 def test_a_float16_engine_that_strays_leaves_the_float32_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("convert.verify.THRESHOLDS", {"fp32": 0.999999, "fp16": 1.1})
+    monkeypatch.setattr("clipfleet.convert.parity.THRESHOLDS", {"fp32": 0.999999, "fp16": 1.1})
     with pytest.raises(VerificationError) as raised:
         convert_demo(DEMO / "demo.img.fp32.onnx", tmp_path / "m")
     assert "m.img.fp16.onnx strays from onnxruntime" in str(raised.value)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import ChineseCLIPConfig, ChineseCLIPModel
 
+from clipfleet.architectures import Architecture
+from clipfleet.convert.checkpoints.load import build_model, load_checkpoint
 from clipfleet.errors import CheckpointError
-from clipfleet.models import Architecture
-from convert.checkpoints import build_model, load_checkpoint
 
 
 @pytest.fixture

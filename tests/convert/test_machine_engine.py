@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from clipfleet.card import (
+from clipfleet.convert.tensorrt.find_or_build import Place, _builder, folder_name, machine_engine
+from clipfleet.errors import CardError, UsageError
+from clipfleet.model_card import (
     MeasuredOn,
     ModelCard,
     Parity,
@@ -21,9 +23,7 @@ from clipfleet.card import (
     sha256_of,
     write_card,
 )
-from clipfleet.errors import CardError, UsageError
-from convert.machine_engine import Place, _builder, folder_name, machine_engine
-from workers.engines.fake import fake_card
+from clipfleet.workers.engines.fake import fake_card
 
 ROOT = Path(__file__).parents[2]
 PLACE = Place(gpu="NVIDIA H100 80GB HBM3", runtime_version="8.6.0")
@@ -220,7 +220,7 @@ def test_a_build_here_needs_the_float32_onnx_beside(tmp_path: Path, said: list[s
 PROCESS = """
 import sys, time
 from pathlib import Path
-from convert.machine_engine import machine_engine
+from clipfleet.convert.tensorrt.find_or_build import machine_engine
 from tests.convert.test_machine_engine import PLACE, write_engine
 model, folder = Path(sys.argv[1]), Path(sys.argv[2])
 def say(line):
@@ -293,7 +293,14 @@ def test_a_build_that_dies_leaves_no_lock_and_the_next_one_builds(tmp_path: Path
 
 def test_the_command_says_in_one_line_why_there_is_no_engine(tmp_path: Path) -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "convert.machine_engine", "model.pt", "--cache", "cache"],
+        [
+            sys.executable,
+            "-m",
+            "clipfleet.convert.tensorrt.find_or_build",
+            "model.pt",
+            "--cache",
+            "cache",
+        ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,

@@ -3,8 +3,8 @@ from pathlib import Path
 import onnx
 import pytest
 
+from clipfleet.convert.export.onnx_graph import read_nodes
 from clipfleet.errors import ConversionError
-from convert.onnx_graph import read_nodes
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo" / "model"
 

@@ -14,16 +14,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from clipfleet.card import (
-    BatchProfile,
-    MeasuredOn,
-    ModelCard,
-    TensorSpec,
-    card_path,
-    load_card,
-    write_card,
-)
-from clipfleet.cli import app
+from clipfleet.cli.main import app
+from clipfleet.convert.console import WRONG_USE
+from clipfleet.convert.onnx_to_tensorrt import build_engine, main
+from clipfleet.convert.tensorrt import candidates
+from clipfleet.convert.tensorrt.adopt import adopt_engine
+from clipfleet.convert.tensorrt.find_or_build import _pair as machine_pair
+from clipfleet.convert.tensorrt.options import BuildOptions, BuildRequest, BuildResult
+from clipfleet.convert.tensorrt.requests import engine_beside
 from clipfleet.errors import (
     CardError,
     ConversionError,
@@ -32,16 +30,17 @@ from clipfleet.errors import (
     UsageError,
     VerificationError,
 )
-from convert import candidates
-from convert.adopt import adopt_engine
-from convert.build_options import BuildOptions
-from convert.build_request import BuildRequest, BuildResult
-from convert.engine_builds import engine_beside
-from convert.guide import WRONG_USE
-from convert.machine_engine import _pair as machine_pair
-from convert.onnx_to_tensorrt import build_engine, main
+from clipfleet.model_card import (
+    BatchProfile,
+    MeasuredOn,
+    ModelCard,
+    TensorSpec,
+    card_path,
+    load_card,
+    write_card,
+)
+from clipfleet.workers.engines.onnx import OnnxEngine
 from tests.convert.tensorrt_interfaces import FakeTensorRT
-from workers.engines.onnx import OnnxEngine
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo" / "model"
 GPU = "NVIDIA H100 80GB HBM3"
@@ -110,18 +109,18 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[BuildRequest]:
         )
 
     use(monkeypatch, FakeTensorRT("8.6.0"))
-    monkeypatch.setattr("convert.candidates.run_builder", run_builder)
-    monkeypatch.setattr("workers.engines.cuda.device_name", lambda: GPU)
-    monkeypatch.setattr("workers.engines.cuda.compute_capability", lambda: "9.0")
-    monkeypatch.setattr("workers.engines.tensorrt_file.EngineFile", PlayedFile)
-    monkeypatch.setattr("workers.engines.tensorrt.TensorRTEngine", PlayedEngine)
+    monkeypatch.setattr("clipfleet.convert.tensorrt.candidates.run_builder", run_builder)
+    monkeypatch.setattr("clipfleet.workers.engines.cuda.runtime.device_name", lambda: GPU)
+    monkeypatch.setattr("clipfleet.workers.engines.cuda.runtime.compute_capability", lambda: "9.0")
+    monkeypatch.setattr("clipfleet.workers.engines.tensorrt.engine_file.EngineFile", PlayedFile)
+    monkeypatch.setattr("clipfleet.workers.engines.tensorrt.engine.TensorRTEngine", PlayedEngine)
     monkeypatch.setattr(PlayedEngine, "off", 0.0)
     PlayedEngine.calls.clear()
     return made
 
 
 def use(monkeypatch: pytest.MonkeyPatch, trt: FakeTensorRT) -> None:
-    monkeypatch.setattr("workers.engines.tensorrt_versions.load_tensorrt", lambda: trt)
+    monkeypatch.setattr("clipfleet.workers.engines.tensorrt.compat.load_tensorrt", lambda: trt)
 
 
 def write_plan(path: Path, onnx: Path, smallest: int = 1, largest: int = 1, **other: Any) -> None:
@@ -228,8 +227,8 @@ def test_a_full_disk_leaves_the_old_engine_and_its_card(
     def fill(_: Path, text: str, **__: Any) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("convert.candidates.run_builder", copy_of(engine))
-    monkeypatch.setattr("clipfleet.card.Path.write_text", fill)
+    monkeypatch.setattr("clipfleet.convert.tensorrt.candidates.run_builder", copy_of(engine))
+    monkeypatch.setattr("clipfleet.model_card.Path.write_text", fill)
     with pytest.raises(OSError, match="No space left"):
         build_engine(models / "demo.img.fp16.onnx", engine=engine)
     assert (engine.read_bytes(), path.read_bytes()) == before
@@ -263,7 +262,7 @@ def test_a_build_that_ends_early_leaves_nothing(
         Path(request.plan).write_text("half")
         raise error
 
-    monkeypatch.setattr("convert.candidates.run_builder", fail)
+    monkeypatch.setattr("clipfleet.convert.tensorrt.candidates.run_builder", fail)
     with pytest.raises(type(error)):
         build_engine(models / "demo.img.fp16.onnx", engine=models / "e.trt")
     assert new_files(models) == []
@@ -387,7 +386,7 @@ def test_several_candidates_may_be_asked_for(
         counts.append(count)
         return replace(candidates.build_fastest(request, count=1, **options), candidates=count - 1)
 
-    monkeypatch.setattr("convert.tensorrt_engine.build_fastest", build_fastest)
+    monkeypatch.setattr("clipfleet.convert.tensorrt.build.build_fastest", build_fastest)
     assert main(guide(models, "--candidates", "3")) == 0
     assert counts == [3, 3]
     card, _ = load_card(models / "demo.img.fp32.trt")

@@ -11,15 +11,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from clipfleet.card import ModelCard, load_card, sha256_of
-from clipfleet.cli import app
+from clipfleet.architectures import Architecture
+from clipfleet.cli.main import app
+from clipfleet.convert.checkpoints.load import save_checkpoint
+from clipfleet.convert.conversion import convert
+from clipfleet.convert.model.chinese_clip import ChineseClip
+from clipfleet.convert.pytorch_to_onnx import _closing_lines, main
 from clipfleet.errors import CheckpointError, UsageError, VerificationError
-from clipfleet.models import Architecture
-from convert.checkpoints import save_checkpoint
-from convert.chinese_clip import ChineseClip
-from convert.conversion import convert
-from convert.pytorch_to_onnx import _closing_lines, main
-from workers.engines.onnx import OnnxEngine
+from clipfleet.model_card import ModelCard, load_card, sha256_of
+from clipfleet.workers.engines.onnx import OnnxEngine
 
 Build = Callable[[Architecture], ChineseClip]
 Converted = dict[str, tuple[ModelCard, Path]]
@@ -103,7 +103,13 @@ def test_the_guide_names_the_extra_file_of_a_float32_tower_of_over_2_gb(
 
 
 def test_the_command_line_is_a_module_and_an_error_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "convert.pytorch_to_onnx", "--model-arch", "ViT-B-16"]
+    command = [
+        sys.executable,
+        "-m",
+        "clipfleet.convert.pytorch_to_onnx",
+        "--model-arch",
+        "ViT-B-16",
+    ]
     command += ["--save-onnx-path", str(tmp_path / "m"), "--convert-text"]
     command += ["--pytorch-ckpt-path", str(tmp_path / "none.pt")]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -170,7 +176,7 @@ def test_a_float32_engine_that_strays_is_not_kept_and_the_old_pair_stays(
     folder.mkdir()
     for name in files_of("m", "img.fp32", "img.fp16"):
         (folder / name).write_text(f"the old {name}")
-    monkeypatch.setattr("convert.verify.THRESHOLDS", {"fp32": 1.1, "fp16": 0.9999})
+    monkeypatch.setattr("clipfleet.convert.parity.THRESHOLDS", {"fp32": 1.1, "fp16": 0.9999})
     with pytest.raises(VerificationError, match=r"m\.img\.fp32\.onnx strays.*it was not kept"):
         convert(
             architecture=vit, checkpoint=vit_checkpoint, save_prefix=folder / "m", towers=("img",)
@@ -187,7 +193,7 @@ def test_float16_engines_that_stray_leave_the_float32_engines_of_both_towers(
     folder.mkdir()
     for name in files_of("m", "img.fp16"):
         (folder / name).write_text(f"the old {name}")
-    monkeypatch.setattr("convert.verify.THRESHOLDS", {"fp32": 0.999999, "fp16": 1.1})
+    monkeypatch.setattr("clipfleet.convert.parity.THRESHOLDS", {"fp32": 0.999999, "fp16": 1.1})
     with pytest.raises(VerificationError) as raised:
         convert(architecture=vit, checkpoint=vit_checkpoint, save_prefix=folder / "m")
     message = str(raised.value)
@@ -209,7 +215,7 @@ def test_a_float16_engine_alone_that_strays_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "small.json").write_text(VIT_JSON)
-    monkeypatch.setattr("convert.verify.THRESHOLDS", {"fp32": 0.999999, "fp16": 1.1})
+    monkeypatch.setattr("clipfleet.convert.parity.THRESHOLDS", {"fp32": 0.999999, "fp16": 1.1})
     arguments = ["convert", str(tmp_path / "small.json"), str(tmp_path / "out" / "m")]
     arguments += ["--checkpoint", str(vit_checkpoint), "--tower", "txt", "--precision", "fp16"]
     result = CliRunner().invoke(app, arguments)
@@ -264,7 +270,7 @@ def test_a_stopped_conversion_leaves_nothing(
 ) -> None:
     (tmp_path / "small.json").write_text(VIT_JSON)
     folder = tmp_path / "models"
-    command = [sys.executable, "-m", "convert.pytorch_to_onnx", "--convert-text"]
+    command = [sys.executable, "-m", "clipfleet.convert.pytorch_to_onnx", "--convert-text"]
     command += ["--model-arch", str(tmp_path / "small.json")]
     command += ["--pytorch-ckpt-path", str(vit_checkpoint), "--save-onnx-path", str(folder / "m")]
     with subprocess.Popen(

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipfleet.card import sha256_of
+from clipfleet.architectures import load_architecture
+from clipfleet.convert import speed_benchmark
+from clipfleet.convert.benchmark.inputs import random_inputs
+from clipfleet.convert.benchmark.latency import summarise, time_calls
+from clipfleet.convert.benchmark.runtimes import Target, onnx_engine, pytorch_engine
 from clipfleet.errors import DependencyError, UsageError
-from clipfleet.models import load_architecture
-from convert import speed_benchmark
-from convert.latency import summarise, time_calls
-from convert.random_inputs import random_inputs
-from convert.speed_runtimes import Target, onnx_engine, pytorch_engine
+from clipfleet.model_card import sha256_of
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "examples" / "demo" / "model" / "demo"
@@ -192,7 +192,7 @@ def test_missing_torch_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("flag", ["--onnx-text-model", "--tensorrt-text-model"])
 def test_torch_is_not_loaded_for_other_runtimes(flag: str) -> None:
     script = (
-        "import sys; sys.modules['torch'] = None; from convert.speed_benchmark import main\n"
+        "import sys; sys.modules['torch'] = None; from clipfleet.convert.speed_benchmark import main\n"
         f"code = main(['--model-arch', 'demo', '--n', '2', '--device', 'cpu', {flag!r}, "
         f"'{MODEL}.txt.fp32.onnx'])\n"
         "print(code, 'tensorrt' in sys.modules)"
@@ -213,7 +213,7 @@ def test_missing_tensorrt_is_said_with_what_to_install(tmp_path: Path) -> None:
     Path(f"{engine}.card.json").write_text(json.dumps(card))
     script = (
         "import sys; sys.modules |= dict.fromkeys(['cuda', 'tensorrt', 'torch', 'onnxruntime'])\n"
-        "from convert.speed_benchmark import main\n"
+        "from clipfleet.convert.speed_benchmark import main\n"
         f"print(main(['--model-arch', 'demo', '--tensorrt-text-model', {str(engine)!r}]))"
     )
     run = subprocess.run(

@@ -14,11 +14,11 @@ from typing import Any
 import onnx
 import pytest
 
+from clipfleet.convert.tensorrt import builder_process as tensorrt_process
+from clipfleet.convert.tensorrt.builder import build_plan
+from clipfleet.convert.tensorrt.builder_process import run_builder
+from clipfleet.convert.tensorrt.options import BuildRequest
 from clipfleet.errors import ConversionError, UsageError
-from convert import tensorrt_process
-from convert.build_request import BuildRequest
-from convert.tensorrt_builder import build_plan
-from convert.tensorrt_process import run_builder
 from tests.convert.tensorrt_interfaces import (
     INTERFACES,
     RTX,
@@ -146,7 +146,7 @@ def test_a_tactic_source_that_this_version_has_not_is_named(request_: BuildReque
 def test_the_timing_cache_lies_in_the_folder_under_its_own_name(
     trt: FakeTensorRT, request_: BuildRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.engines.cuda.device_name", lambda: "NVIDIA H100")
+    monkeypatch.setattr("clipfleet.workers.engines.cuda.runtime.device_name", lambda: "NVIDIA H100")
     result = build_plan(trt, replace(request_, timing_cache=str(tmp_path)), silent)
     name = f"tensorrt-{trt.__version__}-nvidia-h100.timing.cache"
     if trt.__version__ == RTX:
@@ -302,8 +302,8 @@ def test_a_builder_ends_with_its_parent(request_: BuildRequest, tmp_path: Path) 
         "time.sleep(60)\n"
     )
     script = (
-        "from convert.build_request import BuildRequest\n"
-        "from convert.tensorrt_process import run_builder\n"
+        "from clipfleet.convert.tensorrt.options import BuildRequest\n"
+        "from clipfleet.convert.tensorrt.builder_process import run_builder\n"
         f"run_builder({request_!r}, progress=print)\n"
     )
     path = os.pathsep.join([str(tmp_path), str(ROOT)])

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from clipfleet.errors import DependencyError
+from clipfleet.workers.engines.tensorrt import compat as versions
+from clipfleet.workers.engines.tensorrt.logger import Messages
 from tests.convert.tensorrt_interfaces import (
     INTERFACES,
     RTX,
@@ -15,8 +17,6 @@ from tests.convert.tensorrt_interfaces import (
     FakeTensorRT,
     Tensor,
 )
-from workers.engines import tensorrt_versions as versions
-from workers.engines.tensorrt_messages import Messages
 
 EVERY = tuple(INTERFACES)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from convert.timing_cache import TimingCache, cache_name
+from clipfleet.convert.tensorrt.timing_cache import TimingCache, cache_name
 from tests.convert.tensorrt_interfaces import DAMAGED, FakeTensorRT
 
 OWN = "own.timing.cache"

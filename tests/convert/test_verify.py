@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfleet.card import ModelCard, Parity
+from clipfleet.convert.parity import (
+    MAX_ITEMS,
+    THRESHOLDS,
+    measure_parity,
+    verify_engine,
+    verify_inputs,
+)
 from clipfleet.errors import SourceError, VerificationError
-from convert.verify import MAX_ITEMS, THRESHOLDS, measure_parity, verify_engine, verify_inputs
-from workers.engines.base import Engine
+from clipfleet.model_card import ModelCard, Parity
+from clipfleet.workers.engines.base import Engine
 
 Converted = dict[str, tuple[ModelCard, Path]]
 
@@ -119,7 +125,7 @@ def test_features_of_zero_fail(converted: Converted, reference: Any) -> None:
 
 
 def test_the_samples_are_small_real_pictures_with_a_licence_note() -> None:
-    samples = resources.files("convert.samples")
+    samples = resources.files("clipfleet.convert.samples")
     pictures = sorted(f.name for f in samples.iterdir() if f.name.endswith(".jpg"))
     assert 4 <= len(pictures) <= 8
     licence = (samples / "LICENCE.md").read_text(encoding="utf-8")

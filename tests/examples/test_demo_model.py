@@ -12,17 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
-from clipfleet.card import load_card, sha256_of
-from clipfleet.models import TOWERS, Tower, load_architecture
+from clipfleet.architectures import TOWERS, Tower, load_architecture
+from clipfleet.convert.checkpoints.load import load_checkpoint, save_checkpoint
+from clipfleet.convert.model.chinese_clip import ChineseClip
+from clipfleet.model_card import load_card, sha256_of
 from clipfleet.settings import load_settings
-from convert.checkpoints import load_checkpoint, save_checkpoint
-from convert.chinese_clip import ChineseClip
+from clipfleet.workers.engines.base import Engine
+from clipfleet.workers.engines.load import load_engine
+from clipfleet.workers.images.preprocess import preprocess
 from examples.demo import train
 from examples.demo.scenes import jpeg, pictures
 from examples.demo.yardstick import SEED, Inputs, make_inputs, recall, runtimes, vectors_of
-from workers.engines.base import Engine
-from workers.engines.loading import load_engine
-from workers.preprocess import preprocess
 
 MODEL = Path(__file__).parents[2] / "examples" / "demo" / "model" / "demo"
 PRECISIONS = ("fp32", "fp16")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clipfleet.jobs import Item
-from clipfleet.models import Tower
+from clipfleet.architectures import Tower
+from clipfleet.items import Item
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.parts import Embedded, part_of, part_path
+from clipfleet.workers.engines.fake import fake_card
 from examples.demo.nearest import print_nearest, read
-from storage.dataset import Dataset
-from storage.parts import Embedded, part_of, part_path
-from workers.engines.fake import fake_card
 
 COUNT, DIM = 8, 16
 

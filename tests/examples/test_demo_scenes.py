@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfleet.models import load_architecture
+from clipfleet.architectures import load_architecture
+from clipfleet.workers.text.tokenizer import Tokenizer
 from examples.demo.scenes import (
     SPLITS,
     Group,
@@ -25,7 +26,6 @@ from examples.demo.scenes import (
     pictures,
     write,
 )
-from workers.tokenizer import Tokenizer
 
 
 def test_the_same_seed_gives_the_same_pictures() -> None:

@@ -12,10 +12,10 @@ import pytest
 import redis
 import torch
 
-from clipfleet.models import load_architecture
-from convert.checkpoints import save_checkpoint
-from convert.chinese_clip import ChineseClip
-from tasks.private_redis import server_command
+from clipfleet.architectures import load_architecture
+from clipfleet.convert.checkpoints.load import save_checkpoint
+from clipfleet.convert.model.chinese_clip import ChineseClip
+from clipfleet.tasks.local.redis_server import server_command
 from tests.hub import Hub, resolve_path, serve
 from tests.integration.support import PATIENCE_S, wait_until
 

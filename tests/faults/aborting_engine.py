@@ -37,9 +37,9 @@ def _sign(folder: Path) -> Path:
 
 
 def _abort_on_poison(folder: Path) -> None:
-    from workers.engines.base import Array
-    from workers.engines.fake import FakeEngine
-    from workers.tokenizer import Tokenizer
+    from clipfleet.workers.engines.base import Array
+    from clipfleet.workers.engines.fake import FakeEngine
+    from clipfleet.workers.text.tokenizer import Tokenizer
 
     call = FakeEngine.__call__
     poison = Tokenizer().encode([POISON], 52)[0]
@@ -56,6 +56,6 @@ if os.environ.get(_VARIABLE):  # not in a test that takes the names above from h
     _abort_on_poison(Path(os.environ[_VARIABLE]))
 
 if __name__ == "__main__":
-    from clipfleet.cli import main
+    from clipfleet.cli.main import main
 
     main()

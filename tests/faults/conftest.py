@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from clipfleet.errors import DependencyError
-from tasks.private_redis import server_command
+from clipfleet.tasks.local.redis_server import server_command
 from tests.faults.harness import Fault, Rig, open_rig
 
 MakeRig = Callable[..., Rig]

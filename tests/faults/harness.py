@@ -28,22 +28,22 @@ from typing import Any
 import pytest
 from pyarrow.fs import FileSystem, LocalFileSystem
 
+from clipfleet.architectures import Tower
 from clipfleet.errors import ClipfleetError
-from clipfleet.jobs import EMBED_TASK, EmbedTask, Shard
-from clipfleet.models import Tower
+from clipfleet.messages import EMBED_TASK, EmbedTask, Shard
 from clipfleet.settings import Settings, load_settings
-from storage.dataset import Dataset
-from storage.proof import prove
-from tasks.app import make_app
-from tasks.broker import connect
-from tasks.submit import Submission
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.verify.verify import prove
+from clipfleet.tasks.app import make_app
+from clipfleet.tasks.broker.redis_client import connect
+from clipfleet.tasks.submit.submit import Submission
+from clipfleet.workers.engine_process import environment_of
+from clipfleet.workers.engines.fake import write_fake_engine
 from tests.faults.counting import count_ids
 from tests.faults.proxy import Proxy
 from tests.integration.support import PATIENCE_S, Bench, forget_settings, wait_until
 from tests.redis_server import KEEPS_NOTHING, RedisServer, free_port, url_of
 from tests.steps import Step, steps_environment
-from workers.engines.fake import write_fake_engine
-from workers.lifecycle import environment_of
 
 FULL_VARIABLE = "FAULTS_FULL"  # set: outages last a minute, and settings are the defaults
 FULL = bool(os.environ.get(FULL_VARIABLE))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clipfleet.jobs import Item
+from clipfleet.items import Item
 
 _POISON_FOLDER = Path(__file__).parent / "poison"
 _ROOT = Path(__file__).parents[2]

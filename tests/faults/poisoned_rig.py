@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clipfleet.jobs import Item
-from storage.dataset import Dataset
-from storage.failures import count_failures
-from storage.sources import ListSource
-from tasks.submit import submit
+from clipfleet.items import Item
+from clipfleet.storage.commit.errors import count_failures
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.tasks.submit.submit import submit
 from tests.faults.conftest import MakeRig
 from tests.faults.harness import FULL, Rig
 from tests.faults.pictures import poisoned_environment

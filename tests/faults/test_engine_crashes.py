@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from clipfleet.jobs import ENGINE_CRASHED, Item
-from storage.sources import ListSource
-from tasks.submit import submit
+from clipfleet.error_codes import ENGINE_CRASHED
+from clipfleet.items import Item
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.tasks.submit.submit import submit
 from tests.faults.aborting_engine import POISON, aborting_environment, break_engine, mend_engine
 from tests.faults.conftest import MakeRig, Record
 from tests.faults.harness import FULL, Rig

@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from storage.dataset import Dataset
-from storage.manifest import commit
-from storage.plan import jobs, plan_items, shards
-from storage.sources import ListSource
+from clipfleet.storage.commit.commit import commit
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.planner.planner import jobs, plan_items, shards
+from clipfleet.storage.sources.base import ListSource
 from tests.datasets import embedded_texts, fake_dataset, numbered_texts
 from tests.faults.__main__ import main
 from tests.faults.counting import count_ids

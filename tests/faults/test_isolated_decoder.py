@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clipfleet.error_codes import DECODE_FAILED, DECODE_TIMEOUT, DECODER_CRASHED, TOO_LARGE
 from clipfleet.errors import ItemError, StorageError
-from clipfleet.jobs import DECODE_FAILED, DECODE_TIMEOUT, DECODER_CRASHED, TOO_LARGE
+from clipfleet.workers.images import isolated_decoder
+from clipfleet.workers.images.decode import ImageLimits, decode
+from clipfleet.workers.images.isolated_decoder import IsolatedDecoder
+from clipfleet.workers.images.preprocess import preprocess
 from tests.faults.pictures import held_processes, picture_bytes, poisoned_environment
 from tests.integration.support import PATIENCE_S, wait_until
-from workers import isolated_decoder
-from workers.decode import ImageLimits, decode
-from workers.isolated_decoder import IsolatedDecoder
-from workers.preprocess import preprocess
 
 ATTEMPTS = 3
 TIMEOUT_S = 1.0
@@ -138,8 +138,8 @@ def test_a_decoder_that_does_not_start_is_no_pictures_fault(
 
 _HOLDER = """
 import sys, time
-from workers.isolated_decoder import IsolatedDecoder
-from workers.decode import ImageLimits
+from clipfleet.workers.images.isolated_decoder import IsolatedDecoder
+from clipfleet.workers.images.decode import ImageLimits
 import numpy as np
 decoder = IsolatedDecoder(ImageLimits(), attempts=1, timeout_s=3600)
 decoder.decode_into(sys.stdin.buffer.read(), "a", np.zeros((3, 8, 8), np.float32))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from clipfleet.jobs import DECODE_TIMEOUT, DECODER_CRASHED
+from clipfleet.error_codes import DECODE_TIMEOUT, DECODER_CRASHED
 from tests.faults.conftest import MakeRig, Record
 from tests.faults.harness import Rig
 from tests.faults.pictures import held_processes, write_pictures

@@ -10,10 +10,10 @@ import pytest
 from pyarrow.fs import S3FileSystem
 from typer.testing import CliRunner
 
-from clipfleet.cli import app
-from tasks.progress import read_progress
-from tasks.resume import resume
-from tasks.retry_errors import retry_errors
+from clipfleet.cli.main import app
+from clipfleet.tasks.status import read_progress
+from clipfleet.tasks.submit.resume import resume
+from clipfleet.tasks.submit.retry_failed import retry_errors
 from tests.faults.conftest import Record
 from tests.faults.harness import Rig, open_rig, seconds
 from tests.integration.support import texts, wait_until

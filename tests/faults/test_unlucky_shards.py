@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from clipfleet.jobs import DECODE_TIMEOUT
+from clipfleet.error_codes import DECODE_TIMEOUT
 from tests.faults.conftest import MakeRig, Record
 from tests.faults.harness import FULL
 from tests.faults.pictures import write_pictures

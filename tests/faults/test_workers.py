@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clipfleet.jobs import Shard
+from clipfleet.messages import Shard
 from tests.faults.conftest import MakeRig, Record
 from tests.integration.support import WorkerProcess, wait_until
 from tests.steps import Step

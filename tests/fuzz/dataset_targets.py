@@ -12,26 +12,34 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from clipfleet.error_codes import MISSING, NOT_A_FILE
 from clipfleet.errors import ClipfleetError
-from clipfleet.jobs import MISSING, NOT_A_FILE, Item
-from storage.arrivals import KnownIds, commit_arrivals
-from storage.dataset import Dataset
-from storage.failures import error_classes
-from storage.find_datasets import find_datasets
-from storage.jobs import jobs
-from storage.manifest import Manifest, commit, complete, missing_shards, part_names, unfinished
-from storage.parquet_files import parquet_bytes
-from storage.parts import Embedded, Failure
-from storage.plan import plan_items, plan_retry
-from storage.proof import prove
-from storage.queued import Queued, read_queued, write_queued
-from storage.retries import read_run
-from storage.sources import ListSource
-from tasks.queueing import name_in_messages
-from tasks.reconcile import fingerprint_of, is_ours
+from clipfleet.items import Item
+from clipfleet.storage.commit.commit import (
+    Manifest,
+    commit,
+    complete,
+    missing_shards,
+    part_names,
+    unfinished,
+)
+from clipfleet.storage.commit.errors import error_classes
+from clipfleet.storage.commit.single_items import KnownIds, commit_arrivals
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.discovery import find_datasets
+from clipfleet.storage.format.enqueue_state import Queued, read_queued, write_queued
+from clipfleet.storage.format.parquet import parquet_bytes
+from clipfleet.storage.format.parts import Embedded, Failure
+from clipfleet.storage.jobs.plan_reader import jobs
+from clipfleet.storage.jobs.retries import read_run
+from clipfleet.storage.planner.planner import plan_items, plan_retry
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.storage.verify.verify import prove
+from clipfleet.tasks.submit.enqueue import name_in_messages
+from clipfleet.tasks.submit.reconcile import fingerprint_of, is_ours
+from clipfleet.workers.engines.fake import fake_card
 from tests.fuzz.tables import table_bytes
 from tests.fuzz.target import Make, Target
-from workers.engines.fake import fake_card
 
 DIM = 16
 QUEUE = "clipfleet.txt"

@@ -9,20 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from clipfleet.architectures import Tower
 from clipfleet.errors import ClipfleetError
-from clipfleet.jobs import EmbedTask, Shard
-from clipfleet.models import Tower
+from clipfleet.messages import EmbedTask, Shard
 from clipfleet.settings import Settings
-from storage.manifest import missing_shards
-from storage.proof import prove
-from tasks.arrivals import read_arrivals
-from tasks.embed import embed_shard
-from tasks.embed_items import embed_arrivals, open_dataset
+from clipfleet.storage.commit.commit import missing_shards
+from clipfleet.storage.verify.verify import prove
+from clipfleet.tasks.embed_shard import embed_shard
+from clipfleet.tasks.items.parse import read_arrivals
+from clipfleet.tasks.items.task import embed_arrivals, open_dataset
+from clipfleet.workers.embedder import Embedder
+from clipfleet.workers.engine_process import EngineProcess
+from clipfleet.workers.engines.fake import FakeEngine, fake_card
 from tests.fuzz.dataset_targets import CARD, DIM, contents, make_dataset, restore
 from tests.fuzz.target import Make, Target
-from workers.engines.fake import FakeEngine, fake_card
-from workers.lifecycle import EngineProcess
-from workers.pipeline import Embedder
 
 _RESOLUTION = 4
 

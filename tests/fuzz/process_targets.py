@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from clipfleet.workers.images.isolated_decoder import _DecoderLostError, _Process
 from tests.fuzz.target import Make, Target, rows
-from workers.isolated_decoder import _DecoderLostError, _Process
 
 _RESOLUTION = 2
 _PIXELS = bytes(4 * 3 * _RESOLUTION**2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipfleet.errors import ClipfleetError
-from tasks.broker import connect, redacted
+from clipfleet.tasks.broker.redis_client import connect, redacted
 from tests.fuzz.target import Make, Target
 
 _PASSWORD = "not-to-be-told"

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipfleet.models import Tower
+from clipfleet.architectures import Tower
 from tests.fuzz.target import Make, Target
 
 T = TypeVar("T")

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from clipfleet.error_codes import ERROR_CODES
 from clipfleet.errors import ItemError
-from clipfleet.jobs import ERROR_CODES
-from workers.read import MAX_MESSAGE_LENGTH
+from clipfleet.workers.images.read import MAX_MESSAGE_LENGTH
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,14 @@ from typing import Any
 
 from PIL import Image
 
-from clipfleet.card import check_files, load_card
+from clipfleet.architectures import Tower, load_architecture
 from clipfleet.errors import ClipfleetError
-from clipfleet.models import Tower, load_architecture
+from clipfleet.model_card import check_files, load_card
 from clipfleet.settings import load_settings
-from storage.sources import open_source
-from tasks.signing import SIGNATURE_HEADER, check_signature, signature
+from clipfleet.storage.sources.base import open_source
+from clipfleet.tasks.broker.signing import SIGNATURE_HEADER, check_signature, signature
+from clipfleet.workers.engines.fake import write_fake_engine
+from clipfleet.workers.images.decode import decode
 from tests.fuzz.dataset_targets import DATASET_TARGETS
 from tests.fuzz.embed_targets import EMBED_TARGETS
 from tests.fuzz.process_targets import PROCESS_TARGETS
@@ -26,8 +28,6 @@ from tests.fuzz.tables import table_target
 from tests.fuzz.target import Make, Target
 from tests.fuzz.user_targets import USER_TARGETS
 from tests.fuzz.web_targets import WEB_TARGETS
-from workers.decode import decode
-from workers.engines.fake import write_fake_engine
 
 TOWERS: tuple[Tower, ...] = ("img", "txt")
 _QUEUE = "clipfleet.txt"

@@ -18,28 +18,26 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from clipfleet.errors import MessageError
-from clipfleet.jobs import (
+from clipfleet.items import MAX_TEXT_LENGTH, MAX_URI_LENGTH, Item
+from clipfleet.messages import (
     EMBED_ITEMS_TASK,
     EMBED_TASK,
     MAX_DATASET_LENGTH,
     MAX_MESSAGE_ITEMS,
-    MAX_TEXT_LENGTH,
-    MAX_URI_LENGTH,
     EmbedTask,
-    Item,
 )
 from clipfleet.settings import load_settings
-from storage.dataset import Dataset
-from storage.manifest import missing_shards
-from storage.plan import plan_items
-from storage.sources import ListSource
-from tasks.app import make_app
-from tasks.arrivals import read_arrival
-from tasks.receive import parse_delivery
-from tasks.retry import NotNow
-from workers.engines.fake import write_fake_engine
-from workers.lifecycle import EngineProcess
-from workers.pipeline import Embedder
+from clipfleet.storage.commit.commit import missing_shards
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.planner.planner import plan_items
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.tasks.app import make_app
+from clipfleet.tasks.items.parse import read_arrival
+from clipfleet.tasks.items.receive import parse_delivery
+from clipfleet.tasks.retry_policy import NotNow
+from clipfleet.workers.embedder import Embedder
+from clipfleet.workers.engine_process import EngineProcess
+from clipfleet.workers.engines.fake import write_fake_engine
 
 ODD_SIZE = 5_000  # deeper than Python's stack, longer than any name
 NOTHING_SHARED = settings(
@@ -192,7 +190,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
         process = EngineProcess(made, embedder)
         monkeypatch.setattr(EngineProcess, "current", process)
         worker = Worker(tmp_path, process)
-        for module in ("tasks.embed", "tasks.embed_items"):
+        for module in ("clipfleet.tasks.embed_shard", "clipfleet.tasks.items.task"):
             monkeypatch.setattr(f"{module}.refuse", worker.refuse)
         yield worker
 

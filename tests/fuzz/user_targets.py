@@ -10,17 +10,17 @@ from unittest.mock import patch
 import numpy as np
 import typer.testing
 
-from clipfleet.cli import app
+from clipfleet.cli.main import app
 from clipfleet.errors import ClipfleetError
-from clipfleet.jobs import Item
+from clipfleet.items import Item
 from clipfleet.settings import PREFIX, Settings, load_settings
-from storage.locations import absolute, in_object_store
-from storage.sources import open_source
+from clipfleet.storage.filesystem.locations import absolute, in_object_store
+from clipfleet.storage.sources.base import open_source
+from clipfleet.workers.engine_process import environment_of
+from clipfleet.workers.input_chunks import fill_texts
+from clipfleet.workers.text.tokenizer import Tokenizer
 from tests.fuzz.dataset_targets import make_dataset
 from tests.fuzz.target import Make, Target
-from workers.inputs import fill_texts
-from workers.lifecycle import environment_of
-from workers.tokenizer import Tokenizer
 
 _CONTEXT_LENGTH = 16
 _FIELDS = sorted(Settings.model_fields)

@@ -8,11 +8,11 @@ from typing import Any
 from unittest.mock import patch
 
 from clipfleet.hosts import allowed_host
+from clipfleet.workers.http.connection import CheckedConnection
+from clipfleet.workers.http.fetcher import Fetcher, FetchLimits
+from clipfleet.workers.http.policy import Target as UrlTarget
+from clipfleet.workers.http.policy import UrlPolicy
 from tests.fuzz.target import Make, Target, rows
-from workers.fetch import Fetcher, FetchLimits
-from workers.url_connection import CheckedConnection
-from workers.url_policy import Target as UrlTarget
-from workers.url_policy import UrlPolicy
 
 _HOSTS = ("images.example.com", "*.cdn.example.com", "other.example.com:8443")
 _POLICY = UrlPolicy(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.private_redis import private_redis
+from clipfleet.tasks.local.redis_server import private_redis
 
 GPU_TIMEOUT_S = 30
 

@@ -29,7 +29,7 @@ def clipfleet(
 ) -> dict[str, Any]:
     """Run a command, and return what it printed with --json."""
     run = subprocess.run(
-        [sys.executable, "-m", "clipfleet.cli", *map(str, arguments), "--json"],
+        [sys.executable, "-m", "clipfleet", *map(str, arguments), "--json"],
         cwd=ROOT,
         env={**os.environ, **(environment or {})},
         capture_output=True,

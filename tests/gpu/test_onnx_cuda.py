@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clipfleet.card import ModelCard, load_card
+from clipfleet.model_card import ModelCard, load_card
+from clipfleet.workers.engines.onnx import OnnxEngine, Provider
+from clipfleet.workers.normalise import l2_normalise
 from tests.gpu.support import ROOT, clipfleet, draw, vectors
-from workers.engines.onnx import OnnxEngine, Provider
-from workers.normalise import l2_normalise
 
 DEMO = ROOT / "examples" / "demo" / "model" / "demo"
 # The prefix of the models to try: the demo's, or another that was converted here.

@@ -17,7 +17,7 @@ from psutil import Process
 
 from clipfleet.gpus import VISIBLE_VARIABLE, list_gpus
 from clipfleet.settings import load_settings
-from storage.proof import prove
+from clipfleet.storage.verify.verify import prove
 from tests.gpu.support import ROOT, clipfleet, draw, vectors
 from tests.integration.support import WorkerProcess, wait_until
 

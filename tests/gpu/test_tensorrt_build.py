@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipfleet.card import ModelCard, card_path, load_card, sha256_of, write_card
+from clipfleet.model_card import ModelCard, card_path, load_card, sha256_of, write_card
 
 trt = pytest.importorskip("tensorrt")
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 PREFIX = Path(os.environ.get("TEST_MODEL", ROOT / "examples/demo/model/demo"))
 DYNAMIC = os.environ.get("TEST_MODEL_DYNAMIC")
 STRONG = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
-COMMAND = [sys.executable, "-m", "clipfleet.cli"]
+COMMAND = [sys.executable, "-m", "clipfleet"]
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 
@@ -155,7 +155,13 @@ def test_banned_operators_build_from_the_float32_onnx(tmp_path: Path) -> None:
 @pytest.mark.skipif(STRONG, reason="the ONNX file decides each layer's precision here")
 def test_the_guides_command_builds_float16_from_the_float32_onnx(tmp_path: Path) -> None:
     card, path = load_card(onnx("txt", "fp32"))
-    command = [sys.executable, "-m", "convert.onnx_to_tensorrt", "--model-arch", card.architecture]
+    command = [
+        sys.executable,
+        "-m",
+        "clipfleet.convert.onnx_to_tensorrt",
+        "--model-arch",
+        card.architecture,
+    ]
     command += ["--convert-text", "--text-onnx-path", str(path), "--fp16"]
     command += ["--save-tensorrt-path", str(tmp_path / "m")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -20,10 +20,10 @@ import pytest
 
 pytest.importorskip("tensorrt")
 
-from clipfleet.card import card_path, load_card, write_card
-from clipfleet.models import TOWERS, Tower
+from clipfleet.architectures import TOWERS, Tower
+from clipfleet.model_card import card_path, load_card, write_card
 from clipfleet.settings import load_settings
-from tasks.machine_engine import engine_of_this_machine
+from clipfleet.tasks.local.engine_build import engine_of_this_machine
 from tests.gpu.support import ROOT, clipfleet, draw, vectors
 from tests.integration.support import WorkerProcess, wait_until
 

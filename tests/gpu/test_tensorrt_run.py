@@ -23,7 +23,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clipfleet.card import ModelCard, load_card, write_card
 from clipfleet.errors import (
     EngineDamagedError,
     EngineError,
@@ -31,9 +30,10 @@ from clipfleet.errors import (
     EngineVersionError,
     GpuMemoryError,
 )
-from workers.engines import cuda
-from workers.engines.tensorrt import TensorRTEngine, TensorRTModel
-from workers.normalise import l2_normalise
+from clipfleet.model_card import ModelCard, load_card, write_card
+from clipfleet.workers.engines.cuda import runtime as cuda
+from clipfleet.workers.engines.tensorrt.engine import TensorRTEngine, TensorRTModel
+from clipfleet.workers.normalise import l2_normalise
 
 pytest.importorskip("tensorrt")
 pytest.importorskip("cuda.bindings.runtime")
@@ -68,7 +68,7 @@ def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Engines:
         kind = f"dynamic{MAX_BATCH}" if dynamic else "batch1"
         engine = folder / f"{prefix.name}.{kind}.{tower}.fp16.trt"
         if not engine.is_file():
-            from convert.tensorrt_engine import build_engine
+            from clipfleet.convert.tensorrt.build import build_engine
 
             batch: dict[str, Any] = (
                 {"batch_size": None, "max_batch": MAX_BATCH} if dynamic else {"batch_size": 1}
@@ -270,7 +270,7 @@ def test_a_truncated_file_without_a_card_is_an_error_and_no_crash(
     script = (
         "import sys\n"
         "from clipfleet.errors import EngineError\n"
-        "from workers.engines.tensorrt import TensorRTModel\n"
+        "from clipfleet.workers.engines.tensorrt.engine import TensorRTModel\n"
         "try: TensorRTModel(sys.argv[1], allow_unverified=True)\n"
         "except EngineError as error: print(type(error).__name__, error)\n"
     )

@@ -12,10 +12,10 @@ import redis
 
 from clipfleet.errors import DependencyError
 from clipfleet.settings import Settings, load_settings
-from tasks.private_redis import server_command
+from clipfleet.tasks.local.redis_server import server_command
+from clipfleet.workers.engines.fake import write_fake_engine
 from tests.integration.support import Bench, forget_settings
 from tests.redis_server import RedisServer
-from workers.engines.fake import write_fake_engine
 
 
 @pytest.fixture(scope="session")

@@ -16,18 +16,19 @@ from typing import Any
 
 import pytest
 
-from clipfleet.jobs import Item, queue_name
+from clipfleet.items import Item
+from clipfleet.messages import queue_name
 from clipfleet.settings import PREFIX, Settings
-from storage.dataset import INFO_PATH, Dataset
-from storage.filesystem import open_filesystem
-from storage.locations import below
-from storage.manifest import Manifest
-from storage.proof import prove
-from storage.sources import ListSource
-from tasks.broker import connect, held_length, queue_length
-from tasks.submit import Submission, submit
+from clipfleet.storage.commit.commit import Manifest
+from clipfleet.storage.filesystem.base import open_filesystem
+from clipfleet.storage.filesystem.locations import below
+from clipfleet.storage.format.dataset import INFO_PATH, Dataset
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.storage.verify.verify import prove
+from clipfleet.tasks.broker.redis_client import connect, held_length, queue_length
+from clipfleet.tasks.submit.submit import Submission, submit
+from clipfleet.workers.engine_process import environment_of
 from tests.steps import Step, steps_environment
-from workers.lifecycle import environment_of
 
 PATIENCE_S = 120.0  # for what comes in a second or two, on a machine that does much else
 _POLL_S = 0.02
@@ -75,7 +76,7 @@ class WorkerProcess:
         log_path: Path,
         options: Sequence[str] = (),
         *,
-        program: str = "clipfleet.cli",
+        program: str = "clipfleet",
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.log_path = log_path

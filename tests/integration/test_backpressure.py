@@ -13,12 +13,12 @@ import pytest
 
 from clipfleet.errors import BrokerError, QueueFullError
 from clipfleet.settings import Settings, load_settings
-from storage.dataset import Dataset
-from storage.queued import read_queued
-from tasks.broker import connect, queue_length
-from tasks.item_queue import ItemQueue
-from tasks.private_redis import server_command
-from tasks.resume import resume
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.enqueue_state import read_queued
+from clipfleet.tasks.broker.redis_client import connect, queue_length
+from clipfleet.tasks.items.queue import ItemQueue
+from clipfleet.tasks.local.redis_server import server_command
+from clipfleet.tasks.submit.resume import resume
 from tests.integration.conftest import MakeBench
 from tests.integration.support import PATIENCE_S, Bench, texts, wait_until
 

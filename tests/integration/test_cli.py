@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from clipfleet.card import card_path
-from clipfleet.cli import app
-from clipfleet.command_results import DONE, WRONG_USE
-from clipfleet.display import Snapshot, duration, sentence
+from clipfleet.cli.main import app
+from clipfleet.cli.output import DONE, WRONG_USE
+from clipfleet.cli.progress_bar import Snapshot, duration, sentence
+from clipfleet.error_codes import FETCH_TIMEOUT, MISSING, SERVER_BUSY
 from clipfleet.errors import ClipfleetError
-from clipfleet.jobs import FETCH_TIMEOUT, MISSING, SERVER_BUSY, Item
-from storage.dataset import Dataset
-from storage.manifest import commit, missing_shards
-from storage.parts import Embedded, Failure
-from storage.plan import plan_items
-from storage.sources import ListSource
-from workers.engines.fake import fake_card, write_fake_engine
+from clipfleet.items import Item
+from clipfleet.model_card import card_path
+from clipfleet.storage.commit.commit import commit, missing_shards
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.parts import Embedded, Failure
+from clipfleet.storage.planner.planner import plan_items
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.workers.engines.fake import fake_card, write_fake_engine
 
 COMMANDS = ("convert", "embed", "submit", "worker", "status", "errors", "retry", "verify", "doctor")
 
@@ -33,7 +34,7 @@ def run(*arguments: str) -> Result:
 
 
 def run_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "clipfleet.cli", *arguments]
+    command = [sys.executable, "-m", "clipfleet", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
@@ -131,9 +132,9 @@ def test_models_that_are_there_are_not_converted_again(tmp_path: Path) -> None:
 def test_converting_without_pytorch_or_onnx_names_the_way_out(tmp_path: Path, missing: str) -> None:
     blocked = f"import sys; sys.modules[{missing!r}] = None; "
     for module, arguments in (
-        ("clipfleet.cli", ["convert", "demo", "m"]),
+        ("clipfleet.cli.main", ["convert", "demo", "m"]),
         (
-            "convert.pytorch_to_onnx",
+            "clipfleet.convert.pytorch_to_onnx",
             ["--model-arch", "demo", "--save-onnx-path", "m", "--convert-text"],
         ),
     ):
@@ -207,9 +208,9 @@ def test_what_cannot_be_retried_is_wrong_use(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "runs"),
     [
-        (("worker", "--tower", "txt", "--output", "."), "tasks.worker.run_worker"),
-        (("embed", "t.txt", "out"), "tasks.one_shot.embed_source"),
-        (("retry", "out"), "tasks.one_shot.retry_here"),
+        (("worker", "--tower", "txt", "--output", "."), "clipfleet.tasks.worker.main.run_worker"),
+        (("embed", "t.txt", "out"), "clipfleet.tasks.local.run.embed_source"),
+        (("retry", "out"), "clipfleet.tasks.local.run.retry_here"),
     ],
 )
 def test_hosts_of_urls_may_be_named_in_the_command(

@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from clipfleet.jobs import ERROR_CODES, TRANSIENT_CODES
-from clipfleet.models import TOWERS, Tower
-from storage.dataset import Dataset
-from storage.manifest import commit, missing_shards
-from storage.parts import errors_schema, part_schema
-from storage.plan import PlanReader, plan_items, plan_retry, shards
-from storage.retries import read_run
-from storage.sources import ListSource
+from clipfleet.architectures import TOWERS, Tower
+from clipfleet.error_codes import ERROR_CODES, TRANSIENT_CODES
+from clipfleet.storage.commit.commit import commit, missing_shards
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.parts import errors_schema, part_schema
+from clipfleet.storage.jobs.retries import read_run
+from clipfleet.storage.planner.planner import PlanReader, plan_items, plan_retry, shards
+from clipfleet.storage.sources.base import ListSource
 from tests.datasets import DIM, embedded, images, make_card, memory_dataset, texts
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks.dependent import end, end_all, start_dependent
+from clipfleet.tasks.local.child_processes import end, end_all, start_dependent
 from tests.integration.support import PATIENCE_S
 
 OWNER = """
 import sys, time
-from tasks.dependent import start_dependent
+from clipfleet.tasks.local.child_processes import start_dependent
 with open(sys.argv[1], "wb") as log:
     child = start_dependent([sys.executable, "-S", "-c", "import time; time.sleep(60)"], output=log)
 print(child.pid, flush=True)

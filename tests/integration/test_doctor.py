@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from clipfleet.card import MeasuredOn, ModelCard, Parity, card_path, sha256_of, write_card
-from clipfleet.doctor import Check, examine
+from clipfleet.cli.doctor import Check, examine
 from clipfleet.errors import DependencyError, GpuLostError
+from clipfleet.model_card import MeasuredOn, ModelCard, Parity, card_path, sha256_of, write_card
 from clipfleet.settings import Settings
+from clipfleet.workers.engines.fake import fake_card
 from tests.nvidia_smi import write_nvidia_smi
-from workers.engines.fake import fake_card
 
 GPU = "NVIDIA H100 80GB HBM3"
 
@@ -28,8 +28,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of two H100 with TensorRT 8.6.0."""
     monkeypatch.setenv("PATH", f"{write_nvidia_smi(tmp_path, 2)}:/usr/bin:/bin")
     trt = SimpleNamespace(__name__="tensorrt", __version__="8.6.0")
-    monkeypatch.setattr("workers.engines.tensorrt_versions.load_tensorrt", lambda: trt)
-    monkeypatch.setattr("workers.engines.cuda.device_name", lambda: GPU)
+    monkeypatch.setattr("clipfleet.workers.engines.tensorrt.compat.load_tensorrt", lambda: trt)
+    monkeypatch.setattr("clipfleet.workers.engines.cuda.runtime.device_name", lambda: GPU)
 
 
 def write_engine(folder: Path, *, gpu: str = GPU, proven: bool = True) -> Path:
@@ -74,7 +74,7 @@ def test_a_machine_without_either_is_no_broken_one(
         raise DependencyError("No module named 'tensorrt'")
 
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("workers.engines.tensorrt_versions.load_tensorrt", load)
+    monkeypatch.setattr("clipfleet.workers.engines.tensorrt.compat.load_tensorrt", load)
     found = checks()
     assert (found["TensorRT"].state, found["GPU"].state) == ("absent", "absent")
     assert found["TensorRT"].mend == "from a checkout: pip install '.[gpu]'"
@@ -112,6 +112,6 @@ def test_an_engine_that_does_not_fit_is_broken_with_the_way_out(
     def no_gpu() -> None:
         raise GpuLostError("no CUDA-capable device is detected")
 
-    monkeypatch.setattr("workers.engines.cuda.device_name", no_gpu)
+    monkeypatch.setattr("clipfleet.workers.engines.cuda.runtime.device_name", no_gpu)
     engine = write_engine(tmp_path)
     assert "no CUDA-capable device" in checks(engine)[f"model {engine}"].detail

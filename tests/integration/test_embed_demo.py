@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.proof import prove
+from clipfleet.storage.verify.verify import prove
 
 pytestmark = pytest.mark.integration
 

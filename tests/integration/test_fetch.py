@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
+from clipfleet.error_codes import ERROR_CODES, TRANSIENT_CODES
 from clipfleet.errors import ItemError, StorageError
-from clipfleet.jobs import ERROR_CODES, TRANSIENT_CODES
 from clipfleet.settings import Settings
+from clipfleet.workers.http.fetcher import MAX_REDIRECTS, BusyError, Fetcher, FetchLimits
+from clipfleet.workers.http.policy import UrlPolicy
+from clipfleet.workers.images.read import MAX_MESSAGE_LENGTH
 from tests.web import Handler, Web, make_certificate, redirect, resolver, serve_web, status
-from workers.fetch import MAX_REDIRECTS, BusyError, Fetcher, FetchLimits
-from workers.read import MAX_MESSAGE_LENGTH
-from workers.url_policy import UrlPolicy
 
 BODY = b"picture " * 1000
 MAX_BYTES = 100_000

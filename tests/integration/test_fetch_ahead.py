@@ -6,18 +6,18 @@ import time
 
 import pytest
 
+from clipfleet.error_codes import FETCH_FAILED
 from clipfleet.errors import ItemError
-from clipfleet.jobs import FETCH_FAILED
-from workers.fetch import Room
-from workers.fetch_ahead import FetchAhead, Patience
+from clipfleet.workers.http.fetcher import Room
+from clipfleet.workers.http.prefetch import FetchAhead, Patience
 
 
 def test_a_server_that_we_kept_waiting_is_not_held_to_have_failed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where the engine is slow, fetches wait for room, and servers close their connections."""
-    monkeypatch.setattr("workers.fetch_ahead.backoff_s", lambda _: 0.0)
-    monkeypatch.setattr("workers.fetch_ahead._SERVERS_PATIENCE_S", 0.01)
+    monkeypatch.setattr("clipfleet.workers.http.prefetch.backoff_s", lambda _: 0.0)
+    monkeypatch.setattr("clipfleet.workers.http.prefetch._SERVERS_PATIENCE_S", 0.01)
 
     def fetch(url: str, room: Room) -> bytes:
         if room(100) >= 0.01:

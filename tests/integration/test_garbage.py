@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from clipfleet.jobs import EMBED_TASK
-from tasks.progress import read_progress
-from tasks.refusals import Refusals, refuse
+from clipfleet.messages import EMBED_TASK
+from clipfleet.tasks.broker.refusals import Refusals, refuse
+from clipfleet.tasks.status import read_progress
 from tests.integration.support import Bench, texts, wait_until
 
 pytestmark = pytest.mark.integration

@@ -13,13 +13,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from clipfleet.card import load_card
 from clipfleet.errors import DatasetKindError
-from storage.dataset import Dataset
-from storage.manifest import part_names
-from tasks.progress import read_progress
-from tasks.refusals import Refusals
-from tasks.retry_errors import retry_errors
+from clipfleet.model_card import load_card
+from clipfleet.storage.commit.commit import part_names
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.tasks.broker.refusals import Refusals
+from clipfleet.tasks.status import read_progress
+from clipfleet.tasks.submit.retry_failed import retry_errors
 from tests.integration.conftest import MakeBench
 from tests.integration.support import Bench, texts, wait_until
 from tests.steps import Step

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.manifest import record_path
-from storage.parts import part_path
-from tasks.progress import read_progress
+from clipfleet.storage.commit.commit import record_path
+from clipfleet.storage.format.parts import part_path
+from clipfleet.tasks.status import read_progress
 from tests.integration.support import Bench
 
 pytestmark = pytest.mark.integration

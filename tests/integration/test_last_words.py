@@ -11,17 +11,17 @@ import pytest
 
 from clipfleet.errors import EngineError, GpuLostError
 from clipfleet.settings import ENGINE_REPORT_VARIABLE
-from tasks.last_words import Report
+from clipfleet.tasks.worker.fatal_error import Report
 
 # A worker: it starts a child that ends it, and tells the child's exit code and its signals.
 WORKER = """
 import os, signal, subprocess, sys
 from clipfleet.errors import ClipfleetError
-from tasks.last_words import Report
+from clipfleet.tasks.worker.fatal_error import Report
 report, told = Report(), []
 signal.signal(signal.SIGTERM, lambda *_: told.append(1))
 {change}
-child = "import tasks.last_words as w, clipfleet.errors as e; w._WAIT_S = 0.0; "
+child = "import clipfleet.tasks.worker.fatal_error as w, clipfleet.errors as e; w._WAIT_S = 0.0; "
 child += "w.gpu_lost(e.GpuLostError('it fell off the bus'))"
 print(subprocess.run([sys.executable, "-c", child], timeout=30).returncode, len(told))
 try:

@@ -16,15 +16,27 @@ HEAVY = ("onnxruntime", "torch", "tensorrt", "onnx")
 @pytest.mark.parametrize(
     ("role", "module", "forbidden"),
     [
-        ("the command line", "clipfleet.cli", (*HEAVY, "pyarrow", "celery")),
-        ("a producer", "tasks.submit", HEAVY),
-        ("a worker's parent process", "tasks.worker", HEAVY),
-        ("a worker's child", "tasks.embed", ("torch", "onnx")),
-        ("the pipeline", "workers.pipeline", ("torch", "onnx")),
-        ("the building of engines", "convert.onnx_to_tensorrt", ("torch", "onnx", "tensorrt")),
-        ("the builder's process", "convert.tensorrt_child", ("torch", "onnx", "tensorrt")),
-        ("the adoption of engines", "convert.adopt", ("torch", "onnx", "tensorrt")),
-        ("a dataset's reader", "storage.dataset", (*HEAVY, "celery")),
+        ("the command line", "clipfleet.cli.main", (*HEAVY, "pyarrow", "celery")),
+        ("a producer", "clipfleet.tasks.submit.submit", HEAVY),
+        ("a worker's parent process", "clipfleet.tasks.worker.main", HEAVY),
+        ("a worker's child", "clipfleet.tasks.embed_shard", ("torch", "onnx")),
+        ("the pipeline", "clipfleet.workers.embedder", ("torch", "onnx")),
+        (
+            "the building of engines",
+            "clipfleet.convert.onnx_to_tensorrt",
+            ("torch", "onnx", "tensorrt"),
+        ),
+        (
+            "the builder's process",
+            "clipfleet.convert.tensorrt.builder_main",
+            ("torch", "onnx", "tensorrt"),
+        ),
+        (
+            "the adoption of engines",
+            "clipfleet.convert.tensorrt.adopt",
+            ("torch", "onnx", "tensorrt"),
+        ),
+        ("a dataset's reader", "clipfleet.storage.format.dataset", (*HEAVY, "celery")),
     ],
 )
 def test_light_imports(role: str, module: str, forbidden: tuple[str, ...]) -> None:
@@ -40,9 +52,9 @@ def test_light_imports(role: str, module: str, forbidden: tuple[str, ...]) -> No
 def test_loading_and_running_an_engine_imports_no_torch() -> None:
     code = f"""
 import sys
-from clipfleet.jobs import Item
+from clipfleet.messages import Item
 from clipfleet.settings import Settings
-from workers.pipeline import Embedder
+from clipfleet.workers.embedder import Embedder
 with Embedder.from_settings(Settings(model={str(MODEL)!r})) as embedder:
     assert len(embedder.embed([Item(id="a", text="猫")]).items) == 1
 assert "onnxruntime" in sys.modules

@@ -10,7 +10,7 @@ import pytest
 
 from clipfleet.errors import EngineError
 from clipfleet.settings import Settings
-from tasks.local_fleet import MAX_STARTS, LocalFleet
+from clipfleet.tasks.local.fleet import MAX_STARTS, LocalFleet
 
 LOST = '{"event": "GPU lost, worker stops", "reason": "the GPU has fallen off the bus"}\n'
 

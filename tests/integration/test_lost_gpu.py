@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.progress import read_progress
+from clipfleet.tasks.status import read_progress
+from clipfleet.workers.engines.fake import write_fake_engine
 from tests.integration.conftest import MakeBench
 from tests.integration.support import Bench, WorkerProcess, texts, wait_until
-from workers.engines.fake import write_fake_engine
 
 pytestmark = pytest.mark.integration
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from clipfleet.card import write_card
 from clipfleet.errors import EngineError, GpuLostError
+from clipfleet.model_card import write_card
 from clipfleet.settings import Settings
-from tasks.machine_engine import cache_folder, engine_of_this_machine
+from clipfleet.tasks.local.engine_build import cache_folder, engine_of_this_machine
+from clipfleet.workers.engines.fake import fake_card
 from tests.integration.support import PATIENCE_S
-from workers.engines.fake import fake_card
 
 ROOT = Path(__file__).parents[2]
 SetBuilder = Callable[[str], None]
@@ -31,7 +31,7 @@ PROBLEMS = [  # a tower, an output, and what is wrong with them
 @pytest.fixture
 def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SetBuilder:
     """Make a script the program that finds or builds engines."""
-    monkeypatch.setattr("tasks.machine_engine.BUILDER", "fake_builder")
+    monkeypatch.setattr("clipfleet.tasks.local.engine_build.BUILDER", "fake_builder")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     def write(script: str) -> None:
@@ -89,7 +89,7 @@ def test_what_a_worker_lacks_is_told_before_anything_is_built(
     card = replace(fake_card("txt"), engine="m.onnx")
     (tmp_path / "m.onnx").write_text("an engine")
     write_card(card, tmp_path / "m.onnx.card.json")
-    command = [sys.executable, "-m", "clipfleet.cli", "worker", "--build-if-missing"]
+    command = [sys.executable, "-m", "clipfleet", "worker", "--build-if-missing"]
     command += ["--model", str(tmp_path / named), "--redis-url", "redis://127.0.0.1:9"]
     for tower, output, problem in problems:
         run = subprocess.run(
@@ -109,7 +109,7 @@ def test_what_a_worker_lacks_is_told_before_anything_is_built(
 WORKER = """
 import sys
 from pathlib import Path
-import tasks.machine_engine as machine
+import clipfleet.tasks.local.engine_build as machine
 from clipfleet.settings import Settings
 machine.BUILDER = "fake_builder"
 machine.engine_of_this_machine(Path("m.onnx"), Settings())

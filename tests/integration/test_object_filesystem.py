@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from clipfleet.errors import DependencyError, StorageError, UsageError
-from storage.filesystem import open_filesystem
-from storage.locations import absolute
-from storage.object_filesystem import WHOLE_BYTES, ObjectFilesystem
+from clipfleet.storage.filesystem.base import open_filesystem
+from clipfleet.storage.filesystem.locations import absolute
+from clipfleet.storage.filesystem.s3 import WHOLE_BYTES, ObjectFilesystem
 from tests.s3 import (
     CONFLICT,
     CUT_DOWNLOAD,
@@ -217,7 +217,7 @@ def test_of_many_writers_with_a_store_that_loses_answers_one_creates(s3: S3) -> 
 def test_without_the_package_the_error_names_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delitem(sys.modules, "storage.object_filesystem", raising=False)
+    monkeypatch.delitem(sys.modules, "clipfleet.storage.filesystem.s3", raising=False)
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(DependencyError, match=r"pip install '\.\[s3\]'"):
         open_filesystem(ROOT)

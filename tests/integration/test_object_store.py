@@ -8,17 +8,17 @@ import pytest
 
 from clipfleet.errors import DatasetMismatchError, MessageError, StorageError, UsageError
 from clipfleet.settings import Settings, load_settings
-from storage.dataset import Dataset, single_items_name
-from storage.filesystem import open_filesystem
-from storage.find_datasets import find_datasets
-from storage.object_filesystem import ObjectFilesystem
-from storage.queued import Queued
-from tasks.output import dataset_root
-from tasks.progress import read_progress
-from tasks.reconcile import is_ours
+from clipfleet.storage.filesystem.base import open_filesystem
+from clipfleet.storage.filesystem.s3 import ObjectFilesystem
+from clipfleet.storage.format.dataset import Dataset, single_items_name
+from clipfleet.storage.format.discovery import find_datasets
+from clipfleet.storage.format.enqueue_state import Queued
+from clipfleet.tasks.dataset_access import dataset_root
+from clipfleet.tasks.status import read_progress
+from clipfleet.tasks.submit.reconcile import is_ours
+from clipfleet.workers.engine_process import preflight
+from clipfleet.workers.engines.fake import fake_card, write_fake_engine
 from tests.s3 import REFUSE_503, S3
-from workers.engines.fake import fake_card, write_fake_engine
-from workers.lifecycle import preflight
 
 OUTPUT = "s3://bucket/out"
 

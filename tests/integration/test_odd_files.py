@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from clipfleet.command_results import ITEMS_FAILED
-from workers.engines.fake import write_fake_engine
+from clipfleet.cli.output import ITEMS_FAILED
+from clipfleet.workers.engines.fake import write_fake_engine
 
 pytestmark = pytest.mark.integration
 
@@ -74,7 +74,7 @@ def test_every_odd_file_is_one_error_row_and_the_rest_are_vectors(tmp_path: Path
     photos.mkdir()
     fill(photos)
     card = write_fake_engine(tmp_path, "img", dim=16)
-    command = [sys.executable, "-m", "clipfleet.cli", "embed", str(photos), str(out)]
+    command = [sys.executable, "-m", "clipfleet", "embed", str(photos), str(out)]
     command += ["--model", str(card), "--json"]
     run = subprocess.run(without_roots_rights(command), capture_output=True, text=True, check=False)
     assert run.returncode == ITEMS_FAILED, run.stderr

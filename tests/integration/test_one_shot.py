@@ -15,11 +15,11 @@ import pytest
 import redis
 
 from clipfleet.errors import DependencyError
-from tasks.broker import broker_version, connect
-from tasks.private_redis import private_redis, server_command
+from clipfleet.tasks.broker.redis_client import broker_version, connect
+from clipfleet.tasks.local.redis_server import private_redis, server_command
+from clipfleet.workers.engines.fake import write_fake_engine
 from tests.integration.support import PATIENCE_S, forget_settings, processes_of, wait_until
 from tests.nvidia_smi import write_nvidia_smi
-from workers.engines.fake import write_fake_engine
 
 pytestmark = pytest.mark.integration
 
@@ -51,7 +51,7 @@ def start_embed(
     write_fake_engine(home, "txt", item_s=item_s, lost_after_items=lost_after_items)
     if damaged:
         (home / "fake.txt").write_text("no engine")
-    command = [sys.executable, "-m", "clipfleet.cli", "embed", "texts.jsonl", "out"]
+    command = [sys.executable, "-m", "clipfleet", "embed", "texts.jsonl", "out"]
     command += ["--model", "fake.txt", "--shard-size", "50", "--json", *options]
     return subprocess.Popen(
         command, cwd=home, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -11,23 +11,23 @@ from typing import Any
 
 import pytest
 
-from clipfleet.card import load_card
-from clipfleet.jobs import Shard
-from storage.dataset import Dataset
-from storage.manifest import missing_shards
-from storage.plan import plan_items
-from storage.queued import read_queued
-from storage.sources import ListSource
-from tasks import queueing
-from tasks.queueing import queue_missing, queueing_lock
-from tasks.reconcile import Reconciler
-from tasks.refusals import Refusal, Refusals
-from tasks.resume import resume
+from clipfleet.messages import Shard
+from clipfleet.model_card import load_card
+from clipfleet.storage.commit.commit import missing_shards
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.enqueue_state import read_queued
+from clipfleet.storage.planner.planner import plan_items
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.tasks.broker.refusals import Refusal, Refusals
+from clipfleet.tasks.submit import enqueue as queueing
+from clipfleet.tasks.submit.enqueue import queue_missing, queueing_lock
+from clipfleet.tasks.submit.reconcile import Reconciler
+from clipfleet.tasks.submit.resume import resume
+from clipfleet.workers.engine_process import environment_of
 from tests.datasets import numbered_texts
 from tests.integration.conftest import MakeBench
 from tests.integration.support import Bench, wait_until
 from tests.steps import Step
-from workers.lifecycle import environment_of
 
 pytestmark = pytest.mark.integration
 
@@ -38,7 +38,7 @@ def run_resume(bench: Bench) -> dict[str, Any]:
     """Resume from the dataset alone: no model, no tower in the settings."""
     bare = bench.settings.model_copy(update={"model": None, "tower": None, "output": None})
     done = subprocess.run(
-        [sys.executable, "-m", "clipfleet.cli", "resume", bench.dataset_path(), "--json"],
+        [sys.executable, "-m", "clipfleet", "resume", bench.dataset_path(), "--json"],
         env=environment_of(bare),
         capture_output=True,
         text=True,

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from clipfleet.cli import app
-from storage.sources import open_source
-from tasks.progress import read_progress
-from tasks.submit import Submission, submit
+from clipfleet.cli.main import app
+from clipfleet.storage.sources.base import open_source
+from clipfleet.tasks.status import read_progress
+from clipfleet.tasks.submit.submit import Submission, submit
+from clipfleet.workers.engines.fake import write_fake_engine
 from tests.integration.conftest import MakeBench
 from tests.integration.support import Bench, wait_until
-from workers.engines.fake import write_fake_engine
 
 pytestmark = pytest.mark.integration
 

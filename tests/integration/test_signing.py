@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from clipfleet.jobs import EMBED_TASK
-from tasks.app import make_app
-from tasks.progress import read_progress
-from tasks.reconcile import Reconciler
-from tasks.resume import resume
-from tasks.signing import SIGNATURE_HEADER, signature
+from clipfleet.messages import EMBED_TASK
+from clipfleet.tasks.app import make_app
+from clipfleet.tasks.broker.signing import SIGNATURE_HEADER, signature
+from clipfleet.tasks.status import read_progress
+from clipfleet.tasks.submit.reconcile import Reconciler
+from clipfleet.tasks.submit.resume import resume
+from clipfleet.workers.engine_process import environment_of, preflight
 from tests.integration.conftest import MakeBench
 from tests.integration.support import Bench, processes_of, texts, wait_until
-from workers.lifecycle import environment_of, preflight
 
 pytestmark = pytest.mark.integration
 
@@ -165,7 +165,7 @@ def files_of(bench: Bench) -> dict[Path, bytes]:
 def test_one_shot_embedding_signs_and_checks_like_a_fleet(signed: Bench) -> None:
     source = signed.folder / "texts.txt"
     source.write_text("one\ntwo\n")
-    command = [sys.executable, "-m", "clipfleet.cli", "embed", str(source)]
+    command = [sys.executable, "-m", "clipfleet", "embed", str(source)]
     command += [signed.dataset_path(), "--model", str(signed.settings.model)]
     subprocess.run(command, env=environment_of(signed.settings), check=True, timeout=60)
     signed.assert_whole(vectors=2)

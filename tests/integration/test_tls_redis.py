@@ -15,15 +15,15 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import NoPermissionError
 
 from clipfleet.errors import BrokerError
-from clipfleet.jobs import Item
+from clipfleet.items import Item
 from clipfleet.settings import load_settings
-from storage.sources import ListSource
-from tasks.app import make_app
-from tasks.broker import check_broker
-from tasks.exposure import takes_anybody
-from tasks.one_shot import embed_source
-from tasks.progress import read_progress
-from tasks.resume import resume
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.tasks.app import make_app
+from clipfleet.tasks.broker.redis_client import check_broker
+from clipfleet.tasks.broker.security_check import takes_anybody
+from clipfleet.tasks.local.run import embed_source
+from clipfleet.tasks.status import read_progress
+from clipfleet.tasks.submit.resume import resume
 from tests.integration.conftest import MakeBench
 from tests.integration.support import PATIENCE_S, Bench, processes_of, wait_until
 from tests.redis_server import free_port

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from clipfleet.command_results import ITEMS_FAILED
-from storage.sources import open_source
+from clipfleet.cli.output import ITEMS_FAILED
+from clipfleet.storage.sources.base import open_source
+from clipfleet.workers.engines.fake import write_fake_engine
 from tests.integration.support import forget_settings
 from tests.web import Web, after, make_certificate, redirect, serve_web, status
-from workers.engines.fake import write_fake_engine
 
 pytestmark = pytest.mark.integration
 
@@ -48,7 +48,7 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
 
 
 def run(*arguments: str) -> tuple[int, dict[str, Any]]:
-    command = [sys.executable, "-m", "clipfleet.cli", *arguments, "--json"]
+    command = [sys.executable, "-m", "clipfleet", *arguments, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)

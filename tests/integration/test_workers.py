@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from clipfleet.jobs import EMBED_TASK
-from storage.parts import part_path
-from tasks.broker import waiting_messages
-from tasks.progress import read_progress
-from tasks.retry import times_lost
+from clipfleet.messages import EMBED_TASK
+from clipfleet.storage.format.parts import part_path
+from clipfleet.tasks.broker.redis_client import waiting_messages
+from clipfleet.tasks.retry_policy import times_lost
+from clipfleet.tasks.status import read_progress
 from tests.integration.conftest import MakeBench
 from tests.integration.support import PATIENCE_S, Bench, WorkerProcess, wait_until
 from tests.steps import Step

@@ -6,7 +6,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Sequence
 
-from storage.dataset import Dataset
+from clipfleet.storage.format.dataset import Dataset
 from tests.datasets import Crash, WatchedFilesystem, crashing_after
 
 

@@ -11,10 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipfleet.errors import DatasetError
-from storage.arrivals import KnownIds, commit_arrivals
-from storage.dataset import Dataset
-from storage.jobs import read_job
-from storage.manifest import (
+from clipfleet.storage.commit.commit import (
     Commit,
     commit,
     complete,
@@ -23,11 +20,14 @@ from storage.manifest import (
     read_record,
     unfinished,
 )
-from storage.parts import Embedded
-from storage.plan import Job, jobs, plan_items
-from storage.proof import prove_dataset
-from storage.retries import read_run
-from storage.sources import ListSource
+from clipfleet.storage.commit.single_items import KnownIds, commit_arrivals
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.jobs.plan_reader import read_job
+from clipfleet.storage.jobs.retries import read_run
+from clipfleet.storage.planner.planner import Job, jobs, plan_items
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.storage.verify.verify import prove_dataset
 from tests.datasets import (
     Crash,
     crashing_after,
@@ -50,7 +50,7 @@ def planned_dataset() -> Dataset:
 
 
 def work(dataset: Dataset, *, failing: Sequence[str], seed: int, worker: str) -> list[Commit]:
-    """What a worker does with every message of the job, as tasks.embed does."""
+    """What a worker does with every message of the job, as clipfleet.tasks.embed_shard does."""
     told = []
     for job_shard in list(missing_shards(dataset)):
         name = job_shard.name

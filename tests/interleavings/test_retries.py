@@ -12,19 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 
+from clipfleet.error_codes import BAD_ITEM, EMPTY_FILE, MISSING
 from clipfleet.errors import DatasetError
-from clipfleet.jobs import BAD_ITEM, EMPTY_FILE, MISSING
-from storage.arrivals import KnownIds, commit_arrivals
-from storage.dataset import Dataset
-from storage.failures import count_failures, error_classes, standing_failures
-from storage.jobs import Job, file_path, shards
-from storage.manifest import Manifest, commit, complete, missing_shards, unfinished
-from storage.parquet_files import parquet_bytes
-from storage.parts import MAX_ATTEMPT, Failure
-from storage.plan import jobs, plan_items, plan_retry
-from storage.proof import prove_dataset
-from storage.retries import Retried, read_run
-from storage.sources import ListSource
+from clipfleet.storage.commit.commit import Manifest, commit, complete, missing_shards, unfinished
+from clipfleet.storage.commit.errors import count_failures, error_classes, standing_failures
+from clipfleet.storage.commit.single_items import KnownIds, commit_arrivals
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.parquet import parquet_bytes
+from clipfleet.storage.format.parts import MAX_ATTEMPT, Failure
+from clipfleet.storage.jobs.plan_reader import Job, file_path, shards
+from clipfleet.storage.jobs.retries import Retried, read_run
+from clipfleet.storage.planner.planner import jobs, plan_items, plan_retry
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.storage.verify.verify import prove_dataset
 from tests.datasets import (
     Crash,
     WatchedFilesystem,

@@ -8,9 +8,9 @@ import pytest
 
 from bench.gpu import measure
 from bench.gpu.machine import Clocks
-from clipfleet.models import load_architecture
-from convert.random_inputs import random_inputs
-from convert.speed_runtimes import Target
+from clipfleet.architectures import load_architecture
+from clipfleet.convert.benchmark.inputs import random_inputs
+from clipfleet.convert.benchmark.runtimes import Target
 from tests.unit.bench.support import MACHINE
 
 CLOCKS = Clocks(sm_mhz=1755, memory_mhz=2619, temperature_c=41, power_w=95)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from clipfleet.workers.engines.cuda import errors as cuda_errors
 from tests.unit.workers.fake_cuda import ERRORS, Cuda
-from workers.engines import cuda_errors
 
 
 def test_the_fake_has_the_real_names_and_parameters() -> None:

@@ -5,8 +5,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.gpu.flops import item_flops
-from clipfleet.models import TOWERS, Tower, architecture_names, load_architecture
-from convert.chinese_clip import ChineseClip
+from clipfleet.architectures import TOWERS, Tower, architecture_names, load_architecture
+from clipfleet.convert.model.chinese_clip import ChineseClip
 
 
 @pytest.mark.parametrize("tower", TOWERS)

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clipfleet.models import (
+from clipfleet.architectures import (
     Architecture,
     ModifiedResNet,
     VisionTransformer,
     architecture_names,
     load_architecture,
 )
-from convert.chinese_clip import ChineseClip
+from clipfleet.convert.model.chinese_clip import ChineseClip
 from tests.original import original_utils
 
 PUBLISHED = ("RN50", "ViT-B-16", "ViT-H-14", "ViT-L-14", "ViT-L-14-336")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipfleet.error_codes import DECODE_FAILED
 from clipfleet.errors import ItemError
-from clipfleet.jobs import DECODE_FAILED
+from clipfleet.workers.images.decode import decode
+from clipfleet.workers.images.preprocess import preprocess
 from tests.original import original_utils
-from workers.decode import decode
-from workers.preprocess import preprocess
 
 MODES = (
     *("RGB", "L", "LA", "P", "PA", "RGBA", "CMYK", "1", "I;16", "I;16B", "I", "F"),

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from clipfleet.workers.text.tokenizer import Tokenizer
 from tests.original import original_utils
-from workers.tokenizer import Tokenizer
 
 CHINESE = "".join(map(chr, range(0x4E00, 0x9FFF, 7)))
 RARE_CHINESE = "".join(map(chr, (*range(0x3400, 0x4DC2, 61), *range(0x2B700, 0x2CEB2, 97))))

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from clipfleet.card import card_path
 from clipfleet.errors import EngineError, EngineUnverifiedError, EngineVersionError, GpuMemoryError
+from clipfleet.model_card import card_path
+from clipfleet.workers.engines.cuda.runtime import DeviceBuffer
+from clipfleet.workers.engines.tensorrt.engine import TensorRTModel
 from tests.unit.workers.fake_tensorrt import State, expected, images, install, plan, write_engine
-from workers.engines.cuda import DeviceBuffer
-from workers.engines.tensorrt import TensorRTModel
 
 FEATURES = "unnorm_image_features"
 DYNAMIC = plan(shape=(-1, 3, 8, 8), sizes=(1, 4, 8))
@@ -31,7 +31,7 @@ class OnGpu:
     def __init__(self, array: Any, **interface: Any) -> None:
         self.buffer = DeviceBuffer(array.nbytes)
         if array.nbytes:
-            from workers.engines import cuda
+            from clipfleet.workers.engines.cuda import runtime as cuda
 
             cuda.call("cudaMemcpy", self.buffer.handle, array.ctypes.data, array.nbytes, 1)
         self.__cuda_array_interface__ = {
@@ -124,7 +124,7 @@ def test_inputs_are_waited_for_unless_they_say_that_they_are_there(
 
 
 def test_the_stream_that_fills_the_inputs_is_waited_for(machine: State, tmp_path: Path) -> None:
-    from workers.engines.cuda import Stream, copy_async
+    from clipfleet.workers.engines.cuda.runtime import Stream, copy_async
 
     _, path = write_engine(tmp_path)
     with TensorRTModel(path) as model, Stream() as stream:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from clipfleet.architectures import Tower
 from clipfleet.errors import EngineMismatchError
-from clipfleet.models import Tower
+from clipfleet.workers.engines.fake import fake_card
+from clipfleet.workers.engines.torch import TorchEngine
 from tests.unit.workers.conftest import engine_inputs, expected_features, weights
-from workers.engines.fake import fake_card
-from workers.engines.torch import TorchEngine
 
 
 @pytest.mark.parametrize("tower", ["img", "txt"])

@@ -9,7 +9,7 @@ import pytest
 import typer
 import yaml
 
-from clipfleet.cli import app
+from clipfleet.cli.main import app
 from clipfleet.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from clipfleet.card import (
+from clipfleet.architectures import architecture_names, load_architecture
+from clipfleet.errors import (
+    ArchitectureError,
+    CardError,
+    EngineError,
+    ItemError,
+    MessageError,
+    SettingsError,
+)
+from clipfleet.items import Item
+from clipfleet.messages import EmbedTask, Shard, queue_name
+from clipfleet.model_card import (
     ModelCard,
     Parity,
     TensorSpec,
@@ -18,16 +29,6 @@ from clipfleet.card import (
     sha256_of,
     write_card,
 )
-from clipfleet.errors import (
-    ArchitectureError,
-    CardError,
-    EngineError,
-    ItemError,
-    MessageError,
-    SettingsError,
-)
-from clipfleet.jobs import EmbedTask, Item, Shard, queue_name
-from clipfleet.models import architecture_names, load_architecture
 from clipfleet.settings import load_settings
 
 TASK = EmbedTask(

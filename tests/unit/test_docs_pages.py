@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer
 
-from clipfleet.cli import app
+from clipfleet.cli.main import app
 from clipfleet.settings import Settings
 from docs.generated_pages import commands_page, documented_settings, settings_page
 

@@ -8,25 +8,25 @@ from pathlib import Path
 import pytest
 
 from clipfleet.settings import Settings
-from storage.filesystem import STORE_TIMEOUT_S
+from clipfleet.storage.filesystem.base import STORE_TIMEOUT_S
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("clipfleet", "storage", "workers", "tasks", "convert")
 
-# The command line, and the application that `celery --app tasks.app` asks for.
-MAKES_SETTINGS = {"clipfleet/options.py", "clipfleet/error_commands.py", "tasks/app.py"}
+# The command line, and the application that `celery --app clipfleet.tasks.app` asks for.
+MAKES_SETTINGS = {"clipfleet/cli/options.py", "clipfleet/cli/error_commands.py", "tasks/app.py"}
 
 READS_THE_ENVIRONMENT = {
     "clipfleet/settings.py": "the settings",
     "clipfleet/gpus.py": "CUDA_VISIBLE_DEVICES, which is CUDA's",
-    "convert/download.py": "HF_ENDPOINT, which is Hugging Face's",
-    "convert/tensorrt_process.py": "hands it to a child",
-    "storage/object_filesystem.py": "AWS_ENDPOINT_URL, which is AWS's",
-    "tasks/last_words.py": "names a file for a child",
-    "tasks/worker.py": "CUDA_VISIBLE_DEVICES, for the log; PYTHONSAFEPATH, for a child",
-    "workers/engines/cuda.py": "CUDA_MODULE_LOADING, which is CUDA's",
-    "workers/isolated_decoder.py": "hands it to a child, without the settings",
-    "workers/lifecycle.py": "hands it to a child, with the settings",
+    "convert/checkpoints/download.py": "HF_ENDPOINT, which is Hugging Face's",
+    "convert/tensorrt/builder_process.py": "hands it to a child",
+    "storage/filesystem/s3.py": "AWS_ENDPOINT_URL, which is AWS's",
+    "tasks/worker/fatal_error.py": "names a file for a child",
+    "tasks/worker/main.py": "CUDA_VISIBLE_DEVICES, for the log; PYTHONSAFEPATH, for a child",
+    "workers/engines/cuda/runtime.py": "CUDA_MODULE_LOADING, which is CUDA's",
+    "workers/images/isolated_decoder.py": "hands it to a child, without the settings",
+    "workers/engine_process.py": "hands it to a child, with the settings",
     "workers/shared_bytes.py": "names a file for a child",
 }
 

@@ -17,11 +17,11 @@ MAY_IMPORT = {
 }
 OURS = set(MAY_IMPORT)
 CONVERT_MAY_USE = (
-    "workers.engines",
-    "workers.preprocess",
-    "workers.tokenizer",
-    "workers.decode",
-    "workers.normalise",
+    "clipfleet.workers.engines",
+    "clipfleet.workers.images.preprocess",
+    "clipfleet.workers.text.tokenizer",
+    "clipfleet.workers.images.decode",
+    "clipfleet.workers.normalise",
 )
 
 

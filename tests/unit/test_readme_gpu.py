@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from clipfleet.cli import app
+from clipfleet.cli.main import app
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfleet.card import ModelCard
+from clipfleet.model_card import ModelCard
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11

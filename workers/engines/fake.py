@@ -11,11 +11,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfleet.card import ModelCard, TensorSpec, card_path, check_files, sha256_of, write_card
+from clipfleet.architectures import Tower
 from clipfleet.errors import EngineError, GpuLostError
-from clipfleet.models import Tower
-from workers.engines.base import Array, Engine
-from workers.engines.inputs import checked_inputs
+from clipfleet.model_card import (
+    ModelCard,
+    TensorSpec,
+    card_path,
+    check_files,
+    sha256_of,
+    write_card,
+)
+from clipfleet.workers.engines.base import Array, Engine
+from clipfleet.workers.engines.batching import checked_inputs
 
 _LOST = "the fake GPU has fallen off the bus"
 

@@ -16,12 +16,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfleet.card import ModelCard, TensorSpec, check_files
+from clipfleet.architectures import Tower
 from clipfleet.errors import DependencyError, EngineError, EngineMismatchError, GpuLostError
-from clipfleet.models import Tower
+from clipfleet.model_card import ModelCard, TensorSpec, check_files
 from clipfleet.settings import cores
-from workers.engines.base import Array, Engine
-from workers.engines.inputs import batches, checked_inputs
+from clipfleet.workers.engines.base import Array, Engine
+from clipfleet.workers.engines.batching import batches, checked_inputs
 
 Provider = Literal["auto", "cpu", "cuda"]
 

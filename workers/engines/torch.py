@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipfleet.card import ModelCard
 from clipfleet.errors import EngineMismatchError
-from workers.engines.base import Array, Engine
-from workers.engines.inputs import batches, checked_inputs
+from clipfleet.model_card import ModelCard
+from clipfleet.workers.engines.base import Array, Engine
+from clipfleet.workers.engines.batching import batches, checked_inputs
 
 
 class TorchEngine(Engine):

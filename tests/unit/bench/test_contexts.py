@@ -8,10 +8,10 @@ import pytest
 
 from bench.gpu import contexts
 from bench.gpu.contexts import opened
-from clipfleet.card import ModelCard
+from clipfleet.model_card import ModelCard
+from clipfleet.workers.engines.tensorrt import open as tensorrt_open
+from clipfleet.workers.engines.tensorrt.engine_file import EngineFile
 from tests.unit.workers.fake_tensorrt import expected, install, plan, write_engine
-from workers.engines import tensorrt_open
-from workers.engines.tensorrt_file import EngineFile
 
 
 @pytest.mark.parametrize("version", ["8.6.0", "10.3.0"])

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from bench.gpu.engine_table import main
-from clipfleet.card import BatchProfile, Build, Parity, write_card
-from workers.engines.fake import fake_card
+from clipfleet.model_card import BatchProfile, Build, Parity, write_card
+from clipfleet.workers.engines.fake import fake_card
 
 
 def test_a_card_gives_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

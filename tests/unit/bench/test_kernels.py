@@ -10,8 +10,8 @@ import pytest
 
 from bench.gpu import kernels, profiled_calls
 from bench.gpu.kernels import main
-from clipfleet.card import BatchProfile, write_card
-from workers.engines.fake import fake_card
+from clipfleet.model_card import BatchProfile, write_card
+from clipfleet.workers.engines.fake import fake_card
 
 HEAD = '"ID","Kernel Name","Metric Name","Metric Unit","Metric Value"'
 CALL = (

@@ -14,11 +14,11 @@ from bench.gpu import measure
 from bench.gpu.machine import Clocks
 from bench.gpu.measurement import Cell, read_measurements
 from bench.gpu.rates import measure_rate
-from clipfleet.models import load_architecture
-from convert.random_inputs import random_inputs
-from convert.speed_runtimes import Target
+from clipfleet.architectures import load_architecture
+from clipfleet.convert.benchmark.inputs import random_inputs
+from clipfleet.convert.benchmark.runtimes import Target
+from clipfleet.workers.engines.fake import FakeEngine, fake_card
 from tests.unit.bench.support import MACHINE
-from workers.engines.fake import FakeEngine, fake_card
 
 CLOCKS = Clocks(sm_mhz=1755, memory_mhz=2619, temperature_c=41, power_w=95)
 MODEL = Path(__file__).parents[3] / "examples" / "demo" / "model" / "demo"

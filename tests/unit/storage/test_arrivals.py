@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 
 from clipfleet.errors import DatasetError
-from storage.arrivals import (
+from clipfleet.storage.commit.commit import Commit, commit, is_committed, record_path
+from clipfleet.storage.commit.single_items import (
     KnownIds,
     arrivals_name,
     arrivals_number,
@@ -11,11 +12,10 @@ from storage.arrivals import (
     commit_arrivals,
     without_known,
 )
-from storage.dataset import Dataset
-from storage.manifest import Commit, commit, is_committed, record_path
-from storage.parts import Embedded, part_path
-from storage.plan import plan_retry
-from storage.proof import prove_dataset
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.parts import Embedded, part_path
+from clipfleet.storage.planner.planner import plan_retry
+from clipfleet.storage.verify.verify import prove_dataset
 from tests.datasets import WatchedFilesystem, embedded, images, make_card, memory_dataset, texts
 
 

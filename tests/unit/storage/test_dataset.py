@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from clipfleet.errors import CardError, DatasetError, DatasetMismatchError, UsageError
-from storage.dataset import Dataset
+from clipfleet.storage.format.dataset import Dataset
 from tests.datasets import DIM, make_card
 
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from clipfleet.errors import DatasetError, StorageError, UsageError
-from storage.filesystem import Filesystem, open_filesystem
-from storage.local_filesystem import TEMPORARY_FOLDER, LocalFilesystem
-from storage.locations import local_path
+from clipfleet.storage.filesystem.base import Filesystem, open_filesystem
+from clipfleet.storage.filesystem.local import TEMPORARY_FOLDER, LocalFilesystem
+from clipfleet.storage.filesystem.locations import local_path
 from tests.memory_filesystem import MemoryFilesystem
 
 Broken = Callable[[str, int], None]

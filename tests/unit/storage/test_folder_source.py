@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from clipfleet.errors import SourceError
-from storage.folder_source import FolderSource
-from storage.locations import local_path
+from clipfleet.storage.filesystem.locations import local_path
+from clipfleet.storage.sources.folder import FolderSource
 
 
 def ids(root: Path | str) -> list[str]:

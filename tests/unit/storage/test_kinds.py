@@ -11,16 +11,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipfleet.errors import DatasetError, DatasetKindError
-from storage.arrivals import KnownIds, arrivals_name, commit_arrivals
-from storage.dataset import INFO_PATH, Dataset, Kind
-from storage.failures import count_failures
-from storage.jobs import Job, jobs
-from storage.kinds import check_kind
-from storage.manifest import Manifest, complete, missing_shards, record_path, unfinished
-from storage.parts import part_of, part_path
-from storage.plan import plan_items, plan_retry
-from storage.proof import prove
-from storage.sources import ListSource
+from clipfleet.storage.commit.commit import (
+    Manifest,
+    complete,
+    missing_shards,
+    record_path,
+    unfinished,
+)
+from clipfleet.storage.commit.errors import count_failures
+from clipfleet.storage.commit.kinds import check_kind
+from clipfleet.storage.commit.single_items import KnownIds, arrivals_name, commit_arrivals
+from clipfleet.storage.format.dataset import INFO_PATH, Dataset, Kind
+from clipfleet.storage.format.parts import part_of, part_path
+from clipfleet.storage.jobs.plan_reader import Job, jobs
+from clipfleet.storage.planner.planner import plan_items, plan_retry
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.storage.verify.verify import prove
 from tests.datasets import embedded, make_card, memory_dataset, texts
 from tests.interleavings.test_interleavings import work
 

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from clipfleet.errors import DatasetError, DatasetMismatchError, StorageError
-from clipfleet.jobs import Shard
-from storage.dataset import Dataset
-from storage.manifest import (
+from clipfleet.messages import Shard
+from clipfleet.storage.commit.commit import (
     Commit,
     Manifest,
     commit,
@@ -17,10 +16,11 @@ from storage.manifest import (
     read_record,
     unfinished,
 )
-from storage.parts import read_footer
-from storage.plan import plan_items
-from storage.records import record_of
-from storage.sources import ListSource
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.parts import read_footer
+from clipfleet.storage.format.records import record_of
+from clipfleet.storage.planner.planner import plan_items
+from clipfleet.storage.sources.base import ListSource
 from tests.datasets import (
     WatchedFilesystem,
     embedded,

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipfleet.errors import DatasetError
-from storage.dataset import DatasetInfo, EmbeddingDtype
-from storage.parts import (
+from clipfleet.storage.format.dataset import DatasetInfo, EmbeddingDtype
+from clipfleet.storage.format.parts import (
     Embedded,
     errors_bytes,
     part_of,
@@ -93,7 +93,7 @@ def test_the_footer_names_model_card_engine_and_failures() -> None:
     )
     assert list(footer.failures) == rows.failures
     metadata = pq.ParquetFile(file).metadata.metadata
-    assert json.loads(metadata[b"clipfleet.card"])["architecture"] == "tiny"
+    assert json.loads(metadata[b"clipfleet.model_card"])["architecture"] == "tiny"
     assert metadata[b"clipfleet.version"] == b"1"
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from clipfleet.errors import DatasetError, DuplicateIdError, MessageError, SourceError, StorageError
-from clipfleet.jobs import Item, Shard
-from storage import plan
-from storage.dataset import Dataset
-from storage.plan import Job, PlanReader, jobs, plan_items, shards
-from storage.sources import ListSource, open_source
+from clipfleet.items import Item
+from clipfleet.messages import Shard
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.planner import planner as plan
+from clipfleet.storage.planner.planner import Job, PlanReader, jobs, plan_items, shards
+from clipfleet.storage.sources.base import ListSource, open_source
 from tests.datasets import (
     WatchedFilesystem,
     files_of,

@@ -9,15 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipfleet.errors import DatasetError
-from clipfleet.jobs import Item
-from storage import parts
-from storage.arrivals import KnownIds, commit_arrivals
-from storage.dataset import Dataset
-from storage.manifest import commit, missing_shards
-from storage.parts import Embedded
-from storage.plan import PlanReader, plan_items
-from storage.proof import Proof, prove, prove_dataset
-from storage.sources import ListSource
+from clipfleet.items import Item
+from clipfleet.storage.commit.commit import commit, missing_shards
+from clipfleet.storage.commit.single_items import KnownIds, commit_arrivals
+from clipfleet.storage.format import parts
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.planner.planner import PlanReader, plan_items
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.storage.verify.verify import Proof, prove, prove_dataset
 from tests.datasets import DIM, embedded, make_card, memory_dataset, texts
 
 FIRST, SECOND = "00001-0000000", "00001-0000001"

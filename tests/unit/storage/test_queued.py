@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from clipfleet.errors import DatasetError, StorageError
-from storage.find_datasets import find_datasets
-from storage.queued import QUEUED_PATH, Queued, read_queued, write_queued
+from clipfleet.storage.format.discovery import find_datasets
+from clipfleet.storage.format.enqueue_state import QUEUED_PATH, Queued, read_queued, write_queued
 from tests.datasets import fake_dataset
 
 QUEUED = Queued(queue="clipfleet.txt", dataset="/d", last_job="00002")

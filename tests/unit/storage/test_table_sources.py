@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clipfleet.architectures import Tower
 from clipfleet.errors import SourceError, UsageError
-from clipfleet.jobs import Item
-from clipfleet.models import Tower
-from storage.folder_source import FolderSource
-from storage.plan import plan_items
-from storage.sources import open_source
+from clipfleet.items import Item
+from clipfleet.storage.planner.planner import plan_items
+from clipfleet.storage.sources.base import open_source
+from clipfleet.storage.sources.folder import FolderSource
 from tests.datasets import memory_dataset
 
 Write = Callable[..., str]

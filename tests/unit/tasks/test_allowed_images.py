@@ -8,21 +8,23 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from clipfleet.cli import app
-from clipfleet.jobs import NOT_ALLOWED, EmbedTask, Item
+from clipfleet.cli.main import app
+from clipfleet.error_codes import NOT_ALLOWED
+from clipfleet.items import Item
+from clipfleet.messages import EmbedTask
 from clipfleet.settings import Settings, load_settings
-from storage.dataset import Dataset
-from storage.failures import count_failures
-from storage.manifest import missing_shards
-from storage.plan import plan_items
-from storage.proof import prove
-from storage.sources import ListSource
-from tasks.arrivals import read_arrivals
-from tasks.embed import embed_shard
-from tasks.embed_items import embed_arrivals, open_dataset
-from workers.engines.fake import write_fake_engine
-from workers.lifecycle import EngineProcess
-from workers.pipeline import Embedder
+from clipfleet.storage.commit.commit import missing_shards
+from clipfleet.storage.commit.errors import count_failures
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.planner.planner import plan_items
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.storage.verify.verify import prove
+from clipfleet.tasks.embed_shard import embed_shard
+from clipfleet.tasks.items.parse import read_arrivals
+from clipfleet.tasks.items.task import embed_arrivals, open_dataset
+from clipfleet.workers.embedder import Embedder
+from clipfleet.workers.engine_process import EngineProcess
+from clipfleet.workers.engines.fake import write_fake_engine
 
 
 def pictures(folder: Path) -> list[Item]:
@@ -73,7 +75,7 @@ def test_a_worker_gets_its_roots_from_the_command_line(
         started.append(settings)
         return 0
 
-    monkeypatch.setattr("tasks.worker.run_worker", run_worker)
+    monkeypatch.setattr("clipfleet.tasks.worker.main.run_worker", run_worker)
     command = ["worker", "--tower", "img", "--model", "m", "--output", "out"]
     monkeypatch.setenv("CLIPFLEET_INPUT_ROOTS", "/from/the/environment")
     for roots in (["--input-root", "/data", "--input-root", "more"], []):

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from clipfleet.settings import load_settings
-from tasks.app import make_app
-from tasks.app_settings import settings_of
+from clipfleet.tasks.app import make_app
+from clipfleet.tasks.app_settings import settings_of
 
 
 def test_queues_are_one_a_tower_with_the_fleets_prefix() -> None:
@@ -36,7 +36,9 @@ def test_a_message_is_acknowledged_late_and_one_is_reserved() -> None:
     assert conf.task_acks_on_timeout is False
     assert (conf.worker_concurrency, conf.worker_prefetch_multiplier) == (1, 2)
     assert conf.worker_pool_start_method == "spawn"
-    assert conf.task_time_limit is None  # the deadline is of progress, see tasks.deadline
+    assert (
+        conf.task_time_limit is None
+    )  # the deadline is of progress, see clipfleet.tasks.worker.watchdog
 
 
 def test_what_a_towers_workers_hold_is_counted_by_itself() -> None:
@@ -63,7 +65,7 @@ def test_the_child_gets_the_application_whole() -> None:
     app = make_app(load_settings(tower="txt", queue_prefix="fleet"))
     copy = pickle.loads(pickle.dumps(app))  # noqa: S301
     assert copy.conf.broker_transport_options == app.conf.broker_transport_options
-    assert "tasks.embed" in copy.conf.include
+    assert "clipfleet.tasks.embed_shard" in copy.conf.include
     assert settings_of(copy) == settings_of(app)
 
 
@@ -71,7 +73,7 @@ def test_celery_finds_the_application_by_the_modules_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    module = importlib.import_module("tasks.app")
+    module = importlib.import_module("clipfleet.tasks.app")
     monkeypatch.delitem(vars(module), "app", raising=False)
     assert module.app is module.app
     with pytest.raises(AttributeError, match="no attribute 'other'"):

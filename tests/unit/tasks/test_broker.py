@@ -6,7 +6,13 @@ import pytest
 from redis.exceptions import ResponseError
 
 from clipfleet.errors import BrokerError, SettingsError
-from tasks.broker import check_broker, connect, redacted, secrets_of, unreachable
+from clipfleet.tasks.broker.redis_client import (
+    check_broker,
+    connect,
+    redacted,
+    secrets_of,
+    unreachable,
+)
 
 
 @pytest.mark.parametrize(

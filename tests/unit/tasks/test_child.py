@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from clipfleet.settings import load_settings
-from tasks import deadline, worker
-from tasks.app import make_app
+from clipfleet.tasks.app import make_app
+from clipfleet.tasks.worker import main as worker
+from clipfleet.tasks.worker import watchdog as deadline
 
 
 def test_a_child_that_cannot_open_what_its_worker_shares_ends_the_worker_with_the_reason(

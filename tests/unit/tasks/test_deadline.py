@@ -8,8 +8,8 @@ import struct
 
 import pytest
 
-from tasks import deadline
-from tasks.deadline import Working
+from clipfleet.tasks.worker import watchdog as deadline
+from clipfleet.tasks.worker.watchdog import Working
 
 
 def state(shared: mmap.mmap) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from clipfleet.error_codes import BAD_ITEM, ENGINE_CRASHED, ENGINE_FAILED
 from clipfleet.errors import (
     DatasetError,
     DatasetKindError,
@@ -21,33 +22,26 @@ from clipfleet.errors import (
     MessageError,
     StorageError,
 )
-from clipfleet.jobs import (
-    BAD_ITEM,
-    EMBED_TASK,
-    ENGINE_CRASHED,
-    ENGINE_FAILED,
-    EmbedTask,
-    Item,
-    Shard,
-)
+from clipfleet.items import Item
+from clipfleet.messages import EMBED_TASK, EmbedTask, Shard
 from clipfleet.settings import load_settings
-from storage.arrivals import KnownIds, commit_arrivals
-from storage.dataset import Dataset
-from storage.failures import count_failures
-from storage.manifest import is_committed, missing_shards, record_path
-from storage.parts import Embedded, Failure
-from storage.plan import plan_items, plan_retry
-from storage.proof import prove
-from storage.sources import ListSource
-from tasks import embed as embed_module
-from tasks.app import make_app
-from tasks.arrivals import Arrival, read_arrival
-from tasks.embed import embed_shard
-from tasks.embed_items import embed_arrivals, even_runs, open_dataset
-from workers.engines.base import Array
-from workers.engines.fake import FakeEngine, write_fake_engine
-from workers.lifecycle import EngineProcess
-from workers.pipeline import Embedder
+from clipfleet.storage.commit.commit import is_committed, missing_shards, record_path
+from clipfleet.storage.commit.errors import count_failures
+from clipfleet.storage.commit.single_items import KnownIds, commit_arrivals
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.parts import Embedded, Failure
+from clipfleet.storage.planner.planner import plan_items, plan_retry
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.storage.verify.verify import prove
+from clipfleet.tasks import embed_shard as embed_module
+from clipfleet.tasks.app import make_app
+from clipfleet.tasks.embed_shard import embed_shard
+from clipfleet.tasks.items.parse import Arrival, read_arrival
+from clipfleet.tasks.items.task import embed_arrivals, even_runs, open_dataset
+from clipfleet.workers.embedder import Embedder
+from clipfleet.workers.engine_process import EngineProcess
+from clipfleet.workers.engines.base import Array
+from clipfleet.workers.engines.fake import FakeEngine, write_fake_engine
 
 
 @pytest.fixture
@@ -325,6 +319,6 @@ def test_an_item_without_a_usable_id_is_refused(raw: Any) -> None:
 
 
 def test_the_error_code_is_one_that_users_can_filter_on() -> None:
-    from clipfleet.jobs import ERROR_CODES
+    from clipfleet.error_codes import ERROR_CODES
 
     assert BAD_ITEM in ERROR_CODES

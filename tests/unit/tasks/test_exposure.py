@@ -10,12 +10,18 @@ import pytest
 from redis.exceptions import AuthenticationError
 
 from clipfleet.settings import load_settings
-from storage.sources import ListSource
-from tasks import exposure
-from tasks.exposure import anonymous, exposures, is_local, takes_anybody, warn_of_exposure
-from tasks.submit import submit
-from tasks.worker import run_worker
-from workers.engines.fake import write_fake_engine
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.tasks.broker import security_check as exposure
+from clipfleet.tasks.broker.security_check import (
+    anonymous,
+    exposures,
+    is_local,
+    takes_anybody,
+    warn_of_exposure,
+)
+from clipfleet.tasks.submit.submit import submit
+from clipfleet.tasks.worker.main import run_worker
+from clipfleet.workers.engines.fake import write_fake_engine
 
 SECRETS = "redis://fleet:hush@db.example:6379/0?password=hush"
 
@@ -129,8 +135,8 @@ def test_submit_and_worker_warn_at_their_start(
         monkeypatch.setattr(f"tasks.{module}.warn_of_exposure", _asked)
     monkeypatch.setenv("PYTHONSAFEPATH", "1")  # as `run_worker` sets it
     for name in ("preflight", "set_up_logs"):
-        monkeypatch.setattr(f"tasks.worker.{name}", lambda _: None)
-    monkeypatch.setattr("tasks.worker.Report", lambda: None)
+        monkeypatch.setattr(f"clipfleet.tasks.worker.main.{name}", lambda _: None)
+    monkeypatch.setattr("clipfleet.tasks.worker.main.Report", lambda: None)
     settings = load_settings(redis_url="redis://db.example")
     model = write_fake_engine(tmp_path, "txt")
     with pytest.raises(AskedError, match=r"redis://db\.example"):

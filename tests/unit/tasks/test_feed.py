@@ -10,15 +10,15 @@ from unittest.mock import Mock
 
 import pytest
 
-from clipfleet.jobs import Shard
+from clipfleet.messages import Shard
 from clipfleet.settings import load_settings
-from storage.plan import plan_items
-from storage.queued import Queued, read_queued, write_queued
-from storage.sources import ListSource
-from tasks.feed import feed
-from tasks.queueing import digest, first_name, later, split_by_room
-from tasks.reconcile import lost_shards
-from tasks.submit import Submission
+from clipfleet.storage.format.enqueue_state import Queued, read_queued, write_queued
+from clipfleet.storage.planner.planner import plan_items
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.tasks.submit.enqueue import digest, first_name, later, split_by_room
+from clipfleet.tasks.submit.feed import feed
+from clipfleet.tasks.submit.reconcile import lost_shards
+from clipfleet.tasks.submit.submit import Submission
 from tests.datasets import fake_dataset, numbered_texts
 
 SHARDS = [Shard(job="00001", index=n, size=1) for n in range(5)]
@@ -87,10 +87,10 @@ def test_what_another_queued_before_the_lock_was_had_is_not_queued_twice(
         published.extend(shard.name for shard in shards)
         yield from shards
 
-    monkeypatch.setattr("tasks.feed.all_in_redis", lambda *_: dict(in_redis))
-    monkeypatch.setattr("tasks.feed.queueing_lock", lambda *_: Mock())
-    monkeypatch.setattr("tasks.feed.held", held)
-    monkeypatch.setattr("tasks.feed.publish", publish)
+    monkeypatch.setattr("clipfleet.tasks.submit.feed.all_in_redis", lambda *_: dict(in_redis))
+    monkeypatch.setattr("clipfleet.tasks.submit.feed.queueing_lock", lambda *_: Mock())
+    monkeypatch.setattr("clipfleet.tasks.submit.feed.held", held)
+    monkeypatch.setattr("clipfleet.tasks.submit.feed.publish", publish)
     assert feed(Mock(), dataset, queued, load_settings(max_queued_shards=4)) == 2
     assert published == ["00001-0000002", "00001-0000003"]  # and there is no room for more
     told = read_queued(dataset)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipfleet.jobs import ENGINE_CRASHED, ENGINE_FAILED
-from tasks import gather
-from tasks.gather import Batch, Delivery, Gatherer
+from clipfleet.error_codes import ENGINE_CRASHED, ENGINE_FAILED
+from clipfleet.tasks.items import batcher as gather
+from clipfleet.tasks.items.batcher import Batch, Delivery, Gatherer
 
 ATTEMPTS = 3
 KILLED = ChildProcessError("signal 11 (SIGSEGV)")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clipfleet.errors import UsageError
-from tasks.heartbeat import start_heartbeat
+from clipfleet.tasks.worker.heartbeat import start_heartbeat
 
 
 def test_a_heartbeat_file_in_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from clipfleet.errors import BrokerError, QueueFullError, TransientError
 from clipfleet.settings import load_settings
-from tasks import item_queue
-from tasks.item_queue import ItemQueue
+from clipfleet.tasks.items import queue as item_queue
+from clipfleet.tasks.items.queue import ItemQueue
 
 ITEM = {"id": "a", "text": "a red bicycle"}
 

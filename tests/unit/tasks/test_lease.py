@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
-from tasks.lease import renew
+from clipfleet.tasks.broker.visibility_renewal import renew
 
 
 class Busy(set[str]):

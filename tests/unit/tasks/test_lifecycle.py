@@ -10,10 +10,9 @@ import pytest
 
 from clipfleet.errors import CardError, DatasetMismatchError, SettingsError, UsageError
 from clipfleet.settings import Settings, load_settings
-from storage.dataset import Dataset
-from tasks.local_fleet import LocalFleet, last_words
-from workers.engines.fake import fake_card, write_fake_engine
-from workers.lifecycle import (
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.tasks.local.fleet import LocalFleet, last_words
+from clipfleet.workers.engine_process import (
     EngineProcess,
     close_engine_process,
     engine_process,
@@ -21,6 +20,7 @@ from workers.lifecycle import (
     open_engine_process,
     preflight,
 )
+from clipfleet.workers.engines.fake import fake_card, write_fake_engine
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_a_process_loads_its_engine_once_and_lets_it_go(
 def test_workers_of_one_machine_share_its_cores(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.local_fleet.cores", lambda: 8)
+    monkeypatch.setattr("clipfleet.tasks.local.fleet.cores", lambda: 8)
     assert LocalFleet(settings, 3)._settings.engine_threads == 2
     assert LocalFleet(settings, 20)._settings.decode_threads == 1
     assert LocalFleet(settings, 1)._settings.engine_threads == 0  # all

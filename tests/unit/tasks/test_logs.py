@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from clipfleet.settings import load_settings
-from tasks.logs import set_up_logs
+from clipfleet.tasks.worker.logs import set_up_logs
 
 
 @pytest.fixture(autouse=True)

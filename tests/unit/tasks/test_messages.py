@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from clipfleet.errors import MessageError
-from tasks.messages import arguments_of, used_of
-from tasks.receive import parse_delivery
+from clipfleet.tasks.broker.consumer import arguments_of, used_of
+from clipfleet.tasks.items.receive import parse_delivery
 
 ITEM = {"id": "a", "text": "b"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clipfleet.errors import MessageError
-from tasks.output import dataset_root
+from clipfleet.tasks.dataset_access import dataset_root
 
 
 def test_paths_inside_the_output_folder_are_taken(tmp_path: Path) -> None:

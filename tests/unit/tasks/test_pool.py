@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from celery.concurrency.asynpool import AsynPool
 
-from tasks.pool import TaskPool
+from clipfleet.tasks.worker.pool import TaskPool
 
 Call = tuple[float, Callable[..., None], tuple[Any, ...]]
 

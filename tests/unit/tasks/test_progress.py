@@ -9,12 +9,12 @@ import pytest
 
 from clipfleet.errors import DatasetError
 from clipfleet.settings import load_settings
-from storage.arrivals import KnownIds, commit_arrivals
-from storage.manifest import commit, missing_shards
-from storage.plan import plan_items
-from storage.proof import prove
-from storage.sources import ListSource
-from tasks.progress import read_progress
+from clipfleet.storage.commit.commit import commit, missing_shards
+from clipfleet.storage.commit.single_items import KnownIds, commit_arrivals
+from clipfleet.storage.planner.planner import plan_items
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.storage.verify.verify import prove
+from clipfleet.tasks.status import read_progress
 from tests.datasets import embedded_texts, fake_dataset, numbered_texts
 
 NO_REDIS = load_settings(redis_url="redis://127.0.0.1:1/0")

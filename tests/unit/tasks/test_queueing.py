@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from storage.dataset import Dataset
-from storage.queued import Queued, write_queued
-from tasks import queueing
-from tasks.broker import held_messages, waiting_messages
-from tasks.queueing import all_in_redis, digest, held, name_in_messages
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.enqueue_state import Queued, write_queued
+from clipfleet.tasks.broker.redis_client import held_messages, waiting_messages
+from clipfleet.tasks.submit import enqueue as queueing
+from clipfleet.tasks.submit.enqueue import all_in_redis, digest, held, name_in_messages
 from tests.datasets import fake_dataset
 
 

@@ -10,12 +10,12 @@ from billiard.einfo import ExceptionInfo
 from billiard.exceptions import WorkerLostError
 
 from clipfleet.errors import DatasetMismatchError, EngineError, StorageError
-from clipfleet.jobs import EMBED_ITEMS_TASK
+from clipfleet.messages import EMBED_ITEMS_TASK
 from clipfleet.settings import load_settings
-from tasks.app import make_app
-from tasks.gather import Batch, Delivery
-from tasks.receive import BatchRequest, make_gatherer
-from tasks.retry import give_back
+from clipfleet.tasks.app import make_app
+from clipfleet.tasks.items.batcher import Batch, Delivery
+from clipfleet.tasks.items.receive import BatchRequest, make_gatherer
+from clipfleet.tasks.retry_policy import give_back
 
 
 class Ends:

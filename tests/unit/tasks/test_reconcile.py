@@ -14,16 +14,23 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import LockError, ResponseError
 
 from clipfleet.errors import BrokerError, DatasetError
-from clipfleet.jobs import Shard, queue_name
+from clipfleet.messages import Shard, queue_name
 from clipfleet.settings import load_settings
-from storage.dataset import Dataset
-from storage.plan import plan_items
-from storage.queued import Queued, read_queued, write_queued
-from storage.sources import ListSource
-from tasks.one_shot import _fleet_settings
-from tasks.reconcile import NO_FEED, NO_LOOK, NO_QUEUEING, Reconciler, is_ours, lost_shards
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.enqueue_state import Queued, read_queued, write_queued
+from clipfleet.storage.planner.planner import plan_items
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.tasks.local.run import _fleet_settings
+from clipfleet.tasks.submit.reconcile import (
+    NO_FEED,
+    NO_LOOK,
+    NO_QUEUEING,
+    Reconciler,
+    is_ours,
+    lost_shards,
+)
+from clipfleet.workers.engines.fake import fake_card, write_fake_engine
 from tests.datasets import numbered_texts
-from workers.engines.fake import fake_card, write_fake_engine
 
 QUEUED = Queued(queue="q", dataset="/d", last_job="00002")
 
@@ -128,8 +135,8 @@ def two_datasets(tmp_path: Path) -> list[Dataset]:
 @pytest.fixture
 def reconciler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reconciler:
     """A worker's look at an empty queue."""
-    monkeypatch.setattr("tasks.reconcile.message_counts", lambda *_: (0, 0))
-    monkeypatch.setattr("tasks.reconcile.all_in_redis", lambda *_: {})
+    monkeypatch.setattr("clipfleet.tasks.submit.reconcile.message_counts", lambda *_: (0, 0))
+    monkeypatch.setattr("clipfleet.tasks.submit.reconcile.all_in_redis", lambda *_: {})
     settings = load_settings(output=str(tmp_path / "output"), reconcile_interval_s=0.001)
     return Reconciler(settings, fake_card("txt"))
 
@@ -170,7 +177,7 @@ def test_a_dataset_that_cannot_be_fed_holds_up_no_other_and_is_told_once_each_ti
             raise fault
         return 7
 
-    monkeypatch.setattr("tasks.reconcile.feed", feed)
+    monkeypatch.setattr("clipfleet.tasks.submit.reconcile.feed", feed)
     caplog.set_level("WARNING")
     assert [look(reconciler), look(reconciler)] == [7, 7]
     assert caplog.messages == [NO_FEED]
@@ -184,7 +191,9 @@ def test_a_dataset_that_cannot_be_fed_holds_up_no_other_and_is_told_once_each_ti
 def test_a_redis_that_is_out_of_reach_ends_the_look(
     two_datasets: list[Dataset], reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.reconcile.feed", raising(RedisConnectionError("cut")))
+    monkeypatch.setattr(
+        "clipfleet.tasks.submit.reconcile.feed", raising(RedisConnectionError("cut"))
+    )
     with pytest.raises(RedisConnectionError):
         look(reconciler)
 
@@ -205,7 +214,7 @@ def test_lost_shards_that_cannot_be_queued_hold_up_no_other_dataset(
         known = read_queued(dataset)
         assert known is not None
         write_queued(dataset, replace(known, rest=None))
-    monkeypatch.setattr("tasks.reconcile.queueing_lock", queueing_lock)
+    monkeypatch.setattr("clipfleet.tasks.submit.reconcile.queueing_lock", queueing_lock)
     assert look(reconciler) == 0
     assert asked == [dataset.root for dataset in two_datasets]
     assert caplog.messages == [NO_QUEUEING] * 2
@@ -217,9 +226,11 @@ def test_a_dataset_that_the_disk_did_not_show_is_looked_at_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("tasks.reconcile.feed", lambda *_: 1)
+    monkeypatch.setattr("clipfleet.tasks.submit.reconcile.feed", lambda *_: 1)
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.reconcile.dataset_root", raising(OSError(errno.ESTALE, "Stale")))
+        patch.setattr(
+            "clipfleet.tasks.submit.reconcile.dataset_root", raising(OSError(errno.ESTALE, "Stale"))
+        )
         assert look(reconciler) == 0
     assert set(caplog.messages) == {NO_LOOK}
     assert look(reconciler) == 2

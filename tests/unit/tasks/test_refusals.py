@@ -11,8 +11,15 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from clipfleet.settings import Settings
-from tasks import refusals as module
-from tasks.refusals import KEPT_S, MAX_LOGGED, MAX_REFUSALS, Refusal, Refusals, refuse
+from clipfleet.tasks.broker import refusals as module
+from clipfleet.tasks.broker.refusals import (
+    KEPT_S,
+    MAX_LOGGED,
+    MAX_REFUSALS,
+    Refusal,
+    Refusals,
+    refuse,
+)
 
 
 class Lists:
@@ -125,7 +132,7 @@ def test_a_flood_of_refusals_is_logged_in_part(
     refused: Refusals, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 0.0
-    monkeypatch.setattr("tasks.refusals.time.monotonic", lambda: now_s)
+    monkeypatch.setattr("clipfleet.tasks.broker.refusals.time.monotonic", lambda: now_s)
     settings = Settings()
     for now_s in (0.0, 59.0, 61.0):  # noqa: B007 - the clock reads it
         for _ in range(MAX_LOGGED):

@@ -9,7 +9,7 @@ from billiard.exceptions import WorkerLostError
 from celery.exceptions import Reject, Retry
 
 from clipfleet.errors import BrokerError, EngineError, StorageError
-from tasks.retry import (
+from clipfleet.tasks.retry_policy import (
     MAX_DELAY_S,
     NotNow,
     NotThis,
@@ -39,7 +39,7 @@ class StandIn:
 
 def test_delays_double_and_level_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0.5 <= retry_delay_s(1) <= 1.0
-    monkeypatch.setattr("workers.backoff.random.uniform", max)
+    monkeypatch.setattr("clipfleet.workers.backoff.random.uniform", max)
     delays = [retry_delay_s(attempt) for attempt in (1, 2, 3, 6, 7, 1000)]
     assert delays == [1.0, 2.0, 4.0, 32.0, 60.0, MAX_DELAY_S]
 

@@ -9,11 +9,11 @@ from billiard.einfo import ExceptionInfo
 from billiard.exceptions import WorkerLostError
 from celery.worker import state
 
-from clipfleet.jobs import EMBED_TASK
+from clipfleet.messages import EMBED_TASK
 from clipfleet.settings import load_settings
-from tasks import shard_request
-from tasks.app import make_app
-from tasks.shard_request import ShardRequest
+from clipfleet.tasks import shard_request
+from clipfleet.tasks.app import make_app
+from clipfleet.tasks.shard_request import ShardRequest
 
 SHARD = {"job": "00001", "index": 7, "size": 3}
 

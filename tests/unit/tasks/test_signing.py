@@ -12,10 +12,10 @@ import pytest
 from kombu import Connection
 
 from clipfleet.errors import MessageError, SettingsError
-from clipfleet.jobs import EMBED_ITEMS_TASK
+from clipfleet.messages import EMBED_ITEMS_TASK
 from clipfleet.settings import load_settings
-from tasks.app import make_app
-from tasks.signing import SIGNATURE_HEADER, check_signature, signature
+from clipfleet.tasks.app import make_app
+from clipfleet.tasks.broker.signing import SIGNATURE_HEADER, check_signature, signature
 
 KEY, OTHER = "k" * 32, "o" * 32
 QUEUE = "clipfleet.txt"

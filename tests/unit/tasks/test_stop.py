@@ -13,7 +13,7 @@ from celery import signals
 from celery.apps.worker import install_worker_term_handler  # type: ignore[attr-defined]
 from celery.worker import state
 
-from tasks import worker
+from clipfleet.tasks.worker import main as worker
 
 
 @pytest.fixture

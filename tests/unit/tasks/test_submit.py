@@ -8,10 +8,10 @@ import pytest
 
 from clipfleet.errors import BrokerError, CardError
 from clipfleet.settings import load_settings
-from storage.sources import ListSource
-from tasks.submit import Submission, submit
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.tasks.submit.submit import Submission, submit
+from clipfleet.workers.engines.fake import write_fake_engine
 from tests.datasets import numbered_texts
-from workers.engines.fake import write_fake_engine
 
 
 def test_without_redis_nothing_is_planned(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from kombu.transport import virtual
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError
 
-from tasks.retry import times_lost
-from tasks.transport import CarefulChannel, CarefulQoS, CarefulTransport
+from clipfleet.tasks.broker.transport import CarefulChannel, CarefulQoS, CarefulTransport
+from clipfleet.tasks.retry_policy import times_lost
 
 
 def qos_of(**channel: Any) -> CarefulQoS:

@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from clipfleet.card import ModelCard, sha256_of, write_card
-from clipfleet.card import card_path as path_of_card
-from clipfleet.models import Tower
-from workers.engines.fake import fake_card
+from clipfleet.architectures import Tower
+from clipfleet.model_card import ModelCard, sha256_of, write_card
+from clipfleet.model_card import card_path as path_of_card
+from clipfleet.workers.engines.fake import fake_card
 
 DIM = 6
 RESOLUTION = 8

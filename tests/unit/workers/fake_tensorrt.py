@@ -3,7 +3,7 @@
 An engine's file is JSON (`plan`); each feature is twice an input's number plus one. The classes
 have only names that the real binding of each version has: `INTERFACES` are those of 8.6.0 and
 of TensorRT-RTX 1.7 (10's and 11's interface), read from the bindings; the ones of 8.5 that are
-used are 8.6's (recorded in the table of versions in `workers/engines/tensorrt_versions.py`).
+used are 8.6's (recorded in the table of versions in `workers/engines/tensorrt/compat.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from clipfleet.card import (
+from clipfleet.model_card import (
     MeasuredOn,
     ModelCard,
     Parity,
@@ -29,8 +29,8 @@ from clipfleet.card import (
     sha256_of,
     write_card,
 )
+from clipfleet.workers.engines.fake import fake_card
 from tests.unit.workers.fake_cuda import GPU, Cuda
-from workers.engines.fake import fake_card
 
 NUMPY_NAMES = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT64": "int64"}
 SERIAL = "Error Code 1: Serialization (Serialization assertion "

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from clipfleet.errors import DependencyError, EngineError, GpuLostError, GpuMemoryError
+from clipfleet.workers.engines.cuda import runtime as cuda
+from clipfleet.workers.engines.cuda.graph import Graph
 from tests.unit.workers.fake_cuda import ERRORS, GPU, Cuda
-from workers.engines import cuda
-from workers.engines.cuda_graph import Graph
 
 HARMLESS = {
     "cudaErrorInvalidValue",

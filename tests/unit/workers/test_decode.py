@@ -18,17 +18,18 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
+from clipfleet.error_codes import ERROR_CODES, NOT_ALLOWED
 from clipfleet.errors import ItemError, StorageError
 from clipfleet.images import IMAGE_EXTENSIONS, IMAGE_FORMATS
-from clipfleet.jobs import ERROR_CODES, NOT_ALLOWED, Item
+from clipfleet.items import Item
 from clipfleet.settings import Settings
-from workers.decode import (
+from clipfleet.workers.images.decode import (
     ImageLimits,
     configure_pillow,
     decode,
     read_image,
 )
-from workers.read import MAX_MESSAGE_LENGTH, read_bytes
+from clipfleet.workers.images.read import MAX_MESSAGE_LENGTH, read_bytes
 
 MEGAPIXEL = 1 << 20
 
@@ -233,7 +234,7 @@ def test_a_disk_that_fails_is_asked_again_a_few_times(
         return really_open(name, flags)
 
     monkeypatch.setattr(os, "open", open_)
-    monkeypatch.setattr("workers.read.time.sleep", slept_s.append)
+    monkeypatch.setattr("clipfleet.workers.images.read.time.sleep", slept_s.append)
     assert read_bytes(str(path), 1000, attempts=3) == b"data"
     assert len(opened) == 3
     assert len(slept_s) == 2
@@ -321,7 +322,9 @@ def test_a_limit_above_pillows_own_is_ours(monkeypatch: pytest.MonkeyPatch) -> N
         configure_pillow(ImageLimits(max_pixels=2400))
         decode(picture(), "a", 2400)
         warnings.warn_explicit("odd tag", UserWarning, "a.py", 1, module="PIL.TiffImagePlugin")
-        warnings.warn_explicit("ours", UserWarning, "a.py", 1, module="workers.decode")
+        warnings.warn_explicit(
+            "ours", UserWarning, "a.py", 1, module="clipfleet.workers.images.decode"
+        )
     assert [str(warning.message) for warning in seen] == ["ours"]
 
 

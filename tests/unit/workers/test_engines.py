@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipfleet.card import card_path, load_card, write_card
+from clipfleet.architectures import Tower
 from clipfleet.errors import CardError, EngineError, GpuLostError
-from clipfleet.models import Tower
+from clipfleet.model_card import card_path, load_card, write_card
 from clipfleet.settings import Settings
+from clipfleet.workers.engines.fake import FakeEngine, fake_card, write_fake_engine
+from clipfleet.workers.engines.load import load_engine
+from clipfleet.workers.engines.onnx import OnnxEngine
 from tests.unit.workers.conftest import Made, engine_inputs
-from workers.engines.fake import FakeEngine, fake_card, write_fake_engine
-from workers.engines.loading import load_engine
-from workers.engines.onnx import OnnxEngine
 
 
 @pytest.mark.parametrize("tower", ["img", "txt"])

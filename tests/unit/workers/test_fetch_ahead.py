@@ -12,8 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from clipfleet.errors import ClipfleetError, ItemError, StorageError
-from clipfleet.jobs import (
+from clipfleet.error_codes import (
     ERROR_CODES,
     FETCH_FAILED,
     FETCH_TIMEOUT,
@@ -21,11 +20,12 @@ from clipfleet.jobs import (
     TOO_LARGE,
     TRANSIENT_CODES,
 )
-from clipfleet.jobs import SERVER_BUSY as BUSY
-from workers.backoff import backoff_s
-from workers.fetch import BusyError, Room
-from workers.fetch_ahead import FetchAhead, Patience
-from workers.url_hosts import Hosts
+from clipfleet.error_codes import SERVER_BUSY as BUSY
+from clipfleet.errors import ClipfleetError, ItemError, StorageError
+from clipfleet.workers.backoff import backoff_s
+from clipfleet.workers.http.circuit_breaker import Hosts
+from clipfleet.workers.http.fetcher import BusyError, Room
+from clipfleet.workers.http.prefetch import FetchAhead, Patience
 
 WAIT_S = 10.0  # for what comes at once, unless something is broken
 
@@ -71,8 +71,8 @@ def ahead_of(
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits are as short as jitter may make them."""
-    monkeypatch.setattr("workers.fetch_ahead.backoff_s", lambda _: 0.0)
-    monkeypatch.setattr("workers.url_hosts.backoff_s", lambda _: 0.0)
+    monkeypatch.setattr("clipfleet.workers.http.prefetch.backoff_s", lambda _: 0.0)
+    monkeypatch.setattr("clipfleet.workers.http.circuit_breaker.backoff_s", lambda _: 0.0)
 
 
 def urls(count: int, host: str = "a.example") -> list[str]:
@@ -217,7 +217,7 @@ def test_a_dead_host_costs_no_time_out_for_each_item(monkeypatch: pytest.MonkeyP
             raise ItemError(FETCH_TIMEOUT, "no answer in 5 s")
         return b"alive"
 
-    monkeypatch.setattr("workers.fetch_ahead.time.monotonic", lambda: now_s[0])
+    monkeypatch.setattr("clipfleet.workers.http.prefetch.time.monotonic", lambda: now_s[0])
 
     servers = Servers(answer)
     pairs = list(zip(urls(1000, "dead.example"), urls(1000), strict=True))
@@ -261,7 +261,7 @@ def test_what_a_host_asked_for_stands_though_it_answers_others() -> None:
 
 
 def test_pauses_end_when_the_host_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.url_hosts.backoff_s", lambda _: 100.0)
+    monkeypatch.setattr("clipfleet.workers.http.circuit_breaker.backoff_s", lambda _: 100.0)
     hosts = Hosts(retry_s=30.0)
     for second in range(8):
         hosts.failed("h", ItemError(FETCH_FAILED, "refused"), second)
@@ -294,7 +294,7 @@ def test_waits_double_and_are_drawn_from_half_to_all(monkeypatch: pytest.MonkeyP
         drawn.append((low, high))
         return high
 
-    monkeypatch.setattr("workers.backoff.random.uniform", draw)
+    monkeypatch.setattr("clipfleet.workers.backoff.random.uniform", draw)
     assert [backoff_s(attempt) for attempt in (1, 2, 3, 4, 100)] == [0.5, 1.0, 2.0, 4.0, 32.0]
     assert all(low == high / 2 for low, high in drawn)
 

@@ -11,9 +11,9 @@ import pytest
 
 from clipfleet.errors import ItemError, SettingsError
 from clipfleet.settings import Settings, load_settings
+from clipfleet.workers.http.policy import Target, UrlPolicy, named_host
+from clipfleet.workers.http.resolve import addresses, is_public
 from tests.web import resolver
-from workers.url_addresses import addresses, is_public
-from workers.url_policy import Target, UrlPolicy, named_host
 
 POLICY = UrlPolicy.from_settings(
     Settings(

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from clipfleet.card import MeasuredOn, ModelCard, Parity
 from clipfleet.errors import EngineUnverifiedError, EngineVersionError
-from workers.engines.fake import fake_card
-from workers.engines.fitness import check_fit
+from clipfleet.model_card import MeasuredOn, ModelCard, Parity
+from clipfleet.workers.engines.fake import fake_card
+from clipfleet.workers.engines.tensorrt.check_compatible import check_fit
 
 GPU, VERSION = "NVIDIA H100 80GB HBM3", "8.6.0"
 

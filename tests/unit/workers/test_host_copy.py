@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workers.engines import host_copy
-from workers.engines.host_copy import HostCopy
+from clipfleet.workers.engines.cuda import host_copy
+from clipfleet.workers.engines.cuda.host_copy import HostCopy
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 32])

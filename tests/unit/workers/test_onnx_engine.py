@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipfleet.card import TensorSpec, sha256_of
+from clipfleet.architectures import Tower
 from clipfleet.errors import DependencyError, EngineError, EngineMismatchError, GpuLostError
-from clipfleet.models import Tower
+from clipfleet.model_card import TensorSpec, sha256_of
+from clipfleet.workers.engines.onnx import CPU_PROVIDER, CUDA_PROVIDER, OnnxEngine
 from tests.unit.workers.conftest import DIM, Made, engine_inputs, expected_features
-from workers.engines.onnx import CPU_PROVIDER, CUDA_PROVIDER, OnnxEngine
 
 Make = Callable[..., Made]
 

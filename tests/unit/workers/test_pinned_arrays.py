@@ -7,8 +7,8 @@ from collections import deque
 import numpy as np
 import pytest
 
+from clipfleet.workers.engines.cuda.pinned_memory import PinnedArrays, address_of
 from tests.unit.workers.fake_tensorrt import State, install
-from workers.engines.pinned_arrays import PinnedArrays, address_of
 
 
 @pytest.fixture

@@ -14,22 +14,22 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipfleet.card import load_card
 from clipfleet.errors import CardError, EngineError, SettingsError, StorageError
-from clipfleet.jobs import Item
+from clipfleet.items import Item
+from clipfleet.model_card import load_card
 from clipfleet.settings import Settings
-from storage.parts import Embedded
-from workers import inputs as inputs_module
-from workers import pipeline
-from workers.decode import ImageLimits, read_image
-from workers.engines.base import Array
-from workers.engines.fake import FakeEngine, fake_card, write_fake_engine
-from workers.inputs import CHUNKS_AHEAD, Outcome
-from workers.isolated_decoder import IsolatedDecoder
-from workers.normalise import l2_normalise
-from workers.pipeline import Embedder, embed_in_chunks
-from workers.preprocess import preprocess_batch
-from workers.tokenizer import Tokenizer
+from clipfleet.storage.format.parts import Embedded
+from clipfleet.workers import embedder as pipeline
+from clipfleet.workers import input_chunks as inputs_module
+from clipfleet.workers.embedder import Embedder, embed_in_chunks
+from clipfleet.workers.engines.base import Array
+from clipfleet.workers.engines.fake import FakeEngine, fake_card, write_fake_engine
+from clipfleet.workers.images.decode import ImageLimits, read_image
+from clipfleet.workers.images.isolated_decoder import IsolatedDecoder
+from clipfleet.workers.images.preprocess import preprocess_batch
+from clipfleet.workers.input_chunks import CHUNKS_AHEAD, Outcome
+from clipfleet.workers.normalise import l2_normalise
+from clipfleet.workers.text.tokenizer import Tokenizer
 
 CHUNK = 32  # items
 

@@ -9,7 +9,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from workers.preprocess import MEAN, STD, preprocess, preprocess_batch, preprocess_into
+from clipfleet.workers.images.preprocess import (
+    MEAN,
+    STD,
+    preprocess,
+    preprocess_batch,
+    preprocess_into,
+)
 
 
 def grey(level: int, size: tuple[int, int] = (20, 10)) -> Image.Image:

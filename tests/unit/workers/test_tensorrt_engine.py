@@ -12,6 +12,10 @@ import pytest
 
 from clipfleet.errors import EngineError, GpuLostError, GpuMemoryError
 from clipfleet.settings import Settings
+from clipfleet.workers.engines.cuda.host_copy import HostCopy
+from clipfleet.workers.engines.load import load_engine
+from clipfleet.workers.engines.tensorrt.autotune import items_per_second
+from clipfleet.workers.engines.tensorrt.engine import TensorRTEngine
 from tests.unit.workers import fake_tensorrt
 from tests.unit.workers.fake_tensorrt import (
     WORDS,
@@ -23,15 +27,11 @@ from tests.unit.workers.fake_tensorrt import (
     plan,
     write_engine,
 )
-from workers.engines.host_copy import HostCopy
-from workers.engines.loading import load_engine
-from workers.engines.tensorrt import TensorRTEngine
-from workers.engines.tensorrt_speed import items_per_second
 
 VERSIONS = ["8.5.2", "8.6.0", "10.3.0", "11.1.0"]
 DYNAMIC = plan(shape=(-1, 3, 8, 8), sizes=(1, 4, 8))
 STATIC = plan(shape=(4, 3, 8, 8))
-SPEED = "workers.engines.tensorrt_runner.items_per_second"
+SPEED = "clipfleet.workers.engines.tensorrt.runner.items_per_second"
 TEXT = plan(name="text", shape=(1, 10), dtype="INT32")
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from clipfleet.card import Parity, TensorSpec, card_path, read_engine, sha256_of
 from clipfleet.errors import (
     CardError,
     DependencyError,
@@ -22,7 +21,10 @@ from clipfleet.errors import (
     GpuLostError,
     GpuMemoryError,
 )
+from clipfleet.model_card import Parity, TensorSpec, card_path, read_engine, sha256_of
 from clipfleet.settings import Settings
+from clipfleet.workers.engines.load import load_engine
+from clipfleet.workers.engines.tensorrt.engine import TensorRTEngine
 from tests.unit.workers.fake_cuda import GPU
 from tests.unit.workers.fake_tensorrt import (
     WORDS,
@@ -32,8 +34,6 @@ from tests.unit.workers.fake_tensorrt import (
     plan,
     write_engine,
 )
-from workers.engines.loading import load_engine
-from workers.engines.tensorrt import TensorRTEngine
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_the_bytes_that_were_checked_are_those_that_run(
         path.write_bytes(plan(broken="damaged"))
         return data
 
-    monkeypatch.setattr("workers.engines.tensorrt_open.read_engine", read_and_be_replaced)
+    monkeypatch.setattr("clipfleet.workers.engines.tensorrt.open.read_engine", read_and_be_replaced)
     TensorRTEngine(card, path, contexts=1).close()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clipfleet.errors import UsageError
-from workers.tokenizer import VOCABULARY_SHA256, Tokenizer
+from clipfleet.workers.text.tokenizer import VOCABULARY_SHA256, Tokenizer
 
 CLS, SEP, UNK, PAD = 101, 102, 100, 0
 
@@ -27,9 +27,11 @@ def words(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def test_the_vocabulary_is_the_published_one(tokenizer: Tokenizer) -> None:
-    data = (resources.files("workers.data") / "vocab.txt").read_bytes()
+    data = (resources.files("clipfleet.workers.text") / "vocab.txt").read_bytes()
     assert hashlib.sha256(data).hexdigest() == VOCABULARY_SHA256
-    assert VOCABULARY_SHA256 in (resources.files("workers.data") / "README.md").read_text("utf-8")
+    assert VOCABULARY_SHA256 in (resources.files("clipfleet.workers.text") / "README.md").read_text(
+        "utf-8"
+    )
     assert len(tokenizer) == 21128
 
 

@@ -1,0 +1,1 @@
+"""The command line: thin covers of the public functions, options, and what is printed."""

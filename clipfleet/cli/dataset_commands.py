@@ -1,0 +1,58 @@
+"""The commands that look at a dataset: `clipfleet status` and `clipfleet verify`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from clipfleet.cli.options import DatasetArgument, Json, RedisUrl, settings_from
+from clipfleet.cli.output import DONE, ITEMS_FAILED, print_result
+
+_WATCH_INTERVAL_S = 1.0
+
+
+def status(
+    dataset: Annotated[
+        str, typer.Argument(metavar="JOB|DATASET", help="A dataset's folder, or DATASET:00001.")
+    ],
+    watch: Annotated[bool, typer.Option("--watch", help="Show until everything is done.")] = False,
+    redis_url: RedisUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Show how far a dataset is; exits with 1 if items failed.
+
+    With --watch, until it is done, or nothing is queued any more though shards are missing.
+
+    \b
+    clipfleet status /vectors/photos --watch
+    clipfleet status /vectors/photos:00001 --json
+    """
+    from clipfleet.cli.progress_bar import open_display
+    from clipfleet.tasks.status import read_progress
+
+    settings = settings_from(redis_url=redis_url)
+    progress = read_progress(dataset, settings)
+    if watch:
+        with open_display(quiet=as_json) as show:
+            while not progress.finished and not progress.stuck:
+                show(progress.snapshot())
+                time.sleep(_WATCH_INTERVAL_S)
+                progress.refresh()
+            show(progress.snapshot())
+    print_result(progress.to_json(), progress.lines(), as_json)
+    raise typer.Exit(ITEMS_FAILED if progress.errors else DONE)
+
+
+def verify(dataset: DatasetArgument, as_json: Json = False) -> None:
+    """Prove a dataset: every planned id exactly once, norms of 1, no NaN, one model.
+
+    \b
+    clipfleet verify /vectors/photos && build-index /vectors/photos/parts
+    """
+    from clipfleet.storage.verify.verify import prove
+
+    proof = prove(dataset, store_timeout_s=settings_from().store_timeout_s)
+    print_result(proof.to_json(), proof.lines(), as_json)
+    raise typer.Exit(DONE if proof.ok else ITEMS_FAILED)

@@ -1,0 +1,176 @@
+"""What works on this machine, what does not, and how to mend it."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from clipfleet.errors import ClipfleetError, DependencyError
+from clipfleet.gpus import list_gpus
+from clipfleet.model_card import ModelCard, check_files, load_card
+from clipfleet.settings import Settings, cores
+
+State = Literal["ok", "absent", "broken"]
+
+_PACKAGES = {  # distribution: the extra that brings it, None where every installation has it
+    "celery": None,
+    "redis": None,
+    "numpy": None,
+    "pillow": None,
+    "pyarrow": None,
+    "torch": "convert",
+    "onnx": "convert",
+    "cuda-bindings": "gpu",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One finding: `absent` is a part that some commands can do without, `broken` is not."""
+
+    name: str
+    state: State
+    detail: str
+    mend: str = ""
+
+
+def examine(settings: Settings, models: list[Path]) -> Iterator[Check]:
+    """Yield a check for each part that clipfleet builds on, and one for each model card."""
+    yield Check(
+        name="Python", state="ok", detail=f"{platform.python_version()} at {sys.executable}"
+    )
+    yield Check(name="cores", state="ok", detail=str(cores()))
+    yield from map(_package, _PACKAGES)
+    yield _onnxruntime()
+    yield _tensorrt()
+    yield _gpu()
+    yield _redis(settings.redis_url)
+    yield _server_program()
+    yield from map(_model, models)
+
+
+def _package(name: str) -> Check:
+    try:
+        return Check(name=name, state="ok", detail=metadata.version(name))
+    except metadata.PackageNotFoundError:
+        extra = _PACKAGES[name]
+        target = f"'.[{extra}]'" if extra else "."
+        return Check(
+            name=name,
+            state="absent" if extra else "broken",
+            detail="not installed",
+            mend=f"from a checkout: pip install {target}",
+        )
+
+
+def _onnxruntime() -> Check:
+    name = "onnxruntime"
+    try:
+        import onnxruntime
+    except ImportError as error:
+        mend = "from a checkout: pip install '.[cpu]' or, beside an NVIDIA GPU, '.[gpu]'"
+        return Check(name=name, state="broken", detail=str(error), mend=mend)
+    providers = ", ".join(p.removesuffix("ExecutionProvider") for p in _providers(onnxruntime))
+    return Check(name=name, state="ok", detail=f"{onnxruntime.__version__}, built for {providers}")
+
+
+def _providers(onnxruntime: object) -> list[str]:
+    providers: list[str] = onnxruntime.get_available_providers()  # type: ignore[attr-defined]
+    return [p for p in providers if not p.startswith("Azure")]
+
+
+def _tensorrt() -> Check:
+    from clipfleet.workers.engines.tensorrt.compat import is_rtx, load_tensorrt
+
+    name = "TensorRT"
+    try:
+        tensorrt = load_tensorrt()
+    except DependencyError as error:
+        mend = "from a checkout: pip install '.[gpu]'"
+        return Check(name=name, state="absent", detail=str(error), mend=mend)
+    kind = " (TensorRT-RTX)" if is_rtx(tensorrt) else ""
+    return Check(name=name, state="ok", detail=f"{tensorrt.__version__}{kind}")
+
+
+def _gpu() -> Check:
+    try:
+        gpus = list_gpus()
+    except ClipfleetError as error:
+        mend = "restart the machine, or install the NVIDIA driver anew"
+        return Check(name="GPU", state="broken", detail=str(error), mend=mend)
+    if not gpus:
+        return Check(name="GPU", state="absent", detail="none: engines run on the CPU")
+    told = [
+        f"{gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory}, "
+        f"driver {gpu.driver}"
+        for gpu in gpus
+    ]
+    return Check(name="GPU", state="ok", detail="; ".join(told))
+
+
+def _redis(url: str) -> Check:
+    from clipfleet.tasks.broker.redis_client import broker_version
+
+    try:
+        return Check(name="Redis", state="ok", detail=broker_version(url))
+    except ClipfleetError as error:
+        mend = (
+            "start one and set CLIPFLEET_REDIS_URL; `clipfleet embed` needs none: it starts its own"
+        )
+        return Check(name="Redis", state="absent", detail=str(error), mend=mend)
+
+
+def _server_program() -> Check:
+    from clipfleet.tasks.local.redis_server import server_command
+
+    name = "Redis server for `clipfleet embed`"
+    try:
+        return Check(name=name, state="ok", detail=str(server_command()[0]))
+    except ClipfleetError as error:
+        return Check(
+            name=name,
+            state="absent",
+            detail=str(error),
+            mend="apt-get install redis-server, or from a checkout: pip install '.[server]'",
+        )
+
+
+def _model(path: Path) -> Check:
+    name = f"model {path}"
+    try:
+        card, engine = load_card(path)
+        check_files(card, engine)
+    except ClipfleetError as error:
+        return Check(name=name, state="broken", detail=str(error), mend="clipfleet convert")
+    proof = (
+        f"cosine ≥ {card.parity.cosine_min:.7f} on {card.parity.items} items"
+        if card.parity
+        else "not verified against its checkpoint"
+    )
+    detail = f"{card.architecture} {card.tower} {card.precision} for {card.runtime}, {proof}"
+    if card.runtime != "tensorrt":
+        return Check(name=name, state="ok", detail=detail)
+    misfit = _misfit(card)
+    if misfit:
+        mend = "clipfleet build, or clipfleet worker --build-if-missing"
+        return Check(name=name, state="broken", detail=f"{detail}; {misfit}", mend=mend)
+    return Check(name=name, state="ok", detail=f"{detail}, fits this machine")
+
+
+def _misfit(card: ModelCard) -> str | None:
+    """Return why a TensorRT engine cannot serve here, by its card; it is not loaded."""
+    from clipfleet.workers.engines.cuda.runtime import device_name
+    from clipfleet.workers.engines.tensorrt.check_compatible import check_fit
+    from clipfleet.workers.engines.tensorrt.compat import load_tensorrt
+
+    try:
+        gpu = device_name()  # first: without a GPU its reason is the better one
+        check_fit(card, gpu=gpu, runtime_version=str(load_tensorrt().__version__))
+    except ClipfleetError as error:
+        return str(error)
+    return None

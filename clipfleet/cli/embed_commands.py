@@ -1,0 +1,221 @@
+"""The commands that embed: `clipfleet embed`, `submit`, `resume` and `worker`."""
+
+from __future__ import annotations
+
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clipfleet.architectures import Tower
+from clipfleet.cli.options import (
+    AllowUnverified,
+    Contexts,
+    DatasetArgument,
+    Dtype,
+    Gpus,
+    IdColumn,
+    Json,
+    Model,
+    OutArgument,
+    OwnRedisUrl,
+    ProviderName,
+    RedisUrl,
+    ShardSize,
+    SourceArgument,
+    TextColumn,
+    TowerName,
+    UriColumn,
+    UrlHosts,
+    settings_from,
+)
+from clipfleet.cli.output import print_result, run_here
+
+
+def embed(
+    source: SourceArgument,
+    out: OutArgument,
+    model: Model,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes.", show_default="1")
+    ] = None,
+    gpus: Gpus = None,
+    redis_url: OwnRedisUrl = None,
+    shard_size: ShardSize = None,
+    dtype: Dtype = None,
+    id_column: IdColumn = None,
+    uri_column: UriColumn = None,
+    text_column: TextColumn = None,
+    provider: Annotated[ProviderName | None, typer.Option(help="ONNX Runtime's provider.")] = None,
+    contexts: Contexts = None,
+    allow_unverified: AllowUnverified = False,
+    url_host: UrlHosts = None,
+    as_json: Json = False,
+) -> None:
+    """Embed a whole source on this machine, and prove the result.
+
+    Starts a Redis of its own and workers, and stops both at the end, also after Ctrl-C.
+    The same command again goes on where the last one stopped.
+
+    \b
+    clipfleet embed photos/ vectors/photos --model models/vit-b-16.img.fp32.onnx
+    clipfleet embed captions.jsonl vectors/captions --model models/vit-b-16.txt.fp32.onnx
+    clipfleet embed photos/ vectors/photos --model models/vit-b-16.img.fp16.trt --gpus all
+    """
+    from clipfleet.gpus import check_one_way
+    from clipfleet.tasks.local.run import embed_source
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops what was started, as Ctrl-C
+
+    settings = settings_from(
+        shard_size=shard_size,
+        embedding_dtype=dtype,
+        redis_url=redis_url,
+        url_hosts=url_host or None,
+        **_engine_settings(provider, contexts, allow_unverified),
+    )
+    check_one_way(workers, gpus)
+    items = _open_source(source, model, id_column, uri_column, text_column)
+    job = partial(embed_source, items, out, model, settings=settings)
+    run_here(job, workers=workers, gpus=gpus, own_redis=redis_url is None, as_json=as_json)
+
+
+def submit(
+    source: SourceArgument,
+    out: OutArgument,
+    model: Model,
+    redis_url: RedisUrl = None,
+    shard_size: ShardSize = None,
+    dtype: Dtype = None,
+    id_column: IdColumn = None,
+    uri_column: UriColumn = None,
+    text_column: TextColumn = None,
+    as_json: Json = False,
+) -> None:
+    """Plan a source and queue its shards for workers that run elsewhere.
+
+    Submitting the same source to the same dataset again queues only what is missing.
+
+    \b
+    clipfleet submit photos/ /vectors/photos --model models/vit-b-16.img.fp32.onnx
+    """
+    from clipfleet.tasks.submit.submit import submit as run_submit
+
+    settings = settings_from(shard_size=shard_size, embedding_dtype=dtype, redis_url=redis_url)
+    items = _open_source(source, model, id_column, uri_column, text_column)
+    submission = run_submit(items, out, model, settings=settings)
+    print_result(submission.to_json(), submission.lines(), as_json)
+
+
+def resume(dataset: DatasetArgument, redis_url: RedisUrl = None, as_json: Json = False) -> None:
+    """Put back into the queue what a dataset misses, from its plan and manifest alone.
+
+    For a Redis that lost its data, a submit that was killed, or shards that workers refused until
+    the cause was mended. What is queued or running already is not queued twice.
+
+    \b
+    clipfleet resume /vectors/photos
+    """
+    from clipfleet.tasks.submit.resume import resume as run_resume
+
+    resumption = run_resume(dataset, settings=settings_from(redis_url=redis_url))
+    print_result(resumption.to_json(), resumption.lines(), as_json)
+
+
+def worker(
+    tower: Annotated[TowerName, typer.Option(help="Which queue to serve.", show_default=False)],
+    model: Model,
+    output: Annotated[
+        str,
+        typer.Option(
+            help="Datasets inside this folder, or s3://bucket/prefix, are written, no others.",
+            show_default=False,
+        ),
+    ],
+    input_root: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Images below this folder are read, no others; may be repeated.",
+        ),
+    ] = None,
+    url_host: UrlHosts = None,
+    gpus: Gpus = None,
+    build_if_missing: Annotated[
+        bool,
+        typer.Option(
+            "--build-if-missing",
+            help="TensorRT: build this machine's engine from the ONNX file, once, and serve it.",
+        ),
+    ] = False,
+    redis_url: RedisUrl = None,
+    provider: Annotated[ProviderName | None, typer.Option(help="ONNX Runtime's provider.")] = None,
+    contexts: Contexts = None,
+    allow_unverified: AllowUnverified = False,
+) -> None:
+    """Serve one tower's queue until SIGTERM, which finishes the running shard first.
+
+    A shard that runs on for longer than CLIPFLEET_STOP_GRACE_S is handed back to the queue.
+    A worker whose GPU fails hands back what it has and exits with 1: start it again.
+
+    \b
+    clipfleet worker --tower img --model models/vit-b-16.img.fp32.onnx --output /vectors
+    clipfleet worker --tower img --model models/vit-b-16.img.fp16.onnx --output /vectors \\
+        --build-if-missing --gpus all
+    """
+    from clipfleet.gpus import choose_gpus
+    from clipfleet.storage.filesystem.locations import resolved
+    from clipfleet.tasks.local.engine_build import engine_of_this_machine, look_before_build
+    from clipfleet.tasks.local.gpu_fleet import run_gpu_workers
+    from clipfleet.tasks.worker.main import run_worker
+
+    settings = settings_from(
+        redis_url=redis_url,
+        tower=tower,
+        model=str(model.resolve()),
+        output=resolved(output),
+        input_roots=[str(root.absolute()) for root in input_root] if input_root else None,
+        url_hosts=url_host or None,
+        **_engine_settings(provider, contexts, allow_unverified),
+    )
+    if gpus:
+        chosen = choose_gpus(gpus)
+        raise typer.Exit(run_gpu_workers(settings, chosen, build_if_missing=build_if_missing))
+    if build_if_missing:
+        look_before_build(settings)
+        card = engine_of_this_machine(model.resolve(), settings)
+        settings = settings.model_copy(update={"model": str(card)})
+    raise typer.Exit(run_worker(settings))
+
+
+def _engine_settings(
+    provider: ProviderName | None, contexts: int | None, allow_unverified: bool
+) -> dict[str, Any]:
+    """Return the settings of these options; one that is not given leaves the environment's."""
+    return {
+        "provider": provider,
+        "engine_contexts": contexts,
+        "allow_unverified": allow_unverified or None,
+    }
+
+
+def _open_source(
+    location: str,
+    model: Path,
+    id_column: str | None,
+    uri_column: str | None,
+    text_column: str | None,
+) -> Any:
+    from clipfleet.model_card import load_card
+    from clipfleet.storage.sources.base import open_source
+
+    card, _ = load_card(model)
+    tower: Tower = card.tower
+    return open_source(
+        location,
+        tower=tower,
+        id_column=id_column,
+        uri_column=uri_column,
+        text_column=text_column,
+    )

@@ -1,0 +1,293 @@
+"""The commands that make engines: `clipfleet convert`, `build` and `adopt`."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipfleet.architectures import TOWERS
+from clipfleet.cli.options import Json, PrecisionName, TowerName
+from clipfleet.cli.output import print_result
+from clipfleet.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipfleet.architectures import Tower
+    from clipfleet.model_card import ModelCard, Precision
+
+OnnxArgument = Annotated[
+    list[Path], typer.Argument(help="ONNX engines, or their cards.", metavar="ONNX...")
+]
+Fp32Ops = Annotated[
+    str, typer.Option(metavar="OPS", help="ONNX operators kept in float32 (TensorRT 8 only).")
+]
+TimingCache = Annotated[
+    Path | None,
+    typer.Option(help="Its file [default: named by version and GPU, beside the engine]."),
+]
+NoTimingCache = Annotated[bool, typer.Option("--no-timing-cache", help="Measure everything anew.")]
+Reference = Annotated[
+    Path | None, typer.Option(help="Float32 ONNX to compare with [default: the one beside].")
+]
+VerifyImages = Annotated[Path | None, typer.Option(help="Pictures to verify with.")]
+VerifyTexts = Annotated[Path | None, typer.Option(help="Texts to verify with, one a line.")]
+
+
+def convert(
+    architecture: Annotated[
+        str,
+        typer.Argument(
+            help="RN50, ViT-B-16, ViT-L-14, ViT-L-14-336, ViT-H-14, demo, or a JSON file."
+        ),
+    ],
+    prefix: Annotated[
+        Path,
+        typer.Argument(help="Where to save: models/vit-b-16 gives models/vit-b-16.img.fp32.onnx …"),
+    ],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="A .pt or .safetensors file [default: download the published one]."),
+    ] = None,
+    from_onnx: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-onnx",
+            metavar="FILE",
+            help="A float32 ONNX file, for want of a checkpoint.",
+        ),
+    ] = None,
+    logit_scale: Annotated[
+        float | None, typer.Option(help="The model's, for --from-onnx without a card.")
+    ] = None,
+    tower: Annotated[list[TowerName] | None, typer.Option(help="Only this tower.")] = None,
+    precision: Annotated[
+        list[PrecisionName] | None, typer.Option(help="Only this precision.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Items a call of the engine [default: 1].")
+    ] = None,
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="Let a call take any number of items.")
+    ] = False,
+    context_length: Annotated[int | None, typer.Option(min=3, help="Tokens a text.")] = None,
+    download_root: Annotated[Path | None, typer.Option(help="Where downloads are kept.")] = None,
+    verify_images: VerifyImages = None,
+    verify_texts: VerifyTexts = None,
+    if_missing: Annotated[
+        bool, typer.Option("--if-missing", help="Do nothing if all of these engines are there.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Convert a checkpoint to ONNX engines that are proven against PyTorch.
+
+    With --from-onnx, a float32 ONNX file is converted and is what the engines are compared with.
+
+    \b
+    clipfleet convert ViT-B-16 models/vit-b-16
+    clipfleet convert RN50 models/mine --checkpoint finetuned.pt --precision fp32 --dynamic-batch
+    clipfleet convert ViT-B-16 models/b16 --from-onnx vit-b-16.img.fp32.onnx --logit-scale 4.6052
+    """
+    towers: tuple[Tower, ...] = tuple(t.value for t in tower) if tower else TOWERS
+    precisions: tuple[Precision, ...] = (
+        tuple(p.value for p in precision) if precision else ("fp32", "fp16")
+    )
+    if if_missing and (present := _converted(prefix, towers, precisions)):
+        _print(present, as_json)
+        return
+
+    from clipfleet.convert.dependencies import naming_missing_packages
+    from clipfleet.convert.tensorrt.requests import naming_file_errors
+
+    with naming_missing_packages():
+        from clipfleet.convert.conversion import convert as convert_checkpoint
+        from clipfleet.convert.from_onnx import convert_onnx
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves nothing half-written
+
+    common: dict[str, Any] = {
+        "architecture": architecture,
+        "save_prefix": prefix,
+        "precisions": precisions,
+        "verify_images": verify_images,
+        "verify_texts": verify_texts,
+        "progress": _tell,
+    }
+    checkpoint_options = {
+        "--checkpoint": checkpoint,
+        "--tower": tower,
+        "--batch-size": batch_size,
+        "--dynamic-batch": dynamic_batch,
+        "--context-length": context_length,
+        "--download-root": download_root,
+    }
+    if from_onnx is None:
+        if logit_scale is not None:
+            raise UsageError("--logit-scale is for --from-onnx: a checkpoint holds its own")
+        models = convert_checkpoint(
+            checkpoint=checkpoint,
+            towers=towers,
+            batch_size=None if dynamic_batch else batch_size or 1,
+            context_length=context_length,
+            download_root=download_root,
+            **common,
+        )
+    else:
+        given = [name for name, value in checkpoint_options.items() if value]
+        if given:
+            raise UsageError(f"{', '.join(given)}: not with --from-onnx, whose file decides it")
+        with naming_file_errors():
+            models = convert_onnx(from_onnx, logit_scale=logit_scale, **common)
+    _print(models, as_json)
+
+
+def _converted(
+    prefix: Path, towers: Sequence[Tower], precisions: Sequence[Precision]
+) -> list[tuple[ModelCard, Path]]:
+    """Return the card of each of these engines with its path; nothing if an engine is missing."""
+    from clipfleet.model_card import card_path, load_card
+
+    engines = [prefix.with_name(f"{prefix.name}.{t}.{p}.onnx") for t in towers for p in precisions]
+    if not all(engine.is_file() and card_path(engine).is_file() for engine in engines):
+        return []
+    return [(load_card(engine)[0], card_path(engine)) for engine in engines]
+
+
+def build(
+    onnx: OnnxArgument,
+    out: Annotated[
+        Path | None, typer.Option(metavar="PREFIX", help="Where to save [default: beside].")
+    ] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Build float16 engines.")] = False,
+    fp32: Annotated[
+        bool, typer.Option("--fp32", help="Build float32 engines [default: as the ONNX is].")
+    ] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Items a call of the engine [default: 1].")
+    ] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(min=1, help="One engine for 1 to this many items a call.")
+    ] = None,
+    optimum_batch: Annotated[
+        int | None, typer.Option(min=1, help="What --max-batch is tuned for [default: the most].")
+    ] = None,
+    fp16_banned_ops: Fp32Ops = "",
+    optimization_level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="Higher: longer builds, faster engines.")
+    ] = None,
+    workspace_gib: Annotated[
+        float | None, typer.Option(help="Scratch memory on the GPU [default: all of it].")
+    ] = None,
+    timing_cache: TimingCache = None,
+    no_timing_cache: NoTimingCache = False,
+    tactic_sources: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Kernel libraries to search.")
+    ] = None,
+    limit_s: Annotated[float | None, typer.Option(help="End a build that takes longer.")] = None,
+    log: Annotated[Path | None, typer.Option(help="File for all that TensorRT says.")] = None,
+    candidates: Annotated[
+        int, typer.Option(min=1, help="Build so many at the same time, and keep the fastest.")
+    ] = 1,
+    reference: Reference = None,
+    verify_images: VerifyImages = None,
+    verify_texts: VerifyTexts = None,
+    as_json: Json = False,
+) -> None:
+    """Build TensorRT engines for this machine's GPU, and prove each against float32.
+
+    An engine is kept only if it computes what its float32 ONNX computes. It runs with the
+    TensorRT version and on the GPU model that it was built with, and nowhere else.
+
+    \b
+    clipfleet build models/vit-b-16.img.fp16.onnx models/vit-b-16.txt.fp16.onnx
+    clipfleet build models/any.img.fp16.onnx --max-batch 32 --out models/vit-b-16-b32
+    """
+    from clipfleet.convert.tensorrt.build import build_engine
+    from clipfleet.convert.tensorrt.options import options_from, split_names
+    from clipfleet.convert.tensorrt.requests import (
+        asked_precisions,
+        build_engines,
+        naming_file_errors,
+    )
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves no builder behind
+
+    options = options_from(
+        optimization_level=optimization_level,
+        workspace_gib=workspace_gib,
+        timing_cache=timing_cache,
+        no_timing_cache=no_timing_cache,
+        tactic_sources=tactic_sources,
+        limit_s=limit_s,
+        log=log,
+        candidates=candidates,
+    )
+    one = partial(
+        build_engine,
+        batch_size=batch_size,
+        max_batch=max_batch,
+        optimum_batch=optimum_batch,
+        fp32_ops=split_names(fp16_banned_ops),
+        reference=reference,
+        options=options,
+        verify_images=verify_images,
+        verify_texts=verify_texts,
+        progress=_tell,
+    )
+    precisions = asked_precisions(fp32=fp32, fp16=fp16)
+    with naming_file_errors():
+        built = build_engines(onnx, prefix=out, precisions=precisions, build=one)
+    _print(built, as_json)
+
+
+def adopt(
+    engine: Annotated[Path, typer.Argument(help="A TensorRT engine.")],
+    reference: Reference = None,
+    precision: Annotated[
+        PrecisionName | None, typer.Option(help="Its precision [default: its name says it].")
+    ] = None,
+    verify_images: VerifyImages = None,
+    verify_texts: VerifyTexts = None,
+    as_json: Json = False,
+) -> None:
+    """Prove a TensorRT engine that has no card, or one for another machine, and write its card.
+
+    An engine file is code, which runs when it is loaded: adopt one only from a source that you
+    trust.
+
+    \b
+    clipfleet adopt models/vit-b-16.img.fp16.trt --reference models/vit-b-16.img.fp32.onnx
+    """
+    from clipfleet.convert.tensorrt.adopt import adopt_engine
+    from clipfleet.convert.tensorrt.requests import naming_file_errors
+
+    with naming_file_errors():
+        adopted = adopt_engine(
+            engine,
+            reference=reference,
+            precision=precision.value if precision else None,
+            verify_images=verify_images,
+            verify_texts=verify_texts,
+            progress=_tell,
+        )
+    _print([adopted], as_json)
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _print(engines: Sequence[tuple[ModelCard, Path]], as_json: bool) -> None:
+    lines = [f"{path}: {_proof(card)}" for card, path in engines]
+    print_result({"cards": [str(path) for _, path in engines]}, lines, as_json)
+
+
+def _proof(card: ModelCard) -> str:
+    parity, build = card.parity, card.build
+    proof = (
+        f"cosine ≥ {parity.cosine_min:.7f} on {parity.items} items" if parity else "not verified"
+    )
+    return f"{proof}, built in {build.seconds:g} s" if build else proof

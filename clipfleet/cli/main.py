@@ -1,0 +1,107 @@
+"""The command line: `clipfleet convert | build | adopt | embed | submit | worker | status | …`.
+
+Exit codes: 0 done; 1 done, but some items failed or a dataset is not whole, or a worker lost
+its GPU and may be started again; 2 wrong use or environment; 130 interrupted. Standard output
+carries the result (one JSON object with --json), standard error everything else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipfleet import __version__
+from clipfleet.cli import dataset_commands, engine_commands, error_commands
+from clipfleet.cli import embed_commands as job_commands
+from clipfleet.cli.options import Json, RedisUrl, settings_from
+from clipfleet.cli.output import DONE, GPU_LOST, INTERRUPTED, WRONG_USE, print_result
+from clipfleet.errors import ClipfleetError, GpuLostError
+
+app = typer.Typer(
+    help="Turn large corpora of images and texts into CLIP vectors in Parquet.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"clipfleet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Turn large corpora of images and texts into CLIP vectors in Parquet."""
+
+
+def doctor(
+    model: Annotated[list[Path] | None, typer.Option("--model", help="Cards to examine.")] = None,
+    redis_url: RedisUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Say what works on this machine, what does not, and how to mend it.
+
+    \b
+    clipfleet doctor --model models/vit-b-16.img.fp32.onnx
+    """
+    from clipfleet.cli.doctor import examine
+
+    checks = list(examine(settings_from(redis_url=redis_url), model or []))
+    broken = any(check.state == "broken" for check in checks)
+    lines = [
+        f"{check.state:7} {check.name}: {check.detail}" + (f" → {check.mend}" if check.mend else "")
+        for check in checks
+    ]
+    print_result(
+        {"ok": not broken, "checks": [dataclasses.asdict(check) for check in checks]},
+        lines,
+        as_json,
+    )
+    raise typer.Exit(WRONG_USE if broken else DONE)
+
+
+for _command in (
+    engine_commands.convert,
+    engine_commands.build,
+    engine_commands.adopt,
+    job_commands.embed,
+    job_commands.submit,
+    job_commands.resume,
+    job_commands.worker,
+    dataset_commands.status,
+    dataset_commands.verify,
+    error_commands.errors,
+    error_commands.retry,
+    doctor,
+):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Run the command line; every error that clipfleet raises on purpose is one line."""
+    try:
+        app(standalone_mode=True)
+    except ClipfleetError as error:
+        typer.echo(f"clipfleet: {error}", err=True)
+        sys.exit(GPU_LOST if isinstance(error, GpuLostError) else WRONG_USE)
+    except KeyboardInterrupt:  # outside a command: within, typer's own exit code is the same
+        sys.exit(INTERRUPTED)
+    except Exception:  # noqa: BLE001 - the edge of the process; 1 would say that items failed
+        traceback.print_exc()
+        sys.exit(WRONG_USE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Items: one image or one text, with its id."""
+
+from __future__ import annotations
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+MAX_ID_LENGTH = 4096  # characters: the longest path that Linux opens
+
+MAX_URI_LENGTH = 3 * 4096 + 16  # characters: the longest path, every byte of it escaped
+
+MAX_TEXT_LENGTH = 1_000_000  # characters: a model reads the first hundred or so
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
+class Item:
+    """One image (`uri`) or one text (`text`) with its id; exactly one of the two is set.
+
+    `uri` is an absolute path, or a URL with a scheme.
+    """
+
+    id: str = Field(min_length=1, max_length=MAX_ID_LENGTH)
+    uri: str | None = None
+    text: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.uri is None) == (self.text is None):
+            raise ValueError(f"item {self.id!r} must have exactly one of uri and text")
+        for value in (self.id, self.uri, self.text):
+            if value is not None and not value.isascii():
+                value.encode()  # half a surrogate pair, which JSON can carry, has no UTF-8

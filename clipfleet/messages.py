@@ -1,0 +1,76 @@
+"""The messages that Celery carries, and the shards that they name."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from clipfleet.architectures import Tower
+from clipfleet.errors import MessageError
+from clipfleet.validation import problems
+
+EMBED_TASK = "clipfleet.embed"  # one shard of a plan
+
+EMBED_ITEMS_TASK = "clipfleet.embed_items"  # items that an ETL system queues by themselves
+
+# What a message may hold; more is refused, whoever sent it.
+MAX_DATASET_LENGTH = 4096  # characters
+
+MAX_SHARD_INDEX = 2**31 - 1
+
+MAX_MESSAGE_ITEMS = 1_000_000  # that are queued by themselves
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+def queue_name(tower: Tower, prefix: str = "clipfleet") -> str:
+    """Return the Redis queue of a tower: `clipfleet.img` or `clipfleet.txt`."""
+    return f"{prefix}.{tower}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
+class Shard:
+    """A run of a job's planned items that one task embeds: row group `index` of its plan."""
+
+    job: str = Field(pattern=r"^[0-9]{5}$")
+    index: int = Field(ge=0, le=MAX_SHARD_INDEX)
+    size: PositiveInt  # items
+
+    @property
+    def name(self) -> str:
+        """The shard's name in file names: sorts as the items were planned."""
+        return f"{self.job}-{self.index:07d}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
+class EmbedTask:
+    """The message of one shard: a reference into the dataset's plan, never items or pixels."""
+
+    dataset: str = Field(max_length=MAX_DATASET_LENGTH)  # path or URL of the dataset
+    tower: Tower
+    model: str  # ModelCard.identity
+    shard: Shard
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the keyword arguments of the Celery message."""
+        message: dict[str, Any] = json.loads(_EMBED_TASK.dump_json(self))
+        return message
+
+    @classmethod
+    def from_json(cls, message: dict[str, Any]) -> EmbedTask:
+        """Return the task of a message's keyword arguments.
+
+        Raises:
+            MessageError: A field is missing, unknown or of another type.
+        """
+        try:
+            return _EMBED_TASK.validate_json(json.dumps(message))
+        # RecursionError, ValueError: JSON that Python reads and does not write again.
+        except (ValidationError, TypeError, ValueError, RecursionError) as error:
+            raise MessageError(f"not an {EMBED_TASK} message: {problems(error)}") from error
+
+
+_EMBED_TASK = TypeAdapter(EmbedTask)

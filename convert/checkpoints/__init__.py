@@ -1,0 +1,1 @@
+"""Published and own checkpoints: fetched, read and checked."""

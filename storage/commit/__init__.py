@@ -1,0 +1,1 @@
+"""How a shard is committed, and the errors and ids that are known."""

@@ -1,0 +1,90 @@
+"""Failures: the rows of a dataset's errors tables that stand, read and counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+from clipfleet.error_codes import ERROR_CODES
+from clipfleet.items import Item
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.parquet import (
+    PARQUET_ERRORS,
+    open_parquet,
+    parquet_error,
+    read_row_groups,
+)
+from clipfleet.storage.format.parts import Failure, errors_path, errors_schema, value_column
+from clipfleet.storage.format.records import error_names, part_names
+from clipfleet.storage.jobs.retries import Retried, job_of
+
+
+@dataclass(kw_only=True, slots=True)
+class ErrorClass:
+    """How many items ended in a class of error, and the first of them."""
+
+    count: int
+    first: Failure
+
+
+def count_failures(dataset: Dataset) -> Counter[str]:
+    """Return how many items ended in each class of error."""
+    return Counter({code: found.count for code, found in error_classes(dataset).items()})
+
+
+def error_classes(dataset: Dataset, only: Collection[str] = ()) -> dict[str, ErrorClass]:
+    """Return the classes of error that occur, or those of them in `only`, as `ERROR_CODES` go.
+
+    The first of a class is that of the first table, in the order of names. Memory stays flat.
+
+    Raises:
+        DatasetError: An errors table or a plan is damaged.
+        StorageError: The disk did not answer.
+    """
+    found: dict[str, ErrorClass] = {}
+    with closing(Retried(dataset, part_names(dataset.fs))) as retried:
+        for _, failure in standing_failures(dataset, retried):
+            if only and failure.error not in only:
+                continue
+            if failure.error in found:
+                found[failure.error].count += 1
+            else:
+                found[failure.error] = ErrorClass(count=1, first=failure)
+    order = {code: n for n, code in enumerate(ERROR_CODES)}
+    return dict(sorted(found.items(), key=lambda entry: (order.get(entry[0], len(order)), entry)))
+
+
+def standing_failures(dataset: Dataset, retried: Retried) -> Iterator[tuple[str, Failure]]:
+    """Yield the rows of the errors tables with their part's name, but those in `retried`.
+
+    Raises:
+        DatasetError: An errors table is damaged.
+        StorageError: The disk did not answer.
+    """
+    parts = part_names(dataset.fs)
+    for name in sorted(error_names(dataset.fs) & parts):  # others are of parts moved away
+        for failure in _read_table(dataset, name):
+            if not retried.has(failure.item.id, after=job_of(name)):
+                yield name, failure
+
+
+def _read_table(dataset: Dataset, name: str) -> Iterator[Failure]:
+    """Yield the rows of an errors table, a row group in memory."""
+    column = value_column(dataset.info.tower)
+    path = errors_path(name)
+    try:
+        file = dataset.fs.open(path)
+    except FileNotFoundError:
+        return  # a retry's part has all of them by now
+    with file:
+        try:
+            names = errors_schema(dataset.info.tower).names
+            for rows in read_row_groups(open_parquet(file), names):
+                for row in rows.select(names).to_pylist():
+                    item = Item(id=row.pop("id"), **{column: row.pop(column)})
+                    yield Failure(item=item, **row)
+        except (*PARQUET_ERRORS, ValueError) as error:  # ValueError: a row is no failure
+            remedy = "delete its manifest record, and `clipfleet resume` writes both anew"
+            raise parquet_error(error, f"{dataset.root}/{path}", remedy=remedy) from error

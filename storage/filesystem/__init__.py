@@ -1,0 +1,1 @@
+"""Disks and object stores on which the first writer wins."""

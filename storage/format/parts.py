@@ -1,0 +1,306 @@
+"""Parts: the Parquet files that hold a shard's vectors, and the errors tables beside them.
+
+A part carries its shard's failures in its footer, so that whoever finds a part can write
+its errors table and its manifest record without embedding anything again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from clipfleet.architectures import Tower
+from clipfleet.errors import DatasetError
+from clipfleet.items import Item
+from clipfleet.model_card import ModelCard
+from clipfleet.storage.format.dataset import ERRORS_FOLDER, PARTS_FOLDER, DatasetInfo
+from clipfleet.storage.format.parquet import (
+    PARQUET_ERRORS,
+    open_parquet,
+    parquet_bytes,
+    parquet_error,
+)
+
+FORMAT = "1"
+ITEMS_PREFIX = "items-"  # parts of items that arrived by themselves, not by a plan
+NORM_TOLERANCE = 1e-3
+MAX_ATTEMPT = 1_000_000  # of an item
+
+_NAME = re.compile(r"[0-9A-Za-z_-]+")  # of a part: leads to no other folder
+
+_VERSION_KEY = b"clipfleet.version"
+_SHARD_KEY = b"clipfleet.shard"
+_MODEL_KEY = b"clipfleet.model"
+_CARD_KEY = b"clipfleet.model_card"
+_ENGINE_KEY = b"clipfleet.engine_sha256"
+_FAILURES_KEY = b"clipfleet.failures"
+_WORKER_KEY = b"clipfleet.worker"
+_FINISHED_KEY = b"clipfleet.finished_at"
+_RETRIES_KEY = b"clipfleet.retries"
+_CUT_KEY = b"clipfleet.cut"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """An item that has no vector, and why; `error` is one of `clipfleet.messages.ERROR_CODES`."""
+
+    item: Item
+    error: str
+    message: str
+    attempt: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Embedded:
+    """What a run of items became: every item is in `items` or in `failures`, in order.
+
+    `vectors` is float32 (len(items), D) with L2 norm 1. `sizes` are the images' original
+    (width, height) in pixels, None for texts. `retries` names the parts in which these items
+    ended as failures before, if they did. `cut` are the ids of texts of which the model saw the
+    beginning only.
+    """
+
+    items: list[Item]
+    vectors: NDArray[np.float32]
+    sizes: list[tuple[int, int]] | None
+    failures: list[Failure]
+    retries: tuple[str, ...] = ()
+    cut: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Footer:
+    """What a part says about itself.
+
+    `vectors` counts its rows, `cut` those of cut texts; `retries` is `Embedded`'s.
+    """
+
+    shard: str
+    model: str  # ModelCard.identity
+    engine_sha256: str
+    worker: str
+    finished_at: str  # ISO 8601, UTC
+    vectors: int
+    failures: tuple[Failure, ...]
+    retries: tuple[str, ...] = ()
+    cut: int = 0
+
+
+def part_path(name: str) -> str:
+    """Return where the part of a shard is, in its dataset."""
+    return f"{PARTS_FOLDER}/{name}.parquet"
+
+
+def errors_path(name: str) -> str:
+    """Return where the errors table of a shard is, if it has one."""
+    return f"{ERRORS_FOLDER}/{name}.parquet"
+
+
+def way_out(name: str) -> str:
+    """Return what to do about a part that is of no use, for messages."""
+    if name.startswith(ITEMS_PREFIX):  # no plan has these items
+        return "move it away, and queue its items again"
+    return "delete it, and `clipfleet resume` embeds its shard again"
+
+
+def value_column(tower: Tower) -> str:
+    """Return the column beside `id`: `uri` for images, `text` for texts."""
+    return "uri" if tower == "img" else "text"
+
+
+def item_value(item: Item) -> str:
+    """Return an item's uri or text."""
+    return item.uri if item.uri is not None else item.text or ""
+
+
+def part_schema(info: DatasetInfo) -> pa.Schema:
+    """Return a part's columns: id, uri | text, width and height of images, embedding."""
+    dtype = pa.float16() if info.embedding_dtype == "float16" else pa.float32()
+    sizes = [pa.field(name, pa.int32(), nullable=False) for name in ("width", "height")]
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field(value_column(info.tower), pa.string(), nullable=False),
+            *(sizes if info.tower == "img" else []),
+            pa.field("embedding", pa.list_(dtype, info.dim), nullable=False),
+        ]
+    )
+
+
+def errors_schema(tower: Tower) -> pa.Schema:
+    """Return an errors table's columns: id, uri | text, error, message, attempt."""
+    names = ("id", value_column(tower), "error", "message")
+    strings = [pa.field(name, pa.string(), nullable=False) for name in names]
+    return pa.schema([*strings, pa.field("attempt", pa.int32(), nullable=False)])
+
+
+def part_of(
+    embedded: Embedded,
+    info: DatasetInfo,
+    card: ModelCard,
+    name: str,
+    *,
+    worker: str = "",
+    finished_at: str = "",
+) -> tuple[memoryview, Footer]:
+    """Return the Parquet file of a shard named `name`, and its footer, which has the failures.
+
+    Raises:
+        DatasetError: The vectors are not (len(items), D), finite, and of norm 1.
+    """
+    _check(embedded, info, name)
+    footer = Footer(
+        shard=name,
+        model=card.identity,
+        engine_sha256=card.engine_sha256,
+        worker=worker,
+        finished_at=finished_at,
+        vectors=len(embedded.items),
+        failures=tuple(embedded.failures),
+        retries=embedded.retries,
+        cut=sum(item.id in embedded.cut for item in embedded.items),
+    )
+    metadata = {
+        _VERSION_KEY: FORMAT,
+        _SHARD_KEY: footer.shard,
+        _MODEL_KEY: footer.model,
+        _CARD_KEY: json.dumps(json.loads(card.to_json())),
+        _ENGINE_KEY: footer.engine_sha256,
+        _WORKER_KEY: footer.worker,
+        _FINISHED_KEY: footer.finished_at,
+        _FAILURES_KEY: json.dumps([_failure_fields(f) for f in footer.failures]),
+        _RETRIES_KEY: json.dumps(footer.retries),
+        _CUT_KEY: json.dumps(footer.cut),
+    }
+    return parquet_bytes(_part_table(embedded, info), metadata), footer
+
+
+def errors_bytes(failures: Sequence[Failure], tower: Tower) -> memoryview:
+    """Return the Parquet file of an errors table."""
+    columns = {
+        "id": [f.item.id for f in failures],
+        value_column(tower): [item_value(f.item) for f in failures],
+        "error": [f.error for f in failures],
+        "message": [f.message for f in failures],
+        "attempt": [f.attempt for f in failures],
+    }
+    return parquet_bytes(pa.table(columns, schema=errors_schema(tower)), {_VERSION_KEY: FORMAT})
+
+
+def read_footer(file: BinaryIO, *, path: str) -> Footer:
+    """Return what the part in `file` says about itself.
+
+    Raises:
+        DatasetError: It is damaged, or no part of ours.
+        StorageError: The disk did not answer.
+    """
+    try:
+        parquet = open_parquet(file).metadata
+        metadata = parquet.metadata or {}
+        failures = [failure_of(fields) for fields in json.loads(metadata[_FAILURES_KEY])]
+        return Footer(
+            shard=plain_name(metadata[_SHARD_KEY].decode()),
+            model=metadata[_MODEL_KEY].decode(),
+            engine_sha256=metadata[_ENGINE_KEY].decode(),
+            worker=metadata[_WORKER_KEY].decode(),
+            finished_at=metadata[_FINISHED_KEY].decode(),
+            vectors=parquet.num_rows,
+            failures=tuple(failures),
+            # Older parts have none of these.
+            retries=tuple(map(plain_name, json.loads(metadata.get(_RETRIES_KEY, b"[]")))),
+            cut=_count(json.loads(metadata.get(_CUT_KEY, b"0"))),
+        )
+    except (*PARQUET_ERRORS, LookupError, TypeError, ValueError, RecursionError) as error:
+        remedy = way_out(PurePosixPath(path).stem)
+        raise parquet_error(error, path, remedy=remedy) from error
+
+
+def _check(embedded: Embedded, info: DatasetInfo, name: str) -> None:
+    vectors, expected = embedded.vectors, (len(embedded.items), info.dim)
+    if vectors.shape != expected:
+        raise DatasetError(f"shard {name}: vectors have shape {vectors.shape}, expected {expected}")
+    if (embedded.sizes is None) != (info.tower == "txt"):
+        raise DatasetError(f"shard {name}: sizes belong to images, the dataset is {info.tower}")
+    if embedded.sizes is not None and len(embedded.sizes) != len(embedded.items):
+        raise DatasetError(f"shard {name}: {len(embedded.sizes)} sizes for {expected[0]} items")
+    wrong = np.flatnonzero(~(np.abs(norms(vectors) - 1) < NORM_TOLERANCE))  # NaN is wrong too
+    if wrong.size:
+        item, norm = embedded.items[wrong[0]], norms(vectors)[wrong[0]]
+        raise DatasetError(
+            f"shard {name}: {wrong.size} vectors are not of norm 1; the first is {item.id!r} "
+            f"with norm {norm:g}"
+        )
+
+
+def norms(vectors: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the L2 norms (n,) of vectors (n, D), computed in float32."""
+    exact = vectors.astype(np.float32, copy=False)
+    squares: NDArray[np.float32] = np.einsum("nd,nd->n", exact, exact)
+    return np.sqrt(squares)
+
+
+def _part_table(embedded: Embedded, info: DatasetInfo) -> pa.Table:
+    schema = part_schema(info)
+    flat = embedded.vectors.astype(info.embedding_dtype).reshape(-1)
+    columns = [
+        pa.array([item.id for item in embedded.items], pa.string()),
+        pa.array([item_value(item) for item in embedded.items], pa.string()),
+    ]
+    if embedded.sizes is not None:
+        sizes = np.array(embedded.sizes, np.int32).reshape(-1, 2)
+        columns += [pa.array(sizes[:, 0]), pa.array(sizes[:, 1])]
+    columns.append(
+        pa.FixedSizeListArray.from_arrays(pa.array(flat), type=schema.field("embedding").type)
+    )
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _failure_fields(failure: Failure) -> dict[str, Any]:
+    item = failure.item
+    value = {"uri": item.uri} if item.uri is not None else {"text": item.text}
+    told = {"error": failure.error, "message": failure.message, "attempt": failure.attempt}
+    return {"id": item.id, **value, **told}
+
+
+def failure_of(fields: dict[str, Any]) -> Failure:
+    """Return the failure that JSON, or a row, describes.
+
+    Raises:
+        LookupError, TypeError, ValueError: It describes none.
+    """
+    told, attempt = [fields["error"], fields["message"]], _count(fields["attempt"])
+    if not all(isinstance(value, str) for value in told) or attempt > MAX_ATTEMPT:
+        raise ValueError(f"not a failure: {fields!s:.200}")
+    for value in told:
+        value.encode()  # JSON may have half a surrogate pair
+    return Failure(
+        item=Item(id=fields["id"], uri=fields.get("uri"), text=fields.get("text")),
+        error=told[0],
+        message=told[1],
+        attempt=attempt,
+    )
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a part as it is.
+
+    Raises:
+        ValueError: It is none, and may lead elsewhere.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name[:100]!r} is no part's name")
+    return name
+
+
+def _count(number: int) -> int:
+    if type(number) is not int or number < 0:
+        raise ValueError(f"{number!s:.100} is no count")
+    return number

@@ -1,0 +1,1 @@
+"""The jobs of a dataset: plans are read, retries are told apart."""

@@ -1,0 +1,273 @@
+"""Jobs: what was planned into a dataset, and how a worker reads a shard of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Annotated, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+
+from clipfleet.architectures import Tower
+from clipfleet.errors import DatasetError, MessageError
+from clipfleet.items import Item
+from clipfleet.messages import Shard
+from clipfleet.storage.format.dataset import PLAN_FOLDER, Dataset
+from clipfleet.storage.format.parquet import (
+    PARQUET_ERRORS,
+    may_have_between,
+    open_parquet,
+    parquet_error,
+    read_row_group,
+)
+from clipfleet.storage.format.parts import value_column
+from clipfleet.validation import problems
+
+_RECORD_SUFFIX = ".json"
+RESTORE = "restore it, or submit into a new dataset"  # the way out of a damaged plan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A job's record; `files` counts the shards of each of its plan files."""
+
+    id: Annotated[str, Field(pattern=r"^[0-9]{5}$")]
+    source: str
+    tower: Tower
+    items: NonNegativeInt
+    shards: NonNegativeInt
+    shard_size: PositiveInt
+    token: Annotated[str, Field(pattern=r"^(retry-)?[0-9a-z]+$")]  # of its plan files' names
+    files: tuple[NonNegativeInt, ...]
+    created_at: str  # ISO 8601, UTC
+    retry: bool = (
+        False  # its items are planned before, and ended as errors (clipfleet.storage.jobs.retries)
+    )
+
+    def to_json(self) -> str:
+        """Return the record's text; `retry` stands only where it is true."""
+        fields = asdict(self)
+        if not self.retry:
+            del fields["retry"]
+        return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+
+
+_JOB = TypeAdapter(Job)
+
+
+def jobs(dataset: Dataset) -> list[Job]:
+    """Return the jobs of a dataset, oldest first.
+
+    Raises:
+        DatasetError: A record is damaged.
+    """
+    return [read_job(dataset, id_) for id_ in job_ids(dataset)]
+
+
+def job_ids(dataset: Dataset) -> list[str]:
+    """Return the ids of the jobs of a dataset, oldest first."""
+    names = dataset.fs.list(PLAN_FOLDER)
+    return [n.removesuffix(_RECORD_SUFFIX) for n in names if n.endswith(_RECORD_SUFFIX)]
+
+
+def read_job(dataset: Dataset, id_: str) -> Job:
+    """Return the record of a job.
+
+    Raises:
+        DatasetError: There is no such job, or its record is damaged.
+    """
+    path = record_path(id_)
+    try:
+        text = dataset.fs.read(path)
+    except FileNotFoundError:
+        raise DatasetError(
+            f"dataset {dataset.root} has no job {id_}: its plan was deleted, or the message is "
+            "another dataset's"
+        ) from None
+    job = parse_job(text, f"{dataset.root}/{path}", remedy=RESTORE)
+    if job.id != id_:
+        raise DatasetError(
+            f"{dataset.root}/{path} is damaged, it is the record of job {job.id}: {RESTORE}"
+        )
+    return job
+
+
+def parse_job(text: str | bytes, place: str, *, remedy: str) -> Job:
+    """Return the job of a record; its place, and the remedy, are for messages.
+
+    Raises:
+        DatasetError: It is damaged.
+    """
+    try:
+        job = _JOB.validate_json(text, strict=True)
+    except ValidationError as error:
+        raise DatasetError(f"{place} is damaged ({problems(error)}): {remedy}") from error
+    shards = -(-job.items // job.shard_size)
+    if not sum(job.files) == job.shards == shards:
+        raise DatasetError(f"{place} is damaged, its numbers contradict each other: {remedy}")
+    return job
+
+
+def publish(dataset: Dataset, job: Job) -> bool:
+    """Write the record that makes a job exist; False if another job has its number.
+
+    True if the record is this job's: a store may write it and lose the answer.
+
+    Raises:
+        DatasetError: The record that has the number is damaged.
+    """
+    path = record_path(job.id)
+    if not dataset.fs.exists(path) and dataset.fs.create(path, job.to_json().encode()):
+        return True
+    return read_job(dataset, job.id) == job
+
+
+def shards(job: Job) -> Iterator[Shard]:
+    """Yield the shards of a job; all but the last have `shard_size` items."""
+    for index in range(job.shards):
+        size = min(job.shard_size, job.items - index * job.shard_size)
+        yield Shard(job=job.id, index=index, size=size)
+
+
+def read_job_rows(dataset: Dataset, job: Job) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield the ids and the uris or texts of a job's items, a shard at a time.
+
+    Raises:
+        DatasetError: A plan file is missing or damaged.
+        StorageError: The disk did not answer.
+    """
+    with PlanReader(dataset) as reader:
+        for index in range(job.shards):
+            yield reader.read_rows(job, index)
+
+
+class PlanReader:
+    """Reads shards of a dataset's plans; keeps the last plan file open."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._jobs: dict[str, Job] = {}
+        self._path = ""
+        self._file: BinaryIO | None = None
+        self._parquet: pq.ParquetFile | None = None
+
+    def read(self, shard: Shard) -> list[Item]:
+        """Return the items of a shard, in the source's order.
+
+        Raises:
+            MessageError: The job has no such shard.
+            DatasetError: The dataset has no such job, or its plan is damaged.
+        """
+        job = self.job(shard)
+        column = value_column(job.tower)
+        ids, values = self.read_rows(job, shard.index)
+        try:
+            return [Item(id=i, **{column: value}) for i, value in zip(ids, values, strict=True)]
+        except ValidationError as error:
+            place = f"{self._dataset.root}, job {job.id}: its plan"
+            raise DatasetError(f"{place} is damaged ({problems(error)}): {RESTORE}") from error
+
+    def read_rows(self, job: Job, index: int) -> tuple[list[str], list[str]]:
+        """Return the ids and the uris or texts of the shard with an index.
+
+        Raises:
+            DatasetError: A plan file is missing or damaged.
+            StorageError: The disk did not answer.
+        """
+        column = value_column(job.tower)
+        table = self.read_table(job, index, ["id", column])
+        return table["id"].to_pylist(), table[column].to_pylist()
+
+    def read_table(self, job: Job, index: int, columns: list[str]) -> pa.Table:
+        """Return columns of the shard with an index, as the plan has them.
+
+        Raises:
+            DatasetError: A plan file is missing or damaged.
+            StorageError: The disk did not answer.
+        """
+        path, group = _place(job, index)
+        with self._plan_errors(path):
+            return read_row_group(self._open(path), group, columns)
+
+    def may_have(self, job: Job, index: int, first: str, last: str) -> bool:
+        """Return whether a shard may have ids from `first` to `last`; reads no row.
+
+        Raises:
+            DatasetError: A plan file is missing or damaged.
+            StorageError: The disk did not answer.
+        """
+        path, group = _place(job, index)
+        with self._plan_errors(path):
+            return may_have_between(self._open(path), group, "id", first, last)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._path, self._file, self._parquet = "", None, None
+
+    def __enter__(self) -> PlanReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def job(self, shard: Shard) -> Job:
+        """Return the job of a shard.
+
+        Raises:
+            MessageError: The job has no such shard.
+            DatasetError: The dataset has no such job, or its record is damaged.
+        """
+        if shard.job not in self._jobs:
+            self._jobs[shard.job] = read_job(self._dataset, shard.job)
+        job = self._jobs[shard.job]
+        size = min(job.shard_size, job.items - shard.index * job.shard_size)
+        if shard.index >= job.shards or shard.size != size:
+            raise MessageError(
+                f"job {job.id} of {self._dataset.root} has {job.shards} shards of "
+                f"{job.shard_size} items; there is none with index {shard.index} and "
+                f"{shard.size} items"
+            )
+        return job
+
+    @contextmanager
+    def _plan_errors(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise DatasetError(
+                f"plan file {self._dataset.root}/{path} is gone: {RESTORE}"
+            ) from None
+        except PARQUET_ERRORS as error:
+            raise parquet_error(error, f"{self._dataset.root}/{path}", remedy=RESTORE) from error
+
+    def _open(self, path: str) -> pq.ParquetFile:
+        if path != self._path or self._parquet is None:
+            self.close()
+            self._file = self._dataset.fs.open(path)
+            self._parquet = open_parquet(self._file)
+            self._path = path
+        return self._parquet
+
+
+def _place(job: Job, index: int) -> tuple[str, int]:
+    """Return the plan file of a shard, and its row group there."""
+    number = 0
+    while index >= job.files[number]:
+        index -= job.files[number]
+        number += 1
+    return file_path(job.id, job.token, number), index
+
+
+def record_path(job_id: str) -> str:
+    """Return where a job's record is; it is written last, and makes the job exist."""
+    return f"{PLAN_FOLDER}/{job_id}{_RECORD_SUFFIX}"
+
+
+def file_path(job_id: str, token: str, number: int) -> str:
+    """Return where a job's plan file is: one row group for each shard."""
+    return f"{PLAN_FOLDER}/{job_id}-{token}-{number:04d}.parquet"

@@ -1,0 +1,102 @@
+"""What a source brings that a dataset does not have yet, and what contradicts it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from hashlib import blake2b
+
+from clipfleet.errors import DuplicateIdError
+from clipfleet.items import Item
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.id_index import IdIndex
+from clipfleet.storage.format.parts import item_value, value_column
+from clipfleet.storage.jobs.plan_reader import jobs, read_job_rows
+from clipfleet.storage.sources.base import Source
+from clipfleet.storage.sources.columns import show
+
+SHOWN = 5  # duplicates that an error names
+
+_BATCH_ITEMS = 4096
+_DIGEST_BYTES = 16
+
+
+def new_items(dataset: Dataset, source: Source) -> Generator[Item, None, None]:
+    """Yield the source's items whose ids are in no plan of the dataset.
+
+    The ids are kept on disk, so memory stays flat.
+
+    Raises:
+        DatasetError: A plan is damaged.
+        DuplicateIdError: Two items share an id, or the dataset has it for another uri or
+            text. It comes when the source is exhausted, or the first few are found.
+    """
+    with closing(IdIndex()) as index:
+        for job in jobs(dataset):
+            for ids, values in read_job_rows(dataset, job):
+                rows = zip(ids, values, strict=True)
+                index.add((id_, _digest(value), -int(job.id)) for id_, value in rows)
+        yield from _unknown(dataset, source, index)
+
+
+def _unknown(dataset: Dataset, source: Source, index: IdIndex) -> Iterator[Item]:
+    """Positions in the source count from 1; what `index` has before has minus its job's number."""
+    twice: list[tuple[Item, int, int]] = []
+    other: list[tuple[Item, int]] = []
+    position = 0
+    for batch in _batched(source):
+        first, position = position + 1, position + len(batch)
+        added = index.add(
+            (item.id, _digest(item_value(item)), n) for n, item in enumerate(batch, first)
+        )
+        if added == len(batch):
+            yield from batch
+            continue
+        for n, item in enumerate(batch, first):
+            value, origin = index.get(item.id) or (b"", n)
+            if origin == n:
+                yield item
+            elif origin > 0:
+                twice.append((item, origin, n))
+            elif value != _digest(item_value(item)):
+                other.append((item, origin))
+        if len(twice) + len(other) >= SHOWN:
+            break
+    if twice:
+        raise _twice_error(source, twice[:SHOWN])
+    if other:
+        raise _other_error(dataset, other[:SHOWN])
+
+
+def _twice_error(source: Source, twice: list[tuple[Item, int, int]]) -> DuplicateIdError:
+    shown = "; ".join(
+        f"{item.id!r} at {source.place(first)} and at {source.place(second)}"
+        for item, first, second in twice
+    )
+    return DuplicateIdError(
+        f"{source.description} gives an id twice: {shown}. Ids must be unique; nothing was planned"
+    )
+
+
+def _other_error(dataset: Dataset, other: list[tuple[Item, int]]) -> DuplicateIdError:
+    column = value_column(dataset.info.tower)
+    shown = "; ".join(
+        f"{item.id!r} (planned in job {-origin:05d}), now with {column} {show(item_value(item))}"
+        for item, origin in other
+    )
+    return DuplicateIdError(
+        f"dataset {dataset.root} has these ids with another {column} already: {shown}. Give them "
+        "other ids, or choose another output folder; nothing was planned"
+    )
+
+
+def _digest(value: str) -> bytes:
+    """Return 16 bytes that stand for a uri or text."""
+    return blake2b(value.encode(), digest_size=_DIGEST_BYTES).digest()
+
+
+def _batched(items: Iterable[Item]) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, _BATCH_ITEMS)):
+        yield batch

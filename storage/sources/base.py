@@ -1,0 +1,110 @@
+"""Sources: where items come from. Each streams; none holds all its items in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from clipfleet.architectures import Tower
+from clipfleet.errors import SourceError
+from clipfleet.items import Item
+from clipfleet.storage.filesystem.locations import local_path
+from clipfleet.storage.sources.columns import Columns
+from clipfleet.storage.sources.folder import FolderSource
+from clipfleet.storage.sources.tables import CsvSource, JsonlSource, LinesSource, ParquetSource
+
+_SUPPORTED = (
+    "a folder of images, a folder of .parquet files, or a .jsonl, .ndjson, .csv, .tsv, .parquet "
+    "or .txt file"
+)
+
+
+class Source(Protocol):
+    """A stream of items, the same in the same order at each iteration while nothing changes."""
+
+    description: str  # for people: kind and place
+
+    def __iter__(self) -> Iterator[Item]:
+        """Yield the items.
+
+        Raises:
+            SourceError: Something is unreadable; the message names file, row and value.
+        """
+        ...
+
+    def place(self, position: int) -> str:
+        """Return where the item at a position, from 1, stands; for messages."""
+        ...
+
+
+class ListSource:
+    """Items of a list; for tests, and for callers that have them in memory."""
+
+    def __init__(self, items: Sequence[Item], description: str = "a list of items") -> None:
+        self.description = description
+        self._items = items
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._items)
+
+    def place(self, position: int) -> str:
+        return f"item {position}"
+
+
+def open_source(
+    location: str,
+    *,
+    tower: Tower,
+    id_column: str | None = None,
+    uri_column: str | None = None,
+    text_column: str | None = None,
+) -> Source:
+    """Return the source at a path: a folder, or a JSONL, CSV, TSV, Parquet or text file.
+
+    Without names, the id is the column id, text_id or image_id, the image uri, path, file
+    or file_name, the text text or caption.
+
+    Raises:
+        SourceError: Nothing is there, or it is not a source of this tower's items.
+        UsageError: The location has a scheme that is not supported.
+    """
+    path = local_path(location)
+    value = uri_column if tower == "img" else text_column
+    unused, flag = (text_column, "text") if tower == "img" else (uri_column, "uri")
+    if unused is not None:
+        raise SourceError(
+            f"column {unused!r} was named for the {flag}, and the {tower} tower reads none: leave "
+            f"the {flag} column away, or choose the other tower"
+        )
+    columns = Columns.of(tower, id_column=id_column, value_column=value)
+    if os.path.isdir(path):
+        return _open_folder(path, tower, columns)
+    if not os.path.exists(path):
+        raise SourceError(f"no source at {path}: nothing is there")
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in (".jsonl", ".ndjson"):
+        return JsonlSource(path, columns)
+    if suffix in (".csv", ".tsv"):
+        return CsvSource(path, columns)
+    if suffix == ".parquet":
+        return ParquetSource(path, columns)
+    if suffix == ".txt":
+        return LinesSource(path, tower)
+    raise SourceError(f"{path} is no source that is known by its name: expected {_SUPPORTED}")
+
+
+def _open_folder(path: str, tower: Tower, columns: Columns) -> Source:
+    """A folder is read as Parquet for texts, if columns are named, or if it holds no other."""
+    try:
+        suffixes = {os.path.splitext(name)[1].lower() for name in os.listdir(path)}
+    except OSError as error:
+        raise SourceError(f"cannot list the folder {path}: {error.strerror}") from error
+    if ".parquet" in suffixes and (tower == "txt" or columns.named or suffixes == {".parquet"}):
+        return ParquetSource(path, columns)
+    if tower == "txt":
+        raise SourceError(
+            f"{path} is a folder without .parquet files, and the txt tower reads texts: name a "
+            ".jsonl, .csv, .tsv, .parquet or .txt file"
+        )
+    return FolderSource(path)

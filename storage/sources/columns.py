@@ -1,0 +1,130 @@
+"""Columns: how a row of a table, whatever its format, becomes an item."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from pydantic import ValidationError
+
+from clipfleet.architectures import Tower
+from clipfleet.errors import SourceError
+from clipfleet.items import Item
+from clipfleet.storage.filesystem.locations import has_scheme
+
+ID_COLUMNS = ("id", "text_id", "image_id")
+URI_COLUMNS = ("uri", "path", "file", "file_name")
+TEXT_COLUMNS = ("text", "caption")
+
+_SHOWN_CHARACTERS = 80
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Columns:
+    """Where a table keeps ids and values: the names to look for, the first that is there."""
+
+    tower: Tower
+    ids: tuple[str, ...]
+    values: tuple[str, ...]
+    id_named: bool  # by the user, not a default
+    named: bool  # any of both
+
+    @classmethod
+    def of(cls, tower: Tower, *, id_column: str | None, value_column: str | None) -> Columns:
+        defaults = URI_COLUMNS if tower == "img" else TEXT_COLUMNS
+        return cls(
+            tower=tower,
+            ids=(id_column,) if id_column else ID_COLUMNS,
+            values=(value_column,) if value_column else defaults,
+            id_named=id_column is not None,
+            named=id_column is not None or value_column is not None,
+        )
+
+    def fixed(self, id_: str, value: str) -> Columns:
+        """Return the same with nothing left to look for."""
+        return replace(self, ids=(id_,), values=(value,), id_named=True)
+
+    def find(self, present: Collection[str], *, place: str) -> tuple[str, str]:
+        """Return the names of the id and value columns; images without ids have their paths.
+
+        Raises:
+            SourceError: A column that is needed is not among those present.
+        """
+        value = _first(self.values, present)
+        if value is None:
+            raise _missing(self.values, present, place, option=self._value_option)
+        id_ = _first(self.ids, present)
+        if id_ is None and (self.id_named or self.tower == "txt"):
+            raise _missing(self.ids, present, place, option="--id-column")
+        return id_ or value, value
+
+    @property
+    def _value_option(self) -> str:
+        return "--uri-column" if self.tower == "img" else "--text-column"
+
+    def item(self, id_: object, value: object, *, folder: str, place: str) -> Item:
+        """Return the item of a row; relative paths are relative to `folder`.
+
+        Raises:
+            SourceError: The id or the value is of another type, empty, or too long.
+        """
+        if not isinstance(value, str):
+            raise SourceError(f"{place}: {self._word} is {show(value)}, expected a string")
+        if self.tower == "img":
+            fields = {"uri": absolute(value, folder=folder, place=place)}
+        else:
+            fields = {"text": value}
+        identifier = as_id(id_, place=place)
+        try:
+            return Item(id=identifier, **fields)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise SourceError(f"{place}: {show(identifier)} is no item: {reason}") from error
+
+    @property
+    def _word(self) -> str:
+        return "the path" if self.tower == "img" else "the text"
+
+
+def as_id(value: object, *, place: str) -> str:
+    """Return an id as a string; whole numbers are ids too.
+
+    Raises:
+        SourceError: It is of another type, or empty.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str) and value:
+        return value
+    raise SourceError(f"{place}: the id is {show(value)}, expected a string or a whole number")
+
+
+def absolute(uri: str, *, folder: str, place: str) -> str:
+    """Return a uri with its scheme, or an absolute path.
+
+    Raises:
+        SourceError: It is empty.
+    """
+    if not uri:
+        raise SourceError(f"{place}: the path is empty")
+    return uri if has_scheme(uri) else os.path.normpath(os.path.join(folder, uri))
+
+
+def show(value: object) -> str:
+    """Return a value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+
+
+def _first(names: tuple[str, ...], present: Collection[str]) -> str | None:
+    return next((name for name in names if name in present), None)
+
+
+def _missing(
+    names: tuple[str, ...], present: Collection[str], place: str, *, option: str
+) -> SourceError:
+    wanted = " or ".join(repr(name) for name in names)
+    return SourceError(
+        f"{place}: no column {wanted} among {show(sorted(present))}; name it with {option}"
+    )

@@ -1,0 +1,192 @@
+"""Tables as sources: JSONL, CSV, TSV, Parquet, and plain lines of text."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipfleet.architectures import Tower
+from clipfleet.errors import SourceError
+from clipfleet.items import Item
+from clipfleet.storage.filesystem.locations import readable
+from clipfleet.storage.sources.columns import Columns, show
+
+_BOM = b"\xef\xbb\xbf"
+_BATCH_ROWS = 4096
+# The last are pyarrow's for strings that are not UTF-8, and for times that Python cannot hold.
+_PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError)
+_FIELD_CHARACTERS = 1 << 24  # the csv module's limit of 131,072 is short for a document
+
+
+class _TableSource:
+    """What all tables share: an item with the place that it stands at."""
+
+    kind = "table"
+
+    def __init__(self, path: str, columns: Columns) -> None:
+        self.path = os.path.abspath(path)
+        self.folder = os.path.dirname(self.path)
+        self.columns = columns
+        self.description = f"{self.kind} {readable(self.path)}"
+
+    def __iter__(self) -> Iterator[Item]:
+        return (item for _, item in self._placed())
+
+    def place(self, position: int) -> str:
+        """Return file and row of the item at a position, from 1."""
+        place, _ = next(itertools.islice(self._placed(), position - 1, None))
+        return place
+
+    def _placed(self) -> Iterator[tuple[str, Item]]:
+        raise NotImplementedError
+
+
+class JsonlSource(_TableSource):
+    """A file with a JSON object a line; blank lines are passed over."""
+
+    kind = "JSONL"
+
+    def _placed(self) -> Iterator[tuple[str, Item]]:
+        # The first line decides which columns they are; a later one that lacks one is wrong.
+        columns = self.columns
+        for place, row in self._rows():
+            id_, value = columns.find(row, place=place)
+            if columns is self.columns:
+                columns = columns.fixed(id_, value)
+            yield place, columns.item(row[id_], row[value], folder=self.folder, place=place)
+
+    def _rows(self) -> Iterator[tuple[str, dict[str, object]]]:
+        for place, line in _lines(self.path):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise SourceError(f"{place}: {show(line)} is not JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise SourceError(f"{place}: {show(row)} is not a JSON object")
+            yield place, row
+
+
+class CsvSource(_TableSource):
+    """A CSV or TSV file with a header."""
+
+    kind = "CSV"
+
+    def _placed(self) -> Iterator[tuple[str, Item]]:
+        csv.field_size_limit(_FIELD_CHARACTERS)
+        tabs = self.path.lower().endswith(".tsv")
+        dialect = csv.excel_tab if tabs else csv.excel
+        reader = csv.reader((line for _, line in _lines(self.path)), dialect, strict=True)
+        header = self._next(reader)
+        if header is None:
+            raise SourceError(f"{self.path} is empty: expected a header")
+        place = f"{self.path}, header"
+        if len(set(header)) < len(header):
+            raise SourceError(f"{place}: a column is named twice in {show(header)}")
+        id_, value = self.columns.find(header, place=place)
+        at_id, at_value = header.index(id_), header.index(value)
+        while (row := self._next(reader)) is not None:
+            place = f"{self.path}, line {reader.line_num}"
+            if not row:
+                continue  # a blank line
+            if len(row) != len(header):
+                raise SourceError(
+                    f"{place}: {len(row)} fields, the header has {len(header)}: {show(row)}"
+                )
+            item = self.columns.item(row[at_id], row[at_value], folder=self.folder, place=place)
+            yield place, item
+
+    def _next(self, reader: Iterator[list[str]]) -> list[str] | None:
+        try:
+            return next(reader, None)
+        except csv.Error as error:
+            line = getattr(reader, "line_num", 0)
+            raise SourceError(f"{self.path}, line {line}: not CSV: {error}") from error
+
+
+class ParquetSource(_TableSource):
+    """A Parquet file, or all of them in a folder and its subfolders, in order."""
+
+    kind = "Parquet"
+
+    def _placed(self) -> Iterator[tuple[str, Item]]:
+        for path in _parquet_files(self.path):
+            yield from self._file(path)
+
+    def _file(self, path: str) -> Iterator[tuple[str, Item]]:
+        folder, row = os.path.dirname(path), 0
+        try:
+            for ids, values in self._batches(path):
+                for id_, value in zip(ids, values, strict=True):
+                    row += 1
+                    place = f"{path}, row {row}"
+                    yield place, self.columns.item(id_, value, folder=folder, place=place)
+        except _PARQUET_ERRORS as error:
+            raise SourceError(f"{path} cannot be read as Parquet: {error}") from error
+
+    def _batches(self, path: str) -> Iterator[tuple[list[object], list[object]]]:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            id_, value = self.columns.find(names, place=path)
+            if names.count(id_) > 1 or names.count(value) > 1:
+                raise SourceError(f"{path}: a column is named twice in {show(names)}")
+            if file.metadata.num_rows == 0:  # older pyarrow fails to iterate over none
+                return
+            for batch in file.iter_batches(_BATCH_ROWS, columns=sorted({id_, value})):
+                yield batch.column(id_).to_pylist(), batch.column(value).to_pylist()
+
+
+class LinesSource(_TableSource):
+    """A text file: a text a line, with the line's number as its id, or an image's path a line."""
+
+    kind = "text file"
+
+    def __init__(self, path: str, tower: Tower) -> None:
+        super().__init__(path, Columns.of(tower, id_column=None, value_column=None))
+
+    def _placed(self) -> Iterator[tuple[str, Item]]:
+        for number, (place, line) in enumerate(_lines(self.path), 1):
+            value = line.rstrip("\r\n")
+            id_ = number if self.columns.tower == "txt" else value
+            yield place, self.columns.item(id_, value, folder=self.folder, place=place)
+
+
+def _lines(path: str) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a UTF-8 file with their places; line ends stay."""
+    with _opened(path) as file:
+        for number, line in enumerate(file, 1):
+            place = f"{path}, line {number}"
+            try:
+                yield place, line.removeprefix(_BOM if number == 1 else b"").decode()
+            except UnicodeDecodeError as error:
+                raise SourceError(f"{place}: {show(line)} is not UTF-8: {error.reason}") from error
+
+
+def _opened(path: str) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _parquet_files(path: str) -> Iterator[str]:
+    if not os.path.isdir(path):
+        yield path
+        return
+    for folder, subfolders, names in os.walk(path, onerror=_refuse):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "_")))
+        for name in sorted(names):
+            if name.lower().endswith(".parquet") and not name.startswith((".", "_")):
+                yield os.path.join(folder, name)
+
+
+def _refuse(error: OSError) -> None:
+    raise SourceError(f"cannot list the folder {error.filename}: {error.strerror}") from error

@@ -1,0 +1,150 @@
+"""`clipfleet.embed`: the task that embeds one shard of a plan."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from celery import Task, shared_task
+
+from clipfleet.errors import GpuLostError, MessageError, UsageError
+from clipfleet.messages import EMBED_TASK, MAX_DATASET_LENGTH, EmbedTask, Shard
+from clipfleet.model_card import ModelCard
+from clipfleet.storage.commit.commit import Commit, commit, complete, is_committed
+from clipfleet.storage.format.dataset import Dataset, describe
+from clipfleet.storage.jobs.retries import read_run
+from clipfleet.tasks.broker.refusals import refuse
+from clipfleet.tasks.dataset_access import dataset_root
+from clipfleet.tasks.retry_policy import (
+    is_redelivered,
+    lost_reason,
+    may_retry,
+    reason_of,
+    retry_later,
+    times_lost,
+)
+from clipfleet.tasks.worker.fatal_error import gpu_lost
+from clipfleet.tasks.worker.watchdog import working
+from clipfleet.workers.engine_process import EngineProcess, engine_process
+
+_SHOWN_LENGTH = 100  # characters of a message's id
+
+log = logging.getLogger(__name__)
+
+
+class LostShardError(UsageError):
+    """The process or the worker of a shard was lost again and again."""
+
+
+def embed_shard(
+    task: EmbedTask,
+    process: EngineProcess,
+    *,
+    worker: str,
+    isolated: bool = False,
+    lost: int = 0,
+) -> Commit | None:
+    """Embed and commit a shard; None if it was committed before.
+
+    `isolated`: see `Embedder.embed`; `lost`: how often its process, or its worker, was lost.
+
+    Raises:
+        LostShardError: That was too often.
+        UsageError: The message is for another worker, model or dataset, or its plan is gone.
+        TransientError: Worth trying again.
+        GpuLostError: This process can embed nothing any more.
+    """
+    store_timeout_s = process.settings.store_timeout_s
+    output = str(process.settings.output)
+    root = dataset_root(output, task.dataset, store_timeout_s=store_timeout_s)
+    dataset = Dataset.open(root, store_timeout_s=store_timeout_s)
+    _check_model(task, dataset, process.card)
+    name = task.shard.name
+    if is_committed(dataset, name):
+        return None
+    done = complete(dataset, name)  # a worker died between the part and its record
+    if done is not None:
+        return done
+    if lost >= process.settings.shard_attempts:
+        raise LostShardError(lost_reason(lost))
+    run = read_run(dataset, task.shard)
+    progress = working().progress
+    embedded = process.embedder.embed(run.items, isolated=isolated, progress=progress)
+    embedded = run.finish(embedded)
+    return commit(dataset, name, embedded, card=process.card, worker=worker)
+
+
+def _check_model(task: EmbedTask, dataset: Dataset, card: ModelCard) -> None:
+    if task.model != card.identity or task.tower != card.tower:
+        raise MessageError(
+            f"the message is for {task.tower} model {task.model[:12]}, this worker serves "
+            f"{describe(card)}: fleets of different models on one Redis need a queue_prefix each"
+        )
+    dataset.check_model(card)
+
+
+class ShardTask(Task[..., None]):
+    """A shard that ends its process too often is refused by the worker's parent."""
+
+    Request = "clipfleet.tasks.shard_request:ShardRequest"
+
+
+@shared_task(name=EMBED_TASK, bind=True, base=ShardTask)
+def embed(self: ShardTask, /, *args: Any, **message: Any) -> None:
+    """Run a message, whatever it holds: embed its shard, or put it off, or refuse it."""
+    process = engine_process()
+    attempts = process.settings.shard_attempts
+    lost = times_lost((self.request.properties or {}).get("delivery_info"))
+    started_s = time.monotonic()
+    try:
+        if args:
+            raise MessageError(f"{EMBED_TASK} takes keyword arguments only, not {len(args)} others")
+        task = EmbedTask.from_json(message)
+        isolated = is_redelivered(self.request.delivery_info)
+        with working().at_work():
+            done = embed_shard(
+                task, process, worker=str(self.request.hostname), isolated=isolated, lost=lost
+            )
+    except GpuLostError as error:
+        gpu_lost(error)
+    except UsageError as error:
+        refuse(process.settings, *names_of(self.request.id, message), reason=reason_of(error))
+    except Exception as error:  # the edge of the task: nothing may lose its message
+        names = names_of(self.request.id, message)
+        if not may_retry(error, self.request.retries + 1, attempts):
+            log.exception("shard failed for the last time")
+            refuse(process.settings, *names, reason=reason_of(error))
+        else:
+            retry_later(self, error, named=" of ".join(names))
+    else:
+        _log_done(task, done, time.monotonic() - started_s, isolated=isolated)
+
+
+def _log_done(task: EmbedTask, done: Commit | None, seconds: float, *, isolated: bool) -> None:
+    where = {"dataset": task.dataset, "shard": task.shard.name}
+    if done is None:
+        log.info("shard was done before", extra=where)
+        return
+    items = done.vectors + done.errors
+    measured = {
+        "items": items,
+        "errors": done.errors,
+        "cut": done.cut,
+        "isolated": isolated,
+        "seconds": round(seconds, 3),
+        "items_per_s": round(items / max(seconds, 1e-9), 1),
+    }
+    log.info("shard embedded", extra={**where, **measured})
+
+
+def names_of(id_: object, message: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what a message is called in a refusal, and its dataset, whatever it holds."""
+    try:
+        name = f"shard {Shard(**message['shard']).name}"
+    except (LookupError, TypeError, ValueError):
+        name = f"message {str(id_)[:_SHOWN_LENGTH]}"
+    dataset = message.get("dataset")
+    usable = isinstance(dataset, str) and len(dataset) <= MAX_DATASET_LENGTH
+    return name, str(dataset) if usable else ""

@@ -1,0 +1,1 @@
+"""Single items: queued, gathered into batches, embedded."""

@@ -1,0 +1,182 @@
+"""Gathering: messages of single items wait for their neighbours, then go as one batch.
+
+This part knows nothing of Celery. A message is acknowledged when its items are written; one
+whose batch failed stays in hand and goes again after a while. What failed too often is given up:
+its items are written as errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from clipfleet.error_codes import ENGINE_CRASHED, ENGINE_FAILED
+from clipfleet.tasks.retry_policy import lost_reason, retry_delay_s
+
+WINDOWS_IN_HAND = 2  # one that is embedded, one that fills: more messages stay in Redis
+_MAX_CREDIT = 60_000  # kombu turns prefetch limits off above 65,535
+
+GivenUp = tuple[str, str]  # the class of the errors, and their message
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Delivery:
+    """A message in hand: its items, not yet looked at, and how to acknowledge it.
+
+    `redelivered`: a worker died, or stopped, with it in hand. `lost`: how often the process that
+    had its items, or its worker, died.
+    """
+
+    dataset: str | None  # None: the output folder's own, see clipfleet.tasks.items.task
+    items: list[Any]
+    ack: Callable[[], None]
+    redelivered: bool = False
+    lost: int = 0
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Batch:
+    """Deliveries for one dataset that are embedded together.
+
+    `attempt` counts from 1; `failed_alone` how often a batch of one delivery raised an error
+    whose reason may be one of its items. Once its process died, it is `isolated` (see
+    `Embedder.embed`).
+    """
+
+    dataset: str | None
+    deliveries: list[Delivery] = field(default_factory=list)
+    attempt: int = 1
+    failed_alone: int = 0
+    isolated: bool = False
+    given_up: GivenUp | None = None
+
+    @property
+    def size(self) -> int:
+        """Items."""
+        return sum(len(delivery.items) for delivery in self.deliveries)
+
+
+class Gatherer:
+    """Holds deliveries until `window_items` are there for a dataset, or `window_s` went by.
+
+    `run(batch)` starts a batch, which ends in `finish`, `try_again` or `lost`. A delivery that
+    failed alone, or was lost, `attempts` times is given up. `after(delay_s, call)` is a timer.
+    `extend(n)` lets n more (or fewer) messages be taken from Redis than if none were in hand.
+    """
+
+    def __init__(
+        self,
+        *,
+        window_items: int,
+        window_s: float,
+        attempts: int,
+        run: Callable[[Batch], None],
+        after: Callable[[float, Callable[[], None]], object],
+        extend: Callable[[int], None],
+    ) -> None:
+        self._window_items = window_items
+        self._window_s = window_s
+        self._attempts = attempts
+        self._run = run
+        self._after = after
+        self._extend = extend
+        self._windows: dict[tuple[str | None, GivenUp | None], Batch] = {}
+        self._in_hand: set[Delivery] = set()
+        self._items_in_hand = 0
+        self._credit = 0
+        self._closed = False
+
+    def add(self, delivery: Delivery) -> None:
+        """Take a delivery in hand; the window that it fills starts."""
+        given_up = None
+        if delivery.lost >= self._attempts:
+            given_up = (ENGINE_CRASHED, lost_reason(delivery.lost))
+        key = (delivery.dataset, given_up)
+        window = self._windows.get(key)
+        if window is None:
+            window = self._windows[key] = Batch(dataset=delivery.dataset, given_up=given_up)
+            self._after(self._window_s, partial(self._start, window))
+        window.deliveries.append(delivery)
+        window.isolated |= delivery.redelivered
+        self._in_hand.add(delivery)
+        self._items_in_hand += len(delivery.items)
+        self._update_credit()
+        if window.size >= self._window_items:
+            self._start(window)
+
+    def finish(self, batch: Batch) -> None:
+        """Acknowledge a batch's deliveries: their items are written."""
+        for delivery in batch.deliveries:
+            self._in_hand.discard(delivery)
+            self._items_in_hand -= len(delivery.items)
+            delivery.ack()
+        self._update_credit()
+
+    def try_again(self, batch: Batch, *, split: bool, reason: str = "") -> None:
+        """Run a batch that failed, for a reason, once more after a while.
+
+        With `split`, in two halves from the second failure on: where one message is the
+        cause, its neighbours get through.
+        """
+        alone = len(batch.deliveries) == 1
+        batch.failed_alone += split and alone
+        if batch.failed_alone >= self._attempts and batch.given_up is None:
+            told = f"it failed {batch.failed_alone} times without its neighbours: {reason}"
+            batch.given_up = (ENGINE_FAILED, told)
+        halved = split and not alone and batch.attempt > 1
+        self._go_later(batch, _halves(batch) if halved else [batch])
+
+    def lost(self, batch: Batch, error: BaseException) -> None:
+        """Run a batch whose process died once more after a while, whole, and isolated.
+
+        Those of its deliveries that were lost too often are given up.
+        """
+        batch.isolated = True
+        for delivery in batch.deliveries:
+            delivery.lost += 1
+        last = [one for one in batch.deliveries if one.lost >= self._attempts]
+        rest = [one for one in batch.deliveries if one.lost < self._attempts]
+        parts = [replace(batch, deliveries=rest)] if rest else []
+        if last:
+            reason = lost_reason(max(one.lost for one in last), error)
+            given_up = batch.given_up or (ENGINE_CRASHED, reason)
+            parts.append(replace(batch, deliveries=last, given_up=given_up))
+        self._go_later(batch, parts)
+
+    def close(self) -> None:
+        """Let go of everything: the connection is gone, and Redis delivers it all again."""
+        self._closed = True
+
+    def _start(self, window: Batch) -> None:
+        key = (window.dataset, window.given_up)
+        if self._windows.get(key) is window:  # not started yet, by its size
+            del self._windows[key]
+            self._go(window)
+
+    def _go_later(self, failed: Batch, parts: list[Batch]) -> None:
+        """Run the parts of a batch that failed, after a delay that grows with its attempts."""
+        attempt = failed.attempt
+        for part in parts:
+            part.attempt = attempt + 1
+            self._after(retry_delay_s(attempt), partial(self._go, part))
+
+    def _go(self, batch: Batch) -> None:
+        if not self._closed:
+            self._run(batch)
+
+    def _update_credit(self) -> None:
+        """Keep the prefetch limit ahead of the messages in hand, up to a number of items."""
+        full = self._items_in_hand >= WINDOWS_IN_HAND * self._window_items
+        wanted = min(len(self._in_hand), self._credit if full else _MAX_CREDIT)
+        if wanted != self._credit:
+            self._extend(wanted - self._credit)
+            self._credit = wanted
+
+
+def _halves(batch: Batch) -> list[Batch]:
+    """Return the deliveries of a batch of several as two batches."""
+    middle = -(-len(batch.deliveries) // 2)
+    halves = (batch.deliveries[:middle], batch.deliveries[middle:])
+    return [replace(batch, deliveries=half) for half in halves]

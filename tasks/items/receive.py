@@ -1,0 +1,165 @@
+"""Receiving single items: Celery's consumer hands their messages to the gatherer.
+
+This runs in the worker's parent process, in its event loop: nothing here may take long. It
+rests on Celery's hook for a task's own strategy, on `Request`, and on the prefetch counter
+that Celery raises for delayed tasks in the same way.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+from billiard.exceptions import WorkerLostError
+from celery.worker.request import Request
+from celery.worker.state import task_reserved
+
+from clipfleet.errors import MessageError
+from clipfleet.messages import EMBED_ITEMS_TASK, MAX_MESSAGE_ITEMS
+from clipfleet.settings import Settings
+from clipfleet.tasks.app_settings import settings_of
+from clipfleet.tasks.broker.consumer import Handler, arguments_of, refuse_message
+from clipfleet.tasks.items.batcher import Batch, Delivery, Gatherer
+from clipfleet.tasks.retry_policy import NotNow, NotThis, is_redelivered, reason_of, times_lost
+from clipfleet.validation import shortened
+
+_SHOWN_LENGTH = 200  # characters of a wrong message in its refusal
+
+log = logging.getLogger(__name__)
+
+
+def strategy(task: Any, app: Any, consumer: Any) -> Handler:
+    """Return what Celery calls with every `clipfleet.embed_items` message.
+
+    Celery asks again after each connection; the earlier gatherer's messages are then
+    Redis's to deliver again.
+    """
+    settings = settings_of(app)
+    if task.gatherer is not None:
+        task.gatherer.close()
+    task.gatherer = make_gatherer(task, consumer, settings)
+    return partial(_receive, task.gatherer, consumer, settings)
+
+
+def make_gatherer(task: Any, consumer: Any, settings: Settings) -> Gatherer:
+    """Return a gatherer that runs its batches on the consumer's pool."""
+
+    def run(batch: Batch) -> None:
+        request = BatchRequest(batch, gatherer, task, consumer)
+        task_reserved(request)
+        consumer.on_task_request(request)
+
+    def extend(messages: int) -> None:
+        if messages > 0:
+            consumer.qos.increment_eventually(messages)
+        else:
+            consumer.qos.decrement_eventually(-messages)
+
+    gatherer = Gatherer(
+        window_items=settings.window_items,
+        window_s=settings.window_s,
+        attempts=settings.shard_attempts,
+        run=run,
+        after=consumer.timer.call_after,
+        extend=extend,
+    )
+    return gatherer
+
+
+def parse_delivery(message: Any, ack: Callable[[], None]) -> Delivery:
+    """Return what an item message holds; its items are looked at in the child.
+
+    Raises:
+        MessageError: It is not `args=[[item, …]], kwargs={"dataset": path}` (optional).
+    """
+    args, kwargs = arguments_of(message)
+    dataset = kwargs.get("dataset")
+    if len(args) != 1 or not isinstance(args[0], list) or not args[0]:
+        raise MessageError(f"{EMBED_ITEMS_TASK} takes one argument, a list of items")
+    if len(args[0]) > MAX_MESSAGE_ITEMS:
+        raise MessageError(
+            f"a message of {len(args[0])} items: {EMBED_ITEMS_TASK} takes at most "
+            f"{MAX_MESSAGE_ITEMS}, send more messages"
+        )
+    if kwargs.keys() - {"dataset"} or not isinstance(dataset, str | None):
+        found = shortened(kwargs, _SHOWN_LENGTH)
+        raise MessageError(f"{EMBED_ITEMS_TASK} takes one keyword, dataset=PATH, not {found}")
+    info = message.delivery_info
+    return Delivery(
+        dataset=dataset,
+        items=args[0],
+        ack=ack,
+        redelivered=is_redelivered(info),
+        lost=times_lost(info),
+    )
+
+
+def _receive(gatherer: Gatherer, consumer: Any, settings: Settings, message: Any, *_: Any) -> None:
+    ack = partial(message.ack_log_error, log, consumer.connection_errors)
+    try:
+        delivery = parse_delivery(message, partial(consumer.call_soon_ack, ack))
+    except MessageError as error:
+        refuse_message(settings, message, error)
+        ack()
+    else:
+        gatherer.add(delivery)
+
+
+class BatchRequest(Request):
+    """A request that stands for a batch of messages; Celery runs it like one of its own."""
+
+    def __init__(self, batch: Batch, gatherer: Gatherer, task: Any, consumer: Any) -> None:
+        self._batch = batch
+        self._gatherer = gatherer
+        self._error: Any = TimeoutError("it took too long")  # unless Celery says otherwise
+        arguments = [[item for delivery in batch.deliveries for item in delivery.items]]
+        keywords = {
+            "dataset": batch.dataset,
+            "isolated": batch.isolated,
+            "given_up": batch.given_up,
+        }
+        headers: dict[str, Any] = {
+            "id": str(uuid.uuid4()),
+            "task": task.name,
+            "argsrepr": f"({batch.size} items)",
+            "kwargsrepr": repr(keywords),
+            "retries": batch.attempt - 1,
+        }
+        super().__init__(
+            SimpleNamespace(delivery_info={}, properties={}, headers={}),
+            on_ack=self._on_done,
+            on_reject=self._on_failed,
+            app=consumer.app,
+            hostname=consumer.hostname,
+            task=task,
+            connection_errors=consumer.connection_errors,
+            headers=headers,
+            body=(arguments, keywords, {}),
+            decoded=True,
+        )
+
+    def _on_done(self, *_: Any) -> None:
+        self._gatherer.finish(self._batch)
+
+    def on_failure(self, exc_info: Any, *rest: Any, **more: Any) -> None:
+        """Note the cause, then go Celery's way, to `_on_failed`."""
+        self._error = getattr(exc_info.exception, "exc", exc_info.exception)  # Celery may wrap it
+        super().on_failure(exc_info, *rest, **more)
+
+    def _on_failed(self, *_: Any) -> None:
+        """Its child raised or died: nothing is acknowledged."""
+        log.warning(
+            "batch failed, will be tried again",
+            extra={"attempt": self._batch.attempt, "items": self._batch.size},
+        )
+        if isinstance(self._error, (WorkerLostError, SystemExit)):
+            self._gatherer.lost(self._batch, self._error)
+            return
+        told = isinstance(self._error, NotThis)  # with the reason of what it was raised from
+        reason = str(self._error.reason) if told else reason_of(self._error)
+        split = not isinstance(self._error, NotNow)
+        self._gatherer.try_again(self._batch, split=split, reason=reason)

@@ -1,0 +1,171 @@
+"""A local fleet: worker processes of this machine that live as long as one command."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from clipfleet.errors import EngineError
+from clipfleet.gpus import VISIBLE_VARIABLE
+from clipfleet.settings import Settings, cores
+from clipfleet.tasks.local.child_processes import ask_to_end, end_all, start_dependent
+from clipfleet.workers.engine_process import environment_of
+
+MAX_STARTS = 3  # of one worker; then the others go on without it
+STOP_GRACE_S = 10.0  # the shard that runs is worth less than the patience of who stops it
+VISIBILITY_TIMEOUT_S = 10  # on one machine nobody is merely out of reach
+STOP_EXTRA_S = 8.0  # Celery's own way out, after the grace
+_REFUSED = 2  # exit code of a worker that does not start
+_LOG_LINES = 5
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class _Worker:
+    log_path: Path
+    gpu: str | None
+    process: subprocess.Popen[bytes]
+    starts: int = 1
+
+
+class LocalFleet:
+    """`count` workers for one tower, started and stopped together; a context manager.
+
+    They share the machine's cores, and are killed with this process. With `gpus`, one for each:
+    what its CUDA_VISIBLE_DEVICES is.
+    """
+
+    def __init__(self, settings: Settings, count: int, gpus: Sequence[str] = ()) -> None:
+        self._gpus: list[str | None] = [*gpus] or [None] * count
+        self._settings = _impatient(share_of_cores(settings, len(self._gpus)))
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> LocalFleet:
+        self._folder = tempfile.TemporaryDirectory(prefix="clipfleet-")
+        for number, gpu in enumerate(self._gpus):
+            log_path = Path(self._folder.name, f"worker-{number}.log")
+            process = self._start(log_path, gpu)
+            self._workers.append(_Worker(log_path=log_path, gpu=gpu, process=process))
+        return self
+
+    def check(self) -> None:
+        """Start workers that ended again; one that ended `MAX_STARTS` times is left out.
+
+        Raises:
+            EngineError: One does not start, or all ended `MAX_STARTS` times; with the last words.
+        """
+        for worker in list(self._workers):
+            code = worker.process.poll()
+            if code is None:
+                continue
+            if code == _REFUSED:
+                raise EngineError(_ended(worker, code))
+            if worker.starts >= MAX_STARTS:
+                self._retire(worker, code)
+                continue
+            worker.process = self._start(worker.log_path, worker.gpu)
+            worker.starts += 1
+
+    def _retire(self, worker: _Worker, code: int) -> None:
+        """Go on without a worker: its GPU may be broken, the others' are not."""
+        self._workers.remove(worker)
+        if not self._workers:
+            raise EngineError(_ended(worker, code))
+        log.warning("%s; %d others go on", _ended(worker, code), len(self._workers))
+
+    def trouble(self) -> str | None:
+        """Return the last reason for which a worker put work off, if there is one."""
+        reasons = (last_reason(worker.log_path) for worker in self._workers)
+        return next((reason for reason in reasons if reason), None)
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM to all; `__exit__` waits for them."""
+        ask_to_end(self._processes)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            end_all(self._processes, grace_s=self._settings.stop_grace_s + STOP_EXTRA_S)
+        finally:
+            self._folder.cleanup()
+
+    @property
+    def _processes(self) -> list[subprocess.Popen[bytes]]:
+        return [worker.process for worker in self._workers]
+
+    def _start(self, log_path: Path, gpu: str | None) -> subprocess.Popen[bytes]:
+        environment = environment_of(self._settings)
+        if gpu is not None:
+            environment[VISIBLE_VARIABLE] = gpu
+        with open(log_path, "ab") as log:
+            command = worker_command(self._settings)
+            return start_dependent(command, output=log, environment=environment)
+
+
+def _ended(worker: _Worker, code: int) -> str:
+    place = "" if worker.gpu is None else f" on GPU {worker.gpu}"
+    times = "once" if worker.starts == 1 else f"{worker.starts} times"
+    words = last_words(worker.log_path)
+    return f"a worker{place} ended {times}, with exit code {code}: {words}"
+
+
+def worker_command(settings: Settings, *, build_if_missing: bool = False) -> list[str]:
+    """Return the command line of a worker; it has its other settings from its environment."""
+    command = [sys.executable, "-m", "clipfleet", "worker"]
+    command += ["--tower", str(settings.tower), "--model", str(settings.model)]
+    command += ["--output", str(settings.output)]
+    return [*command, "--build-if-missing"] if build_if_missing else command
+
+
+def share_of_cores(settings: Settings, count: int) -> Settings:
+    """Return settings in which each of `count` workers has its share of the cores."""
+    if count <= 1:
+        return settings
+    share = max(1, cores() // count)
+    threads = {
+        name: getattr(settings, name) or share for name in ("decode_threads", "engine_threads")
+    }
+    return settings.model_copy(update=threads)
+
+
+def _impatient(settings: Settings) -> Settings:
+    """Return settings in which what a worker that died held comes back soon."""
+    limits = {
+        "stop_grace_s": min(settings.stop_grace_s, STOP_GRACE_S),
+        "visibility_timeout_s": min(settings.visibility_timeout_s, VISIBILITY_TIMEOUT_S),
+    }
+    return settings.model_copy(update=limits)
+
+
+def last_reason(log_path: Path) -> str | None:
+    """Return the last reason in a worker's log."""
+    for line in reversed(log_path.read_text(encoding="utf-8", errors="replace").splitlines()):
+        if '"reason"' in line:
+            return _told(line)
+    return None
+
+
+def last_words(log_path: Path) -> str:
+    """Return the end of a worker's log in one line: reasons before events before the rest."""
+    lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return " | ".join(map(_told, lines[-_LOG_LINES:])) or "it said nothing"
+
+
+def _told(line: str) -> str:
+    try:
+        fields = json.loads(line)
+        return str(fields.get("reason") or fields["event"])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return line

@@ -1,0 +1,90 @@
+"""A worker for each GPU of this machine: started, watched and stopped by one process.
+
+Each is a whole `clipfleet worker` of its own, which sees one GPU only; this process loads
+nothing, and takes them with it if it is killed.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from clipfleet.gpus import VISIBLE_VARIABLE
+from clipfleet.settings import Settings
+from clipfleet.tasks.broker.redis_client import check_broker
+from clipfleet.tasks.local.child_processes import end_all, start_dependent
+from clipfleet.tasks.local.engine_build import look_before_build
+from clipfleet.tasks.local.fleet import STOP_EXTRA_S, share_of_cores, worker_command
+from clipfleet.tasks.worker.logs import set_up_logs
+from clipfleet.workers.engine_process import environment_of, preflight
+
+_LOOK_S = 0.2
+_KILLED = 1  # for a worker that a signal ended
+_TOLD_EARLY = (-signal.SIGTERM, 130)  # 130: interrupted, while its engine was built
+
+log = logging.getLogger(__name__)
+
+
+def run_gpu_workers(
+    settings: Settings, gpus: Sequence[str], *, build_if_missing: bool = False
+) -> int:
+    """Run a worker on each GPU until SIGTERM or SIGINT, or until all have ended.
+
+    `gpus` are values of CUDA_VISIBLE_DEVICES. Return 0 if all were stopped; else the largest
+    exit code.
+
+    Raises:
+        UsageError: The model, the output folder or a setting is not fit for use.
+        BrokerError: Redis does not answer.
+    """
+    if build_if_missing:
+        look_before_build(settings)
+    else:
+        preflight(settings)
+        check_broker(settings.redis_url)
+    set_up_logs(settings)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    shared = share_of_cores(settings, len(gpus))
+    command = worker_command(shared, build_if_missing=build_if_missing)
+    log.info("workers start", extra={"gpus": list(gpus)})
+    running = {gpu: _start(command, shared, gpu) for gpu in gpus}
+    codes = _watch(running, stop)
+    codes += _stop(running, grace_s=settings.stop_grace_s + STOP_EXTRA_S)
+    log.info("workers stopped", extra={"exit_codes": codes})
+    return max(codes)
+
+
+def _start(command: Sequence[str], settings: Settings, gpu: str) -> subprocess.Popen[bytes]:
+    environment = {**environment_of(settings), VISIBLE_VARIABLE: gpu}
+    return start_dependent(command, output=sys.stderr.buffer, environment=environment)
+
+
+def _watch(running: dict[str, subprocess.Popen[bytes]], stop: threading.Event) -> list[int]:
+    """Take away the workers that end by themselves, until told to stop; return their codes."""
+    codes = []
+    while running and not stop.wait(_LOOK_S):
+        for gpu, process in list(running.items()):
+            if process.poll() is not None:
+                del running[gpu]
+                codes.append(_code(process.returncode))
+                told: dict[str, Any] = {"gpu": gpu, "exit_code": process.returncode}
+                log.error("worker ended", extra={**told, "others": len(running)})
+    return codes
+
+
+def _stop(running: dict[str, subprocess.Popen[bytes]], *, grace_s: float) -> list[int]:
+    """Let every worker finish its shard; return their exit codes."""
+    codes = end_all(list(running.values()), grace_s=grace_s)
+    # Some were told before they listened, and had nothing in hand.
+    return [0 if code in _TOLD_EARLY else _code(code) for code in codes]
+
+
+def _code(code: int) -> int:
+    return _KILLED if code < 0 else code

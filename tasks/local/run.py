@@ -1,0 +1,232 @@
+"""One shot: embed a whole source on this machine, with a Redis and workers of its own."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from clipfleet.cli.progress_bar import Show, duration
+from clipfleet.errors import BrokerError, EngineError
+from clipfleet.model_card import load_card
+from clipfleet.settings import Settings
+from clipfleet.storage.commit.errors import count_failures
+from clipfleet.storage.filesystem.locations import absolute
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.sources.base import Source
+from clipfleet.storage.verify.verify import Proof, prove_dataset
+from clipfleet.tasks.broker.redis_client import connect, unreachable
+from clipfleet.tasks.local.fleet import LocalFleet
+from clipfleet.tasks.local.redis_server import private_redis
+from clipfleet.tasks.status import Progress
+from clipfleet.tasks.submit.retry_failed import Retry, retry_errors
+from clipfleet.tasks.submit.submit import Submission, submit
+
+_LOOK_S = 0.25
+_STALL_S = 15.0  # without an item done, before the workers' troubles are shown
+_RECONCILE_S = 3.0  # between the workers' looks for lost messages: somebody waits for the end
+_PATIENCE_S = 60.0  # with a Redis that does not answer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What became of a source; `seconds` is the time of the embedding alone.
+
+    `classes` counts the error rows of the whole dataset by their class.
+    """
+
+    submission: Submission | Retry
+    proof: Proof
+    classes: dict[str, int]
+    seconds: float
+    embedded_items: int  # in this run
+
+    @property
+    def ok(self) -> bool:
+        """Whether every item has a vector, and the dataset is whole."""
+        return self.proof.ok and not self.proof.errors
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary in JSON's types."""
+        return {
+            "ok": self.ok,
+            "seconds": round(self.seconds, 3),
+            "embedded_items": self.embedded_items,
+            "classes": self.classes,
+            "submission": asdict(self.submission),
+            "proof": self.proof.to_json(),
+        }
+
+    def lines(self) -> list[str]:
+        """Return the summary in words."""
+        rate = self.embedded_items / max(self.seconds, 1e-9)
+        done = (
+            f"embedded {self.embedded_items:,} items in {duration(self.seconds)} ({rate:,.0f}/s)"
+            if self.embedded_items
+            else "nothing to do: every item was embedded before"
+        )
+        failed = [f"  {count:,} × {name}" for name, count in sorted(self.classes.items())]
+        where = [f"  each with its reason in {self.proof.dataset}/errors"] if failed else []
+        return [f"{self.proof.dataset}: {done}", *self.proof.lines(), *failed, *where]
+
+
+def embed_source(
+    source: Source,
+    out: str,
+    model: str | Path,
+    *,
+    settings: Settings,
+    workers: int,
+    gpus: Sequence[str] = (),
+    own_redis: bool,
+    show: Show,
+) -> Summary:
+    """Embed a source into the dataset at `out`, and prove the result.
+
+    With `gpus`, values of CUDA_VISIBLE_DEVICES, one worker for each, else `workers`.
+    Everything that is started is stopped again, whatever happens; what was committed until
+    then stays, and the same call goes on from there.
+
+    Raises:
+        UsageError: The source, the model or the dataset is not fit for use.
+        BrokerError: Redis does not start or answer.
+        EngineError: The workers do not start, or refuse the work.
+    """
+    return _run(
+        lambda fleet: submit(source, out, model, settings=fleet),
+        _fleet_settings(settings, out, model),
+        workers=workers,
+        gpus=gpus,
+        own_redis=own_redis,
+        show=show,
+    )
+
+
+def retry_here(
+    dataset: str,
+    only: Collection[str],
+    model: str | Path,
+    *,
+    settings: Settings,
+    workers: int,
+    gpus: Sequence[str] = (),
+    own_redis: bool,
+    show: Show,
+) -> Summary:
+    """Embed what ended as errors of some classes, or of all, once more; as `embed_source` does.
+
+    Raises:
+        UsageError: There is no such dataset, or it is of another model.
+        BrokerError: Redis does not start or answer.
+        EngineError: The workers do not start, or refuse the work.
+    """
+    card, _ = load_card(model)
+    Dataset.open(dataset, store_timeout_s=settings.store_timeout_s).check_model(card)
+    return _run(
+        lambda fleet: retry_errors(dataset, only, settings=fleet),
+        _fleet_settings(settings, dataset, model),
+        workers=workers,
+        gpus=gpus,
+        own_redis=own_redis,
+        show=show,
+    )
+
+
+def _run(
+    queue: Callable[[Settings], Submission | Retry],
+    settings: Settings,
+    *,
+    workers: int,
+    gpus: Sequence[str],
+    own_redis: bool,
+    show: Show,
+) -> Summary:
+    """Queue, embed what is queued, and prove the dataset."""
+    with _redis(settings, own=own_redis) as redis_url:
+        settings = settings.model_copy(update={"redis_url": redis_url})
+        submission = queue(settings)
+        dataset = Dataset.open(submission.dataset, store_timeout_s=settings.store_timeout_s)
+        progress = Progress(dataset, settings)
+        progress.refresh()
+        before, started_s = progress.done, time.monotonic()
+        if not progress.finished:
+            with LocalFleet(settings, workers, gpus) as fleet:
+                _wait(progress, fleet, show)
+                seconds = time.monotonic() - started_s
+                fleet.ask_to_stop()  # while the proof is made
+                proof = prove_dataset(dataset)
+        else:
+            seconds, proof = 0.0, prove_dataset(dataset)
+    return Summary(
+        submission=submission,
+        proof=proof,
+        classes=dict(count_failures(dataset)),
+        seconds=seconds,
+        embedded_items=progress.done - before,
+    )
+
+
+def _wait(progress: Progress, fleet: LocalFleet, show: Show) -> None:
+    """Show progress until everything is done.
+
+    Raises:
+        EngineError: The workers end again and again, or refuse shards.
+        BrokerError: Redis has not answered for a minute.
+    """
+    while not progress.finished:
+        time.sleep(_LOOK_S)
+        fleet.check()
+        progress.refresh()
+        trouble = fleet.trouble() if progress.stalled_s > _STALL_S else None
+        show(replace(progress.snapshot(), trouble=trouble))
+        if progress.refusals:
+            refusal = progress.refusals[0]
+            raise EngineError(f"the workers refuse {refusal.message}: {refusal.reason}")
+        if progress.broker_error is not None and progress.stalled_s > _PATIENCE_S:
+            raise BrokerError(progress.broker_error)
+
+
+def _fleet_settings(settings: Settings, out: str, model: str | Path) -> Settings:
+    """Return settings for workers of this dataset only, on queues that are theirs only."""
+    card, _ = load_card(model)
+    fleet = {
+        "tower": card.tower,
+        "model": str(Path(model).resolve()),
+        "output": absolute(out),
+        "queue_prefix": f"{settings.queue_prefix}.{uuid.uuid4().hex[:8]}",
+        "reconcile_interval_s": _RECONCILE_S,
+    }
+    return settings.model_copy(update=fleet)
+
+
+@contextmanager
+def _redis(settings: Settings, *, own: bool) -> Iterator[str]:
+    if own:
+        with private_redis() as url:
+            yield url
+        return
+    try:
+        yield settings.redis_url
+    finally:
+        _sweep(settings)
+
+
+def _sweep(settings: Settings) -> None:
+    """Delete what a fleet left in a Redis that is not its own."""
+    patterns = (f"{settings.queue_prefix}.*", f"_kombu.binding*{settings.queue_prefix}.*")
+    try:
+        with connect(settings.redis_url) as client:
+            for pattern in patterns:
+                for key in client.scan_iter(pattern, count=1000):
+                    client.delete(key)
+    except (RedisError, OSError) as error:  # what went wrong before is what the user must know
+        log.warning("queues not deleted: %s", unreachable(settings.redis_url, error))

@@ -1,0 +1,219 @@
+"""Progress: how far a dataset is. The files tell; Redis adds what waits and what runs."""
+
+from __future__ import annotations
+
+import re
+import string
+import time
+from collections import deque
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from clipfleet.cli.progress_bar import Snapshot, sentence
+from clipfleet.messages import queue_name
+from clipfleet.settings import Settings
+from clipfleet.storage.commit.commit import Manifest
+from clipfleet.storage.filesystem.base import open_filesystem
+from clipfleet.storage.filesystem.locations import in_object_store
+from clipfleet.storage.format.dataset import INFO_PATH, Dataset
+from clipfleet.storage.format.parts import ITEMS_PREFIX
+from clipfleet.storage.jobs.plan_reader import Job, jobs, read_job
+from clipfleet.tasks.broker.redis_client import connect, message_counts, unreachable
+from clipfleet.tasks.broker.refusals import Refusal, Refusals
+from clipfleet.tasks.submit.enqueue import name_in_messages
+
+_RATE_WINDOW_S = 15.0
+_STUCK_S = 10.0  # a message between two hands is in neither for a moment, not for so long
+_LOOKS = 2  # of a worker for lost messages, before the dataset counts as stuck
+_JOB_SUFFIX = re.compile(r"(?P<dataset>.+):(?P<job>[0-9]{5})")
+_SHOWN_REFUSALS = 5
+
+
+def read_progress(name: str, settings: Settings) -> Progress:
+    """Return how far a dataset, or one job of it (`DATASET:00001`), is.
+
+    Raises:
+        DatasetError: There is no such dataset or job.
+    """
+    store_timeout_s = settings.store_timeout_s
+    match = _JOB_SUFFIX.fullmatch(name)
+    if match and (in_object_store(name) or not open_filesystem(name).exists(INFO_PATH)):
+        dataset = Dataset.open(match["dataset"], store_timeout_s=store_timeout_s)
+        progress = Progress(dataset, settings, job=read_job(dataset, match["job"]))
+    else:
+        progress = Progress(Dataset.open(name, store_timeout_s=store_timeout_s), settings)
+    progress.refresh()
+    return progress
+
+
+class Progress:
+    """How far a dataset, or a job, was at the last `refresh`.
+
+    `total`, `vectors` and `errors` count items; `total` is what is planned and what came by
+    itself. `waiting` and `held` count the messages of the dataset's tower and fleet, of all
+    datasets; they are None where Redis does not answer, see `broker_error`. `strays` are the
+    refused messages that named no dataset.
+    """
+
+    def __init__(self, dataset: Dataset, settings: Settings, *, job: Job | None = None) -> None:
+        self.dataset = dataset
+        self.job = job
+        self.total = self.shards = 0
+        self._superseded = 0  # errors that retries took up and are done with
+        self._in_retry = 0  # items that ended as errors, and are to be embedded again
+        self.waiting: int | None = None
+        self.held: int | None = None
+        self.refusals: list[Refusal] = []
+        self.strays: list[Refusal] = []
+        self.broker_error: str | None = None
+        self._settings = settings
+        self._planned = Manifest(dataset, f"{job.id}-" if job else tuple(string.digits))
+        self._arrived = Manifest(dataset, ITEMS_PREFIX)
+        self._moved_s = self._queued_s = time.monotonic()
+        self._history: deque[tuple[float, int]] = deque()  # (monotonic seconds, items done)
+
+    def refresh(self) -> None:
+        """Look again.
+
+        Raises:
+            DatasetError: A record of the dataset is damaged.
+        """
+        planned = [self.job] if self.job else jobs(self.dataset)
+        self._planned.refresh()
+        if not self.job:
+            self._arrived.refresh()
+        arrived = self._arrived.vectors + self._arrived.errors
+        if self.job:
+            self.total = self.job.items
+        else:
+            self.total = sum(job.items for job in planned if not job.retry) + arrived
+            self._superseded = self._planned.retried
+            retries = sum(job.items for job in planned if job.retry)
+            self._in_retry = retries - self._superseded
+        self.shards = sum(job.shards for job in planned)
+        self._ask_redis()
+        now_s = time.monotonic()
+        if not self._history or self.done != self._history[-1][1]:
+            self._moved_s = now_s
+        if self.waiting != 0 or self.held != 0:
+            self._queued_s = now_s
+        self._history.append((now_s, self.done))
+        while self._history[0][0] < self._history[-1][0] - _RATE_WINDOW_S:
+            self._history.popleft()
+
+    @property
+    def vectors(self) -> int:
+        return self._planned.vectors + self._arrived.vectors
+
+    @property
+    def errors(self) -> int:
+        return max(0, self._planned.errors + self._arrived.errors - self._superseded)
+
+    @property
+    def cut(self) -> int:
+        """Vectors of texts that were longer than the model's context length."""
+        return self._planned.cut + self._arrived.cut
+
+    @property
+    def done(self) -> int:
+        return self.vectors + self.errors - self._in_retry
+
+    @property
+    def shards_done(self) -> int:
+        """Planned shards with a record; parts of items that came singly are not among them."""
+        return self._planned.shards
+
+    @property
+    def finished(self) -> bool:
+        return self.shards_done >= self.shards
+
+    @property
+    def stalled_s(self) -> float:
+        """For how long no item was done."""
+        return time.monotonic() - self._moved_s
+
+    @property
+    def stuck(self) -> bool:
+        """Whether shards are missing, Redis has had no message for a while, and nobody queues any.
+
+        Workers look for lost messages by themselves, and leave refused shards alone.
+        """
+        patience_s = _STUCK_S
+        if not self.refusals:
+            patience_s += _LOOKS * self._settings.reconcile_interval_s
+        return not self.finished and time.monotonic() - self._queued_s > patience_s
+
+    def snapshot(self) -> Snapshot:
+        """Return what the display shows."""
+        (first_s, first), (last_s, last) = self._history[0], self._history[-1]
+        rate = (last - first) / (last_s - first_s) if last_s > first_s else 0.0
+        return Snapshot(
+            total=self.total, done=self.done, errors=self.errors, items_per_s=max(rate, 0.0)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the progress in JSON's types."""
+        return {
+            "dataset": self.dataset.root,
+            "job": self.job.id if self.job else None,
+            "finished": self.finished,
+            "total": self.total,
+            "vectors": self.vectors,
+            "errors": self.errors,
+            "cut": self.cut,
+            "shards": self.shards,
+            "shards_done": self.shards_done,
+            "waiting": self.waiting,
+            "held": self.held,
+            "broker_error": self.broker_error,
+            "refusals": [
+                {"message": r.message, "reason": r.reason} for r in (*self.refusals, *self.strays)
+            ],
+        }
+
+    def lines(self) -> list[str]:
+        """Return the progress in words."""
+        name = f"{self.dataset.root}:{self.job.id}" if self.job else self.dataset.root
+        head = f"{name}: {sentence(self.snapshot())}; {self.shards_done:,}/{self.shards:,} shards"
+        cut = [f"  {self.cut:,} texts were cut to the model's length"] if self.cut else []
+        return [head, *cut, self._redis_line(), *self._missing_lines(), *self._refusal_lines()]
+
+    def _redis_line(self) -> str:
+        if self.broker_error is not None:
+            return f"  queue unknown: {self.broker_error}"
+        return f"  {self.waiting:,} messages wait for this tower's workers, {self.held:,} are held"
+
+    def _missing_lines(self) -> list[str]:
+        if self.finished or self.waiting != 0 or self.held != 0:
+            return []
+        missing = self.shards - self.shards_done
+        way_out = f"`clipfleet resume {self.dataset.root}` queues them"
+        return [f"  {missing:,} shards are missing and none is queued: {way_out}"]
+
+    def _refusal_lines(self) -> list[str]:
+        refused = [*self.refusals, *self.strays]
+        lines = [f"  refused {r.message}: {r.reason}" for r in refused[:_SHOWN_REFUSALS]]
+        shards = sum(r.planned for r in refused)
+        if shards:
+            lines.append(f"  {shards:,} shards refused: mend the cause, then `clipfleet resume`")
+        if len(refused) > shards:
+            singly = len(refused) - shards
+            lines.append(f"  {singly:,} other messages refused: queue again what was right in them")
+        return lines
+
+    def _ask_redis(self) -> None:
+        settings = self._settings
+        queue = queue_name(self.dataset.info.tower, settings.queue_prefix)
+        try:
+            with connect(settings.redis_url) as client:
+                self.waiting, self.held = message_counts(client, queue)
+                refusals = Refusals(client, settings.queue_prefix).all()
+                # The dataset may be reached by another path than the one that messages name.
+                names = {self.dataset.root, name_in_messages(self.dataset)}
+                self.refusals = [r for r in refusals if r.dataset in names]
+                self.strays = [r for r in refusals if not r.dataset]
+                self.broker_error = None
+        except (RedisError, OSError) as error:
+            self.waiting = self.held = None
+            self.broker_error = str(unreachable(settings.redis_url, error))

@@ -1,0 +1,1 @@
+"""Planned shards: queued, queued again, and bounded."""

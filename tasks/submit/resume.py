@@ -1,0 +1,62 @@
+"""Resuming: put back into the queue what a dataset misses, from its plan and manifest alone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from clipfleet.settings import Settings
+from clipfleet.storage.commit.commit import complete, missing_shards, unfinished
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.tasks.broker.redis_client import check_broker
+from clipfleet.tasks.submit.enqueue import later, queue_missing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumption:
+    """What `resume` did. Of the open shards, those that neither were queued nor are to be later
+    are in Redis."""
+
+    dataset: str
+    open_shards: int
+    queued_shards: int
+    later_shards: int = 0  # that the workers queue when there is room
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the resumption in JSON's types."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Return the resumption in words."""
+        if not self.open_shards:
+            return [f"{self.dataset}: every planned shard is done"]
+        others = self.open_shards - self.queued_shards - self.later_shards
+        there = f"; {others:,} others wait in Redis or run" if others > 0 else ""
+        queued = f"queued {self.queued_shards:,} open shards{later(self.later_shards)}"
+        return [f"{self.dataset}: {queued}{there}"]
+
+
+def resume(dataset_root: str, *, settings: Settings) -> Resumption:
+    """Queue the open shards of all jobs of a dataset that are not in Redis.
+
+    Neither the source nor the model is needed. Items that were queued singly have no plan,
+    and are not put back.
+
+    Raises:
+        DatasetError: There is no dataset, or it is damaged.
+        BrokerError: Redis does not answer; resuming again goes on.
+    """
+    dataset = Dataset.open(dataset_root, store_timeout_s=settings.store_timeout_s)
+    check_broker(settings.redis_url)
+    for name in unfinished(dataset):  # a worker died between a part and its record
+        complete(dataset, name)
+    open_shards = sum(1 for _ in missing_shards(dataset))
+    if not open_shards:
+        return Resumption(dataset=dataset.root, open_shards=0, queued_shards=0)
+    queueing = queue_missing(dataset, settings)
+    return Resumption(
+        dataset=dataset.root,
+        open_shards=open_shards,
+        queued_shards=queueing.queued,
+        later_shards=queueing.later,
+    )

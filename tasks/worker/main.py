@@ -1,0 +1,149 @@
+"""The worker: Celery's consumer in this process, the engine in one spawned child.
+
+This process talks to Redis and survives whatever kills the child; see
+docs/explanation/adr/0003-worker-pool.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+from billiard.process import active_children
+from celery import current_app, signals
+
+from clipfleet.gpus import VISIBLE_VARIABLE
+from clipfleet.messages import queue_name
+from clipfleet.settings import Settings
+from clipfleet.tasks.app import make_app
+from clipfleet.tasks.app_settings import settings_of
+from clipfleet.tasks.broker.redis_client import check_broker, redacted
+from clipfleet.tasks.broker.security_check import warn_of_exposure
+from clipfleet.tasks.broker.visibility_renewal import Lease
+from clipfleet.tasks.submit.reconcile import Reconciler
+from clipfleet.tasks.worker.fatal_error import Report, end_worker
+from clipfleet.tasks.worker.heartbeat import start_heartbeat
+from clipfleet.tasks.worker.logs import set_up_logs
+from clipfleet.tasks.worker.watchdog import watchdog, working
+from clipfleet.workers.engine_process import (
+    SAFE_PATH_VARIABLE,
+    close_engine_process,
+    open_engine_process,
+    preflight,
+    worker_name,
+)
+
+STOPPED, BROKEN = 0, 1
+
+log = logging.getLogger(__name__)
+
+
+def run_worker(settings: Settings) -> int:
+    """Serve the queue of `settings.tower` until SIGTERM; return the exit code, 0 if stopped.
+
+    Raises:
+        UsageError: The model, the output folder or a setting is not fit for use.
+        BrokerError: Redis does not answer.
+        EngineError: The engine did not load.
+        GpuLostError: The GPU failed, at the start or later; what was in hand is back in Redis.
+    """
+    card = preflight(settings)
+    check_broker(settings.redis_url)
+    if settings.heartbeat_file:
+        start_heartbeat(settings.heartbeat_file)
+    os.environ[SAFE_PATH_VARIABLE] = "1"  # for the child
+    set_up_logs(settings)
+    report = Report()
+    warn_of_exposure(settings.redis_url)
+    worker = _celery_worker(settings)
+    log.info(
+        "worker starts",
+        extra={
+            "worker": worker.hostname,
+            "architecture": card.architecture,
+            "model": card.identity,
+            "redis": redacted(settings.redis_url),
+            "gpus": os.environ.get(VISIBLE_VARIABLE, "all"),
+        },
+    )
+    with Reconciler(settings, card), watchdog(settings.shard_deadline_s):
+        worker.start()
+    report.check()
+    log.info("worker stopped", extra={"worker": worker.hostname})
+    return STOPPED if _stopping else BROKEN
+
+
+def _celery_worker(settings: Settings) -> Any:
+    app = make_app(settings)
+    app.steps["consumer"].add(Lease)
+    return app.Worker(
+        hostname=worker_name(settings),
+        queues=[queue_name(settings.tower or "img", settings.queue_prefix)],
+        loglevel="WARNING",  # of billiard, before our logs are set up in the child
+        quiet=True,
+        without_mingle=True,
+        without_gossip=True,
+    )
+
+
+_stopping = False  # somebody asked for it
+
+# A second signal may come while the first is being told of, in the same thread: with a lock that
+# is no thread's own, the worker would wait for itself.
+signals.worker_shutting_down.lock = threading.RLock()  # type: ignore[attr-defined]
+
+
+@signals.setup_logging.connect
+def _on_logging(**_: Any) -> None:
+    """Keep Celery from setting up its own logs: `run_worker` and `_on_child` set up ours."""
+
+
+@signals.worker_shutting_down.connect
+def _on_stop(**_: Any) -> None:
+    """Begin the grace period; what still runs at its end goes back to the queue.
+
+    A killed child is a lost worker to Celery, which then restores what it had in hand.
+    """
+    global _stopping  # noqa: PLW0603 - this process's, set by its signal handler
+    if not _stopping:
+        _stopping = True
+        timer = threading.Timer(settings_of(current_app).stop_grace_s, _kill_children)
+        timer.daemon = True
+        timer.start()
+
+
+def _kill_children() -> None:
+    for child in active_children():
+        log.warning("grace period over, shard handed back", extra={"pid": child.pid})
+        if child.pid is not None:
+            os.kill(child.pid, signal.SIGKILL)
+
+
+@signals.worker_process_init.connect
+def _on_child(**_: Any) -> None:
+    """Load the engine, once in the life of a child; without it the worker stops.
+
+    So it does without the memory that it shares with the child: each task would fail for it.
+    """
+    started_s = time.monotonic()
+    settings = settings_of(current_app)
+    set_up_logs(settings)
+    try:
+        working()
+        process = open_engine_process(settings)
+    except Exception as error:  # noqa: BLE001 - the edge of the process
+        told = f"the engine of {settings.model} did not load: "
+        end_worker(error, event="engine not loaded, worker stops", told=told)
+    else:
+        card = process.card
+        seconds = round(time.monotonic() - started_s, 3)
+        log.info("engine loaded", extra={"engine": card.engine, "seconds": seconds})
+
+
+@signals.worker_process_shutdown.connect
+def _on_child_exit(**_: Any) -> None:
+    close_engine_process()

@@ -1,0 +1,212 @@
+"""The way of a run of items: read → decode → preprocess | tokenise → engine → L2-normalise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipfleet.error_codes import NON_FINITE
+from clipfleet.errors import CardError, SettingsError
+from clipfleet.items import Item
+from clipfleet.settings import Settings, cores
+from clipfleet.storage.format.parts import Embedded, Failure
+from clipfleet.workers.engines.base import Engine
+from clipfleet.workers.engines.load import load_engine
+from clipfleet.workers.http.prefetch import FetchAhead
+from clipfleet.workers.images.decode import ImageLimits, configure_pillow
+from clipfleet.workers.images.isolated_decoder import IsolatedDecoder
+from clipfleet.workers.images.read import is_web
+from clipfleet.workers.input_chunks import (
+    Chunk,
+    Fill,
+    Outcome,
+    Words,
+    chunks,
+    fill_for,
+    isolated_fill,
+)
+from clipfleet.workers.normalise import l2_normalise
+
+Progress = Callable[[], None]  # called as items get done, from any thread
+
+_MIN_CHUNK = 32  # items
+_DECODE_SHARE = 0.5  # of the shard's deadline at most, for a picture that holds its decoder
+_ITEMS_A_THREAD = 4  # in a chunk, so that threads seldom wait for the last item
+
+
+def no_progress() -> None:
+    """Report progress to nobody."""
+
+
+class Embedder:
+    """An engine with what feeds it, built once a process; a context manager.
+
+    One call of `embed` at a time.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self.engine = engine
+        self._settings = settings
+        self._urls = FetchAhead.from_settings(settings)
+        self._limits = ImageLimits.from_settings(settings, fetch=self._urls.take)
+        self._fill = fill_for(engine.card, self._limits)
+        threads = settings.decode_threads or cores()
+        self._chunk = max(_MIN_CHUNK, engine.max_batch, _ITEMS_A_THREAD * threads)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Embedder:
+        """Load the engine of `settings.model`, for `settings.tower` if that is set.
+
+        Raises:
+            SettingsError: No model is set.
+            CardError: The model is missing, its card is wrong, or it is another tower's.
+            EngineError: The engine does not load.
+        """
+        if settings.model is None:
+            raise SettingsError("no model: set CLIPFLEET_MODEL (or --model) to a model card")
+        engine = load_engine(settings.model, settings)
+        if settings.tower not in (None, engine.card.tower):
+            engine.close()
+            raise CardError(
+                f"{settings.model} is the {engine.card.tower} tower, and this worker is for "
+                f"{settings.tower}: name that tower's model card"
+            )
+        configure_pillow(ImageLimits.from_settings(settings))
+        return cls(engine, settings)
+
+    def embed(
+        self,
+        items: Sequence[Item],
+        *,
+        isolated: bool = False,
+        progress: Progress = no_progress,
+    ) -> Embedded:
+        """Return what became of `items`: for each a vector or a failure, in order.
+
+        With `isolated`, images are decoded one at a time in another process, for items one of
+        which may have ended a process: the image that ends that process is a failure.
+
+        Raises:
+            EngineError: The engine failed.
+            StorageError: A file system did not answer.
+        """
+        self._urls.begin([item.uri for item in items if item.uri and is_web(item.uri)])
+        engine, size, pool = self.engine, self._chunk, self._pool
+        if not isolated or engine.card.tower == "txt":
+            fill = self._fill
+            return embed_in_chunks(
+                items, engine, size=size, fill=fill, pool=pool, progress=progress
+            )
+        with self._isolated_fill(progress) as fill:
+            return embed_in_chunks(
+                items, engine, size=size, fill=fill, pool=pool, progress=progress
+            )
+
+    @contextmanager
+    def _isolated_fill(self, progress: Progress) -> Iterator[Fill]:
+        """Make images' inputs in another process."""
+        limits, settings = self._limits, self._settings
+        # Were it longer, the deadline would end this process first, again and again.
+        timeout_s = min(settings.decode_timeout_s, settings.shard_deadline_s * _DECODE_SHARE)
+        with IsolatedDecoder(
+            limits, attempts=settings.decode_attempts, timeout_s=timeout_s, progress=progress
+        ) as decoder:
+            yield isolated_fill(decoder, limits, progress)
+
+    def close(self) -> None:
+        """Stop the threads and free the engine."""
+        self._urls.close()
+        self._pool.shutdown(cancel_futures=True)
+        self.engine.close()
+
+    def __enter__(self) -> Embedder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def embed_in_chunks(
+    items: Sequence[Item],
+    engine: Engine,
+    *,
+    size: int,
+    fill: Fill,
+    pool: ThreadPoolExecutor,
+    progress: Progress = no_progress,
+) -> Embedded:
+    """Return what became of `items`: for each a vector or a failure, in order.
+
+    `fill` makes the engine's inputs of `size` items at a time; `pool` runs it for some while
+    the engine runs others, after each of which it calls `progress`.
+
+    Raises:
+        EngineError: The engine failed.
+        StorageError: A file system did not answer.
+    """
+    vectors = np.empty((len(items), engine.card.dim), dtype=np.float32)
+    outcomes: list[Outcome] = []
+    kept = 0
+    with closing(chunks(items, engine, size=size, fill=fill, pool=pool)) as ready:
+        for chunk in ready:
+            features = engine(chunk.inputs)  # float32 (k, D)
+            normalised = l2_normalise(features)  # float32 (k, D), NaN where there is no direction
+            bad = np.isnan(normalised[:, 0])
+            outcomes += _outcomes(chunk, features, bad)
+            good = normalised[~bad]
+            vectors[kept : kept + len(good)] = good
+            kept += len(good)
+            del chunk  # or its memory, which may be locked, could not take the next one
+            progress()
+    return _embedded(items, outcomes, vectors[:kept], has_sizes=engine.card.tower == "img")
+
+
+def _outcomes(chunk: Chunk, features: NDArray[np.float32], bad: NDArray[np.bool_]) -> list[Outcome]:
+    """Return the chunk's outcomes, with a failure for each of the k features that is bad."""
+    rows = iter(zip(features, bad, strict=True))
+    outcomes: list[Outcome] = []
+    for item, outcome in zip(chunk.items, chunk.outcomes, strict=True):
+        if isinstance(outcome, Failure):
+            outcomes.append(outcome)
+            continue
+        row, is_bad = next(rows)
+        outcomes.append(_non_finite(item, row) if is_bad else outcome)
+    return outcomes
+
+
+def _non_finite(item: Item, features: NDArray[np.float32]) -> Failure:
+    bad = int((~np.isfinite(features)).sum())
+    what = f"{bad} of its {len(features)} numbers are NaN or infinite" if bad else "it is all zeros"
+    return Failure(
+        item=item, error=NON_FINITE, message=f"the model's vector has no direction: {what}"
+    )
+
+
+def _embedded(
+    items: Sequence[Item],
+    outcomes: Sequence[Outcome],
+    vectors: NDArray[np.float32],
+    *,
+    has_sizes: bool,
+) -> Embedded:
+    pairs = list(zip(items, outcomes, strict=True))
+    return Embedded(
+        items=[item for item, outcome in pairs if not isinstance(outcome, Failure)],
+        vectors=vectors,
+        sizes=[outcome for outcome in outcomes if isinstance(outcome, tuple)]
+        if has_sizes
+        else None,
+        failures=[outcome for outcome in outcomes if isinstance(outcome, Failure)],
+        cut=frozenset(item.id for item, outcome in pairs if outcome is Words.CUT),
+    )

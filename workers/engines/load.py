@@ -1,0 +1,47 @@
+"""From a model card to its engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clipfleet.errors import EngineError
+from clipfleet.model_card import load_card
+from clipfleet.settings import Settings
+from clipfleet.workers.engines.base import Engine
+from clipfleet.workers.engines.fake import FakeEngine
+from clipfleet.workers.engines.onnx import OnnxEngine
+
+
+def load_engine(card_path: str | Path, settings: Settings) -> Engine:
+    """Return the engine of the card at `card_path` (or beside the engine there), ready to run.
+
+    Raises:
+        CardError: The card or its engine is missing, or the card does not fit its schema.
+        DependencyError: The runtime's package is not installed.
+        EngineError: The engine is not its card's, does not load, or no worker runs its runtime.
+    """
+    card, engine_path = load_card(card_path)
+    if card.runtime == "onnxruntime":
+        return OnnxEngine(
+            card,
+            engine_path,
+            provider=settings.provider,
+            threads=settings.engine_threads,
+            max_batch=settings.max_batch,
+        )
+    if card.runtime == "fake":
+        return FakeEngine.load(card, engine_path, max_batch=settings.max_batch)
+    if card.runtime == "tensorrt":
+        # Here, because it is loaded for such an engine only.
+        from clipfleet.workers.engines.tensorrt.engine import TensorRTEngine
+
+        return TensorRTEngine(
+            card,
+            engine_path,
+            contexts=settings.engine_contexts,
+            cuda_graphs=settings.cuda_graphs,
+            allow_unverified=settings.allow_unverified,
+        )
+    raise EngineError(
+        f"no worker runs {card.runtime} engines ({engine_path}): convert the model to ONNX first"
+    )

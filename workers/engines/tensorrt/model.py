@@ -1,0 +1,107 @@
+"""`TensorRTModel(path)(inputs={"image": array})`: an engine as Chinese-CLIP's guide calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipfleet.errors import EngineError
+from clipfleet.model_card import card_path, load_card
+from clipfleet.workers.engines.batching import check_fits
+from clipfleet.workers.engines.cuda.device_array import Features, gpu_array, wait_for
+from clipfleet.workers.engines.tensorrt.open import open_engine
+from clipfleet.workers.engines.tensorrt.runner import Runner
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11
+
+
+class TensorRTModel:
+    """An engine file, called with its input's name; a context manager.
+
+    NumPy arrays give a NumPy array. What lies on the GPU and says so by
+    `__cuda_array_interface__` is not copied to the host to be computed; a torch tensor there
+    gives a torch tensor there, and torch is not imported.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        contexts: int = 1,
+        cuda_graphs: bool = True,
+        allow_unverified: bool = False,
+    ) -> None:
+        """Load an engine; `allow_unverified` also takes one that has no card, or no proof.
+
+        `contexts` is how many batches are in flight where there is more than one.
+
+        Raises:
+            DependencyError: TensorRT or cuda-bindings is not installed.
+            CardError: Its card does not fit the schema.
+            EngineError: As `TensorRTEngine` does.
+        """
+        path = Path(path)
+        card = load_card(path)[0] if card_path(path).is_file() else None
+        with ExitStack() as stack:
+            self._file = stack.enter_context(
+                open_engine(card, path, allow_unverified=allow_unverified)
+            )
+            self._runner = stack.enter_context(
+                Runner(self._file, contexts=contexts, cuda_graphs=cuda_graphs)
+            )
+            self._held: ExitStack | None = stack.pop_all()
+
+    def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return {output's name: features (n, D)} of {input's name: n inputs}, n of any size.
+
+        float32, not normalised. What is not the engine's dtype is converted, if it is of the
+        same kind (integers, or floating point).
+
+        Raises:
+            EngineError: The name, shape or kind is not the engine's, or it failed.
+        """
+        spec = self._file.input
+        if set(inputs) != {spec.name}:
+            raise EngineError(
+                f"inputs are {', '.join(map(repr, inputs)) or '(none)'}: {self._file.path} takes "
+                f"{spec.name!r}"
+            )
+        given = inputs[spec.name]
+        if hasattr(given, "detach"):  # a torch tensor: only without a gradient it tells its address
+            given = given.detach()
+        on_gpu = hasattr(given, "__cuda_array_interface__")
+        run = self._run_on_gpu if on_gpu else self._run_on_host
+        return {self._file.output.name: run(given)}
+
+    def _run_on_host(self, given: Any) -> NDArray[np.float32]:
+        spec, inputs = self._file.input, np.asarray(given)
+        check_fits(inputs.shape, inputs.dtype, spec, taker=f"engine {self._file.path.name}")
+        features = np.empty((len(inputs), *self._file.output_row), dtype=np.float32)
+        self._runner.run(np.ascontiguousarray(inputs, dtype=np.dtype(spec.dtype)), features)
+        return features
+
+    def _run_on_gpu(self, given: Any) -> Any:
+        inputs = gpu_array(given, self._file.input, taker=f"engine {self._file.path.name}")
+        with Features(inputs, self._file.output) as features:
+            if inputs.count:
+                wait_for(inputs)
+            self._runner.run_on_gpu(inputs.address, features.address, inputs.count)
+            return features.result()
+
+    def close(self) -> None:
+        """Free all that it holds on the GPU; the model cannot be called any more."""
+        if self._held is not None:
+            held, self._held = self._held, None
+            held.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""URLs: which are allowed, and how they are fetched."""

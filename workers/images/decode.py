@@ -1,0 +1,167 @@
+"""From an item's bytes to a Pillow image, or to the one error that says why there is none.
+
+The image is what plain Pillow gives: no `draft`, no EXIF rotation, an animation's first
+picture. Only the formats of `clipfleet.images` are tried, so no file can start another
+program (EPS and Ghostscript). A size is checked before anything is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PIL import Image, UnidentifiedImageError
+
+from clipfleet.error_codes import DECODE_FAILED, MISSING, TOO_LARGE, UNSUPPORTED_FORMAT
+from clipfleet.errors import ItemError
+from clipfleet.images import IMAGE_FORMATS
+from clipfleet.items import Item
+from clipfleet.settings import Settings
+from clipfleet.workers.images.read import item_error, no_urls, read_bytes, shown
+
+Image.init()  # all plug-ins now, not in the first thread that meets an odd file
+_FORMATS = tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)  # AVIF may be left out
+_WITH_CLEAR_MAGIC = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "JPEG2000")
+
+# What Pillow's decoders were seen to raise on damaged files, and what their like may.
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    EOFError,
+    BufferError,
+    struct.error,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLimits:
+    """What an image may weigh, and where it may lie.
+
+    Whatever is larger is `too_large` and is not decoded; whatever is below none of the
+    `input_roots` is `not_allowed` and is not opened. These are resolved; none: no limit.
+    A disk that fails is asked `attempts` times; `fetch` returns what is at a URL.
+    """
+
+    max_pixels: int = 178_956_970
+    max_bytes: int = 256 << 20
+    input_roots: tuple[str, ...] = ()
+    attempts: int = 1
+    fetch: Callable[[str], bytes] = no_urls
+
+    @classmethod
+    def from_settings(
+        cls, settings: Settings, fetch: Callable[[str], bytes] = no_urls
+    ) -> ImageLimits:
+        return cls(
+            max_pixels=settings.max_image_pixels,
+            max_bytes=settings.max_image_bytes,
+            input_roots=tuple(map(os.path.realpath, settings.input_roots)),
+            attempts=settings.read_attempts,
+            fetch=fetch,
+        )
+
+
+def configure_pillow(limits: ImageLimits) -> None:
+    """Set what Pillow keeps for the whole process; for the process that embeds, once.
+
+    Its own limit against bombs must not be below ours, and its warnings about odd tags
+    would fill the log: a damaged image is an error, any other is embedded.
+    """
+    Image.MAX_IMAGE_PIXELS = limits.max_pixels
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def read_image(
+    item: Item, limits: ImageLimits | None = None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """Return an item's loaded image, and its original (width, height) in pixels.
+
+    Raises:
+        ItemError: The item has no image; `code` and message say why.
+        StorageError: The file system did not answer, or the process has no file handle left.
+    """
+    limits = limits or ImageLimits()
+    data, uri = read_image_bytes(item, limits)
+    return decode(data, uri, limits.max_pixels)
+
+
+def read_image_bytes(item: Item, limits: ImageLimits) -> tuple[bytes, str]:
+    """Return the bytes of an item's image, not looked at yet, and its uri.
+
+    Raises:
+        ItemError, StorageError: As `read_image` does.
+    """
+    if item.uri is None:
+        raise ItemError(MISSING, f"item {shown(item.id)} has a text and no uri: no image to embed")
+    data = read_bytes(
+        item.uri,
+        limits.max_bytes,
+        limits.input_roots,
+        attempts=limits.attempts,
+        fetch=limits.fetch,
+    )
+    return data, item.uri
+
+
+def decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, tuple[int, int]]:
+    """Return the loaded image that `data` holds, and its (width, height) in pixels.
+
+    Raises:
+        ItemError: The bytes are no image of a known format, are damaged, or hold more than
+            `max_pixels`. `name` is for its message.
+    """
+    name = shown(name)
+    try:
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        if image.width * image.height > max_pixels:
+            raise _too_large(name, f"{image.width}x{image.height} pixels", max_pixels)
+        image.load()
+    except UnidentifiedImageError as error:
+        raise _unidentified(data, name) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # Pillow's own limit stands at twice ours, and guards what a format opens by itself.
+        found = re.search(r"\((\d+) pixels\)", str(error))
+        size = f"{found[1]} pixels" if found else "far too many pixels"
+        raise _too_large(name, size, max_pixels) from error
+    except MemoryError as error:
+        raise item_error(DECODE_FAILED, f"{name} takes more memory than there is") from error
+    except _DECODER_ERRORS as error:
+        reason = str(error) or type(error).__name__
+        raise item_error(DECODE_FAILED, f"{name} is damaged: {reason}") from error
+    return image, image.size
+
+
+def _too_large(name: str, size: str, max_pixels: int) -> ItemError:
+    return item_error(
+        TOO_LARGE,
+        f"{name} has {size}, more than the {max_pixels} allowed: make it smaller, or raise "
+        "CLIPFLEET_MAX_IMAGE_PIXELS",
+    )
+
+
+def _unidentified(data: bytes, name: str) -> ItemError:
+    for kind in _WITH_CLEAR_MAGIC:
+        accept = Image.OPEN[kind][1] if kind in Image.OPEN else None
+        if accept is not None and accept(data[:16]) is True:
+            return ItemError(
+                DECODE_FAILED, f"{name} is damaged: it starts as {kind} and cannot be opened as it"
+            )
+    return item_error(
+        UNSUPPORTED_FORMAT,
+        f"{name} is no image of a format that is read ({', '.join(_FORMATS)}): it starts with "
+        f"{data[:12]!r}",
+    )

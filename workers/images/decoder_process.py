@@ -1,0 +1,89 @@
+"""The process that decodes one image after another, apart from the one that holds the engine.
+
+`clipfleet.workers.images.isolated_decoder` starts it, and speaks with it over its standard input, a socket: a
+line of JSON, then bytes, there and back. It opens no file: a picture's bytes come to it. What
+ends it costs one attempt of the picture at hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipfleet.errors import ItemError
+from clipfleet.workers.images.decode import ImageLimits, configure_pillow, decode
+from clipfleet.workers.images.preprocess import preprocess_into
+
+_PR_SET_PDEATHSIG = 1
+_OOM_SCORE_PATH = "/proc/self/oom_score_adj"
+_KILL_FIRST = "1000"
+
+
+def main(parent_pid: int, max_pixels: int, memory_bytes: int) -> None:
+    """Answer requests until the other end closes the socket, or is gone."""
+    _end_with(parent_pid)
+    _confine(memory_bytes)
+    configure_pillow(ImageLimits(max_pixels=max_pixels))
+    with socket.socket(fileno=sys.stdin.fileno()) as connection:
+        requests, answers = connection.makefile("rb"), connection.makefile("wb")
+        answers.write(b"ready\n")
+        answers.flush()
+        while line := requests.readline():
+            told = json.loads(line)
+            pixels = np.empty((3, told["resolution"], told["resolution"]), dtype=np.float32)
+            data = requests.read(told["bytes"])
+            answer = _decoded(data, told["name"], max_pixels, pixels)
+            del data  # before the next is there
+            _send(answers, answer, pixels)
+
+
+def _decoded(
+    data: bytes, name: str, max_pixels: int, pixels: NDArray[np.float32]
+) -> dict[str, object]:
+    try:
+        image, size = decode(data, name, max_pixels)
+        preprocess_into(image, pixels)
+    except ItemError as error:
+        return {"error": error.code, "message": str(error)}
+    return {"size": size}
+
+
+def _send(answers: BinaryIO, answer: dict[str, object], pixels: NDArray[np.float32]) -> None:
+    answers.write(json.dumps(answer).encode() + b"\n")
+    if "size" in answer:
+        answers.write(pixels.data.cast("B"))
+    answers.flush()
+
+
+def _end_with(parent_pid: int) -> None:
+    """Have the kernel end this process with its parent; what stops a worker's group is no order."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it went before this was said
+        sys.exit()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _confine(memory_bytes: int) -> None:
+    """Limit the memory, and be the first to go where the machine has too little of it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    allowed = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no dump of a picture's memory
+    # A kernel without the file, or a container that keeps it, kills whom it likes.
+    with contextlib.suppress(OSError), open(_OOM_SCORE_PATH, "w", encoding="ascii") as score:
+        score.write(_KILL_FIRST)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -56,7 +56,7 @@ $(BIN)/ruff $(BIN)/mkdocs:
 	$(MAKE) install
 
 # Raise a version by installing it here; where CPython 3.10 has no wheel of it, first mark its line in
-# constraints.txt with `; python_version >= "3.11"`. The last two are not of the import check: the GPU
+# constraints.txt with `; python_version >= "3.11"`. The last two are not of the test of the wheel: the GPU
 # image has CPython 3.10, and whoever converts with it needs the other.
 constraints: $(BIN)/python
 	older=$$(mktemp -d) && trap 'rm -rf "$$older"' EXIT && $(PYTHON310) -m venv "$$older" && \

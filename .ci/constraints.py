@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 HEAD = """\
-# What CI installs: CPython 3.11, and 3.10 for the import check and GPU images. `make constraints`
+# What CI installs: CPython 3.11, and 3.10 for the wheel and the images for GPUs. `make constraints`
 # writes this file; raise a version after the whole suite has passed with it.
 """
 

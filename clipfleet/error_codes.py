@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-# The classes of error that an item can end in: `error` in the errors table.
+from collections.abc import Collection
+
+from clipfleet.errors import UsageError
+
 EMPTY_FILE = "empty_file"
 
 MISSING = "missing"
@@ -73,3 +76,21 @@ ERROR_CODES = (
 TRANSIENT_CODES = frozenset(
     {DISK_ERROR, FETCH_TIMEOUT, FETCH_FAILED, SERVER_BUSY, ENGINE_CRASHED, ENGINE_FAILED}
 )
+
+TRANSIENT = "transient"  # the name of all transient classes together
+
+
+def chosen_classes(only: Collection[str]) -> list[str]:
+    """Return the classes that `only` names, each once; "transient" names all transient ones.
+
+    Raises:
+        UsageError: A name is not the name of a class.
+    """
+    found: dict[str, None] = {}
+    for name in only:
+        if name not in (*ERROR_CODES, TRANSIENT):
+            known = ", ".join((*ERROR_CODES, TRANSIENT))
+            raise UsageError(f"{name!r} is not a class of error; the classes are {known}")
+        named = [code for code in ERROR_CODES if code in TRANSIENT_CODES]
+        found |= dict.fromkeys(named if name == TRANSIENT else [name])
+    return list(found)

@@ -1,8 +1,9 @@
 """From ONNX engines to TensorRT engines that are proven against float32.
 
-    python -m clipfleet.convert.onnx_to_tensorrt --model-arch ViT-B-16 --save-tensorrt-path models/vit-b-16 \
+    python -m clipfleet.convert.onnx_to_tensorrt --model-arch ViT-B-16 \
+        --save-tensorrt-path models/vit-b-16 --fp16 \
         --convert-text --text-onnx-path models/vit-b-16.txt.fp16.onnx \
-        --convert-vision --vision-onnx-path models/vit-b-16.img.fp16.onnx --fp16
+        --convert-vision --vision-onnx-path models/vit-b-16.img.fp16.onnx
 """
 
 from __future__ import annotations

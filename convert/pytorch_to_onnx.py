@@ -1,7 +1,7 @@
 """From a checkpoint to ONNX engines that are proven against float32 PyTorch.
 
-    python -m clipfleet.convert.pytorch_to_onnx --model-arch ViT-B-16 --save-onnx-path models/vit-b-16 \
-        --convert-text --convert-vision
+    python -m clipfleet.convert.pytorch_to_onnx --model-arch ViT-B-16 \
+        --save-onnx-path models/vit-b-16 --convert-text --convert-vision
 """
 
 from __future__ import annotations

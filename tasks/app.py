@@ -74,7 +74,7 @@ _ACKNOWLEDGED_LATE: dict[str, Any] = {
     "task_acks_late": True,
     "task_reject_on_worker_lost": True,
     "task_acks_on_timeout": False,  # back to the queue
-    # Nothing gets as far as failing: clipfleet.tasks.retry_policy turns errors into retries and refusals.
+    # Nothing gets as far as failing: `retry_policy` turns errors into retries and refusals.
     "task_acks_on_failure": True,
     "task_ignore_result": True,
     "task_store_errors_even_if_ignored": False,

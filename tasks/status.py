@@ -10,7 +10,6 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from clipfleet.cli.progress_bar import Snapshot, sentence
 from clipfleet.messages import queue_name
 from clipfleet.settings import Settings
 from clipfleet.storage.commit.commit import Manifest
@@ -21,6 +20,7 @@ from clipfleet.storage.format.parts import ITEMS_PREFIX
 from clipfleet.storage.jobs.plan_reader import Job, jobs, read_job
 from clipfleet.tasks.broker.redis_client import connect, message_counts, unreachable
 from clipfleet.tasks.broker.refusals import Refusal, Refusals
+from clipfleet.tasks.progress import Snapshot, sentence
 from clipfleet.tasks.submit.enqueue import name_in_messages
 
 _RATE_WINDOW_S = 15.0
@@ -177,12 +177,16 @@ class Progress:
         name = f"{self.dataset.root}:{self.job.id}" if self.job else self.dataset.root
         head = f"{name}: {sentence(self.snapshot())}; {self.shards_done:,}/{self.shards:,} shards"
         cut = [f"  {self.cut:,} texts were cut to the model's length"] if self.cut else []
-        return [head, *cut, self._redis_line(), *self._missing_lines(), *self._refusal_lines()]
+        return [head, *cut, *self._redis_lines(), *self._missing_lines(), *self._refusal_lines()]
 
-    def _redis_line(self) -> str:
+    def _redis_lines(self) -> list[str]:
+        if self.finished and not self.waiting and not self.held:
+            return []  # nothing waits for Redis, which may be gone
         if self.broker_error is not None:
-            return f"  queue unknown: {self.broker_error}"
-        return f"  {self.waiting:,} messages wait for this tower's workers, {self.held:,} are held"
+            return [f"  queue unknown: {self.broker_error}"]
+        return [
+            f"  {self.waiting:,} messages wait for this tower's workers, {self.held:,} are held"
+        ]
 
     def _missing_lines(self) -> list[str]:
         if self.finished or self.waiting != 0 or self.held != 0:

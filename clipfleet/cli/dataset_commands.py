@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import clipfleet
 from clipfleet.cli.options import DatasetArgument, Json, RedisUrl, settings_from
 from clipfleet.cli.output import DONE, ITEMS_FAILED, print_result
 
@@ -21,7 +22,9 @@ def status(
     redis_url: RedisUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Show how far a dataset is; exits with 1 if items failed.
+    """Show how far a dataset is.
+
+    Exits with 1 if items failed.
 
     With --watch, until it is done, or nothing is queued any more though shards are missing.
 
@@ -30,10 +33,9 @@ def status(
     clipfleet status /vectors/photos:00001 --json
     """
     from clipfleet.cli.progress_bar import open_display
-    from clipfleet.tasks.status import read_progress
 
     settings = settings_from(redis_url=redis_url)
-    progress = read_progress(dataset, settings)
+    progress = clipfleet.status(dataset, settings=settings)
     if watch:
         with open_display(quiet=as_json) as show:
             while not progress.finished and not progress.stuck:
@@ -46,13 +48,13 @@ def status(
 
 
 def verify(dataset: DatasetArgument, as_json: Json = False) -> None:
-    """Prove a dataset: every planned id exactly once, norms of 1, no NaN, one model.
+    """Verify that a dataset is whole.
+
+    Every planned id is there exactly once, all norms are 1, and all vectors are of one model.
 
     \b
     clipfleet verify /vectors/photos && build-index /vectors/photos/parts
     """
-    from clipfleet.storage.verify.verify import prove
-
-    proof = prove(dataset, store_timeout_s=settings_from().store_timeout_s)
+    proof = clipfleet.verify(dataset, settings=settings_from())
     print_result(proof.to_json(), proof.lines(), as_json)
     raise typer.Exit(DONE if proof.ok else ITEMS_FAILED)

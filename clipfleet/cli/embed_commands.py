@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from clipfleet.architectures import Tower
+import clipfleet
 from clipfleet.cli.options import (
     AllowUnverified,
     Contexts,
@@ -31,7 +29,8 @@ from clipfleet.cli.options import (
     UrlHosts,
     settings_from,
 )
-from clipfleet.cli.output import print_result, run_here
+from clipfleet.cli.output import end_on_sigterm, end_with, print_result
+from clipfleet.cli.progress_bar import open_display
 
 
 def embed(
@@ -54,7 +53,7 @@ def embed(
     url_host: UrlHosts = None,
     as_json: Json = False,
 ) -> None:
-    """Embed a whole source on this machine, and prove the result.
+    """Embed a source on this machine, and verify the result.
 
     Starts a Redis of its own and workers, and stops both at the end, also after Ctrl-C.
     The same command again goes on where the last one stopped.
@@ -64,11 +63,7 @@ def embed(
     clipfleet embed captions.jsonl vectors/captions --model models/vit-b-16.txt.fp32.onnx
     clipfleet embed photos/ vectors/photos --model models/vit-b-16.img.fp16.trt --gpus all
     """
-    from clipfleet.gpus import check_one_way
-    from clipfleet.tasks.local.run import embed_source
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops what was started, as Ctrl-C
-
+    end_on_sigterm()
     settings = settings_from(
         shard_size=shard_size,
         embedding_dtype=dtype,
@@ -76,10 +71,21 @@ def embed(
         url_hosts=url_host or None,
         **_engine_settings(provider, contexts, allow_unverified),
     )
-    check_one_way(workers, gpus)
-    items = _open_source(source, model, id_column, uri_column, text_column)
-    job = partial(embed_source, items, out, model, settings=settings)
-    run_here(job, workers=workers, gpus=gpus, own_redis=redis_url is None, as_json=as_json)
+    with open_display(quiet=as_json) as show:
+        summary = clipfleet.embed(
+            source,
+            out,
+            model=model,
+            workers=workers,
+            gpus=gpus,
+            own_redis=redis_url is None,
+            id_column=id_column,
+            uri_column=uri_column,
+            text_column=text_column,
+            settings=settings,
+            on_progress=show,
+        )
+    end_with(summary, as_json)
 
 
 def submit(
@@ -94,33 +100,37 @@ def submit(
     text_column: TextColumn = None,
     as_json: Json = False,
 ) -> None:
-    """Plan a source and queue its shards for workers that run elsewhere.
+    """Plan a source, and queue its shards for a fleet.
 
     Submitting the same source to the same dataset again queues only what is missing.
 
     \b
     clipfleet submit photos/ /vectors/photos --model models/vit-b-16.img.fp32.onnx
     """
-    from clipfleet.tasks.submit.submit import submit as run_submit
-
     settings = settings_from(shard_size=shard_size, embedding_dtype=dtype, redis_url=redis_url)
-    items = _open_source(source, model, id_column, uri_column, text_column)
-    submission = run_submit(items, out, model, settings=settings)
+    submission = clipfleet.submit(
+        source,
+        out,
+        model=model,
+        id_column=id_column,
+        uri_column=uri_column,
+        text_column=text_column,
+        settings=settings,
+    )
     print_result(submission.to_json(), submission.lines(), as_json)
 
 
 def resume(dataset: DatasetArgument, redis_url: RedisUrl = None, as_json: Json = False) -> None:
-    """Put back into the queue what a dataset misses, from its plan and manifest alone.
+    """Queue again what a dataset misses.
 
-    For a Redis that lost its data, a submit that was killed, or shards that workers refused until
-    the cause was mended. What is queued or running already is not queued twice.
+    The plan and the manifest are read, not the source. Use it for a Redis that lost its data, a
+    submit that was killed, or shards that workers refused, once the cause is mended. What is
+    queued or running already is not queued twice.
 
     \b
     clipfleet resume /vectors/photos
     """
-    from clipfleet.tasks.submit.resume import resume as run_resume
-
-    resumption = run_resume(dataset, settings=settings_from(redis_url=redis_url))
+    resumption = clipfleet.resume(dataset, settings=settings_from(redis_url=redis_url))
     print_result(resumption.to_json(), resumption.lines(), as_json)
 
 
@@ -154,10 +164,11 @@ def worker(
     contexts: Contexts = None,
     allow_unverified: AllowUnverified = False,
 ) -> None:
-    """Serve one tower's queue until SIGTERM, which finishes the running shard first.
+    """Serve the queue of one tower, until SIGTERM.
 
-    A shard that runs on for longer than CLIPFLEET_STOP_GRACE_S is handed back to the queue.
-    A worker whose GPU fails hands back what it has and exits with 1: start it again.
+    SIGTERM finishes the running shard first. A shard that takes longer than
+    CLIPFLEET_STOP_GRACE_S is handed back to the queue. A worker whose GPU fails hands back what it
+    holds and exits with 1: start it again.
 
     \b
     clipfleet worker --tower img --model models/vit-b-16.img.fp32.onnx --output /vectors
@@ -198,24 +209,3 @@ def _engine_settings(
         "engine_contexts": contexts,
         "allow_unverified": allow_unverified or None,
     }
-
-
-def _open_source(
-    location: str,
-    model: Path,
-    id_column: str | None,
-    uri_column: str | None,
-    text_column: str | None,
-) -> Any:
-    from clipfleet.model_card import load_card
-    from clipfleet.storage.sources.base import open_source
-
-    card, _ = load_card(model)
-    tower: Tower = card.tower
-    return open_source(
-        location,
-        tower=tower,
-        id_column=id_column,
-        uri_column=uri_column,
-        text_column=text_column,
-    )

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Collection
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from clipfleet.cli.options import DatasetArgument, Gpus, Json, RedisUrl, UrlHosts
-from clipfleet.cli.output import DONE, ITEMS_FAILED, print_result, run_here
-from clipfleet.error_codes import BAD_ITEM, ERROR_CODES, TRANSIENT_CODES
+import clipfleet
+from clipfleet.cli.options import DatasetArgument, Gpus, Json, RedisUrl, UrlHosts, settings_from
+from clipfleet.cli.output import DONE, ITEMS_FAILED, end_on_sigterm, end_with, print_result
+from clipfleet.cli.progress_bar import open_display
+from clipfleet.error_codes import TRANSIENT, TRANSIENT_CODES, chosen_classes
 from clipfleet.errors import UsageError
-from clipfleet.settings import load_settings
-
-TRANSIENT = "transient"  # the name, for `--only`, of all classes that may pass by themselves
-_TRANSIENT = [code for code in ERROR_CODES if code in TRANSIENT_CODES]
 
 Only = Annotated[
     list[str] | None,
@@ -33,7 +28,9 @@ ModelHere = Annotated[
 
 
 def errors(dataset: DatasetArgument, only: Only = None, as_json: Json = False) -> None:
-    """Show which items have no vector, by class of error; exits with 1 if there are any.
+    """Show the items without a vector, by class of error.
+
+    Exits with 1 if there are any.
 
     \b
     clipfleet errors /vectors/photos
@@ -42,8 +39,8 @@ def errors(dataset: DatasetArgument, only: Only = None, as_json: Json = False) -
     from clipfleet.storage.commit.errors import error_classes
     from clipfleet.storage.format.dataset import Dataset
 
-    opened = Dataset.open(dataset, store_timeout_s=load_settings().store_timeout_s)
-    found = error_classes(opened, _classes(only))
+    opened = Dataset.open(dataset, store_timeout_s=settings_from().store_timeout_s)
+    found = error_classes(opened, chosen_classes(only or ()))
     count = sum(each.count for each in found.values())
     classes = {code: _told(each) for code, each in found.items()}
     lines = [line for code, each in found.items() for line in _lines(code, each)]
@@ -67,7 +64,7 @@ def retry(
     url_host: UrlHosts = None,
     as_json: Json = False,
 ) -> None:
-    """Embed the items that ended as errors once more: here, or by workers that run elsewhere.
+    """Embed the items without a vector once more.
 
     What succeeds moves from errors/ to parts/; what fails again keeps one row, with its newest
     reason. With --model this starts a Redis of its own and workers, as `clipfleet embed` does,
@@ -78,45 +75,22 @@ def retry(
     clipfleet retry /vectors/photos --only missing --only permission_denied
     clipfleet retry /vectors/web --only transient
     """
-    chosen = _classes(only)
-    if BAD_ITEM in chosen:
-        raise UsageError(
-            f"--only {BAD_ITEM}: nothing of such an item was kept that could be embedded; queue it "
-            "under another id, in the right form"
-        )
-    settings = load_settings(redis_url=redis_url, url_hosts=url_host or None)
+    if model is None and url_host:
+        raise UsageError("--url-host is for workers on this machine: name the --model as well")
     if model is not None:
-        from clipfleet.gpus import check_one_way
-        from clipfleet.tasks.local.run import retry_here
-
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops what was started
-        check_one_way(workers, gpus)
-        job = partial(retry_here, dataset, chosen, model, settings=settings)
-        run_here(job, workers=workers, gpus=gpus, own_redis=redis_url is None, as_json=as_json)
-    # Without a model: `run_here` does not return.
-    if workers or gpus or url_host:
-        raise UsageError(
-            "--workers, --gpus and --url-host are of workers here: name their --model as well"
+        end_on_sigterm()
+    with open_display(quiet=as_json or model is None) as show:
+        done = clipfleet.retry(
+            dataset,
+            only=only or (),
+            model=model,
+            workers=workers,
+            gpus=gpus,
+            own_redis=redis_url is None,
+            settings=settings_from(redis_url=redis_url, url_hosts=url_host or None),
+            on_progress=show,
         )
-    from clipfleet.tasks.submit.retry_failed import retry_errors
-
-    done = retry_errors(dataset, chosen, settings=settings)
-    print_result(done.to_json(), done.lines(), as_json)
-
-
-def _classes(only: Collection[str] | None) -> list[str]:
-    """Return the classes that were named, each once; all transient ones have one name, too.
-
-    Raises:
-        UsageError: One of them is none.
-    """
-    found: dict[str, None] = {}
-    for name in only or ():
-        if name not in (*ERROR_CODES, TRANSIENT):
-            known = ", ".join((*ERROR_CODES, TRANSIENT))
-            raise UsageError(f"--only {name}: no such class of error; {known}")
-        found |= dict.fromkeys(_TRANSIENT if name == TRANSIENT else [name])
-    return list(found)
+    end_with(done, as_json)
 
 
 def _told(found: Any) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def doctor(
     redis_url: RedisUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Say what works on this machine, what does not, and how to mend it.
+    """Check this machine, and say how to mend it.
 
     \b
     clipfleet doctor --model models/vit-b-16.img.fp32.onnx

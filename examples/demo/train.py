@@ -92,7 +92,7 @@ def make_data(split: str, count: int, arguments: argparse.Namespace, device: tor
 
 
 def resized(picture: Picture) -> NDArray[np.uint8]:
-    """Return a picture's pixels as `clipfleet.workers.images.preprocess` has them before it normalises them."""
+    """Return a picture's pixels as the workers have them before normalisation."""
     side = load_architecture("demo").resolution
     with Image.open(io.BytesIO(jpeg(picture))) as image:
         return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC).convert("RGB"))

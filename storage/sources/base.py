@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from clipfleet.architectures import Tower
@@ -13,6 +13,7 @@ from clipfleet.storage.filesystem.locations import local_path
 from clipfleet.storage.sources.columns import Columns
 from clipfleet.storage.sources.folder import FolderSource
 from clipfleet.storage.sources.tables import CsvSource, JsonlSource, LinesSource, ParquetSource
+from clipfleet.validation import problems
 
 _SUPPORTED = (
     "a folder of images, a folder of .parquet files, or a .jsonl, .ndjson, .csv, .tsv, .parquet "
@@ -50,6 +51,28 @@ class ListSource:
 
     def place(self, position: int) -> str:
         return f"item {position}"
+
+
+def items_source(items: Iterable[Mapping[str, str]], tower: Tower) -> ListSource:
+    """Return the source of items in memory, `{"id", "uri"}` for images or `{"id", "text"}`.
+
+    Raises:
+        SourceError: One of them is not of this form; the message names its position and value.
+    """
+    return ListSource([_item(fields, n, tower) for n, fields in enumerate(items, start=1)])
+
+
+def _item(fields: Mapping[str, str], position: int, tower: Tower) -> Item:
+    value = "uri" if tower == "img" else "text"
+    try:
+        if set(fields) != {"id", value}:
+            raise ValueError(f"expected id and {value}")
+        return Item(**fields)
+    except (TypeError, ValueError) as error:
+        raise SourceError(
+            f"item {position} is not an item of the {tower} tower ({dict(fields)!r:.200}): "
+            f"{problems(error)}"
+        ) from error
 
 
 def open_source(

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import redis
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
 from clipfleet.errors import BrokerError, SettingsError
 
@@ -129,6 +129,11 @@ def unreachable(url: str, error: Exception) -> BrokerError:
         return BrokerError(
             f"Redis at {redacted(url)} is out of memory ({reason}): wait until workers have made "
             "room, or raise its maxmemory"
+        )
+    if isinstance(error, AuthenticationError):
+        return BrokerError(
+            f"Redis at {redacted(url)} refuses the password, or wants one ({reason}): set "
+            "CLIPFLEET_REDIS_URL=redis://:PASSWORD@HOST:PORT/DB, with its own password"
         )
     return BrokerError(
         f"Redis at {redacted(url)} does not answer ({type(error).__name__}: {reason}): start it, "

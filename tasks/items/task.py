@@ -1,7 +1,7 @@
 """`clipfleet.embed_items`: the task that embeds items which arrive by themselves.
 
 A message is `args=[[{"id", "uri"} | {"id", "text"}, …]], kwargs={"dataset": path}`, the
-dataset optional. It comes here gathered with others (see clipfleet.tasks.items.receive), in the worker's
+dataset optional. It comes here gathered with others (see `receive`), in the worker's
 child process. Nothing but a wrong message, or one for a planned dataset, is dropped: no plan
 has these items.
 """

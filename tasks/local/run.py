@@ -13,7 +13,6 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from clipfleet.cli.progress_bar import Show, duration
 from clipfleet.errors import BrokerError, EngineError
 from clipfleet.model_card import load_card
 from clipfleet.settings import Settings
@@ -25,6 +24,7 @@ from clipfleet.storage.verify.verify import Proof, prove_dataset
 from clipfleet.tasks.broker.redis_client import connect, unreachable
 from clipfleet.tasks.local.fleet import LocalFleet
 from clipfleet.tasks.local.redis_server import private_redis
+from clipfleet.tasks.progress import Show, duration
 from clipfleet.tasks.status import Progress
 from clipfleet.tasks.submit.retry_failed import Retry, retry_errors
 from clipfleet.tasks.submit.submit import Submission, submit
@@ -75,7 +75,7 @@ class Summary:
             else "nothing to do: every item was embedded before"
         )
         failed = [f"  {count:,} × {name}" for name, count in sorted(self.classes.items())]
-        where = [f"  each with its reason in {self.proof.dataset}/errors"] if failed else []
+        where = [f"  `clipfleet errors {self.proof.dataset}` shows the reasons"] if failed else []
         return [f"{self.proof.dataset}: {done}", *self.proof.lines(), *failed, *where]
 
 

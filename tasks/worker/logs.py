@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, without credentials."""
+"""Structured logs without credentials: JSON lines for machines, plain lines on a terminal."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from clipfleet.tasks.broker.redis_client import HIDDEN, secrets_of
 # Celery's own line for every message and task says nothing that ours do not, and repeats the
 # items of a message.
 _QUIET = ("celery.app.trace", "celery.worker.strategy", "multiprocessing", "kombu")
+# What every record has; the rest are the fields of its event.
+_RECORD_FIELDS = {*vars(logging.makeLogRecord({})), "message", "asctime"}
 _MIN_SECRET_LENGTH = 3  # a shorter one would blank out half of every line
 
 
-class _Formatter(JsonFormatter):
-    """Fields time, level, pid, logger, event, then what the event has to tell."""
+class _JsonFormatter(JsonFormatter):
+    """Fields time, level, pid, logger, event, then the fields of the event."""
 
     def __init__(self, secrets: list[str]) -> None:
         super().__init__(
@@ -33,19 +35,41 @@ class _Formatter(JsonFormatter):
             },
             json_ensure_ascii=False,
         )
-        self._secrets = [s for s in secrets if len(s) >= _MIN_SECRET_LENGTH]
+        self._secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
-        for secret in self._secrets:
-            line = line.replace(secret, HIDDEN)
-        return line
+        return _without(self._secrets, super().format(record))
+
+
+class _TextFormatter(logging.Formatter):
+    """Time, level and event, then the fields of the event as name=value."""
+
+    def __init__(self, secrets: list[str]) -> None:
+        super().__init__("{asctime} {levelname:7} {message}", style="{", datefmt="%H:%M:%S")
+        self._secrets = secrets
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        fields = {name: value for name, value in vars(record).items() if name not in _RECORD_FIELDS}
+        shown = "".join(f"  {name}={value}" for name, value in fields.items())
+        return super().formatMessage(record) + shown
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _without(self._secrets, super().format(record))
+
+
+def _without(secrets: list[str], line: str) -> str:
+    for secret in secrets:
+        line = line.replace(secret, HIDDEN)
+    return line
 
 
 def set_up_logs(settings: Settings) -> None:
-    """Send this process's logs to standard error as JSON lines, INFO and above."""
+    """Send logs, INFO and above, to standard error: JSON lines, or text to a terminal."""
+    secrets = [*secrets_of(settings.redis_url), *settings.message_keys]
+    secrets = [secret for secret in secrets if len(secret) >= _MIN_SECRET_LENGTH]
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter([*secrets_of(settings.redis_url), *settings.message_keys]))
+    on_terminal = sys.stderr.isatty()
+    handler.setFormatter(_TextFormatter(secrets) if on_terminal else _JsonFormatter(secrets))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)

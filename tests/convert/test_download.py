@@ -73,7 +73,8 @@ def test_a_killed_download_goes_on_in_another_process(
 ) -> None:
     hub.fail_after, hub.stall = 21 * MIB, True
     script = (
-        "import sys; from dataclasses import replace; from clipfleet.convert.checkpoints.download import *;"
+        "import sys; from dataclasses import replace;"
+        "from clipfleet.convert.checkpoints.download import *;"
         "from clipfleet.architectures import PublishedCheckpoint, load_architecture;"
         "a = replace(load_architecture('RN50'), published=PublishedCheckpoint("
         f"repository={PUBLISHED.repository!r}, file={PUBLISHED.file!r}));"

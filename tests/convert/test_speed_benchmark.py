@@ -192,7 +192,8 @@ def test_missing_torch_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("flag", ["--onnx-text-model", "--tensorrt-text-model"])
 def test_torch_is_not_loaded_for_other_runtimes(flag: str) -> None:
     script = (
-        "import sys; sys.modules['torch'] = None; from clipfleet.convert.speed_benchmark import main\n"
+        "import sys; sys.modules['torch'] = None\n"
+        "from clipfleet.convert.speed_benchmark import main\n"
         f"code = main(['--model-arch', 'demo', '--n', '2', '--device', 'cpu', {flag!r}, "
         f"'{MODEL}.txt.fp32.onnx'])\n"
         "print(code, 'tensorrt' in sys.modules)"

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["clipfleet", "storage", "tasks", "workers"]):
+with atheris.instrument_imports(include=["clipfleet"]):
     from tests.fuzz.targets import TARGETS
     from tests.fuzz.watch import Watch
 

@@ -14,7 +14,6 @@ from typer.testing import CliRunner, Result
 
 from clipfleet.cli.main import app
 from clipfleet.cli.output import DONE, WRONG_USE
-from clipfleet.cli.progress_bar import Snapshot, duration, sentence
 from clipfleet.error_codes import FETCH_TIMEOUT, MISSING, SERVER_BUSY
 from clipfleet.errors import ClipfleetError
 from clipfleet.items import Item
@@ -24,6 +23,7 @@ from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import Embedded, Failure
 from clipfleet.storage.planner.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
+from clipfleet.tasks.progress import Snapshot, duration, sentence
 from clipfleet.workers.engines.fake import fake_card, write_fake_engine
 
 COMMANDS = ("convert", "embed", "submit", "worker", "status", "errors", "retry", "verify", "doctor")

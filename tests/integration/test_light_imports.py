@@ -1,4 +1,4 @@
-"""What the processes of each role must not load."""
+"""What each role loads: a producer no engine, a worker no torch, the package next to nothing."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ HEAVY = ("onnxruntime", "torch", "tensorrt", "onnx")
 @pytest.mark.parametrize(
     ("role", "module", "forbidden"),
     [
+        ("the package", "clipfleet", (*HEAVY, "celery", "pyarrow", "numpy", "pydantic", "redis")),
         ("the command line", "clipfleet.cli.main", (*HEAVY, "pyarrow", "celery")),
-        ("a producer", "clipfleet.tasks.submit.submit", HEAVY),
+        ("the public functions", "clipfleet.api", (*HEAVY, "pyarrow", "celery")),
+        ("a producer of shards", "clipfleet.tasks.submit.submit", HEAVY),
+        ("a producer of items", "clipfleet.tasks.items.queue", HEAVY),
+        ("the guide's conversion, until it converts", "clipfleet.convert.pytorch_to_onnx", HEAVY),
         ("a worker's parent process", "clipfleet.tasks.worker.main", HEAVY),
         ("a worker's child", "clipfleet.tasks.embed_shard", ("torch", "onnx")),
         ("the pipeline", "clipfleet.workers.embedder", ("torch", "onnx")),
@@ -36,7 +40,7 @@ HEAVY = ("onnxruntime", "torch", "tensorrt", "onnx")
             "clipfleet.convert.tensorrt.adopt",
             ("torch", "onnx", "tensorrt"),
         ),
-        ("a dataset's reader", "clipfleet.storage.format.dataset", (*HEAVY, "celery")),
+        ("a dataset's reader", "clipfleet.reader", (*HEAVY, "celery")),
     ],
 )
 def test_light_imports(role: str, module: str, forbidden: tuple[str, ...]) -> None:
@@ -52,7 +56,7 @@ def test_light_imports(role: str, module: str, forbidden: tuple[str, ...]) -> No
 def test_loading_and_running_an_engine_imports_no_torch() -> None:
     code = f"""
 import sys
-from clipfleet.messages import Item
+from clipfleet.items import Item
 from clipfleet.settings import Settings
 from clipfleet.workers.embedder import Embedder
 with Embedder.from_settings(Settings(model={str(MODEL)!r})) as embedder:

@@ -13,8 +13,16 @@ from clipfleet.storage.filesystem.base import STORE_TIMEOUT_S
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("clipfleet", "storage", "workers", "tasks", "convert")
 
-# The command line, and the application that `celery --app clipfleet.tasks.app` asks for.
-MAKES_SETTINGS = {"clipfleet/cli/options.py", "clipfleet/cli/error_commands.py", "tasks/app.py"}
+# The public functions and the command line, and the application that `celery --app
+# clipfleet.tasks.app` asks for.
+MAKES_SETTINGS = {
+    "clipfleet/__init__.py",
+    "clipfleet/api.py",
+    "clipfleet/cli/options.py",
+    "clipfleet/model.py",
+    "clipfleet/reader.py",
+    "tasks/app.py",
+}
 
 READS_THE_ENVIRONMENT = {
     "clipfleet/settings.py": "the settings",
@@ -27,7 +35,7 @@ READS_THE_ENVIRONMENT = {
     "workers/engines/cuda/runtime.py": "CUDA_MODULE_LOADING, which is CUDA's",
     "workers/images/isolated_decoder.py": "hands it to a child, without the settings",
     "workers/engine_process.py": "hands it to a child, with the settings",
-    "workers/shared_bytes.py": "names a file for a child",
+    "tasks/worker/watchdog.py": "names a file for a child",
 }
 
 _ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv"}

@@ -1,6 +1,6 @@
 """The process that decodes one image after another, apart from the one that holds the engine.
 
-`clipfleet.workers.images.isolated_decoder` starts it, and speaks with it over its standard input, a socket: a
+`isolated_decoder` starts it, and speaks with it over its standard input, a socket: a
 line of JSON, then bytes, there and back. It opens no file: a picture's bytes come to it. What
 ends it costs one attempt of the picture at hand.
 """

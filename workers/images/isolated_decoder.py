@@ -76,7 +76,7 @@ class IsolatedDecoder:
         """Write an image's pixels to `out`, float32 (3, S, S), and return its (width, height).
 
         Raises:
-            ItemError: As `clipfleet.workers.images.decode.decode` and `preprocess_into` raise; or the process
+            ItemError: As `decode` and `preprocess_into` raise; or the process
                 died or ran too long, every time. `name` is for its message.
             StorageError: The machine starts no process, or this was closed meanwhile.
         """

@@ -130,9 +130,9 @@ def _asked(url: str) -> None:
 def test_submit_and_worker_warn_at_their_start(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for module in ("submit", "worker"):
-        monkeypatch.setattr(f"tasks.{module}.check_broker", lambda _: None)
-        monkeypatch.setattr(f"tasks.{module}.warn_of_exposure", _asked)
+    for module in ("submit.submit", "worker.main"):
+        monkeypatch.setattr(f"clipfleet.tasks.{module}.check_broker", lambda _: None)
+        monkeypatch.setattr(f"clipfleet.tasks.{module}.warn_of_exposure", _asked)
     monkeypatch.setenv("PYTHONSAFEPATH", "1")  # as `run_worker` sets it
     for name in ("preflight", "set_up_logs"):
         monkeypatch.setattr(f"clipfleet.tasks.worker.main.{name}", lambda _: None)

@@ -59,12 +59,19 @@ def test_one_job_of_several(tmp_path: Path) -> None:
 
 def test_without_redis_the_queue_is_unknown_and_the_rest_is_shown(tmp_path: Path) -> None:
     dataset = fake_dataset(tmp_path)
+    plan_items(dataset, ListSource(numbered_texts(10)), 10)
     progress = read_progress(dataset.root, NO_REDIS)
     assert progress.waiting is None
     assert progress.to_json()["broker_error"].startswith("Redis at redis://127.0.0.1:1/0")
     head, queue = progress.lines()
-    assert head.startswith(f"{dataset.root}: 0/0 items")
+    assert head.startswith(f"{dataset.root}: 0/10 items")
     assert queue.startswith("  queue unknown: Redis at")
+
+
+def test_a_finished_dataset_asks_nobody_to_start_redis(tmp_path: Path) -> None:
+    progress = read_progress(fake_dataset(tmp_path).root, NO_REDIS)
+    assert progress.finished
+    assert len(progress.lines()) == 1
 
 
 def test_cut_texts_are_shown(tmp_path: Path) -> None:

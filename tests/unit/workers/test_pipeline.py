@@ -94,25 +94,6 @@ def test_a_picture_may_hold_its_decoder_for_less_than_the_deadline(
     assert given == [expected_s]
 
 
-def test_isolated_vectors_are_those_of_the_fast_way_and_each_image_is_progress(
-    tmp_path: Path, images: Embedder
-) -> None:
-    """Else a shard of slow images would be ended by its deadline, again and again."""
-    items = [picture(tmp_path / f"{i}.png", i) for i in range(CHUNK + 1)]
-    items.append(broken(tmp_path / "broken.png"))
-    told: list[None] = []
-    isolated = images.embed(items, isolated=True, progress=lambda: told.append(None))
-    fast = images.embed(items)
-    np.testing.assert_array_equal(isolated.vectors, fast.vectors)
-    assert (isolated.items, isolated.failures, isolated.sizes) == (
-        fast.items,
-        fast.failures,
-        fast.sizes,
-    )
-    assert len(fast.failures) == 1
-    assert len(told) >= len(items)
-
-
 @pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 200])
 def test_images_become_the_vectors_of_their_pixels(
     tmp_path: Path, images: Embedder, count: int

@@ -1,0 +1,212 @@
+"""What the commands do, as functions: the command line is a thin cover of these.
+
+`settings` are those of `clipfleet.load_settings()` unless some are given. Redis is named by
+`settings.redis_url`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipfleet.errors import UsageError
+from clipfleet.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from clipfleet.storage.sources.base import Source
+    from clipfleet.storage.verify.verify import Proof
+    from clipfleet.tasks.local.run import Summary
+    from clipfleet.tasks.progress import Snapshot
+    from clipfleet.tasks.status import Progress
+    from clipfleet.tasks.submit.resume import Resumption
+    from clipfleet.tasks.submit.retry_failed import Retry
+    from clipfleet.tasks.submit.submit import Submission
+
+Items = str | Path | Iterable[Mapping[str, str]]
+OnProgress = Callable[["Snapshot"], None]
+
+
+def embed(
+    source: Items,
+    out: str | Path,
+    *,
+    model: str | Path,
+    workers: int | None = None,
+    gpus: str | None = None,
+    own_redis: bool = True,
+    id_column: str | None = None,
+    uri_column: str | None = None,
+    text_column: str | None = None,
+    settings: Settings | None = None,
+    on_progress: OnProgress | None = None,
+) -> Summary:
+    """Embed a source on this machine into the dataset at `out`, and verify the dataset.
+
+    `source` is a folder of images, a table (JSONL, CSV, TSV, Parquet, text), or items in memory,
+    `{"id", "uri"}` or `{"id", "text"}`. The vectors (n, D) have L2 norms of 1. One worker process
+    (`workers`), or one for each of `gpus` ("all", "0,2"), is started, and stopped at the end. The
+    same call again embeds only what is missing. With `own_redis` a Redis server of its own is
+    started, else `settings.redis_url` is used. `on_progress` is called several times a second.
+
+    Raises:
+        UsageError: The source, the model, the dataset or a setting is not fit for use.
+        BrokerError: Redis does not start or answer.
+        EngineError: The workers do not start, or refuse a shard.
+    """
+    from clipfleet.tasks.local.run import embed_source
+
+    settings = settings or load_settings()
+    return embed_source(
+        _source(source, model, id_column, uri_column, text_column),
+        str(out),
+        model,
+        settings=settings,
+        own_redis=own_redis,
+        show=on_progress or _show_nothing,
+        **_processes(workers, gpus),
+    )
+
+
+def submit(
+    source: Items,
+    out: str | Path,
+    *,
+    model: str | Path,
+    id_column: str | None = None,
+    uri_column: str | None = None,
+    text_column: str | None = None,
+    settings: Settings | None = None,
+) -> Submission:
+    """Plan a source into the dataset at `out`, and queue its shards for a fleet's workers.
+
+    `source` is as in `embed`. The same call again queues only what is missing.
+
+    Raises:
+        UsageError: The source, the model, the dataset or a setting is not fit for use.
+        BrokerError: Redis does not answer; the same call again goes on.
+    """
+    from clipfleet.tasks.submit.submit import submit as submit_source
+
+    items = _source(source, model, id_column, uri_column, text_column)
+    return submit_source(items, str(out), model, settings=settings or load_settings())
+
+
+def resume(dataset: str | Path, *, settings: Settings | None = None) -> Resumption:
+    """Queue what a dataset misses, from its plan and manifest alone; nothing is queued twice.
+
+    Raises:
+        DatasetError: There is no such dataset, or it is damaged.
+        BrokerError: Redis does not answer.
+    """
+    from clipfleet.tasks.submit.resume import resume as resume_dataset
+
+    return resume_dataset(str(dataset), settings=settings or load_settings())
+
+
+def retry(
+    dataset: str | Path,
+    *,
+    only: Collection[str] = (),
+    model: str | Path | None = None,
+    workers: int | None = None,
+    gpus: str | None = None,
+    own_redis: bool = True,
+    settings: Settings | None = None,
+    on_progress: OnProgress | None = None,
+) -> Summary | Retry:
+    """Embed the items without a vector once more, those of the error classes `only`, or all.
+
+    "transient" in `only` stands for all transient classes. With `model` the items are embedded on
+    this machine, as by `embed`, and the dataset is verified: this returns a `Summary`. Without
+    `model` they are queued for the workers of a fleet: this returns a `Retry`.
+
+    Raises:
+        UsageError: There is no such dataset or class, or the model is another than the dataset's.
+        BrokerError: Redis does not start or answer.
+        EngineError: The workers do not start, or refuse a shard.
+    """
+    from clipfleet.error_codes import BAD_ITEM, chosen_classes
+    from clipfleet.tasks.local.run import retry_here
+    from clipfleet.tasks.submit.retry_failed import retry_errors
+
+    settings, classes = settings or load_settings(), chosen_classes(only)
+    if BAD_ITEM in classes:
+        raise UsageError(
+            f"{BAD_ITEM}: nothing of such an item was kept that could be embedded; queue it under "
+            "another id, in the right form"
+        )
+    if model is None:
+        if workers or gpus:
+            raise UsageError("workers and gpus are for a retry on this machine: name the model too")
+        return retry_errors(str(dataset), classes, settings=settings)
+    return retry_here(
+        str(dataset),
+        classes,
+        model,
+        settings=settings,
+        own_redis=own_redis,
+        show=on_progress or _show_nothing,
+        **_processes(workers, gpus),
+    )
+
+
+def verify(dataset: str | Path, *, settings: Settings | None = None) -> Proof:
+    """Read a whole dataset, and return a proof: every id once, norms of 1, one model.
+
+    Memory stays flat, whatever the size of the dataset. `Proof.ok` says whether it is whole,
+    `Proof.problems` what is wrong.
+
+    Raises:
+        DatasetError: There is no dataset, or its plan cannot be read.
+    """
+    from clipfleet.storage.verify.verify import prove
+
+    settings = settings or load_settings()
+    return prove(str(dataset), store_timeout_s=settings.store_timeout_s)
+
+
+def status(dataset: str | Path, *, settings: Settings | None = None) -> Progress:
+    """Return how far a dataset is, or one job of it (`DATASET:00001`); `refresh()` looks again.
+
+    Raises:
+        DatasetError: There is no such dataset or job.
+    """
+    from clipfleet.tasks.status import read_progress
+
+    return read_progress(str(dataset), settings or load_settings())
+
+
+def _show_nothing(_: Snapshot) -> None:
+    """Show no progress."""
+
+
+def _processes(workers: int | None, gpus: str | None) -> dict[str, Any]:
+    from clipfleet.gpus import check_one_way, choose_gpus
+
+    check_one_way(workers, gpus)
+    return {"workers": workers or 1, "gpus": choose_gpus(gpus) if gpus else ()}
+
+
+def _source(
+    source: Items,
+    model: str | Path,
+    id_column: str | None,
+    uri_column: str | None,
+    text_column: str | None,
+) -> Source:
+    from clipfleet.model_card import load_card
+    from clipfleet.storage.sources.base import items_source, open_source
+
+    tower = load_card(model)[0].tower
+    if not isinstance(source, str | Path):
+        if id_column or uri_column or text_column:
+            raise UsageError("columns are named for tables: items in memory have id, uri and text")
+        return items_source(source, tower)
+    return open_source(
+        str(source),
+        tower=tower,
+        id_column=id_column,
+        uri_column=uri_column,
+        text_column=text_column,
+    )

@@ -1,0 +1,204 @@
+"""A dataset as a reader sees it: its ids, its vectors and its errors, also while a job runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipfleet.errors import DatasetError
+from clipfleet.model_card import ModelCard
+from clipfleet.settings import Settings, load_settings
+from clipfleet.storage.commit.errors import standing_failures
+from clipfleet.storage.format.dataset import Dataset as StoredDataset
+from clipfleet.storage.format.parquet import (
+    PARQUET_ERRORS,
+    open_parquet,
+    parquet_error,
+    read_row_groups,
+)
+from clipfleet.storage.format.parts import part_path, part_schema, way_out
+from clipfleet.storage.format.records import part_names
+from clipfleet.storage.jobs.retries import Retried
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+Vectors = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ErrorRow:
+    """An item without a vector: its `uri` or `text`, the class of its `error`, and the reason."""
+
+    id: str
+    uri: str | None
+    text: str | None
+    error: str
+    message: str
+    attempt: int
+
+
+class Dataset:
+    """The vectors of a dataset, in a folder or at `s3://bucket/prefix`.
+
+    A part appears whole, and never changes. The object reads the parts that there were when it was
+    made: ids and vectors go together, whatever a job or a retry writes meanwhile. `refresh()` looks
+    for newer parts.
+
+    Raises:
+        DatasetError: There is no dataset at `path`, or its `dataset.json` is damaged.
+    """
+
+    def __init__(self, path: str | Path, *, settings: Settings | None = None) -> None:
+        settings = settings or load_settings()
+        timeout_s = settings.store_timeout_s
+        self._stored = StoredDataset.open(str(path), store_timeout_s=timeout_s)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look which parts there are now."""
+        self._parts = sorted(part_names(self._stored.fs))
+        self._rows: list[int] | None = None  # of each part
+
+    @property
+    def path(self) -> str:
+        """The absolute path, or the URL."""
+        return self._stored.root
+
+    @property
+    def model(self) -> ModelCard:
+        """The card of the model that made the vectors."""
+        return self._stored.info.card
+
+    @property
+    def dim(self) -> int:
+        """The width D of the vectors."""
+        return self._stored.info.dim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float16 or float32, as the vectors are stored."""
+        return np.dtype(self._stored.info.embedding_dtype)
+
+    def __len__(self) -> int:
+        """Return the number n of vectors."""
+        if self._rows is None:
+            self._rows = [self._count(name) for name in self._parts]
+        return sum(self._rows)
+
+    @property
+    def ids(self) -> list[str]:
+        """The n ids, in the order of `vectors()`."""
+        return [id_ for rows in self._read(["id"]) for id_ in rows["id"].to_pylist()]
+
+    def vectors(self) -> Vectors:
+        """Return the vectors (n, D), as they are stored (`dtype`), with L2 norms of 1.
+
+        Raises:
+            DatasetError: A part is damaged, or was moved away.
+        """
+        vectors = np.empty((len(self), self.dim), self.dtype)
+        start = 0
+        for rows in self._read(["embedding"]):
+            vectors[start : start + rows.num_rows] = self._vectors_of(rows)
+            start += rows.num_rows
+        return vectors
+
+    def batches(self, rows: int = 65_536) -> Iterator[tuple[list[str], Vectors]]:
+        """Yield ids and vectors (k, D), `rows` at a time (the last batch may be smaller).
+
+        Raises:
+            ValueError: `rows` is below 1.
+            DatasetError: A part is damaged, or was moved away.
+        """
+        if rows < 1:
+            raise ValueError(f"rows is {rows}: expected at least 1")
+        ids: list[str] = []
+        vectors = np.empty((rows, self.dim), self.dtype)
+        for group in self._read(["id", "embedding"]):
+            names, found, start = group["id"].to_pylist(), self._vectors_of(group), 0
+            while start < len(names):
+                taken = min(rows - len(ids), len(names) - start)
+                vectors[len(ids) : len(ids) + taken] = found[start : start + taken]
+                ids += names[start : start + taken]
+                start += taken
+                if len(ids) == rows:
+                    yield ids, vectors
+                    ids, vectors = [], np.empty((rows, self.dim), self.dtype)
+        if ids:
+            yield ids, vectors[: len(ids)]
+
+    def errors(self) -> Iterator[ErrorRow]:
+        """Yield the items without a vector, as they are now; a row that a retry mended is gone.
+
+        Raises:
+            DatasetError: An errors table or a plan is damaged.
+        """
+        with closing(Retried(self._stored, part_names(self._stored.fs))) as retried:
+            for _, failure in standing_failures(self._stored, retried):
+                yield ErrorRow(
+                    id=failure.item.id,
+                    uri=failure.item.uri,
+                    text=failure.item.text,
+                    error=failure.error,
+                    message=failure.message,
+                    attempt=failure.attempt,
+                )
+
+    def to_arrow(self) -> pa.Table:
+        """Return all columns: id, uri (width, height) or text, embedding.
+
+        Raises:
+            DatasetError: A part is damaged, or was moved away.
+        """
+        import pyarrow as pa
+
+        schema = part_schema(self._stored.info)
+        groups = [rows.cast(schema) for rows in self._read(schema.names)]
+        return pa.concat_tables(groups) if groups else schema.empty_table()
+
+    def __repr__(self) -> str:
+        card = self.model
+        return (
+            f"<clipfleet.Dataset {self.path}: {len(self)} vectors of {self.dim}, "
+            f"{card.architecture} {card.tower} {card.precision}>"
+        )
+
+    def _count(self, name: str) -> int:
+        with self._open(name) as parquet:
+            return int(parquet.metadata.num_rows)
+
+    def _read(self, columns: list[str]) -> Iterator[pa.Table]:
+        for name in self._parts:
+            with self._open(name) as parquet:
+                yield from read_row_groups(parquet, columns)
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[pq.ParquetFile]:
+        """Yield an open part.
+
+        Raises:
+            DatasetError: It is damaged, or was moved away.
+        """
+        path = part_path(name)
+        try:
+            with self._stored.fs.open(path) as file:
+                yield open_parquet(file)
+        except FileNotFoundError as error:
+            raise DatasetError(
+                f"{self.path}/{path} was moved away meanwhile: `refresh()` reads what is there"
+            ) from error
+        except (*PARQUET_ERRORS, KeyError) as error:
+            raise parquet_error(error, f"{self.path}/{path}", remedy=way_out(name)) from error
+
+    def _vectors_of(self, rows: pa.Table) -> Vectors:
+        flat = rows["embedding"].combine_chunks().flatten()
+        found: Vectors = flat.to_numpy(zero_copy_only=False).reshape(rows.num_rows, self.dim)
+        return found

@@ -1,0 +1,52 @@
+"""How far a job is, as numbers and as one line of text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """How far a job is; `done` counts vectors and errors, `items_per_s` the last seconds.
+
+    `trouble` is why nothing goes on, where that is known.
+    """
+
+    total: int
+    done: int
+    errors: int
+    items_per_s: float
+    trouble: str | None = None
+
+    @property
+    def time_left_s(self) -> float | None:
+        if self.items_per_s <= 0:
+            return None
+        return (self.total - self.done) / self.items_per_s
+
+
+Show = Callable[[Snapshot], None]
+
+
+def sentence(snapshot: Snapshot) -> str:
+    """Return the snapshot as one line of plain text."""
+    parts = [
+        f"{snapshot.done:,}/{snapshot.total:,} items",
+        f"{snapshot.items_per_s:,.0f}/s",
+        f"{snapshot.errors:,} failed",
+    ]
+    if snapshot.time_left_s is not None and snapshot.done < snapshot.total:
+        parts.append(f"{duration(snapshot.time_left_s)} left")
+    if snapshot.trouble:
+        parts.append(f"stalled: {snapshot.trouble}")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as 5 s, 2 min 5 s or 3 h 2 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

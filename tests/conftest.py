@@ -9,15 +9,19 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
 
 from tests.s3 import S3, run_s3
 
 REAL_STORE = "CLIPFLEET_TEST_S3"  # s3://bucket/prefix of a store to run the contract's tests on
 
-settings.register_profile("patient", deadline=None)  # the machine may do much else
-settings.register_profile("quick", deadline=None, max_examples=20)  # `make unit`
-settings.load_profile("patient")
+try:
+    from hypothesis import settings
+except ImportError:  # tests/gpu runs where pytest and a worker's packages are, and no more
+    pass
+else:
+    settings.register_profile("patient", deadline=None)  # the machine may do much else
+    settings.register_profile("quick", deadline=None, max_examples=20)  # `make unit`
+    settings.load_profile("patient")
 
 # So that none of them is left alone at the end. A file's tests stay together (`--dist loadfile`);
 # the rest of tests/unit takes seconds a file.

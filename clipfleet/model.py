@@ -55,8 +55,8 @@ def load_model(card: str | Path, *, settings: Settings | None = None) -> Model:
 class Model:
     """The towers of one checkpoint in this process, from `load_model`; a context manager.
 
-    The vectors are those that a worker with the same engine and settings writes. One call at a
-    time.
+    The vectors are those that a worker with the same engine and settings computes. Where the number
+    of items in a batch differs, the last bits may differ. One call at a time.
     """
 
     card: ModelCard
@@ -231,6 +231,8 @@ def _fill_image(n: int, image: Picture, out: NDArray[np.float32], *, limits: Ima
 
 def _picture(n: int, image: Picture, limits: ImageLimits) -> Image.Image:
     if isinstance(image, Image.Image):
+        if 0 in image.size:
+            raise UsageError(f"images[{n}] has no pixels: its size is {image.size}")
         try:
             with _DECODING:
                 image.load()
@@ -238,7 +240,8 @@ def _picture(n: int, image: Picture, limits: ImageLimits) -> Image.Image:
             raise ItemError(DECODE_FAILED, f"it cannot be decoded: {error}") from error
         return image
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)) or image.ndim < 2:
+        shaped = image.ndim >= 2 and image.shape[2:] in ((), (3,))
+        if image.dtype != np.uint8 or not shaped or not image.size:
             raise UsageError(
                 f"images[{n}] is an array of {image.dtype} {image.shape}: expected uint8 "
                 "(H, W, 3) or (H, W)"

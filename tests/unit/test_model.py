@@ -122,7 +122,8 @@ def test_similarity_is_a_softmax_of_the_scaled_cosines(
 ) -> None:
     texts = ["a cat", "a dog", "a bird"]
     found = model.similarity(photos, texts)
-    assert (found.shape, found.dtype) == ((MORE_THAN_A_CHUNK, 3), np.float32)
+    assert found.shape == (MORE_THAN_A_CHUNK, 3)
+    assert found.dtype == np.float32
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
     image_vectors, text_vectors = model.encode_images(photos), model.encode_texts(texts)
     logits = np.exp(4.6052) * image_vectors.astype(np.float64) @ text_vectors.T

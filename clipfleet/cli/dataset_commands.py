@@ -50,7 +50,8 @@ def status(
 def verify(dataset: DatasetArgument, as_json: Json = False) -> None:
     """Verify that a dataset has every item exactly once.
 
-    An item is a vector or a row of the table of errors. All L2 norms are 1, and all vectors are of one model.
+    An item is a vector or a row of the table of errors. All L2 norms are 1, and all vectors are of
+    one model.
 
     \b
     clipfleet verify /vectors/photos && build-index /vectors/photos/parts

@@ -11,45 +11,89 @@ A name is imported when it is first used: `import clipfleet` loads neither Celer
 engine.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # as in `typing`, which takes longer to load than all of this module
 if TYPE_CHECKING:
-    from clipfleet.api import embed as embed
-    from clipfleet.api import resume as resume
-    from clipfleet.api import retry as retry
-    from clipfleet.api import status as status
-    from clipfleet.api import submit as submit
-    from clipfleet.api import verify as verify
-    from clipfleet.errors import ClipfleetError as ClipfleetError
-    from clipfleet.model import Model as Model
-    from clipfleet.model import load_model as load_model
-    from clipfleet.reader import Dataset as Dataset
-    from clipfleet.reader import ErrorRow as ErrorRow
-    from clipfleet.settings import Settings as Settings
-    from clipfleet.settings import load_settings as load_settings
-    from clipfleet.storage.verify.verify import Proof as Proof
-    from clipfleet.tasks.items.queue import ItemQueue as ItemQueue
-    from clipfleet.tasks.local.run import Summary as Summary
-    from clipfleet.tasks.status import Progress as Progress
-    from clipfleet.tasks.submit.resume import Resumption as Resumption
-    from clipfleet.tasks.submit.retry_failed import Retry as Retry
-    from clipfleet.tasks.submit.submit import Submission as Submission
-    from clipfleet.workers.engines.tensorrt.model import TensorRTModel as TensorRTModel
+    from clipfleet.api import embed, resume, retry, status, submit, verify
+    from clipfleet.errors import (
+        BrokerError,
+        CardError,
+        ClipfleetError,
+        DatasetError,
+        DependencyError,
+        EngineError,
+        ItemError,
+        QueueFullError,
+        SettingsError,
+        StorageError,
+        UsageError,
+    )
+    from clipfleet.model import Model, load_model
+    from clipfleet.model_card import ModelCard
+    from clipfleet.reader import Dataset, ErrorRow
+    from clipfleet.settings import Settings, load_settings
+    from clipfleet.storage.verify.verify import Proof
+    from clipfleet.tasks.items.queue import ItemQueue
+    from clipfleet.tasks.local.run import Summary
+    from clipfleet.tasks.progress import Snapshot
+    from clipfleet.tasks.status import Progress
+    from clipfleet.tasks.submit.resume import Resumption
+    from clipfleet.tasks.submit.retry_failed import Retry
+    from clipfleet.tasks.submit.submit import Submission
+    from clipfleet.workers.engines.tensorrt.model import TensorRTModel
 
-_MODULES = {
-    "ClipfleetError": "clipfleet.errors",
+__all__ = [
+    "BrokerError",
+    "CardError",
+    "ClipfleetError",
+    "Dataset",
+    "DatasetError",
+    "DependencyError",
+    "EngineError",
+    "ErrorRow",
+    "ItemError",
+    "ItemQueue",
+    "Model",
+    "ModelCard",
+    "Progress",
+    "Proof",
+    "QueueFullError",
+    "Resumption",
+    "Retry",
+    "Settings",
+    "SettingsError",
+    "Snapshot",
+    "StorageError",
+    "Submission",
+    "Summary",
+    "TensorRTModel",
+    "UsageError",
+    "__version__",
+    "embed",
+    "load_model",
+    "load_settings",
+    "resume",
+    "retry",
+    "status",
+    "submit",
+    "verify",
+]
+
+_ERRORS = {name: "clipfleet.errors" for name in __all__ if name.endswith("Error")}
+_MODULES = {  # of the names above
+    **_ERRORS,
     "Dataset": "clipfleet.reader",
     "ErrorRow": "clipfleet.reader",
     "ItemQueue": "clipfleet.tasks.items.queue",
     "Model": "clipfleet.model",
+    "ModelCard": "clipfleet.model_card",
     "Progress": "clipfleet.tasks.status",
     "Proof": "clipfleet.storage.verify.verify",
     "Resumption": "clipfleet.tasks.submit.resume",
     "Retry": "clipfleet.tasks.submit.retry_failed",
     "Settings": "clipfleet.settings",
+    "Snapshot": "clipfleet.tasks.progress",
     "Submission": "clipfleet.tasks.submit.submit",
     "Summary": "clipfleet.tasks.local.run",
     "TensorRTModel": "clipfleet.workers.engines.tensorrt.model",
@@ -62,15 +106,23 @@ _MODULES = {
     "submit": "clipfleet.api",
     "verify": "clipfleet.api",
 }
-__all__ = ["__version__", *_MODULES]  # noqa: PLE0604 - the keys are strings
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'clipfleet' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
-    return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return __all__
+
+
+if not TYPE_CHECKING:  # type checkers know the names above, and no others
+
+    def __getattr__(name: str) -> object:
+        """Return a public name, imported when it is first used.
+
+        Raises:
+            AttributeError: There is no such name.
+        """
+        from importlib import import_module
+
+        if name not in _MODULES:
+            raise AttributeError(f"module 'clipfleet' has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+        return value

@@ -1,6 +1,6 @@
 """What the commands do, as functions: the command line is a thin cover of these.
 
-`settings` are those of `clipfleet.load_settings()` unless some are given. Redis is named by
+Without `settings`, those of `clipfleet.load_settings()` are used. Redis is that of
 `settings.redis_url`.
 """
 
@@ -43,14 +43,28 @@ def embed(
 ) -> Summary:
     """Embed a source on this machine into the dataset at `out`, and verify the dataset.
 
-    `source` is a folder of images, a table (JSONL, CSV, TSV, Parquet, text), or items in memory,
-    `{"id", "uri"}` or `{"id", "text"}`. The vectors (n, D) have L2 norms of 1. One worker process
-    (`workers`), or one for each of `gpus` ("all", "0,2"), is started, and stopped at the end. The
-    same call again embeds only what is missing. With `own_redis` a Redis server of its own is
-    started, else `settings.redis_url` is used. `on_progress` is called several times a second.
+    The function starts a Redis server and workers, and stops both at the end, also after Ctrl-C.
+    The same call again embeds only what is missing. An item that cannot be embedded becomes a row
+    in the table of errors, see `Dataset.errors`; it raises nothing.
+
+    Args:
+        source: A folder of images, a table (JSONL, CSV, TSV, Parquet, TXT), or items in memory:
+            `{"id": …, "uri": …}` for images, `{"id": …, "text": …}` for texts.
+        out: The dataset's folder, or `s3://bucket/prefix`. Its vectors (n, D) are stored as
+            `settings.embedding_dtype`, float16 or float32, with L2 norms of 1.
+        model: A model card, or the engine beside it. Its tower says whether `source` holds images
+            or texts.
+        workers: The number of worker processes; 1 without `gpus`.
+        gpus: One worker for each of these GPUs: "all", or numbers such as "0,2".
+        own_redis: False uses the Redis of `settings.redis_url` instead of a new one.
+        id_column: The table's column of ids; without it, `id` or another usual name.
+        uri_column: The table's column of paths or URLs of images.
+        text_column: The table's column of texts.
+        settings: Without them, those of `load_settings()`.
+        on_progress: Called with a `Snapshot` several times a second.
 
     Raises:
-        UsageError: The source, the model, the dataset or a setting is not fit for use.
+        UsageError: The source, the model, the dataset or a setting is wrong.
         BrokerError: Redis does not start or answer.
         EngineError: The workers do not start, or refuse a shard.
     """
@@ -80,10 +94,11 @@ def submit(
 ) -> Submission:
     """Plan a source into the dataset at `out`, and queue its shards for a fleet's workers.
 
-    `source` is as in `embed`. The same call again queues only what is missing.
+    The arguments are those of `embed`. The shards go to the Redis of `settings.redis_url`. The
+    same call again queues only what is missing.
 
     Raises:
-        UsageError: The source, the model, the dataset or a setting is not fit for use.
+        UsageError: The source, the model, the dataset or a setting is wrong.
         BrokerError: Redis does not answer; the same call again goes on.
     """
     from clipfleet.tasks.submit.submit import submit as submit_source
@@ -93,7 +108,9 @@ def submit(
 
 
 def resume(dataset: str | Path, *, settings: Settings | None = None) -> Resumption:
-    """Queue what a dataset misses, from its plan and manifest alone; nothing is queued twice.
+    """Queue the shards that a dataset misses, from its plan and manifest alone.
+
+    Neither the source nor the model is needed. A shard that waits or runs is not queued again.
 
     Raises:
         DatasetError: There is no such dataset, or it is damaged.
@@ -115,11 +132,22 @@ def retry(
     settings: Settings | None = None,
     on_progress: OnProgress | None = None,
 ) -> Summary | Retry:
-    """Embed the items without a vector once more, those of the error classes `only`, or all.
+    """Embed the items without a vector once more.
 
-    "transient" in `only` stands for all transient classes. With `model` the items are embedded on
-    this machine, as by `embed`, and the dataset is verified: this returns a `Summary`. Without
-    `model` they are queued for the workers of a fleet: this returns a `Retry`.
+    With `model` the items are embedded on this machine, as by `embed`, and the dataset is
+    verified: this returns a `Summary`. Without `model` they are queued for the workers of a fleet:
+    this returns a `Retry`. An item that gets a vector leaves the table of errors.
+
+    Args:
+        dataset: The dataset's folder, or `s3://bucket/prefix`.
+        only: The classes of errors to retry, such as "missing"; "transient" stands for all
+            transient classes. Without any, all classes but "bad_item".
+        model: The dataset's own model, to embed on this machine.
+        workers: As in `embed`; with `model` only.
+        gpus: As in `embed`; with `model` only.
+        own_redis: As in `embed`; with `model` only.
+        settings: Without them, those of `load_settings()`.
+        on_progress: As in `embed`; with `model` only.
 
     Raises:
         UsageError: There is no such dataset or class, or the model is another than the dataset's.
@@ -130,7 +158,8 @@ def retry(
     from clipfleet.tasks.local.run import retry_here
     from clipfleet.tasks.submit.retry_failed import retry_errors
 
-    settings, classes = settings or load_settings(), chosen_classes(only)
+    settings = settings or load_settings()
+    classes = chosen_classes([only] if isinstance(only, str) else only)
     if BAD_ITEM in classes:
         raise UsageError(
             f"{BAD_ITEM}: nothing of such an item was kept that could be embedded; queue it under "
@@ -152,10 +181,10 @@ def retry(
 
 
 def verify(dataset: str | Path, *, settings: Settings | None = None) -> Proof:
-    """Read a whole dataset, and return a proof: every id once, norms of 1, one model.
+    """Read a whole dataset, and check it: every planned id once, L2 norms of 1, one model.
 
-    Memory stays flat, whatever the size of the dataset. `Proof.ok` says whether it is whole,
-    `Proof.problems` what is wrong.
+    `ok` of the result says whether the dataset is whole, `problems` names what is wrong. Memory
+    stays flat, whatever the size of the dataset.
 
     Raises:
         DatasetError: There is no dataset, or its plan cannot be read.
@@ -167,7 +196,9 @@ def verify(dataset: str | Path, *, settings: Settings | None = None) -> Proof:
 
 
 def status(dataset: str | Path, *, settings: Settings | None = None) -> Progress:
-    """Return how far a dataset is, or one job of it (`DATASET:00001`); `refresh()` looks again.
+    """Return how far a dataset is, or one job of it (`DATASET:00001`).
+
+    `refresh()` of the result looks again.
 
     Raises:
         DatasetError: There is no such dataset or job.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipfleet.architectures import Tower
-from clipfleet.error_codes import EMPTY_TEXT, NON_FINITE
+from clipfleet.error_codes import DECODE_FAILED, EMPTY_TEXT, NON_FINITE
 from clipfleet.errors import CardError, ItemError, UsageError
 from clipfleet.items import Item
 from clipfleet.model_card import ModelCard, load_card
@@ -22,6 +24,7 @@ from clipfleet.workers.engines.base import Engine
 from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.images.decode import ImageLimits, read_image
 from clipfleet.workers.images.preprocess import preprocess_into
+from clipfleet.workers.images.read import is_web
 from clipfleet.workers.normalise import l2_normalise
 from clipfleet.workers.text.tokenizer import Tokenizer
 
@@ -31,15 +34,17 @@ if TYPE_CHECKING:
 Vectors = NDArray[np.float32]
 Picture = str | Path | Image.Image | NDArray[np.uint8]
 
-_CHUNK = 32  # items that are made ready at once
-_OTHER: dict[Tower, Tower] = {"img": "txt", "txt": "img"}
+_MIN_CHUNK = 32  # items that are made ready at once, as in a worker
+_ARGUMENTS: dict[Tower, str] = {"img": "images", "txt": "texts"}
+_DECODING = Lock()  # of Pillow images that are not loaded yet: one may be in a list twice
 
 
 def load_model(card: str | Path, *, settings: Settings | None = None) -> Model:
     """Return the model of a card, or of the engine beside it; both towers where both are there.
 
     The other tower's engine is found by its name: `vit-b-16.img.fp32.onnx` and
-    `vit-b-16.txt.fp32.onnx`. An engine is loaded when it is first used.
+    `vit-b-16.txt.fp32.onnx`. An engine is loaded when it is first used. Without `settings`, those
+    of `clipfleet.load_settings()` are used: `provider`, `max_image_pixels` and others.
 
     Raises:
         CardError: The card or its engine is missing or damaged.
@@ -48,91 +53,97 @@ def load_model(card: str | Path, *, settings: Settings | None = None) -> Model:
 
 
 class Model:
-    """The towers of one checkpoint in this process; a context manager.
+    """The towers of one checkpoint in this process, from `load_model`; a context manager.
 
-    `card` is that of the tower that was named.
+    The vectors are those that a worker with the same engine and settings computes. Where the number
+    of items in a batch differs, the last bits may differ. One call at a time.
     """
+
+    card: ModelCard
+    """The card of the tower that was named."""
 
     def __init__(self, card: str | Path, *, settings: Settings) -> None:
         self.card, engine = load_card(card)
-        self._paths: dict[Tower, Path] = {self.card.tower: engine}
-        other = _OTHER[self.card.tower]
-        self._paths[other] = engine.with_name(
-            engine.name.replace(f".{self.card.tower}.", f".{other}.")
-        )
+        self._path = engine
         self._settings = settings
         self._engines: dict[Tower, Engine] = {}
         self._tokenizer: Tokenizer | None = None
 
-    def encode_images(self, images: Sequence[Picture]) -> Vectors:
+    def encode_images(self, images: Iterable[Picture]) -> Vectors:
         """Return the vectors of n images, float32 (n, D), with L2 norms of 1.
 
         An image is a path, a Pillow image, or a uint8 array (H, W, 3) in RGB or (H, W) in grey.
+        An array (n, H, W, 3) is n images.
 
         Raises:
             ItemError: An image cannot be read; the message names it.
-            UsageError: An array has another shape or dtype.
+            UsageError: An image is of another type, shape or dtype, or is not in a list.
             CardError: The image tower is not there.
             EngineError: The engine does not load, or fails.
         """
-        if isinstance(images, str | Path | Image.Image):
-            raise UsageError("encode_images takes a list: put the image in one")
+        if isinstance(images, str | Path | Image.Image) or (
+            isinstance(images, np.ndarray) and images.ndim != 4
+        ):
+            raise UsageError("encode_images takes a list: put the image in one, [image]")
+        images = list(images)
         limits = ImageLimits.from_settings(self._settings)
-        engine = self._engine("img")
-        vectors = [np.empty((0, self.card.dim), np.float32)]
-        with ThreadPoolExecutor(cores()) as pool:
-            for start in range(0, len(images), _CHUNK):
-                chunk = images[start : start + _CHUNK]
-                pixels = engine.empty_inputs(len(chunk))  # float32 (k, 3, S, S)
-                list(pool.map(lambda image, out: _fill(image, out, limits), chunk, pixels))
-                vectors.append(_normalised(engine(pixels), start, "image"))
-        return np.concatenate(vectors)
 
-    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        def fill(numbers: range, pixels: NDArray[np.float32]) -> None:
+            chunk = (images[n] for n in numbers)
+            list(pool.map(partial(_fill_image, limits=limits), numbers, chunk, pixels))
+
+        with ThreadPoolExecutor(cores()) as pool:
+            return self._encode("img", len(images), fill)
+
+    def encode_texts(self, texts: Iterable[str]) -> Vectors:
         """Return the vectors of n texts, float32 (n, D), with L2 norms of 1.
 
         Of a text that is longer than the model's context length, the beginning is read.
 
         Raises:
-            ItemError: A text holds no word.
+            ItemError: A text holds no word; the message names it.
+            UsageError: A text is not a string, or is not in a list.
             CardError: The text tower is not there.
             EngineError: The engine does not load, or fails.
         """
         if isinstance(texts, str):
-            raise UsageError("encode_texts takes a list: put the text in one")
-        engine = self._engine("txt")
-        self._tokenizer = self._tokenizer or Tokenizer()
-        vectors = [np.empty((0, self.card.dim), np.float32)]
-        for start in range(0, len(texts), _CHUNK):
-            chunk = texts[start : start + _CHUNK]
-            ids = engine.empty_inputs(len(chunk))  # int64 or int32 (k, L)
-            ids[:] = self._tokenizer.encode(chunk, ids.shape[1])
-            for text, row in zip(chunk, ids, strict=True):
-                if not row[2]:  # [SEP] follows [CLS] at once, the rest is padding
-                    raise ItemError(EMPTY_TEXT, f"the text holds no word: {text[:100]!r}")
-            vectors.append(_normalised(engine(ids), start, "text"))
-        return np.concatenate(vectors)
+            raise UsageError("encode_texts takes a list: put the text in one, [text]")
+        texts = list(texts)
+        tokenizer = self._tokenizer = self._tokenizer or Tokenizer()
+
+        def fill(numbers: range, ids: NDArray[np.integer[Any]]) -> None:
+            for n, row in zip(numbers, ids, strict=True):
+                _fill_text(n, texts[n], row, tokenizer)
+
+        return self._encode("txt", len(texts), fill)
 
     def similarity(
-        self, images: Sequence[Picture] | Vectors, texts: Sequence[str] | Vectors
+        self, images: Iterable[Picture] | Vectors, texts: Iterable[str] | Vectors
     ) -> Vectors:
         """Return how well each of m texts fits to each of n images, float32 (n, m), rows of sum 1.
 
         A row is the softmax of exp(logit_scale) x cosine over the texts, as in Chinese-CLIP's
-        `get_similarity` and its guide. Both may be given as vectors (n, D) and (m, D) too.
+        `get_similarity` and its guide. Both may be given as vectors (n, D) and (m, D) too, such as
+        those of a `Dataset`.
 
         Raises:
-            ItemError, UsageError, CardError, EngineError: As `encode_images` and `encode_texts` do.
+            ItemError: An image or a text has no vector; the message names it.
+            UsageError: There is no text, vectors have another width than the model's D, or as
+                `encode_images` and `encode_texts` raise it.
+            CardError: A tower that is needed is not there.
+            EngineError: An engine does not load, or fails.
         """
-        image_vectors = _vectors(images, self.encode_images)
-        text_vectors = _vectors(texts, self.encode_texts)
+        image_vectors = self._vectors(images, self.encode_images)
+        text_vectors = self._vectors(texts, self.encode_texts)
+        if not len(text_vectors):
+            raise UsageError("similarity is a softmax over the texts: give at least one text")
         logits = np.exp(np.float32(self.card.logit_scale)) * (image_vectors @ text_vectors.T)
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities: Vectors = exponentials / exponentials.sum(axis=1, keepdims=True)
         return probabilities
 
     def close(self) -> None:
-        """Free the engines."""
+        """Free the engines; a later call loads them again."""
         while self._engines:
             self._engines.popitem()[1].close()
 
@@ -142,63 +153,118 @@ class Model:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _encode(
+        self, tower: Tower, count: int, fill: Callable[[range, NDArray[Any]], None]
+    ) -> Vectors:
+        """Return the vectors of `count` items; `fill` makes the inputs of those with numbers."""
+        engine = self._engine(tower)
+        size = max(_MIN_CHUNK, engine.max_batch)
+        vectors = np.empty((count, self.card.dim), np.float32)
+        for start in range(0, count, size):
+            numbers = range(start, min(start + size, count))
+            inputs = engine.empty_inputs(len(numbers))  # float32 (k, 3, S, S) or int (k, L)
+            fill(numbers, inputs)
+            vectors[start : start + size] = l2_normalise(engine(inputs))
+        bad = np.flatnonzero(np.isnan(vectors[:, 0]))
+        if bad.size:
+            raise ItemError(
+                NON_FINITE, f"{_ARGUMENTS[tower]}[{bad[0]}]: the model's vector has no direction"
+            )
+        return vectors
+
+    def _vectors(self, given: Any, encode: Callable[[Any], Vectors]) -> Vectors:
+        """Return unit vectors (n, D), whether vectors or their items were given.
+
+        Raises:
+            UsageError: Vectors of another width were given.
+        """
+        if not (isinstance(given, np.ndarray) and given.ndim == 2 and given.dtype.kind == "f"):
+            return encode(given)
+        if given.shape[1] != self.card.dim:
+            raise UsageError(
+                f"vectors have shape {given.shape}, and this model's have (n, {self.card.dim}): "
+                "give vectors of this model"
+            )
+        return l2_normalise(given)  # a dataset's float16 have norms of nearly 1
+
     def _engine(self, tower: Tower) -> Engine:
         if tower not in self._engines:
-            self._check(tower)
-            self._engines[tower] = load_engine(self._paths[tower], self._settings)
+            path = self._path if tower == self.card.tower else self._other_path(tower)
+            self._engines[tower] = load_engine(path, self._settings)
         return self._engines[tower]
 
-    def _check(self, tower: Tower) -> ModelCard:
-        """Return the card of a tower.
+    def _other_path(self, tower: Tower) -> Path:
+        """Return the engine of the tower that was not named.
 
         Raises:
             CardError: It is not there, or of another checkpoint.
         """
-        path = self._paths[tower]
+        head, own, tail = f"{self._path.name}.".rpartition(f".{self.card.tower}.")
+        if not own:
+            raise CardError(
+                f"{self._path} does not say its tower, as model.img.fp32.onnx does: nothing leads "
+                f"to the {tower} tower (`clipfleet convert` names both)"
+            )
+        path = self._path.with_name(f"{head}.{tower}.{tail}".removesuffix("."))
         if not path.is_file():
             raise CardError(
-                f"there is no {tower} tower beside {self._paths[self.card.tower]}: expected {path} "
-                "and its card (`clipfleet convert` writes both)"
+                f"there is no {tower} tower beside {self._path}: expected {path} and its card "
+                "(`clipfleet convert` writes both)"
             )
         card, _ = load_card(path)
         if (card.tower, card.checkpoint_sha256) != (tower, self.card.checkpoint_sha256):
             raise CardError(
-                f"{path} is the {card.tower} tower of another checkpoint "
-                f"({card.checkpoint_sha256[:12]}, not {self.card.checkpoint_sha256[:12]}): convert "
-                "both towers from one checkpoint"
+                f"{path} is the {card.tower} tower of checkpoint {card.checkpoint_sha256[:12]}, "
+                f"expected the {tower} tower of {self.card.checkpoint_sha256[:12]}: convert both "
+                "towers from one checkpoint"
             )
-        return card
+        return path
 
 
-def _fill(image: Picture, out: NDArray[np.float32], limits: ImageLimits) -> None:
-    preprocess_into(_picture(image, limits), out)
+def _fill_image(n: int, image: Picture, out: NDArray[np.float32], *, limits: ImageLimits) -> None:
+    """Write the pixels of images[n] to float32 (3, S, S)."""
+    try:
+        preprocess_into(_picture(n, image, limits), out)
+    except ItemError as error:
+        raise ItemError(error.code, f"images[{n}]: {error}") from error
 
 
-def _picture(image: Picture, limits: ImageLimits) -> Image.Image:
+def _picture(n: int, image: Picture, limits: ImageLimits) -> Image.Image:
     if isinstance(image, Image.Image):
+        if 0 in image.size:
+            raise UsageError(f"images[{n}] has no pixels: its size is {image.size}")
+        try:
+            with _DECODING:
+                image.load()
+        except (OSError, SyntaxError, ValueError, MemoryError) as error:
+            raise ItemError(DECODE_FAILED, f"it cannot be decoded: {error}") from error
         return image
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)) or image.ndim < 2:
+        shaped = image.ndim >= 2 and image.shape[2:] in ((), (3,))
+        if image.dtype != np.uint8 or not shaped or not image.size:
             raise UsageError(
-                f"an image array is uint8 (H, W, 3) or (H, W): got {image.dtype} {image.shape}"
+                f"images[{n}] is an array of {image.dtype} {image.shape}: expected uint8 "
+                "(H, W, 3) or (H, W)"
             )
         return Image.fromarray(image)
-    path = os.path.abspath(image)
-    return read_image(Item(id=str(image), uri=path), limits)[0]
-
-
-def _normalised(features: NDArray[np.float32], start: int, what: str) -> Vectors:
-    vectors = l2_normalise(features)  # NaN where there is no direction
-    bad = np.flatnonzero(np.isnan(vectors[:, 0]))
-    if bad.size:
-        raise ItemError(
-            NON_FINITE, f"the model's vector of {what} {start + bad[0]} has no direction"
+    if not isinstance(image, str | Path):
+        raise UsageError(
+            f"images[{n}] is of type {type(image).__name__}: expected a path, a Pillow image or "
+            "an array"
         )
-    return vectors
+    uri = str(image)
+    if is_web(uri):
+        raise UsageError(
+            f"images[{n}] is a URL, {uri:.200}: fetch it, and give the image (`clipfleet embed` "
+            "with --url-host embeds a source of URLs)"
+        )
+    return read_image(Item(id=uri, uri=os.path.abspath(uri)), limits)[0]
 
 
-def _vectors(given: Any, encode: Callable[[Any], Vectors]) -> Vectors:
-    """Return vectors as float32 (n, D), whether they or what they are made of was given."""
-    if isinstance(given, np.ndarray) and given.ndim == 2 and given.dtype.kind == "f":
-        return given.astype(np.float32, copy=False)
-    return encode(given)
+def _fill_text(n: int, text: str, out: NDArray[np.integer[Any]], tokenizer: Tokenizer) -> None:
+    """Write the ids of texts[n] to (L,)."""
+    if not isinstance(text, str):
+        raise UsageError(f"texts[{n}] is of type {type(text).__name__}: expected a string")
+    out[:] = tokenizer.encode([text], len(out))[0]
+    if not out[2]:  # [SEP] follows [CLS] at once, the rest is padding
+        raise ItemError(EMPTY_TEXT, f"texts[{n}] holds no word: {text[:100]!r}")

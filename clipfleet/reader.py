@@ -48,9 +48,10 @@ class ErrorRow:
 class Dataset:
     """The vectors of a dataset, in a folder or at `s3://bucket/prefix`.
 
-    A part appears whole, and never changes. The object reads the parts that there were when it was
-    made: ids and vectors go together, whatever a job or a retry writes meanwhile. `refresh()` looks
-    for newer parts.
+    The object reads the parts that were there when it was made. A job or a retry adds parts and
+    changes none, so ids and vectors stay in step. `refresh()` looks for newer parts.
+
+    Without `settings`, those of `clipfleet.load_settings()` are used.
 
     Raises:
         DatasetError: There is no dataset at `path`, or its `dataset.json` is damaged.
@@ -65,7 +66,8 @@ class Dataset:
     def refresh(self) -> None:
         """Look which parts there are now."""
         self._parts = sorted(part_names(self._stored.fs))
-        self._rows: list[int] | None = None  # of each part
+        self._rows: dict[str, int] = {}  # of each part that was opened
+        self._ids: tuple[str, ...] | None = None
 
     @property
     def path(self) -> str:
@@ -88,21 +90,35 @@ class Dataset:
         return np.dtype(self._stored.info.embedding_dtype)
 
     def __len__(self) -> int:
-        """Return the number n of vectors."""
-        if self._rows is None:
-            self._rows = [self._count(name) for name in self._parts]
-        return sum(self._rows)
+        """Return the number n of vectors.
+
+        Raises:
+            DatasetError: A part is damaged, or was moved away or replaced.
+        """
+        for name in self._parts:
+            if name not in self._rows:
+                with self._open(name):
+                    pass
+        return sum(self._rows.values())
 
     @property
-    def ids(self) -> list[str]:
-        """The n ids, in the order of `vectors()`."""
-        return [id_ for rows in self._read(["id"]) for id_ in rows["id"].to_pylist()]
+    def ids(self) -> tuple[str, ...]:
+        """The n ids, in the order of `vectors()`; read once, and kept until `refresh()`.
+
+        Raises:
+            DatasetError: A part is damaged, or was moved away or replaced.
+        """
+        if self._ids is None:
+            self._ids = tuple(id_ for rows in self._read(["id"]) for id_ in rows["id"].to_pylist())
+        return self._ids
 
     def vectors(self) -> Vectors:
         """Return the vectors (n, D), as they are stored (`dtype`), with L2 norms of 1.
 
+        Beside the array itself, memory holds a few thousand vectors at most.
+
         Raises:
-            DatasetError: A part is damaged, or was moved away.
+            DatasetError: A part is damaged, or was moved away or replaced.
         """
         vectors = np.empty((len(self), self.dim), self.dtype)
         start = 0
@@ -114,9 +130,11 @@ class Dataset:
     def batches(self, rows: int = 65_536) -> Iterator[tuple[list[str], Vectors]]:
         """Yield ids and vectors (k, D), `rows` at a time (the last batch may be smaller).
 
+        The batches are those of `ids` and `vectors()` in their order; memory holds one.
+
         Raises:
             ValueError: `rows` is below 1.
-            DatasetError: A part is damaged, or was moved away.
+            DatasetError: A part is damaged, or was moved away or replaced.
         """
         if rows < 1:
             raise ValueError(f"rows is {rows}: expected at least 1")
@@ -153,15 +171,15 @@ class Dataset:
                 )
 
     def to_arrow(self) -> pa.Table:
-        """Return all columns: id, uri (width, height) or text, embedding.
+        """Return all columns of n rows: id, uri (width, height in pixels) or text, embedding.
 
         Raises:
-            DatasetError: A part is damaged, or was moved away.
+            DatasetError: A part is damaged, or was moved away or replaced.
         """
         import pyarrow as pa
 
         schema = part_schema(self._stored.info)
-        groups = [rows.cast(schema) for rows in self._read(schema.names)]
+        groups = list(self._read(schema.names))
         return pa.concat_tables(groups) if groups else schema.empty_table()
 
     def __repr__(self) -> str:
@@ -171,31 +189,44 @@ class Dataset:
             f"{card.architecture} {card.tower} {card.precision}>"
         )
 
-    def _count(self, name: str) -> int:
-        with self._open(name) as parquet:
-            return int(parquet.metadata.num_rows)
-
     def _read(self, columns: list[str]) -> Iterator[pa.Table]:
+        """Yield the row groups of all parts, with the dataset's types.
+
+        Raises:
+            DatasetError: A part is damaged, or was moved away or replaced.
+        """
+        import pyarrow as pa
+
+        whole = part_schema(self._stored.info)
+        schema = pa.schema([whole.field(name) for name in columns])
         for name in self._parts:
             with self._open(name) as parquet:
-                yield from read_row_groups(parquet, columns)
+                for rows in read_row_groups(parquet, columns):
+                    yield rows.select(columns).cast(schema)
 
     @contextmanager
     def _open(self, name: str) -> Iterator[pq.ParquetFile]:
         """Yield an open part.
 
         Raises:
-            DatasetError: It is damaged, or was moved away.
+            DatasetError: It is damaged, or was moved away or replaced.
         """
         path = part_path(name)
         try:
             with self._stored.fs.open(path) as file:
-                yield open_parquet(file)
+                parquet = open_parquet(file)
+                count = parquet.metadata.num_rows
+                if self._rows.setdefault(name, count) != count:
+                    raise DatasetError(
+                        f"{self.path}/{path} was replaced: it had {self._rows[name]} rows and has "
+                        f"{count}; `refresh()` reads the parts that are there now"
+                    )
+                yield parquet
         except FileNotFoundError as error:
             raise DatasetError(
-                f"{self.path}/{path} was moved away meanwhile: `refresh()` reads what is there"
+                f"{self.path}/{path} was moved away: `refresh()` reads the parts that are there now"
             ) from error
-        except (*PARQUET_ERRORS, KeyError) as error:
+        except (*PARQUET_ERRORS, ValueError) as error:  # ValueError: other columns
             raise parquet_error(error, f"{self.path}/{path}", remedy=way_out(name)) from error
 
     def _vectors_of(self, rows: pa.Table) -> Vectors:

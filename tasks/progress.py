@@ -21,6 +21,7 @@ class Snapshot:
 
     @property
     def time_left_s(self) -> float | None:
+        """Seconds until all items are done at this rate; None while none gets done."""
         if self.items_per_s <= 0:
             return None
         return (self.total - self.done) / self.items_per_s

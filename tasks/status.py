@@ -104,10 +104,12 @@ class Progress:
 
     @property
     def vectors(self) -> int:
+        """Items with a vector."""
         return self._planned.vectors + self._arrived.vectors
 
     @property
     def errors(self) -> int:
+        """Items without a vector, of which no retry is done."""
         return max(0, self._planned.errors + self._arrived.errors - self._superseded)
 
     @property
@@ -117,6 +119,7 @@ class Progress:
 
     @property
     def done(self) -> int:
+        """Items with a vector or an error, but those that are in a retry."""
         return self.vectors + self.errors - self._in_retry
 
     @property
@@ -126,6 +129,7 @@ class Progress:
 
     @property
     def finished(self) -> bool:
+        """Whether every planned shard has a record."""
         return self.shards_done >= self.shards
 
     @property

@@ -22,7 +22,7 @@ def status(
     redis_url: RedisUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Show how far a dataset is.
+    """Show how many items of a dataset are done, failed and open.
 
     Exits with 1 if items failed.
 
@@ -48,9 +48,10 @@ def status(
 
 
 def verify(dataset: DatasetArgument, as_json: Json = False) -> None:
-    """Verify that a dataset is whole.
+    """Verify that a dataset has every item exactly once.
 
-    Every planned id is there exactly once, all norms are 1, and all vectors are of one model.
+    An item is a vector or a row of the table of errors. All L2 norms are 1, and all vectors are of
+    one model.
 
     \b
     clipfleet verify /vectors/photos && build-index /vectors/photos/parts

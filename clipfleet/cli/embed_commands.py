@@ -53,7 +53,7 @@ def embed(
     url_host: UrlHosts = None,
     as_json: Json = False,
 ) -> None:
-    """Embed a source on this machine, and verify the result.
+    """Embed a source on this machine, and verify the dataset.
 
     Starts a Redis of its own and workers, and stops both at the end, also after Ctrl-C.
     The same command again goes on where the last one stopped.
@@ -100,7 +100,7 @@ def submit(
     text_column: TextColumn = None,
     as_json: Json = False,
 ) -> None:
-    """Plan a source, and queue its shards for a fleet.
+    """Plan a source, and queue its shards for the workers of a fleet.
 
     Submitting the same source to the same dataset again queues only what is missing.
 
@@ -121,7 +121,7 @@ def submit(
 
 
 def resume(dataset: DatasetArgument, redis_url: RedisUrl = None, as_json: Json = False) -> None:
-    """Queue again what a dataset misses.
+    """Queue the shards that a dataset misses again.
 
     The plan and the manifest are read, not the source. Use it for a Redis that lost its data, a
     submit that was killed, or shards that workers refused, once the cause is mended. What is

@@ -82,7 +82,9 @@ def convert(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Convert a checkpoint to ONNX engines that are proven against PyTorch.
+    """Convert a checkpoint to ONNX engines, and verify them.
+
+    Each engine is compared with the checkpoint in PyTorch.
 
     With --from-onnx, a float32 ONNX file is converted and is what the engines are compared with.
 
@@ -196,7 +198,7 @@ def build(
     verify_texts: VerifyTexts = None,
     as_json: Json = False,
 ) -> None:
-    """Build TensorRT engines for this machine's GPU, and prove each against float32.
+    """Build TensorRT engines for this machine's GPU, and verify them.
 
     An engine is kept only if it computes what its float32 ONNX computes. It runs with the
     TensorRT version and on the GPU model that it was built with, and nowhere else.
@@ -253,7 +255,9 @@ def adopt(
     verify_texts: VerifyTexts = None,
     as_json: Json = False,
 ) -> None:
-    """Prove a TensorRT engine that has no card, or one for another machine, and write its card.
+    """Verify a TensorRT engine from elsewhere, and write its card.
+
+    The engine has no card, or the card of another machine.
 
     An engine file is code, which runs when it is loaded: adopt one only from a source that you
     trust.

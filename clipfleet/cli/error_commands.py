@@ -28,7 +28,7 @@ ModelHere = Annotated[
 
 
 def errors(dataset: DatasetArgument, only: Only = None, as_json: Json = False) -> None:
-    """Show the items without a vector, by class of error.
+    """Show the items that have no vector, by class of error.
 
     Exits with 1 if there are any.
 
@@ -64,7 +64,7 @@ def retry(
     url_host: UrlHosts = None,
     as_json: Json = False,
 ) -> None:
-    """Embed the items without a vector once more.
+    """Embed the items that have no vector once more.
 
     What succeeds moves from errors/ to parts/; what fails again keeps one row, with its newest
     reason. With --model this starts a Redis of its own and workers, as `clipfleet embed` does,

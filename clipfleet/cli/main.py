@@ -51,7 +51,7 @@ def doctor(
     redis_url: RedisUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Check this machine, and say how to mend it.
+    """Check the parts that clipfleet needs on this machine.
 
     \b
     clipfleet doctor --model models/vit-b-16.img.fp32.onnx

@@ -2,8 +2,8 @@
 
     python examples/demo/nearest.py OUT/vectors/images OUT/vectors/captions --texts 3
 
-reads nothing but the datasets' Parquet parts, with pyarrow and NumPy. --ids picks the
-captions; --query asks for a text of your own, which --model's text tower embeds.
+--ids chooses the captions; --query asks for a text of your own, which --model's text tower
+embeds.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
+
+import clipfleet
 
 NEAREST = 5
 HERE = Path(__file__).parent
@@ -25,7 +26,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True, kw_only=True)
 class Vectors:
-    """A dataset: n ids, n uris or texts, and float32 (n, D) of norm 1."""
+    """The rows of a dataset: n ids, n uris or texts, and float32 (n, D) of norm 1."""
 
     ids: list[str]
     values: list[str]
@@ -46,28 +47,22 @@ class Vectors:
 
 
 def read(dataset: Path, column: str) -> Vectors:
-    """Return a dataset's vectors, sorted by id; `column` is uri or text."""
-    table = pq.read_table(dataset / "parts", columns=["id", column, "embedding"]).sort_by("id")
-    lists = table["embedding"].combine_chunks()
-    embeddings = lists.values.to_numpy().reshape(len(table), lists.type.list_size)
+    """Return a dataset's rows; `column` is uri or text."""
+    opened = clipfleet.Dataset(dataset)
     return Vectors(
-        ids=table["id"].to_pylist(),
-        values=table[column].to_pylist(),
-        embeddings=embeddings.astype(np.float32),
+        ids=list(opened.ids),
+        values=opened.to_arrow()[column].to_pylist(),
+        embeddings=opened.vectors().astype(np.float32),
     )
 
 
 def embed_query(text: str, model: Path) -> Vectors:
-    """Return the vector of a text, made the way a worker makes it."""
-    from clipfleet.items import Item
-    from clipfleet.settings import load_settings
-    from clipfleet.workers.embedder import Embedder
-
-    with Embedder.from_settings(load_settings(model=str(model), tower="txt")) as embedder:
-        embedded = embedder.embed([Item(id="query", text=text)])
-    for failure in embedded.failures:
-        raise SystemExit(f"{text!r} has no vector: {failure.message}")
-    return Vectors(ids=["query"], values=[text], embeddings=embedded.vectors)
+    """Return the vector of a text."""
+    try:
+        with clipfleet.load_model(model) as loaded:
+            return Vectors(ids=["query"], values=[text], embeddings=loaded.encode_texts([text]))
+    except clipfleet.ClipfleetError as error:
+        raise SystemExit(f"{text!r} has no vector: {error}") from None
 
 
 def print_nearest(texts: Vectors, images: Vectors) -> None:

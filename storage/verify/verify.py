@@ -91,6 +91,7 @@ class Proof:
 
     @property
     def ok(self) -> bool:
+        """Whether the dataset is whole: there are no `problems`."""
         return not self.problems
 
     def to_json(self) -> dict[str, Any]:

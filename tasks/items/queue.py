@@ -1,22 +1,19 @@
-"""The queue of single items, for producers that have clipfleet: it says when it is full.
+"""The queue of single items, for producers that have clipfleet installed.
 
-    with ItemQueue("txt", settings=load_settings()) as queue:
-        queue.put([{"id": "a", "text": "a red bicycle"}], wait_s=60)
-
-A producer that has only Celery does the same with Redis's LLEN, see examples/queue_items.py.
+A producer that has only Celery asks Redis for the length itself, see examples/queue_items.py.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 
-from clipfleet.architectures import Tower
-from clipfleet.errors import QueueFullError
+from clipfleet.architectures import TOWERS, Tower
+from clipfleet.errors import QueueFullError, UsageError
 from clipfleet.messages import EMBED_ITEMS_TASK, queue_name
-from clipfleet.settings import Settings
+from clipfleet.settings import Settings, load_settings
 from clipfleet.tasks.app import make_app
 from clipfleet.tasks.broker.redis_client import connect, queue_length
 from clipfleet.tasks.submit.enqueue import broker_errors
@@ -26,37 +23,52 @@ _MAX_WAIT_S = 2.0
 
 
 class ItemQueue:
-    """A tower's queue, up to `max_queued_messages` that wait in it; a context manager."""
+    """The queue of a tower, "img" or "txt", for a producer of single items; a context manager.
 
-    def __init__(self, tower: Tower, *, settings: Settings) -> None:
-        self._settings = settings
+        with clipfleet.ItemQueue("txt") as queue:
+            queue.put([{"id": "a", "text": "a red bicycle"}], wait_s=60)
+
+    At most `settings.max_queued_messages` messages wait in the queue. Redis is that of
+    `settings.redis_url`. Without `settings`, those of `clipfleet.load_settings()` are used.
+
+    Raises:
+        UsageError: There is no such tower.
+    """
+
+    def __init__(self, tower: Tower, *, settings: Settings | None = None) -> None:
+        if tower not in TOWERS:
+            raise UsageError(f"there is no tower {tower!r}: expected one of {', '.join(TOWERS)}")
+        self._settings = settings = settings or load_settings()
         self._name = queue_name(tower, settings.queue_prefix)
         self._client = connect(settings.redis_url)
         self._app = make_app(settings)
 
     def put(
         self,
-        items: Sequence[Mapping[str, str]],
+        items: Iterable[Mapping[str, str]],
         *,
         dataset: str | None = None,
         wait_s: float = 0.0,
     ) -> None:
-        """Queue items, `{"id", "uri"}` or `{"id", "text"}`, as one message.
+        """Queue items, `{"id", "uri"}` of images or `{"id", "text"}`, as one message.
 
-        They go into the worker's own dataset of single items, or into `dataset` in its output
-        folder. While the queue is full, wait for as long as `wait_s`. Several producers that
-        find room at once all use it: the limit may be passed by a message for each.
+        A worker writes them into `dataset` in its output folder, or into its dataset of single
+        items, `items-img` or `items-txt`. While the queue is full, this waits for up to `wait_s`
+        seconds. Several producers that find room at once all use it: the queue may then hold one
+        message more for each.
 
         Raises:
+            UsageError: `items` is not a list of dictionaries; nothing was queued.
             QueueFullError: The queue is still full; nothing was queued.
             BrokerError: Redis does not answer, or is out of memory; nothing was queued, unless
                 it was cut off while it answered: an item that is queued twice is written once.
         """
+        message = _message(items)
         with broker_errors(self._settings):
             self._wait_for_room(wait_s)
             self._app.send_task(
                 EMBED_ITEMS_TASK,
-                args=[[dict(item) for item in items]],
+                args=[message],
                 kwargs={} if dataset is None else {"dataset": dataset},
                 queue=self._name,
                 ignore_result=True,
@@ -74,6 +86,7 @@ class ItemQueue:
             return queue_length(self._client, self._name)
 
     def close(self) -> None:
+        """Close the connections to Redis."""
         self._client.close()
         self._app.close()
 
@@ -107,3 +120,12 @@ class ItemQueue:
             "CLIPFLEET_MAX_QUEUED_MESSAGES"
         )
         return QueueFullError(told, length=length, limit=limit)
+
+
+def _message(items: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
+    found = [] if isinstance(items, Mapping) else list(items)
+    if isinstance(items, Mapping) or not all(isinstance(item, Mapping) for item in found):
+        raise UsageError(
+            f'put takes a list of items such as {{"id": "a", "text": "…"}}: got {items!r:.200}'
+        )
+    return [dict(item) for item in found]

@@ -1,4 +1,4 @@
-"""The demonstration's search reads nothing but the datasets' parts."""
+"""The demonstration's search."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from clipfleet.items import Item
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import Embedded, part_of, part_path
 from clipfleet.workers.engines.fake import fake_card
-from examples.demo.nearest import print_nearest, read
+from examples.demo.nearest import embed_query, print_nearest, read
 
 COUNT, DIM = 8, 16
+MODEL = Path(__file__).parents[2] / "examples/demo/model/demo.txt.fp32.onnx"
 
 
 @pytest.fixture
@@ -35,9 +36,10 @@ def captions(tmp_path: Path) -> Path:
 
 def test_vectors_are_read_with_their_ids_whatever_the_parts(images: Path) -> None:
     vectors = read(images, "uri")
-    assert vectors.ids == [f"{n:06d}.jpg" for n in range(COUNT)]
-    assert vectors.values[3] == "/pictures/000003.jpg"
-    np.testing.assert_allclose(vectors.embeddings, np.eye(COUNT, DIM), atol=1e-3)
+    ids = [f"{n:06d}.jpg" for n in range(COUNT)]
+    assert sorted(vectors.ids) == ids
+    assert vectors.values == [f"/pictures/{id_}" for id_ in vectors.ids]
+    np.testing.assert_allclose(vectors.rows(ids).embeddings, np.eye(COUNT, DIM), atol=1e-3)
 
 
 def test_the_nearest_pictures_are_printed_and_the_gold_one_marked(
@@ -54,9 +56,16 @@ def test_the_nearest_pictures_are_printed_and_the_gold_one_marked(
 
 def test_an_unknown_caption_is_named(captions: Path) -> None:
     with pytest.raises(
-        SystemExit, match=r"no caption has the id 'nope': an example is '000000.zh'"
+        SystemExit, match=r"no caption has the id 'nope': an example is '000004.zh'"
     ):
         read(captions, "text").rows(["nope"])
+
+
+def test_a_text_of_ones_own_is_embedded() -> None:
+    query = embed_query("两个大的红色圆形", MODEL)
+    assert (query.ids, query.embeddings.shape) == (["query"], (1, 128))
+    with pytest.raises(SystemExit, match=r"'\?\?' has no vector|' ' has no vector: .*no word"):
+        embed_query(" ", MODEL)
 
 
 def _dataset(root: Path, tower: Tower, items: list[Item], vectors: NDArray[np.float32]) -> Path:

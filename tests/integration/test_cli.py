@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from clipfleet.cli.main import app
@@ -26,11 +27,11 @@ from clipfleet.storage.sources.base import ListSource
 from clipfleet.tasks.progress import Snapshot, duration, sentence
 from clipfleet.workers.engines.fake import fake_card, write_fake_engine
 
-COMMANDS = ("convert", "embed", "submit", "worker", "status", "errors", "retry", "verify", "doctor")
+COMMANDS = tuple(get_command(app).commands)  # type: ignore[attr-defined]
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
+def run(*arguments: str, columns: int = 80) -> Result:
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": str(columns)})
 
 
 def run_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -47,6 +48,14 @@ def test_every_command_has_an_example_in_its_help(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == DONE
     assert f"\n  clipfleet {command}" in result.stdout
+
+
+def test_the_list_of_commands_is_whole_in_80_columns() -> None:
+    listed = run("--help").stdout.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed] == list(COMMANDS)
+    assert listed == run("--help", columns=200).stdout.partition("Commands:\n")[2].splitlines()
+    assert max(map(len, listed)) <= 80
+    assert all(line.endswith(".") and not line.endswith("...") for line in listed)
 
 
 def test_an_unknown_option_is_wrong_use() -> None:

@@ -53,6 +53,21 @@ def test_light_imports(role: str, module: str, forbidden: tuple[str, ...]) -> No
     assert run.stdout.strip() == "", f"{role} loads {run.stdout.strip()}"
 
 
+def test_the_package_loads_no_other_module() -> None:
+    """It takes some milliseconds then, on any machine: `python -X importtime -c …` says how many.
+
+    `-S`: what site-packages load by themselves is not ours.
+    """
+    code = (
+        f"import sys; sys.path.append({str(ROOT)!r}); before = set(sys.modules); import clipfleet; "
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["clipfleet"]
+
+
 def test_loading_and_running_an_engine_imports_no_torch() -> None:
     code = f"""
 import sys

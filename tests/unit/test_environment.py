@@ -22,6 +22,7 @@ MAKES_SETTINGS = {
     "clipfleet/model.py",
     "clipfleet/reader.py",
     "tasks/app.py",
+    "tasks/items/queue.py",
 }
 
 READS_THE_ENVIRONMENT = {

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from clipfleet.errors import BrokerError, QueueFullError, TransientError
+from clipfleet.errors import (
+    BrokerError,
+    QueueFullError,
+    SettingsError,
+    TransientError,
+    UsageError,
+)
 from clipfleet.settings import load_settings
 from clipfleet.tasks.items import queue as item_queue
 from clipfleet.tasks.items.queue import ItemQueue
@@ -92,3 +98,35 @@ def test_without_redis_it_says_so() -> None:
     settings = load_settings(redis_url="redis://127.0.0.1:1/0")
     with ItemQueue("img", settings=settings) as queue, pytest.raises(BrokerError, match="redis://"):
         queue.put([{"id": "a", "uri": "/a.jpg"}])
+
+
+@pytest.mark.parametrize(
+    "items", [{"id": "a", "text": "a cat"}, "a cat", ["a cat"], [ITEM, "a cat"]], ids=str
+)
+def test_what_is_no_list_of_items_is_refused(
+    queue: Any, items: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths(monkeypatch, 0)
+    with pytest.raises(UsageError, match="put takes a list of items"):
+        queue.put(items)
+    assert queue.sent == []
+
+
+def test_items_may_be_generated(queue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths(monkeypatch, 0)
+    queue.put(item for item in (ITEM, ITEM))
+    assert [told["args"] for told in queue.sent] == [[[ITEM, ITEM]]]
+
+
+def test_another_tower_is_refused() -> None:
+    tower: Any = "image"
+    with pytest.raises(UsageError, match="there is no tower 'image': expected one of img, txt"):
+        ItemQueue(tower, settings=load_settings())
+
+
+def test_given_settings_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings()
+    monkeypatch.setenv("CLIPFLEET_MAX_QUEUED_MESSAGES", "many")
+    ItemQueue("txt", settings=settings).close()
+    with pytest.raises(SettingsError, match="max_queued_messages"):
+        ItemQueue("txt")

@@ -21,7 +21,7 @@ HERE = "https://github.com/clipfleet/clipfleet"
 TEXTS = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"))]
 
 FOLDERS = "bench|clipfleet|convert|docs|examples|storage|tasks|tests|workers"
-FILE = re.compile(rf"`((?:{FOLDERS})/[\w./-]*)`")
+FILE = re.compile(rf"(?<![\w./-])((?:{FOLDERS})/[\w./-]*\w)")
 TEST = re.compile(r"`(test_\w+\.py)`")
 MODULE = re.compile(r"\bclipfleet\.((?:cli|convert|storage|tasks|workers)\.[\w.]*\w)")
 
@@ -106,7 +106,7 @@ def test_a_page_names_files_and_modules_that_exist(page: Path) -> None:
 
 def test_a_name_of_nothing_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("`tasks/no.py`, `test_no.py`, clipfleet.tasks.no, `tasks/app.py`.")
+    page.write_text("tasks/no.py, `test_no.py`, clipfleet.tasks.no, `tasks/app.py`.")
     assert names_nothing(page) == ["tasks/no.py", "test_no.py", "tasks.no"]
 
 
@@ -121,3 +121,9 @@ def test_the_readme_links_to_files_that_exist() -> None:
 def test_the_python_of_a_page_can_be_parsed(page: Path) -> None:
     for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
         ast.parse(block)
+
+
+def test_every_decision_is_in_the_index() -> None:
+    folder = ROOT / "docs/explanation/adr"
+    index = re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", (folder / "README.md").read_text())
+    assert sorted(index) == sorted(page.name for page in folder.glob("[0-9]*.md"))

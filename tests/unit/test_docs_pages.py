@@ -18,6 +18,12 @@ from docs.generated_pages import commands_page, documented_settings, settings_pa
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 HERE = "https://github.com/clipfleet/clipfleet"
+TEXTS = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"))]
+
+FOLDERS = "bench|clipfleet|convert|docs|examples|storage|tasks|tests|workers"
+FILE = re.compile(rf"(?<![\w./-])((?:{FOLDERS})/[\w./-]*\w)")
+TEST = re.compile(r"`(test_\w+\.py)`")
+MODULE = re.compile(r"\bclipfleet\.((?:cli|convert|storage|tasks|workers)\.[\w.]*\w)")
 
 
 def commands_in(page: Path) -> list[list[str]]:
@@ -74,6 +80,36 @@ def test_a_page_links_to_files_of_the_repository_that_exist(page: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
+def names_nothing(page: Path) -> list[str]:
+    """Return the files and modules of the repository that a page names and that do not exist."""
+    text = page.read_text(encoding="utf-8")
+    files = [path for path in FILE.findall(text) if not (ROOT / path).exists()]
+    tests = [name for name in TEST.findall(text) if not any((ROOT / "tests").rglob(name))]
+    modules = [name for name in MODULE.findall(text) if not is_module(name.replace(".", "/"))]
+    return [*files, *tests, *modules]
+
+
+def is_module(path: str) -> bool:
+    """Return whether a path is a package or a module, or a name in a module."""
+    places = [ROOT / path, ROOT / "clipfleet" / path]
+    return any(
+        place.is_dir() or file.exists()
+        for place in places
+        for file in (place.with_suffix(".py"), place.parent.with_suffix(".py"))
+    )
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_a_page_names_files_and_modules_that_exist(page: Path) -> None:
+    assert names_nothing(page) == []
+
+
+def test_a_name_of_nothing_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("tasks/no.py, `test_no.py`, clipfleet.tasks.no, `tasks/app.py`.")
+    assert names_nothing(page) == ["tasks/no.py", "test_no.py", "tasks.no"]
+
+
 def test_the_readme_links_to_files_that_exist() -> None:
     for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md"):
         targets = re.findall(r"\]\(([^)#\s]+)", (ROOT / name).read_text(encoding="utf-8"))
@@ -85,3 +121,9 @@ def test_the_readme_links_to_files_that_exist() -> None:
 def test_the_python_of_a_page_can_be_parsed(page: Path) -> None:
     for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
         ast.parse(block)
+
+
+def test_every_decision_is_in_the_index() -> None:
+    folder = ROOT / "docs/explanation/adr"
+    index = re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", (folder / "README.md").read_text())
+    assert sorted(index) == sorted(page.name for page in folder.glob("[0-9]*.md"))

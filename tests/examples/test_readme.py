@@ -31,7 +31,7 @@ CLONE = "git clone https://github.com/clipfleet/clipfleet\ncd clipfleet\n"
 NOT_CLONED = (".git", ".venv", "__pycache__", "*.egg-info", "build", "dist", "site", "demo-output")
 CACHES = (".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis")
 
-pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(1200)]
 
 
 def blocks(page: str, language: str) -> list[str]:

@@ -15,7 +15,7 @@ def naming_missing_packages() -> Iterator[None]:
         yield
     except ImportError as error:
         raise DependencyError(
-            f"converting needs PyTorch and ONNX ({error}): from a checkout, "
-            "pip install -c constraints.txt '.[cpu,convert]'; the README's section Install says "
-            "how to get PyTorch without CUDA"
+            f"converting needs PyTorch and ONNX ({error}): from a checkout, pip install "
+            "-c constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu torch (the "
+            "CPU's PyTorch), then pip install -c constraints.txt '.[cpu,convert]'"
         ) from error

@@ -107,11 +107,11 @@ def test_the_example_producer_waits_for_room_by_asking_redis(bench: Bench) -> No
     assert bench.in_redis() == (2, 0)
 
 
-def test_the_readmes_commands_tell_what_waits_and_what_workers_hold(
+def test_the_guides_commands_tell_what_waits_and_what_workers_hold(
     make_bench: MakeBench,
 ) -> None:
-    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"`redis-cli (\w+ clipfleet\.img[.\w]*)`", readme)
+    guide = Path(__file__).parents[2].joinpath("docs/how-to/etl.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^redis-cli (\w+ clipfleet\.img[.\w]*)", guide, flags=re.MULTILINE)
     assert len(commands) == 2
     bench = make_bench(window_s=300.0, window_items=LIMIT)
     bench.start_worker()

@@ -153,7 +153,8 @@ def test_converting_without_pytorch_or_onnx_names_the_way_out(tmp_path: Path, mi
         assert result.returncode == WRONG_USE
         (line,) = result.stderr.splitlines()
         assert missing in line
-        assert "from a checkout, pip install -c constraints.txt '.[cpu,convert]'" in line
+        assert "from a checkout, pip install -c constraints.txt --extra-index-url" in line
+        assert line.endswith("then pip install -c constraints.txt '.[cpu,convert]'")
 
 
 def test_options_of_checkpoints_are_refused_with_an_onnx_file() -> None:

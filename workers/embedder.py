@@ -1,4 +1,4 @@
-"""The way of a run of items: read → decode → preprocess | tokenise → engine → L2-normalise."""
+"""From items to vectors: read → decode → preprocess | tokenise → engine → L2-normalise."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from types import TracebackType
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipfleet.error_codes import NON_FINITE
-from clipfleet.errors import CardError, SettingsError
+from clipfleet.errors import CardError, SettingsError, UsageError
 from clipfleet.items import Item
+from clipfleet.model_card import ModelCard
 from clipfleet.settings import Settings, cores
 from clipfleet.storage.format.parts import Embedded, Failure
 from clipfleet.workers.engines.base import Engine
@@ -44,14 +46,16 @@ def no_progress() -> None:
 
 
 class Embedder:
-    """An engine with what feeds it, built once a process; a context manager.
+    """An engine, its settings and the threads that make its inputs; a context manager.
 
     One call of `embed` at a time.
     """
 
+    current: ClassVar[Embedder | None] = None  # this process's, see `open_embedder`
+
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine = engine
-        self._settings = settings
+        self.settings = settings
         self._urls = FetchAhead.from_settings(settings)
         self._limits = ImageLimits.from_settings(settings, fetch=self._urls.take)
         self._fill = fill_for(engine.card, self._limits)
@@ -79,6 +83,11 @@ class Embedder:
             )
         configure_pillow(ImageLimits.from_settings(settings))
         return cls(engine, settings)
+
+    @property
+    def card(self) -> ModelCard:
+        """The engine's model card."""
+        return self.engine.card
 
     def embed(
         self,
@@ -111,7 +120,7 @@ class Embedder:
     @contextmanager
     def _isolated_fill(self, progress: Progress) -> Iterator[Fill]:
         """Make images' inputs in another process."""
-        limits, settings = self._limits, self._settings
+        limits, settings = self._limits, self.settings
         # Were it longer, the deadline would end this process first, again and again.
         timeout_s = min(settings.decode_timeout_s, settings.shard_deadline_s * _DECODE_SHARE)
         with IsolatedDecoder(
@@ -135,6 +144,34 @@ class Embedder:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def open_embedder(settings: Settings) -> Embedder:
+    """Load the engine of `settings.model`; the embedder is this process's from now on.
+
+    Raises:
+        ClipfleetError: The engine does not load; str(error) says why.
+    """
+    Embedder.current = Embedder.from_settings(settings)
+    return Embedder.current
+
+
+def current_embedder() -> Embedder:
+    """Return the embedder that `open_embedder` loaded into this process.
+
+    Raises:
+        UsageError: None was loaded: this process is not the child of a worker.
+    """
+    if Embedder.current is None:
+        raise UsageError("this process holds no engine: tasks run in `clipfleet worker` only")
+    return Embedder.current
+
+
+def close_embedder() -> None:
+    """Free the engine of this process, if there is one."""
+    if Embedder.current is not None:
+        Embedder.current.close()
+    Embedder.current = None
 
 
 def embed_in_chunks(

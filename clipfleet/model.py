@@ -18,11 +18,10 @@ from clipfleet.errors import CardError, ItemError, UsageError
 from clipfleet.items import Item
 from clipfleet.model_card import ModelCard, load_card
 from clipfleet.settings import Settings, cores, load_settings
-from clipfleet.workers.engines.base import Engine
+from clipfleet.workers.engines.base import Engine, l2_normalise
 from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.images.decode import ImageLimits, read_image
 from clipfleet.workers.images.preprocess import preprocess_into
-from clipfleet.workers.normalise import l2_normalise
 from clipfleet.workers.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from types import TracebackType
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ from clipfleet.items import Item
 from clipfleet.model_card import ModelCard
 from clipfleet.settings import Settings, cores
 from clipfleet.storage.format.parts import Embedded, Failure
-from clipfleet.workers.engines.base import Engine
+from clipfleet.workers.engines.base import Engine, l2_normalise
 from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.http.prefetch import FetchAhead
 from clipfleet.workers.images.decode import ImageLimits, configure_pillow
@@ -32,7 +32,6 @@ from clipfleet.workers.input_chunks import (
     fill_for,
     isolated_fill,
 )
-from clipfleet.workers.normalise import l2_normalise
 
 Progress = Callable[[], None]  # called as items get done, from any thread
 
@@ -57,6 +56,7 @@ class Embedder:
         self.engine = engine
         self.settings = settings
         self._urls = FetchAhead.from_settings(settings)
+        self._is_fetching = False
         self._limits = ImageLimits.from_settings(settings, fetch=self._urls.take)
         self._fill = fill_for(engine.card, self._limits)
         threads = settings.decode_threads or cores()
@@ -105,17 +105,22 @@ class Embedder:
             EngineError: The engine failed.
             StorageError: A file system did not answer.
         """
-        self._urls.begin([item.uri for item in items if item.uri and is_web(item.uri)])
-        engine, size, pool = self.engine, self._chunk, self._pool
-        if not isolated or engine.card.tower == "txt":
-            fill = self._fill
+        self._prefetch([item.uri for item in items if item.uri and is_web(item.uri)])
+        isolate = isolated and self.card.tower == "img"
+        with self._isolated_fill(progress) if isolate else nullcontext(self._fill) as fill:
             return embed_in_chunks(
-                items, engine, size=size, fill=fill, pool=pool, progress=progress
+                items,
+                self.engine,
+                size=self._chunk,
+                fill=fill,
+                pool=self._pool,
+                progress=progress,
             )
-        with self._isolated_fill(progress) as fill:
-            return embed_in_chunks(
-                items, engine, size=size, fill=fill, pool=pool, progress=progress
-            )
+
+    def _prefetch(self, urls: Sequence[str]) -> None:
+        if urls or self._is_fetching:  # fetches of an earlier run may be unfinished: it failed
+            self._urls.begin(urls)
+            self._is_fetching = bool(urls)
 
     @contextmanager
     def _isolated_fill(self, progress: Progress) -> Iterator[Fill]:

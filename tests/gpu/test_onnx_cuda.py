@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from clipfleet.model_card import ModelCard, load_card
+from clipfleet.workers.engines.base import l2_normalise
 from clipfleet.workers.engines.onnx import OnnxEngine, Provider
-from clipfleet.workers.normalise import l2_normalise
 from tests.gpu.support import ROOT, clipfleet, draw, vectors
 
 DEMO = ROOT / "examples" / "demo" / "model" / "demo"

@@ -21,8 +21,7 @@ from clipfleet.model_card import (
     sha256_of,
     write_card,
 )
-from clipfleet.workers.engines.base import Array, Engine
-from clipfleet.workers.engines.batching import checked_inputs
+from clipfleet.workers.engines.base import Array, Engine, checked_inputs
 
 _LOST = "the fake GPU has fallen off the bus"
 

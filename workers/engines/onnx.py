@@ -20,8 +20,7 @@ from clipfleet.architectures import Tower
 from clipfleet.errors import DependencyError, EngineError, EngineMismatchError, GpuLostError
 from clipfleet.model_card import ModelCard, TensorSpec, check_files
 from clipfleet.settings import cores
-from clipfleet.workers.engines.base import Array, Engine
-from clipfleet.workers.engines.batching import batches, checked_inputs
+from clipfleet.workers.engines.base import Array, Engine, batches, checked_inputs
 
 Provider = Literal["auto", "cpu", "cuda"]
 

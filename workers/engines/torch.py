@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from clipfleet.errors import EngineMismatchError
 from clipfleet.model_card import ModelCard
-from clipfleet.workers.engines.base import Array, Engine
-from clipfleet.workers.engines.batching import batches, checked_inputs
+from clipfleet.workers.engines.base import Array, Engine, batches, checked_inputs
 
 
 class TorchEngine(Engine):

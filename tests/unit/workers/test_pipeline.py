@@ -22,13 +22,12 @@ from clipfleet.storage.format.parts import Embedded
 from clipfleet.workers import embedder as pipeline
 from clipfleet.workers import input_chunks as inputs_module
 from clipfleet.workers.embedder import Embedder, embed_in_chunks
-from clipfleet.workers.engines.base import Array
+from clipfleet.workers.engines.base import Array, l2_normalise
 from clipfleet.workers.engines.fake import FakeEngine, fake_card, write_fake_engine
 from clipfleet.workers.images.decode import ImageLimits, read_image
 from clipfleet.workers.images.isolated_decoder import IsolatedDecoder
 from clipfleet.workers.images.preprocess import preprocess_batch
 from clipfleet.workers.input_chunks import CHUNKS_AHEAD, Outcome
-from clipfleet.workers.normalise import l2_normalise
 from clipfleet.workers.text.tokenizer import Tokenizer
 
 CHUNK = 32  # items

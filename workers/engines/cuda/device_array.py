@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clipfleet.errors import EngineError
 from clipfleet.model_card import TensorSpec
-from clipfleet.workers.engines.batching import check_fits
+from clipfleet.workers.engines.base import check_inputs
 from clipfleet.workers.engines.cuda import runtime as cuda
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def gpu_array(given: Any, spec: TensorSpec, *, taker: str) -> GpuArray:
     """
     interface = given.__cuda_array_interface__
     dtype = np.dtype(interface["typestr"])
-    check_fits(interface["shape"], dtype, spec, taker=taker)
+    check_inputs(interface["shape"], dtype, spec, taker=taker)
     if dtype != np.dtype(spec.dtype) or not _is_contiguous(interface, dtype):
         if not hasattr(given, "contiguous"):
             raise EngineError(

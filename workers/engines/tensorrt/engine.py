@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from clipfleet.errors import GpuMemoryError
 from clipfleet.model_card import ModelCard
-from clipfleet.workers.engines.base import Array, Engine
-from clipfleet.workers.engines.batching import checked_inputs
+from clipfleet.workers.engines.base import Array, Engine, checked_inputs
 from clipfleet.workers.engines.tensorrt.model import TensorRTModel
 from clipfleet.workers.engines.tensorrt.open import open_engine
 from clipfleet.workers.engines.tensorrt.runner import Runner

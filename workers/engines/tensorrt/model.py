@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clipfleet.errors import EngineError
 from clipfleet.model_card import card_path, load_card
-from clipfleet.workers.engines.batching import check_fits
+from clipfleet.workers.engines.base import check_inputs
 from clipfleet.workers.engines.cuda.device_array import Features, gpu_array, wait_for
 from clipfleet.workers.engines.tensorrt.open import open_engine
 from clipfleet.workers.engines.tensorrt.runner import Runner
@@ -81,7 +81,7 @@ class TensorRTModel:
 
     def _run_on_host(self, given: Any) -> NDArray[np.float32]:
         spec, inputs = self._file.input, np.asarray(given)
-        check_fits(inputs.shape, inputs.dtype, spec, taker=f"engine {self._file.path.name}")
+        check_inputs(inputs.shape, inputs.dtype, spec, taker=f"engine {self._file.path.name}")
         features = np.empty((len(inputs), *self._file.output_row), dtype=np.float32)
         self._runner.run(np.ascontiguousarray(inputs, dtype=np.dtype(spec.dtype)), features)
         return features

@@ -92,7 +92,7 @@ def test_missing_bindings_are_named_with_their_extra(monkeypatch: pytest.MonkeyP
     ],
     ids=["stream", "event", "device buffer", "pinned buffer"],
 )
-def test_what_is_taken_is_given_back_once(gpu: Cuda, take: Callable[[], cuda.Held]) -> None:
+def test_a_handle_is_released_once(gpu: Cuda, take: Callable[[], cuda.Handle]) -> None:
     with take() as held:
         assert held.handle in gpu.held
     assert not gpu.held

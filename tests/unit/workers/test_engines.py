@@ -13,9 +13,11 @@ from clipfleet.architectures import Tower
 from clipfleet.errors import CardError, EngineError, GpuLostError
 from clipfleet.model_card import card_path, load_card, write_card
 from clipfleet.settings import Settings
+from clipfleet.workers.engines import tensorrt
 from clipfleet.workers.engines.fake import FakeEngine, fake_card, write_fake_engine
 from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.engines.onnx import OnnxEngine
+from clipfleet.workers.engines.tensorrt.model import TensorRTModel
 from tests.unit.workers.conftest import Made, engine_inputs
 
 
@@ -78,6 +80,12 @@ def test_an_engine_that_no_worker_runs_is_refused(tmp_path: Path) -> None:
     write_card(replace(card, runtime="torch"), path)
     with pytest.raises(EngineError, match=r"no worker runs torch engines .*convert the model to"):
         load_engine(path, Settings())
+
+
+def test_the_guides_model_is_imported_from_the_package_of_tensorrt_engines() -> None:
+    assert tensorrt.TensorRTModel is TensorRTModel
+    with pytest.raises(AttributeError, match="has no attribute 'TensorRTModels'"):
+        _ = tensorrt.TensorRTModels
 
 
 def test_a_missing_card_is_named(tmp_path: Path) -> None:

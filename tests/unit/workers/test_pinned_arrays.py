@@ -60,9 +60,9 @@ def test_it_knows_what_lies_in_it(machine: State) -> None:
     arrays = PinnedArrays()
     array = arrays.empty((4, 6), "float32")
     for inside in (array, array[1:3], array[3]):
-        assert arrays.hold(inside)
+        assert arrays.contains(inside)
     for outside in (np.empty((4, 6), np.float32), array[:, ::2], array.T, array.astype("f8")):
-        assert not arrays.hold(outside)
+        assert not arrays.contains(outside)
     address = address_of(array)
     del array, inside
     arrays.empty((1,), "uint8")

@@ -112,14 +112,14 @@ def test_a_dynamic_engine_runs_the_rest_in_the_smallest_batch_that_holds_it(
     machine: State, tmp_path: Path
 ) -> None:
     with engine_of(tmp_path, machine, DYNAMIC, contexts=2) as engine:
-        cuts = [(lane.size, start, size) for lane, start, size in engine._runner._cuts(19)]
+        cuts = [(slot.size, start, size) for slot, start, size in engine._runner._cuts(19)]
     assert cuts == [(4, 16, 3), (8, 0, 8), (8, 8, 8)]
 
 
 def test_a_dynamic_engine_starts_at_its_smallest_batch(machine: State, tmp_path: Path) -> None:
     data = plan(shape=(-1, 3, 8, 8), sizes=(3, 6, 12))
     with engine_of(tmp_path, machine, data, contexts=1) as engine:
-        assert [lane.size for lane in engine._runner._small] == [4, 8]
+        assert [slot.size for slot in engine._runner._small] == [4, 8]
         np.testing.assert_array_equal(engine(images(13)), expected(images(13)))
 
 
@@ -167,7 +167,7 @@ def test_what_is_measured_is_items_a_second(
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     with engine_of(tmp_path, machine, STATIC, contexts=1) as engine:
         # The clock is read before each batch and at the end: 20 batches of 4 in 22 readings.
-        speed = items_per_second(engine._runner._lanes, images(8), 20, dim=6)
+        speed = items_per_second(engine._runner._slots, images(8), 20, dim=6)
     assert speed == pytest.approx(4 * 19 / 21)
 
 
@@ -175,7 +175,7 @@ def test_what_is_measured_is_items_a_second(
 def test_too_little_memory_stops_the_growth(
     machine: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: bool
 ) -> None:
-    monkeypatch.setattr(SPEED, lambda lanes, *_, **__: 100.0 * len(lanes))
+    monkeypatch.setattr(SPEED, lambda slots, *_, **__: 100.0 * len(slots))
     machine.contexts_limit = 3
     if measured:
         with engine_of(tmp_path, machine) as engine:
@@ -299,17 +299,17 @@ def test_a_gpu_that_is_lost_while_an_engine_loads_is_named(
     ],
 )
 @pytest.mark.parametrize("while_measured", [False, True])
-def test_too_little_memory_for_a_lanes_first_run_stops_the_growth(
+def test_too_little_memory_for_a_slots_first_run_stops_the_growth(
     machine: State,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     words: str,
     while_measured: bool,
 ) -> None:
-    def speed(lanes: list[Any], *_: Any, **__: Any) -> float:
-        if len(lanes) > 2 and while_measured:
+    def speed(slots: list[Any], *_: Any, **__: Any) -> float:
+        if len(slots) > 2 and while_measured:
             raise GpuMemoryError(words)
-        return 100.0 * len(lanes)
+        return 100.0 * len(slots)
 
     monkeypatch.setattr(SPEED, speed)
     machine.fails_at, machine.fails_with = None if while_measured else 3, words

@@ -19,15 +19,15 @@ from clipfleet.settings import Settings, cores
 from clipfleet.storage.format.parts import Embedded, Failure
 from clipfleet.workers.engines.base import Engine, l2_normalise
 from clipfleet.workers.engines.load import load_engine
-from clipfleet.workers.http.prefetch import FetchAhead
+from clipfleet.workers.http.prefetch import Prefetcher
 from clipfleet.workers.images.decode import ImageLimits, configure_pillow
 from clipfleet.workers.images.isolated_decoder import IsolatedDecoder
-from clipfleet.workers.images.read import is_web
+from clipfleet.workers.images.read import is_http_url
 from clipfleet.workers.input_chunks import (
     Chunk,
     Fill,
     Outcome,
-    Words,
+    TextFit,
     chunks,
     fill_for,
     isolated_fill,
@@ -36,12 +36,12 @@ from clipfleet.workers.input_chunks import (
 Progress = Callable[[], None]  # called as items get done, from any thread
 
 _MIN_CHUNK = 32  # items
-_DECODE_SHARE = 0.5  # of the shard's deadline at most, for a picture that holds its decoder
-_ITEMS_A_THREAD = 4  # in a chunk, so that threads seldom wait for the last item
+_DECODE_SHARE = 0.5  # of the shard's deadline, at most, for one picture in the isolated decoder
+_ITEMS_A_THREAD = 4  # in a chunk, so that threads seldom idle at its end
 
 
 def no_progress() -> None:
-    """Report progress to nobody."""
+    """Ignore progress."""
 
 
 class Embedder:
@@ -55,7 +55,7 @@ class Embedder:
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine = engine
         self.settings = settings
-        self._urls = FetchAhead.from_settings(settings)
+        self._urls = Prefetcher.from_settings(settings)
         self._is_fetching = False
         self._limits = ImageLimits.from_settings(settings, fetch=self._urls.take)
         self._fill = fill_for(engine.card, self._limits)
@@ -69,7 +69,7 @@ class Embedder:
 
         Raises:
             SettingsError: No model is set.
-            CardError: The model is missing, its card is wrong, or it is another tower's.
+            CardError: The model is missing, its card is wrong, or it is of another tower.
             EngineError: The engine does not load.
         """
         if settings.model is None:
@@ -96,16 +96,16 @@ class Embedder:
         isolated: bool = False,
         progress: Progress = no_progress,
     ) -> Embedded:
-        """Return what became of `items`: for each a vector or a failure, in order.
+        """Return a vector or a failure for each of `items`, in order.
 
-        With `isolated`, images are decoded one at a time in another process, for items one of
-        which may have ended a process: the image that ends that process is a failure.
+        With `isolated`, images are decoded one at a time in another process. Use it if one of
+        the items may have ended a process: an image that ends its decoder is a failure.
 
         Raises:
             EngineError: The engine failed.
             StorageError: A file system did not answer.
         """
-        self._prefetch([item.uri for item in items if item.uri and is_web(item.uri)])
+        self._prefetch([item.uri for item in items if item.uri and is_http_url(item.uri)])
         isolate = isolated and self.card.tower == "img"
         with self._isolated_fill(progress) if isolate else nullcontext(self._fill) as fill:
             return embed_in_chunks(
@@ -124,9 +124,9 @@ class Embedder:
 
     @contextmanager
     def _isolated_fill(self, progress: Progress) -> Iterator[Fill]:
-        """Make images' inputs in another process."""
+        """Make images' inputs in another process, which ends with this context."""
         limits, settings = self._limits, self.settings
-        # Were it longer, the deadline would end this process first, again and again.
+        # With a longer timeout the deadline would end this process first, at every attempt.
         timeout_s = min(settings.decode_timeout_s, settings.shard_deadline_s * _DECODE_SHARE)
         with IsolatedDecoder(
             limits, attempts=settings.decode_attempts, timeout_s=timeout_s, progress=progress
@@ -188,10 +188,10 @@ def embed_in_chunks(
     pool: ThreadPoolExecutor,
     progress: Progress = no_progress,
 ) -> Embedded:
-    """Return what became of `items`: for each a vector or a failure, in order.
+    """Return a vector or a failure for each of `items`, in order.
 
-    `fill` makes the engine's inputs of `size` items at a time; `pool` runs it for some while
-    the engine runs others, after each of which it calls `progress`.
+    `fill` makes the engine's inputs of `size` items at a time. `pool` runs it for the next items
+    while the engine runs. `progress` is called after each call of the engine.
 
     Raises:
         EngineError: The engine failed.
@@ -203,19 +203,19 @@ def embed_in_chunks(
     with closing(chunks(items, engine, size=size, fill=fill, pool=pool)) as ready:
         for chunk in ready:
             features = engine(chunk.inputs)  # float32 (k, D)
-            normalised = l2_normalise(features)  # float32 (k, D), NaN where there is no direction
+            normalised = l2_normalise(features)  # float32 (k, D), NaN without a direction
             bad = np.isnan(normalised[:, 0])
             outcomes += _outcomes(chunk, features, bad)
             good = normalised[~bad]
             vectors[kept : kept + len(good)] = good
             kept += len(good)
-            del chunk  # or its memory, which may be locked, could not take the next one
+            del chunk  # so that the next chunk can use its memory, which may be pinned
             progress()
     return _embedded(items, outcomes, vectors[:kept], has_sizes=engine.card.tower == "img")
 
 
 def _outcomes(chunk: Chunk, features: NDArray[np.float32], bad: NDArray[np.bool_]) -> list[Outcome]:
-    """Return the chunk's outcomes, with a failure for each of the k features that is bad."""
+    """Return the chunk's outcomes, with a failure for each bad row of the features (k, D)."""
     rows = iter(zip(features, bad, strict=True))
     outcomes: list[Outcome] = []
     for item, outcome in zip(chunk.items, chunk.outcomes, strict=True):
@@ -229,9 +229,11 @@ def _outcomes(chunk: Chunk, features: NDArray[np.float32], bad: NDArray[np.bool_
 
 def _non_finite(item: Item, features: NDArray[np.float32]) -> Failure:
     bad = int((~np.isfinite(features)).sum())
-    what = f"{bad} of its {len(features)} numbers are NaN or infinite" if bad else "it is all zeros"
+    reason = (
+        f"{bad} of its {len(features)} numbers are NaN or infinite" if bad else "it is all zeros"
+    )
     return Failure(
-        item=item, error=NON_FINITE, message=f"the model's vector has no direction: {what}"
+        item=item, error=NON_FINITE, message=f"the model's vector has no direction: {reason}"
     )
 
 
@@ -250,5 +252,5 @@ def _embedded(
         if has_sizes
         else None,
         failures=[outcome for outcome in outcomes if isinstance(outcome, Failure)],
-        cut=frozenset(item.id for item, outcome in pairs if outcome is Words.CUT),
+        cut=frozenset(item.id for item, outcome in pairs if outcome is TextFit.CUT),
     )

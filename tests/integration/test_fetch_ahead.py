@@ -9,7 +9,7 @@ import pytest
 from clipfleet.error_codes import FETCH_FAILED
 from clipfleet.errors import ItemError
 from clipfleet.workers.http.fetcher import Room
-from clipfleet.workers.http.prefetch import FetchAhead, Patience
+from clipfleet.workers.http.prefetch import Prefetcher, RetryLimits
 
 
 def test_a_server_that_we_kept_waiting_is_not_held_to_have_failed(
@@ -17,14 +17,14 @@ def test_a_server_that_we_kept_waiting_is_not_held_to_have_failed(
 ) -> None:
     """Where the engine is slow, fetches wait for room, and servers close their connections."""
     monkeypatch.setattr("clipfleet.workers.http.prefetch.backoff_s", lambda _: 0.0)
-    monkeypatch.setattr("clipfleet.workers.http.prefetch._SERVERS_PATIENCE_S", 0.01)
+    monkeypatch.setattr("clipfleet.workers.http.prefetch._MAX_BLOCKED_S", 0.01)
 
     def fetch(url: str, room: Room) -> bytes:
         if room(100) >= 0.01:
             raise ItemError(FETCH_FAILED, "Connection reset by peer")
         return b"there"
 
-    ahead = FetchAhead(fetch, threads=4, ahead_bytes=100, patience=Patience(attempts=1))
+    ahead = Prefetcher(fetch, threads=4, ahead_bytes=100, retry_limits=RetryLimits(attempts=1))
     urls = [f"https://a.example/{n}" for n in range(10)]
     ahead.begin(urls)
     for url in urls:

@@ -23,9 +23,9 @@ from clipfleet.error_codes import (
 from clipfleet.error_codes import SERVER_BUSY as BUSY
 from clipfleet.errors import ClipfleetError, ItemError, StorageError
 from clipfleet.workers.backoff import backoff_s
-from clipfleet.workers.http.circuit_breaker import Hosts
+from clipfleet.workers.http.circuit_breaker import CircuitBreaker
 from clipfleet.workers.http.fetcher import BusyError, Room
-from clipfleet.workers.http.prefetch import FetchAhead, Patience
+from clipfleet.workers.http.prefetch import Prefetcher, RetryLimits
 
 WAIT_S = 10.0  # for what comes at once, unless something is broken
 
@@ -57,10 +57,13 @@ def ahead_of(
     *,
     threads: int = 4,
     ahead_bytes: int = 1 << 20,
-    patience: Patience | None = None,
-) -> Iterator[FetchAhead]:
-    ahead = FetchAhead(
-        servers.fetch, threads=threads, ahead_bytes=ahead_bytes, patience=patience or Patience()
+    retry_limits: RetryLimits | None = None,
+) -> Iterator[Prefetcher]:
+    ahead = Prefetcher(
+        servers.fetch,
+        threads=threads,
+        ahead_bytes=ahead_bytes,
+        retry_limits=retry_limits or RetryLimits(),
     )
     try:
         yield ahead
@@ -79,7 +82,7 @@ def urls(count: int, host: str = "a.example") -> list[str]:
     return [f"https://{host}/{n}" for n in range(count)]
 
 
-def failure(ahead: FetchAhead, url: str) -> ItemError:
+def failure(ahead: Prefetcher, url: str) -> ItemError:
     with pytest.raises(ItemError) as raised:
         ahead.take(url)
     return raised.value
@@ -154,7 +157,7 @@ def test_the_last_failure_says_how_often_it_was_tried() -> None:
         raise ItemError(FETCH_TIMEOUT, f"try {number} took too long")
 
     servers = Servers(answer)
-    with ahead_of(servers, patience=Patience(attempts=4)) as ahead:
+    with ahead_of(servers, retry_limits=RetryLimits(attempts=4)) as ahead:
         ahead.begin(urls(1))
         error = failure(ahead, urls(1)[0])
     assert error.code == FETCH_TIMEOUT
@@ -174,7 +177,7 @@ def test_a_server_is_asked_again_when_it_said(monkeypatch: pytest.MonkeyPatch) -
             raise BusyError("too many requests", retry_after_s=0.2)
         return b"there"
 
-    with ahead_of(Servers(answer), threads=1, patience=Patience(attempts=2)) as ahead:
+    with ahead_of(Servers(answer), threads=1, retry_limits=RetryLimits(attempts=2)) as ahead:
         ahead.begin(urls(20))
         assert [ahead.take(url) for url in urls(20)] == [b"there"] * 20
     assert len(times_s) == 21
@@ -187,8 +190,8 @@ def test_a_server_that_asks_for_too_much_patience_is_given_as_much_as_others() -
         raise BusyError("come tomorrow", retry_after_s=86_400.0)
 
     servers = Servers(answer)
-    patience = Patience(attempts=9, retry_s=0.1)
-    with ahead_of(servers, threads=16, patience=patience) as ahead:
+    retry_limits = RetryLimits(attempts=9, retry_s=0.1)
+    with ahead_of(servers, threads=16, retry_limits=retry_limits) as ahead:
         ahead.begin(urls(100))
         assert {failure(ahead, url).code for url in urls(100)} == {BUSY}
     assert len(servers.asked) < 100  # the others failed with the host
@@ -202,7 +205,7 @@ def test_one_answer_that_a_server_is_too_busy_condemns_no_other_url() -> None:
             raise BusyError("too many requests", retry_after_s=60.0)
         return b"there"
 
-    with ahead_of(Servers(answer), patience=Patience(retry_s=0.2)) as ahead:
+    with ahead_of(Servers(answer), retry_limits=RetryLimits(retry_s=0.2)) as ahead:
         ahead.begin(urls(100))
         assert [ahead.take(url) for url in urls(100)] == [b"there"] * 100
 
@@ -221,7 +224,7 @@ def test_a_dead_host_costs_no_time_out_for_each_item(monkeypatch: pytest.MonkeyP
 
     servers = Servers(answer)
     pairs = list(zip(urls(1000, "dead.example"), urls(1000), strict=True))
-    with ahead_of(servers, patience=Patience(attempts=3, retry_s=30.0)) as ahead:
+    with ahead_of(servers, retry_limits=RetryLimits(attempts=3, retry_s=30.0)) as ahead:
         ahead.begin([url for pair in pairs for url in pair])
         for dead, alive in pairs:
             assert failure(ahead, dead).code == FETCH_TIMEOUT
@@ -232,59 +235,59 @@ def test_a_dead_host_costs_no_time_out_for_each_item(monkeypatch: pytest.MonkeyP
 
 
 def test_a_host_that_failed_is_asked_again_after_a_while() -> None:
-    hosts = Hosts(retry_s=30.0)
+    breaker = CircuitBreaker(retry_s=30.0)
     refused = ItemError(FETCH_FAILED, "refused")
     for second in range(31):
-        assert hosts.down("h", second) is None
-        hosts.failed("h", refused, second)
-    down = hosts.down("h", 31.0)
+        assert breaker.down("h", second) is None
+        breaker.failed("h", refused, second)
+    down = breaker.down("h", 31.0)
     assert down is not None
     assert down.code == FETCH_FAILED
     assert str(down) == "h was not asked again, for it failed 31 times: refused"
-    assert hosts.down("other", 31.0) is None
-    assert hosts.down("h", 61.0) is None
-    hosts.failed("h", refused, 61.0)  # the first after the pause
-    assert hosts.down("h", 62.0) is not None
-    hosts.answered("h", 62.0)
-    assert hosts.down("h", 62.0) is None
-    hosts.failed("h", refused, 63.0)
-    assert hosts.down("h", 63.5) is None
+    assert breaker.down("other", 31.0) is None
+    assert breaker.down("h", 61.0) is None
+    breaker.failed("h", refused, 61.0)  # the first after the pause
+    assert breaker.down("h", 62.0) is not None
+    breaker.answered("h", 62.0)
+    assert breaker.down("h", 62.0) is None
+    breaker.failed("h", refused, 63.0)
+    assert breaker.down("h", 63.5) is None
 
 
 def test_what_a_host_asked_for_stands_though_it_answers_others() -> None:
-    hosts = Hosts(retry_s=30.0)
-    hosts.failed("h", BusyError("too many requests", retry_after_s=5.0), 1.0)
-    hosts.answered("h", 2.0)
-    assert hosts.paused_until_s("h") == 6.0
-    hosts.answered("h", 6.0)
-    assert hosts.paused_until_s("h") == 0.0
+    breaker = CircuitBreaker(retry_s=30.0)
+    breaker.failed("h", BusyError("too many requests", retry_after_s=5.0), 1.0)
+    breaker.answered("h", 2.0)
+    assert breaker.paused_until_s("h") == 6.0
+    breaker.answered("h", 6.0)
+    assert breaker.paused_until_s("h") == 0.0
 
 
 def test_pauses_end_when_the_host_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clipfleet.workers.http.circuit_breaker.backoff_s", lambda _: 100.0)
-    hosts = Hosts(retry_s=30.0)
+    breaker = CircuitBreaker(retry_s=30.0)
     for second in range(8):
-        hosts.failed("h", ItemError(FETCH_FAILED, "refused"), second)
-    assert hosts.paused_until_s("h") == 30.0
-    hosts.failed("h", ItemError(FETCH_FAILED, "refused"), 30.0)
-    assert hosts.down("h", 30.0) is not None
+        breaker.failed("h", ItemError(FETCH_FAILED, "refused"), second)
+    assert breaker.paused_until_s("h") == 30.0
+    breaker.failed("h", ItemError(FETCH_FAILED, "refused"), 30.0)
+    assert breaker.down("h", 30.0) is not None
 
 
 def test_few_failures_of_a_host_hold_up_nobody() -> None:
-    hosts = Hosts(retry_s=30.0)
+    breaker = CircuitBreaker(retry_s=30.0)
     for _ in range(7):
-        hosts.failed("h", ItemError(FETCH_TIMEOUT, "slow"), 1.0)
-    assert hosts.paused_until_s("h") == 0
+        breaker.failed("h", ItemError(FETCH_TIMEOUT, "slow"), 1.0)
+    assert breaker.paused_until_s("h") == 0
 
 
 def test_a_failure_of_long_ago_does_not_bring_a_host_down_sooner() -> None:
-    hosts = Hosts(retry_s=30.0)
-    hosts.failed("h", ItemError(FETCH_FAILED, "refused"), 0.0)
+    breaker = CircuitBreaker(retry_s=30.0)
+    breaker.failed("h", ItemError(FETCH_FAILED, "refused"), 0.0)
     for _ in range(8):
-        hosts.failed("h", ItemError(FETCH_FAILED, "refused"), 3600.0)
-    assert hosts.down("h", 3600.0) is None
-    hosts.failed("h", ItemError(FETCH_FAILED, "refused"), 3630.0)
-    assert hosts.down("h", 3630.0) is not None
+        breaker.failed("h", ItemError(FETCH_FAILED, "refused"), 3600.0)
+    assert breaker.down("h", 3600.0) is None
+    breaker.failed("h", ItemError(FETCH_FAILED, "refused"), 3630.0)
+    assert breaker.down("h", 3630.0) is not None
 
 
 def test_waits_double_and_are_drawn_from_half_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +363,7 @@ def test_what_was_read_of_a_failed_url_is_not_kept_until_it_is_taken(code: str) 
         raise ItemError(code, "no more")
 
     servers = Servers(answer)
-    with ahead_of(servers, threads=1, patience=Patience(attempts=1)) as ahead:
+    with ahead_of(servers, threads=1, retry_limits=RetryLimits(attempts=1)) as ahead:
         ahead.begin(urls(2))
         assert failure(ahead, urls(2)[1]).code == code
         end_s = time.monotonic() + WAIT_S
@@ -372,7 +375,7 @@ def test_what_was_read_of_a_failed_url_is_not_kept_until_it_is_taken(code: str) 
 
 def test_a_run_of_which_nothing_comes_ends() -> None:
     servers = Servers(lambda url, _: b"x")
-    with ahead_of(servers, patience=Patience(stall_s=0.0)) as ahead:
+    with ahead_of(servers, retry_limits=RetryLimits(stall_s=0.0)) as ahead:
         ahead.begin(urls(100))
         errors = [failure(ahead, url) for url in urls(100)]
     assert {error.code for error in errors} == {FETCH_TIMEOUT}

@@ -34,7 +34,7 @@ def test_a_proven_engine_fits() -> None:
 
 
 @pytest.mark.parametrize("allow_unverified", [False, True])
-def test_another_version_or_gpu_is_refused_with_the_way_to_rebuild(allow_unverified: bool) -> None:
+def test_another_version_or_gpu_is_refused_with_a_remedy(allow_unverified: bool) -> None:
     with pytest.raises(EngineVersionError, match=r"8\.6\.0 and this is 10\.1: build it here"):
         check_compatible(
             proven(), gpu=GPU, runtime_version="10.1", allow_unverified=allow_unverified

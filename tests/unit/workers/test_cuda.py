@@ -49,16 +49,16 @@ def test_every_error_is_raised_by_its_kind_with_the_calls_name(gpu: Cuda, error:
 
 
 @pytest.mark.parametrize(
-    ("error", "way_out"),
+    ("error", "remedy"),
     [
         ("cudaErrorMemoryAllocation", "lower engine_contexts"),
         ("cudaErrorNoDevice", "CUDA_VISIBLE_DEVICES"),
         ("cudaErrorECCUncorrectable", "start it again"),
     ],
 )
-def test_an_error_names_the_way_out(gpu: Cuda, error: str, way_out: str) -> None:
+def test_an_error_names_its_remedy(gpu: Cuda, error: str, remedy: str) -> None:
     gpu.fail("cudaGetDevice", error)
-    with pytest.raises(EngineError, match=way_out):
+    with pytest.raises(EngineError, match=remedy):
         cuda.device_name()
 
 

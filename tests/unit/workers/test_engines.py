@@ -33,7 +33,7 @@ def test_fake_features_are_the_same_for_equal_inputs_only(tower: Tower) -> None:
     np.testing.assert_array_equal(engine(inputs[3:4])[0], features[3])
 
 
-def test_a_fake_engine_refuses_what_a_real_one_would() -> None:
+def test_a_fake_engine_refuses_inputs_like_a_real_one() -> None:
     with pytest.raises(EngineError, match=r"takes int64 \(n, 52\) as 'text'"):
         FakeEngine(fake_card("txt"))(np.zeros((1, 51), np.int64))
 
@@ -48,7 +48,7 @@ def test_a_fake_engine_comes_from_its_file(tmp_path: Path) -> None:
         assert engine(np.ones((2, 52), np.int64)).shape == (2, 5)
 
 
-def test_a_fake_engine_loses_its_gpu_when_told(tmp_path: Path) -> None:
+def test_a_fake_engine_loses_its_gpu_after_a_number_of_items(tmp_path: Path) -> None:
     path = write_fake_engine(tmp_path, "txt", lost_after_items=3)
     with load_engine(path, Settings()) as engine:
         assert len(engine(np.zeros((3, 52), np.int64))) == 3

@@ -95,7 +95,7 @@ def test_nan_passes_through(machine: State, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.isnan(features).all(axis=1), [False, True, False])
 
 
-def test_ids_become_what_the_engine_takes(machine: State, tmp_path: Path) -> None:
+def test_ids_are_converted_to_the_engines_dtype(machine: State, tmp_path: Path) -> None:
     ids = np.random.default_rng(0).integers(0, 21128, (9, 10))
     with engine_of(tmp_path, machine, TEXT, contexts=2) as engine:
         np.testing.assert_array_equal(engine(ids), expected(ids))
@@ -160,7 +160,7 @@ def test_contexts_grow_while_they_gain_five_per_cent(
     assert_nothing_held(machine)
 
 
-def test_what_is_measured_is_items_a_second(
+def test_the_measured_speed_is_items_a_second(
     machine: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(10**6))
@@ -319,7 +319,7 @@ def test_too_little_memory_for_a_slots_first_run_stops_the_growth(
     assert_nothing_held(machine)
 
 
-def test_what_tensorrt_said_before_explains_no_later_failure(
+def test_earlier_messages_of_tensorrt_explain_no_later_failure(
     machine: State, tmp_path: Path
 ) -> None:
     with engine_of(tmp_path, machine, contexts=1, cuda_graphs=False) as engine:
@@ -381,7 +381,7 @@ def test_a_closed_engine_says_so_and_closes_again(machine: State, tmp_path: Path
 
 
 @pytest.mark.parametrize("data", [plan(), STATIC, DYNAMIC], ids=["batch 1", "batch 4", "dynamic"])
-def test_whole_batches_of_its_own_memory_are_not_copied_on_the_host(
+def test_full_batches_in_pinned_memory_are_not_copied_on_the_host(
     machine: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
     with engine_of(tmp_path, machine, data, contexts=3) as engine:

@@ -18,7 +18,7 @@ from clipfleet.errors import ItemError, StorageError
 from clipfleet.settings import Settings
 from clipfleet.workers.http.fetcher import MAX_REDIRECTS, BusyError, Fetcher, FetchLimits
 from clipfleet.workers.http.policy import UrlPolicy
-from clipfleet.workers.images.read import MAX_MESSAGE_LENGTH
+from clipfleet.workers.item_errors import MAX_MESSAGE_LENGTH
 from tests.web import Handler, Web, make_certificate, redirect, resolver, serve_web, status
 
 BODY = b"picture " * 1000

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from clipfleet.errors import ItemError
 from clipfleet.workers.backoff import backoff_s
 from clipfleet.workers.http.fetcher import BusyError
-from clipfleet.workers.images.read import item_error
+from clipfleet.workers.item_errors import item_error
 
 _IN_A_ROW = 8  # failures in a row after which the host is at fault, not the URL
 _MAX_HOSTS = 10_000  # failing hosts that are kept in memory

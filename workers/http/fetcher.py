@@ -32,7 +32,7 @@ from clipfleet.settings import Settings
 from clipfleet.workers.http.connection import CheckedConnection, Deadline, IdleConnections
 from clipfleet.workers.http.policy import Target, UrlPolicy
 from clipfleet.workers.http.resolve import Resolve
-from clipfleet.workers.images.read import item_error, shown
+from clipfleet.workers.item_errors import item_error, shown
 
 MAX_REDIRECTS = 5
 _PIECE_BYTES = 1 << 16

@@ -10,7 +10,8 @@ from clipfleet.error_codes import HTTP_ERROR, NOT_ALLOWED
 from clipfleet.errors import ItemError
 from clipfleet.hosts import AllowedHost, allowed_host, canonical_host, split_port
 from clipfleet.settings import Settings
-from clipfleet.workers.images.read import item_error, refuse_url, shown
+from clipfleet.workers.images.read import refuse_url
+from clipfleet.workers.item_errors import item_error, shown
 
 DEFAULT_PORTS = {"https": 443, "http": 80}
 

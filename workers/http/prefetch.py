@@ -17,7 +17,7 @@ from clipfleet.workers.http.circuit_breaker import CircuitBreaker
 from clipfleet.workers.http.fetcher import Fetcher, FetchLimits, Room
 from clipfleet.workers.http.policy import UrlPolicy, named_host
 from clipfleet.workers.http.queue import Pending, Queue, State
-from clipfleet.workers.images.read import item_error, shown
+from clipfleet.workers.item_errors import item_error, shown
 
 Fetch = Callable[[str, Room], bytes]
 

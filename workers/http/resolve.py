@@ -10,7 +10,7 @@ from typing import Any
 from clipfleet.error_codes import FETCH_FAILED, MISSING, NOT_ALLOWED
 from clipfleet.errors import ItemError
 from clipfleet.workers.http.policy import Target
-from clipfleet.workers.images.read import item_error
+from clipfleet.workers.item_errors import item_error
 
 Resolve = Callable[..., list[tuple[Any, ...]]]  # socket.getaddrinfo
 # A socket's family, and the address that it connects to, as getaddrinfo returns them.

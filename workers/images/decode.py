@@ -23,7 +23,8 @@ from clipfleet.errors import ItemError
 from clipfleet.images import IMAGE_FORMATS
 from clipfleet.items import Item
 from clipfleet.settings import Settings
-from clipfleet.workers.images.read import item_error, read_bytes, refuse_url, shown
+from clipfleet.workers.images.read import read_bytes, refuse_url
+from clipfleet.workers.item_errors import item_error, shown
 
 Image.init()  # load all plug-ins now, not in the first thread with an unusual file
 _FORMATS = tuple(
@@ -126,7 +127,6 @@ def decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, tuple[
         ItemError: The bytes are no image of a known format, are damaged, or hold more than
             `max_pixels`. `name` is for its message.
     """
-    name = shown(name)
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         if image.width * image.height > max_pixels:
@@ -140,17 +140,17 @@ def decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, tuple[
         size = f"{found[1]} pixels" if found else "far too many pixels"
         raise _too_large(name, size, max_pixels) from error
     except MemoryError as error:
-        raise item_error(DECODE_FAILED, f"{name} takes more memory than there is") from error
+        raise item_error(DECODE_FAILED, f"{shown(name)} takes more memory than there is") from error
     except _DECODER_ERRORS as error:
         reason = str(error) or type(error).__name__
-        raise item_error(DECODE_FAILED, f"{name} is damaged: {reason}") from error
+        raise item_error(DECODE_FAILED, f"{shown(name)} is damaged: {reason}") from error
     return image, image.size
 
 
 def _too_large(name: str, size: str, max_pixels: int) -> ItemError:
     return item_error(
         TOO_LARGE,
-        f"{name} has {size}, more than the {max_pixels} allowed: make it smaller, or raise "
+        f"{shown(name)} has {size}, more than the {max_pixels} allowed: make it smaller, or raise "
         "CLIPFLEET_MAX_IMAGE_PIXELS",
     )
 
@@ -160,10 +160,11 @@ def _unidentified(data: bytes, name: str) -> ItemError:
         accept = Image.OPEN[kind][1] if kind in Image.OPEN else None
         if accept is not None and accept(data[:16]) is True:
             return ItemError(
-                DECODE_FAILED, f"{name} is damaged: it starts as {kind} and cannot be opened as it"
+                DECODE_FAILED,
+                f"{shown(name)} is damaged: it starts as {kind} and cannot be opened as it",
             )
     return item_error(
         UNSUPPORTED_FORMAT,
-        f"{name} is no image of a format that is read ({', '.join(_FORMATS)}): it starts with "
-        f"{data[:12]!r}",
+        f"{shown(name)} is no image of a format that is read ({', '.join(_FORMATS)}): "
+        f"it starts with {data[:12]!r}",
     )

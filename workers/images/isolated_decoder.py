@@ -27,7 +27,7 @@ from clipfleet.error_codes import DECODE_TIMEOUT, DECODER_CRASHED, ERROR_CODES
 from clipfleet.errors import ItemError, StorageError
 from clipfleet.settings import PREFIX
 from clipfleet.workers.images.decode import ImageLimits
-from clipfleet.workers.images.read import item_error, shown
+from clipfleet.workers.item_errors import item_error, shown
 
 _MODULE = "clipfleet.workers.images.decoder_process"
 _START_S = 60.0  # a busy machine starts a process slowly

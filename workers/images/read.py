@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import time
 from collections.abc import Callable, Sequence
 
@@ -21,12 +20,8 @@ from clipfleet.error_codes import (
 from clipfleet.errors import ItemError, StorageError
 from clipfleet.storage.filesystem.locations import has_scheme
 from clipfleet.storage.sources.image_files import read_uri
-from clipfleet.validation import printable
 from clipfleet.workers.backoff import backoff_s
-
-MAX_MESSAGE_LENGTH = 300  # characters
-
-_ADDRESS = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>")
+from clipfleet.workers.item_errors import item_error, shown
 
 _CODES = {  # the error code and the reason; None: the system's message
     errno.ENOENT: (MISSING, "there is no file"),
@@ -119,17 +114,3 @@ def _read_error(uri: str, error: OSError) -> ItemError | StorageError:
         message += " by max_image_bytes"
     code, reason = _CODES.get(error.errno or 0, (READ_FAILED, None))
     return item_error(code, f"{shown(uri)} cannot be read: {reason or message}")
-
-
-def item_error(code: str, message: str) -> ItemError:
-    """Return an error with a printable message, without object addresses and not too long."""
-    message = printable(_ADDRESS.sub("…", message))
-    if len(message) > MAX_MESSAGE_LENGTH:
-        message = message[: MAX_MESSAGE_LENGTH - 1] + "…"
-    return ItemError(code, message)
-
-
-def shown(name: str) -> str:
-    """Return a name for messages: quoted, with escapes, and without its middle if it is long."""
-    quoted = ascii(name) if not name.isprintable() else repr(name)
-    return quoted if len(quoted) <= 120 else f"{quoted[:40]}…{quoted[-79:]}"

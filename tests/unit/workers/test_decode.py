@@ -29,7 +29,8 @@ from clipfleet.workers.images.decode import (
     decode,
     read_image,
 )
-from clipfleet.workers.images.read import MAX_MESSAGE_LENGTH, read_bytes
+from clipfleet.workers.images.read import read_bytes
+from clipfleet.workers.item_errors import MAX_MESSAGE_LENGTH
 
 MEGAPIXEL = 1 << 20
 

@@ -30,8 +30,8 @@ from bench.soak_fleet import SoakFleet, SoakRedis, started
 from bench.soak_memory import SETTLED, Memory, MemorySampler
 from bench.soak_report import SECTION, write_results
 from clipfleet.settings import Settings, cores, load_settings
-from clipfleet.workers.engine_process import environment_of
 from clipfleet.workers.engines.fake import write_fake_engine
+from clipfleet.workers.environment import environment_of
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "bench" / "results" / "soak.json"

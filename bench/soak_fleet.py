@@ -19,7 +19,7 @@ from clipfleet.tasks.broker.redis_client import connect
 from clipfleet.tasks.local.child_processes import end, start_dependent
 from clipfleet.tasks.local.fleet import last_words, worker_command
 from clipfleet.tasks.local.redis_server import server_command
-from clipfleet.workers.engine_process import environment_of
+from clipfleet.workers.environment import environment_of
 
 STOP_S = 30.0
 _START_S = 30.0

@@ -34,7 +34,7 @@ from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.fake import FakeEngine, fake_card
 from clipfleet.workers.http.fetcher import Fetcher, FetchLimits, Room
 from clipfleet.workers.http.policy import UrlPolicy
-from clipfleet.workers.http.prefetch import FetchAhead, Patience
+from clipfleet.workers.http.prefetch import Prefetcher, RetryLimits
 
 RESOLUTION = 224
 LATE, SLOW = "?late", "?slow"  # 503 at first; two seconds late
@@ -153,7 +153,7 @@ def print_dead(count: int) -> None:
         closed.bind(("127.0.0.1", 0))  # and does not listen
         host = f"127.0.0.1:{closed.getsockname()[1]}"
         settings = Settings(url_private_hosts=(host,), url_schemes=("http",))
-        patience = Patience(attempts=settings.read_attempts, retry_s=settings.read_retry_s)
+        retry_limits = RetryLimits(attempts=settings.read_attempts, retry_s=settings.read_retry_s)
         fetcher = Fetcher(UrlPolicy.from_settings(settings), FetchLimits.from_settings(settings))
         tried: list[str] = []
 
@@ -161,11 +161,11 @@ def print_dead(count: int) -> None:
             tried.append(url)
             return fetcher.fetch(url, room)
 
-        ahead = FetchAhead(
+        ahead = Prefetcher(
             fetch,
             threads=settings.url_threads,
             ahead_bytes=settings.url_ahead_bytes,
-            patience=patience,
+            retry_limits=retry_limits,
         )
         for shard in ("first", "second"):
             urls = [f"http://{host}/{shard}/{n}" for n in range(count)]

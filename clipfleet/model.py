@@ -20,12 +20,11 @@ from clipfleet.errors import CardError, ItemError, UsageError
 from clipfleet.items import Item
 from clipfleet.model_card import ModelCard, load_card
 from clipfleet.settings import Settings, cores, load_settings
-from clipfleet.workers.engines.base import Engine
+from clipfleet.workers.engines.base import Engine, l2_normalise
 from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.images.decode import ImageLimits, read_image
 from clipfleet.workers.images.preprocess import preprocess_into
-from clipfleet.workers.images.read import is_web
-from clipfleet.workers.normalise import l2_normalise
+from clipfleet.workers.images.read import is_http_url
 from clipfleet.workers.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -253,7 +252,7 @@ def _picture(n: int, image: Picture, limits: ImageLimits) -> Image.Image:
             "an array"
         )
     uri = str(image)
-    if is_web(uri):
+    if is_http_url(uri):
         raise UsageError(
             f"images[{n}] is a URL, {uri:.200}: fetch it, and give the image (`clipfleet embed` "
             "with --url-host embeds a source of URLs)"

@@ -27,7 +27,7 @@ from clipfleet.tasks.retry_policy import (
 )
 from clipfleet.tasks.worker.fatal_error import gpu_lost
 from clipfleet.tasks.worker.watchdog import working
-from clipfleet.workers.engine_process import EngineProcess, engine_process
+from clipfleet.workers.embedder import Embedder, current_embedder
 
 _SHOWN_LENGTH = 100  # characters of a message's id
 
@@ -40,7 +40,7 @@ class LostShardError(UsageError):
 
 def embed_shard(
     task: EmbedTask,
-    process: EngineProcess,
+    embedder: Embedder,
     *,
     worker: str,
     isolated: bool = False,
@@ -56,24 +56,24 @@ def embed_shard(
         TransientError: Worth trying again.
         GpuLostError: This process can embed nothing any more.
     """
-    store_timeout_s = process.settings.store_timeout_s
-    output = str(process.settings.output)
+    store_timeout_s = embedder.settings.store_timeout_s
+    output = str(embedder.settings.output)
     root = dataset_root(output, task.dataset, store_timeout_s=store_timeout_s)
     dataset = Dataset.open(root, store_timeout_s=store_timeout_s)
-    _check_model(task, dataset, process.card)
+    _check_model(task, dataset, embedder.card)
     name = task.shard.name
     if is_committed(dataset, name):
         return None
     done = complete(dataset, name)  # a worker died between the part and its record
     if done is not None:
         return done
-    if lost >= process.settings.shard_attempts:
+    if lost >= embedder.settings.shard_attempts:
         raise LostShardError(lost_reason(lost))
     run = read_run(dataset, task.shard)
     progress = working().progress
-    embedded = process.embedder.embed(run.items, isolated=isolated, progress=progress)
+    embedded = embedder.embed(run.items, isolated=isolated, progress=progress)
     embedded = run.finish(embedded)
-    return commit(dataset, name, embedded, card=process.card, worker=worker)
+    return commit(dataset, name, embedded, card=embedder.card, worker=worker)
 
 
 def _check_model(task: EmbedTask, dataset: Dataset, card: ModelCard) -> None:
@@ -94,8 +94,8 @@ class ShardTask(Task[..., None]):
 @shared_task(name=EMBED_TASK, bind=True, base=ShardTask)
 def embed(self: ShardTask, /, *args: Any, **message: Any) -> None:
     """Run a message, whatever it holds: embed its shard, or put it off, or refuse it."""
-    process = engine_process()
-    attempts = process.settings.shard_attempts
+    embedder = current_embedder()
+    attempts = embedder.settings.shard_attempts
     lost = times_lost((self.request.properties or {}).get("delivery_info"))
     started_s = time.monotonic()
     try:
@@ -105,17 +105,17 @@ def embed(self: ShardTask, /, *args: Any, **message: Any) -> None:
         isolated = is_redelivered(self.request.delivery_info)
         with working().at_work():
             done = embed_shard(
-                task, process, worker=str(self.request.hostname), isolated=isolated, lost=lost
+                task, embedder, worker=str(self.request.hostname), isolated=isolated, lost=lost
             )
     except GpuLostError as error:
         gpu_lost(error)
     except UsageError as error:
-        refuse(process.settings, *names_of(self.request.id, message), reason=reason_of(error))
+        refuse(embedder.settings, *names_of(self.request.id, message), reason=reason_of(error))
     except Exception as error:  # the edge of the task: nothing may lose its message
         names = names_of(self.request.id, message)
         if not may_retry(error, self.request.retries + 1, attempts):
             log.exception("shard failed for the last time")
-            refuse(process.settings, *names, reason=reason_of(error))
+            refuse(embedder.settings, *names, reason=reason_of(error))
         else:
             retry_later(self, error, named=" of ".join(names))
     else:

@@ -1,58 +1,62 @@
-"""The way of a run of items: read → decode → preprocess | tokenise → engine → L2-normalise."""
+"""From items to vectors: read → decode → preprocess | tokenise → engine → L2-normalise."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from types import TracebackType
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipfleet.error_codes import NON_FINITE
-from clipfleet.errors import CardError, SettingsError
+from clipfleet.errors import CardError, SettingsError, UsageError
 from clipfleet.items import Item
+from clipfleet.model_card import ModelCard
 from clipfleet.settings import Settings, cores
 from clipfleet.storage.format.parts import Embedded, Failure
-from clipfleet.workers.engines.base import Engine
+from clipfleet.workers.engines.base import Engine, l2_normalise
 from clipfleet.workers.engines.load import load_engine
-from clipfleet.workers.http.prefetch import FetchAhead
+from clipfleet.workers.http.prefetch import Prefetcher
 from clipfleet.workers.images.decode import ImageLimits, configure_pillow
 from clipfleet.workers.images.isolated_decoder import IsolatedDecoder
-from clipfleet.workers.images.read import is_web
+from clipfleet.workers.images.read import is_http_url
 from clipfleet.workers.input_chunks import (
     Chunk,
     Fill,
     Outcome,
-    Words,
+    TextFit,
     chunks,
     fill_for,
     isolated_fill,
 )
-from clipfleet.workers.normalise import l2_normalise
 
 Progress = Callable[[], None]  # called as items get done, from any thread
 
 _MIN_CHUNK = 32  # items
-_DECODE_SHARE = 0.5  # of the shard's deadline at most, for a picture that holds its decoder
-_ITEMS_A_THREAD = 4  # in a chunk, so that threads seldom wait for the last item
+_DECODE_SHARE = 0.5  # of the shard's deadline, at most, for one picture in the isolated decoder
+_ITEMS_A_THREAD = 4  # in a chunk, so that threads seldom idle at its end
 
 
 def no_progress() -> None:
-    """Report progress to nobody."""
+    """Ignore progress."""
 
 
 class Embedder:
-    """An engine with what feeds it, built once a process; a context manager.
+    """An engine, its settings and the threads that make its inputs; a context manager.
 
     One call of `embed` at a time.
     """
 
+    current: ClassVar[Embedder | None] = None  # this process's, see `open_embedder`
+
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine = engine
-        self._settings = settings
-        self._urls = FetchAhead.from_settings(settings)
+        self.settings = settings
+        self._urls = Prefetcher.from_settings(settings)
+        self._is_fetching = False
         self._limits = ImageLimits.from_settings(settings, fetch=self._urls.take)
         self._fill = fill_for(engine.card, self._limits)
         threads = settings.decode_threads or cores()
@@ -65,7 +69,7 @@ class Embedder:
 
         Raises:
             SettingsError: No model is set.
-            CardError: The model is missing, its card is wrong, or it is another tower's.
+            CardError: The model is missing, its card is wrong, or it is of another tower.
             EngineError: The engine does not load.
         """
         if settings.model is None:
@@ -80,6 +84,11 @@ class Embedder:
         configure_pillow(ImageLimits.from_settings(settings))
         return cls(engine, settings)
 
+    @property
+    def card(self) -> ModelCard:
+        """The engine's model card."""
+        return self.engine.card
+
     def embed(
         self,
         items: Sequence[Item],
@@ -87,32 +96,37 @@ class Embedder:
         isolated: bool = False,
         progress: Progress = no_progress,
     ) -> Embedded:
-        """Return what became of `items`: for each a vector or a failure, in order.
+        """Return a vector or a failure for each of `items`, in order.
 
-        With `isolated`, images are decoded one at a time in another process, for items one of
-        which may have ended a process: the image that ends that process is a failure.
+        With `isolated`, images are decoded one at a time in another process. Use it if one of
+        the items may have ended a process: an image that ends its decoder is a failure.
 
         Raises:
             EngineError: The engine failed.
             StorageError: A file system did not answer.
         """
-        self._urls.begin([item.uri for item in items if item.uri and is_web(item.uri)])
-        engine, size, pool = self.engine, self._chunk, self._pool
-        if not isolated or engine.card.tower == "txt":
-            fill = self._fill
+        self._prefetch([item.uri for item in items if item.uri and is_http_url(item.uri)])
+        isolate = isolated and self.card.tower == "img"
+        with self._isolated_fill(progress) if isolate else nullcontext(self._fill) as fill:
             return embed_in_chunks(
-                items, engine, size=size, fill=fill, pool=pool, progress=progress
+                items,
+                self.engine,
+                size=self._chunk,
+                fill=fill,
+                pool=self._pool,
+                progress=progress,
             )
-        with self._isolated_fill(progress) as fill:
-            return embed_in_chunks(
-                items, engine, size=size, fill=fill, pool=pool, progress=progress
-            )
+
+    def _prefetch(self, urls: Sequence[str]) -> None:
+        if urls or self._is_fetching:  # fetches of an earlier run may be unfinished: it failed
+            self._urls.begin(urls)
+            self._is_fetching = bool(urls)
 
     @contextmanager
     def _isolated_fill(self, progress: Progress) -> Iterator[Fill]:
-        """Make images' inputs in another process."""
-        limits, settings = self._limits, self._settings
-        # Were it longer, the deadline would end this process first, again and again.
+        """Make images' inputs in another process, which ends with this context."""
+        limits, settings = self._limits, self.settings
+        # With a longer timeout the deadline would end this process first, at every attempt.
         timeout_s = min(settings.decode_timeout_s, settings.shard_deadline_s * _DECODE_SHARE)
         with IsolatedDecoder(
             limits, attempts=settings.decode_attempts, timeout_s=timeout_s, progress=progress
@@ -137,6 +151,34 @@ class Embedder:
         self.close()
 
 
+def open_embedder(settings: Settings) -> Embedder:
+    """Load the engine of `settings.model`; the embedder is this process's from now on.
+
+    Raises:
+        ClipfleetError: The engine does not load; str(error) says why.
+    """
+    Embedder.current = Embedder.from_settings(settings)
+    return Embedder.current
+
+
+def current_embedder() -> Embedder:
+    """Return the embedder that `open_embedder` loaded into this process.
+
+    Raises:
+        UsageError: None was loaded: this process is not the child of a worker.
+    """
+    if Embedder.current is None:
+        raise UsageError("this process holds no engine: tasks run in `clipfleet worker` only")
+    return Embedder.current
+
+
+def close_embedder() -> None:
+    """Free the engine of this process, if there is one."""
+    if Embedder.current is not None:
+        Embedder.current.close()
+    Embedder.current = None
+
+
 def embed_in_chunks(
     items: Sequence[Item],
     engine: Engine,
@@ -146,10 +188,10 @@ def embed_in_chunks(
     pool: ThreadPoolExecutor,
     progress: Progress = no_progress,
 ) -> Embedded:
-    """Return what became of `items`: for each a vector or a failure, in order.
+    """Return a vector or a failure for each of `items`, in order.
 
-    `fill` makes the engine's inputs of `size` items at a time; `pool` runs it for some while
-    the engine runs others, after each of which it calls `progress`.
+    `fill` makes the engine's inputs of `size` items at a time. `pool` runs it for the next items
+    while the engine runs. `progress` is called after each call of the engine.
 
     Raises:
         EngineError: The engine failed.
@@ -161,19 +203,19 @@ def embed_in_chunks(
     with closing(chunks(items, engine, size=size, fill=fill, pool=pool)) as ready:
         for chunk in ready:
             features = engine(chunk.inputs)  # float32 (k, D)
-            normalised = l2_normalise(features)  # float32 (k, D), NaN where there is no direction
+            normalised = l2_normalise(features)  # float32 (k, D), NaN without a direction
             bad = np.isnan(normalised[:, 0])
             outcomes += _outcomes(chunk, features, bad)
             good = normalised[~bad]
             vectors[kept : kept + len(good)] = good
             kept += len(good)
-            del chunk  # or its memory, which may be locked, could not take the next one
+            del chunk  # so that the next chunk can use its memory, which may be pinned
             progress()
     return _embedded(items, outcomes, vectors[:kept], has_sizes=engine.card.tower == "img")
 
 
 def _outcomes(chunk: Chunk, features: NDArray[np.float32], bad: NDArray[np.bool_]) -> list[Outcome]:
-    """Return the chunk's outcomes, with a failure for each of the k features that is bad."""
+    """Return the chunk's outcomes, with a failure for each bad row of the features (k, D)."""
     rows = iter(zip(features, bad, strict=True))
     outcomes: list[Outcome] = []
     for item, outcome in zip(chunk.items, chunk.outcomes, strict=True):
@@ -187,9 +229,11 @@ def _outcomes(chunk: Chunk, features: NDArray[np.float32], bad: NDArray[np.bool_
 
 def _non_finite(item: Item, features: NDArray[np.float32]) -> Failure:
     bad = int((~np.isfinite(features)).sum())
-    what = f"{bad} of its {len(features)} numbers are NaN or infinite" if bad else "it is all zeros"
+    reason = (
+        f"{bad} of its {len(features)} numbers are NaN or infinite" if bad else "it is all zeros"
+    )
     return Failure(
-        item=item, error=NON_FINITE, message=f"the model's vector has no direction: {what}"
+        item=item, error=NON_FINITE, message=f"the model's vector has no direction: {reason}"
     )
 
 
@@ -208,5 +252,5 @@ def _embedded(
         if has_sizes
         else None,
         failures=[outcome for outcome in outcomes if isinstance(outcome, Failure)],
-        cut=frozenset(item.id for item, outcome in pairs if outcome is Words.CUT),
+        cut=frozenset(item.id for item, outcome in pairs if outcome is TextFit.CUT),
     )

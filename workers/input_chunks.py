@@ -1,4 +1,4 @@
-"""From items to an engine's inputs: chunks are made ready in threads while the engine runs."""
+"""From items to an engine's inputs: threads prepare chunks while the engine runs."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from clipfleet.workers.images.isolated_decoder import IsolatedDecoder
 from clipfleet.workers.images.preprocess import preprocess_into
 from clipfleet.workers.text.tokenizer import Tokenizer
 
-# Chunks that are made ready while the engine runs another. More hides the one slow file
-# better; each costs a chunk's pixels (32 images of 224 x 224: 19 MB).
+# Chunks that are prepared while the engine runs another. More chunks hide a slow file better;
+# each costs the memory of its pixels (32 images of 224 x 224: 19 MB).
 CHUNKS_AHEAD = 2
 
 
-class Words(Enum):
-    """Whether a text fits in the context length, or the model sees its beginning only."""
+class TextFit(Enum):
+    """Whether a text fits in the context length, or is cut to it."""
 
     WHOLE = "whole"
     CUT = "cut"
 
 
 Size = tuple[int, int]  # an image's original width and height, in pixels
-Outcome = Size | Words | Failure
+Outcome = Size | TextFit | Failure
 # Writes the inputs of some items to the rows of an array, and returns an outcome for each.
 Fill = Callable[[Sequence[Item], Array], list[Outcome]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
-    """Items made ready: `inputs` (k, …) are those of the k items whose outcome is no failure."""
+    """Prepared items: `inputs` (k, …) are of the k items whose outcome is no failure."""
 
     items: Sequence[Item]
     outcomes: list[Outcome]
@@ -63,7 +63,7 @@ def isolated_fill(
 ) -> Fill:
     """Return a function that makes an image tower's inputs in another process, one at a time.
 
-    `progress` is called after each image: a chunk of slow ones may take longer than the deadline.
+    `progress` is called after each image: a chunk of slow images may exceed the deadline.
     """
 
     def fill_one(item: Item, pixels: Array) -> Outcome:
@@ -82,7 +82,7 @@ def isolated_fill(
 def fill_images(
     items: Sequence[Item], pixels: NDArray[np.float32], limits: ImageLimits
 ) -> list[Outcome]:
-    """Write the pixels of n images to float32 (n, 3, S, S); a failed image's row means nothing."""
+    """Write the pixels of n images to float32 (n, 3, S, S); a failed image's row is undefined."""
     return [_fill_image(item, row, limits) for item, row in zip(items, pixels, strict=True)]
 
 
@@ -99,11 +99,11 @@ def _fill_image(item: Item, pixels: NDArray[np.float32], limits: ImageLimits) ->
 def fill_texts(
     items: Sequence[Item], ids: NDArray[np.integer[Any]], tokenizer: Tokenizer
 ) -> list[Outcome]:
-    """Write the ids of n texts to (n, L), int64 or int32; a text without a word is a failure."""
+    """Write the ids of n texts to int64 or int32 (n, L); a text without a word is a failure."""
     ids[:], cut = tokenizer.encode_counted([item.text or "" for item in items], ids.shape[1])
-    has_words = ids[:, 2] != 0  # where [SEP] follows [CLS] at once, this is padding
+    has_words = ids[:, 2] != 0  # padding, if [SEP] directly follows [CLS]
     return [
-        (Words.CUT if is_cut else Words.WHOLE) if has_word else _empty_text(item)
+        (TextFit.CUT if is_cut else TextFit.WHOLE) if has_word else _empty_text(item)
         for item, has_word, is_cut in zip(items, has_words, cut, strict=True)
     ]
 
@@ -120,9 +120,9 @@ def _empty_text(item: Item) -> Failure:
 def chunks(
     items: Sequence[Item], engine: Engine, *, size: int, fill: Fill, pool: ThreadPoolExecutor
 ) -> Generator[Chunk, None, None]:
-    """Yield `size` items at a time in order, made ready by the pool, the next ones meanwhile.
+    """Yield chunks of `size` items in order; the pool prepares the next chunks meanwhile.
 
-    They are made where `engine` takes them from best.
+    The inputs are written to arrays of `engine.empty_inputs`.
     """
     ahead: deque[_Pending] = deque()
     try:
@@ -132,18 +132,18 @@ def chunks(
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
-    finally:  # after an error nothing more need be made ready
+    finally:  # after an error the other chunks are not needed
         for pending in ahead:
             pending.cancel()
 
 
 class _Pending:
-    """A chunk that the pool makes ready."""
+    """A chunk that the pool prepares."""
 
     def __init__(
         self, items: Sequence[Item], engine: Engine, fill: Fill, pool: ThreadPoolExecutor
     ) -> None:
-        # Images one by one; texts together, for one takes less time than a hand-over.
+        # One task for each image; one for all texts, for a text costs less than a task.
         step = 1 if engine.card.tower == "img" else len(items)
         self._items = items
         self._rows = engine.empty_inputs(len(items))

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from clipfleet.convert.benchmark.runtimes import Target, check_is
 from clipfleet.model_card import ModelCard, load_card
-from clipfleet.workers.engines.base import Array, Engine
-from clipfleet.workers.engines.batching import checked_inputs
+from clipfleet.workers.engines.base import Array, Engine, checked_inputs
 from clipfleet.workers.engines.tensorrt.engine_file import EngineFile
 from clipfleet.workers.engines.tensorrt.open import open_engine
 from clipfleet.workers.engines.tensorrt.runner import Runner

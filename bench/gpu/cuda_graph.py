@@ -9,8 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from clipfleet.model_card import ModelCard
-from clipfleet.workers.engines.base import Array, Engine
-from clipfleet.workers.engines.batching import batches, checked_inputs
+from clipfleet.workers.engines.base import Array, Engine, batches, checked_inputs
 
 _WARMUP_CALLS = 3  # what torch asks for before a capture
 

@@ -165,12 +165,12 @@ def _model(path: Path) -> Check:
 def _misfit(card: ModelCard) -> str | None:
     """Return why a TensorRT engine cannot serve here, by its card; it is not loaded."""
     from clipfleet.workers.engines.cuda.runtime import device_name
-    from clipfleet.workers.engines.tensorrt.check_compatible import check_fit
+    from clipfleet.workers.engines.tensorrt.check_compatible import check_compatible
     from clipfleet.workers.engines.tensorrt.compat import load_tensorrt
 
     try:
         gpu = device_name()  # first: without a GPU its reason is the better one
-        check_fit(card, gpu=gpu, runtime_version=str(load_tensorrt().__version__))
+        check_compatible(card, gpu=gpu, runtime_version=str(load_tensorrt().__version__))
     except ClipfleetError as error:
         return str(error)
     return None

@@ -27,7 +27,7 @@ from clipfleet.convert.console import TERMINATED, WRONG_USE
 from clipfleet.convert.tensorrt.requests import ENGINE_SUFFIX, naming_file_errors
 from clipfleet.errors import ClipfleetError, EngineError, GpuLostError, UsageError
 from clipfleet.model_card import CARD_SUFFIX, ModelCard, card_path, check_files, load_card
-from clipfleet.workers.engines.tensorrt.check_compatible import check_fit
+from clipfleet.workers.engines.tensorrt.check_compatible import check_compatible
 
 Progress = Callable[[str], None]
 Build = Callable[[ModelCard, Path, Path], object]  # the ONNX's card and path, the engine's path
@@ -108,7 +108,7 @@ def fits(engine: Path, place: Place, progress: Progress, *, of: ModelCard | None
         if of is not None and card.identity != of.identity:
             raise EngineError(f"{engine} is of another model or precision than {of.engine}")
         check_files(card, engine)
-        check_fit(card, gpu=place.gpu, runtime_version=place.runtime_version)
+        check_compatible(card, gpu=place.gpu, runtime_version=place.runtime_version)
     except ClipfleetError as error:
         progress(f"not used: {error}")
         return False

@@ -29,11 +29,10 @@ from clipfleet.architectures import Tower, load_architecture
 from clipfleet.errors import ClipfleetError
 from clipfleet.model_card import load_card
 from clipfleet.settings import load_settings
-from clipfleet.workers.engines.base import Engine
+from clipfleet.workers.engines.base import Engine, l2_normalise
 from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.images.decode import decode
 from clipfleet.workers.images.preprocess import preprocess_batch
-from clipfleet.workers.normalise import l2_normalise
 from clipfleet.workers.text.tokenizer import Tokenizer
 from examples.demo.saved_vectors import SavedVectors, digests
 from examples.demo.scenes import Picture, close_pictures, jpeg, pictures

@@ -38,7 +38,7 @@ from clipfleet.tasks.items.parse import Arrival, read_arrivals
 from clipfleet.tasks.retry_policy import give_back, reason_of
 from clipfleet.tasks.worker.fatal_error import gpu_lost
 from clipfleet.tasks.worker.watchdog import working
-from clipfleet.workers.engine_process import EngineProcess, engine_process
+from clipfleet.workers.embedder import Embedder, current_embedder
 
 _MAX_KNOWN = 8  # datasets whose ids are kept; each may hold 64 MB
 
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 def embed_arrivals(
     arrivals: Iterable[Arrival],
     dataset: Dataset,
-    process: EngineProcess,
+    embedder: Embedder,
     *,
     worker: str,
     isolated: bool = False,
@@ -70,10 +70,10 @@ def embed_arrivals(
         if arrival.item.id not in known:
             new.setdefault(arrival.item.id, arrival)
     commits = []
-    for run in even_runs(list(new.values()), process.settings.window_items):
-        embedded = _embed(run, process, isolated=isolated, given_up=given_up)
+    for run in even_runs(list(new.values()), embedder.settings.window_items):
+        embedded = _embed(run, embedder, isolated=isolated, given_up=given_up)
         # Leaves out what another worker wrote meanwhile.
-        done = commit_arrivals(dataset, known, embedded, card=process.card, worker=worker)
+        done = commit_arrivals(dataset, known, embedded, card=embedder.card, worker=worker)
         if done is not None:
             commits.append(done)
     return commits
@@ -89,7 +89,7 @@ def even_runs(arrivals: Sequence[Arrival], window: int) -> Iterator[Sequence[Arr
 
 def _embed(
     run: Sequence[Arrival],
-    process: EngineProcess,
+    embedder: Embedder,
     *,
     isolated: bool,
     given_up: GivenUp | None,
@@ -100,7 +100,7 @@ def _embed(
         code, reason = given_up
         failures += [Failure(item=item, error=code, message=reason) for item in sound]
         sound = []
-    embedded = process.embedder.embed(sound, isolated=isolated, progress=working().progress)
+    embedded = embedder.embed(sound, isolated=isolated, progress=working().progress)
     return replace(embedded, failures=[*embedded.failures, *failures])
 
 
@@ -118,7 +118,7 @@ def known_ids(dataset: Dataset) -> KnownIds:
     return _known[key]
 
 
-def open_dataset(process: EngineProcess, named: str | None) -> Dataset:
+def open_dataset(embedder: Embedder, named: str | None) -> Dataset:
     """Return the dataset of a message; it is made when its first item comes.
 
     Raises:
@@ -126,7 +126,7 @@ def open_dataset(process: EngineProcess, named: str | None) -> Dataset:
         DatasetKindError: It is planned.
         DatasetError: It is damaged, or of another model.
     """
-    settings, card = process.settings, process.card
+    settings, card = embedder.settings, embedder.card
     name = single_items_name(card.tower) if named is None else named
     store_timeout_s = settings.store_timeout_s
     root = dataset_root(str(settings.output), name, store_timeout_s=store_timeout_s)
@@ -163,16 +163,16 @@ def embed_items(
     given_up: GivenUp | None = None,
 ) -> None:
     """Run a batch, or give it back: its messages are still in the parent's hand."""
-    process = engine_process()
+    embedder = current_embedder()
     started_s = time.monotonic()
     try:
         with working().at_work():
-            opened = open_dataset(process, dataset)
-            arrivals, faults = read_arrivals(items, process.card.tower)
+            opened = open_dataset(embedder, dataset)
+            arrivals, faults = read_arrivals(items, embedder.card.tower)
             commits = embed_arrivals(
                 arrivals,
                 opened,
-                process,
+                embedder,
                 worker=str(self.request.hostname),
                 isolated=isolated,
                 given_up=given_up,
@@ -181,7 +181,7 @@ def embed_items(
         gpu_lost(error)
     # They name a dataset that is not in the output folder, or one that takes no single items.
     except (MessageError, DatasetKindError) as error:
-        _refuse(process, "", len(items), reason_of(error))
+        _refuse(embedder, "", len(items), reason_of(error))
     except Exception as error:  # noqa: BLE001 - the edge of the task: `give_back` raises it again
         _log_failed(error, len(items), dataset)
         give_back(error)
@@ -189,16 +189,16 @@ def embed_items(
         for fault in faults:
             log.error("item refused", extra={"dataset": opened.root, "reason": fault})
         if faults:
-            _refuse(process, opened.root, len(faults), faults[0])
+            _refuse(embedder, opened.root, len(faults), faults[0])
         if given_up is not None:
             told = {"dataset": opened.root, "items": len(items), "reason": given_up[1]}
             log.error("items given up: they are errors, see `clipfleet retry`", extra=told)
         _log_done(len(items), commits, opened, time.monotonic() - started_s, isolated=isolated)
 
 
-def _refuse(process: EngineProcess, dataset: str, items: int, reason: str) -> None:
+def _refuse(embedder: Embedder, dataset: str, items: int, reason: str) -> None:
     named = f"{items} items of {EMBED_ITEMS_TASK}"
-    refuse(process.settings, named, dataset, reason=reason, planned=False)
+    refuse(embedder.settings, named, dataset, reason=reason, planned=False)
 
 
 def _log_failed(error: Exception, items: int, dataset: str | None) -> None:

@@ -17,7 +17,7 @@ from clipfleet.model_card import CARD_SUFFIX
 from clipfleet.settings import Settings
 from clipfleet.tasks.broker.redis_client import check_broker
 from clipfleet.tasks.local.child_processes import end, start_dependent
-from clipfleet.workers.engine_process import preflight
+from clipfleet.workers.preflight import preflight
 
 BUILDER = "clipfleet.convert.tensorrt.find_or_build"  # not imported: it brings TensorRT
 

@@ -16,7 +16,7 @@ from clipfleet.errors import EngineError
 from clipfleet.gpus import VISIBLE_VARIABLE
 from clipfleet.settings import Settings, cores
 from clipfleet.tasks.local.child_processes import ask_to_end, end_all, start_dependent
-from clipfleet.workers.engine_process import environment_of
+from clipfleet.workers.environment import environment_of
 
 MAX_STARTS = 3  # of one worker; then the others go on without it
 STOP_GRACE_S = 10.0  # the shard that runs is worth less than the patience of who stops it

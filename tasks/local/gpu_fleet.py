@@ -21,7 +21,8 @@ from clipfleet.tasks.local.child_processes import end_all, start_dependent
 from clipfleet.tasks.local.engine_build import look_before_build
 from clipfleet.tasks.local.fleet import STOP_EXTRA_S, share_of_cores, worker_command
 from clipfleet.tasks.worker.logs import set_up_logs
-from clipfleet.workers.engine_process import environment_of, preflight
+from clipfleet.workers.environment import environment_of
+from clipfleet.workers.preflight import preflight
 
 _LOOK_S = 0.2
 _KILLED = 1  # for a worker that a signal ended

@@ -29,13 +29,9 @@ from clipfleet.tasks.worker.fatal_error import Report, end_worker
 from clipfleet.tasks.worker.heartbeat import start_heartbeat
 from clipfleet.tasks.worker.logs import set_up_logs
 from clipfleet.tasks.worker.watchdog import watchdog, working
-from clipfleet.workers.engine_process import (
-    SAFE_PATH_VARIABLE,
-    close_engine_process,
-    open_engine_process,
-    preflight,
-    worker_name,
-)
+from clipfleet.workers.embedder import close_embedder, open_embedder
+from clipfleet.workers.environment import SAFE_PATH_VARIABLE, worker_name
+from clipfleet.workers.preflight import preflight
 
 STOPPED, BROKEN = 0, 1
 
@@ -134,16 +130,16 @@ def _on_child(**_: Any) -> None:
     set_up_logs(settings)
     try:
         working()
-        process = open_engine_process(settings)
+        embedder = open_embedder(settings)
     except Exception as error:  # noqa: BLE001 - the edge of the process
         told = f"the engine of {settings.model} did not load: "
         end_worker(error, event="engine not loaded, worker stops", told=told)
     else:
-        card = process.card
+        card = embedder.card
         seconds = round(time.monotonic() - started_s, 3)
         log.info("engine loaded", extra={"engine": card.engine, "seconds": seconds})
 
 
 @signals.worker_process_shutdown.connect
 def _on_child_exit(**_: Any) -> None:
-    close_engine_process()
+    close_embedder()

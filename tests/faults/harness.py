@@ -37,8 +37,8 @@ from clipfleet.storage.verify.verify import prove
 from clipfleet.tasks.app import make_app
 from clipfleet.tasks.broker.redis_client import connect
 from clipfleet.tasks.submit.submit import Submission
-from clipfleet.workers.engine_process import environment_of
 from clipfleet.workers.engines.fake import write_fake_engine
+from clipfleet.workers.environment import environment_of
 from tests.faults.counting import count_ids
 from tests.faults.proxy import Proxy
 from tests.integration.support import PATIENCE_S, Bench, forget_settings, wait_until

@@ -19,7 +19,6 @@ from clipfleet.tasks.embed_shard import embed_shard
 from clipfleet.tasks.items.parse import read_arrivals
 from clipfleet.tasks.items.task import embed_arrivals, open_dataset
 from clipfleet.workers.embedder import Embedder
-from clipfleet.workers.engine_process import EngineProcess
 from clipfleet.workers.engines.fake import FakeEngine, fake_card
 from tests.fuzz.dataset_targets import CARD, DIM, contents, make_dataset, restore
 from tests.fuzz.target import Make, Target
@@ -27,12 +26,12 @@ from tests.fuzz.target import Make, Target
 _RESOLUTION = 4
 
 
-def _process(tower: Tower, output: Path, roots: tuple[str, ...]) -> EngineProcess:
+def _embedder(tower: Tower, output: Path, roots: tuple[str, ...]) -> Embedder:
     card = CARD if tower == "txt" else fake_card("img", dim=DIM, resolution=_RESOLUTION)
     settings = Settings(
         output=str(output), tower=tower, input_roots=roots, decode_threads=1, read_attempts=1
     )
-    return EngineProcess(settings, Embedder(FakeEngine(card), settings))
+    return Embedder(FakeEngine(card), settings)
 
 
 def items(tower: Tower, folder: Path) -> Target:
@@ -42,7 +41,7 @@ def items(tower: Tower, folder: Path) -> Target:
     sample = next((Path(__file__).parents[2] / "convert" / "samples").rglob("*.jpg"))
     shutil.copy(sample, inputs / "a.jpg")
     (inputs / "out.jpg").symlink_to("/etc/passwd")
-    process = _process(tower, output, (str(inputs.resolve()),))
+    embedder = _embedder(tower, output, (str(inputs.resolve()),))
 
     def run(data: bytes) -> None:
         try:
@@ -59,9 +58,9 @@ def items(tower: Tower, folder: Path) -> Target:
             shutil.rmtree(output)
 
     def _embed(given: list[Any], named: str | None) -> None:
-        dataset = open_dataset(process, named)
+        dataset = open_dataset(embedder, named)
         arrivals, _ = read_arrivals(given, tower)
-        embed_arrivals(arrivals, dataset, process, worker="w")
+        embed_arrivals(arrivals, dataset, embedder, worker="w")
         proof = prove(dataset.root)
         assert proof.ok, proof.problems
         assert proof.vectors + proof.errors == len({arrival.item.id for arrival in arrivals})
@@ -89,7 +88,7 @@ def task(folder: Path) -> Target:
     dataset = make_dataset(output / "d")
     open_shards = list(missing_shards(dataset))
     before = contents(output)
-    process = _process("txt", output, ())
+    embedder = _embedder("txt", output, ())
 
     def run(data: bytes) -> None:
         try:
@@ -99,7 +98,7 @@ def task(folder: Path) -> Target:
         if not isinstance(told, dict):
             return  # the consumer has looked at that
         try:
-            embed_shard(EmbedTask.from_json(told), process, worker="w")
+            embed_shard(EmbedTask.from_json(told), embedder, worker="w")
         except ClipfleetError as error:
             str(error).encode(errors="surrogatepass")
         finally:

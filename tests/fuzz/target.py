@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clipfleet.error_codes import ERROR_CODES
 from clipfleet.errors import ItemError
-from clipfleet.workers.images.read import MAX_MESSAGE_LENGTH
+from clipfleet.workers.item_errors import MAX_MESSAGE_LENGTH
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,6 @@ from clipfleet.tasks.items.parse import read_arrival
 from clipfleet.tasks.items.receive import parse_delivery
 from clipfleet.tasks.retry_policy import NotNow
 from clipfleet.workers.embedder import Embedder
-from clipfleet.workers.engine_process import EngineProcess
 from clipfleet.workers.engines.fake import write_fake_engine
 
 ODD_SIZE = 5_000  # deeper than Python's stack, longer than any name
@@ -140,12 +139,12 @@ touched = Touched()
 class Worker:
     """A worker's child of which Celery's part is missing: its tasks, and what they refuse."""
 
-    def __init__(self, folder: Path, process: EngineProcess) -> None:
+    def __init__(self, folder: Path, embedder: Embedder) -> None:
         self.folder = folder
-        self.output = Path(str(process.settings.output))
-        self.tasks = make_app(process.settings).tasks
+        self.output = Path(str(embedder.settings.output))
+        self.tasks = make_app(embedder.settings).tasks
         self.refused: list[str] = []
-        self.dataset, self.right = self._plan(process)
+        self.dataset, self.right = self._plan(embedder)
         (folder / "elsewhere").mkdir()
         (self.output / "link").symlink_to(folder / "elsewhere")
         (self.output / "file").write_text("no folder")
@@ -153,12 +152,12 @@ class Worker:
         shutil.rmtree(self.output / "linked" / "plan")
         (self.output / "linked" / "plan").symlink_to(folder / "elsewhere")
 
-    def _plan(self, process: EngineProcess) -> tuple[Dataset, dict[str, Any]]:
+    def _plan(self, embedder: Embedder) -> tuple[Dataset, dict[str, Any]]:
         root = str(self.output / "d")
-        dataset = Dataset.create(root, process.card, kind="planned", embedding_dtype="float16")
+        dataset = Dataset.create(root, embedder.card, kind="planned", embedding_dtype="float16")
         plan_items(dataset, ListSource([Item(id=f"t{n}", text="word") for n in range(3)]), 3)
         (shard,) = missing_shards(dataset)
-        task = EmbedTask(dataset=root, tower="txt", model=process.card.identity, shard=shard)
+        task = EmbedTask(dataset=root, tower="txt", model=embedder.card.identity, shard=shard)
         return dataset, task.to_json()
 
     def refuse(self, _: object, message: str, dataset: str, *, reason: str, **more: Any) -> None:
@@ -187,9 +186,8 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
         output=str(tmp_path / "out"),
     )
     with Embedder.from_settings(made) as embedder:
-        process = EngineProcess(made, embedder)
-        monkeypatch.setattr(EngineProcess, "current", process)
-        worker = Worker(tmp_path, process)
+        monkeypatch.setattr(Embedder, "current", embedder)
+        worker = Worker(tmp_path, embedder)
         for module in ("clipfleet.tasks.embed_shard", "clipfleet.tasks.items.task"):
             monkeypatch.setattr(f"{module}.refuse", worker.refuse)
         yield worker

@@ -16,7 +16,7 @@ from clipfleet.items import Item
 from clipfleet.settings import PREFIX, Settings, load_settings
 from clipfleet.storage.filesystem.locations import absolute, in_object_store
 from clipfleet.storage.sources.base import open_source
-from clipfleet.workers.engine_process import environment_of
+from clipfleet.workers.environment import environment_of
 from clipfleet.workers.input_chunks import fill_texts
 from clipfleet.workers.text.tokenizer import Tokenizer
 from tests.fuzz.dataset_targets import make_dataset

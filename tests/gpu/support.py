@@ -38,8 +38,8 @@ def clipfleet(
         timeout=timeout_s,
     )
     assert run.returncode == 0, run.stderr
-    told: dict[str, Any] = json.loads(run.stdout)
-    return told
+    result: dict[str, Any] = json.loads(run.stdout)
+    return result
 
 
 def vectors(dataset: Path) -> tuple[list[str], NDArray[np.float32]]:

@@ -79,10 +79,10 @@ def test_a_job_on_tensorrt_is_whole_and_its_vectors_are_the_cpus(
     how = ("--workers", "2") if tower == "img" else ("--gpus", "all")
     shared = ("--dtype", "float32", "--shard-size", "256")
     on_gpu = ("--model", engines[tower], *how, *shared)
-    told = clipfleet("embed", source, fast, *on_gpu, timeout_s=RUN_S)
-    print(f"\n{tower}: {told['embedded_items']} items in {told['seconds']} s")
-    assert told["ok"]
-    assert told["proof"]["vectors"] == items
+    summary = clipfleet("embed", source, fast, *on_gpu, timeout_s=RUN_S)
+    print(f"\n{tower}: {summary['embedded_items']} items in {summary['seconds']} s")
+    assert summary["ok"]
+    assert summary["proof"]["vectors"] == items
     assert clipfleet("verify", fast, timeout_s=RUN_S)["ok"]
 
     onnx = MODEL / f"demo.{tower}.fp32.onnx"

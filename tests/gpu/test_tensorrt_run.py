@@ -31,9 +31,9 @@ from clipfleet.errors import (
     GpuMemoryError,
 )
 from clipfleet.model_card import ModelCard, load_card, write_card
+from clipfleet.workers.engines.base import l2_normalise
 from clipfleet.workers.engines.cuda import runtime as cuda
 from clipfleet.workers.engines.tensorrt.engine import TensorRTEngine, TensorRTModel
-from clipfleet.workers.normalise import l2_normalise
 
 pytest.importorskip("tensorrt")
 pytest.importorskip("cuda.bindings.runtime")

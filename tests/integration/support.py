@@ -27,7 +27,7 @@ from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.verify.verify import prove
 from clipfleet.tasks.broker.redis_client import connect, held_length, queue_length
 from clipfleet.tasks.submit.submit import Submission, submit
-from clipfleet.workers.engine_process import environment_of
+from clipfleet.workers.environment import environment_of
 from tests.steps import Step, steps_environment
 
 PATIENCE_S = 120.0  # for what comes in a second or two, on a machine that does much else

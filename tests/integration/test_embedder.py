@@ -21,7 +21,7 @@ def picture(path: Path, seed: int) -> Item:
     return Item(id=path.name, uri=str(path))
 
 
-def test_isolated_vectors_are_those_of_the_fast_way_and_each_image_is_progress(
+def test_isolated_decoding_gives_equal_vectors_and_reports_progress_for_each_image(
     tmp_path: Path,
 ) -> None:
     """Else a shard of slow images would be ended by its deadline, again and again."""
@@ -29,9 +29,9 @@ def test_isolated_vectors_are_those_of_the_fast_way_and_each_image_is_progress(
     items = [picture(tmp_path / f"{i}.png", i) for i in range(COUNT)]
     (tmp_path / "broken.png").write_bytes(b"no picture")
     items.append(Item(id="broken", uri=str(tmp_path / "broken.png")))
-    told: list[None] = []
+    reported: list[None] = []
     with Embedder(engine, Settings(decode_threads=2)) as embedder:
-        isolated = embedder.embed(items, isolated=True, progress=lambda: told.append(None))
+        isolated = embedder.embed(items, isolated=True, progress=lambda: reported.append(None))
         fast = embedder.embed(items)
     np.testing.assert_array_equal(isolated.vectors, fast.vectors)
     assert (isolated.items, isolated.failures, isolated.sizes) == (
@@ -40,4 +40,4 @@ def test_isolated_vectors_are_those_of_the_fast_way_and_each_image_is_progress(
         fast.sizes,
     )
     assert len(fast.failures) == 1
-    assert len(told) >= len(items)
+    assert len(reported) >= len(items)

@@ -18,7 +18,7 @@ from clipfleet.errors import ItemError, StorageError
 from clipfleet.settings import Settings
 from clipfleet.workers.http.fetcher import MAX_REDIRECTS, BusyError, Fetcher, FetchLimits
 from clipfleet.workers.http.policy import UrlPolicy
-from clipfleet.workers.images.read import MAX_MESSAGE_LENGTH
+from clipfleet.workers.item_errors import MAX_MESSAGE_LENGTH
 from tests.web import Handler, Web, make_certificate, redirect, resolver, serve_web, status
 
 BODY = b"picture " * 1000
@@ -61,7 +61,7 @@ def failure(fetched: Fetcher, url: str) -> ItemError:
     return raised.value
 
 
-def test_what_is_there_is_fetched_over_one_connection(web: Web) -> None:
+def test_urls_of_one_origin_share_a_connection(web: Web) -> None:
     client = fetcher(web)
     for path in ("/a.jpg", "/gone", "/a.jpg"):
         if path == "/gone":
@@ -71,7 +71,7 @@ def test_what_is_there_is_fetched_over_one_connection(web: Web) -> None:
     assert web.connections == 1
 
 
-def test_a_server_is_told_who_asks_and_nothing_else(
+def test_a_request_names_clipfleet_and_nothing_else(
     web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
@@ -304,7 +304,7 @@ def test_a_length_that_promises_less_than_comes_harms_no_other_url(web: Web) -> 
     assert web.connections == 2  # what was left over was not taken for an answer
 
 
-def test_what_is_compressed_is_refused(web: Web) -> None:
+def test_a_compressed_body_is_refused(web: Web) -> None:
     web.pages["/x"] = lambda handler, _: handler.answer(200, BODY, Content_Encoding="gzip")
     error = failure(fetcher(web), web.url("/x"))
     assert error.code == "http_error"
@@ -338,7 +338,7 @@ def raw(answer: bytes) -> Callable[[Handler, int], None]:
         (b"", "fetch_failed"),
     ],
 )
-def test_what_is_no_answer(web: Web, answer: bytes, code: str | None) -> None:
+def test_a_malformed_answer_is_an_error(web: Web, answer: bytes, code: str | None) -> None:
     web.pages["/x"] = raw(answer)
     if code is None:
         assert fetcher(web).fetch(web.url("/x")) == b"abc"
@@ -446,7 +446,7 @@ def test_tls_is_checked_for_the_name_though_the_address_is_connected_to(secure: 
     assert "certificate is not trusted: Hostname mismatch" in str(error)
 
 
-def test_a_certificate_of_nobody_known_is_refused(
+def test_a_certificate_of_an_unknown_authority_is_refused(
     secure: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")

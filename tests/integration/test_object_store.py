@@ -16,8 +16,8 @@ from clipfleet.storage.format.enqueue_state import Queued
 from clipfleet.tasks.dataset_access import dataset_root
 from clipfleet.tasks.status import read_progress
 from clipfleet.tasks.submit.reconcile import is_ours
-from clipfleet.workers.engine_process import preflight
 from clipfleet.workers.engines.fake import fake_card, write_fake_engine
+from clipfleet.workers.preflight import preflight
 from tests.s3 import REFUSE_503, S3
 
 OUTPUT = "s3://bucket/out"

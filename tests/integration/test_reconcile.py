@@ -23,7 +23,7 @@ from clipfleet.tasks.submit import enqueue as queueing
 from clipfleet.tasks.submit.enqueue import queue_missing, queueing_lock
 from clipfleet.tasks.submit.reconcile import Reconciler
 from clipfleet.tasks.submit.resume import resume
-from clipfleet.workers.engine_process import environment_of
+from clipfleet.workers.environment import environment_of
 from tests.datasets import numbered_texts
 from tests.integration.conftest import MakeBench
 from tests.integration.support import Bench, wait_until

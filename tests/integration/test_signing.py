@@ -18,7 +18,8 @@ from clipfleet.tasks.broker.signing import SIGNATURE_HEADER, signature
 from clipfleet.tasks.status import read_progress
 from clipfleet.tasks.submit.reconcile import Reconciler
 from clipfleet.tasks.submit.resume import resume
-from clipfleet.workers.engine_process import environment_of, preflight
+from clipfleet.workers.environment import environment_of
+from clipfleet.workers.preflight import preflight
 from tests.integration.conftest import MakeBench
 from tests.integration.support import Bench, processes_of, texts, wait_until
 

@@ -25,7 +25,6 @@ CONVERT_MAY_USE = (
     "clipfleet.workers.engines",
     "clipfleet.workers.images",
     "clipfleet.workers.text",
-    "clipfleet.workers.normalise",
 )
 
 

@@ -1,1 +1,1 @@
-"""A tower compiled for one runtime, behind one protocol."""
+"""Engines: a tower compiled for one runtime, with one protocol for all runtimes."""

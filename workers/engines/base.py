@@ -1,14 +1,16 @@
-"""The engine protocol: what every runtime's engine offers to the pipeline."""
+"""The engine protocol, and the steps around every engine: input checks, batches, L2 norms."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfleet.model_card import ModelCard
+from clipfleet.errors import EngineError
+from clipfleet.model_card import ModelCard, TensorSpec
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
@@ -24,14 +26,14 @@ class Engine(Protocol):
     """
 
     card: ModelCard
-    max_batch: int  # items that it should be called with at once, to be fed well
+    max_batch: int  # how many inputs a call should have for full speed
 
     def __call__(self, inputs: Array) -> NDArray[np.float32]: ...
 
     def empty_inputs(self, count: int) -> Array:
-        """Return an array (count, …) for inputs, where the engine takes them from best.
+        """Return an uninitialised array (count, …) in memory that the engine reads fastest.
 
-        Its content is any; an engine takes inputs from everywhere else as well.
+        An engine takes inputs from any other array as well.
         """
         spec = self.card.input
         return np.empty((count, *(size or 1 for size in spec.shape[1:])), np.dtype(spec.dtype))
@@ -48,3 +50,55 @@ class Engine(Protocol):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def checked_inputs(inputs: Array, card: ModelCard) -> Array:
+    """Return inputs (n, …) in the dtype of the card's input: int64 ids may become int32.
+
+    Raises:
+        EngineError: The inputs have another shape, or a dtype of another kind.
+    """
+    check_inputs(inputs.shape, inputs.dtype, card.input, taker=f"{card.tower} engine {card.engine}")
+    return np.ascontiguousarray(inputs, dtype=np.dtype(card.input.dtype))
+
+
+def check_inputs(
+    shape: Sequence[int], dtype: np.dtype[Any], spec: TensorSpec, *, taker: str
+) -> None:
+    """Check that inputs of a shape and dtype match a spec, or can be converted to its dtype.
+
+    `taker` is the engine's name for the message.
+
+    Raises:
+        EngineError: The shape is another, or the dtype is of another kind.
+    """
+    fits = len(shape) == len(spec.shape) and all(
+        size in (None, given) for size, given in zip(spec.shape[1:], shape[1:], strict=True)
+    )
+    if not fits or dtype.kind != np.dtype(spec.dtype).kind:
+        raise EngineError(
+            f"inputs are {dtype} {tuple(shape)}: the {taker} "
+            f"takes {spec.dtype} (n, {', '.join(map(str, spec.shape[1:]))}) as {spec.name!r}"
+        )
+
+
+def batches(inputs: Array, size: int, *, padded: bool) -> Iterator[tuple[Array, int]]:
+    """Yield batches of up to `size` inputs with their count; `padded` repeats the last input."""
+    for start in range(0, len(inputs), size):
+        batch = inputs[start : start + size]
+        count = len(batch)
+        if padded and count < size:
+            batch = np.concatenate([batch, np.repeat(batch[-1:], size - count, axis=0)])
+        yield batch, count
+
+
+def l2_normalise(features: NDArray[Any]) -> NDArray[np.float32]:
+    """Return features (n, D) divided by their L2 norms, float32 (n, D).
+
+    A row that has no direction (all zeros, or with a NaN or an infinity) becomes all NaN.
+    """
+    wide = features.astype(np.float64)  # squares of float32 can overflow float32
+    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    norms[(norms == 0) | ~np.isfinite(norms)] = np.nan
+    vectors: NDArray[np.float32] = (wide / norms).astype(np.float32)
+    return vectors

@@ -1,4 +1,4 @@
-"""An engine for tests: it needs no model, and its features tell its inputs apart."""
+"""An engine for tests: it needs no model, and its features differ for different inputs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ from clipfleet.model_card import (
     sha256_of,
     write_card,
 )
-from clipfleet.workers.engines.base import Array, Engine
-from clipfleet.workers.engines.batching import checked_inputs
+from clipfleet.workers.engines.base import Array, Engine, checked_inputs
 
 _LOST = "the fake GPU has fallen off the bus"
 
 
 class FakeEngine(Engine):
-    """Features made from a hash of each input's bytes: only equal inputs give equal features."""
+    """Features from a hash of each input's bytes: only equal inputs have equal features."""
 
     def __init__(
         self,
@@ -38,9 +37,9 @@ class FakeEngine(Engine):
         item_s: float = 0.0,
         lost_after_items: int | None = None,
     ) -> None:
-        """`item_s` is how long each item takes, in seconds, so that a test can come in between.
+        """`item_s` is the time for each item in seconds, so that a test can interrupt it.
 
-        After `lost_after_items` the engine behaves as if its GPU had gone.
+        After `lost_after_items` items the engine behaves as if its GPU were lost.
         """
         self.card = card
         self.max_batch = card.batch_size or max_batch
@@ -53,13 +52,13 @@ class FakeEngine(Engine):
         """Return the engine that `write_fake_engine` wrote.
 
         Raises:
-            EngineError: The file is not the card's, or not a fake engine's.
-            GpuLostError: It says so: `lost_after_items` is 0.
+            EngineError: The file is not the card's, or no fake engine.
+            GpuLostError: The file's `lost_after_items` is 0.
         """
         check_files(card, engine_path)
         try:
-            told = json.loads(engine_path.read_text())
-            item_s, lost_after_items = float(told["item_s"]), told.get("lost_after_items")
+            content = json.loads(engine_path.read_text())
+            item_s, lost_after_items = float(content["item_s"]), content.get("lost_after_items")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise EngineError(f'{engine_path} is not {{"item_s": seconds}}: {error}') from error
         if lost_after_items == 0:
@@ -78,11 +77,11 @@ class FakeEngine(Engine):
         return features
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the engine has no resources."""
 
 
 def _features(data: bytes, dim: int) -> NDArray[np.float64]:
-    """`dim` numbers between -1 and 1."""
+    """Return `dim` numbers between -1 and 1."""
     digest = hashlib.blake2b(data).digest()
     numbers = np.frombuffer(hashlib.shake_128(digest).digest(4 * dim), dtype="<i4")
     return numbers / 2.0**31
@@ -96,7 +95,7 @@ def fake_card(
     context_length: int = 52,
     batch_size: int | None = None,
 ) -> ModelCard:
-    """Return the card of a `FakeEngine` that has no file."""
+    """Return the card of a `FakeEngine` without a file."""
     pixels = TensorSpec(
         name="image", shape=(batch_size, 3, resolution, resolution), dtype="float32"
     )

@@ -18,7 +18,8 @@ def load_engine(card_path: str | Path, settings: Settings) -> Engine:
     Raises:
         CardError: The card or its engine is missing, or the card does not fit its schema.
         DependencyError: The runtime's package is not installed.
-        EngineError: The engine is not its card's, does not load, or no worker runs its runtime.
+        EngineError: The engine does not match its card, does not load, or no worker runs its
+            runtime.
     """
     card, engine_path = load_card(card_path)
     if card.runtime == "onnxruntime":
@@ -32,7 +33,7 @@ def load_engine(card_path: str | Path, settings: Settings) -> Engine:
     if card.runtime == "fake":
         return FakeEngine.load(card, engine_path, max_batch=settings.max_batch)
     if card.runtime == "tensorrt":
-        # Here, because it is loaded for such an engine only.
+        # Imported for a TensorRT engine only.
         from clipfleet.workers.engines.tensorrt.engine import TensorRTEngine
 
         return TensorRTEngine(

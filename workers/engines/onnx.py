@@ -1,9 +1,9 @@
 """ONNX Runtime engines, on the CPU or on a CUDA GPU.
 
-On the CPU a session has one thread, and as many calls as there are cores run at once.
-Measured on 2 cores at batch 1, that is a third faster than one call on all cores for a
-small model (2,491 against 1,941 images/s) and as fast for a ViT-B-16, and nothing spins while
-pictures are decoded. A CPU gains little from batches and loses by large ones.
+On the CPU a session has one thread, and one call a core runs at the same time. Measured on
+2 cores at batch 1, this is a third faster than one call on all cores for a small model (2,491
+against 1,941 images/s) and as fast for a ViT-B-16, and no thread spins while pictures are
+decoded. On a CPU, batches gain little, and large batches are slower.
 """
 
 from __future__ import annotations
@@ -20,22 +20,21 @@ from clipfleet.architectures import Tower
 from clipfleet.errors import DependencyError, EngineError, EngineMismatchError, GpuLostError
 from clipfleet.model_card import ModelCard, TensorSpec, check_files
 from clipfleet.settings import cores
-from clipfleet.workers.engines.base import Array, Engine
-from clipfleet.workers.engines.batching import batches, checked_inputs
+from clipfleet.workers.engines.base import Array, Engine, batches, checked_inputs
 
 Provider = Literal["auto", "cpu", "cuda"]
 
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
-# A float32 engine's vectors are its card's: TF32 would round the products to 10 bits.
+# Not TF32: it would round the factors of a float32 engine's products to 10 bits.
 _CUDA_OPTIONS = {"use_tf32": 0}
 
 # Items a call on the CPU, for engines that take any number. One thread's ms an item at 1, 4, 8
 # and 32: images (ViT-B-16) 185, 190, 199, 225; texts (4 layers, width 768) 20, 15.6, 15.3, 17.
 _CPU_BATCH: dict[Tower, int] = {"img": 4, "txt": 8}
 _ERRORS_ONLY = 3  # ONNX Runtime's log severity
-# CUDA's words, and its names, for errors after which every later call of the process fails, or the
-# GPU is gone: ONNX Runtime passes on one or the other. The names are those of `cuda_errors`.
+# CUDA's messages and names of errors after which each later call of the process fails, or the GPU
+# is lost. ONNX Runtime passes on one or the other. The names are those in `cuda.errors`.
 _LOST = re.compile(
     r"illegal memory access|illegal instruction|misaligned address|invalid program counter"
     r"|operation not supported on global/shared|hardware stack error|unspecified launch failure"
@@ -49,7 +48,7 @@ _LOST = re.compile(
     r"|InitializationError)",
     re.IGNORECASE,
 )
-_DTYPES = {  # ONNX Runtime's names, and NumPy's
+_DTYPES = {  # ONNX Runtime's names to NumPy's
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
     "tensor(double)": "float64",
@@ -72,8 +71,8 @@ class OnnxEngine(Engine):
     ) -> None:
         """Load an engine file and check it against its card.
 
-        `threads` 0 means as many as this process has cores. `max_batch` is for engines
-        that take any batch size; others take their card's.
+        With `threads` 0 there are as many as this process has cores. `max_batch` is for engines
+        of any batch size; other engines have their card's.
 
         Raises:
             DependencyError: onnxruntime is not installed.
@@ -97,14 +96,14 @@ class OnnxEngine(Engine):
 
     @property
     def provider(self) -> str:
-        """ONNX Runtime's name of what runs the engine."""
+        """The name of the execution provider that runs the engine."""
         return str(self._session.get_providers()[0])
 
     def __call__(self, inputs: Array) -> NDArray[np.float32]:
         """Return the features of n inputs, float32 (n, D).
 
         Raises:
-            EngineError: The inputs do not fit the card, or ONNX Runtime failed.
+            EngineError: The inputs do not match the card, or ONNX Runtime failed.
             GpuLostError: The GPU is lost; this process must end.
         """
         inputs = checked_inputs(inputs, self.card)
@@ -122,9 +121,9 @@ class OnnxEngine(Engine):
             output: Array = self._session.run(
                 [self.card.output.name], {self.card.input.name: batch}
             )[0]
-        except Exception as error:  # its exceptions share no other base
-            what = f"ONNX Runtime failed in {self.card.engine}: {error}"
-            raise _failure(what, on_cuda=self.provider == CUDA_PROVIDER) from error
+        except Exception as error:  # ONNX Runtime's exceptions share no other base
+            message = f"ONNX Runtime failed in {self.card.engine}: {error}"
+            raise _failure(message, on_cuda=self.provider == CUDA_PROVIDER) from error
         return output[:count]
 
     def close(self) -> None:
@@ -133,13 +132,13 @@ class OnnxEngine(Engine):
         self._session = None
 
 
-def _failure(what: str, *, on_cuda: bool) -> EngineError:
-    if on_cuda and _LOST.search(what):
+def _failure(message: str, *, on_cuda: bool) -> EngineError:
+    if on_cuda and _LOST.search(message):
         return GpuLostError(
-            f"{what}: this process cannot use the GPU any more; start it again, and if this "
+            f"{message}: this process cannot use the GPU any more; start it again, and if this "
             "comes back see nvidia-smi and the kernel's log (Xid)"
         )
-    return EngineError(what)
+    return EngineError(message)
 
 
 def _session(path: Path, provider: Provider) -> Any:
@@ -161,7 +160,7 @@ def _session(path: Path, provider: Provider) -> Any:
     options.log_severity_level = _ERRORS_ONLY
     with_cuda = provider != "cpu" and CUDA_PROVIDER in offered
     if with_cuda and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # CUDA and cuDNN may be packages; the system's loader misses them
+        ort.preload_dlls()  # CUDA and cuDNN may be Python packages; the system's loader misses them
     try:
         session = ort.InferenceSession(
             str(path),
@@ -169,9 +168,9 @@ def _session(path: Path, provider: Provider) -> Any:
             providers=[CUDA_PROVIDER, CPU_PROVIDER] if with_cuda else [CPU_PROVIDER],
             provider_options=[_CUDA_OPTIONS, {}] if with_cuda else [{}],
         )
-    except Exception as error:  # its exceptions share no other base
-        what = f"ONNX Runtime cannot load {path}: {error}"
-        raise _failure(what, on_cuda=with_cuda) from error
+    except Exception as error:  # ONNX Runtime's exceptions share no other base
+        message = f"ONNX Runtime cannot load {path}: {error}"
+        raise _failure(message, on_cuda=with_cuda) from error
     if provider == "cuda" and session.get_providers()[0] != CUDA_PROVIDER:
         raise EngineError(
             f"provider is cuda, and ONNX Runtime fell back to {session.get_providers()[0]} for "

@@ -1,4 +1,4 @@
-"""The reference engine: a PyTorch module. Conversion is compared with it; no worker loads it."""
+"""The reference engine: a PyTorch module. Conversions are compared with it; no worker uses it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from clipfleet.errors import EngineMismatchError
 from clipfleet.model_card import ModelCard
-from clipfleet.workers.engines.base import Array, Engine
-from clipfleet.workers.engines.batching import batches, checked_inputs
+from clipfleet.workers.engines.base import Array, Engine, batches, checked_inputs
 
 
 class TorchEngine(Engine):
-    """A function of tensors (n, …) → (n, D), such as a model's `encode_image`, as an engine."""
+    """An engine made of a function of tensors (n, …) → (n, D), such as a model's `encode_image`."""
 
     def __init__(
         self,
@@ -35,8 +34,8 @@ class TorchEngine(Engine):
         """Return the features of n inputs, float32 (n, D).
 
         Raises:
-            EngineError: The inputs do not fit the card.
-            EngineMismatchError: The function's result does not.
+            EngineError: The inputs do not match the card.
+            EngineMismatchError: The function's result does not match the card.
         """
         inputs = checked_inputs(inputs, self.card)
         features = np.empty((len(inputs), self.card.dim), dtype=np.float32)
@@ -53,4 +52,4 @@ class TorchEngine(Engine):
         return features
 
     def close(self) -> None:
-        """The module belongs to the caller."""
+        """Do nothing: the module belongs to the caller."""

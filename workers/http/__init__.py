@@ -1,1 +1,1 @@
-"""URLs: which are allowed, and how they are fetched."""
+"""The policy of URLs, and fetching."""

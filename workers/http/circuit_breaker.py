@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from clipfleet.errors import ItemError
 from clipfleet.workers.backoff import backoff_s
 from clipfleet.workers.http.fetcher import BusyError
-from clipfleet.workers.images.read import item_error
+from clipfleet.workers.item_errors import item_error
 
 _IN_A_ROW = 8  # failures in a row after which the host is at fault, not the URL
 _MAX_HOSTS = 10_000  # failing hosts that are kept in memory
@@ -20,18 +20,18 @@ class _HostState:
     in_a_row: int = 0
     pauses: int = 0
     paused_until_s: float = 0.0
-    asked_until_s: float = 0.0  # the server's own Retry-After
+    retry_after_until_s: float = 0.0  # the end of the server's Retry-After
     down_until_s: float = 0.0
     code: str = ""
     message: str = ""
 
 
-class Hosts:
-    """Hosts that failed since their last answer; all times are of one monotonic clock.
+class CircuitBreaker:
+    """The failures of each host since its last answer; all times are of one monotonic clock.
 
     After 8 failures in a row, requests to a host pause; each pause is longer than the last. A host
     that still fails `retry_s` after its first failure is down for `retry_s`: each request fails
-    at once. So a dead host costs a shard seconds, not a time-out for each item.
+    at once. So a dead host costs a shard seconds, not a timeout for each item.
     """
 
     def __init__(self, retry_s: float) -> None:
@@ -43,33 +43,37 @@ class Hosts:
         state = self._hosts.get(host)
         if state is None or now_s >= state.down_until_s:
             return None
-        said = f"{host} was not asked again, for it failed {state.in_a_row} times: "
-        return item_error(state.code, said + state.message)
+        message = (
+            f"{host} was not asked again, for it failed {state.in_a_row} times: {state.message}"
+        )
+        return item_error(state.code, message)
 
     def paused_until_s(self, host: str) -> float:
         """Return the time from which requests to a host are allowed; 0 without a pause."""
         state = self._hosts.get(host)
-        return max(state.paused_until_s, state.asked_until_s) if state else 0.0
+        return max(state.paused_until_s, state.retry_after_until_s) if state else 0.0
 
     def answered(self, host: str, now_s: float) -> None:
         """Record that a host answered, with any status; its Retry-After stays in force."""
         state = self._hosts.pop(host, None)
-        if state is not None and state.asked_until_s > now_s:
-            self._hosts[host] = _HostState(since_s=now_s, asked_until_s=state.asked_until_s)
+        if state is not None and state.retry_after_until_s > now_s:
+            self._hosts[host] = _HostState(
+                since_s=now_s, retry_after_until_s=state.retry_after_until_s
+            )
 
     def failed(self, host: str, error: ItemError, now_s: float) -> None:
         """Record a transient failure."""
         state = self._hosts.setdefault(host, _HostState(since_s=now_s))
-        left_alone_s = now_s - max(state.last_s, state.asked_until_s)
-        if state.in_a_row < _IN_A_ROW and left_alone_s >= self._retry_s:
-            state.in_a_row, state.since_s = 0, now_s  # the failures are old
+        idle_s = now_s - max(state.last_s, state.retry_after_until_s)
+        if state.in_a_row < _IN_A_ROW and idle_s >= self._retry_s:
+            state.in_a_row, state.since_s = 0, now_s  # the earlier failures are too old to count
         state.in_a_row, state.last_s = state.in_a_row + 1, now_s
-        # Not the error itself: its traceback keeps the bytes that were read in memory.
+        # Not the error itself: its traceback would keep the response's bytes in memory.
         state.code, state.message = error.code, str(error)
-        asked_s = error.retry_after_s if isinstance(error, BusyError) else None
-        if asked_s is not None:  # a rate limit, most likely: the host is not down
-            asked_s = min(asked_s, self._retry_s)
-            state.asked_until_s = max(state.asked_until_s, now_s + asked_s)
+        retry_after_s = error.retry_after_s if isinstance(error, BusyError) else None
+        if retry_after_s is not None:  # most likely a rate limit: the host is not down
+            retry_after_s = min(retry_after_s, self._retry_s)
+            state.retry_after_until_s = max(state.retry_after_until_s, now_s + retry_after_s)
         elif state.in_a_row >= _IN_A_ROW and now_s >= state.paused_until_s:
             state.pauses += 1
             end_s = state.since_s + self._retry_s

@@ -1,4 +1,4 @@
-"""HTTP connections to allowed hosts: to a checked address, and within one deadline."""
+"""HTTP connections to checked addresses of allowed hosts, within one deadline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Deadline:
         self._step_s = step_s
 
     def left_s(self, at_most_s: float | None = None) -> float:
-        """Return the seconds that the next step may take.
+        """Return the seconds that the next step may take, at most `at_most_s`.
 
         Raises:
             TimeoutError: The fetch has no time left.
@@ -36,7 +36,7 @@ class Deadline:
         return min(left_s, self._step_s if at_most_s is None else at_most_s)
 
     def extend(self, seconds: float) -> None:
-        """Move the end of the fetch: this process waited, and not for the server."""
+        """Move the end of the fetch by the seconds that this process did not read."""
         self._end_s += seconds
 
 
@@ -50,8 +50,8 @@ class _Reader(io.RawIOBase):
     def __init__(self, connection: CheckedConnection, plain: socket.socket) -> None:
         self._connection = connection
         self._socket = plain
-        # This stream keeps the socket open: http.client closes the socket before the body is
-        # read, where no other answer follows.
+        # This stream keeps the socket open: before the last body of a connection is read,
+        # http.client closes its socket.
         self._raw = plain.makefile("rb", buffering=0)
 
     def readable(self) -> bool:
@@ -67,7 +67,7 @@ class _Reader(io.RawIOBase):
 
 
 class _BoundedReader(io.BufferedReader):
-    """A reader that refuses an unlimited read: http.client does one for a chunk of -1 bytes."""
+    """A reader that refuses unlimited reads: http.client reads so for a chunk of -1 bytes."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:
@@ -94,7 +94,7 @@ class _TimedSocket:
 
 
 class CheckedConnection(http.client.HTTPConnection):
-    """A connection to a target's host: the name is resolved once, and its addresses are checked."""
+    """A connection to a target's host; the name is resolved once and its addresses are checked."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class CheckedConnection(http.client.HTTPConnection):
         resolve: Resolve = socket.getaddrinfo,
     ) -> None:
         super().__init__(target.host, target.port)
-        self.default_port = DEFAULT_PORTS[target.scheme]  # the header Host leaves this port out
+        self.default_port = DEFAULT_PORTS[target.scheme]  # the Host header omits this port
         self.target = target
         self.deadline = deadline
         self.idle_since_s = 0.0
@@ -156,7 +156,7 @@ class CheckedConnection(http.client.HTTPConnection):
             return False
         poll = select.poll()  # select.select takes no descriptor above 1,023
         poll.register(self.sock.plain, select.POLLIN)
-        return not poll.poll(0)  # no end of the stream, and no byte that nobody asked for
+        return not poll.poll(0)  # neither the end of the stream nor an unexpected byte
 
 
 class IdleConnections:

@@ -32,28 +32,27 @@ from clipfleet.settings import Settings
 from clipfleet.workers.http.connection import CheckedConnection, Deadline, IdleConnections
 from clipfleet.workers.http.policy import Target, UrlPolicy
 from clipfleet.workers.http.resolve import Resolve
-from clipfleet.workers.images.read import item_error, shown
+from clipfleet.workers.item_errors import item_error, shown
 
 MAX_REDIRECTS = 5
 _PIECE_BYTES = 1 << 16
-_SMALL_BODY_BYTES = 1 << 14  # of an error or redirect: read to the end, to keep the connection
+_SMALL_BODY_BYTES = 1 << 14  # of an error or redirect; read, so that the connection can be kept
 
 _HEADERS = {
     "User-Agent": f"clipfleet/{__version__}",
     "Accept": "image/*,*/*;q=0.5",
-    "Accept-Encoding": "identity",  # a compressed body may grow beyond every limit
+    "Accept-Encoding": "identity",  # a compressed body could expand beyond every limit
 }
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BUSY = frozenset({408, 425, 429})  # and 5xx
 _GONE = frozenset({404, 410})
 _DENIED = frozenset({401, 403, 407, 451})
-# The fault is this machine's, not the item's: the shard is tried again.
-_OUR_TROUBLE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+# The cause is this machine, not the item: the shard is retried.
+_LOCAL_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 # The server closed an idle connection. RemoteDisconnected is both of these.
 _STALE = (ConnectionError, http.client.BadStatusLine)
 
-# Reserves room for a number of bytes before they are kept. Waits for it if need be, and returns
-# the seconds waited.
+# Reserves room for a number of bytes, after a wait if need be; returns the seconds waited.
 Room = Callable[[int], float]
 
 
@@ -105,7 +104,7 @@ class Fetcher:
         """Return the body of a URL, after redirects.
 
         Raises:
-            ItemError: The URL is refused, or was not fetched; its code says if it is transient.
+            ItemError: The URL is refused or was not fetched; the code says if that is transient.
             StorageError: This process has no file descriptor or memory left.
         """
         limits = self._limits
@@ -121,7 +120,7 @@ class Fetcher:
         except http.client.IncompleteRead as error:
             raise _cut_off(url, str(error)) from error
         except OSError as error:
-            if error.errno in _OUR_TROUBLE:
+            if error.errno in _LOCAL_ERRORS:
                 raise StorageError(
                     f"{shown(url)} cannot be fetched now: {error.strerror}; the limit of open "
                     "files must be above CLIPFLEET_URL_THREADS"
@@ -155,7 +154,7 @@ class Fetcher:
         if kept is not None:
             try:
                 return kept, _request(kept, target)
-            except _STALE:  # a new connection tells if the server is well
+            except _STALE:  # a new connection shows whether the server works
                 kept.close()
         connection = CheckedConnection(
             target,
@@ -212,20 +211,22 @@ def _request(connection: CheckedConnection, target: Target) -> http.client.HTTPR
 
 
 def _read_rest(answer: http.client.HTTPResponse) -> None:
-    """Read and drop a small body, so that the connection can be used again."""
-    with contextlib.suppress(OSError, http.client.HTTPException):  # the caller closes it then
+    """Read and drop a small body, so that the connection can be reused."""
+    with contextlib.suppress(
+        OSError, http.client.HTTPException
+    ):  # the caller then closes the connection
         answer.read(_SMALL_BODY_BYTES)
 
 
 def _error(url: str, answer: http.client.HTTPResponse) -> ItemError:
     _read_rest(answer)
     status = answer.status
-    said = f"{shown(url)}: its server answers {status} {shown(answer.reason)}"
+    message = f"{shown(url)}: its server answers {status} {shown(answer.reason)}"
     if status in _BUSY or status >= 500:
-        return BusyError(said, _retry_after_s(answer.headers.get("Retry-After")))
+        return BusyError(message, _retry_after_s(answer.headers.get("Retry-After")))
     if status in _GONE:
-        return item_error(MISSING, said)
-    return item_error(PERMISSION_DENIED if status in _DENIED else HTTP_ERROR, said)
+        return item_error(MISSING, message)
+    return item_error(PERMISSION_DENIED if status in _DENIED else HTTP_ERROR, message)
 
 
 def _retry_after_s(value: str | None) -> float | None:

@@ -1,4 +1,4 @@
-"""The URLs that a worker may fetch: by scheme, host and port, before a name is resolved."""
+"""The policy of URLs: which scheme, host and port may be fetched, before a name is resolved."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from clipfleet.error_codes import HTTP_ERROR, NOT_ALLOWED
 from clipfleet.errors import ItemError
 from clipfleet.hosts import AllowedHost, allowed_host, canonical_host, split_port
 from clipfleet.settings import Settings
-from clipfleet.workers.images.read import item_error, no_urls, shown
+from clipfleet.workers.images.read import refuse_url
+from clipfleet.workers.item_errors import item_error, shown
 
 DEFAULT_PORTS = {"https": 443, "http": 80}
 
 _URL = re.compile(r"(?P<scheme>[^:/?#]+)://(?P<netloc>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))  # not quoted again; escapes stay as they are
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))  # not quoted; escapes stay as they are
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +67,7 @@ class UrlPolicy:
             ItemError: `not_allowed`: no host is named in the settings, or this URL is refused.
         """
         if not self.hosts and not self.private_hosts:
-            no_urls(url)
+            refuse_url(url)
         try:
             return self._target(url)
         except ValueError as error:
@@ -80,9 +81,7 @@ class UrlPolicy:
         """
         try:
             url = urljoin(origin.url, location)
-        except (
-            ValueError
-        ) as error:  # a bracket without its pair, or a letter that NFKC turns into a separator
+        except ValueError as error:  # an unpaired bracket, or a letter that NFKC makes a separator
             raise _refused(origin.url, f"it redirects elsewhere: {error}") from error
         if origin.scheme == "https" and not url.lower().startswith("https:"):
             reason = f"{shown(origin.url)} redirects to a URL that is not https, which is refused"
@@ -122,7 +121,7 @@ class UrlPolicy:
 
 
 def named_host(url: str) -> str:
-    """Return a URL's host and port as they are written, in lower case; "" without a host."""
+    """Return a URL's host and port as written, in lower case; "" without a host."""
     found = _URL.match(url)
     return found["netloc"].lower() if found else ""
 

@@ -13,47 +13,52 @@ from clipfleet.error_codes import FETCH_TIMEOUT, TRANSIENT_CODES
 from clipfleet.errors import ClipfleetError, ItemError
 from clipfleet.settings import Settings
 from clipfleet.workers.backoff import backoff_s
-from clipfleet.workers.http.circuit_breaker import Hosts
+from clipfleet.workers.http.circuit_breaker import CircuitBreaker
 from clipfleet.workers.http.fetcher import Fetcher, FetchLimits, Room
 from clipfleet.workers.http.policy import UrlPolicy, named_host
 from clipfleet.workers.http.queue import Pending, Queue, State
-from clipfleet.workers.images.read import item_error, shown
+from clipfleet.workers.item_errors import item_error, shown
 
 Fetch = Callable[[str, Room], bytes]
 
-# A server may close a connection that we did not read from for this long: not a failure of it.
-_SERVERS_PATIENCE_S = 5.0
+# If this process did not read for so long, a closed connection is no failure of the server.
+_MAX_BLOCKED_S = 5.0
 _STALL_SHARE = 0.5  # of `shard_deadline_s`, after which a process without progress is killed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Patience:
-    """The limits of retries."""
+class RetryLimits:
+    """The limits of attempts for one URL, and of waits for a shard."""
 
     attempts: int = 3  # for one URL
     retry_s: float = 30.0  # from a URL's first failure to its last attempt
-    stall_s: float = 900.0  # longest time in which no URL of the shard is taken
+    stall_s: float = 900.0  # longest time without a URL of the shard being taken
 
 
 class _DroppedError(ClipfleetError):
-    """A fetch whose shard was given up."""
+    """A fetch whose shard is not read any more."""
 
 
-class FetchAhead:
+class Prefetcher:
     """Fetches the URLs of one shard after another, in their order, in threads of its own.
 
-    Bodies that are not taken yet hold at most `ahead_bytes`, plus the body that a caller of
-    `take` waits for: that one is always read, so no two waits block each other.
+    Bodies that are not taken yet have at most `ahead_bytes` in total. The body for which a caller
+    of `take` waits may exceed that limit, so that threads and caller never wait for each other.
     """
 
     def __init__(
-        self, fetch: Fetch, *, threads: int, ahead_bytes: int, patience: Patience | None = None
+        self,
+        fetch: Fetch,
+        *,
+        threads: int,
+        ahead_bytes: int,
+        retry_limits: RetryLimits | None = None,
     ) -> None:
         self._fetch = fetch
         self._count = threads
         self._ahead_bytes = ahead_bytes
-        self._patience = patience or Patience()
-        self._hosts = Hosts(self._patience.retry_s)
+        self._retry_limits = retry_limits or RetryLimits()
+        self._breaker = CircuitBreaker(self._retry_limits.retry_s)
         self._pending: dict[str, Pending] = {}
         self._queue = Queue()
         self._held_bytes = 0
@@ -66,13 +71,13 @@ class FetchAhead:
         self._change = threading.Condition(self._lock)  # a URL was fetched, or postponed
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> FetchAhead:
+    def from_settings(cls, settings: Settings) -> Prefetcher:
         fetcher = Fetcher(
             UrlPolicy.from_settings(settings),
             FetchLimits.from_settings(settings),
             idle_connections=settings.url_threads,
         )
-        patience = Patience(
+        retry_limits = RetryLimits(
             attempts=settings.read_attempts,
             retry_s=settings.read_retry_s,
             stall_s=settings.shard_deadline_s * _STALL_SHARE,
@@ -81,21 +86,21 @@ class FetchAhead:
             fetcher.fetch,
             threads=settings.url_threads,
             ahead_bytes=settings.url_ahead_bytes,
-            patience=patience,
+            retry_limits=retry_limits,
         )
 
     def begin(self, urls: Collection[str]) -> None:
         """Start to fetch the URLs of a shard, each once; drop the rest of the previous shard."""
         with self._lock:
             self._drop()
-            self._end_s = time.monotonic() + self._patience.stall_s
-            for position, (url, takers) in enumerate(Counter(urls).items()):
-                self._add(url, position, takers)
+            self._end_s = time.monotonic() + self._retry_limits.stall_s
+            for position, (url, users) in enumerate(Counter(urls).items()):
+                self._add(url, position, users)
             self._start_threads()
             self._work.notify_all()
 
     def take(self, url: str) -> bytes:
-        """Wait for a URL's body and return it; a URL that was not begun is fetched now.
+        """Wait for a URL's body and return it; a URL outside the shard is fetched now.
 
         Raises:
             ItemError: The URL was not fetched; if the error is transient, after all attempts.
@@ -106,7 +111,7 @@ class FetchAhead:
             pending.wanted = True
             self._room.notify_all()
         while not self._is_done(pending):
-            self._run(pending)  # no thread has started it: the caller's thread does
+            self._run(pending)  # no thread has started it: fetch it in the caller's thread
         return self._taken(pending)
 
     def close(self) -> None:
@@ -116,8 +121,8 @@ class FetchAhead:
             self._closed = True
             self._work.notify_all()
 
-    def _add(self, url: str, position: int, takers: int) -> Pending:
-        pending = Pending(url=url, host=named_host(url), position=position, takers=takers)
+    def _add(self, url: str, position: int, users: int) -> Pending:
+        pending = Pending(url=url, host=named_host(url), position=position, users=users)
         self._pending[url] = pending
         self._queue.put(pending)
         return pending
@@ -144,7 +149,7 @@ class FetchAhead:
             self._run(pending)
 
     def _next(self) -> Pending | None:
-        """Wait for a URL that is due, and for room; None after `close`."""
+        """Wait for a URL that is due, and for free room; return None after `close`."""
         with self._lock:
             while not self._closed:
                 now_s = time.monotonic()
@@ -157,7 +162,7 @@ class FetchAhead:
             return None
 
     def _is_done(self, pending: Pending) -> bool:
-        """Wait for a URL: True if it is done, False if the caller has to fetch it."""
+        """Wait for a URL; return True if it is done, False if the caller must fetch it."""
         with self._lock:
             while pending.state is not State.DONE and not pending.dropped:
                 wait_s = pending.due_s - time.monotonic()
@@ -169,9 +174,9 @@ class FetchAhead:
 
     def _taken(self, pending: Pending) -> bytes:
         with self._lock:
-            self._end_s = time.monotonic() + self._patience.stall_s
-            pending.takers -= 1
-            if not pending.takers and not pending.dropped:
+            self._end_s = time.monotonic() + self._retry_limits.stall_s
+            pending.users -= 1
+            if not pending.users and not pending.dropped:
                 del self._pending[pending.url]
                 self._release(pending)
         if pending.error is not None:
@@ -181,42 +186,42 @@ class FetchAhead:
         return pending.data
 
     def _run(self, pending: Pending) -> None:
-        """Fetch a URL that is RUNNING; afterwards it is DONE, or WAITING for its next attempt."""
+        """Fetch a RUNNING URL; afterwards it is DONE, or WAITING for its next attempt."""
         try:
-            if not self._may_ask(pending):
+            if not self._may_request(pending):
                 return
-            pending.kept_waiting_s = 0.0
-            data = self._fetch(pending.url, lambda size: self._make_room(pending, size))
+            pending.blocked_s = 0.0
+            data = self._fetch(pending.url, lambda size: self._reserve_room(pending, size))
         except ItemError as error:
             with self._lock:
                 self._failed(pending, error)
-        except Exception as error:  # noqa: BLE001 - the edge of a thread: the caller of `take` gets it
+        except Exception as error:  # noqa: BLE001 - the edge of a thread: `take` raises it
             with self._lock:
                 self._done(pending, error=error)
         else:
             with self._lock:
-                self._hosts.answered(pending.host, time.monotonic())
+                self._breaker.answered(pending.host, time.monotonic())
                 self._done(pending, data=data)
 
-    def _may_ask(self, pending: Pending) -> bool:
-        """Return whether a URL's host may be asked now; if not, end or postpone the fetch."""
+    def _may_request(self, pending: Pending) -> bool:
+        """Return whether a URL may be requested now; if not, end or postpone the fetch."""
         with self._lock:
             now_s = time.monotonic()
-            error = self._hosts.down(pending.host, now_s)
+            error = self._breaker.down(pending.host, now_s)
             if now_s >= self._end_s:
-                limit = f"nothing of its shard was fetched for {self._patience.stall_s:g} s"
+                limit = f"nothing of its shard was fetched for {self._retry_limits.stall_s:g} s"
                 error = item_error(FETCH_TIMEOUT, f"{shown(pending.url)} was not tried: {limit}")
             if pending.dropped or error is not None:
                 self._done(pending, error=error)
                 return False
-            paused_until_s = self._hosts.paused_until_s(pending.host)
+            paused_until_s = self._breaker.paused_until_s(pending.host)
             if paused_until_s > now_s:
                 self._postpone(pending, paused_until_s)
                 return False
             return True
 
-    def _make_room(self, pending: Pending, size_bytes: int) -> float:
-        """Reserve room for more bytes of a URL; wait for it if need be, and return the seconds."""
+    def _reserve_room(self, pending: Pending, size_bytes: int) -> float:
+        """Reserve room for bytes of a URL, after a wait if need be; return the seconds waited."""
         started_s = time.monotonic()
         with self._lock:
             while (
@@ -230,27 +235,27 @@ class FetchAhead:
             pending.held_bytes += size_bytes
             self._held_bytes += size_bytes
         waited_s = time.monotonic() - started_s
-        pending.kept_waiting_s += waited_s
+        pending.blocked_s += waited_s
         return waited_s
 
     def _failed(self, pending: Pending, error: ItemError) -> None:
         now_s = time.monotonic()
         if error.code not in TRANSIENT_CODES:
-            self._hosts.answered(pending.host, now_s)
-            self._done(pending, error=_tried(error, 1))
+            self._breaker.answered(pending.host, now_s)
+            self._done(pending, error=_with_attempts(error, 1))
             return
-        if pending.kept_waiting_s >= _SERVERS_PATIENCE_S:
+        if pending.blocked_s >= _MAX_BLOCKED_S:
             self._postpone(pending, now_s + backoff_s(1))  # not counted as an attempt
             return
         pending.attempts += 1
-        self._hosts.failed(pending.host, error, now_s)
+        self._breaker.failed(pending.host, error, now_s)
         if pending.first_failure_s is None:
             pending.first_failure_s = now_s
-        due_s = max(now_s + backoff_s(pending.attempts), self._hosts.paused_until_s(pending.host))
-        end_s = min(pending.first_failure_s + self._patience.retry_s, self._end_s)
-        down = self._hosts.down(pending.host, now_s) is not None
-        if down or pending.attempts >= self._patience.attempts or due_s > end_s:
-            self._done(pending, error=_tried(error, pending.attempts))
+        due_s = max(now_s + backoff_s(pending.attempts), self._breaker.paused_until_s(pending.host))
+        end_s = min(pending.first_failure_s + self._retry_limits.retry_s, self._end_s)
+        down = self._breaker.down(pending.host, now_s) is not None
+        if down or pending.attempts >= self._retry_limits.attempts or due_s > end_s:
+            self._done(pending, error=_with_attempts(error, pending.attempts))
         else:
             self._postpone(pending, due_s)
 
@@ -275,8 +280,8 @@ class FetchAhead:
         self._room.notify_all()
 
 
-def _tried(error: ItemError, attempts: int) -> ItemError:
-    """Return a copy without traceback, which would keep the bytes that were read in memory."""
+def _with_attempts(error: ItemError, attempts: int) -> ItemError:
+    """Return a copy without the traceback, which would keep the response's bytes in memory."""
     if attempts == 1:
         return item_error(error.code, str(error))
     return item_error(error.code, f"{error} (tried {attempts} times)")

@@ -1,4 +1,4 @@
-"""URLs that wait for a thread: in their order, or until the time of their next attempt."""
+"""The queue of URLs: due ones in the order of their items, others by their next attempt."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Pending:
     url: str
     host: str
     position: int
-    takers: int  # items with this URL
+    users: int  # items with this URL that have not taken its body
     state: State = State.WAITING
     due_s: float = 0.0
-    wanted: bool = False  # a caller waits for it
-    dropped: bool = False  # no caller will take it
+    wanted: bool = False  # a caller of `take` waits for it
+    dropped: bool = False  # the shard is not read any more
     attempts: int = 0
     first_failure_s: float | None = None
     held_bytes: int = 0
-    kept_waiting_s: float = 0.0  # time in this attempt in which we did not read from the server
+    blocked_s: float = 0.0  # time of this attempt spent without room, not reading from the server
     data: bytes = b""
     error: Exception | None = None
 
@@ -41,7 +41,7 @@ class Pending:
 
 @dataclass(eq=False, kw_only=True, slots=True)
 class Queue:
-    """Waiting URLs: those that are due sorted by position, the others by the time they are due."""
+    """Waiting URLs: due ones sorted by position, the others by the time when they are due."""
 
     due: list[tuple[int, int, Pending]] = field(default_factory=list)
     later: list[tuple[float, int, Pending]] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Queue:
         heapq.heappush(self.later, (pending.due_s, next(self._numbers), pending))
 
     def first(self, now_s: float) -> Pending | None:
-        """Return the first URL that is due, still in the queue."""
+        """Return the first URL that is due; it stays in the queue."""
         while self.later and self.later[0][0] <= now_s:
             _, number, pending = heapq.heappop(self.later)
             heapq.heappush(self.due, (pending.position, number, pending))
@@ -62,5 +62,5 @@ class Queue:
         return self.due[0][2] if self.due else None
 
     def wait_s(self, now_s: float) -> float | None:
-        """Return the seconds until the next URL is due; None if no URL waits for its time."""
+        """Return the seconds until the next URL is due; None if no URL waits."""
         return max(0.0, self.later[0][0] - now_s) if self.later else None

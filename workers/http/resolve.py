@@ -1,4 +1,4 @@
-"""The addresses of a host, and the check that a worker may connect to them."""
+"""The addresses of a host, checked against the address ranges that a worker may connect to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from clipfleet.error_codes import FETCH_FAILED, MISSING, NOT_ALLOWED
 from clipfleet.errors import ItemError
 from clipfleet.workers.http.policy import Target
-from clipfleet.workers.images.read import item_error
+from clipfleet.workers.item_errors import item_error
 
 Resolve = Callable[..., list[tuple[Any, ...]]]  # socket.getaddrinfo
 # A socket's family, and the address that it connects to, as getaddrinfo returns them.
@@ -50,10 +50,10 @@ def addresses(target: Target, resolve: Resolve = socket.getaddrinfo) -> list[Add
     try:
         found = resolve(host, target.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
     except socket.gaierror as error:
-        said = f"the name {host} was not resolved: {error.strerror}"
+        message = f"the name {host} was not resolved: {error.strerror}"
         # EAI_NODATA is not in every system's module.
         unknown = error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None))
-        raise item_error(MISSING if unknown else FETCH_FAILED, said) from error
+        raise item_error(MISSING if unknown else FETCH_FAILED, message) from error
     for _, _, _, _, address in found:
         _check(target, str(address[0]))
     return [(family, address) for family, _, _, _, address in found]
@@ -63,12 +63,12 @@ def _check(target: Target, text: str) -> None:
     address = ipaddress.ip_address(text)
     if target.private:
         allowed, kind = not _is_never_allowed(address), "link-local, multicast or reserved"
-        mend = "such a one is never fetched from"
+        remedy = "such a one is never fetched from"
     else:
         allowed, kind = is_public(address), "not public"
-        mend = "an object store of one's own belongs into CLIPFLEET_URL_PRIVATE_HOSTS"
+        remedy = "an object store of one's own belongs into CLIPFLEET_URL_PRIVATE_HOSTS"
     if not allowed:
-        raise _not_public(target, f"{address}, which is {kind}: {mend}")
+        raise _not_public(target, f"{address}, which is {kind}: {remedy}")
 
 
 def is_public(address: _IPAddress) -> bool:
@@ -83,7 +83,7 @@ def is_public(address: _IPAddress) -> bool:
 
 
 def _is_never_allowed(address: _IPAddress) -> bool:
-    """Return whether an address is refused for a private host, too."""
+    """Return whether an address is refused even for a private host."""
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         return True
     return (

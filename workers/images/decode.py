@@ -1,8 +1,8 @@
-"""From an item's bytes to a Pillow image, or to the one error that says why there is none.
+"""From an item's bytes to a Pillow image, or to one error with the reason.
 
-The image is what plain Pillow gives: no `draft`, no EXIF rotation, an animation's first
+The image is the result of plain Pillow: no `draft`, no EXIF rotation, an animation's first
 picture. Only the formats of `clipfleet.images` are tried, so no file can start another
-program (EPS and Ghostscript). A size is checked before anything is decoded.
+program (EPS and Ghostscript). The size is checked before decoding.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from clipfleet.errors import ItemError
 from clipfleet.images import IMAGE_FORMATS
 from clipfleet.items import Item
 from clipfleet.settings import Settings
-from clipfleet.workers.images.read import item_error, no_urls, read_bytes, shown
+from clipfleet.workers.images.read import read_bytes, refuse_url
+from clipfleet.workers.item_errors import item_error, shown
 
-Image.init()  # all plug-ins now, not in the first thread that meets an odd file
-_FORMATS = tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)  # AVIF may be left out
+Image.init()  # load all plug-ins now, not in the first thread with an unusual file
+_FORMATS = tuple(
+    name for name in IMAGE_FORMATS if name in Image.OPEN
+)  # a build of Pillow may lack AVIF
 _WITH_CLEAR_MAGIC = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "JPEG2000")
 
-# What Pillow's decoders were seen to raise on damaged files, and what their like may.
+# Errors that Pillow's decoders raise on damaged files, by experiment, and similar ones.
 _DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -49,22 +52,22 @@ _DECODER_ERRORS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLimits:
-    """What an image may weigh, and where it may lie.
+    """The limits of an image's size and location.
 
-    Whatever is larger is `too_large` and is not decoded; whatever is below none of the
-    `input_roots` is `not_allowed` and is not opened. These are resolved; none: no limit.
-    A disk that fails is asked `attempts` times; `fetch` returns what is at a URL.
+    A larger image is `too_large` and is not decoded. A file below none of the `input_roots` is
+    `not_allowed` and is not opened; the roots are resolved paths, and without roots all paths
+    are allowed. A disk error is retried, up to `attempts` in all. `fetch` returns a URL's bytes.
     """
 
     max_pixels: int = 178_956_970
     max_bytes: int = 256 << 20
     input_roots: tuple[str, ...] = ()
     attempts: int = 1
-    fetch: Callable[[str], bytes] = no_urls
+    fetch: Callable[[str], bytes] = refuse_url
 
     @classmethod
     def from_settings(
-        cls, settings: Settings, fetch: Callable[[str], bytes] = no_urls
+        cls, settings: Settings, fetch: Callable[[str], bytes] = refuse_url
     ) -> ImageLimits:
         return cls(
             max_pixels=settings.max_image_pixels,
@@ -76,10 +79,10 @@ class ImageLimits:
 
 
 def configure_pillow(limits: ImageLimits) -> None:
-    """Set what Pillow keeps for the whole process; for the process that embeds, once.
+    """Set Pillow's options for the whole process; call it once.
 
-    Its own limit against bombs must not be below ours, and its warnings about odd tags
-    would fill the log: a damaged image is an error, any other is embedded.
+    Pillow's own limit against decompression bombs must not be below `limits`. Its warnings
+    about unusual tags would fill the log: a damaged image is an error, any other is embedded.
     """
     Image.MAX_IMAGE_PIXELS = limits.max_pixels
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -100,10 +103,10 @@ def read_image(
 
 
 def read_image_bytes(item: Item, limits: ImageLimits) -> tuple[bytes, str]:
-    """Return the bytes of an item's image, not looked at yet, and its uri.
+    """Return the bytes of an item's image, unchecked, and its uri.
 
     Raises:
-        ItemError, StorageError: As `read_image` does.
+        ItemError, StorageError: As for `read_image`.
     """
     if item.uri is None:
         raise ItemError(MISSING, f"item {shown(item.id)} has a text and no uri: no image to embed")
@@ -124,7 +127,6 @@ def decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, tuple[
         ItemError: The bytes are no image of a known format, are damaged, or hold more than
             `max_pixels`. `name` is for its message.
     """
-    name = shown(name)
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         if image.width * image.height > max_pixels:
@@ -133,22 +135,22 @@ def decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, tuple[
     except UnidentifiedImageError as error:
         raise _unidentified(data, name) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        # Pillow's own limit stands at twice ours, and guards what a format opens by itself.
+        # Pillow's own limit is twice `max_pixels`; it also covers images inside a format's file.
         found = re.search(r"\((\d+) pixels\)", str(error))
         size = f"{found[1]} pixels" if found else "far too many pixels"
         raise _too_large(name, size, max_pixels) from error
     except MemoryError as error:
-        raise item_error(DECODE_FAILED, f"{name} takes more memory than there is") from error
+        raise item_error(DECODE_FAILED, f"{shown(name)} takes more memory than there is") from error
     except _DECODER_ERRORS as error:
         reason = str(error) or type(error).__name__
-        raise item_error(DECODE_FAILED, f"{name} is damaged: {reason}") from error
+        raise item_error(DECODE_FAILED, f"{shown(name)} is damaged: {reason}") from error
     return image, image.size
 
 
 def _too_large(name: str, size: str, max_pixels: int) -> ItemError:
     return item_error(
         TOO_LARGE,
-        f"{name} has {size}, more than the {max_pixels} allowed: make it smaller, or raise "
+        f"{shown(name)} has {size}, more than the {max_pixels} allowed: make it smaller, or raise "
         "CLIPFLEET_MAX_IMAGE_PIXELS",
     )
 
@@ -158,10 +160,11 @@ def _unidentified(data: bytes, name: str) -> ItemError:
         accept = Image.OPEN[kind][1] if kind in Image.OPEN else None
         if accept is not None and accept(data[:16]) is True:
             return ItemError(
-                DECODE_FAILED, f"{name} is damaged: it starts as {kind} and cannot be opened as it"
+                DECODE_FAILED,
+                f"{shown(name)} is damaged: it starts as {kind} and cannot be opened as it",
             )
     return item_error(
         UNSUPPORTED_FORMAT,
-        f"{name} is no image of a format that is read ({', '.join(_FORMATS)}): it starts with "
-        f"{data[:12]!r}",
+        f"{shown(name)} is no image of a format that is read ({', '.join(_FORMATS)}): "
+        f"it starts with {data[:12]!r}",
     )

@@ -1,8 +1,8 @@
-"""The process that decodes one image after another, apart from the one that holds the engine.
+"""A process that decodes one image after another, apart from the engine's process.
 
-`isolated_decoder` starts it, and speaks with it over its standard input, a socket: a
-line of JSON, then bytes, there and back. It opens no file: a picture's bytes come to it. What
-ends it costs one attempt of the picture at hand.
+`isolated_decoder` starts it. Requests and answers go over its standard input, a socket: a line
+of JSON, then bytes. The process opens no file: the request has the picture's bytes. If a
+picture ends the process, that costs one attempt of the picture.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from clipfleet.workers.images.preprocess import preprocess_into
 
 _PR_SET_PDEATHSIG = 1
 _OOM_SCORE_PATH = "/proc/self/oom_score_adj"
-_KILL_FIRST = "1000"
+_MAX_OOM_SCORE = "1000"
 
 
 def main(parent_pid: int, max_pixels: int, memory_bytes: int) -> None:
-    """Answer requests until the other end closes the socket, or is gone."""
-    _end_with(parent_pid)
-    _confine(memory_bytes)
+    """Answer requests until the other end closes the socket or exits."""
+    _exit_with(parent_pid)
+    _limit_memory(memory_bytes)
     configure_pillow(ImageLimits(max_pixels=max_pixels))
     with socket.socket(fileno=sys.stdin.fileno()) as connection:
         requests, answers = connection.makefile("rb"), connection.makefile("wb")
         answers.write(b"ready\n")
         answers.flush()
         while line := requests.readline():
-            told = json.loads(line)
-            pixels = np.empty((3, told["resolution"], told["resolution"]), dtype=np.float32)
-            data = requests.read(told["bytes"])
-            answer = _decoded(data, told["name"], max_pixels, pixels)
-            del data  # before the next is there
+            request = json.loads(line)
+            pixels = np.empty((3, request["resolution"], request["resolution"]), dtype=np.float32)
+            data = requests.read(request["bytes"])
+            answer = _decoded(data, request["name"], max_pixels, pixels)
+            del data  # free it before the next request
             _send(answers, answer, pixels)
 
 
@@ -65,24 +65,24 @@ def _send(answers: BinaryIO, answer: dict[str, object], pixels: NDArray[np.float
     answers.flush()
 
 
-def _end_with(parent_pid: int) -> None:
-    """Have the kernel end this process with its parent; what stops a worker's group is no order."""
+def _exit_with(parent_pid: int) -> None:
+    """Let the kernel end this process with its parent; ignore signals to the worker's group."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it went before this was said
+    if os.getppid() != parent_pid:  # the parent exited before the call
         sys.exit()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
 
 
-def _confine(memory_bytes: int) -> None:
-    """Limit the memory, and be the first to go where the machine has too little of it."""
+def _limit_memory(memory_bytes: int) -> None:
+    """Limit the memory, and make this the first process that the kernel kills for memory."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     allowed = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
     resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no dump of a picture's memory
-    # A kernel without the file, or a container that keeps it, kills whom it likes.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump with a picture's memory
+    # Without the file, or the right to write it, the kernel chooses by itself.
     with contextlib.suppress(OSError), open(_OOM_SCORE_PATH, "w", encoding="ascii") as score:
-        score.write(_KILL_FIRST)
+        score.write(_MAX_OOM_SCORE)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Images decoded in a process of their own, so that one which kills its decoder is found out.
+"""Decodes images in a separate process, to find the image that ends its decoder.
 
-A picture can end the process that decodes it (a fault in a decoder's C code, the memory it
-asks for) or hold it for ever. Here that costs a small process, which is started again: the
-picture is tried alone, a few times, and then it is an error that says what it did.
+A picture can end the process that decodes it (by a fault in a decoder's C code, or by its
+memory) or block it for ever. Here that costs a small process, which is started again. The
+picture is tried alone a few times; then it becomes an error with the reason.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from clipfleet.error_codes import DECODE_TIMEOUT, DECODER_CRASHED, ERROR_CODES
 from clipfleet.errors import ItemError, StorageError
 from clipfleet.settings import PREFIX
 from clipfleet.workers.images.decode import ImageLimits
-from clipfleet.workers.images.read import item_error, shown
+from clipfleet.workers.item_errors import item_error, shown
 
 _MODULE = "clipfleet.workers.images.decoder_process"
-_START_S = 60.0  # a machine under load starts a process slowly
+_START_S = 60.0  # a busy machine starts a process slowly
 _END_S = 5.0
-_PAUSE_S = 0.5  # and twice as long each time, after a kill that may have come from outside
+_PAUSE_S = 0.5  # doubled each time, after a kill that may have come from outside
 
-# What a decoder may take: more than any sound image of the allowed pixels was seen to (JPEG 2000
-# takes the most, some 40 bytes for each), for a bomb to fail before the machine is full.
+# A decoder's memory limit: above the measured need of any sound image of the allowed pixels (JPEG
+# 2000 needs most, some 40 bytes a pixel), and low enough that a bomb fails before the machine.
 _MEMORY_A_PIXEL = 48  # bytes
 _MEMORY_BESIDES = 1 << 30  # bytes
 
-_MAX_ANSWER_BYTES = 1 << 16  # of the line before the pixels
+_MAX_ANSWER_BYTES = 1 << 16  # of the JSON line before the pixels
 
 _CLOSED = "the decoder was closed while it had an image"
 
@@ -49,8 +49,7 @@ log = logging.getLogger(__name__)
 class IsolatedDecoder:
     """Decodes images one at a time in another process; a context manager, safe between threads.
 
-    A picture on which the process died, or ran past `timeout_s`, is tried again alone, up to
-    `attempts` times.
+    If the process dies or exceeds `timeout_s`, the picture is tried again, up to `attempts` times.
     """
 
     def __init__(
@@ -76,9 +75,9 @@ class IsolatedDecoder:
         """Write an image's pixels to `out`, float32 (3, S, S), and return its (width, height).
 
         Raises:
-            ItemError: As `decode` and `preprocess_into` raise; or the process
-                died or ran too long, every time. `name` is for its message.
-            StorageError: The machine starts no process, or this was closed meanwhile.
+            ItemError: As for `decode` and `preprocess_into`; or the process died or exceeded
+                the timeout at each attempt. `name` is for the message.
+            StorageError: No process can be started, or the decoder was closed meanwhile.
         """
         with self._lock:
             for attempt in range(1, self._attempts + 1):
@@ -89,12 +88,12 @@ class IsolatedDecoder:
                     self._end_process()
                     if self._is_closed:
                         raise StorageError(_CLOSED) from lost
-                    told = {"image": shown(name), "attempt": attempt, "reason": str(lost)}
-                    log.warning("image ended its decoder", extra=told)
+                    context = {"image": shown(name), "attempt": attempt, "reason": str(lost)}
+                    log.warning("image ended its decoder", extra=context)
                     if attempt == self._attempts:
                         raise self._given_up(name, lost) from lost
                     self._progress()
-                    if lost.killed:  # by an operator, or where memory was short for a moment
+                    if lost.killed:  # perhaps by an operator, or for a short lack of memory
                         time.sleep(self._pause_s * 2 ** (attempt - 1))
             raise AssertionError("an attempt neither returned nor raised")
 
@@ -108,7 +107,7 @@ class IsolatedDecoder:
         if self._process is None and not self._is_closed:
             self._process = _Process(self._limits)
             self._progress()
-        if self._process is None or self._is_closed:  # `close` may not have seen the new one
+        if self._process is None or self._is_closed:  # `close` may have run before the assignment
             raise StorageError(_CLOSED)
         return self._process
 
@@ -118,11 +117,11 @@ class IsolatedDecoder:
             self._process = None
 
     def close(self) -> None:
-        """End the process, if there is one, whatever it is doing."""
+        """End the process, if there is one, even during a picture."""
         self._is_closed = True
         process = self._process
         if process is not None:
-            process.kill()  # so that who waits for it lets go of the lock
+            process.kill()  # so that the thread that waits for it releases the lock
         with self._lock:
             self._end_process()
 
@@ -143,7 +142,7 @@ class _DecoderLostError(Exception):
 
     def __init__(self, reason: str, *, killed: bool = False, timed_out: bool = False) -> None:
         super().__init__(reason)
-        self.killed = killed  # with SIGKILL: by the kernel for its memory, or by anybody
+        self.killed = killed  # with SIGKILL: by the kernel for its memory, or by an operator
         self.timed_out = timed_out
 
 
@@ -151,10 +150,10 @@ class _Process:
     """A running `clipfleet.workers.images.decoder_process`, and the socket to it."""
 
     def __init__(self, limits: ImageLimits) -> None:
-        """Start it.
+        """Start the process.
 
         Raises:
-            StorageError: It does not start: no picture is to blame.
+            StorageError: The process does not start: no picture is the cause.
         """
         memory = _MEMORY_BESIDES + limits.max_bytes + _MEMORY_A_PIXEL * limits.max_pixels
         arguments = [str(os.getpid()), str(limits.max_pixels), str(memory)]
@@ -185,11 +184,11 @@ class _Process:
     def decode_into(
         self, data: bytes, name: str, out: NDArray[np.float32], timeout_s: float
     ) -> tuple[int, int]:
-        """Have an image decoded.
+        """Send an image, and write its pixels to `out`; return its (width, height).
 
         Raises:
-            ItemError: The process says what is wrong with it.
-            _DecoderLostError: It died, or took too long; it is of no use any more.
+            ItemError: The process answers with an error.
+            _DecoderLostError: The process died or exceeded `timeout_s`; it cannot be used again.
         """
         request = {"name": name, "bytes": len(data), "resolution": out.shape[-1]}
         try:
@@ -198,20 +197,20 @@ class _Process:
             self._socket.sendall(data)
             answer = json.loads(self._answers.readline(_MAX_ANSWER_BYTES))
             if "error" in answer:
-                raise _told(answer["error"], answer["message"])
+                raise _item_error(answer["error"], answer["message"])
             width, height = map(_pixels, answer["size"])
             out[:] = np.frombuffer(self._answers.read(out.nbytes), out.dtype).reshape(out.shape)
             return width, height
         except TimeoutError as error:
             raise _DecoderLostError(f"took more than {timeout_s:g} s", timed_out=True) from error
-        # Cut off, or anything: a picture may have taken the process over.
+        # A cut-off answer, or any content: a picture may have taken control of the process.
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             reason = self._end()
             killed = self._process.returncode == -signal.SIGKILL
             raise _DecoderLostError(reason, killed=killed) from error
 
     def _end(self) -> str:
-        """Wait for a process that has closed its socket, and return what became of it."""
+        """Wait for a process that closed its socket, and return how it ended."""
         try:
             code = self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
@@ -230,7 +229,7 @@ class _Process:
         self._socket.close()
 
 
-def _told(code: object, message: object) -> ItemError:
+def _item_error(code: object, message: object) -> ItemError:
     if not isinstance(message, str) or not isinstance(code, str) or code not in ERROR_CODES:
         raise ValueError("its answer is no class of error with a message")
     return item_error(code, message)
@@ -245,11 +244,11 @@ def _pixels(side: int) -> int:
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
-    except ValueError:  # a real-time one
+    except ValueError:  # a real-time signal
         return f"signal {number}"
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's environment without the fleet's settings: they have passwords."""
+    """Return this process's environment without the fleet's settings, which have passwords."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     return {**kept, "OPENBLAS_NUM_THREADS": "1"}  # each thread's stack counts as memory

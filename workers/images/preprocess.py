@@ -1,4 +1,4 @@
-"""From a Pillow image to the pixels that the image tower takes.
+"""From a Pillow image to the input pixels of the image tower.
 
 The arithmetic is the original transform's, operation by operation in float32
 (`Resize(BICUBIC)`, `convert("RGB")`, `ToTensor`, `Normalize`), so the pixels are equal
@@ -18,7 +18,7 @@ from PIL import Image
 from clipfleet.error_codes import DECODE_FAILED
 from clipfleet.errors import ItemError
 
-# CLIP's own statistics of its training images, for R, G and B on a scale of 0 to 1.
+# CLIP's statistics of its training images, for R, G and B on a scale of 0 to 1.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -54,7 +54,7 @@ def preprocess_into(image: Image.Image, out: NDArray[np.float32]) -> None:
 def preprocess_batch(
     images: Sequence[Image.Image], resolution: int, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """Return the pixels of n images, float32 (n, 3, S, S): `out`, where one is given.
+    """Return the pixels of n images, float32 (n, 3, S, S): in `out`, if it is given.
 
     Raises:
         ItemError: Pillow cannot resize an image's mode or convert it to RGB.

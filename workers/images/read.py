@@ -1,10 +1,9 @@
-"""From an item's uri to its bytes, or to the one error that says why there are none."""
+"""From an item's uri to its bytes, or to one error with the reason."""
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import time
 from collections.abc import Callable, Sequence
 
@@ -21,14 +20,10 @@ from clipfleet.error_codes import (
 from clipfleet.errors import ItemError, StorageError
 from clipfleet.storage.filesystem.locations import has_scheme
 from clipfleet.storage.sources.image_files import read_uri
-from clipfleet.validation import printable
 from clipfleet.workers.backoff import backoff_s
+from clipfleet.workers.item_errors import item_error, shown
 
-MAX_MESSAGE_LENGTH = 300  # characters
-
-_ADDRESS = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>")
-
-_CODES = {  # and the reasons to give; None: what the error itself says
+_CODES = {  # the error code and the reason; None: the system's message
     errno.ENOENT: (MISSING, "there is no file"),
     errno.ENOTDIR: (MISSING, "a part of its path is no folder"),
     errno.ENAMETOOLONG: (MISSING, "the name is longer than the file system allows"),
@@ -53,19 +48,19 @@ _CODES = {  # and the reasons to give; None: what the error itself says
     errno.ESTALE: (DISK_ERROR, None),
     errno.ETIMEDOUT: (DISK_ERROR, None),
 }
-# The machine's trouble, or all of a network disk's, not the item's: the shard is tried again.
+# The cause is the machine or a network disk, not the item: the shard is retried.
 _TRANSIENT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOTCONN})
 
 _WEB = ("http://", "https://")
 
 
-def is_web(uri: str) -> bool:
-    """Return whether a uri is one that is fetched."""
+def is_http_url(uri: str) -> bool:
+    """Return whether a uri is an http:// or https:// URL."""
     return uri[:8].lower().startswith(_WEB)
 
 
-def no_urls(url: str) -> bytes:
-    """Fetch no URL: how it is unless somebody allows hosts.
+def refuse_url(url: str) -> bytes:
+    """Refuse a URL: no host is allowed.
 
     Raises:
         ItemError: Always.
@@ -80,18 +75,18 @@ def read_bytes(
     roots: Sequence[str] = (),
     *,
     attempts: int = 1,
-    fetch: Callable[[str], bytes] = no_urls,
+    fetch: Callable[[str], bytes] = refuse_url,
 ) -> bytes:
-    """Return the bytes of a regular file, an absolute path or a `file://` URL, or of a web page.
+    """Return the bytes at an absolute path, a `file://` URL, or an http(s) URL.
 
-    With `roots`, folders without symbolic links in their paths, only of a file below them. A
-    disk that fails is asked `attempts` times; `fetch` has its own patience.
+    With `roots`, which are folders without symbolic links in their paths, a file must lie below
+    one of them. A disk error is retried, up to `attempts` in all; `fetch` has its own retries.
 
     Raises:
-        ItemError: It cannot be read, is empty, has more than `max_bytes`, or lies elsewhere.
+        ItemError: The file cannot be read, is empty, has more than `max_bytes`, or lies elsewhere.
         StorageError: The file system did not answer, or the process has no file handle left.
     """
-    data = fetch(uri) if is_web(uri) else _read_file(uri, max_bytes, roots, attempts)
+    data = fetch(uri) if is_http_url(uri) else _read_file(uri, max_bytes, roots, attempts)
     if not data:
         raise ItemError(EMPTY_FILE, f"{shown(uri)} is empty: it has 0 bytes")
     return data
@@ -112,24 +107,10 @@ def _read_file(uri: str, max_bytes: int, roots: Sequence[str], attempts: int) ->
 
 
 def _read_error(uri: str, error: OSError) -> ItemError | StorageError:
-    said = error.strerror or type(error).__name__
+    message = error.strerror or type(error).__name__
     if error.errno in _TRANSIENT:
-        return StorageError(f"{shown(uri)} cannot be read now: {said}")
+        return StorageError(f"{shown(uri)} cannot be read now: {message}")
     if error.errno == errno.EFBIG:
-        said += " by max_image_bytes"
+        message += " by max_image_bytes"
     code, reason = _CODES.get(error.errno or 0, (READ_FAILED, None))
-    return item_error(code, f"{shown(uri)} cannot be read: {reason or said}")
-
-
-def item_error(code: str, message: str) -> ItemError:
-    """Return an error whose message is printable, holds no object's address, is not too long."""
-    message = printable(_ADDRESS.sub("…", message))
-    if len(message) > MAX_MESSAGE_LENGTH:
-        message = message[: MAX_MESSAGE_LENGTH - 1] + "…"
-    return ItemError(code, message)
-
-
-def shown(name: str) -> str:
-    """Return a name as messages have it: quoted, with escapes, its middle left out if long."""
-    quoted = ascii(name) if not name.isprintable() else repr(name)
-    return quoted if len(quoted) <= 120 else f"{quoted[:40]}…{quoted[-79:]}"
+    return item_error(code, f"{shown(uri)} cannot be read: {reason or message}")

@@ -1,12 +1,11 @@
-"""From texts to the token ids that the text tower takes.
+"""From texts to the token ids of the text tower.
 
 This is BERT's tokeniser (basic tokeniser, then WordPiece) as the original uses it: the ids
 are equal to the original's for every string. The `tokenizers` library was tried first and
 is not exact: it drops private-use characters and raises on lone surrogates, knows no final
-sigma, and has Unicode tables of its own, while the original has those of its Python. In
-23 % of 200,000 strings made to be odd its ids were others (docs/explanation/adr/0004-tokenizer.md).
-What a character becomes and what a word becomes are remembered, so that common texts
-cost a few look-ups.
+sigma, and has its own Unicode tables, while the original uses those of Python. Of 200,000
+unusual strings, 23 % got other ids (docs/explanation/adr/0004-tokenizer.md).
+The results for characters and words are cached, so that common texts cost a few look-ups.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ VOCABULARY_SHA256 = "45bbac6b341c319adc98a532532882e91a9cefc0329aa57bac9ae761c27
 MAX_WORD_LENGTH = 200  # characters; a longer word is [UNK]
 
 _CACHED_WORDS = 1 << 17  # 44 MB when full
-_MAX_CACHED_LENGTH = 32  # characters; longer words seldom come twice
+_MAX_CACHED_LENGTH = 32  # characters; longer words seldom repeat
 
-_CJK = (  # code points that stand as words of their own; first and last
+_CJK = (  # code points that are words of their own; first and last
     (0x3400, 0x4DBF),
     (0x4E00, 0x9FFF),
     (0xF900, 0xFAFF),
@@ -42,7 +41,7 @@ _ASCII_PUNCTUATION = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 
 
 class Tokenizer:
-    """A WordPiece vocabulary, and the ids of texts in it; safe to share between threads."""
+    """A WordPiece vocabulary that encodes texts; thread-safe."""
 
     def __init__(self, vocabulary_path: str | Path | None = None) -> None:
         """Read a vocabulary, one entry a line; the one of the published models by default.
@@ -91,7 +90,7 @@ class Tokenizer:
         return ids, cut
 
     def _tokens(self, text: str, limit: int) -> list[int]:
-        """Return the tokens of a text, at least the first `limit`, if it has so many."""
+        """Return a text's first tokens: at least `limit`, if the text has as many."""
         tokens: list[int] = []
         for word in text.translate(self._characters).split():
             if len(tokens) >= limit:
@@ -104,7 +103,7 @@ class Tokenizer:
         return tuple(i for part in _split_punctuation(_fold(word)) for i in self._pieces(part))
 
     def _pieces(self, word: str) -> list[int]:
-        """WordPiece: the longest entry that starts the word, and so on to its end."""
+        """Return WordPiece's ids: the longest entry that starts the word, then that of the rest."""
         if len(word) > MAX_WORD_LENGTH:
             return [self._unk]
         pieces: list[int] = []
@@ -122,11 +121,11 @@ class Tokenizer:
 
 
 class _Characters(dict[int, str]):
-    """What the basic tokeniser makes of each character, filled as they are met."""
+    """The basic tokeniser's replacement of each character, filled on demand."""
 
     def __missing__(self, code_point: int) -> str:
-        self[code_point] = made = _cleaned(chr(code_point))
-        return made
+        self[code_point] = replacement = _cleaned(chr(code_point))
+        return replacement
 
 
 def _cleaned(char: str) -> str:

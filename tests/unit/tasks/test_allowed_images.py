@@ -23,7 +23,6 @@ from clipfleet.tasks.embed_shard import embed_shard
 from clipfleet.tasks.items.parse import read_arrivals
 from clipfleet.tasks.items.task import embed_arrivals, open_dataset
 from clipfleet.workers.embedder import Embedder
-from clipfleet.workers.engine_process import EngineProcess
 from clipfleet.workers.engines.fake import write_fake_engine
 
 
@@ -48,17 +47,16 @@ def test_images_below_no_root_are_error_rows_planned_or_queued_singly(
         input_roots=[str(tmp_path / "in")],
     )
     with Embedder.from_settings(settings) as embedder:
-        process = EngineProcess(settings, embedder)
         root = str(tmp_path / "out" / "d")
-        planned = Dataset.create(root, process.card, kind="planned", embedding_dtype="float16")
+        planned = Dataset.create(root, embedder.card, kind="planned", embedding_dtype="float16")
         plan_items(planned, ListSource(items), 10)
         (shard,) = missing_shards(planned)
-        model = process.card.identity
+        model = embedder.card.identity
         task = EmbedTask(dataset=root, tower="img", model=model, shard=shard)
-        embed_shard(task, process, worker="w")
-        single = open_dataset(process, None)
+        embed_shard(task, embedder, worker="w")
+        single = open_dataset(embedder, None)
         arrivals, _ = read_arrivals([{"id": i.id, "uri": i.uri} for i in items], "img")
-        embed_arrivals(arrivals, single, process, worker="w")
+        embed_arrivals(arrivals, single, embedder, worker="w")
     for dataset in (planned, single):
         assert count_failures(dataset) == {NOT_ALLOWED: 2}
         proof = prove(dataset.root)

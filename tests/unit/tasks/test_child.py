@@ -18,7 +18,7 @@ def test_a_child_that_cannot_open_what_its_worker_shares_ends_the_worker_with_th
     monkeypatch.setattr(worker, "current_app", make_app(load_settings()))
     monkeypatch.setattr(worker, "set_up_logs", lambda _: None)
     monkeypatch.setattr(worker, "end_worker", lambda error, **_: reasons.append(str(error)))
-    monkeypatch.setattr(worker, "open_engine_process", pytest.fail)
+    monkeypatch.setattr(worker, "open_embedder", pytest.fail)
     monkeypatch.setenv(deadline._VARIABLE, "/proc/0/fd/7")
     deadline.working.cache_clear()
     worker._on_child()

@@ -39,13 +39,12 @@ from clipfleet.tasks.embed_shard import embed_shard
 from clipfleet.tasks.items.parse import Arrival, read_arrival
 from clipfleet.tasks.items.task import embed_arrivals, even_runs, open_dataset
 from clipfleet.workers.embedder import Embedder
-from clipfleet.workers.engine_process import EngineProcess
 from clipfleet.workers.engines.base import Array
 from clipfleet.workers.engines.fake import FakeEngine, write_fake_engine
 
 
 @pytest.fixture
-def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineProcess]:
+def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Embedder]:
     monkeypatch.chdir(tmp_path)
     settings = load_settings(
         tower="txt",
@@ -54,10 +53,10 @@ def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineP
         window_items=10,
     )
     with Embedder.from_settings(settings) as embedder:
-        yield EngineProcess(settings, embedder)
+        yield embedder
 
 
-def plan(process: EngineProcess, count: int = 25) -> tuple[Dataset, list[EmbedTask]]:
+def plan(process: Embedder, count: int = 25) -> tuple[Dataset, list[EmbedTask]]:
     root = str(Path(str(process.settings.output), "d"))
     dataset = Dataset.create(root, process.card, kind="planned", embedding_dtype="float16")
     items = [Item(id=f"t{n}", text=f"words {n}") for n in range(count)]
@@ -68,7 +67,7 @@ def plan(process: EngineProcess, count: int = 25) -> tuple[Dataset, list[EmbedTa
     ]
 
 
-def test_the_shards_of_a_plan_become_a_whole_dataset(process: EngineProcess) -> None:
+def test_the_shards_of_a_plan_become_a_whole_dataset(process: Embedder) -> None:
     dataset, tasks = plan(process)
     done = [embed_shard(task, process, worker="w") for task in tasks]
     assert [commit.vectors for commit in done if commit] == [10, 10, 5]
@@ -77,11 +76,11 @@ def test_the_shards_of_a_plan_become_a_whole_dataset(process: EngineProcess) -> 
 
 
 def test_a_committed_shard_is_not_embedded_again(
-    process: EngineProcess, monkeypatch: pytest.MonkeyPatch
+    process: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset, (task, *_) = plan(process)
     embed_shard(task, process, worker="w")
-    monkeypatch.setattr(process.embedder, "embed", lambda _: pytest.fail("embedded again"))
+    monkeypatch.setattr(process, "embed", lambda _: pytest.fail("embedded again"))
     assert embed_shard(task, process, worker="w") is None
     dataset.fs.delete(record_path(task.shard.name))
     done = embed_shard(task, process, worker="w")  # the part decides; its record comes back
@@ -89,7 +88,7 @@ def test_a_committed_shard_is_not_embedded_again(
     assert done.vectors == 10
 
 
-def test_messages_for_other_workers_are_refused(process: EngineProcess, tmp_path: Path) -> None:
+def test_messages_for_other_workers_are_refused(process: Embedder, tmp_path: Path) -> None:
     _, (task, *_) = plan(process)
     with pytest.raises(MessageError, match="this worker serves fake txt fp32"):
         embed_shard(replace(task, model="0" * 64), process, worker="w")
@@ -103,7 +102,7 @@ def test_messages_for_other_workers_are_refused(process: EngineProcess, tmp_path
         embed_shard(replace(task, dataset=f"{task.dataset}x"), process, worker="w")
 
 
-def test_a_disk_that_fails_is_worth_another_try(process: EngineProcess) -> None:
+def test_a_disk_that_fails_is_worth_another_try(process: Embedder) -> None:
     dataset, (task, *_) = plan(process)
     parts = Path(dataset.root, "parts")
     parts.write_text("not a folder")
@@ -119,7 +118,7 @@ def arrivals(*names: str) -> list[Arrival]:
     return [Arrival(item=item) for item in words(*names)]
 
 
-def test_items_are_written_once_however_often_they_come(process: EngineProcess) -> None:
+def test_items_are_written_once_however_often_they_come(process: Embedder) -> None:
     dataset = open_dataset(process, None)
     assert dataset.root == str(Path(str(process.settings.output), "items-txt").resolve())
     (done,) = embed_arrivals(arrivals("a", "b", "a"), dataset, process, worker="w")
@@ -130,13 +129,13 @@ def test_items_are_written_once_however_often_they_come(process: EngineProcess) 
     assert prove(dataset.root).vectors == 3
 
 
-def test_a_planned_dataset_takes_no_items(process: EngineProcess) -> None:
+def test_a_planned_dataset_takes_no_items(process: Embedder) -> None:
     dataset, _ = plan(process, count=3)
     with pytest.raises(DatasetKindError, match=rf"{dataset.root} is planned: .* another dataset"):
         open_dataset(process, "d")
 
 
-def test_a_retry_of_a_stream_is_embedded_like_any_shard(process: EngineProcess) -> None:
+def test_a_retry_of_a_stream_is_embedded_like_any_shard(process: Embedder) -> None:
     dataset = open_dataset(process, "d")
     failed = [Failure(item=item, error=ENGINE_FAILED, message="odd") for item in words("b")]
     vectors = np.zeros((0, process.card.dim), np.float32)
@@ -156,7 +155,7 @@ def test_a_retry_of_a_stream_is_embedded_like_any_shard(process: EngineProcess) 
     assert (proof.ok, proof.vectors, proof.errors) == (True, 2, 0)
 
 
-def test_wrong_items_are_rows_beside_their_neighbours(process: EngineProcess) -> None:
+def test_wrong_items_are_rows_beside_their_neighbours(process: Embedder) -> None:
     dataset = open_dataset(process, "d")
     wrong = Arrival(item=Item(id="wrong", text=""), fault="why")
     (done,) = embed_arrivals([wrong, *arrivals("a")], dataset, process, worker="w")
@@ -167,7 +166,7 @@ def test_wrong_items_are_rows_beside_their_neighbours(process: EngineProcess) ->
     assert prove(dataset.root).ok
 
 
-def test_a_dataset_made_anew_is_known_anew(process: EngineProcess) -> None:
+def test_a_dataset_made_anew_is_known_anew(process: Embedder) -> None:
     dataset = open_dataset(process, "d")
     embed_arrivals(arrivals("a"), dataset, process, worker="w")
     Path(dataset.root).rename(f"{dataset.root}-away")
@@ -176,13 +175,13 @@ def test_a_dataset_made_anew_is_known_anew(process: EngineProcess) -> None:
     assert done.vectors == 1
 
 
-def test_a_part_whose_worker_died_is_finished_while_others_live(process: EngineProcess) -> None:
+def test_a_part_whose_worker_died_is_finished_while_others_live(process: Embedder) -> None:
     dataset = open_dataset(process, "d")
     embed_arrivals(arrivals("a"), dataset, process, worker="w")
     with closing(KnownIds(dataset)) as other:
         other.refresh()
         done = commit_arrivals(
-            dataset, other, process.embedder.embed(words("b")), card=process.card, worker="dies"
+            dataset, other, process.embed(words("b")), card=process.card, worker="dies"
         )
     assert done is not None
     dataset.fs.delete(record_path(done.name))
@@ -191,7 +190,7 @@ def test_a_part_whose_worker_died_is_finished_while_others_live(process: EngineP
     assert is_committed(dataset, done.name)
 
 
-def test_items_that_are_given_up_are_errors_and_come_to_no_engine(process: EngineProcess) -> None:
+def test_items_that_are_given_up_are_errors_and_come_to_no_engine(process: Embedder) -> None:
     class NoEngine(FakeEngine):
         def __call__(self, inputs: Array) -> NDArray[np.float32]:
             pytest.fail("it was called")
@@ -202,8 +201,7 @@ def test_items_that_are_given_up_are_errors_and_come_to_no_engine(process: Engin
     message = [*arrivals("a", "there", "b"), wrong]
     with Embedder(NoEngine(process.card), process.settings) as embedder:
         given_up = (ENGINE_CRASHED, "it ended the engine's process 5 times")
-        other = EngineProcess(process.settings, embedder)
-        (done,) = embed_arrivals(message, dataset, other, worker="w", given_up=given_up)
+        (done,) = embed_arrivals(message, dataset, embedder, worker="w", given_up=given_up)
     assert (done.vectors, done.errors) == (0, 3)
     assert count_failures(dataset) == {ENGINE_CRASHED: 2, BAD_ITEM: 1}
     assert prove(dataset.root).ok
@@ -221,14 +219,14 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize(("lost", "vectors"), [(4, 10), (5, 0)])
 def test_a_shard_whose_workers_were_lost_too_often_is_refused(
-    process: EngineProcess,
+    process: Embedder,
     monkeypatch: pytest.MonkeyPatch,
     refused: list[tuple[str, str, str]],
     lost: int,
     vectors: int,
 ) -> None:
     dataset, (task, *_) = plan(process)
-    monkeypatch.setattr(EngineProcess, "current", process)
+    monkeypatch.setattr(Embedder, "current", process)
     embed = make_app(process.settings).tasks[EMBED_TASK]
     embed.push_request(
         id="id", properties={"delivery_info": {"lost": lost}}, delivery_info={"redelivered": True}
@@ -245,13 +243,13 @@ def test_a_shard_whose_workers_were_lost_too_often_is_refused(
     assert refused == ([] if vectors else [(name, dataset.root, reason)])
 
 
-def test_a_shard_that_is_done_is_refused_for_no_losses(process: EngineProcess) -> None:
+def test_a_shard_that_is_done_is_refused_for_no_losses(process: Embedder) -> None:
     _, (task, *_) = plan(process)
     embed_shard(task, process, worker="w")
     assert embed_shard(task, process, worker="w", lost=99) is None
 
 
-def test_another_models_dataset_takes_no_items(process: EngineProcess) -> None:
+def test_another_models_dataset_takes_no_items(process: Embedder) -> None:
     root = str(Path(str(process.settings.output), "d"))
     other = replace(process.card, checkpoint_sha256="1" * 64)
     Dataset.create(root, other, kind="stream", embedding_dtype="float16")
@@ -259,7 +257,7 @@ def test_another_models_dataset_takes_no_items(process: EngineProcess) -> None:
         open_dataset(process, "d")
 
 
-def test_another_models_dataset_takes_no_shard(process: EngineProcess) -> None:
+def test_another_models_dataset_takes_no_shard(process: Embedder) -> None:
     dataset, (task, *_) = plan(process)
     shutil.rmtree(dataset.root)
     other = replace(process.card, checkpoint_sha256="1" * 64)
@@ -269,7 +267,7 @@ def test_another_models_dataset_takes_no_shard(process: EngineProcess) -> None:
     assert not Path(dataset.root, "parts").exists()
 
 
-def test_a_dataset_keeps_its_dtype_whatever_the_worker_prefers(process: EngineProcess) -> None:
+def test_a_dataset_keeps_its_dtype_whatever_the_worker_prefers(process: Embedder) -> None:
     root = str(Path(str(process.settings.output), "d"))
     Dataset.create(root, process.card, kind="stream", embedding_dtype="float32")
     assert open_dataset(process, "d").info.embedding_dtype == "float32"

@@ -12,15 +12,10 @@ from clipfleet.errors import CardError, DatasetMismatchError, SettingsError, Usa
 from clipfleet.settings import Settings, load_settings
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.tasks.local.fleet import LocalFleet, last_words
-from clipfleet.workers.engine_process import (
-    EngineProcess,
-    close_engine_process,
-    engine_process,
-    environment_of,
-    open_engine_process,
-    preflight,
-)
+from clipfleet.workers.embedder import Embedder, close_embedder, current_embedder, open_embedder
 from clipfleet.workers.engines.fake import fake_card, write_fake_engine
+from clipfleet.workers.environment import environment_of
+from clipfleet.workers.preflight import preflight
 
 
 @pytest.fixture
@@ -103,11 +98,11 @@ def test_a_process_loads_its_engine_once_and_lets_it_go(
     settings: Settings,
 ) -> None:
     with pytest.raises(UsageError, match="this process holds no engine"):
-        engine_process()
-    assert open_engine_process(settings) is engine_process()
-    assert engine_process().card.identity == fake_card("txt").identity
-    close_engine_process()
-    assert EngineProcess.current is None
+        current_embedder()
+    assert open_embedder(settings) is current_embedder()
+    assert current_embedder().card.identity == fake_card("txt").identity
+    close_embedder()
+    assert Embedder.current is None
 
 
 def test_workers_of_one_machine_share_its_cores(

@@ -49,16 +49,16 @@ def test_every_error_is_raised_by_its_kind_with_the_calls_name(gpu: Cuda, error:
 
 
 @pytest.mark.parametrize(
-    ("error", "way_out"),
+    ("error", "remedy"),
     [
         ("cudaErrorMemoryAllocation", "lower engine_contexts"),
         ("cudaErrorNoDevice", "CUDA_VISIBLE_DEVICES"),
         ("cudaErrorECCUncorrectable", "start it again"),
     ],
 )
-def test_an_error_names_the_way_out(gpu: Cuda, error: str, way_out: str) -> None:
+def test_an_error_names_its_remedy(gpu: Cuda, error: str, remedy: str) -> None:
     gpu.fail("cudaGetDevice", error)
-    with pytest.raises(EngineError, match=way_out):
+    with pytest.raises(EngineError, match=remedy):
         cuda.device_name()
 
 
@@ -92,7 +92,7 @@ def test_missing_bindings_are_named_with_their_extra(monkeypatch: pytest.MonkeyP
     ],
     ids=["stream", "event", "device buffer", "pinned buffer"],
 )
-def test_what_is_taken_is_given_back_once(gpu: Cuda, take: Callable[[], cuda.Held]) -> None:
+def test_a_handle_is_released_once(gpu: Cuda, take: Callable[[], cuda.Handle]) -> None:
     with take() as held:
         assert held.handle in gpu.held
     assert not gpu.held

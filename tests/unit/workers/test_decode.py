@@ -29,7 +29,8 @@ from clipfleet.workers.images.decode import (
     decode,
     read_image,
 )
-from clipfleet.workers.images.read import MAX_MESSAGE_LENGTH, read_bytes
+from clipfleet.workers.images.read import read_bytes
+from clipfleet.workers.item_errors import MAX_MESSAGE_LENGTH
 
 MEGAPIXEL = 1 << 20
 
@@ -93,7 +94,7 @@ def test_the_extensions_are_those_of_the_formats() -> None:
 
 
 @pytest.mark.parametrize("name", ["a\nb.jpg", "😀 图片.jpg", "a b%20#?.jpg", "a\\xff.jpg", "http:"])
-def test_odd_names_are_read(tmp_path: Path, name: str) -> None:
+def test_unusual_names_are_read(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(picture())
     assert read_image(Item(id="x", uri=str(path)))[1] == (60, 40)
@@ -190,7 +191,7 @@ def refuse_to_open(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
         (errno.ELOOP, "read_failed"),
     ],
 )
-def test_what_the_file_system_refuses(
+def test_each_error_of_the_file_system_has_its_code(
     monkeypatch: pytest.MonkeyPatch, number: int, code: str
 ) -> None:
     refuse_to_open(monkeypatch, number)

@@ -13,9 +13,11 @@ from clipfleet.architectures import Tower
 from clipfleet.errors import CardError, EngineError, GpuLostError
 from clipfleet.model_card import card_path, load_card, write_card
 from clipfleet.settings import Settings
+from clipfleet.workers.engines import tensorrt
 from clipfleet.workers.engines.fake import FakeEngine, fake_card, write_fake_engine
 from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.engines.onnx import OnnxEngine
+from clipfleet.workers.engines.tensorrt.model import TensorRTModel
 from tests.unit.workers.conftest import Made, engine_inputs
 
 
@@ -31,7 +33,7 @@ def test_fake_features_are_the_same_for_equal_inputs_only(tower: Tower) -> None:
     np.testing.assert_array_equal(engine(inputs[3:4])[0], features[3])
 
 
-def test_a_fake_engine_refuses_what_a_real_one_would() -> None:
+def test_a_fake_engine_refuses_inputs_like_a_real_one() -> None:
     with pytest.raises(EngineError, match=r"takes int64 \(n, 52\) as 'text'"):
         FakeEngine(fake_card("txt"))(np.zeros((1, 51), np.int64))
 
@@ -46,7 +48,7 @@ def test_a_fake_engine_comes_from_its_file(tmp_path: Path) -> None:
         assert engine(np.ones((2, 52), np.int64)).shape == (2, 5)
 
 
-def test_a_fake_engine_loses_its_gpu_when_told(tmp_path: Path) -> None:
+def test_a_fake_engine_loses_its_gpu_after_a_number_of_items(tmp_path: Path) -> None:
     path = write_fake_engine(tmp_path, "txt", lost_after_items=3)
     with load_engine(path, Settings()) as engine:
         assert len(engine(np.zeros((3, 52), np.int64))) == 3
@@ -78,6 +80,12 @@ def test_an_engine_that_no_worker_runs_is_refused(tmp_path: Path) -> None:
     write_card(replace(card, runtime="torch"), path)
     with pytest.raises(EngineError, match=r"no worker runs torch engines .*convert the model to"):
         load_engine(path, Settings())
+
+
+def test_the_guides_model_is_imported_from_the_package_of_tensorrt_engines() -> None:
+    assert tensorrt.TensorRTModel is TensorRTModel
+    with pytest.raises(AttributeError, match="has no attribute 'TensorRTModels'"):
+        _ = tensorrt.TensorRTModels
 
 
 def test_a_missing_card_is_named(tmp_path: Path) -> None:

@@ -289,5 +289,5 @@ def test_a_hosts_troubles_are_its_own_however_a_url_goes_on(rest: str) -> None:
     assert named_host(f"HTTPS://A.example:8443{rest}") == "a.example:8443"
 
 
-def test_what_is_no_url_names_no_host() -> None:
+def test_a_string_that_is_no_url_names_no_host() -> None:
     assert named_host("a.example/b") == ""

@@ -12,7 +12,7 @@ from clipfleet.workers.engines.cuda.host_copy import HostCopy
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 32])
 @pytest.mark.parametrize("threads", [1, 2, 4, 8])
-def test_every_row_is_copied_whatever_the_parts(
+def test_every_row_is_copied_for_any_number_of_parts(
     monkeypatch: pytest.MonkeyPatch, rows: int, threads: int
 ) -> None:
     monkeypatch.setattr(host_copy, "_PART_BYTES", 64)

@@ -99,7 +99,7 @@ def test_inputs_of_another_shape_or_kind_are_refused(make_engine: Make, inputs: 
         ({"output": {"dtype": "float16"}}, r"output .* its card says float16"),
     ],
 )
-def test_an_engine_that_is_not_what_its_card_says_is_refused(
+def test_an_engine_that_differs_from_its_card_is_refused(
     make_engine: Make, change: dict[str, dict[str, Any]], message: str
 ) -> None:
     card, path = make_engine("img")

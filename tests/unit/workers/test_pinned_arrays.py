@@ -16,7 +16,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> State:
     return install(monkeypatch)
 
 
-def test_an_array_has_its_shape_and_holds_what_is_written(machine: State) -> None:
+def test_an_array_has_its_shape_and_keeps_written_values(machine: State) -> None:
     arrays = PinnedArrays()
     array = arrays.empty((3, 2, 5), "float32")
     array[:] = np.arange(30).reshape(3, 2, 5)
@@ -56,20 +56,20 @@ def test_a_little_is_kept_and_nothing_far_too_large_is_given(machine: State) -> 
     assert not machine.cuda.held
 
 
-def test_it_knows_what_lies_in_it(machine: State) -> None:
+def test_contains_is_true_for_arrays_in_pinned_memory_only(machine: State) -> None:
     arrays = PinnedArrays()
     array = arrays.empty((4, 6), "float32")
     for inside in (array, array[1:3], array[3]):
-        assert arrays.hold(inside)
+        assert arrays.contains(inside)
     for outside in (np.empty((4, 6), np.float32), array[:, ::2], array.T, array.astype("f8")):
-        assert not arrays.hold(outside)
+        assert not arrays.contains(outside)
     address = address_of(array)
     del array, inside
     arrays.empty((1,), "uint8")
     assert address not in arrays._used
 
 
-def test_what_another_thread_takes_back_meanwhile_is_no_error(machine: State) -> None:
+def test_a_buffer_that_another_thread_frees_first_is_no_error(machine: State) -> None:
     class Raced(deque[int]):
         def __bool__(self) -> bool:
             return True  # as it was when it was looked at

@@ -95,7 +95,7 @@ def test_nan_passes_through(machine: State, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.isnan(features).all(axis=1), [False, True, False])
 
 
-def test_ids_become_what_the_engine_takes(machine: State, tmp_path: Path) -> None:
+def test_ids_are_converted_to_the_engines_dtype(machine: State, tmp_path: Path) -> None:
     ids = np.random.default_rng(0).integers(0, 21128, (9, 10))
     with engine_of(tmp_path, machine, TEXT, contexts=2) as engine:
         np.testing.assert_array_equal(engine(ids), expected(ids))
@@ -112,14 +112,14 @@ def test_a_dynamic_engine_runs_the_rest_in_the_smallest_batch_that_holds_it(
     machine: State, tmp_path: Path
 ) -> None:
     with engine_of(tmp_path, machine, DYNAMIC, contexts=2) as engine:
-        cuts = [(lane.size, start, size) for lane, start, size in engine._runner._cuts(19)]
+        cuts = [(slot.size, start, size) for slot, start, size in engine._runner._cuts(19)]
     assert cuts == [(4, 16, 3), (8, 0, 8), (8, 8, 8)]
 
 
 def test_a_dynamic_engine_starts_at_its_smallest_batch(machine: State, tmp_path: Path) -> None:
     data = plan(shape=(-1, 3, 8, 8), sizes=(3, 6, 12))
     with engine_of(tmp_path, machine, data, contexts=1) as engine:
-        assert [lane.size for lane in engine._runner._small] == [4, 8]
+        assert [slot.size for slot in engine._runner._small] == [4, 8]
         np.testing.assert_array_equal(engine(images(13)), expected(images(13)))
 
 
@@ -160,14 +160,14 @@ def test_contexts_grow_while_they_gain_five_per_cent(
     assert_nothing_held(machine)
 
 
-def test_what_is_measured_is_items_a_second(
+def test_the_measured_speed_is_items_a_second(
     machine: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(10**6))
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     with engine_of(tmp_path, machine, STATIC, contexts=1) as engine:
         # The clock is read before each batch and at the end: 20 batches of 4 in 22 readings.
-        speed = items_per_second(engine._runner._lanes, images(8), 20, dim=6)
+        speed = items_per_second(engine._runner._slots, images(8), 20, dim=6)
     assert speed == pytest.approx(4 * 19 / 21)
 
 
@@ -175,7 +175,7 @@ def test_what_is_measured_is_items_a_second(
 def test_too_little_memory_stops_the_growth(
     machine: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: bool
 ) -> None:
-    monkeypatch.setattr(SPEED, lambda lanes, *_, **__: 100.0 * len(lanes))
+    monkeypatch.setattr(SPEED, lambda slots, *_, **__: 100.0 * len(slots))
     machine.contexts_limit = 3
     if measured:
         with engine_of(tmp_path, machine) as engine:
@@ -299,17 +299,17 @@ def test_a_gpu_that_is_lost_while_an_engine_loads_is_named(
     ],
 )
 @pytest.mark.parametrize("while_measured", [False, True])
-def test_too_little_memory_for_a_lanes_first_run_stops_the_growth(
+def test_too_little_memory_for_a_slots_first_run_stops_the_growth(
     machine: State,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     words: str,
     while_measured: bool,
 ) -> None:
-    def speed(lanes: list[Any], *_: Any, **__: Any) -> float:
-        if len(lanes) > 2 and while_measured:
+    def speed(slots: list[Any], *_: Any, **__: Any) -> float:
+        if len(slots) > 2 and while_measured:
             raise GpuMemoryError(words)
-        return 100.0 * len(lanes)
+        return 100.0 * len(slots)
 
     monkeypatch.setattr(SPEED, speed)
     machine.fails_at, machine.fails_with = None if while_measured else 3, words
@@ -319,7 +319,7 @@ def test_too_little_memory_for_a_lanes_first_run_stops_the_growth(
     assert_nothing_held(machine)
 
 
-def test_what_tensorrt_said_before_explains_no_later_failure(
+def test_earlier_messages_of_tensorrt_explain_no_later_failure(
     machine: State, tmp_path: Path
 ) -> None:
     with engine_of(tmp_path, machine, contexts=1, cuda_graphs=False) as engine:
@@ -381,7 +381,7 @@ def test_a_closed_engine_says_so_and_closes_again(machine: State, tmp_path: Path
 
 
 @pytest.mark.parametrize("data", [plan(), STATIC, DYNAMIC], ids=["batch 1", "batch 4", "dynamic"])
-def test_whole_batches_of_its_own_memory_are_not_copied_on_the_host(
+def test_full_batches_in_pinned_memory_are_not_copied_on_the_host(
     machine: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
     with engine_of(tmp_path, machine, data, contexts=3) as engine:

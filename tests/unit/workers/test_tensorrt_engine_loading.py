@@ -133,7 +133,7 @@ def test_a_parity_below_its_threshold_proves_nothing(machine: State, tmp_path: P
         ("memory", GpuMemoryError),
     ],
 )
-def test_what_tensorrt_does_not_take_is_told_in_its_own_words(
+def test_an_engine_that_tensorrt_refuses_is_an_error_with_its_message(
     machine: State, tmp_path: Path, broken: str, error: type[EngineError]
 ) -> None:
     card, path = write_engine(tmp_path, plan(broken=broken))
@@ -171,7 +171,7 @@ def test_a_file_that_is_no_engine_is_damaged(machine: State, tmp_path: Path) -> 
         ("output", {"name": "features"}, "'unnorm_image_features', .* says 'features'"),
     ],
 )
-def test_an_engine_that_is_not_what_its_card_says_is_refused(
+def test_an_engine_that_differs_from_its_card_is_refused(
     machine: State, tmp_path: Path, role: str, change: dict[str, Any], message: str
 ) -> None:
     card, path = write_engine(tmp_path)

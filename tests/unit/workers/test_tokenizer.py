@@ -86,7 +86,9 @@ def test_a_word_of_200_characters_is_cut_into_pieces_and_one_of_201_is_unknown(
 
 
 @pytest.mark.parametrize("text", ["\ue000", "\U0001f600\U0001f600", "\ud800"])
-def test_what_no_entry_spells_is_one_unknown_word(tokenizer: Tokenizer, text: str) -> None:
+def test_a_word_without_matching_entries_is_one_unknown_token(
+    tokenizer: Tokenizer, text: str
+) -> None:
     assert words(tokenizer, text) == [UNK]
 
 

@@ -1,8 +1,8 @@
-"""Arrays that lie on the GPU already, such as torch's: found, checked and made without torch.
+"""Arrays in the GPU's memory, such as torch's: checked and made without importing torch.
 
-They tell their address by version 2 or 3 of `__cuda_array_interface__`, as Numba defines it:
+An array gives its address by version 2 or 3 of `__cuda_array_interface__`, as Numba defines it:
 https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html. torch's tensors have
-version 2, which does not name the stream that fills them.
+version 2, which does not name the stream that fills the tensor.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clipfleet.errors import EngineError
 from clipfleet.model_card import TensorSpec
-from clipfleet.workers.engines.batching import check_fits
+from clipfleet.workers.engines.base import check_inputs
 from clipfleet.workers.engines.cuda import runtime as cuda
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _CONVERSIONS = {"float32": "float", "float16": "half", "int32": "int", "int64": 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuArray:
-    """Contiguous inputs on the GPU; `owner` keeps their memory."""
+    """Contiguous inputs on the GPU; `owner` owns their memory."""
 
     owner: Any
     address: int
@@ -37,15 +37,15 @@ class GpuArray:
 
 
 def gpu_array(given: Any, spec: TensorSpec, *, taker: str) -> GpuArray:
-    """Return inputs in the spec's dtype, contiguous; a torch tensor is converted where it is not.
+    """Return contiguous inputs in the spec's dtype; a torch tensor is converted if need be.
 
     Raises:
-        EngineError: The shape or kind is another, they are on another GPU, or nothing converts
-            them.
+        EngineError: The inputs have another shape or kind of dtype, are on another GPU, or need a
+            conversion and are no torch tensor.
     """
     interface = given.__cuda_array_interface__
     dtype = np.dtype(interface["typestr"])
-    check_fits(interface["shape"], dtype, spec, taker=taker)
+    check_inputs(interface["shape"], dtype, spec, taker=taker)
     if dtype != np.dtype(spec.dtype) or not _is_contiguous(interface, dtype):
         if not hasattr(given, "contiguous"):
             raise EngineError(
@@ -88,7 +88,7 @@ def _device_of(address: int) -> int:
 
 
 def wait_for(inputs: GpuArray) -> None:
-    """Wait until the inputs are filled, and the memory of the features is free to be written."""
+    """Wait until the inputs are written and the memory of the features may be overwritten."""
     if "stream" not in inputs.interface or hasattr(inputs.owner, "new_empty"):
         cuda.synchronize()
     elif inputs.interface["stream"] is not None:
@@ -96,7 +96,7 @@ def wait_for(inputs: GpuArray) -> None:
 
 
 class Features:
-    """Memory on the GPU for features (n, D): a tensor's own kind, or ours to be copied out."""
+    """GPU memory for features (n, D): a torch tensor, or a buffer that is copied to the host."""
 
     def __init__(self, inputs: GpuArray, spec: TensorSpec) -> None:
         self._shape = (inputs.count, *(size or 1 for size in spec.shape[1:]))
@@ -112,7 +112,7 @@ class Features:
             self.address = self._buffer.handle
 
     def result(self) -> Any:
-        """Return them: a float32 tensor on the GPU, or a float32 NumPy array."""
+        """Return the features: a float32 tensor on the GPU, or a float32 NumPy array."""
         if self._tensor is not None:
             return self._tensor.float()
         features: NDArray[Any] = np.empty(self._shape, self._dtype)

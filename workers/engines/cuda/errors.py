@@ -1,4 +1,4 @@
-"""What CUDA's error codes mean to a worker: too little memory, a lost GPU, or a mistake."""
+"""CUDA's error codes as exceptions: too little memory, a lost GPU, or any other failure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from clipfleet.errors import EngineError, GpuLostError, GpuMemoryError
 
 _OUT_OF_MEMORY = "cudaErrorMemoryAllocation"
 _NO_GPU = {"cudaErrorNoDevice", "cudaErrorInsufficientDriver", "cudaErrorStubLibrary"}
-# After these every later call of the process fails with the same error, or the device is gone.
+# After one of these errors each later call of the process fails, or the device is gone.
 _LOST = _NO_GPU | {
     "cudaErrorAssert",
     "cudaErrorCompatNotSupportedOnDevice",

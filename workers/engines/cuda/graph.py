@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from clipfleet.workers.engines.cuda.runtime import Held, Stream, call, runtime
+from clipfleet.workers.engines.cuda.runtime import Handle, Stream, call, runtime
 
 
-class Graph(Held):
-    """Work that was captured once, launched as a whole."""
+class Graph(Handle):
+    """Captured GPU work that is launched as a whole."""
 
     def __init__(self, stream: Stream, enqueue: Callable[[], None]) -> None:
-        """Capture what `enqueue` puts into `stream`; nothing of it runs yet.
+        """Capture the work that `enqueue` puts into `stream`, without running it.
 
         Raises:
-            EngineError: It holds something that cannot be captured.
+            EngineError: Some of the work cannot be captured.
         """
         graph = _captured(stream, enqueue)
         try:
@@ -27,13 +27,15 @@ class Graph(Held):
 
 def _captured(stream: Stream, enqueue: Callable[[], None]) -> Any:
     cudart = runtime()
-    # Thread-local: what other threads ask of CUDA meanwhile neither fails nor breaks the capture.
+    # Thread-local: CUDA calls of other threads neither fail nor break the capture.
     mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
     call("cudaStreamBeginCapture", stream.handle, mode)
     try:
         enqueue()
     except BaseException:
-        error, graph = cudart.cudaStreamEndCapture(stream.handle)  # else the stream stays useless
+        error, graph = cudart.cudaStreamEndCapture(
+            stream.handle
+        )  # or the stream stays in capture mode
         if not error:
             cudart.cudaGraphDestroy(graph)
         raise

@@ -1,4 +1,4 @@
-"""Arrays in memory that the GPU reads by itself: what is made there needs no copy on its way."""
+"""Arrays in pinned memory, which the GPU reads without a copy on the host."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 from clipfleet.workers.engines.base import Array
 from clipfleet.workers.engines.cuda import runtime as cuda
 
-_KEPT = 4  # buffers without an array: page-locking memory takes long, so they are used again
+_MAX_FREE = 4  # buffers kept for the next array: to page-lock memory is slow
 
 
 class PinnedArrays:
-    """Gives arrays out, and uses their memory again once nothing refers to them.
+    """Creates arrays, and reuses the memory of arrays without a reference.
 
     One caller of `empty` at a time; arrays may be dropped in any thread, and after `close`.
     """
@@ -29,16 +29,16 @@ class PinnedArrays:
         self._closed = False
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
-        """Return an array of any content.
+        """Return an uninitialised array.
 
         Raises:
-            EngineError: There is no memory that can be locked.
+            EngineError: No more memory can be page-locked.
         """
         size_bytes = math.prod(shape) * np.dtype(dtype).itemsize
         self._take_back()
         buffer = self._fitting(size_bytes) or cuda.PinnedBuffer((size_bytes,), "uint8")
         self._used[buffer.handle] = buffer
-        # Every view of the array refers to this, and to nothing that is used again.
+        # Each view of the array refers to `memory`, which no other array uses.
         memory = (ctypes.c_uint8 * max(1, size_bytes)).from_address(buffer.handle)
         weakref.finalize(memory, self._drop, buffer.handle).atexit = False
         array: Array = np.ctypeslib.as_array(memory)[:size_bytes].view(dtype).reshape(shape)
@@ -52,8 +52,8 @@ class PinnedArrays:
             self._free.remove(best)
         return best
 
-    def hold(self, array: Array) -> bool:
-        """Return whether an array lies in this memory, contiguous."""
+    def contains(self, array: Array) -> bool:
+        """Return whether an array is contiguous and lies in this memory."""
         if not self._used or not array.flags.c_contiguous:
             return False
         start = address_of(array)
@@ -68,21 +68,21 @@ class PinnedArrays:
             self._take_back()
 
     def _take_back(self) -> None:
-        """Take what was dropped; once closed, several threads and finalizers may be here."""
-        with suppress(IndexError):  # whoever is here as well may have taken the last one
+        """Free the buffers of dropped arrays; after `close` several threads may be in here."""
+        with suppress(IndexError):  # another thread may take the last one first
             while self._dropped:
                 self._free.append(self._used.pop(self._dropped.popleft()))
         with suppress(IndexError):
-            while len(self._free) > (0 if self._closed else _KEPT):
+            while len(self._free) > (0 if self._closed else _MAX_FREE):
                 self._free.pop(0).close()
 
     def close(self) -> None:
-        """Free what no array uses; the rest is freed with its array."""
+        """Free the memory that no array uses; the rest is freed with its array."""
         self._closed = True
         self._take_back()
 
 
 def address_of(array: Array) -> int:
-    """Return where an array's first element lies."""
+    """Return the address of an array's first element."""
     address: int = array.__array_interface__["data"][0]
     return address

@@ -1,8 +1,8 @@
-"""A thin layer over CUDA's runtime: errors are raised, and what is taken is given back.
+"""A thin layer over CUDA's runtime: errors become exceptions, and handles are closed.
 
-It needs `cuda-bindings` and a driver, no CUDA toolkit. Each call returns its error first; those
-used here have the same signatures in cuda-bindings 12.9 and 13. CUDA itself honours
-CUDA_VISIBLE_DEVICES; this process uses the first device that it shows.
+It needs `cuda-bindings` and a driver, but no CUDA toolkit. Each call returns its error first. The
+calls used here have the same signatures in cuda-bindings 12.9 and 13. CUDA applies
+CUDA_VISIBLE_DEVICES; this process uses the first visible device.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ def runtime() -> Any:
 
 
 def load_kernels_lazily() -> None:
-    """Have CUDA load a kernel when it is first used; to be called before CUDA's first call.
+    """Make CUDA load each kernel on its first use; call this before CUDA's first call.
 
-    CUDA 12.2 made it the default; before, every kernel of every library is loaded at once.
+    It is the default since CUDA 12.2. Older versions load all kernels of all libraries at once.
     """
     os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
 
 
 def call(name: str, *arguments: Any) -> Any:
-    """Return what a call of CUDA's runtime returns: nothing, a value or a tuple.
+    """Call a function of CUDA's runtime, and return its results: None, a value or a tuple.
 
     Raises:
-        EngineError: It failed; GpuMemoryError and GpuLostError where that is why.
+        EngineError: The call failed; GpuMemoryError or GpuLostError if the error code says so.
     """
     error, *results = getattr(runtime(), name)(*arguments)
     if error:
@@ -92,7 +92,7 @@ def memory_info() -> tuple[int, int]:
 
 
 def synchronize() -> None:
-    """Wait for all of the GPU's work; a lost GPU says so here.
+    """Wait for all of the GPU's work.
 
     Raises:
         GpuLostError: The GPU is lost.
@@ -101,26 +101,26 @@ def synchronize() -> None:
 
 
 @contextmanager
-def naming_a_lost_gpu() -> Iterator[None]:
-    """Raise GpuLostError for an error within that only shows that the GPU is lost."""
+def detect_lost_gpu() -> Iterator[None]:
+    """Raise GpuLostError in place of another EngineError if the GPU is lost."""
     try:
         yield
     except GpuLostError:
         raise
     except EngineError:
-        synchronize()  # TensorRT does not say so, this does
+        synchronize()  # raises GpuLostError; TensorRT does not report a lost GPU
         raise
 
 
-class Held:
-    """A handle of CUDA's, given back at most once; a context manager."""
+class Handle:
+    """A CUDA handle that is released at most once; a context manager."""
 
     def __init__(self, handle: Any, release: str) -> None:
         self.handle = handle
         self._release = release
 
     def close(self) -> None:
-        """Give it back. It never raises: after a lost GPU each of these calls fails too."""
+        """Release the handle; never raises, for each release fails after a lost GPU."""
         if self.handle is None:
             return
         handle, self.handle = self.handle, None
@@ -135,8 +135,8 @@ class Held:
         self.close()
 
 
-class Stream(Held):
-    """A queue of GPU work that waits for no other."""
+class Stream(Handle):
+    """A queue of GPU work that does not wait for other streams."""
 
     def __init__(self) -> None:
         flags = runtime().cudaStreamNonBlocking
@@ -144,16 +144,16 @@ class Stream(Held):
 
     @property
     def address(self) -> int:
-        """The handle as a number, as TensorRT takes it."""
+        """The handle as an integer, for TensorRT."""
         return int(self.handle)
 
     def synchronize(self) -> None:
-        """Wait until its work is done; other Python threads run meanwhile."""
+        """Wait for the stream's work; other Python threads run meanwhile."""
         call("cudaStreamSynchronize", self.handle)
 
 
-class Event(Held):
-    """A mark in a stream. To wait for it spins on a core, or sleeps if it is `blocking`."""
+class Event(Handle):
+    """A mark in a stream. A wait for it occupies a core, or sleeps if the event is `blocking`."""
 
     def __init__(self, *, blocking: bool) -> None:
         cudart = runtime()
@@ -161,7 +161,7 @@ class Event(Held):
         super().__init__(call("cudaEventCreateWithFlags", flags), "cudaEventDestroy")
 
 
-class DeviceBuffer(Held):
+class DeviceBuffer(Handle):
     """Memory on the GPU; `handle` is its address."""
 
     def __init__(self, size_bytes: int) -> None:
@@ -169,10 +169,10 @@ class DeviceBuffer(Held):
         super().__init__(int(call("cudaMalloc", max(1, size_bytes))), "cudaFree")
 
 
-class PinnedBuffer(Held):
-    """Memory of the host that the GPU copies from and to by itself; `handle` is its address.
+class PinnedBuffer(Handle):
+    """Pinned memory of the host, which the GPU reads and writes; `handle` is its address.
 
-    `array` is its NumPy view, zeros at first; do not use it after `close`.
+    `array` is a NumPy view of it, initially zeros; do not use the view after `close`.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: str) -> None:

@@ -1,4 +1,4 @@
-"""How many items a second some lanes of a TensorRT engine compute."""
+"""The measured speed of a TensorRT engine's execution slots."""
 
 from __future__ import annotations
 
@@ -11,23 +11,27 @@ from numpy.typing import NDArray
 
 from clipfleet.workers.engines.base import Array
 from clipfleet.workers.engines.tensorrt.engine_file import EngineFile
-from clipfleet.workers.engines.tensorrt.execution_slot import Lane, drive
+from clipfleet.workers.engines.tensorrt.execution_slot import ExecutionSlot, run_batches
 
-Piece = tuple[Lane, Array, NDArray[np.float32]]  # a lane, its inputs, where the features go
+Piece = tuple[
+    ExecutionSlot, Array, NDArray[np.float32]
+]  # a slot, its inputs, the rows for its features
 
 _SAMPLE_ITEMS = 64
 _SAMPLE_IDS = 100  # every vocabulary has more
 
 
-def items_per_second(lanes: Sequence[Lane], sample: Array, seconds: float, *, dim: int) -> float:
-    """Return the items a second of lanes of one size, fed without a pause for some time.
+def items_per_second(
+    slots: Sequence[ExecutionSlot], sample: Array, seconds: float, *, dim: int
+) -> float:
+    """Return the items a second of slots of one size, busy for `seconds`.
 
-    `sample` is (n, …) inputs, n a multiple of that size; the features are (n, dim).
+    `sample` is inputs (n, …), n a multiple of that size; `dim` is the length of a feature vector.
 
     Raises:
         EngineError: A batch failed.
     """
-    size = lanes[0].size
+    size = slots[0].size
     features = np.empty((size, dim), dtype=np.float32)
     started_s = time.perf_counter()
     batches = 0
@@ -35,18 +39,18 @@ def items_per_second(lanes: Sequence[Lane], sample: Array, seconds: float, *, di
     def pieces() -> Iterator[Piece]:
         nonlocal batches
         starts = cycle(range(0, len(sample), size))
-        for lane, start in zip(cycle(lanes), starts):
-            if time.perf_counter() - started_s >= seconds and batches >= len(lanes):
+        for slot, start in zip(cycle(slots), starts):
+            if time.perf_counter() - started_s >= seconds and batches >= len(slots):
                 return
             batches += 1
-            yield lane, sample[start : start + size], features
+            yield slot, sample[start : start + size], features
 
-    drive(pieces())
+    run_batches(pieces())
     return batches * size / (time.perf_counter() - started_s)
 
 
 def sample_inputs(file: EngineFile) -> Array:
-    """Return some of an engine's largest batches, none of them 0: zeros may be quicker."""
+    """Return inputs for some of an engine's largest batches; no zeros, which may be quicker."""
     spec, largest = file.input, file.sizes.largest
     count = largest * -(-_SAMPLE_ITEMS // largest)
     random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Whether a TensorRT engine may serve on a machine: what its card says, before it is loaded."""
+"""The check that a TensorRT engine may run on a machine, by its card, before it is loaded."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ _REBUILD = (
 )
 
 
-def check_fit(
+def check_compatible(
     card: ModelCard, *, gpu: str, runtime_version: str, allow_unverified: bool = False
 ) -> None:
-    """Check that an engine was built for this GPU model and TensorRT version, and proved there.
+    """Check that an engine was built and verified on this GPU model and TensorRT version.
 
     Raises:
-        EngineVersionError: It was built by another version, or for another GPU.
-        EngineUnverifiedError: No passing parity of this file on this GPU and version; not with
-            `allow_unverified`.
+        EngineVersionError: The engine was built by another version, or for another GPU.
+        EngineUnverifiedError: The card has no passing parity of this file on this GPU and
+            version; not raised with `allow_unverified`.
     """
     if card.runtime_version != runtime_version:
         raise EngineVersionError(
             f"{card.engine} was built by TensorRT {card.runtime_version} and this is "
             f"{runtime_version}: {_REBUILD}"
         )
-    if card.gpu not in (None, gpu):  # a card that names none leaves it to the parity
+    if card.gpu not in (None, gpu):  # without a GPU in the card, the parity's GPU decides
         raise EngineVersionError(
             f"{card.engine} was built for {card.gpu} and this is {gpu}: {_REBUILD}"
         )
     here = MeasuredOn(engine_sha256=card.engine_sha256, runtime_version=runtime_version, gpu=gpu)
-    doubt = _doubt(card, here)
-    if doubt and not allow_unverified:
+    reason = _unverified_reason(card, here)
+    if reason and not allow_unverified:
         raise EngineUnverifiedError(
-            f"{card.engine} is not proven to compute what its model computes: {doubt}. Prove it "
+            f"{card.engine} is not proven to compute what its model computes: {reason}. Prove it "
             f"with `clipfleet adopt {card.engine}`, or {_REBUILD}; --allow-unverified serves it "
             "as it is"
         )
 
 
-def _doubt(card: ModelCard, here: MeasuredOn) -> str:
-    """Return why a card's parity proves nothing here; empty if it does."""
+def _unverified_reason(card: ModelCard, here: MeasuredOn) -> str:
+    """Return why a card's parity does not verify the engine here; empty if it does."""
     parity = card.parity
     if parity is None:
         return "its card has no parity"

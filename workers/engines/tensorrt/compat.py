@@ -1,11 +1,11 @@
-"""Every difference between TensorRT's versions, so that no other module asks for a version.
+"""All differences between TensorRT's versions, so that no other module checks a version.
 
-One code path serves TensorRT 8.5, 8.6, 10.x, 11.x and TensorRT-RTX 1.x. What exists is asked of
-the module itself rather than of its version number; each function names the version that made
-the difference. TensorRT is not imported before `load_tensorrt` is called.
+One code path serves TensorRT 8.5, 8.6, 10.x, 11.x and TensorRT-RTX 1.x. It checks the module's
+attributes rather than its version number; each function names the version that made the
+difference. TensorRT is not imported before `load_tensorrt` is called.
 
-What really ran: 8.6.0, on a GPU, and TensorRT-RTX 1.7.1's parser and builder, without one. For
-8.5, 10.x and 11.x it is the interfaces recorded in the tests that are kept to.
+Tested with the real library: 8.6.0, on a GPU, and the parser and builder of TensorRT-RTX 1.7.1,
+without a GPU. The tests for 8.5, 10.x and 11.x use recorded interfaces.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NUMPY_NAMES = {
 
 
 def load_tensorrt() -> ModuleType:
-    """Return TensorRT's module, or TensorRT-RTX's where only that is installed.
+    """Return TensorRT's module, or TensorRT-RTX's if only that is installed.
 
     Raises:
         DependencyError: Neither is installed, or its libraries do not load.
@@ -55,21 +55,21 @@ def load_tensorrt() -> ModuleType:
 def _import(name: str, failures: list[str]) -> ModuleType | None:
     try:
         return importlib.import_module(name)
-    except (ImportError, OSError) as error:  # OSError: a library that it needs
+    except (ImportError, OSError) as error:  # OSError: a missing library
         failures.append(str(error))
         return None
 
 
 def is_rtx(trt: ModuleType) -> bool:
-    """Whether this is TensorRT-RTX, which tunes engines when they are loaded, not built."""
+    """Return whether this is TensorRT-RTX, which tunes engines when it loads them."""
     return trt.__name__.startswith("tensorrt_rtx")
 
 
 def strongly_typed(trt: ModuleType) -> bool:
-    """Whether the ONNX file decides every layer's precision, not the builder's flags.
+    """Return whether the ONNX file sets each layer's precision, rather than the builder's flags.
 
-    10.0 brought strongly typed networks, 10.12 deprecated the others' flags, 11.0 and RTX
-    dropped them.
+    10.0 added strongly typed networks, 10.12 deprecated the flags of weakly typed networks, 11.0
+    and RTX removed them.
     """
     return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or not hasattr(
         trt.BuilderFlag, "FP16"
@@ -77,9 +77,9 @@ def strongly_typed(trt: ModuleType) -> bool:
 
 
 def network_flags(trt: ModuleType) -> int:
-    """Return `create_network`'s argument: 8.x needs EXPLICIT_BATCH, which 10.0 ignores, 11.0 lost.
+    """Return `create_network`'s argument: 8.x needs EXPLICIT_BATCH; 10.0 ignores it; 11.0 has none.
 
-    By name: the value of a flag is not the same in every version.
+    The flag is looked up by name, for its value differs between versions.
     """
     flags = trt.NetworkDefinitionCreationFlag
     name = "STRONGLY_TYPED" if strongly_typed(trt) else "EXPLICIT_BATCH"
@@ -89,11 +89,11 @@ def network_flags(trt: ModuleType) -> int:
 def set_precision(
     trt: ModuleType, config: Any, precision: Precision, fp32_layers: Iterable[Any] = ()
 ) -> None:
-    """Let the builder use float16 where the network is weakly typed, but in `fp32_layers`.
+    """Let the builder of a weakly typed network use float16, except in `fp32_layers`.
 
-    TF32, which is on by default in every version, rounds a product's factors to 10 bits: what
-    is float32 here is float32. It also makes up nearly half of the kernels that a weakly typed
-    builder would measure for a float16 convolution.
+    TF32, which is on by default in every version, is turned off: it rounds a product's factors
+    to 10 bits. It also makes up nearly half of the kernels that a weakly typed builder would
+    measure for a float16 convolution.
     """
     config.clear_flag(trt.BuilderFlag.TF32)
     if strongly_typed(trt):
@@ -106,7 +106,7 @@ def set_precision(
 
 
 def keep_float32(trt: ModuleType, layer: Any) -> None:
-    """Hold a layer of a weakly typed network, and its floating-point outputs, at float32."""
+    """Keep a layer of a weakly typed network, and its floating-point outputs, in float32."""
     kinds = (trt.DataType.FLOAT, trt.DataType.HALF)
     outputs = [i for i in range(layer.num_outputs) if layer.get_output(i).dtype in kinds]
     if outputs:
@@ -116,7 +116,7 @@ def keep_float32(trt: ModuleType, layer: Any) -> None:
 
 
 def set_optimization_level(config: Any, level: int | None) -> int | None:
-    """Set how hard the builder searches, 0 to 5, and return the level in force; 8.6 brought it."""
+    """Set the builder's search effort, 0 to 5, and return the level in force; 8.6 added it."""
     if not hasattr(config, "builder_optimization_level"):
         return None
     if level is not None:
@@ -125,12 +125,12 @@ def set_optimization_level(config: Any, level: int | None) -> int | None:
 
 
 def set_tactic_sources(trt: ModuleType, config: Any, names: Iterable[str]) -> None:
-    """Let the builder draw kernels from these sources only (CUBLAS_LT, JIT_CONVOLUTIONS, …).
+    """Let the builder take kernels from these sources only (CUBLAS_LT, JIT_CONVOLUTIONS, …).
 
-    10.0 deprecated, and RTX and 11.0 lost, the sources that are other libraries.
+    10.0 deprecated the sources that are other libraries; RTX and 11.0 removed them.
 
     Raises:
-        ValueError: This version has no source of a name.
+        ValueError: This version has no source of that name.
     """
     offered = trt.TacticSource.__members__
     unknown = [name for name in names if name not in offered]
@@ -140,25 +140,25 @@ def set_tactic_sources(trt: ModuleType, config: Any, names: Iterable[str]) -> No
 
 
 def set_workspace(trt: ModuleType, config: Any, size_bytes: int) -> None:
-    """Limit the memory that the builder and the engine's layers may use for scratch.
+    """Limit the scratch memory of the builder and of the engine's layers.
 
-    8.4 brought memory pools; `max_workspace_size` before them is gone from 10.0.
+    8.4 added memory pools; 10.0 removed the older `max_workspace_size`.
     """
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, size_bytes)
 
 
 def has_timing_cache(trt: ModuleType) -> bool:
-    """Whether builds are shortened by what earlier ones measured: not on RTX, a no-op there."""
+    """Return whether a timing cache of earlier builds shortens a build; RTX ignores it."""
     return not is_rtx(trt)
 
 
 def watch_progress(trt: ModuleType, config: Any, report: Callable[[str], None]) -> bool:
-    """Have the builder report its phases; return whether it can, which 10.0 brought."""
+    """Make the builder report its phases; return whether it can, which 10.0 added."""
     if not hasattr(trt, "IProgressMonitor"):
         return False
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
-        """The builder's phases, which nest; its methods are called from the builder's threads."""
+        """Reports the builder's nested phases; the builder's threads call its methods."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -184,9 +184,9 @@ def watch_progress(trt: ModuleType, config: Any, report: Callable[[str], None]) 
 
 
 def share_profile(trt: ModuleType, config: Any) -> None:
-    """Let several execution contexts of a dynamic engine have its one profile.
+    """Let several execution contexts of a dynamic engine share its one profile.
 
-    8.6 brought this as a preview feature, 10.0 made it so for all; in 8.5 it cannot be.
+    8.6 added this as a preview feature; since 10.0 it is always so; 8.5 cannot do it.
     """
     preview: Any = getattr(trt, "PreviewFeature", None)
     if hasattr(preview, "PROFILE_SHARING_0806") and not strongly_typed(trt):
@@ -194,11 +194,11 @@ def share_profile(trt: ModuleType, config: Any) -> None:
 
 
 def take_profile(context: Any, stream: int) -> bool:
-    """Give an execution context the dynamic shapes' only profile; return whether it could.
+    """Give an execution context the engine's only profile; return whether that succeeded.
 
-    Before 10.0 only an engine's first context has a profile, and a second one cannot have the
-    same: in 8.6 it can where the engine was built with PROFILE_SHARING_0806, in 8.5 never. The
-    stream must be waited for.
+    Before 10.0 only an engine's first context has the profile. A second context can share it in
+    8.6 if the engine was built with PROFILE_SHARING_0806, and in 8.5 never. The caller must wait
+    for the stream.
     """
     if context.active_optimization_profile == 0:
         return True
@@ -206,14 +206,14 @@ def take_profile(context: Any, stream: int) -> bool:
 
 
 def numpy_name(dtype: Any) -> str:
-    """Return NumPy's name of a `DataType`; its own name where NumPy has none (BF16, FP8)."""
+    """Return NumPy's name of a `DataType`, or its own name if NumPy has none (BF16, FP8)."""
     return _NUMPY_NAMES.get(dtype.name, str(dtype.name).lower())
 
 
 def parser_problems(parser: Any, nodes: Sequence[tuple[str, str]]) -> list[str]:
-    """Return what an `OnnxParser` could not take: the node, its operator, and why.
+    """Return the errors of an `OnnxParser`: the node, its operator, and the reason.
 
-    10.0 brought `node_name` and `node_operator`; before, an error has a number of the file's
+    10.0 added `node_name` and `node_operator`. Before, an error has an index into the file's
     `nodes`, which are names and operators.
     """
     return [_parser_problem(parser.get_error(index), nodes) for index in range(parser.num_errors)]
@@ -229,13 +229,13 @@ def _parser_problem(error: Any, nodes: Sequence[tuple[str, str]]) -> str:
 
 
 def onnx_node(layer: Any, nodes: Container[str]) -> str | None:
-    """Return which of an ONNX file's nodes the parser made a layer of.
+    """Return the ONNX node of which the parser made a layer; None if it is none of `nodes`.
 
-    8.6 brought `metadata`, in which the parser names the node; before, the layer has the
-    node's name, with a number where it is one of several.
+    8.6 added `metadata`, in which the parser names the node. Before, the layer has the node's
+    name, with a number if the node became several layers.
     """
-    told = _ONNX_LAYER.search(getattr(layer, "metadata", "") or "")
-    for name in (told and told[1], layer.name, _NUMBER.sub("", layer.name)):
+    metadata = _ONNX_LAYER.search(getattr(layer, "metadata", "") or "")
+    for name in (metadata and metadata[1], layer.name, _NUMBER.sub("", layer.name)):
         if name and name in nodes:
             return str(name)
     return None

@@ -1,4 +1,4 @@
-"""A TensorRT engine as it comes from its file: its tensors, and its execution contexts."""
+"""A deserialised TensorRT engine: its tensors and its execution contexts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from clipfleet.workers.engines.tensorrt.logger import process_logger
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
 
-# In TensorRT's own words, of which every version has others.
+# Phrases of TensorRT's messages, which differ between versions.
 _NO_MEMORY = re.compile(
     r"out[ _]?of[ _]?memory|not be allocated|alloc(ation)?[ _]failed"
     r"|(unable to|failed to|cannot|could not) allocate",
@@ -38,7 +38,7 @@ class ProfileTakenError(EngineError):
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """The batch sizes that an engine takes, and was tuned for; one, where it is static."""
+    """The batch sizes that an engine takes and was tuned for; a static engine has one."""
 
     smallest: int
     optimum: int
@@ -49,15 +49,15 @@ class EngineFile:
     """A deserialised engine with one input and one output; a context manager."""
 
     def __init__(self, trt: ModuleType, path: Path, data: bytes) -> None:
-        """Deserialise an engine's bytes, which `path` held; only messages name it.
+        """Deserialise an engine's bytes; `path` is for messages only.
 
-        `data` is code: take it from `read_engine`. `cuda.device_name()` must have worked, for
-        TensorRT dies without a GPU.
+        `data` is code: take it from `read_engine`. Call `cuda.device_name()` first, for
+        TensorRT ends the process if there is no GPU.
 
         Raises:
-            EngineDamagedError: It is cut off, or no engine.
-            EngineVersionError: It was built by another version, or for another GPU.
-            EngineMismatchError: It has not one input and one output.
+            EngineDamagedError: The data is cut off, or is no engine.
+            EngineVersionError: The engine was built by another version, or for another GPU.
+            EngineMismatchError: The engine does not have one input and one output.
             GpuMemoryError: The GPU has no room for its weights.
         """
         self.path = path
@@ -69,7 +69,7 @@ class EngineFile:
         try:
             self._engine = self._runtime.deserialize_cuda_engine(data)
             if self._engine is None:
-                raise self._refusal()
+                raise self._load_error()
             self.input = self._tensor(trt.TensorIOMode.INPUT, "input")
             self.output = self._tensor(trt.TensorIOMode.OUTPUT, "output")
             self.sizes = self._sizes()
@@ -92,22 +92,22 @@ class EngineFile:
         """Shape of one item's features: (D,)."""
         return _row(self.output)
 
-    def _refusal(self) -> EngineError:
-        """Return why nothing came of the file."""
+    def _load_error(self) -> EngineError:
+        """Return the exception for a file that TensorRT did not deserialise."""
         cuda.synchronize()
-        words = self._words()
-        if _NO_MEMORY.search(words):
+        reason = self._take_messages()
+        if _NO_MEMORY.search(reason):
             return GpuMemoryError(
-                f"the GPU has no room for {self.path}: TensorRT says {words}; "
+                f"the GPU has no room for {self.path}: TensorRT says {reason}; "
                 "end other programs on it (nvidia-smi)"
             )
-        if _OTHER_VERSION.search(words):
+        if _OTHER_VERSION.search(reason):
             return EngineVersionError(
                 f"TensorRT {self._trt.__version__} on {cuda.device_name()} does not take "
-                f"{self.path}: {words}; build the engine here with `clipfleet build`"
+                f"{self.path}: {reason}; build the engine here with `clipfleet build`"
             )
         return EngineDamagedError(
-            f"TensorRT cannot read {self.path}: {words}; copy it anew, or build it again with "
+            f"TensorRT cannot read {self.path}: {reason}; copy it anew, or build it again with "
             "`clipfleet build`"
         )
 
@@ -138,11 +138,11 @@ class EngineFile:
         return Sizes(smallest=smallest, optimum=optimum, largest=largest)
 
     def context(self, size: int, *, source: int, target: int, stream: cuda.Stream) -> Any:
-        """Return an execution context for batches of `size`, between two addresses on the GPU.
+        """Return an execution context for batches of `size`: from address `source` to `target`.
 
         Raises:
-            GpuMemoryError: The GPU has no room for what its layers pass on.
-            ProfileTakenError: It is the engine's second, and this version gives no more.
+            GpuMemoryError: The GPU has no room for the layers' activations.
+            ProfileTakenError: This TensorRT version allows no second context of the engine.
         """
         self._messages.clear()
         context = self._engine.create_execution_context()
@@ -151,13 +151,13 @@ class EngineFile:
         if self.dynamic:
             if not take_profile(context, stream.address):
                 raise ProfileTakenError(
-                    f"{self.path} runs in one execution context only ({self._words()}): "
+                    f"{self.path} runs in one execution context only ({self._take_messages()}): "
                     "set engine_contexts to 1, or build it again with `clipfleet build`"
                 )
             stream.synchronize()
-            self._must(context.set_input_shape(self.input.name, (size, *self.input_row)))
-        self._must(context.set_tensor_address(self.input.name, source))
-        self._must(context.set_tensor_address(self.output.name, target))
+            self._check_call(context.set_input_shape(self.input.name, (size, *self.input_row)))
+        self._check_call(context.set_tensor_address(self.input.name, source))
+        self._check_call(context.set_tensor_address(self.output.name, target))
         return context
 
     def _no_context(self, size: int) -> EngineError:
@@ -165,33 +165,33 @@ class EngineFile:
         free, _ = cuda.memory_info()
         return GpuMemoryError(
             f"no execution context for {self.path} at batch {size}, with {free >> 20} MiB free on "
-            f"the GPU: TensorRT says {self._words()}; lower engine_contexts, or use an "
+            f"the GPU: TensorRT says {self._take_messages()}; lower engine_contexts, or use an "
             "engine with smaller batches"
         )
 
-    def _must(self, done: bool) -> None:
-        if not done:
+    def _check_call(self, succeeded: bool) -> None:
+        if not succeeded:
             raise self.failure()
 
     def failure(self) -> EngineError:
-        """Return the exception for a call of TensorRT's that only said that it failed."""
-        words = self._words()
-        if _NO_MEMORY.search(words):
+        """Return the exception for a TensorRT call that failed without a reason."""
+        reason = self._take_messages()
+        if _NO_MEMORY.search(reason):
             return GpuMemoryError(
-                f"the GPU has no room to run {self.path}: TensorRT says {words}; end other "
+                f"the GPU has no room to run {self.path}: TensorRT says {reason}; end other "
                 "programs on it (nvidia-smi), lower engine_contexts, or use an engine with smaller "
                 "batches"
             )
-        return EngineError(f"TensorRT failed in {self.path}: {words}")
+        return EngineError(f"TensorRT failed in {self.path}: {reason}")
 
-    def _words(self) -> str:
-        """Return what TensorRT said, and forget it: the next failure has words of its own."""
+    def _take_messages(self) -> str:
+        """Return TensorRT's messages, and clear them for the next failure."""
         words = self._messages.explain()
         self._messages.clear()
         return words
 
     def forget_messages(self) -> None:
-        """Forget what TensorRT said until now, as it explains no failure to come."""
+        """Clear TensorRT's messages: they do not explain later failures."""
         self._messages.clear()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""One batch on its way through the GPU: copied there, computed, copied back."""
+"""Execution slots: each takes one batch to the GPU, computes it, and copies the features back."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from clipfleet.workers.engines.tensorrt.engine_file import EngineFile
 log = logging.getLogger(__name__)
 
 
-class Lane:
+class ExecutionSlot:
     """An execution context for batches of one size, with its own stream, buffers and CUDA graph.
 
-    A lane holds one batch at a time; several lanes keep the GPU busy while the host copies.
+    A slot holds one batch at a time; several slots keep the GPU busy while the host copies.
     """
 
     def __init__(
         self, file: EngineFile, size: int, *, graph: bool, copy: HostCopy, pinned: PinnedArrays
     ) -> None:
-        """Take all that is needed, run once, and capture that as a graph if `graph`.
+        """Allocate stream, buffers and context, run once, and capture the run if `graph` is set.
 
-        `copy` brings a batch into the lane's pinned memory, unless it lies in `pinned`.
+        `copy` copies a batch into the slot's pinned memory, unless the batch lies in `pinned`.
 
         Raises:
-            GpuMemoryError: The GPU has no room for it.
+            GpuMemoryError: The GPU has no room for the slot.
             EngineError: The engine does not run.
         """
         self.size = size
@@ -44,8 +44,8 @@ class Lane:
         self._file = file
         self._copy = copy
         self._pinned = pinned
-        self._batch: Array | None = None  # in flight, where the GPU reads it by itself
-        self._rows: NDArray[np.float32] | None = None  # where the batch in flight belongs
+        self._batch: Array | None = None  # the batch in flight, if the GPU reads it in place
+        self._rows: NDArray[np.float32] | None = None  # for the features of the batch in flight
         self._context: Any = None
         with ExitStack() as stack:
             self._stream = stack.enter_context(cuda.Stream())
@@ -58,7 +58,7 @@ class Lane:
                 stream=self._stream,
             )
             self._copy_in = self._copying_in()
-            self._enqueue()  # what TensorRT does at a shape's first run cannot be captured
+            self._enqueue()  # TensorRT's first run of a shape cannot be captured
             self._stream.synchronize()
             self._start = self._captured(stack) if graph else self._enqueue
             self.wait_with(blocking=False)
@@ -80,7 +80,7 @@ class Lane:
         }
 
     def _captured(self, stack: ExitStack) -> Callable[[], None]:
-        """Return what launches the graph, or enqueues plainly where there can be none."""
+        """Return a function that launches the graph, or `_enqueue` if nothing can be captured."""
         try:
             graph = stack.enter_context(Graph(self._stream, self._enqueue))
             start = partial(_launch, cuda.runtime().cudaGraphLaunch, graph.handle, self._stream)
@@ -103,8 +103,10 @@ class Lane:
         cuda.copy_async(made.handle, source, made.size_bytes, "DeviceToHost", self._stream)
 
     def _copying_in(self) -> Callable[[int], tuple[Any]]:
-        """Return what copies a batch at an address of the host's to the GPU; it is no part of
-        the graph, in which the address could not change."""
+        """Return a function that copies a batch at a host address to the GPU.
+
+        The copy is not part of the graph, in which the address could not change.
+        """
         cudart = cuda.runtime()
         copy, kind = cudart.cudaMemcpyAsync, cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
         target, stream = self._device_input.handle, self._stream.handle
@@ -116,19 +118,19 @@ class Lane:
             raise self._file.failure()
 
     def wait_with(self, *, blocking: bool) -> None:
-        """Choose how `collect` waits: asleep, or on a core of its own, which saves some 20 µs."""
+        """Choose how `collect` waits: asleep, or on a busy core, which saves some 20 µs."""
         cudart, event = cuda.runtime(), self._events[blocking].handle
         self._record = partial(cudart.cudaEventRecord, event, self._stream.handle)
         self._wait = partial(cudart.cudaEventSynchronize, event)
 
     def launch(self, batch: Array, rows: NDArray[np.float32]) -> None:
-        """Start on up to `size` inputs, whose features `collect` writes to `rows`.
+        """Start a batch of up to `size` inputs; `collect` writes its features to `rows`.
 
-        A short batch is filled up with its last input. A whole one that lies in pinned memory
-        must not change until it is collected.
+        A short batch is padded with its last input. A full batch in pinned memory must not
+        change until it is collected.
         """
         count = len(batch)
-        if count == self.size and self._pinned.hold(batch):
+        if count == self.size and self._pinned.contains(batch):
             self._batch, source = batch, address_of(batch)
         else:
             source = self._pinned_input.handle
@@ -145,7 +147,7 @@ class Lane:
         self._rows = rows
 
     def collect(self) -> None:
-        """Wait for the batch in flight, if any, and write its features to its rows."""
+        """Wait for the batch in flight, if there is one, and write its features to its rows."""
         rows = self._rows
         if rows is None:
             return
@@ -156,16 +158,16 @@ class Lane:
         self._rows = self._batch = None
 
     def abandon(self) -> None:
-        """Let go of the batch in flight, whatever becomes of it, so that another may follow."""
+        """Drop the batch in flight, whether it fails or not."""
         self._rows = None
-        with suppress(EngineError):  # that of the call that failed is the one to tell
+        with suppress(EngineError):  # the error of the call that failed is raised instead
             self._stream.synchronize()
         self._batch = None
 
     def launch_on_gpu(self, source: int, target: int, count: int) -> None:
-        """Start on `count` inputs at an address on the GPU; the features go to another there.
+        """Start a batch of `count` inputs at GPU address `source`; the features go to `target`.
 
-        The rest of a short batch is what was there before.
+        The rest of a short batch keeps earlier inputs.
         """
         given, made = self._device_input.handle, self._device_output.handle
         row_in, row_out = self.row_bytes
@@ -175,38 +177,38 @@ class Lane:
 
     @property
     def row_bytes(self) -> tuple[int, int]:
-        """Bytes of one item's inputs, and of its features."""
+        """The size of one item's inputs and of its features, in bytes."""
         return self._given.nbytes // self.size, self._made.nbytes // self.size
 
     def _free_context(self) -> None:
         self._context = None
 
     def close(self) -> None:
-        """Free graph, context, buffers and stream, in this order; the lane is of no more use."""
+        """Free graph, context, buffers and stream, in this order. Do not use the slot again."""
         self.abandon()
         self._closing.close()
 
 
-def drive(pieces: Iterable[tuple[Lane, Array, NDArray[np.float32]]]) -> None:
-    """Run batches: a lane with inputs (n, …) and where their features (n, D) go, for each.
+def run_batches(pieces: Iterable[tuple[ExecutionSlot, Array, NDArray[np.float32]]]) -> None:
+    """Run batches, each a slot, its inputs (n, …) and the rows for its features (n, D).
 
-    A lane that comes again is waited for first, so that there are as many batches in flight as
-    there are lanes.
+    Before a slot's next batch its last batch is collected, so there are as many batches in
+    flight as slots.
 
     Raises:
-        EngineError: A batch failed; none is in flight any more.
+        EngineError: A batch failed; no batch is in flight any more.
     """
-    used: dict[Lane, None] = {}
+    used: dict[ExecutionSlot, None] = {}
     try:
-        for lane, batch, rows in pieces:
-            lane.collect()
-            used[lane] = None
-            lane.launch(batch, rows)
-        for lane in used:
-            lane.collect()
+        for slot, batch, rows in pieces:
+            slot.collect()
+            used[slot] = None
+            slot.launch(batch, rows)
+        for slot in used:
+            slot.collect()
     except BaseException:
-        for lane in used:
-            lane.abandon()
+        for slot in used:
+            slot.abandon()
         raise
 
 

@@ -1,4 +1,4 @@
-"""What TensorRT says while it works: the reason for a call of it that only returned nothing."""
+"""TensorRT's log messages: the reason why a TensorRT call failed is only there."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _KEPT_SEVERITIES = ("INTERNAL_ERROR", "ERROR", "WARNING")
 
 
 class Messages:
-    """TensorRT's last warnings and errors: what explains a call that only returned nothing."""
+    """TensorRT's last warnings and errors."""
 
     def __init__(self, forward: Forward | None = None) -> None:
-        """`forward` is given every message of every severity."""
+        """`forward` is called with each message of each severity."""
         self._forward = forward
         self._kept: deque[tuple[str, str]] = deque(maxlen=_KEPT_MESSAGES)
 
     def clear(self) -> None:
-        """Forget them, so that the next are the next call's."""
+        """Drop all messages, so that later ones are of the next call."""
         self._kept.clear()
 
     def add(self, severity: str, message: str) -> None:
@@ -37,15 +37,15 @@ class Messages:
 
     @property
     def errors(self) -> list[str]:
-        """The errors among them, oldest first."""
+        """The error messages, oldest first."""
         return [message for severity, message in self._kept if severity.endswith("ERROR")]
 
     def explain(self) -> str:
-        """The errors in one line, or the warnings where there was none."""
+        """Return the errors in one line, or the warnings if there is no error."""
         return "; ".join(self.errors or [message for _, message in self._kept]) or "no reason given"
 
     def logger(self, trt: ModuleType) -> Any:
-        """Return an `ILogger` that adds to these messages; keep it as long as what uses it."""
+        """Return an `ILogger` that adds to these messages; keep it as long as its users live."""
         add = self.add
 
         class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
@@ -60,10 +60,10 @@ class Messages:
 
 @cache
 def process_logger(trt: ModuleType) -> tuple[Messages, Any]:
-    """Return the messages of a process's builders and runtimes, and the logger that adds to them.
+    """Return the messages of this process's builders and runtimes, and their logger.
 
-    Every version goes on with the first logger that it was given while anything that uses it
-    lives: another would get nothing, and one that is freed too early is called all the same.
+    TensorRT keeps its first logger as long as a user of it lives. A second logger would get no
+    message, and TensorRT would call a logger that was freed.
     """
     messages = Messages(_to_log)
     return messages, messages.logger(trt)

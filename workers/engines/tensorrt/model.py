@@ -1,4 +1,4 @@
-"""`TensorRTModel(path)(inputs={"image": array})`: an engine as Chinese-CLIP's guide calls it."""
+"""`TensorRTModel(path)(inputs={"image": array})`: the engine call of Chinese-CLIP's guide."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clipfleet.errors import EngineError
 from clipfleet.model_card import card_path, load_card
-from clipfleet.workers.engines.batching import check_fits
+from clipfleet.workers.engines.base import check_inputs
 from clipfleet.workers.engines.cuda.device_array import Features, gpu_array, wait_for
 from clipfleet.workers.engines.tensorrt.open import open_engine
 from clipfleet.workers.engines.tensorrt.runner import Runner
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class TensorRTModel:
-    """An engine file, called with its input's name; a context manager.
+    """An engine file that is called with named inputs; a context manager.
 
-    NumPy arrays give a NumPy array. What lies on the GPU and says so by
-    `__cuda_array_interface__` is not copied to the host to be computed; a torch tensor there
-    gives a torch tensor there, and torch is not imported.
+    For a NumPy array it returns a NumPy array. An array in GPU memory, with
+    `__cuda_array_interface__`, is not copied to the host first. For a torch tensor on the GPU it
+    returns a torch tensor on the GPU. torch is not imported.
     """
 
     def __init__(
@@ -37,14 +37,14 @@ class TensorRTModel:
         cuda_graphs: bool = True,
         allow_unverified: bool = False,
     ) -> None:
-        """Load an engine; `allow_unverified` also takes one that has no card, or no proof.
+        """Load an engine; `allow_unverified` accepts an engine without a card or a verification.
 
-        `contexts` is how many batches are in flight where there is more than one.
+        `contexts` is how many batches are in flight at once.
 
         Raises:
             DependencyError: TensorRT or cuda-bindings is not installed.
-            CardError: Its card does not fit the schema.
-            EngineError: As `TensorRTEngine` does.
+            CardError: The engine's card does not match the schema.
+            EngineError: As for `TensorRTEngine`.
         """
         path = Path(path)
         card = load_card(path)[0] if card_path(path).is_file() else None
@@ -55,16 +55,16 @@ class TensorRTModel:
             self._runner = stack.enter_context(
                 Runner(self._file, contexts=contexts, cuda_graphs=cuda_graphs)
             )
-            self._held: ExitStack | None = stack.pop_all()
+            self._resources: ExitStack | None = stack.pop_all()
 
     def __call__(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return {output's name: features (n, D)} of {input's name: n inputs}, n of any size.
+        """Return {output name: features (n, D)} for {input name: inputs (n, …)}, n of any size.
 
-        float32, not normalised. What is not the engine's dtype is converted, if it is of the
-        same kind (integers, or floating point).
+        The features are float32 and not normalised. Inputs of another dtype of the same kind
+        (integers, or floating point) are converted.
 
         Raises:
-            EngineError: The name, shape or kind is not the engine's, or it failed.
+            EngineError: The name, shape or dtype is wrong, or the engine failed.
         """
         spec = self._file.input
         if set(inputs) != {spec.name}:
@@ -73,7 +73,7 @@ class TensorRTModel:
                 f"{spec.name!r}"
             )
         given = inputs[spec.name]
-        if hasattr(given, "detach"):  # a torch tensor: only without a gradient it tells its address
+        if hasattr(given, "detach"):  # a torch tensor: with a gradient it gives no address
             given = given.detach()
         on_gpu = hasattr(given, "__cuda_array_interface__")
         run = self._run_on_gpu if on_gpu else self._run_on_host
@@ -81,7 +81,7 @@ class TensorRTModel:
 
     def _run_on_host(self, given: Any) -> NDArray[np.float32]:
         spec, inputs = self._file.input, np.asarray(given)
-        check_fits(inputs.shape, inputs.dtype, spec, taker=f"engine {self._file.path.name}")
+        check_inputs(inputs.shape, inputs.dtype, spec, taker=f"engine {self._file.path.name}")
         features = np.empty((len(inputs), *self._file.output_row), dtype=np.float32)
         self._runner.run(np.ascontiguousarray(inputs, dtype=np.dtype(spec.dtype)), features)
         return features
@@ -95,10 +95,10 @@ class TensorRTModel:
             return features.result()
 
     def close(self) -> None:
-        """Free all that it holds on the GPU; the model cannot be called any more."""
-        if self._held is not None:
-            held, self._held = self._held, None
-            held.close()
+        """Free the model's GPU memory; the model cannot be called any more."""
+        if self._resources is not None:
+            resources, self._resources = self._resources, None
+            resources.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""From a file and its card to a TensorRT engine that may run here."""
+"""Open a TensorRT engine file, after checks against its card and this machine."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from pathlib import Path
 from clipfleet.errors import EngineMismatchError, EngineUnverifiedError
 from clipfleet.model_card import ModelCard, TensorSpec, read_engine
 from clipfleet.workers.engines.cuda import runtime as cuda
-from clipfleet.workers.engines.tensorrt.check_compatible import check_fit
+from clipfleet.workers.engines.tensorrt.check_compatible import check_compatible
 from clipfleet.workers.engines.tensorrt.compat import load_tensorrt
 from clipfleet.workers.engines.tensorrt.engine_file import EngineFile
 
 
 def open_engine(card: ModelCard | None, path: Path, *, allow_unverified: bool) -> EngineFile:
-    """Return an engine that is its card's, fits this machine, and is proven unless that is waived.
+    """Return an engine that matches its card, this machine, and, unless waived, is verified.
 
     Raises:
         DependencyError: TensorRT or cuda-bindings is not installed.
-        EngineUnverifiedError: Its card does not prove it here, or it has none, and must.
-        EngineError: The file, the machine or the engine is not what the card says.
+        EngineUnverifiedError: The engine has no card, or its card does not verify it here; not
+            raised with `allow_unverified`.
+        EngineError: The file, the machine or the engine does not match the card.
     """
     if card is None and not allow_unverified:
         raise EngineUnverifiedError(
@@ -26,11 +27,11 @@ def open_engine(card: ModelCard | None, path: Path, *, allow_unverified: bool) -
             f"`clipfleet adopt {path}`, or allow unverified engines"
         )
     data = read_engine(path, card)
-    gpu = cuda.device_name()  # before TensorRT, which ends the process where there is no GPU
+    gpu = cuda.device_name()  # first, for TensorRT ends the process if there is no GPU
     trt = load_tensorrt()
     if card is not None:
         version = str(trt.__version__)
-        check_fit(card, gpu=gpu, runtime_version=version, allow_unverified=allow_unverified)
+        check_compatible(card, gpu=gpu, runtime_version=version, allow_unverified=allow_unverified)
     file = EngineFile(trt, path, data)
     if card is not None:
         try:
@@ -42,15 +43,15 @@ def open_engine(card: ModelCard | None, path: Path, *, allow_unverified: bool) -
     return file
 
 
-def _check_tensor(role: str, found: TensorSpec, said: TensorSpec, path: Path) -> None:
+def _check_tensor(role: str, found: TensorSpec, expected: TensorSpec, path: Path) -> None:
     """Check an engine's input or output against its card's.
 
     Raises:
         EngineMismatchError: The name, shape or dtype is another.
     """
-    if found != said:
+    if found != expected:
         raise EngineMismatchError(
             f"{role} of {path} is {found.name!r}, {found.dtype} {tuple(found.shape)}: its card "
-            f"says {said.name!r}, {said.dtype} {tuple(said.shape)}; take the card that was "
-            "written with the engine"
+            f"says {expected.name!r}, {expected.dtype} {tuple(expected.shape)}; take the card "
+            "that was written with the engine"
         )

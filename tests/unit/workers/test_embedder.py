@@ -1,4 +1,4 @@
-"""The pipeline: every item is a vector or a failure, in order, whatever else happens."""
+"""The embedder: each item becomes a vector or a failure, in order, after any error."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from clipfleet.items import Item
 from clipfleet.model_card import load_card
 from clipfleet.settings import Settings
 from clipfleet.storage.format.parts import Embedded
-from clipfleet.workers import embedder as pipeline
+from clipfleet.workers import embedder as embedder_module
 from clipfleet.workers import input_chunks as inputs_module
 from clipfleet.workers.embedder import Embedder, embed_in_chunks
-from clipfleet.workers.engines.base import Array
+from clipfleet.workers.engines.base import Array, l2_normalise
 from clipfleet.workers.engines.fake import FakeEngine, fake_card, write_fake_engine
 from clipfleet.workers.images.decode import ImageLimits, read_image
 from clipfleet.workers.images.isolated_decoder import IsolatedDecoder
 from clipfleet.workers.images.preprocess import preprocess_batch
 from clipfleet.workers.input_chunks import CHUNKS_AHEAD, Outcome
-from clipfleet.workers.normalise import l2_normalise
 from clipfleet.workers.text.tokenizer import Tokenizer
 
 CHUNK = 32  # items
@@ -37,7 +36,7 @@ CHUNK = 32  # items
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """More cores would make larger chunks."""
-    monkeypatch.setattr(pipeline, "cores", lambda: 2)
+    monkeypatch.setattr(embedder_module, "cores", lambda: 2)
 
 
 @pytest.fixture
@@ -87,7 +86,7 @@ def test_a_picture_may_hold_its_decoder_for_less_than_the_deadline(
             given.append(timeout_s)
             super().__init__(limits, timeout_s=timeout_s, **rest)
 
-    monkeypatch.setattr(pipeline, "IsolatedDecoder", Decoder)
+    monkeypatch.setattr(embedder_module, "IsolatedDecoder", Decoder)
     settings = Settings(shard_deadline_s=deadline_s)
     with Embedder(FakeEngine(fake_card("img", dim=8, resolution=16)), settings) as embedder:
         embedder.embed([], isolated=True)
@@ -214,6 +213,20 @@ def test_a_file_system_that_does_not_answer_stops_the_run_and_the_next_one_works
     assert len(read) <= CHUNK * (CHUNKS_AHEAD + 2)
 
 
+def test_a_run_without_urls_does_not_use_the_prefetcher(
+    tmp_path: Path, images: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[list[str]] = []
+    monkeypatch.setattr(images._urls, "begin", lambda urls: begun.append(list(urls)))
+    local, remote = picture(tmp_path / "a.png", 0), Item(id="u", uri="https://a.example/x")
+    images.embed([local])
+    assert begun == []
+    images.embed([local, remote])
+    for _ in range(2):
+        images.embed([local])
+    assert begun == [["https://a.example/x"], []]  # the second drops the rest of the first
+
+
 def test_an_engine_that_fails_stops_the_run() -> None:
     class FailingEngine(FakeEngine):
         def __call__(self, inputs: Array) -> NDArray[np.float32]:
@@ -319,7 +332,7 @@ def test_a_closed_embedder_has_stopped_its_threads(model: str) -> None:
         embedder.embed([Item(id="a", text="a")])
 
 
-def test_texts_that_are_cut_are_told_and_have_vectors(texts: Embedder) -> None:
+def test_cut_texts_are_named_and_have_vectors(texts: Embedder) -> None:
     items = [Item(id="short", text="a cat"), Item(id="long", text="cat " * 60)]
     embedded = texts.embed([*items, Item(id="none", text=" ")])
     assert embedded.cut == {"long"}

@@ -1,4 +1,4 @@
-"""URLs fetched ahead of an engine that is slow in fact."""
+"""Prefetching for an engine that is slow."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import pytest
 from clipfleet.error_codes import FETCH_FAILED
 from clipfleet.errors import ItemError
 from clipfleet.workers.http.fetcher import Room
-from clipfleet.workers.http.prefetch import FetchAhead, Patience
+from clipfleet.workers.http.prefetch import Prefetcher, RetryLimits
 
 
-def test_a_server_that_we_kept_waiting_is_not_held_to_have_failed(
+def test_a_connection_that_this_process_did_not_read_is_no_failure_of_the_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where the engine is slow, fetches wait for room, and servers close their connections."""
+    """With a slow engine, fetches wait for room, and servers close their connections."""
     monkeypatch.setattr("clipfleet.workers.http.prefetch.backoff_s", lambda _: 0.0)
-    monkeypatch.setattr("clipfleet.workers.http.prefetch._SERVERS_PATIENCE_S", 0.01)
+    monkeypatch.setattr("clipfleet.workers.http.prefetch._MAX_BLOCKED_S", 0.01)
 
     def fetch(url: str, room: Room) -> bytes:
         if room(100) >= 0.01:
             raise ItemError(FETCH_FAILED, "Connection reset by peer")
         return b"there"
 
-    ahead = FetchAhead(fetch, threads=4, ahead_bytes=100, patience=Patience(attempts=1))
+    prefetcher = Prefetcher(fetch, threads=4, ahead_bytes=100, retry_limits=RetryLimits(attempts=1))
     urls = [f"https://a.example/{n}" for n in range(10)]
-    ahead.begin(urls)
+    prefetcher.begin(urls)
     for url in urls:
         time.sleep(0.02)  # the engine's; no less, for the others to be kept waiting
-        assert ahead.take(url) == b"there"
-    ahead.close()
+        assert prefetcher.take(url) == b"there"
+    prefetcher.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipfleet.workers.normalise import l2_normalise
+from clipfleet.workers.engines.base import l2_normalise
 
 
 def test_rows_have_norm_one_and_keep_their_direction() -> None:

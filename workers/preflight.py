@@ -1,33 +1,24 @@
-"""A worker's life: what must hold before it starts, and the one embedder of its process."""
+"""The checks of a worker before it starts: its settings, model, output folder and input roots."""
 
 from __future__ import annotations
 
 import os
-import socket
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
 
 from clipfleet.errors import SettingsError, StorageError, UsageError
 from clipfleet.model_card import ModelCard, load_card
-from clipfleet.settings import CONFIG_VARIABLE, PREFIX, SEPARATORS, Settings
+from clipfleet.settings import PREFIX, Settings
 from clipfleet.storage.filesystem.base import open_filesystem
 from clipfleet.storage.filesystem.create_if_absent import check_first_writer_wins
 from clipfleet.storage.filesystem.locations import below, in_object_store
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset, single_items_name
 
-if TYPE_CHECKING:
-    from clipfleet.workers.embedder import Embedder
-
-# Without it a child imports modules from its working folder, a stranger's json.py, say (CPython
-# 3.10 does not know it).
-SAFE_PATH_VARIABLE = "PYTHONSAFEPATH"
-
 _ROOTS_VARIABLE = f"{PREFIX}INPUT_ROOTS"
 
 
 def preflight(settings: Settings) -> ModelCard:
-    """Return the card of the engine to serve, after looking at all that a worker needs.
+    """Check all that a worker needs, and return the card of its engine.
 
     Raises:
         SettingsError: tower, model or output is not set.
@@ -83,7 +74,7 @@ def _check_store(output: str, store_timeout_s: float) -> None:
 
 
 def _check_writable(output: Path) -> None:
-    """Write and delete a file: permission bits do not tell of read-only mounts or full disks."""
+    """Write and delete a file: permission bits do not show read-only mounts or full disks."""
     probe = output / f".clipfleet-probe-{uuid.uuid4().hex}"
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -97,7 +88,7 @@ def _check_writable(output: Path) -> None:
 
 
 def _check_roots(settings: Settings) -> None:
-    """Look now: below a folder that is not mounted every image would be missing."""
+    """Check that the input roots exist: if one is not mounted, all its images would be missing."""
     for root in settings.input_roots:
         if not os.path.isdir(root):
             raise UsageError(
@@ -107,75 +98,7 @@ def _check_roots(settings: Settings) -> None:
 
 
 def _check_single_items(output: str, card: ModelCard, store_timeout_s: float) -> None:
-    """Look now: a worker whose model does not fit could embed none of these items."""
+    """Check that the dataset of single items, if there is one, is of this model."""
     root = below(output, single_items_name(card.tower))
     if open_filesystem(root, store_timeout_s=store_timeout_s).exists(INFO_PATH):
         Dataset.open(root, store_timeout_s=store_timeout_s).check_model(card)
-
-
-def environment_of(settings: Settings) -> dict[str, str]:
-    """Return this process's environment, changed so that a child's settings are these.
-
-    Arguments would show in the process list, and with them the password of Redis.
-    """
-    # A configuration file is read already, and the child may be in another folder.
-    kept = {name: value for name, value in os.environ.items() if name != CONFIG_VARIABLE}
-    given = settings.model_dump(exclude_none=True)
-    for name, separator in SEPARATORS.items():
-        values = given.pop(name)
-        variable = f"{PREFIX}{name.upper()}"
-        kept.pop(variable, None)
-        if values:  # an empty variable would be a list with an empty name in it
-            kept[variable] = separator.join(values)
-    told = {f"{PREFIX}{name.upper()}": str(value) for name, value in given.items()}
-    return {**kept, **told, SAFE_PATH_VARIABLE: "1"}
-
-
-def worker_name(settings: Settings) -> str:
-    """Return a name for this worker that no other has: it stands in logs and in part footers."""
-    return f"{settings.tower}-{os.getpid()}@{socket.gethostname()}"
-
-
-class EngineProcess:
-    """The process that holds the engine: its settings and its embedder, loaded once."""
-
-    current: ClassVar[EngineProcess | None] = None
-
-    def __init__(self, settings: Settings, embedder: Embedder) -> None:
-        self.settings = settings
-        self.embedder = embedder
-
-    @property
-    def card(self) -> ModelCard:
-        return self.embedder.engine.card
-
-
-def open_engine_process(settings: Settings) -> EngineProcess:
-    """Load the engine of `settings.model` into this process.
-
-    Raises:
-        ClipfleetError: It does not load; str(error) says why.
-    """
-    from clipfleet.workers.embedder import Embedder  # brings the engine's runtime: children only
-
-    embedder = Embedder.from_settings(settings)
-    EngineProcess.current = EngineProcess(settings, embedder)
-    return EngineProcess.current
-
-
-def engine_process() -> EngineProcess:
-    """Return what `open_engine_process` loaded into this process.
-
-    Raises:
-        UsageError: Nothing was loaded: this is not a worker's child.
-    """
-    if EngineProcess.current is None:
-        raise UsageError("this process holds no engine: tasks run in `clipfleet worker` only")
-    return EngineProcess.current
-
-
-def close_engine_process() -> None:
-    """Free the engine of this process, if it holds one."""
-    if EngineProcess.current is not None:
-        EngineProcess.current.embedder.close()
-    EngineProcess.current = None

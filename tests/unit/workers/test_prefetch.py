@@ -1,4 +1,4 @@
-"""URLs fetched ahead: in order, many at once, within bounds, and again if what failed may pass."""
+"""Prefetching of URLs: order, concurrency, bounds, and retries of transient errors."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from clipfleet.error_codes import (
 from clipfleet.error_codes import SERVER_BUSY as BUSY
 from clipfleet.errors import ClipfleetError, ItemError, StorageError
 from clipfleet.workers.backoff import backoff_s
-from clipfleet.workers.http.circuit_breaker import Hosts
+from clipfleet.workers.http.circuit_breaker import CircuitBreaker
 from clipfleet.workers.http.fetcher import BusyError, Room
-from clipfleet.workers.http.prefetch import FetchAhead, Patience
+from clipfleet.workers.http.prefetch import Prefetcher, RetryLimits
 
-WAIT_S = 10.0  # for what comes at once, unless something is broken
+WAIT_S = 10.0  # a limit for events that come at once unless a test fails
 
 
 class Servers:
-    """Stands in for all servers: answers by the number of the try for a URL, from 1."""
+    """A fake of all servers: it answers by the number of the attempt for a URL, from 1."""
 
     def __init__(self, answer: Callable[[str, int], bytes]) -> None:
         self._answer = answer
@@ -52,20 +52,23 @@ class Servers:
 
 
 @contextmanager
-def ahead_of(
+def prefetching(
     servers: Servers,
     *,
     threads: int = 4,
     ahead_bytes: int = 1 << 20,
-    patience: Patience | None = None,
-) -> Iterator[FetchAhead]:
-    ahead = FetchAhead(
-        servers.fetch, threads=threads, ahead_bytes=ahead_bytes, patience=patience or Patience()
+    retry_limits: RetryLimits | None = None,
+) -> Iterator[Prefetcher]:
+    prefetcher = Prefetcher(
+        servers.fetch,
+        threads=threads,
+        ahead_bytes=ahead_bytes,
+        retry_limits=retry_limits or RetryLimits(),
     )
     try:
-        yield ahead
+        yield prefetcher
     finally:
-        ahead.close()
+        prefetcher.close()
 
 
 @pytest.fixture(autouse=True)
@@ -79,73 +82,77 @@ def urls(count: int, host: str = "a.example") -> list[str]:
     return [f"https://{host}/{n}" for n in range(count)]
 
 
-def failure(ahead: FetchAhead, url: str) -> ItemError:
+def failure(prefetcher: Prefetcher, url: str) -> ItemError:
     with pytest.raises(ItemError) as raised:
-        ahead.take(url)
+        prefetcher.take(url)
     return raised.value
 
 
 def test_each_url_is_fetched_once_and_taken() -> None:
     servers = Servers(lambda url, _: url.encode())
-    with ahead_of(servers) as ahead:
+    with prefetching(servers) as prefetcher:
         for run in range(3):
             wanted = [f"{url}?{run}" for url in urls(50)]
-            ahead.begin(wanted)
-            assert [ahead.take(url) for url in wanted] == [url.encode() for url in wanted]
+            prefetcher.begin(wanted)
+            assert [prefetcher.take(url) for url in wanted] == [url.encode() for url in wanted]
         assert set(servers.counts.values()) == {1}
         assert len(servers.asked) == 150
 
 
-def test_many_are_in_flight_while_nobody_takes_any() -> None:
+def test_many_fetches_are_in_flight_before_any_body_is_taken() -> None:
     together = threading.Barrier(8, timeout=WAIT_S)
 
     def answer(url: str, _: int) -> bytes:
         together.wait()
         return b"x"
 
-    with ahead_of(Servers(answer), threads=8) as ahead:
-        ahead.begin(urls(16))
-        assert [ahead.take(url) for url in urls(16)] == [b"x"] * 16
+    with prefetching(Servers(answer), threads=8) as prefetcher:
+        prefetcher.begin(urls(16))
+        assert [prefetcher.take(url) for url in urls(16)] == [b"x"] * 16
 
 
 def test_two_items_with_one_url_have_it_fetched_once() -> None:
     servers = Servers(lambda url, _: b"same")
-    with ahead_of(servers) as ahead:
-        ahead.begin(["https://a.example/x"] * 3)
-        assert [ahead.take("https://a.example/x") for _ in range(3)] == [b"same"] * 3
+    with prefetching(servers) as prefetcher:
+        prefetcher.begin(["https://a.example/x"] * 3)
+        assert [prefetcher.take("https://a.example/x") for _ in range(3)] == [b"same"] * 3
         assert len(servers.asked) == 1
-        assert ahead.take("https://a.example/x") == b"same"  # as for a picture that is tried alone
+        assert (
+            prefetcher.take("https://a.example/x") == b"same"
+        )  # as for a picture that is tried alone
         assert len(servers.asked) == 2
 
 
-def test_a_url_that_was_not_begun_is_fetched_by_who_wants_it() -> None:
-    with ahead_of(Servers(lambda url, _: threading.current_thread().name.encode())) as ahead:
-        assert ahead.take("https://a.example/x") == threading.current_thread().name.encode()
+def test_a_url_outside_the_shard_is_fetched_by_the_caller() -> None:
+    with prefetching(
+        Servers(lambda url, _: threading.current_thread().name.encode())
+    ) as prefetcher:
+        assert prefetcher.take("https://a.example/x") == threading.current_thread().name.encode()
 
 
 @pytest.mark.parametrize("code", sorted(TRANSIENT_CODES))
-def test_what_may_pass_is_tried_again(code: str) -> None:
+def test_transient_errors_are_retried(code: str) -> None:
     def answer(url: str, number: int) -> bytes:
         if number < 3:
             raise ItemError(code, "not now")
         return b"there"
 
     servers = Servers(answer)
-    with ahead_of(servers) as ahead:
-        ahead.begin(urls(5))
-        assert [ahead.take(url) for url in urls(5)] == [b"there"] * 5
+    with prefetching(servers) as prefetcher:
+        prefetcher.begin(urls(5))
+        assert [prefetcher.take(url) for url in urls(5)] == [b"there"] * 5
         assert set(servers.counts.values()) == {3}
 
 
 @pytest.mark.parametrize("code", sorted(set(ERROR_CODES) - TRANSIENT_CODES))
-def test_what_will_not_pass_is_never_tried_again(code: str) -> None:
+def test_permanent_errors_are_not_retried(code: str) -> None:
     def answer(url: str, _: int) -> bytes:
         raise ItemError(code, "for ever")
 
     servers = Servers(answer)
-    with ahead_of(servers) as ahead:
-        ahead.begin(urls(5))
-        assert {failure(ahead, url).code for url in urls(5)} == {code}
+    with prefetching(servers) as prefetcher:
+        prefetcher.begin(urls(5))
+        assert {failure(prefetcher, url).code for url in urls(5)} == {code}
         assert set(servers.counts.values()) == {1}
 
 
@@ -154,15 +161,15 @@ def test_the_last_failure_says_how_often_it_was_tried() -> None:
         raise ItemError(FETCH_TIMEOUT, f"try {number} took too long")
 
     servers = Servers(answer)
-    with ahead_of(servers, patience=Patience(attempts=4)) as ahead:
-        ahead.begin(urls(1))
-        error = failure(ahead, urls(1)[0])
+    with prefetching(servers, retry_limits=RetryLimits(attempts=4)) as prefetcher:
+        prefetcher.begin(urls(1))
+        error = failure(prefetcher, urls(1)[0])
     assert error.code == FETCH_TIMEOUT
     assert str(error) == "try 4 took too long (tried 4 times)"
     assert len(servers.asked) == 4
 
 
-def test_a_server_is_asked_again_when_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_is_asked_again_after_its_retry_after(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody asks it before that, and nobody's tries are used up meanwhile."""
     times_s: list[float] = []
     refused = threading.Event()
@@ -174,12 +181,14 @@ def test_a_server_is_asked_again_when_it_said(monkeypatch: pytest.MonkeyPatch) -
             raise BusyError("too many requests", retry_after_s=0.2)
         return b"there"
 
-    with ahead_of(Servers(answer), threads=1, patience=Patience(attempts=2)) as ahead:
-        ahead.begin(urls(20))
-        assert [ahead.take(url) for url in urls(20)] == [b"there"] * 20
+    with prefetching(
+        Servers(answer), threads=1, retry_limits=RetryLimits(attempts=2)
+    ) as prefetcher:
+        prefetcher.begin(urls(20))
+        assert [prefetcher.take(url) for url in urls(20)] == [b"there"] * 20
     assert len(times_s) == 21
     at_once = [asked_s for asked_s in times_s if asked_s - times_s[0] < 0.2]
-    assert len(at_once) <= 2  # who takes may have asked beside the thread
+    assert len(at_once) <= 2  # the caller of `take` may fetch beside the thread
 
 
 def test_a_server_that_asks_for_too_much_patience_is_given_as_much_as_others() -> None:
@@ -187,10 +196,10 @@ def test_a_server_that_asks_for_too_much_patience_is_given_as_much_as_others() -
         raise BusyError("come tomorrow", retry_after_s=86_400.0)
 
     servers = Servers(answer)
-    patience = Patience(attempts=9, retry_s=0.1)
-    with ahead_of(servers, threads=16, patience=patience) as ahead:
-        ahead.begin(urls(100))
-        assert {failure(ahead, url).code for url in urls(100)} == {BUSY}
+    retry_limits = RetryLimits(attempts=9, retry_s=0.1)
+    with prefetching(servers, threads=16, retry_limits=retry_limits) as prefetcher:
+        prefetcher.begin(urls(100))
+        assert {failure(prefetcher, url).code for url in urls(100)} == {BUSY}
     assert len(servers.asked) < 100  # the others failed with the host
 
 
@@ -202,9 +211,9 @@ def test_one_answer_that_a_server_is_too_busy_condemns_no_other_url() -> None:
             raise BusyError("too many requests", retry_after_s=60.0)
         return b"there"
 
-    with ahead_of(Servers(answer), patience=Patience(retry_s=0.2)) as ahead:
-        ahead.begin(urls(100))
-        assert [ahead.take(url) for url in urls(100)] == [b"there"] * 100
+    with prefetching(Servers(answer), retry_limits=RetryLimits(retry_s=0.2)) as prefetcher:
+        prefetcher.begin(urls(100))
+        assert [prefetcher.take(url) for url in urls(100)] == [b"there"] * 100
 
 
 def test_a_dead_host_costs_no_time_out_for_each_item(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,70 +230,70 @@ def test_a_dead_host_costs_no_time_out_for_each_item(monkeypatch: pytest.MonkeyP
 
     servers = Servers(answer)
     pairs = list(zip(urls(1000, "dead.example"), urls(1000), strict=True))
-    with ahead_of(servers, patience=Patience(attempts=3, retry_s=30.0)) as ahead:
-        ahead.begin([url for pair in pairs for url in pair])
+    with prefetching(servers, retry_limits=RetryLimits(attempts=3, retry_s=30.0)) as prefetcher:
+        prefetcher.begin([url for pair in pairs for url in pair])
         for dead, alive in pairs:
-            assert failure(ahead, dead).code == FETCH_TIMEOUT
-            assert ahead.take(alive) == b"alive"
+            assert failure(prefetcher, dead).code == FETCH_TIMEOUT
+            assert prefetcher.take(alive) == b"alive"
     tries = Counter("dead" in url for url in servers.asked)
     assert tries[False] == 1000
     assert 8 <= tries[True] <= 16
 
 
 def test_a_host_that_failed_is_asked_again_after_a_while() -> None:
-    hosts = Hosts(retry_s=30.0)
+    breaker = CircuitBreaker(retry_s=30.0)
     refused = ItemError(FETCH_FAILED, "refused")
     for second in range(31):
-        assert hosts.down("h", second) is None
-        hosts.failed("h", refused, second)
-    down = hosts.down("h", 31.0)
+        assert breaker.down("h", second) is None
+        breaker.failed("h", refused, second)
+    down = breaker.down("h", 31.0)
     assert down is not None
     assert down.code == FETCH_FAILED
     assert str(down) == "h was not asked again, for it failed 31 times: refused"
-    assert hosts.down("other", 31.0) is None
-    assert hosts.down("h", 61.0) is None
-    hosts.failed("h", refused, 61.0)  # the first after the pause
-    assert hosts.down("h", 62.0) is not None
-    hosts.answered("h", 62.0)
-    assert hosts.down("h", 62.0) is None
-    hosts.failed("h", refused, 63.0)
-    assert hosts.down("h", 63.5) is None
+    assert breaker.down("other", 31.0) is None
+    assert breaker.down("h", 61.0) is None
+    breaker.failed("h", refused, 61.0)  # the first after the pause
+    assert breaker.down("h", 62.0) is not None
+    breaker.answered("h", 62.0)
+    assert breaker.down("h", 62.0) is None
+    breaker.failed("h", refused, 63.0)
+    assert breaker.down("h", 63.5) is None
 
 
-def test_what_a_host_asked_for_stands_though_it_answers_others() -> None:
-    hosts = Hosts(retry_s=30.0)
-    hosts.failed("h", BusyError("too many requests", retry_after_s=5.0), 1.0)
-    hosts.answered("h", 2.0)
-    assert hosts.paused_until_s("h") == 6.0
-    hosts.answered("h", 6.0)
-    assert hosts.paused_until_s("h") == 0.0
+def test_retry_after_stays_in_force_though_the_host_answers_other_requests() -> None:
+    breaker = CircuitBreaker(retry_s=30.0)
+    breaker.failed("h", BusyError("too many requests", retry_after_s=5.0), 1.0)
+    breaker.answered("h", 2.0)
+    assert breaker.paused_until_s("h") == 6.0
+    breaker.answered("h", 6.0)
+    assert breaker.paused_until_s("h") == 0.0
 
 
 def test_pauses_end_when_the_host_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clipfleet.workers.http.circuit_breaker.backoff_s", lambda _: 100.0)
-    hosts = Hosts(retry_s=30.0)
+    breaker = CircuitBreaker(retry_s=30.0)
     for second in range(8):
-        hosts.failed("h", ItemError(FETCH_FAILED, "refused"), second)
-    assert hosts.paused_until_s("h") == 30.0
-    hosts.failed("h", ItemError(FETCH_FAILED, "refused"), 30.0)
-    assert hosts.down("h", 30.0) is not None
+        breaker.failed("h", ItemError(FETCH_FAILED, "refused"), second)
+    assert breaker.paused_until_s("h") == 30.0
+    breaker.failed("h", ItemError(FETCH_FAILED, "refused"), 30.0)
+    assert breaker.down("h", 30.0) is not None
 
 
-def test_few_failures_of_a_host_hold_up_nobody() -> None:
-    hosts = Hosts(retry_s=30.0)
+def test_few_failures_of_a_host_pause_no_request() -> None:
+    breaker = CircuitBreaker(retry_s=30.0)
     for _ in range(7):
-        hosts.failed("h", ItemError(FETCH_TIMEOUT, "slow"), 1.0)
-    assert hosts.paused_until_s("h") == 0
+        breaker.failed("h", ItemError(FETCH_TIMEOUT, "slow"), 1.0)
+    assert breaker.paused_until_s("h") == 0
 
 
 def test_a_failure_of_long_ago_does_not_bring_a_host_down_sooner() -> None:
-    hosts = Hosts(retry_s=30.0)
-    hosts.failed("h", ItemError(FETCH_FAILED, "refused"), 0.0)
+    breaker = CircuitBreaker(retry_s=30.0)
+    breaker.failed("h", ItemError(FETCH_FAILED, "refused"), 0.0)
     for _ in range(8):
-        hosts.failed("h", ItemError(FETCH_FAILED, "refused"), 3600.0)
-    assert hosts.down("h", 3600.0) is None
-    hosts.failed("h", ItemError(FETCH_FAILED, "refused"), 3630.0)
-    assert hosts.down("h", 3630.0) is not None
+        breaker.failed("h", ItemError(FETCH_FAILED, "refused"), 3600.0)
+    assert breaker.down("h", 3600.0) is None
+    breaker.failed("h", ItemError(FETCH_FAILED, "refused"), 3630.0)
+    assert breaker.down("h", 3630.0) is not None
 
 
 def test_waits_double_and_are_drawn_from_half_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +308,7 @@ def test_waits_double_and_are_drawn_from_half_to_all(monkeypatch: pytest.MonkeyP
     assert all(low == high / 2 for low, high in drawn)
 
 
-def test_what_is_fetched_ahead_is_bounded() -> None:
+def test_the_bytes_fetched_ahead_are_bounded() -> None:
     """Whoever takes gets through, however little room there is."""
     held, most, lock = 0, 0, threading.Lock()
 
@@ -315,19 +324,19 @@ def test_what_is_fetched_ahead_is_bounded() -> None:
                 most = max(most, held)
             return data
 
-    with ahead_of(Counting(answer), threads=16, ahead_bytes=5000) as ahead:
-        ahead.begin(urls(200))
+    with prefetching(Counting(answer), threads=16, ahead_bytes=5000) as prefetcher:
+        prefetcher.begin(urls(200))
         for url in urls(200):
-            ahead.take(url)
+            prefetcher.take(url)
             with lock:
                 held -= 1
     assert most <= 5 + 1  # and the one that is waited for
 
 
 def test_a_url_larger_than_all_room_is_fetched() -> None:
-    with ahead_of(Servers(lambda url, _: bytes(10_000)), ahead_bytes=100) as ahead:
-        ahead.begin(urls(20))
-        assert [len(ahead.take(url)) for url in urls(20)] == [10_000] * 20
+    with prefetching(Servers(lambda url, _: bytes(10_000)), ahead_bytes=100) as prefetcher:
+        prefetcher.begin(urls(20))
+        assert [len(prefetcher.take(url)) for url in urls(20)] == [10_000] * 20
 
 
 def test_retries_get_through_though_all_threads_wait_for_room() -> None:
@@ -340,14 +349,14 @@ def test_retries_get_through_though_all_threads_wait_for_room() -> None:
         return bytes(60)
 
     servers = Servers(answer)
-    with ahead_of(servers, threads=2, ahead_bytes=100) as ahead:
-        ahead.begin(urls(10))
+    with prefetching(servers, threads=2, ahead_bytes=100) as prefetcher:
+        prefetcher.begin(urls(10))
         filled.set()
-        assert [len(ahead.take(url)) for url in urls(10)] == [60] * 10
+        assert [len(prefetcher.take(url)) for url in urls(10)] == [60] * 10
 
 
 @pytest.mark.parametrize("code", [TOO_LARGE, FETCH_FAILED])
-def test_what_was_read_of_a_failed_url_is_not_kept_until_it_is_taken(code: str) -> None:
+def test_the_bytes_of_a_failed_fetch_are_freed_at_once(code: str) -> None:
     """As an error's traceback would keep it, uncounted, for each URL of a shard."""
     read: list[weakref.ref[Body]] = []
 
@@ -360,47 +369,47 @@ def test_what_was_read_of_a_failed_url_is_not_kept_until_it_is_taken(code: str) 
         raise ItemError(code, "no more")
 
     servers = Servers(answer)
-    with ahead_of(servers, threads=1, patience=Patience(attempts=1)) as ahead:
-        ahead.begin(urls(2))
-        assert failure(ahead, urls(2)[1]).code == code
+    with prefetching(servers, threads=1, retry_limits=RetryLimits(attempts=1)) as prefetcher:
+        prefetcher.begin(urls(2))
+        assert failure(prefetcher, urls(2)[1]).code == code
         end_s = time.monotonic() + WAIT_S
         while len(read) < 2 or any(body() is not None for body in read):
             assert time.monotonic() < end_s  # the thread may be at the first just now
             gc.collect()
-        assert failure(ahead, urls(2)[0]).code == code
+        assert failure(prefetcher, urls(2)[0]).code == code
 
 
 def test_a_run_of_which_nothing_comes_ends() -> None:
     servers = Servers(lambda url, _: b"x")
-    with ahead_of(servers, patience=Patience(stall_s=0.0)) as ahead:
-        ahead.begin(urls(100))
-        errors = [failure(ahead, url) for url in urls(100)]
+    with prefetching(servers, retry_limits=RetryLimits(stall_s=0.0)) as prefetcher:
+        prefetcher.begin(urls(100))
+        errors = [failure(prefetcher, url) for url in urls(100)]
     assert {error.code for error in errors} == {FETCH_TIMEOUT}
     assert "nothing of its shard was fetched for 0 s" in str(errors[0])
     assert servers.asked == []
 
 
-def test_what_is_no_items_fault_comes_to_who_takes_it() -> None:
+def test_an_error_of_the_machine_is_raised_to_the_caller() -> None:
     def answer(url: str, _: int) -> bytes:
         raise StorageError("no descriptor left")
 
-    with ahead_of(Servers(answer)) as ahead:
-        ahead.begin(urls(2))
+    with prefetching(Servers(answer)) as prefetcher:
+        prefetcher.begin(urls(2))
         with pytest.raises(StorageError, match="no descriptor"):
-            ahead.take(urls(2)[0])
+            prefetcher.take(urls(2)[0])
 
 
-def test_what_nobody_took_makes_room_for_the_next_run() -> None:
-    with ahead_of(Servers(lambda url, _: bytes(100)), ahead_bytes=200) as ahead:
+def test_bodies_that_were_not_taken_make_room_for_the_next_shard() -> None:
+    with prefetching(Servers(lambda url, _: bytes(100)), ahead_bytes=200) as prefetcher:
         for run in range(5):
             wanted = [f"{url}?{run}" for url in urls(10)]
-            ahead.begin(wanted)
-            ahead.take(wanted[0])
-        ahead.begin(urls(10))
-        assert [len(ahead.take(url)) for url in urls(10)] == [100] * 10
+            prefetcher.begin(wanted)
+            prefetcher.take(wanted[0])
+        prefetcher.begin(urls(10))
+        assert [len(prefetcher.take(url)) for url in urls(10)] == [100] * 10
 
 
-def test_who_waits_when_it_is_closed_is_told() -> None:
+def test_close_ends_the_wait_of_a_caller_with_an_error() -> None:
     asked, released = threading.Event(), threading.Event()
 
     def answer(url: str, _: int) -> bytes:
@@ -408,34 +417,34 @@ def test_who_waits_when_it_is_closed_is_told() -> None:
         released.wait(WAIT_S)
         return b"x"
 
-    told: list[Exception] = []
+    errors: list[Exception] = []
 
     def wait() -> None:
         try:
-            ahead.take(urls(1)[0])
+            prefetcher.take(urls(1)[0])
         except ClipfleetError as error:
-            told.append(error)
+            errors.append(error)
 
-    with ahead_of(Servers(answer)) as ahead:
-        ahead.begin(urls(1))
+    with prefetching(Servers(answer)) as prefetcher:
+        prefetcher.begin(urls(1))
         asked.wait(WAIT_S)
         waiting = threading.Thread(target=wait)
         waiting.start()
-        while not ahead._pending[urls(1)[0]].wanted:
+        while not prefetcher._pending[urls(1)[0]].wanted:
             pass
-        ahead.close()
+        prefetcher.close()
         waiting.join(WAIT_S)
         released.set()
     assert not waiting.is_alive()
-    assert "not wanted any more" in str(told[0])
+    assert "not wanted any more" in str(errors[0])
 
 
-def test_missing_is_what_it_is() -> None:
+def test_the_error_of_a_fetch_keeps_its_message() -> None:
     """The error of a fetch is the item's, with its message."""
 
     def answer(url: str, _: int) -> bytes:
         raise ItemError(MISSING, "its server answers 404")
 
-    with ahead_of(Servers(answer)) as ahead:
-        ahead.begin(urls(1))
-        assert str(failure(ahead, urls(1)[0])) == "its server answers 404"
+    with prefetching(Servers(answer)) as prefetcher:
+        prefetcher.begin(urls(1))
+        assert str(failure(prefetcher, urls(1)[0])) == "its server answers 404"

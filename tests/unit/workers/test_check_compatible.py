@@ -7,7 +7,7 @@ import pytest
 from clipfleet.errors import EngineUnverifiedError, EngineVersionError
 from clipfleet.model_card import MeasuredOn, ModelCard, Parity
 from clipfleet.workers.engines.fake import fake_card
-from clipfleet.workers.engines.tensorrt.check_compatible import check_fit
+from clipfleet.workers.engines.tensorrt.check_compatible import check_compatible
 
 GPU, VERSION = "NVIDIA H100 80GB HBM3", "8.6.0"
 
@@ -29,16 +29,18 @@ def proven() -> ModelCard:
 
 
 def test_a_proven_engine_fits() -> None:
-    check_fit(proven(), gpu=GPU, runtime_version=VERSION)
-    check_fit(replace(proven(), gpu=None), gpu=GPU, runtime_version=VERSION)
+    check_compatible(proven(), gpu=GPU, runtime_version=VERSION)
+    check_compatible(replace(proven(), gpu=None), gpu=GPU, runtime_version=VERSION)
 
 
 @pytest.mark.parametrize("allow_unverified", [False, True])
-def test_another_version_or_gpu_is_refused_with_the_way_to_rebuild(allow_unverified: bool) -> None:
+def test_another_version_or_gpu_is_refused_with_a_remedy(allow_unverified: bool) -> None:
     with pytest.raises(EngineVersionError, match=r"8\.6\.0 and this is 10\.1: build it here"):
-        check_fit(proven(), gpu=GPU, runtime_version="10.1", allow_unverified=allow_unverified)
+        check_compatible(
+            proven(), gpu=GPU, runtime_version="10.1", allow_unverified=allow_unverified
+        )
     with pytest.raises(EngineVersionError, match=r"H100 80GB HBM3 and this is Tesla T4: build it"):
-        check_fit(
+        check_compatible(
             proven(), gpu="Tesla T4", runtime_version=VERSION, allow_unverified=allow_unverified
         )
 
@@ -61,5 +63,5 @@ def unproven() -> list[tuple[ModelCard, str]]:
 @pytest.mark.parametrize(("card", "why"), unproven())
 def test_an_unproven_engine_is_refused_unless_that_is_allowed(card: ModelCard, why: str) -> None:
     with pytest.raises(EngineUnverifiedError, match=why):
-        check_fit(card, gpu=GPU, runtime_version=VERSION)
-    check_fit(card, gpu=GPU, runtime_version=VERSION, allow_unverified=True)
+        check_compatible(card, gpu=GPU, runtime_version=VERSION)
+    check_compatible(card, gpu=GPU, runtime_version=VERSION, allow_unverified=True)

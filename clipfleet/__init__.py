@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from clipfleet.reader import ErrorRow as ErrorRow
     from clipfleet.settings import Settings as Settings
     from clipfleet.settings import load_settings as load_settings
-    from clipfleet.storage.verify.verify import Proof as Proof
+    from clipfleet.storage.verify.verify import Verification as Verification
     from clipfleet.tasks.items.queue import ItemQueue as ItemQueue
     from clipfleet.tasks.local.run import Summary as Summary
     from clipfleet.tasks.status import Progress as Progress
@@ -46,7 +46,7 @@ _MODULES = {
     "ItemQueue": "clipfleet.tasks.items.queue",
     "Model": "clipfleet.model",
     "Progress": "clipfleet.tasks.status",
-    "Proof": "clipfleet.storage.verify.verify",
+    "Verification": "clipfleet.storage.verify.verify",
     "Resumption": "clipfleet.tasks.submit.resume",
     "Retry": "clipfleet.tasks.submit.retry_failed",
     "Settings": "clipfleet.settings",

@@ -15,7 +15,7 @@ from clipfleet.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from clipfleet.storage.sources.base import Source
-    from clipfleet.storage.verify.verify import Proof
+    from clipfleet.storage.verify.verify import Verification
     from clipfleet.tasks.local.run import Summary
     from clipfleet.tasks.progress import Snapshot
     from clipfleet.tasks.status import Progress
@@ -151,19 +151,19 @@ def retry(
     )
 
 
-def verify(dataset: str | Path, *, settings: Settings | None = None) -> Proof:
-    """Read a whole dataset, and return a proof: every id once, norms of 1, one model.
+def verify(dataset: str | Path, *, settings: Settings | None = None) -> Verification:
+    """Read a whole dataset, and check it: every id once, norms of 1, one model.
 
-    Memory stays flat, whatever the size of the dataset. `Proof.ok` says whether it is whole,
-    `Proof.problems` what is wrong.
+    Memory stays flat, whatever the size of the dataset. `ok` of the result says whether the dataset
+    is whole; `problems` has a line for each kind of problem.
 
     Raises:
         DatasetError: There is no dataset, or its plan cannot be read.
     """
-    from clipfleet.storage.verify.verify import prove
+    from clipfleet.storage.verify.verify import verify_dataset
 
     settings = settings or load_settings()
-    return prove(str(dataset), store_timeout_s=settings.store_timeout_s)
+    return verify_dataset(str(dataset), store_timeout_s=settings.store_timeout_s)
 
 
 def status(dataset: str | Path, *, settings: Settings | None = None) -> Progress:

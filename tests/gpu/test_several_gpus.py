@@ -17,7 +17,7 @@ from psutil import Process
 
 from clipfleet.gpus import VISIBLE_VARIABLE, list_gpus
 from clipfleet.settings import load_settings
-from clipfleet.storage.verify.verify import prove
+from clipfleet.storage.verify.verify import verify_dataset
 from tests.gpu.support import ROOT, clipfleet, draw, vectors
 from tests.integration.support import WorkerProcess, wait_until
 
@@ -80,7 +80,7 @@ def embed(pictures: Path, out: Path, gpus: str, **environment: str) -> None:
         "embed", pictures, out, *engine, *stored, timeout_s=JOB_S, environment=environment
     )
     print(f"\n--gpus {gpus} {environment}: {told['embedded_items']} items in {told['seconds']} s")
-    assert told["proof"]["vectors"] == PICTURES
+    assert told["verification"]["vectors"] == PICTURES
 
 
 def test_all_gpus_embed_what_one_does(pictures: Path, tmp_path: Path) -> None:
@@ -142,7 +142,9 @@ def test_the_others_do_what_a_killed_worker_had(
     ended = fleet.wait_for("worker ended")
     assert (ended["gpu"], ended["others"]) == (GPUS[0].uuid, len(GPUS) - 1)
     wait_until(
-        lambda: prove(str(out)).vectors == PICTURES, timeout_s=JOB_S, what="all are embedded"
+        lambda: verify_dataset(str(out)).vectors == PICTURES,
+        timeout_s=JOB_S,
+        what="all are embedded",
     )
-    assert prove(str(out)).problems == []
+    assert verify_dataset(str(out)).problems == []
     assert fleet.stop() == 1  # the killed worker's

@@ -82,7 +82,7 @@ def test_a_job_on_tensorrt_is_whole_and_its_vectors_are_the_cpus(
     told = clipfleet("embed", source, fast, *on_gpu, timeout_s=RUN_S)
     print(f"\n{tower}: {told['embedded_items']} items in {told['seconds']} s")
     assert told["ok"]
-    assert told["proof"]["vectors"] == items
+    assert told["verification"]["vectors"] == items
     assert clipfleet("verify", fast, timeout_s=RUN_S)["ok"]
 
     onnx = MODEL / f"demo.{tower}.fp32.onnx"

@@ -13,11 +13,13 @@ import pytest
 
 from clipfleet.architectures import TOWERS, Tower
 from clipfleet.error_codes import ERROR_CODES, TRANSIENT_CODES
-from clipfleet.storage.commit.commit import commit, missing_shards
+from clipfleet.storage.commit.commit import commit
+from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import errors_schema, part_schema
-from clipfleet.storage.jobs.retries import read_run
-from clipfleet.storage.planner.planner import PlanReader, plan_items, plan_retry, shards
+from clipfleet.storage.plan.planner import plan_items, plan_retry
+from clipfleet.storage.plan.reader import PlanReader, shards
+from clipfleet.storage.plan.retries import read_shard_work
 from clipfleet.storage.sources.base import ListSource
 from tests.datasets import DIM, embedded, images, make_card, memory_dataset, texts
 
@@ -77,7 +79,7 @@ def test_the_pages_readers_know_what_a_retry_left_behind(dataset: Dataset, block
     before = {path: path.read_bytes() for path in Path("errors").iterdir()}
     assert plan_retry(dataset, (), 10) is not None
     for shard in missing_shards(dataset):
-        run = read_run(dataset, shard)
+        run = read_shard_work(dataset, shard)
         rows = run.finish(embedded(run.items, failing=("z",)))
         commit(dataset, shard.name, rows, card=dataset.info.card, worker="w")
     for path, data in before.items():  # as if a worker stood still and was killed

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from clipfleet.errors import DependencyError, StorageError, UsageError
-from clipfleet.storage.filesystem.base import open_filesystem
-from clipfleet.storage.filesystem.locations import absolute
+from clipfleet.storage.filesystem.locations import absolute, open_filesystem
 from clipfleet.storage.filesystem.s3 import WHOLE_BYTES, ObjectFilesystem
 from tests.s3 import (
     CONFLICT,
@@ -113,7 +112,7 @@ def test_what_the_store_refuses_for_good_is_not_tried_again(
 ) -> None:
     other = ObjectFilesystem("s3://no-such-bucket/x", timeout_s=10)
     for write in (other.create, other.replace):
-        with pytest.raises(StorageError, match=r"NoSuchBucket.*make the bucket"):
+        with pytest.raises(StorageError, match=r"NoSuchBucket.*create the bucket"):
             write("a", b"")
     with pytest.raises(StorageError, match="cannot list s3://no-such-bucket/x: 404: NoSuchBucket"):
         other.list("")

@@ -11,23 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipfleet.errors import DatasetError
-from clipfleet.storage.commit.commit import (
-    Commit,
-    commit,
-    complete,
-    is_committed,
-    missing_shards,
-    read_record,
-    unfinished,
-)
-from clipfleet.storage.commit.single_items import KnownIds, commit_arrivals
+from clipfleet.storage.commit.commit import Commit, commit, complete, is_committed, read_record
+from clipfleet.storage.commit.manifest import missing_shards, unfinished
+from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import Embedded
-from clipfleet.storage.jobs.plan_reader import read_job
-from clipfleet.storage.jobs.retries import read_run
-from clipfleet.storage.planner.planner import Job, jobs, plan_items
+from clipfleet.storage.plan.planner import plan_items
+from clipfleet.storage.plan.reader import Job, jobs, read_job
+from clipfleet.storage.plan.retries import read_shard_work
 from clipfleet.storage.sources.base import ListSource
-from clipfleet.storage.verify.verify import prove_dataset
+from clipfleet.storage.verify.verify import verify_dataset
 from tests.datasets import (
     Crash,
     crashing_after,
@@ -60,17 +53,17 @@ def work(dataset: Dataset, *, failing: Sequence[str], seed: int, worker: str) ->
         if done is not None:
             told.append(done)
             continue
-        run = read_run(dataset, job_shard)
+        run = read_shard_work(dataset, job_shard)
         result = run.finish(embedded(run.items, failing=failing, seed=seed))
         told.append(commit(dataset, name, result, card=make_card(), worker=worker))
     return told
 
 
 def assert_whole(dataset: Dataset) -> None:
-    proof = prove_dataset(dataset)
-    assert proof.problems == []
-    assert proof.planned == len(IDS)
-    assert proof.vectors + proof.errors == len(IDS)
+    result = verify_dataset(dataset)
+    assert result.problems == []
+    assert result.planned == len(IDS)
+    assert result.vectors + result.errors == len(IDS)
 
 
 schedules = st.lists(st.integers(0, 1), max_size=80)
@@ -109,16 +102,16 @@ def test_single_items_that_two_workers_hold_are_written_once(
     def deliver(own: Dataset, number: int) -> None:
         known = KnownIds(own)
         result: Embedded = embedded(batches[number], failing=("c",), seed=number)
-        commit_arrivals(own, known, result, card=make_card(), worker=f"w{number}")
+        commit_single_items(own, known, result, card=make_card(), worker=f"w{number}")
 
     run_interleaved(dataset, schedule, [first, second], deliver)
     for number in (0, 1):  # the queue delivers again what was not acknowledged
         deliver(dataset, number)
     for name in unfinished(dataset):
         complete(dataset, name)
-    proof = prove_dataset(dataset)
-    assert proof.problems == []
-    assert (proof.vectors, proof.errors) == (4, 1)
+    result = verify_dataset(dataset)
+    assert result.problems == []
+    assert (result.vectors, result.errors) == (4, 1)
 
 
 @pytest.mark.parametrize("deleted", [False, True])
@@ -150,16 +143,16 @@ def test_a_worker_of_single_items_that_is_overtaken_anywhere_writes_none_twice(a
 
     def deliver(own: Dataset, ids: str, worker: str) -> None:
         rows = embedded(texts(*ids), failing=("c",))
-        commit_arrivals(own, KnownIds(own), rows, card=make_card(), worker=worker)
+        commit_single_items(own, KnownIds(own), rows, card=make_card(), worker=worker)
 
     slow = overtaken(
         dataset, after=after, overtake=lambda: deliver(dataset, "cd", "fast"), crash_after=-1
     )
     deliver(slow, "abc", "slow")
     deliver(dataset, "cd", "again")
-    proof = prove_dataset(dataset)
-    assert proof.problems == []
-    assert (proof.vectors, proof.errors) == (3, 1)
+    result = verify_dataset(dataset)
+    assert result.problems == []
+    assert (result.vectors, result.errors) == (3, 1)
 
 
 @pytest.mark.parametrize("operations", range(MOST_OPERATIONS))

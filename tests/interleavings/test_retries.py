@@ -14,17 +14,18 @@ from hypothesis import given, settings
 
 from clipfleet.error_codes import BAD_ITEM, EMPTY_FILE, MISSING
 from clipfleet.errors import DatasetError
-from clipfleet.storage.commit.commit import Manifest, commit, complete, missing_shards, unfinished
-from clipfleet.storage.commit.errors import count_failures, error_classes, standing_failures
-from clipfleet.storage.commit.single_items import KnownIds, commit_arrivals
+from clipfleet.storage.commit.commit import commit, complete
+from clipfleet.storage.commit.manifest import Manifest, missing_shards, unfinished
+from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parquet import parquet_bytes
 from clipfleet.storage.format.parts import MAX_ATTEMPT, Failure
-from clipfleet.storage.jobs.plan_reader import Job, file_path, shards
-from clipfleet.storage.jobs.retries import Retried, read_run
-from clipfleet.storage.planner.planner import jobs, plan_items, plan_retry
+from clipfleet.storage.plan.failures import count_failures, error_classes, standing_failures
+from clipfleet.storage.plan.planner import plan_items, plan_retry
+from clipfleet.storage.plan.reader import Job, jobs, plan_file_path, shards
+from clipfleet.storage.plan.retries import RetriedIds, read_shard_work
 from clipfleet.storage.sources.base import ListSource
-from clipfleet.storage.verify.verify import prove_dataset
+from clipfleet.storage.verify.verify import verify_dataset
 from tests.datasets import (
     Crash,
     WatchedFilesystem,
@@ -64,7 +65,7 @@ def single_items_dataset() -> Dataset:
 def deliver(dataset: Dataset, *, failing: Any = ()) -> None:
     with contextlib.closing(KnownIds(dataset)) as known:
         result = embedded(texts(*IDS), failing=failing)
-        commit_arrivals(dataset, known, result, card=make_card(), worker="items")
+        commit_single_items(dataset, known, result, card=make_card(), worker="items")
 
 
 def retry(dataset: Dataset, *, failing: Any = (), size: int = 2, worker: str = "retry") -> None:
@@ -97,18 +98,18 @@ def rows_by_the_readers_rule(dataset: Dataset) -> list[str]:
 
 def assert_once(dataset: Dataset) -> None:
     """Every id exactly once, though a part may be unfinished at this moment."""
-    proof = prove_dataset(dataset)
-    assert (proof.missing, proof.doubled, proof.unplanned) == (0, 0, 0)
-    assert proof.vectors + proof.errors == len(IDS)
-    assert all("unfinished" in problem for problem in proof.problems), proof.problems
+    result = verify_dataset(dataset)
+    assert (result.missing, result.doubled, result.unplanned) == (0, 0, 0)
+    assert result.vectors + result.errors == len(IDS)
+    assert all("unfinished" in problem for problem in result.problems), result.problems
     assert rows_by_the_readers_rule(dataset) == list(IDS)
 
 
 def assert_whole(dataset: Dataset, *, errors: int) -> None:
     """Whole, and so to readers that know nothing of retries."""
-    proof = prove_dataset(dataset)
-    assert proof.problems == []
-    assert (proof.vectors, proof.errors) == (len(IDS) - errors, errors)
+    result = verify_dataset(dataset)
+    assert result.problems == []
+    assert (result.vectors, result.errors) == (len(IDS) - errors, errors)
     assert sorted(vectors(dataset) + [row["id"] for row in errors_rows(dataset)]) == list(IDS)
 
 
@@ -151,7 +152,7 @@ def test_only_the_classes_that_are_named_are_tried_again() -> None:
     dataset = planned_dataset()
     classes = {"a": MISSING, "b": EMPTY_FILE, "c": BAD_ITEM}
     for shard in list(missing_shards(dataset)):
-        result = embedded(read_run(dataset, shard).items, failing=classes)
+        result = embedded(read_shard_work(dataset, shard).items, failing=classes)
         failures = [replace(f, error=classes[f.item.id]) for f in result.failures]
         result = replace(result, failures=failures)
         commit(dataset, shard.name, result, card=make_card(), worker="w")
@@ -181,7 +182,7 @@ def test_ids_in_any_order_and_script_are_found_in_plans() -> None:
     plan_retry(dataset, (), 2)
     work(dataset, failing=("é", "a" * 4096), seed=1, worker="w")
     assert sorted(row["id"] for row in errors_rows(dataset)) == ["a" * 4096, "é"]
-    assert prove_dataset(dataset).problems == []
+    assert verify_dataset(dataset).problems == []
     plan_retry(dataset, (), 1)
     work(dataset, failing=(), seed=2, worker="w")
     assert errors_rows(dataset) == []
@@ -239,8 +240,8 @@ def test_a_worker_of_a_retry_that_is_killed_anywhere_leaves_every_id_once(
     assert_once(dataset)
     work(dataset, failing=("d",), seed=2, worker="next")  # what the first committed stands
     assert_once(dataset)
-    proof = prove_dataset(dataset)
-    assert_whole(dataset, errors=proof.errors)
+    result = verify_dataset(dataset)
+    assert_whole(dataset, errors=result.errors)
 
 
 @settings(max_examples=30)
@@ -258,7 +259,7 @@ def test_two_workers_of_a_retry_leave_every_id_once(
     assert_once(dataset)
     work(dataset, failing=(), seed=2, worker="later")
     assert_once(dataset)
-    assert prove_dataset(dataset).problems == []
+    assert verify_dataset(dataset).problems == []
 
 
 def test_workers_of_a_retry_that_live_leave_no_row_behind() -> None:
@@ -271,7 +272,7 @@ def test_workers_of_a_retry_that_live_leave_no_row_behind() -> None:
 
         slow = overtaken(dataset, after=after, overtake=overtake, crash_after=-1)
         work(slow, failing=("a",), seed=2, worker="slow")
-        assert_whole(dataset, errors=prove_dataset(dataset).errors)
+        assert_whole(dataset, errors=verify_dataset(dataset).errors)
 
 
 @settings(max_examples=30)
@@ -288,7 +289,7 @@ def test_two_retries_at_once_leave_every_id_once(
     assert_once(dataset)
     retry(dataset)
     retry(dataset)
-    assert prove_dataset(dataset).problems == []
+    assert verify_dataset(dataset).problems == []
     assert rows_by_the_readers_rule(dataset) == sorted(vectors(dataset)) == list(IDS)
 
 
@@ -307,7 +308,7 @@ def test_a_first_writer_that_a_whole_retry_overtakes_spoils_nothing(after: int) 
         work(dataset, failing=("c",), seed=2, worker="later")
         retry(dataset, failing=("c",))
         assert_once(dataset)
-        assert prove_dataset(dataset).problems == []
+        assert verify_dataset(dataset).problems == []
 
 
 @pytest.mark.parametrize("part", ["00001-0000000", "00002-0000000", "00003-0000000"])
@@ -334,16 +335,16 @@ def test_a_row_that_a_retry_lost_is_missed() -> None:
     (job,) = jobs(dataset)
     dataset.fs.delete(f"parts/{job.id}-0000000.parquet")
     commit(dataset, f"{job.id}-0000000", embedded(texts("a", "c")), card=make_card(), worker="w")
-    proof = prove_dataset(dataset)
-    assert proof.missing == 1
-    assert "'d'" in "\n".join(proof.problems)
+    result = verify_dataset(dataset)
+    assert result.missing == 1
+    assert "'d'" in "\n".join(result.problems)
 
 
 def test_a_row_that_no_newer_part_has_must_stand_in_its_errors_table() -> None:
     dataset = failed_dataset()
     plan_retry(dataset, (), 3)
     dataset.fs.delete("errors/00001-0000000.parquet")
-    assert "errors tables differ" in "\n".join(prove_dataset(dataset).problems)
+    assert "errors tables differ" in "\n".join(verify_dataset(dataset).problems)
 
 
 def test_a_retry_that_comes_second_to_another_plan_plans_nothing() -> None:
@@ -373,7 +374,7 @@ def test_a_retrys_plan_that_somebody_changed_is_damaged(column: str, value: Any)
     assert job is not None
     change_plan(dataset, job, column, value)
     with pytest.raises(DatasetError, match=f"job {job.id}: its plan is damaged .*{value}.*restore"):
-        read_run(dataset, next(shards(job)))
+        read_shard_work(dataset, next(shards(job)))
 
 
 def test_attempts_are_counted_up_to_what_a_footer_may_say() -> None:
@@ -382,12 +383,12 @@ def test_attempts_are_counted_up_to_what_a_footer_may_say() -> None:
     assert job is not None
     change_plan(dataset, job, "attempt", MAX_ATTEMPT)
     work(dataset, failing=FAILED, seed=0, worker="second")
-    assert prove_dataset(dataset).ok
+    assert verify_dataset(dataset).ok
     assert {f.attempt for _, f in standing(dataset)} == {MAX_ATTEMPT}
 
 
 def change_plan(dataset: Dataset, job: Job, column: str, value: Any) -> None:
-    path = file_path(job.id, job.token, 0)
+    path = plan_file_path(job.id, job.token, 0)
     table = pq.read_table(pa.BufferReader(dataset.fs.read(path)))
     index = table.schema.get_field_index(column)
     field = table.schema.field(column)
@@ -397,5 +398,5 @@ def change_plan(dataset: Dataset, job: Job, column: str, value: Any) -> None:
 
 
 def standing(dataset: Dataset) -> list[tuple[str, Failure]]:
-    with contextlib.closing(Retried(dataset)) as retried:
+    with contextlib.closing(RetriedIds(dataset)) as retried:
         return list(standing_failures(dataset, retried))

@@ -135,4 +135,4 @@ def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
 
 def test_the_place_of_an_item_is_its_path(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "b.jpg")
-    assert FolderSource(str(tmp_path)).place(2) == repr(f"{tmp_path}/b.jpg")
+    assert FolderSource(str(tmp_path)).location(2) == repr(f"{tmp_path}/b.jpg")

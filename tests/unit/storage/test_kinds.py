@@ -11,22 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipfleet.errors import DatasetError, DatasetKindError
-from clipfleet.storage.commit.commit import (
-    Manifest,
-    complete,
-    missing_shards,
-    record_path,
-    unfinished,
-)
-from clipfleet.storage.commit.errors import count_failures
+from clipfleet.storage.commit.commit import complete, record_path
 from clipfleet.storage.commit.kinds import check_kind
-from clipfleet.storage.commit.single_items import KnownIds, arrivals_name, commit_arrivals
+from clipfleet.storage.commit.manifest import Manifest, missing_shards, unfinished
+from clipfleet.storage.commit.single_items import KnownIds, commit_single_items, single_items_part
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset, Kind
 from clipfleet.storage.format.parts import part_of, part_path
-from clipfleet.storage.jobs.plan_reader import Job, jobs
-from clipfleet.storage.planner.planner import plan_items, plan_retry
+from clipfleet.storage.plan.failures import count_failures
+from clipfleet.storage.plan.planner import plan_items, plan_retry
+from clipfleet.storage.plan.reader import Job, jobs
 from clipfleet.storage.sources.base import ListSource
-from clipfleet.storage.verify.verify import prove
+from clipfleet.storage.verify.verify import verify_dataset
 from tests.datasets import embedded, make_card, memory_dataset, texts
 from tests.interleavings.test_interleavings import work
 
@@ -40,7 +35,7 @@ def create(root: Path, kind: Kind) -> Dataset:
 def arrive(dataset: Dataset, ids: str, *, failing: str = "") -> None:
     rows = embedded(texts(*ids), failing=failing)
     with closing(KnownIds(dataset)) as known:
-        commit_arrivals(dataset, known, rows, card=make_card(), worker="w")
+        commit_single_items(dataset, known, rows, card=make_card(), worker="w")
 
 
 def plan(dataset: Dataset, ids: str) -> Job:
@@ -90,7 +85,7 @@ def forget_kind(dataset: Dataset) -> Dataset:
 
 
 def put_fence(dataset: Dataset, number: int, job: Job, *, finished: bool = True) -> str:
-    name = arrivals_name(number)
+    name = single_items_part(number)
     data, _ = part_of(embedded([]), dataset.info, make_card(), name)
     file = pq.ParquetFile(io.BytesIO(data))
     sink = io.BytesIO()
@@ -142,8 +137,8 @@ def test_an_old_planned_dataset_is_finished_read_and_proved(old_planned: Dataset
     work(dataset, failing=(), seed=1, worker="w")
     assert plan_retry(dataset, (), 1) is not None
     work(dataset, failing=(), seed=2, worker="w")
-    proof = prove(dataset.root)
-    assert (proof.problems, proof.planned, proof.vectors, proof.errors) == ([], 7, 7, 0)
+    result = verify_dataset(dataset.root)
+    assert (result.problems, result.planned, result.vectors, result.errors) == ([], 7, 7, 0)
 
 
 def test_an_old_stream_takes_single_items(old_stream: Dataset) -> None:
@@ -151,8 +146,8 @@ def test_an_old_stream_takes_single_items(old_stream: Dataset) -> None:
     with pytest.raises(DatasetKindError, match="is a stream: "):
         check_kind(old_stream, "planned")
     arrive(old_stream, "zv")
-    proof = prove(old_stream.root)
-    assert (proof.problems, proof.vectors, proof.errors) == ([], 4, 0)
+    result = verify_dataset(old_stream.root)
+    assert (result.problems, result.vectors, result.errors) == ([], 4, 0)
 
 
 @pytest.mark.parametrize("wanted", KINDS)
@@ -166,8 +161,8 @@ def test_an_old_dataset_of_both_takes_nothing_new_and_is_finished(
     assert sum(count_failures(old_mixed).values()) == 2
     assert plan_retry(old_mixed, (), 5) is not None
     work(old_mixed, failing=(), seed=2, worker="w")
-    proof = prove(old_mixed.root)
-    assert (proof.problems, proof.vectors, proof.errors) == ([], 8, 0)
+    result = verify_dataset(old_mixed.root)
+    assert (result.problems, result.vectors, result.errors) == ([], 8, 0)
     manifest = Manifest(old_mixed)
     manifest.refresh()
     assert (manifest.vectors, manifest.errors - manifest.retried) == (8, 0)
@@ -189,11 +184,11 @@ def test_a_fence_of_a_job_that_was_never_recorded_counts_for_nothing(tmp_path: P
     check_kind(dataset, "planned")
     plan(dataset, "ab")
     work(dataset, failing=(), seed=0, worker="w")
-    assert prove(dataset.root).problems == []
+    assert verify_dataset(dataset.root).problems == []
 
 
 def test_a_fence_that_was_moved_away_is_no_damage(old_planned: Dataset) -> None:
     work(old_planned, failing=(), seed=0, worker="w")
-    old_planned.fs.delete(part_path(arrivals_name(1)))
-    assert old_planned.fs.exists(record_path(arrivals_name(1)))
-    assert prove(old_planned.root).problems == []
+    old_planned.fs.delete(part_path(single_items_part(1)))
+    assert old_planned.fs.exists(record_path(single_items_part(1)))
+    assert verify_dataset(old_planned.root).problems == []

@@ -8,18 +8,16 @@ from clipfleet.errors import DatasetError, DatasetMismatchError, StorageError
 from clipfleet.messages import Shard
 from clipfleet.storage.commit.commit import (
     Commit,
-    Manifest,
     commit,
     complete,
     is_committed,
-    missing_shards,
     read_record,
-    unfinished,
+    record_of,
 )
+from clipfleet.storage.commit.manifest import Manifest, missing_shards, unfinished
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import read_footer
-from clipfleet.storage.format.records import record_of
-from clipfleet.storage.planner.planner import plan_items
+from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
 from tests.datasets import (
     WatchedFilesystem,

@@ -9,8 +9,9 @@ from clipfleet.errors import DatasetError, DuplicateIdError, MessageError, Sourc
 from clipfleet.items import Item
 from clipfleet.messages import Shard
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.planner import planner as plan
-from clipfleet.storage.planner.planner import Job, PlanReader, jobs, plan_items, shards
+from clipfleet.storage.plan import planner as plan
+from clipfleet.storage.plan.planner import plan_items
+from clipfleet.storage.plan.reader import Job, PlanReader, jobs, shards
 from clipfleet.storage.sources.base import ListSource, open_source
 from tests.datasets import (
     WatchedFilesystem,

@@ -11,7 +11,7 @@ import pytest
 from clipfleet.architectures import Tower
 from clipfleet.errors import SourceError, UsageError
 from clipfleet.items import Item
-from clipfleet.storage.planner.planner import plan_items
+from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import open_source
 from clipfleet.storage.sources.folder import FolderSource
 from tests.datasets import memory_dataset
@@ -199,11 +199,11 @@ def test_an_empty_path_is_wrong(write: Write) -> None:
 def test_places_count_lines_and_rows(write: Write, tmp_path: Path) -> None:
     jsonl = write("t.jsonl", {"id": "1", "text": "x"}, "", {"id": "2", "text": "y"})
     csv = write("t.csv", "id,text", '1,"x', 'y"', "2,z")
-    assert open_source(jsonl, tower="txt").place(2) == f"{jsonl}, line 3"
-    assert open_source(csv, tower="txt").place(2) == f"{csv}, line 4"
+    assert open_source(jsonl, tower="txt").location(2) == f"{jsonl}, line 3"
+    assert open_source(csv, tower="txt").location(2) == f"{csv}, line 4"
     pq.write_table(pa.table({"id": [1, 2], "text": ["x", "y"]}), tmp_path / "t.parquet")
     source = open_source(f"{tmp_path}/t.parquet", tower="txt")
-    assert source.place(2) == f"{tmp_path}/t.parquet, row 2"
+    assert source.location(2) == f"{tmp_path}/t.parquet, row 2"
 
 
 def test_a_file_whose_name_is_not_utf8_is_planned(tmp_path: Path) -> None:

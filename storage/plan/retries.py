@@ -1,8 +1,8 @@
-"""Retries: jobs whose items ended as errors before, and are embedded once more.
+"""Retries: jobs that embed items again which ended as errors.
 
-The newest job that planned an id has it: an older part's failure of that id is superseded
-as soon as the newer job's part is there. Nothing is changed for that, and so nothing can be
-half done; the rows that leave older errors tables then only tidy up for readers.
+An older part's failure is superseded as soon as the part of a later retry with that id exists. This
+rule alone decides; no file has to change, so no crash can leave it half done. The errors tables of
+older parts are written again without superseded rows, as a service to readers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
-from clipfleet.errors import DatasetError
 from clipfleet.items import Item
 from clipfleet.messages import Shard
 from clipfleet.storage.format.dataset import PLAN_FOLDER, Dataset
@@ -25,81 +24,84 @@ from clipfleet.storage.format.parts import (
     plain_name,
     value_column,
 )
-from clipfleet.storage.jobs.plan_reader import RESTORE, Job, PlanReader, read_job, shards
+from clipfleet.storage.plan.reader import Job, PlanReader, damaged_plan, read_job, shards
 
-RETRY_MARK = "retry-"  # begins the token of a retry's plan files: a list of names finds them
+RETRY_MARK = "retry-"  # begins the token of a retry's plan files: their names show retries
 
-_BEFORE_ALL = ""  # sorts before every job's id: single items have no job
+_NO_JOB = ""  # of single items; sorts before the id of every job
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
-    """What a worker has to do for a shard.
+class ShardWork:
+    """The work for a shard: its `items` are to be embedded.
 
-    `items` are to be embedded; `before` are their failures so far, and `parts` where those
-    are, if the shard is a retry's. `taken` are the shard's failures that a later retry has:
-    they stand in this part again, superseded, and are not embedded.
+    For a retry's shard, `earlier` are the items' failures so far by id, and `earlier_parts` the
+    parts that have those. `retried_later` are failures of the shard that a later retry has: they
+    are not embedded, and stand in the shard's part again.
     """
 
     items: list[Item]
-    before: dict[str, Failure]
-    parts: tuple[str, ...]
-    taken: list[Failure]
+    earlier: dict[str, Failure]
+    earlier_parts: tuple[str, ...]
+    retried_later: list[Failure]
 
     def finish(self, embedded: Embedded) -> Embedded:
-        """Return what belongs in the shard's part, attempts counted up."""
+        """Return the contents of the shard's part, with the attempts counted."""
         failures = [
-            replace(f, attempt=min(self.before[f.item.id].attempt + 1, MAX_ATTEMPT))
-            if f.item.id in self.before
+            replace(f, attempt=min(self.earlier[f.item.id].attempt + 1, MAX_ATTEMPT))
+            if f.item.id in self.earlier
             else f
             for f in embedded.failures
         ]
-        return replace(embedded, failures=[*failures, *self.taken], retries=self.parts)
+        return replace(
+            embedded, failures=[*failures, *self.retried_later], retries=self.earlier_parts
+        )
 
 
-def read_run(dataset: Dataset, shard: Shard) -> Run:
-    """Return what is to be done for a shard.
+def read_shard_work(dataset: Dataset, shard: Shard) -> ShardWork:
+    """Return the work for a shard that has no part.
 
-    A shard whose part somebody deleted is embedded anew, but not what a retry took from it
-    since then: that has its vector, or will have it, in the retry's part.
+    If its part was deleted, the shard is embedded again, but not the items that a later retry took
+    from it: these have their vectors, or will have them, in the retry's part.
 
     Raises:
         MessageError: The job has no such shard.
         DatasetError: The dataset has no such job, or a plan is damaged.
     """
-    before: dict[str, Failure] = {}
+    earlier: dict[str, Failure] = {}
     parts: set[str] = set()
     with PlanReader(dataset) as plan:
-        if plan.job(shard).retry:
-            for failure, part in _failures(dataset, plan, plan.job(shard), shard.index):
-                before[failure.item.id] = failure
+        job = plan.job(shard)
+        if job.retry:
+            for failure, part in _failures(dataset, plan, job, shard.index):
+                earlier[failure.item.id] = failure
                 parts.add(part)
         items = plan.read(shard)
-    taken = taken_later(dataset, {item.id for item in items}, after=shard.job)
-    return Run(
-        items=[item for item in items if item.id not in taken],
-        before=before,
-        parts=tuple(sorted(parts)),
-        taken=[taken[item.id] for item in items if item.id in taken],
+    later = _retried_later(dataset, {item.id for item in items}, after=shard.job)
+    return ShardWork(
+        items=[item for item in items if item.id not in later],
+        earlier=earlier,
+        earlier_parts=tuple(sorted(parts)),
+        retried_later=[later[item.id] for item in items if item.id in later],
     )
 
 
 def job_of(part: str) -> str:
-    """Return the id of a part's job; of single items' parts one that sorts before all."""
-    return _BEFORE_ALL if part.startswith(ITEMS_PREFIX) else part.partition("-")[0]
+    """Return the id of a part's job; for a part of single items, "", which sorts before all ids."""
+    return _NO_JOB if part.startswith(ITEMS_PREFIX) else part.partition("-")[0]
 
 
-def retry_jobs(dataset: Dataset, *, after: str = _BEFORE_ALL) -> list[Job]:
-    """Return the jobs that are retries, and later than a job; oldest first."""
+def retry_jobs(dataset: Dataset, *, after: str = _NO_JOB) -> list[Job]:
+    """Return the retries that are later than a job, oldest first."""
     names = dataset.fs.list(PLAN_FOLDER)
     marked = {name.partition("-")[0] for name in names if f"-{RETRY_MARK}" in name}
     later = sorted(id_ for id_ in marked if id_ > after and f"{id_}.json" in names)
     found = [read_job(dataset, id_) for id_ in later]
-    return [job for job in found if job.retry]  # not where a retry's planner was second
+    return [job for job in found if job.retry]  # another planner may have won the number of a retry
 
 
-def taken_later(dataset: Dataset, ids: Collection[str], *, after: str) -> dict[str, Failure]:
-    """Return the failures, of some ids, that the first retry after a job was to mend."""
+def _retried_later(dataset: Dataset, ids: Collection[str], *, after: str) -> dict[str, Failure]:
+    """Return the failures of some ids that the first retry after a job took."""
     found: dict[str, Failure] = {}
     for job in retry_jobs(dataset, after=after) if ids else ():
         with PlanReader(dataset) as plan:
@@ -110,8 +112,8 @@ def taken_later(dataset: Dataset, ids: Collection[str], *, after: str) -> dict[s
     return found
 
 
-def superseded(dataset: Dataset, ids: Collection[str], *, after: str) -> set[str]:
-    """Return which of some ids, failures in a part of job `after`, newer parts have."""
+def superseded_ids(dataset: Dataset, ids: Collection[str], *, after: str) -> set[str]:
+    """Return the ids of failures in a part of job `after` that the parts of later retries have."""
     found: set[str] = set()
     for job in retry_jobs(dataset, after=after) if ids else ():
         with PlanReader(dataset) as plan:
@@ -122,16 +124,16 @@ def superseded(dataset: Dataset, ids: Collection[str], *, after: str) -> set[str
     return found
 
 
-class Retried:
-    """The ids that retries have, each with the newest job; on disk, so memory stays flat.
+class RetriedIds:
+    """The ids in retries, each with its newest retry; on disk, so memory stays flat.
 
-    Of retries whose part is among `parts` only, or of all that are planned.
+    `parts`: only the shards of retries whose parts are named there; by default all shards.
     """
 
     def __init__(self, dataset: Dataset, parts: Collection[str] | None = None) -> None:
         self._index = IdIndex()
         for job, ids in planned_retries(dataset, parts, newest_first=True):
-            # An id's first row stays.
+            # The index keeps an id's first row.
             self._index.add((id_, b"", int(job.id)) for id_ in ids)
 
     def has(self, id_: str, *, after: str) -> bool:
@@ -146,7 +148,7 @@ class Retried:
 def planned_retries(
     dataset: Dataset, parts: Collection[str] | None = None, *, newest_first: bool = False
 ) -> Iterator[tuple[Job, list[str]]]:
-    """Yield the ids of all retries, a shard at a time; see `Retried` for `parts`."""
+    """Yield the ids in retries, one shard at a time; `parts` is as in `RetriedIds`."""
     for job in sorted(retry_jobs(dataset), key=lambda job: job.id, reverse=newest_first):
         for shard, ids in _planned(dataset, job):
             if parts is None or shard.name in parts:
@@ -154,7 +156,7 @@ def planned_retries(
 
 
 def _shards_with(plan: PlanReader, job: Job, ids: Collection[str]) -> Iterator[Shard]:
-    """Yield the shards that may have some of the ids: most sources come in their order."""
+    """Yield the shards that may have some of the ids; most sources are sorted by id."""
     first, last = min(ids), max(ids)
     return (shard for shard in shards(job) if plan.may_have(job, shard.index, first, last))
 
@@ -168,7 +170,7 @@ def _planned(dataset: Dataset, job: Job) -> Iterator[tuple[Shard, list[str]]]:
 def _failures(
     dataset: Dataset, plan: PlanReader, job: Job, index: int
 ) -> Iterator[tuple[Failure, str]]:
-    """Yield the failures that a retry's shard is to mend, each with its part's name.
+    """Yield the failures that a retry's shard took, each with its part's name.
 
     Raises:
         DatasetError: The plan is damaged.
@@ -176,8 +178,7 @@ def _failures(
     names = ["id", value_column(dataset.info.tower), "error", "message", "attempt", "part"]
     for row in plan.read_table(job, index, names).to_pylist():
         try:
-            found = failure_of(row), plain_name(row["part"])
+            failure, part = failure_of(row), plain_name(row["part"])
         except ValueError as error:
-            place = f"{dataset.root}, job {job.id}: its plan"
-            raise DatasetError(f"{place} is damaged ({error}): {RESTORE}") from error
-        yield found
+            raise damaged_plan(dataset, job, error) from error
+        yield failure, part

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clipfleet.storage.sources.image_files import read_uri
+from clipfleet.workers.images.read import read_uri
 
 SECRET = b"for no vector"
 

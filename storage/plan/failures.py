@@ -1,4 +1,4 @@
-"""Failures: the rows of a dataset's errors tables that stand, read and counted."""
+"""Standing failures: the rows of errors tables that no retry has superseded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from clipfleet.error_codes import ERROR_CODES
 from clipfleet.items import Item
-from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.dataset import Dataset, error_names, part_names
 from clipfleet.storage.format.parquet import (
     PARQUET_ERRORS,
     open_parquet,
@@ -17,34 +17,34 @@ from clipfleet.storage.format.parquet import (
     read_row_groups,
 )
 from clipfleet.storage.format.parts import Failure, errors_path, errors_schema, value_column
-from clipfleet.storage.format.records import error_names, part_names
-from clipfleet.storage.jobs.retries import Retried, job_of
+from clipfleet.storage.plan.retries import RetriedIds, job_of
 
 
 @dataclass(kw_only=True, slots=True)
 class ErrorClass:
-    """How many items ended in a class of error, and the first of them."""
+    """The number of items that ended in a class of error, and the first of them."""
 
     count: int
     first: Failure
 
 
 def count_failures(dataset: Dataset) -> Counter[str]:
-    """Return how many items ended in each class of error."""
+    """Return the number of items that ended in each class of error."""
     return Counter({code: found.count for code, found in error_classes(dataset).items()})
 
 
 def error_classes(dataset: Dataset, only: Collection[str] = ()) -> dict[str, ErrorClass]:
-    """Return the classes of error that occur, or those of them in `only`, as `ERROR_CODES` go.
+    """Return the classes of error that occur (of those in `only`, if given).
 
-    The first of a class is that of the first table, in the order of names. Memory stays flat.
+    They are in the order of `ERROR_CODES`. The first failure of a class is the first in the order
+    of the tables' names. Memory stays flat.
 
     Raises:
         DatasetError: An errors table or a plan is damaged.
         StorageError: The disk did not answer.
     """
     found: dict[str, ErrorClass] = {}
-    with closing(Retried(dataset, part_names(dataset.fs))) as retried:
+    with closing(RetriedIds(dataset, part_names(dataset.fs))) as retried:
         for _, failure in standing_failures(dataset, retried):
             if only and failure.error not in only:
                 continue
@@ -56,28 +56,30 @@ def error_classes(dataset: Dataset, only: Collection[str] = ()) -> dict[str, Err
     return dict(sorted(found.items(), key=lambda entry: (order.get(entry[0], len(order)), entry)))
 
 
-def standing_failures(dataset: Dataset, retried: Retried) -> Iterator[tuple[str, Failure]]:
-    """Yield the rows of the errors tables with their part's name, but those in `retried`.
+def standing_failures(dataset: Dataset, retried: RetriedIds) -> Iterator[tuple[str, Failure]]:
+    """Yield the names of parts and the rows of their errors tables, but those in `retried`.
 
     Raises:
         DatasetError: An errors table is damaged.
         StorageError: The disk did not answer.
     """
     parts = part_names(dataset.fs)
-    for name in sorted(error_names(dataset.fs) & parts):  # others are of parts moved away
+    for name in sorted(
+        error_names(dataset.fs) & parts
+    ):  # the parts of other tables were moved away
         for failure in _read_table(dataset, name):
             if not retried.has(failure.item.id, after=job_of(name)):
                 yield name, failure
 
 
 def _read_table(dataset: Dataset, name: str) -> Iterator[Failure]:
-    """Yield the rows of an errors table, a row group in memory."""
+    """Yield the rows of an errors table; one row group is in memory at a time."""
     column = value_column(dataset.info.tower)
     path = errors_path(name)
     try:
         file = dataset.fs.open(path)
     except FileNotFoundError:
-        return  # a retry's part has all of them by now
+        return  # retries' parts have all of its rows by now
     with file:
         try:
             names = errors_schema(dataset.info.tower).names
@@ -85,6 +87,6 @@ def _read_table(dataset: Dataset, name: str) -> Iterator[Failure]:
                 for row in rows.select(names).to_pylist():
                     item = Item(id=row.pop("id"), **{column: row.pop(column)})
                     yield Failure(item=item, **row)
-        except (*PARQUET_ERRORS, ValueError) as error:  # ValueError: a row is no failure
-            remedy = "delete its manifest record, and `clipfleet resume` writes both anew"
+        except (*PARQUET_ERRORS, ValueError) as error:  # ValueError: a row describes no failure
+            remedy = "delete its manifest record, and `clipfleet resume` writes both again"
             raise parquet_error(error, f"{dataset.root}/{path}", remedy=remedy) from error

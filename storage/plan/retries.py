@@ -149,22 +149,19 @@ def planned_retries(
     dataset: Dataset, parts: Collection[str] | None = None, *, newest_first: bool = False
 ) -> Iterator[tuple[Job, list[str]]]:
     """Yield the ids in retries, one shard at a time; `parts` is as in `RetriedIds`."""
-    for job in sorted(retry_jobs(dataset), key=lambda job: job.id, reverse=newest_first):
-        for shard, ids in _planned(dataset, job):
-            if parts is None or shard.name in parts:
-                yield job, ids
+    found = retry_jobs(dataset)
+    with PlanReader(dataset) as plan:
+        for job in reversed(found) if newest_first else found:
+            for shard in shards(job):
+                ids, _ = plan.read_rows(job, shard.index)
+                if parts is None or shard.name in parts:
+                    yield job, ids
 
 
 def _shards_with(plan: PlanReader, job: Job, ids: Collection[str]) -> Iterator[Shard]:
     """Yield the shards that may have some of the ids; most sources are sorted by id."""
     first, last = min(ids), max(ids)
     return (shard for shard in shards(job) if plan.may_have(job, shard.index, first, last))
-
-
-def _planned(dataset: Dataset, job: Job) -> Iterator[tuple[Shard, list[str]]]:
-    with PlanReader(dataset) as plan:
-        for shard in shards(job):
-            yield shard, plan.read_rows(job, shard.index)[0]
 
 
 def _failures(

@@ -56,9 +56,9 @@ def make_dataset(root: Path) -> Dataset:
     _commit_singly(dataset, "a")
     plan_retry(dataset, [MISSING], 1)
     for number, shard in enumerate(list(missing_shards(dataset))[-2:]):
-        run = read_shard_work(dataset, shard)
-        good, bad = (run.items, []) if number == 0 else ([], [_failure(run.items[0], MISSING)])
-        done = run.finish(_embedded(good, bad))
+        work = read_shard_work(dataset, shard)
+        good, bad = (work.items, []) if number == 0 else ([], [_failure(work.items[0], MISSING)])
+        done = work.finish(_embedded(good, bad))
         commit(dataset, shard.name, done, card=CARD, worker="w")
     last_job = jobs(dataset)[-1].id
     write_queued(dataset, Queued(queue=QUEUE, dataset=dataset.root, last_job=last_job))

@@ -1,4 +1,4 @@
-"""Messages to their end: what a worker's child does with them, up to the result of its dataset."""
+"""Messages in a worker's child, up to the verification of the dataset."""
 
 from __future__ import annotations
 

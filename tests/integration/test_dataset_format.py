@@ -73,16 +73,16 @@ def test_the_pages_python_runs(dataset: Dataset, block: str) -> None:
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if "errors = " in block])
-def test_the_pages_readers_know_what_a_retry_left_behind(dataset: Dataset, block: str) -> None:
+def test_the_pages_readers_skip_superseded_rows(dataset: Dataset, block: str) -> None:
     if absent := missing_packages(block):
         pytest.skip(f"{', '.join(absent)} not installed")
     before = {path: path.read_bytes() for path in Path("errors").iterdir()}
     assert plan_retry(dataset, (), 10) is not None
     for shard in missing_shards(dataset):
-        run = read_shard_work(dataset, shard)
-        rows = run.finish(embedded(run.items, failing=("z",)))
+        work = read_shard_work(dataset, shard)
+        rows = work.finish(embedded(work.items, failing=("z",)))
         commit(dataset, shard.name, rows, card=dataset.info.card, worker="w")
-    for path, data in before.items():  # as if a worker stood still and was killed
+    for path, data in before.items():  # as if a worker was killed before it deleted superseded rows
         path.write_bytes(data)
     found: dict[str, object] = {}
     exec(block, found)  # noqa: S102 - the page is ours

@@ -1,5 +1,4 @@
-"""Whatever two writers of a shard do, in whatever order, and wherever they are killed:
-every item ends as exactly one row."""
+"""Two writers of a shard, in any order, killed at any operation: every item ends as one row."""
 
 from __future__ import annotations
 
@@ -43,20 +42,20 @@ def planned_dataset() -> Dataset:
 
 
 def work(dataset: Dataset, *, failing: Sequence[str], seed: int, worker: str) -> list[Commit]:
-    """What a worker does with every message of the job, as clipfleet.tasks.embed_shard does."""
-    told = []
+    """Do the work of all messages of the job, as `clipfleet.tasks.embed_shard` does."""
+    commits = []
     for job_shard in list(missing_shards(dataset)):
         name = job_shard.name
         if is_committed(dataset, name):
             continue
         done = complete(dataset, name)
         if done is not None:
-            told.append(done)
+            commits.append(done)
             continue
-        run = read_shard_work(dataset, job_shard)
-        result = run.finish(embedded(run.items, failing=failing, seed=seed))
-        told.append(commit(dataset, name, result, card=make_card(), worker=worker))
-    return told
+        shard_work = read_shard_work(dataset, job_shard)
+        result = shard_work.finish(embedded(shard_work.items, failing=failing, seed=seed))
+        commits.append(commit(dataset, name, result, card=make_card(), worker=worker))
+    return commits
 
 
 def assert_whole(dataset: Dataset) -> None:
@@ -76,16 +75,16 @@ def test_two_writers_of_a_job_leave_every_item_once(
     schedule: list[int], first: int | None, second: int | None
 ) -> None:
     dataset = planned_dataset()
-    told: list[Commit] = []
+    commits: list[Commit] = []
 
-    # They disagree on which items fail and on every vector: a mix of both would show.
+    # The writers have other failures and other vectors: so a mix of both would be found.
     def writer(own: Dataset, number: int) -> None:
         failing = ("a", "d") if number else ("b",)
-        told.extend(work(own, failing=failing, seed=number, worker=f"w{number}"))
+        commits.extend(work(own, failing=failing, seed=number, worker=f"w{number}"))
 
     run_interleaved(dataset, schedule, [first, second], writer)
-    # Nobody was told of a commit that another one then undid.
-    assert [read_record(dataset, done.name) for done in told] == told
+    # No writer returned a commit that another writer replaced.
+    assert [read_record(dataset, done.name) for done in commits] == commits
     work(dataset, failing=("c",), seed=2, worker="later")
     assert_whole(dataset)
     assert list(missing_shards(dataset)) == []
@@ -93,7 +92,7 @@ def test_two_writers_of_a_job_leave_every_item_once(
 
 @settings(max_examples=60)
 @given(schedule=schedules, first=crashes, second=crashes)
-def test_single_items_that_two_workers_hold_are_written_once(
+def test_single_items_of_two_workers_are_written_once(
     schedule: list[int], first: int | None, second: int | None
 ) -> None:
     dataset = memory_dataset(kind="stream")
@@ -105,7 +104,7 @@ def test_single_items_that_two_workers_hold_are_written_once(
         commit_single_items(own, known, result, card=make_card(), worker=f"w{number}")
 
     run_interleaved(dataset, schedule, [first, second], deliver)
-    for number in (0, 1):  # the queue delivers again what was not acknowledged
+    for number in (0, 1):  # the queue delivers unacknowledged messages again
         deliver(dataset, number)
     for name in unfinished(dataset):
         complete(dataset, name)
@@ -116,7 +115,7 @@ def test_single_items_that_two_workers_hold_are_written_once(
 
 @pytest.mark.parametrize("deleted", [False, True])
 @pytest.mark.parametrize("after", range(MOST_OPERATIONS))
-def test_a_writer_that_is_overtaken_and_killed_anywhere_spoils_nothing(
+def test_a_writer_that_is_overtaken_and_killed_anywhere_leaves_a_whole_dataset(
     after: int, deleted: bool
 ) -> None:
     for crash_after in range(after, 2 * MOST_OPERATIONS + 1):
@@ -124,16 +123,16 @@ def test_a_writer_that_is_overtaken_and_killed_anywhere_spoils_nothing(
         if deleted:
             work(dataset, failing=("a", "e"), seed=3, worker="before")
             dataset.fs.delete("parts/00001-0000000.parquet")
-        told: list[Commit] = []
+        commits: list[Commit] = []
 
-        def overtake(dataset: Dataset = dataset, told: list[Commit] = told) -> None:
-            told += work(dataset, failing=("a",), seed=1, worker="fast")
+        def overtake(dataset: Dataset = dataset, commits: list[Commit] = commits) -> None:
+            commits += work(dataset, failing=("a",), seed=1, worker="fast")
 
         slow = overtaken(dataset, after=after, overtake=overtake, crash_after=crash_after)
         with contextlib.suppress(Crash):
-            told += work(slow, failing=("b",), seed=0, worker="slow")
+            commits += work(slow, failing=("b",), seed=0, worker="slow")
         work(dataset, failing=("c",), seed=2, worker="later")
-        assert [read_record(dataset, done.name) for done in told] == told
+        assert [read_record(dataset, done.name) for done in commits] == commits
         assert_whole(dataset)
 
 
@@ -172,7 +171,7 @@ def test_a_part_without_its_record_is_completed_from_its_own_footer() -> None:
     for path in (f"manifest/{name}.json", f"errors/{name}.parquet"):
         del files_of(dataset)[path]
 
-    # Another worker embedded it too, and sees no failure.
+    # Another worker embedded the shard too, without a failure.
     late = embedded(texts("a", "b", "c"), seed=2)
     done = commit(dataset, name, late, card=make_card(), worker="second")
 
@@ -182,7 +181,7 @@ def test_a_part_without_its_record_is_completed_from_its_own_footer() -> None:
 
 @settings(max_examples=60)
 @given(schedule=schedules, first=crashes, second=crashes, deleted=st.sets(st.integers(0, 1)))
-def test_parts_that_were_deleted_come_back_once(
+def test_deleted_parts_are_embedded_again_once(
     schedule: list[int], first: int | None, second: int | None, deleted: set[int]
 ) -> None:
     dataset = planned_dataset()
@@ -208,13 +207,16 @@ def test_two_planners_never_plan_an_item_twice(
     sources = [ListSource(texts("a", "b", "c")), ListSource(texts("b", "c", "d", "e"))]
 
     def plan(own: Dataset, number: int) -> None:
-        with contextlib.suppress(DatasetError):  # the other was first
+        with contextlib.suppress(DatasetError):  # the other planner was first
             job = plan_items(own, sources[number], 2)
             planned.extend([job] if job else [])
 
     run_interleaved(dataset, schedule, [first, second], plan)
     assert [read_job(dataset, job.id) for job in planned] == planned
-    for source in [*sources, sources[0]]:  # once more: planning cleans up what is decided
+    for source in [
+        *sources,
+        sources[0],
+    ]:  # once more: it deletes the losers' files
         plan_items(dataset, source, 2)
     work(dataset, failing=("a",), seed=0, worker="w")
     assert_whole(dataset)

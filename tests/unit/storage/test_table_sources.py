@@ -196,7 +196,7 @@ def test_an_empty_path_is_wrong(write: Write) -> None:
         read(write("i.txt", "a.jpg", ""), "img")
 
 
-def test_places_count_lines_and_rows(write: Write, tmp_path: Path) -> None:
+def test_locations_count_lines_and_rows(write: Write, tmp_path: Path) -> None:
     jsonl = write("t.jsonl", {"id": "1", "text": "x"}, "", {"id": "2", "text": "y"})
     csv = write("t.csv", "id,text", '1,"x', 'y"', "2,z")
     assert open_source(jsonl, tower="txt").location(2) == f"{jsonl}, line 3"
@@ -229,12 +229,12 @@ def test_a_folder_is_images_for_one_tower_and_an_error_for_the_other(tmp_path: P
         open_source(str(tmp_path), tower="txt")
 
 
-def test_a_folder_of_nothing_but_parquet_is_a_list_of_images(tmp_path: Path) -> None:
+def test_a_folder_with_only_parquet_files_is_a_list_of_images(tmp_path: Path) -> None:
     pq.write_table(pa.table({"path": ["a.jpg"]}), tmp_path / "t.parquet")
     assert read(str(tmp_path), "img") == [("a.jpg", f"{tmp_path}/a.jpg")]
 
 
-def test_what_is_no_source_is_refused(write: Write, tmp_path: Path) -> None:
+def test_a_location_without_a_source_is_refused(write: Write, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="nothing is there"):
         open_source(f"{tmp_path}/gone.jsonl", tower="txt")
     with pytest.raises(SourceError, match=r"expected a folder of images, .*\.jsonl"):

@@ -33,13 +33,13 @@ def dataset() -> Dataset:
 
 
 def fill(dataset: Dataset) -> None:
-    """Five planned items, of which b fails, and two that came singly, of which y fails."""
+    """Five planned items and two single items; b and y fail."""
     plan_items(dataset, ListSource(texts(*"abcde")), 3)
     for shard in list(missing_shards(dataset)):
         items = PlanReader(dataset).read(shard)
         commit(dataset, shard.name, embedded(items, failing="b"), card=make_card(), worker="w")
-    arrived = embedded(texts("x", "y"), failing="y")
-    commit_single_items(dataset, KnownIds(dataset), arrived, card=make_card(), worker="w")
+    single = embedded(texts("x", "y"), failing="y")
+    commit_single_items(dataset, KnownIds(dataset), single, card=make_card(), worker="w")
 
 
 def problem_of(dataset: Dataset) -> tuple[Verification, str]:
@@ -51,7 +51,7 @@ def problem_of(dataset: Dataset) -> tuple[Verification, str]:
 def replace_part(
     dataset: Dataset, name: str, items: list[Item], vectors: np.ndarray | None = None
 ) -> None:
-    """Write a part that no commit would, with the record that belongs to it."""
+    """Write a part that no commit writes, with its record."""
     rows = embedded(items)
     if vectors is not None:
         rows = Embedded(items=items, vectors=vectors, sizes=None, failures=[])
@@ -59,7 +59,7 @@ def replace_part(
     commit(dataset, name, rows, card=make_card(), worker="w")
 
 
-def test_a_whole_dataset_is_proved(tmp_path: Path) -> None:
+def test_a_whole_dataset_is_verified(tmp_path: Path) -> None:
     local = Dataset.create(str(tmp_path), make_card(), kind="planned", embedding_dtype="float16")
     fill(local)
     result = verify_dataset(str(tmp_path))
@@ -76,7 +76,7 @@ def test_an_empty_dataset_is_whole() -> None:
     assert verify_dataset(memory_dataset()).ok
 
 
-def test_there_must_be_a_dataset(tmp_path: Path) -> None:
+def test_a_folder_without_a_dataset_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no dataset at"):
         verify_dataset(str(tmp_path))
 
@@ -93,7 +93,7 @@ def test_a_missing_part_is_found(dataset: Dataset) -> None:
     assert "1 errors tables differ" in problem
 
 
-def test_what_was_never_embedded_is_missing() -> None:
+def test_items_that_were_never_embedded_are_missing() -> None:
     dataset = memory_dataset()
     plan_items(dataset, ListSource(texts(*(f"{n:02d}" for n in range(20)))), 3)
     result, problem = problem_of(dataset)
@@ -128,7 +128,7 @@ def test_single_items_that_were_written_twice_are_doubled(dataset: Dataset) -> N
     assert "'a', 'x', 'y'" in problem
 
 
-def test_a_row_that_nobody_planned_is_found(dataset: Dataset) -> None:
+def test_a_row_in_no_plan_is_found(dataset: Dataset) -> None:
     replace_part(dataset, SECOND, texts("d", "e", "z"))
     result, problem = problem_of(dataset)
     assert result.unplanned == 1
@@ -214,7 +214,7 @@ def test_an_errors_table_that_is_not_its_parts_is_found(dataset: Dataset, change
 def test_a_damaged_part_is_found(dataset: Dataset) -> None:
     whole = dataset.fs.read(f"parts/{FIRST}.parquet")
     flipped = bytearray(whole)
-    flipped[4:40] = bytes(36)  # in the first pages, behind a sound footer
+    flipped[4:40] = bytes(36)  # in the first pages; the footer is sound
     for data in (b"", whole[:-9], bytes(flipped)):
         dataset.fs.replace(f"parts/{FIRST}.parquet", data)
         result, problem = problem_of(dataset)

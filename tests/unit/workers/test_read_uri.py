@@ -1,4 +1,4 @@
-"""The bytes that items name."""
+"""`read_uri`: the bytes of items' files."""
 
 import errno
 import os

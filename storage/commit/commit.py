@@ -15,11 +15,10 @@ from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 from clipfleet.errors import DatasetError, DatasetMismatchError
 from clipfleet.model_card import ModelCard
 from clipfleet.storage.format.dataset import MANIFEST_FOLDER, Dataset, utc_now
+from clipfleet.storage.format.errors_table import errors_bytes, errors_path
 from clipfleet.storage.format.parts import (
     Embedded,
     Footer,
-    errors_bytes,
-    errors_path,
     part_of,
     part_path,
     part_remedy,

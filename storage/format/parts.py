@@ -1,4 +1,4 @@
-"""Parts: the Parquet files of shards' vectors, and the errors tables beside them.
+"""Parts: the Parquet files of shards' vectors.
 
 The footer of a part also has the shard's failures. So any process that finds a part can write its
 errors table and its manifest record; nothing is embedded again.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
@@ -21,7 +20,7 @@ from clipfleet.architectures import Tower
 from clipfleet.errors import DatasetError
 from clipfleet.items import Item
 from clipfleet.model_card import ModelCard
-from clipfleet.storage.format.dataset import ERRORS_FOLDER, PARTS_FOLDER, DatasetInfo
+from clipfleet.storage.format.dataset import PARTS_FOLDER, DatasetInfo
 from clipfleet.storage.format.parquet import (
     PARQUET_ERRORS,
     open_parquet,
@@ -36,7 +35,7 @@ MAX_ATTEMPT = 1_000_000  # of an item
 
 _NAME = re.compile(r"[0-9A-Za-z_-]+")  # of a part: it cannot name a path in another folder
 
-_VERSION_KEY = b"clipfleet.version"
+VERSION_KEY = b"clipfleet.version"
 _SHARD_KEY = b"clipfleet.shard"
 _MODEL_KEY = b"clipfleet.model"
 _CARD_KEY = b"clipfleet.model_card"
@@ -99,11 +98,6 @@ def part_path(name: str) -> str:
     return f"{PARTS_FOLDER}/{name}.parquet"
 
 
-def errors_path(name: str) -> str:
-    """Return the path of a shard's errors table."""
-    return f"{ERRORS_FOLDER}/{name}.parquet"
-
-
 def part_remedy(name: str) -> str:
     """Return the remedy for a damaged part, for messages."""
     if name.startswith(ITEMS_PREFIX):  # no plan has its items
@@ -135,13 +129,6 @@ def part_schema(info: DatasetInfo) -> pa.Schema:
     )
 
 
-def errors_schema(tower: Tower) -> pa.Schema:
-    """Return an errors table's columns: id, uri or text, error, message, attempt."""
-    names = ("id", value_column(tower), "error", "message")
-    strings = [pa.field(name, pa.string(), nullable=False) for name in names]
-    return pa.schema([*strings, pa.field("attempt", pa.int32(), nullable=False)])
-
-
 def part_of(
     embedded: Embedded,
     info: DatasetInfo,
@@ -169,7 +156,7 @@ def part_of(
         cut=sum(item.id in embedded.cut for item in embedded.items),
     )
     metadata = {
-        _VERSION_KEY: FORMAT,
+        VERSION_KEY: FORMAT,
         _SHARD_KEY: footer.shard,
         _MODEL_KEY: footer.model,
         _CARD_KEY: json.dumps(json.loads(card.to_json())),
@@ -181,18 +168,6 @@ def part_of(
         _CUT_KEY: json.dumps(footer.cut),
     }
     return parquet_bytes(_part_table(embedded, info), metadata), footer
-
-
-def errors_bytes(failures: Sequence[Failure], tower: Tower) -> memoryview:
-    """Return the Parquet file of an errors table."""
-    columns = {
-        "id": [f.item.id for f in failures],
-        value_column(tower): [item_value(f.item) for f in failures],
-        "error": [f.error for f in failures],
-        "message": [f.message for f in failures],
-        "attempt": [f.attempt for f in failures],
-    }
-    return parquet_bytes(pa.table(columns, schema=errors_schema(tower)), {_VERSION_KEY: FORMAT})
 
 
 def read_footer(file: BinaryIO, *, path: str) -> Footer:

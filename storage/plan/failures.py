@@ -8,15 +8,9 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from clipfleet.error_codes import ERROR_CODES
-from clipfleet.items import Item
 from clipfleet.storage.format.dataset import Dataset, error_names, part_names
-from clipfleet.storage.format.parquet import (
-    PARQUET_ERRORS,
-    open_parquet,
-    parquet_error,
-    read_row_groups,
-)
-from clipfleet.storage.format.parts import Failure, errors_path, errors_schema, value_column
+from clipfleet.storage.format.errors_table import read_errors
+from clipfleet.storage.format.parts import Failure
 from clipfleet.storage.plan.retries import RetriedIds, job_of
 
 
@@ -67,26 +61,6 @@ def standing_failures(dataset: Dataset, retried: RetriedIds) -> Iterator[tuple[s
     for name in sorted(
         error_names(dataset.fs) & parts
     ):  # the parts of other tables were moved away
-        for failure in _read_table(dataset, name):
+        for failure in read_errors(dataset, name):
             if not retried.has(failure.item.id, after=job_of(name)):
                 yield name, failure
-
-
-def _read_table(dataset: Dataset, name: str) -> Iterator[Failure]:
-    """Yield the rows of an errors table; one row group is in memory at a time."""
-    column = value_column(dataset.info.tower)
-    path = errors_path(name)
-    try:
-        file = dataset.fs.open(path)
-    except FileNotFoundError:
-        return  # retries' parts have all of its rows by now
-    with file:
-        try:
-            names = errors_schema(dataset.info.tower).names
-            for rows in read_row_groups(open_parquet(file), names):
-                for row in rows.select(names).to_pylist():
-                    item = Item(id=row.pop("id"), **{column: row.pop(column)})
-                    yield Failure(item=item, **row)
-        except (*PARQUET_ERRORS, ValueError) as error:  # ValueError: a row describes no failure
-            remedy = "delete its manifest record, and `clipfleet resume` writes both again"
-            raise parquet_error(error, f"{dataset.root}/{path}", remedy=remedy) from error

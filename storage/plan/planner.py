@@ -19,7 +19,8 @@ from clipfleet.error_codes import BAD_ITEM
 from clipfleet.errors import DatasetError, SourceError
 from clipfleet.items import Item
 from clipfleet.storage.format.dataset import PLAN_FOLDER, Dataset, utc_now
-from clipfleet.storage.format.parts import errors_schema, item_value, value_column
+from clipfleet.storage.format.errors_table import errors_schema
+from clipfleet.storage.format.parts import item_value, value_column
 from clipfleet.storage.plan.failures import standing_failures
 from clipfleet.storage.plan.new_items import new_items
 from clipfleet.storage.plan.reader import Job, jobs, plan_file_path, publish

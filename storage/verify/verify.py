@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any, BinaryIO
@@ -13,6 +14,7 @@ from clipfleet.errors import DatasetError
 from clipfleet.storage.commit.commit import read_record, record_of
 from clipfleet.storage.filesystem.locations import STORE_TIMEOUT_S
 from clipfleet.storage.format.dataset import Dataset, error_names, part_names, record_names
+from clipfleet.storage.format.errors_table import read_errors
 from clipfleet.storage.format.parquet import (
     PARQUET_ERRORS,
     open_parquet,
@@ -22,9 +24,8 @@ from clipfleet.storage.format.parquet import (
 from clipfleet.storage.format.parts import (
     ITEMS_PREFIX,
     NORM_TOLERANCE,
+    Failure,
     Footer,
-    errors_path,
-    errors_schema,
     norms,
     part_path,
     part_remedy,
@@ -206,7 +207,7 @@ class _Verifier:
         except DatasetError:
             self._add(_RECORD, name)
         try:
-            if not self._is_table_of(footer, self._read_errors(name)):
+            if not self._is_table_of(footer, read_errors(self._dataset, name)):
                 self._add(_ERRORS, name)
         except DatasetError:
             self._add(_ERRORS, name)
@@ -219,8 +220,9 @@ class _Verifier:
             return False
         return record is not None and record.vectors == record.errors == 0
 
-    def _is_table_of(self, footer: Footer, rows: list[tuple[str, str]]) -> bool:
-        """Return whether rows are a part's failures; superseded ones may be missing."""
+    def _is_table_of(self, footer: Footer, table: Iterable[Failure]) -> bool:
+        """Return whether an errors table has a part's failures; superseded ones may be missing."""
+        rows = [(failure.item.id, failure.error) for failure in table]
         failed = [(failure.item.id, failure.error) for failure in footer.failures]
         if rows == failed:
             return True
@@ -231,21 +233,6 @@ class _Verifier:
         standing = set(self._ids.standing(gone, int(job or 0)))
         # The files decide: a retry's part may be newer than the list of parts.
         return superseded_ids(self._dataset, standing, after=job) == standing
-
-    def _read_errors(self, name: str) -> list[tuple[str, str]]:
-        """Return the id and error of each row of an errors table; no rows without a table."""
-        path = errors_path(name)
-        try:
-            with self._dataset.fs.open(path) as file:
-                names = errors_schema(self._dataset.info.tower).names
-                groups = [
-                    group.select(names) for group in read_row_groups(open_parquet(file), names)
-                ]
-        except FileNotFoundError:
-            return []
-        except (*PARQUET_ERRORS, KeyError) as error:  # KeyError: a column is missing
-            raise parquet_error(error, path, remedy=part_remedy(name)) from error
-        return [(row["id"], row["error"]) for group in groups for row in group.to_pylist()]
 
     def _check_ids(self) -> None:
         ids, result = self._ids, self._result

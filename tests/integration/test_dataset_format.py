@@ -16,7 +16,8 @@ from clipfleet.error_codes import ERROR_CODES, TRANSIENT_CODES
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.format.parts import errors_schema, part_schema
+from clipfleet.storage.format.errors_table import errors_schema
+from clipfleet.storage.format.parts import part_schema
 from clipfleet.storage.plan.planner import plan_items, plan_retry
 from clipfleet.storage.plan.reader import PlanReader, shards
 from clipfleet.storage.plan.retries import read_shard_work

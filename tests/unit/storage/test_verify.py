@@ -15,6 +15,7 @@ from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format import parts
 from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.errors_table import errors_bytes
 from clipfleet.storage.format.parts import Embedded
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.reader import PlanReader
@@ -206,7 +207,7 @@ def test_an_errors_table_that_is_not_its_parts_is_found(dataset: Dataset, change
     if change == "damaged":
         dataset.fs.create(path, b"PAR1")
     if change == "other":
-        dataset.fs.create(path, parts.errors_bytes([], "txt"))
+        dataset.fs.create(path, errors_bytes([], "txt"))
     _, problem = problem_of(dataset)
     assert problem.startswith("1 errors tables differ from their parts")
 

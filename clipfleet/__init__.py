@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from clipfleet.model_card import ModelCard
     from clipfleet.reader import Dataset, ErrorRow
     from clipfleet.settings import Settings, load_settings
-    from clipfleet.storage.verify.verify import Proof
+    from clipfleet.storage.verify.verify import Verification
     from clipfleet.tasks.items.queue import ItemQueue
     from clipfleet.tasks.local.run import Summary
     from clipfleet.tasks.progress import Snapshot
@@ -57,7 +57,6 @@ __all__ = [
     "Model",
     "ModelCard",
     "Progress",
-    "Proof",
     "QueueFullError",
     "Resumption",
     "Retry",
@@ -69,6 +68,7 @@ __all__ = [
     "Summary",
     "TensorRTModel",
     "UsageError",
+    "Verification",
     "__version__",
     "embed",
     "load_model",
@@ -89,7 +89,7 @@ _MODULES = {  # of the names above
     "Model": "clipfleet.model",
     "ModelCard": "clipfleet.model_card",
     "Progress": "clipfleet.tasks.status",
-    "Proof": "clipfleet.storage.verify.verify",
+    "Verification": "clipfleet.storage.verify.verify",
     "Resumption": "clipfleet.tasks.submit.resume",
     "Retry": "clipfleet.tasks.submit.retry_failed",
     "Settings": "clipfleet.settings",

@@ -15,7 +15,7 @@ from clipfleet.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from clipfleet.storage.sources.base import Source
-    from clipfleet.storage.verify.verify import Proof
+    from clipfleet.storage.verify.verify import Verification
     from clipfleet.tasks.local.run import Summary
     from clipfleet.tasks.progress import Snapshot
     from clipfleet.tasks.status import Progress
@@ -180,7 +180,7 @@ def retry(
     )
 
 
-def verify(dataset: str | Path, *, settings: Settings | None = None) -> Proof:
+def verify(dataset: str | Path, *, settings: Settings | None = None) -> Verification:
     """Read a whole dataset, and check it: every planned id once, L2 norms of 1, one model.
 
     `ok` of the result says whether the dataset is whole, `problems` names what is wrong. Memory
@@ -189,10 +189,10 @@ def verify(dataset: str | Path, *, settings: Settings | None = None) -> Proof:
     Raises:
         DatasetError: There is no dataset, or its plan cannot be read.
     """
-    from clipfleet.storage.verify.verify import prove
+    from clipfleet.storage.verify.verify import verify_dataset
 
     settings = settings or load_settings()
-    return prove(str(dataset), store_timeout_s=settings.store_timeout_s)
+    return verify_dataset(str(dataset), store_timeout_s=settings.store_timeout_s)
 
 
 def status(dataset: str | Path, *, settings: Settings | None = None) -> Progress:

@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from clipfleet.errors import DatasetError
 from clipfleet.model_card import ModelCard
 from clipfleet.settings import Settings, load_settings
-from clipfleet.storage.commit.errors import standing_failures
 from clipfleet.storage.format.dataset import Dataset as StoredDataset
+from clipfleet.storage.format.dataset import part_names
 from clipfleet.storage.format.parquet import (
     PARQUET_ERRORS,
     open_parquet,
     parquet_error,
     read_row_groups,
 )
-from clipfleet.storage.format.parts import part_path, part_schema, way_out
-from clipfleet.storage.format.records import part_names
-from clipfleet.storage.jobs.retries import Retried
+from clipfleet.storage.format.parts import part_path, part_remedy, part_schema
+from clipfleet.storage.plan.failures import standing_failures
+from clipfleet.storage.plan.retries import RetriedIds
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -159,7 +159,7 @@ class Dataset:
         Raises:
             DatasetError: An errors table or a plan is damaged.
         """
-        with closing(Retried(self._stored, part_names(self._stored.fs))) as retried:
+        with closing(RetriedIds(self._stored, part_names(self._stored.fs))) as retried:
             for _, failure in standing_failures(self._stored, retried):
                 yield ErrorRow(
                     id=failure.item.id,
@@ -227,7 +227,7 @@ class Dataset:
                 f"{self.path}/{path} was moved away: `refresh()` reads the parts that are there now"
             ) from error
         except (*PARQUET_ERRORS, ValueError) as error:  # ValueError: other columns
-            raise parquet_error(error, f"{self.path}/{path}", remedy=way_out(name)) from error
+            raise parquet_error(error, f"{self.path}/{path}", remedy=part_remedy(name)) from error
 
     def _vectors_of(self, rows: pa.Table) -> Vectors:
         flat = rows["embedding"].combine_chunks().flatten()

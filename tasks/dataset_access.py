@@ -7,8 +7,14 @@ from pathlib import Path, PurePath
 
 from clipfleet.errors import MessageError, UsageError
 from clipfleet.messages import MAX_DATASET_LENGTH
-from clipfleet.storage.filesystem.base import STORE_TIMEOUT_S, open_filesystem
-from clipfleet.storage.filesystem.locations import absolute, below, in_object_store, local_path
+from clipfleet.storage.filesystem.locations import (
+    STORE_TIMEOUT_S,
+    absolute,
+    below,
+    in_object_store,
+    local_path,
+    open_filesystem,
+)
 from clipfleet.storage.format.dataset import FOLDERS, INFO_PATH
 
 _SHOWN_LENGTH = 100  # characters

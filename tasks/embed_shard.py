@@ -14,7 +14,7 @@ from clipfleet.messages import EMBED_TASK, MAX_DATASET_LENGTH, EmbedTask, Shard
 from clipfleet.model_card import ModelCard
 from clipfleet.storage.commit.commit import Commit, commit, complete, is_committed
 from clipfleet.storage.format.dataset import Dataset, describe
-from clipfleet.storage.jobs.retries import read_run
+from clipfleet.storage.plan.retries import read_shard_work
 from clipfleet.tasks.broker.refusals import refuse
 from clipfleet.tasks.dataset_access import dataset_root
 from clipfleet.tasks.retry_policy import (
@@ -69,10 +69,10 @@ def embed_shard(
         return done
     if lost >= embedder.settings.shard_attempts:
         raise LostShardError(lost_reason(lost))
-    run = read_run(dataset, task.shard)
+    work = read_shard_work(dataset, task.shard)
     progress = working().progress
-    embedded = embedder.embed(run.items, isolated=isolated, progress=progress)
-    embedded = run.finish(embedded)
+    embedded = embedder.embed(work.items, isolated=isolated, progress=progress)
+    embedded = work.finish(embedded)
     return commit(dataset, name, embedded, card=embedder.card, worker=worker)
 
 

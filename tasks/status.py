@@ -12,12 +12,11 @@ from redis.exceptions import RedisError
 
 from clipfleet.messages import queue_name
 from clipfleet.settings import Settings
-from clipfleet.storage.commit.commit import Manifest
-from clipfleet.storage.filesystem.base import open_filesystem
-from clipfleet.storage.filesystem.locations import in_object_store
+from clipfleet.storage.commit.manifest import Manifest
+from clipfleet.storage.filesystem.locations import in_object_store, open_filesystem
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset
 from clipfleet.storage.format.parts import ITEMS_PREFIX
-from clipfleet.storage.jobs.plan_reader import Job, jobs, read_job
+from clipfleet.storage.plan.reader import Job, jobs, read_job
 from clipfleet.tasks.broker.redis_client import connect, message_counts, unreachable
 from clipfleet.tasks.broker.refusals import Refusal, Refusals
 from clipfleet.tasks.progress import Snapshot, sentence

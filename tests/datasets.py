@@ -46,7 +46,7 @@ def memory_dataset(
     dtype: EmbeddingDtype = "float16",
     fs: Filesystem | None = None,
 ) -> Dataset:
-    """A dataset in memory, without its dataset.json."""
+    """Return a dataset in memory, without its dataset.json."""
     card = make_card(tower)
     info = DatasetInfo(
         tower=tower,
@@ -84,7 +84,7 @@ def images(*ids: str) -> list[Item]:
 
 
 def embedded(items: Sequence[Item], *, failing: Collection[str] = (), seed: int = 0) -> Embedded:
-    """Random unit vectors for the items, and a failure for those whose id is in `failing`."""
+    """Return random unit vectors for items, and failures for those whose ids are in `failing`."""
     good = [item for item in items if item.id not in failing]
     vectors = np.random.default_rng(seed).standard_normal((len(good), DIM)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -102,17 +102,17 @@ def embedded(items: Sequence[Item], *, failing: Collection[str] = (), seed: int 
 
 
 def embedded_texts(count: int, failures: int = 0) -> Embedded:
-    """Return so many numbered texts, of which the last ones failed."""
+    """Return the results of numbered texts; the last `failures` of them failed."""
     items = numbered_texts(count)
     return embedded(items, failing={item.id for item in items[count - failures :]})
 
 
 class Crash(BaseException):
-    """A process that is killed: no `except Exception` may see it."""
+    """The kill of a process; no `except Exception` catches it."""
 
 
 class WatchedFilesystem:
-    """Calls `before` ahead of every operation; for crashes and for interleavings."""
+    """Calls `before` before every operation; for crashes and for interleavings."""
 
     def __init__(self, inner: Filesystem, before: Callable[[], None]) -> None:
         self._inner = inner
@@ -152,7 +152,7 @@ class WatchedFilesystem:
 
 
 def crashing_after(dataset: Dataset, operations: int) -> Dataset:
-    """The dataset as a process sees it that is killed after a number of operations."""
+    """Return the dataset of a process that is killed after a number of operations."""
     left = operations
 
     def before() -> None:

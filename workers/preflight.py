@@ -9,9 +9,8 @@ from pathlib import Path
 from clipfleet.errors import SettingsError, StorageError, UsageError
 from clipfleet.model_card import ModelCard, load_card
 from clipfleet.settings import PREFIX, Settings
-from clipfleet.storage.filesystem.base import open_filesystem
-from clipfleet.storage.filesystem.create_if_absent import check_first_writer_wins
-from clipfleet.storage.filesystem.locations import below, in_object_store
+from clipfleet.storage.filesystem.base import check_create_if_absent
+from clipfleet.storage.filesystem.locations import below, in_object_store, open_filesystem
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset, single_items_name
 
 _ROOTS_VARIABLE = f"{PREFIX}INPUT_ROOTS"
@@ -66,7 +65,7 @@ def _check_output(output: str, store_timeout_s: float) -> None:
 def _check_store(output: str, store_timeout_s: float) -> None:
     try:
         fs = open_filesystem(output, store_timeout_s=store_timeout_s)
-        check_first_writer_wins(fs, output)
+        check_create_if_absent(fs, output)
     except StorageError as error:
         raise UsageError(
             f"cannot write to the output folder {output}: {error}; or choose another with --output"

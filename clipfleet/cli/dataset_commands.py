@@ -56,6 +56,6 @@ def verify(dataset: DatasetArgument, as_json: Json = False) -> None:
     \b
     clipfleet verify /vectors/photos && build-index /vectors/photos/parts
     """
-    proof = clipfleet.verify(dataset, settings=settings_from())
-    print_result(proof.to_json(), proof.lines(), as_json)
-    raise typer.Exit(DONE if proof.ok else ITEMS_FAILED)
+    result = clipfleet.verify(dataset, settings=settings_from())
+    print_result(result.to_json(), result.lines(), as_json)
+    raise typer.Exit(DONE if result.ok else ITEMS_FAILED)

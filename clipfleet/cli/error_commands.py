@@ -36,8 +36,8 @@ def errors(dataset: DatasetArgument, only: Only = None, as_json: Json = False) -
     clipfleet errors /vectors/photos
     clipfleet errors /vectors/photos --only missing --json
     """
-    from clipfleet.storage.commit.errors import error_classes
     from clipfleet.storage.format.dataset import Dataset
+    from clipfleet.storage.plan.failures import error_classes
 
     opened = Dataset.open(dataset, store_timeout_s=settings_from().store_timeout_s)
     found = error_classes(opened, chosen_classes(only or ()))

@@ -1,1 +1,1 @@
-"""How a shard is committed, and the errors and ids that are known."""
+"""The commit of shards and of single items, and the manifest of what is committed."""

@@ -1,76 +1,77 @@
-"""The manifest: the record of committed shards, and how a shard is committed.
+"""How a shard is committed: its part first, then its errors table and its record.
 
-The appearance of the part decides for a shard; the first writer wins. Its footer tells
-everything else, so the errors table and the record are written from it, in this order,
-by whoever sees the part first: the same worker, another one, or a later run.
+The part decides: of several writers, the first to create it wins. The errors table and the record
+follow from the part's footer. Any process that finds the part can write them, in this order: the
+same worker, another worker, or a later run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from dataclasses import asdict, dataclass
+
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 
 from clipfleet.errors import DatasetError, DatasetMismatchError
-from clipfleet.messages import Shard
 from clipfleet.model_card import ModelCard
-from clipfleet.storage.format.dataset import Dataset, utc_now
+from clipfleet.storage.format.dataset import MANIFEST_FOLDER, Dataset, utc_now
+from clipfleet.storage.format.errors_table import errors_bytes, errors_path
 from clipfleet.storage.format.parts import (
     Embedded,
     Footer,
-    errors_bytes,
-    errors_path,
     part_of,
     part_path,
+    part_remedy,
     read_footer,
-    way_out,
 )
-from clipfleet.storage.format.records import (
-    Commit,
-    part_names,
-    read_record,
-    read_records,
-    record_names,
-    record_of,
-    record_path,
-)
-from clipfleet.storage.jobs.plan_reader import Job, jobs, shards
-from clipfleet.storage.jobs.retries import job_of, retry_jobs, superseded
+from clipfleet.storage.plan.retries import job_of, superseded_ids
+from clipfleet.validation import problems
 
-__all__ = [
-    "Commit",
-    "Manifest",
-    "commit",
-    "commit_first",
-    "committed_names",
-    "complete",
-    "is_committed",
-    "missing_shards",
-    "part_names",
-    "read_record",
-    "record_path",
-    "unfinished",
-    "withdraw",
-]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Commit:
+    """A shard's record in the manifest; `vectors` and `errors` count its items.
+
+    `cut` counts the vectors of texts that were longer than the model's context length.
+    """
+
+    name: str
+    vectors: NonNegativeInt
+    errors: NonNegativeInt
+    part: str  # path in the dataset
+    model: str  # ModelCard.identity
+    engine_sha256: str
+    finished_at: str  # ISO 8601, UTC
+    worker: str
+    cut: NonNegativeInt = 0  # older records lack it
+
+    def to_json(self) -> str:
+        """Return the record's text."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+_COMMIT = TypeAdapter(Commit)
 
 
 def commit(
     dataset: Dataset, name: str, embedded: Embedded, *, card: ModelCard, worker: str
 ) -> Commit:
-    """Write a shard's part, errors table and record; return the record that stands.
+    """Write a shard's part, errors table and record; return the record.
 
-    If the shard has a part already, `embedded` is dropped and the commit of that part is
-    finished instead. `card` is of the dataset's model (`Dataset.check_model`).
+    If the shard has a part already, `embedded` is dropped, and the commit of the existing part is
+    finished. `card` is of the dataset's model (`Dataset.check_model`).
 
     Raises:
-        DatasetMismatchError: The part that was there is of another model.
-        DatasetError: The vectors are not what the dataset holds, or a part is damaged.
+        DatasetMismatchError: The existing part is of another model.
+        DatasetError: The vectors do not fit the dataset, or a part is damaged.
         StorageError: The disk refused a write; committing again is safe.
     """
     done = commit_first(dataset, name, embedded, card=card, worker=worker)
     done = done or complete(dataset, name)
     if done is None:
         raise DatasetError(
-            f"part {part_path(name)} vanished from {dataset.root} while it was committed: let "
-            "nothing delete parts while workers run"
+            f"part {part_path(name)} was deleted from {dataset.root} during its commit: delete "
+            "no parts while workers run"
         )
     return done
 
@@ -78,16 +79,16 @@ def commit(
 def commit_first(
     dataset: Dataset, name: str, embedded: Embedded, *, card: ModelCard, worker: str
 ) -> Commit | None:
-    """Commit a shard that has no part yet; None, and nothing changed, if it has one.
+    """Commit a shard that has no part; return None, and change nothing, if it has one.
 
     Raises:
-        As `commit` does.
+        DatasetError, StorageError: As in `commit`.
     """
     data, footer = part_of(embedded, dataset.info, card, name, worker=worker, finished_at=utc_now())
     if dataset.fs.exists(record_path(name)):
         if dataset.fs.exists(part_path(name)):
             return None
-        # A part precedes its record: somebody deleted it, to have it made again.
+        # A part precedes its record: so the part was deleted, to be made again.
         dataset.fs.delete(record_path(name))
     if not dataset.fs.create(part_path(name), data):
         return None
@@ -95,16 +96,16 @@ def commit_first(
 
 
 def is_committed(dataset: Dataset, name: str) -> bool:
-    """Return whether a shard has its record and its part."""
+    """Return whether a shard has both a record and a part."""
     return dataset.fs.exists(record_path(name)) and dataset.fs.exists(part_path(name))
 
 
 def complete(dataset: Dataset, name: str) -> Commit | None:
-    """Finish the commit of a shard that has a part; None if it has none.
+    """Finish the commit of a shard that has a part; return None if it has none.
 
     Raises:
-        DatasetError: The part is damaged, or another shard's.
-        DatasetMismatchError: It holds another model's vectors.
+        DatasetError: The part is damaged, or is another shard's.
+        DatasetMismatchError: The part holds another model's vectors.
     """
     try:
         file = dataset.fs.open(part_path(name))
@@ -116,97 +117,53 @@ def complete(dataset: Dataset, name: str) -> Commit | None:
     return _finish(dataset, footer)
 
 
-def unfinished(dataset: Dataset) -> list[str]:
-    """Return the names of the shards that have a part and no record: their worker died.
-
-    `complete` finishes them; that is safe while workers run, for they would write the same.
-    """
-    # Parts first: a record follows its part, so none of these is merely newer than the list.
-    parts = part_names(dataset.fs)
-    return sorted(parts - record_names(dataset.fs))
-
-
 def withdraw(dataset: Dataset, name: str) -> None:
-    """Take back the record, and the errors table, of a shard whose part was moved away."""
+    """Delete the errors table and the record of a shard whose part was moved away."""
     dataset.fs.delete(errors_path(name))
-    dataset.fs.delete(record_path(name))  # last: as long as it is there, this is done again
+    dataset.fs.delete(record_path(name))  # last: while it exists, the next call repeats both
 
 
-def missing_shards(dataset: Dataset, planned: Sequence[Job] | None = None) -> Iterator[Shard]:
-    """Yield the planned shards, of some jobs or of all, that have no record or no part any more."""
-    done = committed_names(dataset)
-    for job in jobs(dataset) if planned is None else planned:
-        yield from (shard for shard in shards(job) if shard.name not in done)
+def record_path(name: str) -> str:
+    """Return the path of a shard's manifest record in its dataset."""
+    return f"{MANIFEST_FOLDER}/{name}.json"
 
 
-def committed_names(dataset: Dataset) -> set[str]:
-    """Return the names of the shards that have their record and their part."""
-    records = record_names(dataset.fs)
-    # Records first: a part precedes its record, so a record without a part has lost it.
-    return records & part_names(dataset.fs)
+def read_record(dataset: Dataset, name: str) -> Commit | None:
+    """Return a shard's record; None if it has none.
 
-
-class Manifest:
-    """The committed shards of a dataset as they were at the last `refresh`.
-
-    Only those whose names begin with `prefix`, or one of several: a job's id, `ITEMS_PREFIX`.
+    Raises:
+        DatasetError: The record is damaged.
     """
+    try:
+        text = dataset.fs.read(record_path(name))
+    except FileNotFoundError:
+        return None
+    try:
+        return _COMMIT.validate_json(text, strict=True)
+    except ValidationError as error:
+        raise DatasetError(
+            f"{dataset.root}/{record_path(name)} is damaged ({problems(error)}): delete it, and "
+            "`clipfleet resume` writes it again from its part"
+        ) from error
 
-    def __init__(self, dataset: Dataset, prefix: str | tuple[str, ...] = "") -> None:
-        self._dataset = dataset
-        self._prefix = prefix
-        self._counts: dict[str, tuple[int, int]] = {}  # name → (vectors, errors)
-        self._cut: dict[str, int] = {}  # name → cut texts, where there are any
-        self._retries: set[str] = set()  # ids of jobs
 
-    def refresh(self) -> None:
-        """Read the records that are new since last time.
-
-        Raises:
-            DatasetError: A record is damaged.
-        """
-        names = committed_names(self._dataset)
-        committed = {name for name in names if name.startswith(self._prefix)}
-        self._retries = {job.id for job in retry_jobs(self._dataset)}
-        for name in self._counts.keys() - committed:
-            del self._counts[name]
-            self._cut.pop(name, None)
-        for name, record in read_records(self._dataset, committed - self._counts.keys()):
-            self._counts[name] = (record.vectors, record.errors)
-            if record.cut:
-                self._cut[name] = record.cut
-
-    @property
-    def names(self) -> frozenset[str]:
-        return frozenset(self._counts)
-
-    @property
-    def shards(self) -> int:
-        return len(self._counts)
-
-    @property
-    def vectors(self) -> int:
-        return sum(vectors for vectors, _ in self._counts.values())
-
-    @property
-    def errors(self) -> int:
-        """Errors that shards ended with; those that a retry took up are among them."""
-        return sum(errors for _, errors in self._counts.values())
-
-    @property
-    def cut(self) -> int:
-        """Vectors of texts that were longer than the model's context length."""
-        return sum(self._cut.values())
-
-    @property
-    def retried(self) -> int:
-        """Items of retries that are done: so many errors of older shards are superseded."""
-        of_retries = (n for n in self._counts if job_of(n) in self._retries)
-        return sum(sum(self._counts[name]) for name in of_retries)
+def record_of(footer: Footer) -> Commit:
+    """Return the record of a part; it follows from the footer alone."""
+    return Commit(
+        name=footer.shard,
+        vectors=footer.vectors,
+        errors=len(footer.failures),
+        part=part_path(footer.shard),
+        model=footer.model,
+        engine_sha256=footer.engine_sha256,
+        finished_at=footer.finished_at,
+        worker=footer.worker,
+        cut=footer.cut,
+    )
 
 
 def _finish(dataset: Dataset, footer: Footer) -> Commit:
-    """Write the errors table and then the record of a part; doing it twice changes nothing."""
+    """Write the errors table and then the record of a part; a second call changes nothing."""
     _write_errors(dataset, footer)
     for part in footer.retries:
         _trim_errors(dataset, part)
@@ -216,18 +173,18 @@ def _finish(dataset: Dataset, footer: Footer) -> Commit:
 
 
 def _write_errors(dataset: Dataset, footer: Footer) -> None:
-    """Write the errors table of a part, or remove it if no failure of it stands.
+    """Write the errors table of a part, or delete it if newer parts have all of its failures.
 
-    Several may do this at once, and a retry's part may appear meanwhile: so it looks again
-    after it wrote. One that is killed before it does may leave rows that newer parts have;
-    readers know them by that (docs/dataset-format.md).
+    Several processes may do this at once, and a retry's part may appear meanwhile: so the newer
+    parts are checked again after each write. A process that is killed before the check may leave
+    superseded rows; readers skip them (docs/reference/dataset-format.md).
     """
-    if not footer.failures:  # a table that is there is an earlier part's, which somebody deleted
+    if not footer.failures:  # an existing table belongs to an earlier part, which was deleted
         dataset.fs.delete(errors_path(footer.shard))
         return
     ids = {failure.item.id for failure in footer.failures}
     known: set[str] | None = None
-    while (newer := superseded(dataset, ids, after=job_of(footer.shard))) != known:
+    while (newer := superseded_ids(dataset, ids, after=job_of(footer.shard))) != known:
         known = newer
         standing = [failure for failure in footer.failures if failure.item.id not in newer]
         if standing:
@@ -238,7 +195,7 @@ def _write_errors(dataset: Dataset, footer: Footer) -> None:
 
 
 def _trim_errors(dataset: Dataset, name: str) -> None:
-    """Take out of a part's errors table what a retry's part has; nothing if the part is gone.
+    """Write a part's errors table again, without the failures that a retry's part has.
 
     Raises:
         DatasetError: The part is damaged.
@@ -256,10 +213,10 @@ def _check_footer(dataset: Dataset, name: str, footer: Footer) -> None:
     if footer.shard != name:
         raise DatasetError(
             f"{dataset.root}/{part_path(name)} is the part of {footer.shard}, renamed: give it "
-            f"its name back; or {way_out(name)}"
+            f"its name back; or {part_remedy(name)}"
         )
     if footer.model != dataset.info.model:
         raise DatasetMismatchError(
             f"{dataset.root}/{part_path(name)} holds vectors of model {footer.model}, its dataset "
-            f"those of {dataset.info.model}: {way_out(name)}"
+            f"those of {dataset.info.model}: {part_remedy(name)}"
         )

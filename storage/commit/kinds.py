@@ -1,15 +1,16 @@
-"""Kinds: a dataset is planned (jobs over sources) or a stream (single items), never both.
+"""The kinds of datasets: planned (jobs over sources) or stream (single items), never both.
 
-`dataset.json` says which. A dataset of an earlier version does not say: what it holds does. It may
-hold both; then it takes nothing new, while its shards and retries are still embedded.
+`dataset.json` has the kind. A dataset of an earlier version has none there: its contents show it.
+If it holds planned and single items, it takes nothing new; its shards and retries are still
+embedded.
 """
 
 from __future__ import annotations
 
 from clipfleet.errors import DatasetKindError
-from clipfleet.storage.commit.single_items import has_arrivals
+from clipfleet.storage.commit.single_items import has_single_items
 from clipfleet.storage.format.dataset import Dataset, Kind
-from clipfleet.storage.jobs.plan_reader import jobs
+from clipfleet.storage.plan.reader import jobs
 
 _PLANNED = (
     "dataset {} is planned: it takes sources (`clipfleet submit`, `clipfleet embed`), no single "
@@ -25,10 +26,10 @@ _BOTH = (
 def check_kind(dataset: Dataset, wanted: Kind) -> None:
     """Refuse a source for a stream, and single items for a planned dataset.
 
-    A dataset of an earlier version that holds nothing takes both.
+    An empty dataset of an earlier version takes both.
 
     Raises:
-        DatasetKindError: It is of the other kind, or holds both.
+        DatasetKindError: The dataset is of the other kind, or holds both.
         DatasetError: A job's record or a part is damaged.
     """
     if dataset.info.kind == wanted:
@@ -36,13 +37,13 @@ def check_kind(dataset: Dataset, wanted: Kind) -> None:
     if dataset.info.kind is None:
         _check_contents(dataset, wanted)
     else:
-        told = _PLANNED if dataset.info.kind == "planned" else _STREAM
-        raise DatasetKindError(told.format(dataset.root))
+        message = _PLANNED if dataset.info.kind == "planned" else _STREAM
+        raise DatasetKindError(message.format(dataset.root))
 
 
 def _check_contents(dataset: Dataset, wanted: Kind) -> None:
-    planned = any(not job.retry for job in jobs(dataset))  # both kinds have retries
-    single = has_arrivals(dataset)
+    planned = any(not job.retry for job in jobs(dataset))  # datasets of both kinds have retries
+    single = has_single_items(dataset)
     if planned and single:
         raise DatasetKindError(_BOTH.format(dataset.root))
     if planned and wanted == "stream":

@@ -1,11 +1,12 @@
-"""Arrivals: items that came singly, not by a plan, and the parts that they are written to.
+"""The commit of single items, which no plan has, and the ids that a stream has.
 
-These parts are numbered, and a number is taken by writing its part. Whoever has read all
-parts below a number and then wins it knows every id that came before, so no id is written
-twice, however many workers hold it; who loses reads the winner's part and tries the next.
+The parts of single items are numbered; a worker takes a number by creating its part. Before that
+it has read all parts with lower numbers, so it knows every earlier id. Hence no id is written
+twice, however many workers have it: a worker that loses a number reads the winner's part and
+tries the next number.
 
-A part that somebody moved away leaves its record, which keeps its number from being taken
-again, before whoever had read that part could notice: the next part withdraws it.
+The record of a part that was moved away stays until the next part is committed. Meanwhile it keeps
+the number taken, so that a worker that has read the part notices its absence.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Collection, Iterator
 
 from clipfleet.model_card import ModelCard
 from clipfleet.storage.commit.commit import Commit, commit_first, complete, withdraw
-from clipfleet.storage.format.dataset import PARTS_FOLDER, Dataset
+from clipfleet.storage.format.dataset import PARTS_FOLDER, Dataset, record_names
 from clipfleet.storage.format.id_index import IdIndex
 from clipfleet.storage.format.parquet import (
     PARQUET_ERRORS,
@@ -25,20 +26,18 @@ from clipfleet.storage.format.parquet import (
 from clipfleet.storage.format.parts import (
     ITEMS_PREFIX,
     Embedded,
-    Failure,
     part_path,
+    part_remedy,
     read_footer,
-    way_out,
 )
-from clipfleet.storage.format.records import record_names
-from clipfleet.storage.jobs.plan_reader import job_ids, read_job, read_job_rows
+from clipfleet.storage.plan.reader import job_ids, read_job, read_job_rows
 
 _DIGITS = 10
-_NO_DIGEST = b""  # of ids that are only looked for
+_NO_DIGEST = b""  # of ids whose values do not matter
 
 
 class KnownIds:
-    """The ids that a stream had at the last `refresh`; on disk, so memory stays flat."""
+    """The ids of a stream at the last `refresh`; on disk, so memory stays flat."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
@@ -47,15 +46,15 @@ class KnownIds:
         self._index = IdIndex()
 
     def refresh(self) -> None:
-        """Read the parts of single items, and the plans of retries, that are new since last time.
+        """Read the parts of single items and the plans of retries that are new.
 
-        An item that a retry has stays known without its first part. If a part is gone that was
-        read before, everything is read anew: its ids may come again.
+        An item in a retry stays known if its first part is gone. If a part is gone that was read
+        before, everything is read again: its ids may be embedded again.
 
         Raises:
             DatasetError: A plan or a part is damaged.
         """
-        names = items_parts(self._dataset)
+        names = single_items_parts(self._dataset)
         if not self._parts.issubset(names):
             self._clear()
         for id_ in job_ids(self._dataset):
@@ -93,67 +92,67 @@ class KnownIds:
         self._index.close()
 
 
-def arrivals_name(number: int) -> str:
-    """Return the name of the part with a number; names sort as they were written."""
+def single_items_part(number: int) -> str:
+    """Return the name of the part with a number; the names sort by their numbers."""
     return f"{ITEMS_PREFIX}{number:0{_DIGITS}d}"
 
 
-def arrivals_number(name: str) -> int:
-    """Return the number in the name of a part of single items; 0 if somebody named it."""
+def single_items_part_number(name: str) -> int:
+    """Return the number in the name of a part of single items; 0 if the name has none."""
     number = name.removeprefix(ITEMS_PREFIX)
     return int(number) if number.isdecimal() else 0
 
 
-def items_parts(dataset: Dataset) -> list[str]:
-    """Return the names of the parts of items that came singly, sorted."""
+def single_items_parts(dataset: Dataset) -> list[str]:
+    """Return the sorted names of the parts of single items."""
     names = (n for n in dataset.fs.list(PARTS_FOLDER) if n.startswith(ITEMS_PREFIX))
     return [name.removesuffix(".parquet") for name in names]
 
 
-def has_arrivals(dataset: Dataset) -> bool:
-    """Return whether any part holds single items: earlier versions wrote an empty one for a job.
+def has_single_items(dataset: Dataset) -> bool:
+    """Return whether any part holds single items. (Earlier versions wrote parts without items.)
 
     Raises:
         DatasetError: A part is damaged.
     """
-    return any(any(_part_ids(dataset, name)) for name in items_parts(dataset))
+    return any(any(_part_ids(dataset, name)) for name in single_items_parts(dataset))
 
 
 def catch_up(dataset: Dataset, known: KnownIds) -> set[str]:
-    """Read what is new, and finish the parts whose worker died before it wrote their record.
+    """Read what is new, and finish the parts whose workers died before writing their records.
 
-    Returns the names of the records whose part was moved away.
+    Returns the names of the records whose parts were moved away.
 
     Raises:
-        DatasetError: A plan or a part is damaged, or another dataset's.
+        DatasetError: A plan or a part is damaged, or is another dataset's.
         StorageError: The disk did not answer; trying again is safe.
     """
-    # Records first: each follows its part, so one whose part is not listed then has lost it.
+    # Records first: each follows its part, so a record without a listed part has lost it.
     recorded = {name for name in record_names(dataset.fs) if name.startswith(ITEMS_PREFIX)}
     known.refresh()
     for name in sorted(known.parts - recorded):
-        complete(dataset, name)  # safe beside its worker, which would write the same
+        complete(dataset, name)  # safe while its worker runs: both write the same files
     return recorded - known.parts
 
 
-def commit_arrivals(
+def commit_single_items(
     dataset: Dataset, known: KnownIds, embedded: Embedded, *, card: ModelCard, worker: str
 ) -> Commit | None:
-    """Write items that came singly as one part; None if the dataset has them all.
+    """Write single items as one part; return None if the dataset has all of them.
 
     Items that another worker wrote meanwhile are left out.
 
     Raises:
-        DatasetError: The vectors are not what the dataset holds, or a part is damaged.
+        DatasetError: The vectors do not fit the dataset, or a part is damaged.
         StorageError: The disk refused a write; committing again is safe.
     """
     while True:
         lost = catch_up(dataset, known)
-        fresh = without_known(embedded, known)
-        if not fresh.items and not fresh.failures:
+        new = without_known(embedded, known)
+        if not new.items and not new.failures:
             return None
         name = _next_name(known.parts | lost)
-        done = commit_first(dataset, name, fresh, card=card, worker=worker)
+        done = commit_first(dataset, name, new, card=card, worker=worker)
         if done is not None:
             for name in lost:
                 withdraw(dataset, name)
@@ -161,10 +160,10 @@ def commit_arrivals(
 
 
 def without_known(embedded: Embedded, known: KnownIds) -> Embedded:
-    """Return what is not in the dataset yet, each id once."""
+    """Return the items that the dataset does not have, each id once."""
     seen: set[str] = set()
     rows = [n for n, item in enumerate(embedded.items) if _is_new(item.id, seen, known)]
-    failures: list[Failure] = [f for f in embedded.failures if _is_new(f.item.id, seen, known)]
+    failures = [f for f in embedded.failures if _is_new(f.item.id, seen, known)]
     return Embedded(
         items=[embedded.items[n] for n in rows],
         vectors=embedded.vectors[rows],
@@ -175,7 +174,7 @@ def without_known(embedded: Embedded, known: KnownIds) -> Embedded:
 
 
 def _part_ids(dataset: Dataset, name: str) -> Iterator[list[str]]:
-    """Yield the ids of a part, its failures last; none if it was moved away since it was listed."""
+    """Yield the ids of a part, its failures last; nothing if the part is gone."""
     try:
         file = dataset.fs.open(part_path(name))
     except FileNotFoundError:
@@ -188,12 +187,12 @@ def _part_ids(dataset: Dataset, name: str) -> Iterator[list[str]]:
                     yield rows["id"].to_pylist()
         except PARQUET_ERRORS as error:
             path = f"{dataset.root}/{part_path(name)}"
-            raise parquet_error(error, path, remedy=way_out(name)) from error
+            raise parquet_error(error, path, remedy=part_remedy(name)) from error
     yield [failure.item.id for failure in footer.failures]
 
 
 def _next_name(names: Collection[str]) -> str:
-    return arrivals_name(max(map(arrivals_number, names), default=0) + 1)
+    return single_items_part(max(map(single_items_part_number, names), default=0) + 1)
 
 
 def _is_new(id_: str, seen: set[str], known: KnownIds) -> bool:

@@ -1,1 +1,1 @@
-"""Disks and object stores on which the first writer wins."""
+"""Local disks and object stores, in which only one of several writers can create a file."""

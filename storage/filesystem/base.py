@@ -1,87 +1,69 @@
-"""The file system handle that a dataset is read and written through: a disk or an object store."""
+"""The interface of a file system, and a check of its most important promise."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+import uuid
+from typing import BinaryIO, Protocol
 
-from clipfleet.errors import DependencyError
-from clipfleet.storage.filesystem.local import LocalFilesystem
-from clipfleet.storage.filesystem.locations import absolute, in_object_store
-
-if TYPE_CHECKING:
-    from clipfleet.storage.filesystem.s3 import ObjectFilesystem
-
-STORE_TIMEOUT_S = 30.0  # for one request to an object store, where no settings are given
+from clipfleet.errors import UsageError
 
 Names = list[str]
 
 
 class Filesystem(Protocol):
-    """A tree of files under one root; paths are relative to it, with `/`.
+    """A tree of files below one root; paths are relative to the root, with `/`.
 
-    Every method raises StorageError where the disk or store refuses, with the path and
-    the reason. A missing file is a FileNotFoundError, in `read` and `open` only.
+    Every method raises StorageError if the disk or the store refuses; the message has the path
+    and the reason. Only `read` and `open` raise FileNotFoundError for a missing file.
     """
 
     def read(self, path: str) -> bytes: ...
 
     def open(self, path: str) -> BinaryIO:
-        """Return a seekable binary file, to be closed by the caller."""
+        """Return a seekable binary file; the caller closes it."""
         ...
 
     def create(self, path: str, data: bytes | memoryview) -> bool:
-        """Write a file that is not there; False, and nothing written, if it is.
+        """Write a new file; return False, and write nothing, if the path exists.
 
-        Of several writers exactly one gets True. The file appears whole, and is on the
-        disk when this returns.
+        Exactly one of several writers gets True. The file appears whole, and is on the disk
+        when this method returns.
         """
         ...
 
     def replace(self, path: str, data: bytes | memoryview) -> None:
-        """Write a file, there or not; readers see the old one or the new one, whole."""
+        """Write a new file, or replace an old one; a reader sees either the old or the new one."""
         ...
 
     def list(self, folder: str) -> Names:
-        """Return the sorted names of a folder's entries; none if it is not there."""
+        """Return the sorted names of a folder's entries; a missing folder has none."""
         ...
 
     def exists(self, path: str) -> bool: ...
 
     def delete(self, path: str) -> None:
-        """Remove a file; one that is not there is no error."""
+        """Remove a file; a missing file is no error."""
         ...
 
     def tidy(self) -> None:
-        """Remove what writers that were killed long ago left behind."""
+        """Remove the temporary files of writers that were killed long ago."""
         ...
 
 
-def open_filesystem(root: str, *, store_timeout_s: float = STORE_TIMEOUT_S) -> Filesystem:
-    """Return the file system whose root is a folder, there or not yet, or `s3://bucket/prefix`.
+def check_create_if_absent(fs: Filesystem, root: str) -> None:
+    """Create one object twice, and delete it: every commit needs a store that refuses the second.
 
-    `store_timeout_s` is for one request to an object store; a failed request is repeated for
-    twice as long.
-
-    Raises:
-        UsageError: `root` has a scheme that is not supported.
-        DependencyError: What speaks to object stores is not installed.
-    """
-    place = absolute(root)
-    if in_object_store(place):
-        return open_object_store(place, timeout_s=store_timeout_s)
-    return LocalFilesystem(place)
-
-
-def open_object_store(place: str, *, timeout_s: float) -> ObjectFilesystem:
-    """Return the file system of an `s3://bucket/prefix`, in the form that `absolute` gives it.
+    `root` is the root of `fs`.
 
     Raises:
-        DependencyError: What speaks to object stores is not installed.
+        StorageError: The store does not answer, or refuses the first.
+        UsageError: The store accepted both.
     """
-    try:
-        from clipfleet.storage.filesystem.s3 import ObjectFilesystem
-    except ImportError as error:
-        raise DependencyError(
-            f"{place} needs the package obstore ({error}): from a checkout, pip install '.[s3]'"
-        ) from error
-    return ObjectFilesystem(place, timeout_s=timeout_s)
+    probe = f".clipfleet-probe-{uuid.uuid4().hex}"
+    first, second = (fs.create(probe, b"clipfleet") for _ in range(2))
+    fs.delete(probe)
+    if not first or second:
+        raise UsageError(
+            f"the store of {root} lets two writers create one object: it must support "
+            "If-None-Match, as current versions of S3, MinIO, Ceph and SeaweedFS do"
+        )

@@ -1,4 +1,4 @@
-"""A folder of a local or network disk as a file system on which the first writer wins."""
+"""The file system of a folder on a local or network disk."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from clipfleet.errors import DatasetError, StorageError, UsageError
+from clipfleet.storage.filesystem.base import Names
 
-TEMPORARY_FOLDER = "_temporary"  # beside the parts, never among them: globs would read it
+TEMPORARY_FOLDER = "_temporary"  # outside the folder of parts: a glob over parts must not match
 
-_STALE_S = 24 * 3600  # no write takes this long: a temporary file so old is a killed writer's
+_STALE_S = 24 * 3600  # no write takes this long: the writer of an older temporary file was killed
 _ADVICE = {
     errno.ENOSPC: "free some space and run again",
     errno.EDQUOT: "raise the quota or free some space, and run again",
@@ -25,11 +26,9 @@ _ADVICE = {
     errno.ENOENT: "put it back, or submit again",
 }
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-# Some network file systems bring names to the disk by themselves and refuse to be asked; a
-# folder above the root may be closed to this user.
+# Some network file systems write names to the disk themselves and refuse the call. This user may
+# have no right to a folder above the root.
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES}
-
-Names = list[str]
 
 
 class LocalFilesystem:
@@ -44,7 +43,7 @@ class LocalFilesystem:
 
     def open(self, path: str) -> BinaryIO:
         full = self._full(path)
-        with _storage_errors("open", full, passed=(FileNotFoundError,)):
+        with _storage_errors("open", full, unchanged=(FileNotFoundError,)):
             return open(full, "rb")
 
     def create(self, path: str, data: bytes | memoryview) -> bool:
@@ -94,14 +93,14 @@ class LocalFilesystem:
 
     @contextlib.contextmanager
     def _written(self, data: bytes | memoryview, full: str) -> Iterator[str]:
-        """Write a temporary file to the disk; it is gone afterwards, unless it was renamed.
+        """Write a temporary file to the disk, and delete it afterwards unless it was renamed.
 
-        `full` is the name that it is to have. The root is only made for a file right in it: what
-        somebody removed while others write to it does not come back in pieces.
+        `full` is its later name. The root is made only for a file directly in it: a write into a
+        dataset that was deleted meanwhile must not make half a dataset.
         """
-        folder, to = os.path.join(self.root, TEMPORARY_FOLDER), os.path.dirname(full)
-        for needed in (to, folder):
-            self._make_folder(needed, root_too=to == self.root)
+        folder, target = os.path.join(self.root, TEMPORARY_FOLDER), os.path.dirname(full)
+        for needed in (target, folder):
+            self._make_folder(needed, root_too=target == self.root)
         temporary = os.path.join(folder, f"{int(time.time())}-{uuid.uuid4().hex}")
         try:
             with open(temporary, "xb") as file:
@@ -110,14 +109,14 @@ class LocalFilesystem:
                 os.fsync(file.fileno())
             yield temporary
         finally:
-            with contextlib.suppress(OSError):  # gone by a rename, or the disk's error is raised
+            with contextlib.suppress(OSError):  # it was renamed, or the disk's error is raised
                 os.unlink(temporary)
 
     def _link(self, temporary: str, full: str) -> bool:
         try:
             os.link(temporary, full)
         except FileExistsError:
-            # A network file system may repeat a link that succeeded.
+            # A network file system may repeat a request that succeeded.
             if os.stat(temporary).st_nlink != 2:
                 return False
         except OSError as error:
@@ -143,7 +142,7 @@ class LocalFilesystem:
 
 
 def _sync_folder(folder: str) -> None:
-    """Bring the names in a folder to the disk; without it a crash may lose a written file."""
+    """Write the names in a folder to the disk; a crash before that may lose a written file."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -157,11 +156,11 @@ def _sync_folder(folder: str) -> None:
 
 @contextlib.contextmanager
 def _storage_errors(
-    action: str, full: str, passed: tuple[type[OSError], ...] = ()
+    action: str, full: str, unchanged: tuple[type[OSError], ...] = ()
 ) -> Iterator[None]:
     try:
         yield
-    except passed:
+    except unchanged:
         raise
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0)

@@ -1,22 +1,61 @@
-"""Locations: what a user or a message may name, each in its one form.
+"""Locations that a user or a message names, in one form each, and their file systems.
 
-A dataset lies in a folder or below a prefix of an object store. Its root is written in one way
-only, so that two names of one place are equal.
+A dataset lies in a folder, or below a prefix of an object store. Its root has one written form
+only, so that two names of one location are equal.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from clipfleet.errors import UsageError
+from clipfleet.errors import DependencyError, UsageError
+from clipfleet.storage.filesystem.base import Filesystem
+from clipfleet.storage.filesystem.local import LocalFilesystem
+
+if TYPE_CHECKING:
+    from clipfleet.storage.filesystem.s3 import ObjectFilesystem
+
+STORE_TIMEOUT_S = 30.0  # for one request to an object store, if no settings are given
 
 _PATHS = "a local path or a file:// URL"
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _FOLDER = re.compile(r"[\w.+=@,-]([\w.+=@, -]*[\w.+=@,-])?")  # of an object's key
-_ROOT_BYTES = 1024 - 128  # S3's longest key, less the room for a dataset's own names
+_ROOT_BYTES = 1024 - 128  # S3's longest key, minus the room for a dataset's own names
+
+
+def open_filesystem(root: str, *, store_timeout_s: float = STORE_TIMEOUT_S) -> Filesystem:
+    """Return the file system below a folder, which need not exist, or below `s3://bucket/prefix`.
+
+    `store_timeout_s` is for one request to an object store; a failed request is repeated for
+    twice as long.
+
+    Raises:
+        UsageError: `root` has a scheme that is not supported.
+        DependencyError: The package for object stores is not installed.
+    """
+    location = absolute(root)
+    if in_object_store(location):
+        return open_object_store(location, timeout_s=store_timeout_s)
+    return LocalFilesystem(location)
+
+
+def open_object_store(location: str, *, timeout_s: float) -> ObjectFilesystem:
+    """Return the file system of an `s3://bucket/prefix`, in the form that `absolute` returns.
+
+    Raises:
+        DependencyError: The package for object stores is not installed.
+    """
+    try:
+        from clipfleet.storage.filesystem.s3 import ObjectFilesystem
+    except ImportError as error:
+        raise DependencyError(
+            f"{location} needs the package obstore ({error}): from a checkout, pip install '.[s3]'"
+        ) from error
+    return ObjectFilesystem(location, timeout_s=timeout_s)
 
 
 def has_scheme(location: str) -> bool:
@@ -31,10 +70,10 @@ def in_object_store(location: str) -> bool:
 
 
 def absolute(location: str) -> str:
-    """Return a dataset's or output folder's place: an absolute path, or `s3://bucket/prefix`.
+    """Return the one form of a dataset's or folder's location: a path, or `s3://bucket/prefix`.
 
     Raises:
-        UsageError: Another scheme, or an `s3://` URL that is not of this form.
+        UsageError: It has another scheme, or is an `s3://` URL of another form.
     """
     if in_object_store(location):
         bucket, prefix = split_object_url(location)
@@ -45,36 +84,36 @@ def absolute(location: str) -> str:
 
 
 def resolved(location: str) -> str:
-    """Return a place as `absolute` does, symbolic links resolved where there are such.
+    """Return a location as `absolute` does, with the symbolic links of a path resolved.
 
     Raises:
         UsageError: As `absolute` does.
     """
-    place = absolute(location)
-    return place if in_object_store(place) else os.path.realpath(place)
+    location = absolute(location)
+    return location if in_object_store(location) else os.path.realpath(location)
 
 
-def same_place(one: str, other: str) -> bool:
-    """Return whether two locations, whatever they hold, are one place."""
+def same_location(one: str, other: str) -> bool:
+    """Return whether two strings name one location; a string that names none is equal to none."""
     try:
         return resolved(one) == resolved(other)
     except (UsageError, ValueError):
         return False
 
 
-def below(place: str, name: str) -> str:
-    """Return the place of a name inside a folder or prefix."""
-    return f"{place}/{name}" if in_object_store(place) else os.path.join(place, name)
+def below(location: str, name: str) -> str:
+    """Return the location of a name inside a folder or prefix."""
+    return f"{location}/{name}" if in_object_store(location) else os.path.join(location, name)
 
 
 def split_object_url(url: str) -> tuple[str, str]:
-    """Return the bucket and the prefix, without `/` at its ends, of an `s3://` URL.
+    """Return the bucket of an `s3://` URL, and the prefix without `/` at its ends.
 
     Raises:
-        UsageError: It has no bucket, or a folder in it that is not a plain name.
+        UsageError: It has no bucket, or a folder whose name is not plain.
     """
     bucket, _, prefix = url.partition("://")[2].partition("/")
-    if "@" in bucket:  # may be a password: not repeated
+    if "@" in bucket:  # the message does not repeat it: it may be a password
         raise UsageError(
             "an s3:// URL has '@' before its first '/': credentials belong into AWS_ACCESS_KEY_ID "
             "and AWS_SECRET_ACCESS_KEY, not into the URL"
@@ -100,7 +139,7 @@ def local_path(location: str) -> str:
     """Return the absolute path of a plain path or a `file://` URL.
 
     Raises:
-        UsageError: Another scheme, another host, an empty location, or one with NUL in it.
+        UsageError: It has another scheme or host, is empty, or has a NUL in it.
     """
     if not location:
         raise UsageError(f"an empty location: expected {_PATHS}")
@@ -111,7 +150,7 @@ def local_path(location: str) -> str:
         raise UsageError(f"{location}: {url.scheme}:// is not supported, only {_PATHS}")
     if url.netloc not in ("", "localhost"):
         raise UsageError(f"{location}: names the host {url.netloc!r}; expected file:///path")
-    # Not url.path: a '?' or '#' is a character of the path here.
+    # Not url.path: here, '?' and '#' are characters of the path.
     path = location.split("://", 1)[1][len(url.netloc) :]
     unquoted = unquote_to_bytes(os.fsencode(path))
     if b"\0" in unquoted:
@@ -120,5 +159,5 @@ def local_path(location: str) -> str:
 
 
 def readable(path: str) -> str:
-    """Return a path as text; bytes that are not UTF-8 are written as `\\xff`."""
+    """Return a path as text; bytes that are not UTF-8 become `\\xff`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

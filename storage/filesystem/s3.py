@@ -1,11 +1,11 @@
-"""A prefix of an S3 bucket as a file system on which the first writer wins.
+"""The file system of a prefix of an S3 bucket.
 
-`create` is a PUT with `If-None-Match: *`, which S3 and its kin refuse with 412 where there is an
-object. The answer may be lost on its way, and the request repeated: so each writer leaves a
-token in the object's metadata, and who is refused looks whether the object is its own.
+`create` is a PUT with `If-None-Match: *`. A store refuses it with 412 if the object exists. The
+answer may be lost, and the request repeated: so each writer stores a token in the object's
+metadata, and a refused writer checks whether the object has its own token.
 
-Nothing is uploaded in several pieces: one PUT takes 5 GB, far more than a part has, and one
-that is cut off leaves nothing behind, as S3's multipart uploads would.
+No object is uploaded in several pieces. One PUT takes 5 GB, and a part is far smaller; an
+interrupted PUT leaves nothing behind, while a multipart upload would.
 """
 
 from __future__ import annotations
@@ -31,34 +31,33 @@ from obstore.exceptions import (
 from obstore.store import S3Store
 
 from clipfleet.errors import StorageError, UsageError
+from clipfleet.storage.filesystem.base import Names
 from clipfleet.storage.filesystem.locations import split_object_url
 from clipfleet.storage.filesystem.s3_errors import advice_on, is_worth_repeating, reason_of
 from clipfleet.storage.filesystem.s3_file import ObjectFile
 
-WHOLE_BYTES = 4 << 20  # an object so small is read in one request, a larger one where needed
+WHOLE_BYTES = 4 << 20  # an object up to this size is read in one request
 
-_PATIENCE = 2  # times the timeout of one request: for so long it is tried again
-_OWN_RETRIES = 2  # of the library, which hears no Ctrl-C meanwhile
+_PATIENCE = 2  # requests are repeated for so many times the timeout of one
+_OWN_RETRIES = 2  # of the library, which does not react to Ctrl-C meanwhile
 _FIRST_PAUSE_S = 0.1
 _MAX_PAUSE_S = 5.0
 _BUFFER_BYTES = 256 << 10
 _WRITER = "clipfleet-writer"  # the metadata that holds a writer's token
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # the first that is set
 
-_BUCKET = "make the bucket, or name another"
+_BUCKET = "create the bucket, or name another"
 
 log = logging.getLogger(__name__)
 
-Names = list[str]
 T = TypeVar("T")
 
 
 class ObjectFilesystem:
-    """The objects below `s3://bucket/prefix`; folders are nothing but beginnings of names.
+    """The objects below `s3://bucket/prefix`; folders are only prefixes of keys.
 
-    `timeout_s` is for one request; what fails by the store's fault is tried again for twice as
-    long. Credentials, region and endpoint are where AWS's own tools look for them first: in the
-    environment.
+    `timeout_s` is for one request; a request that fails by the store's fault is repeated for twice
+    as long. Credentials, region and endpoint come from the environment, as in AWS's own tools.
     """
 
     def __init__(self, root: str, *, timeout_s: float) -> None:
@@ -79,9 +78,9 @@ class ObjectFilesystem:
             return size, etag, found.bytes().to_bytes() if size <= WHOLE_BYTES else None
 
         def fetch(start: int, end: int) -> bytes:
-            # Of the object that was opened: another may have been put in its place.
-            of_it = {"range": (start, end), "if_match": etag}
-            got = obstore.get(self._store, key, options=of_it)  # type: ignore[arg-type]
+            # Of the object that was opened: another may have replaced it.
+            options = {"range": (start, end), "if_match": etag}
+            got = obstore.get(self._store, key, options=options)  # type: ignore[arg-type]
             return got.bytes().to_bytes()
 
         size, etag, whole = self._try("open", path, begin)
@@ -102,7 +101,7 @@ class ObjectFilesystem:
             except AlreadyExistsError as error:
                 try:
                     return self._writer(key) == token
-                except FileNotFoundError:  # two at the same moment may both be refused
+                except FileNotFoundError:  # of two writers at the same moment, both may be refused
                     raise GenericError(str(error)) from error
             return True
 
@@ -115,7 +114,7 @@ class ObjectFilesystem:
     def list(self, folder: str) -> Names:
         found = self._list(folder)
         paths = [PurePosixPath(file["path"]) for file in found["objects"]]
-        # Consoles mark a folder with an object that has its name, which is not in it.
+        # Consoles mark a folder by an object of the folder's name, which is not inside it.
         files = [path.name for path in paths if path != PurePosixPath(folder)]
         return sorted({*files, *_names(found)})
 
@@ -136,7 +135,7 @@ class ObjectFilesystem:
         self._write(path, lambda: obstore.delete(self._store, key), action="delete")
 
     def tidy(self) -> None:
-        """Nothing is left behind here: what was not uploaded whole is not there."""
+        """Do nothing: an interrupted upload leaves no object."""
 
     def _key(self, path: str) -> str:
         relative = PurePosixPath(path)
@@ -155,34 +154,35 @@ class ObjectFilesystem:
     def _write(self, path: str, call: Callable[[], T], *, action: str = "write") -> T:
         try:
             return self._try(action, path, call)
-        except FileNotFoundError as error:  # to write, nothing needs to be there but the bucket
+        except FileNotFoundError as error:  # only the bucket must exist before a write
             raise self._error(action, path, error, _BUCKET) from error
 
     def _try(self, action: str, path: str, call: Callable[[], T]) -> T:
-        """Call until it succeeds, fails by no fault of the store's, or patience ends."""
+        """Repeat a call until it succeeds, is refused for good, or takes too long."""
         ends_s, pause_s = time.monotonic() + self._patience_s, _FIRST_PAUSE_S
         while True:
             try:
                 return call()
             except BaseError as error:
-                told = self._error(action, path, error, advice_on(error))
+                failure = self._error(action, path, error, advice_on(error))
                 if not is_worth_repeating(error) or time.monotonic() + pause_s > ends_s:
-                    raise told from error
-                if pause_s == _FIRST_PAUSE_S:  # once
-                    log.warning("%s; tried again for %g s at most", told, self._patience_s)
-            time.sleep(pause_s * (0.5 + random.random() / 2))  # a fleet does not come back at once
+                    raise failure from error
+                if pause_s == _FIRST_PAUSE_S:  # only the first time
+                    log.warning("%s; repeated for at most %g s", failure, self._patience_s)
+            # Random, so that not all workers of a fleet repeat at once.
+            time.sleep(pause_s * (0.5 + random.random() / 2))
             pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 
     def _error(self, action: str, path: str, error: Exception, advice: str) -> StorageError:
-        place = f"{self.root}/{path}" if path else self.root
-        return StorageError(f"cannot {action} {place}: {reason_of(error)}; {advice}")
+        location = f"{self.root}/{path}" if path else self.root
+        return StorageError(f"cannot {action} {location}: {reason_of(error)}; {advice}")
 
 
 def _endpoint() -> str | None:
     return next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), None)
 
 
-@lru_cache(maxsize=64)  # each has connections of its own
+@lru_cache(maxsize=64)  # each has its own connections
 def _open_store(root: str, endpoint: str | None, timeout_s: float) -> S3Store:
     bucket, prefix = split_object_url(root)
     timeout = timedelta(seconds=timeout_s)
@@ -191,7 +191,6 @@ def _open_store(root: str, endpoint: str | None, timeout_s: float) -> S3Store:
             bucket,
             prefix=prefix or None,
             config={"endpoint": endpoint} if endpoint else {},
-            # Whoever writes http:// means it.
             client_options={
                 "timeout": timeout,
                 "allow_http": bool(endpoint and endpoint.startswith("http://")),
@@ -200,12 +199,13 @@ def _open_store(root: str, endpoint: str | None, timeout_s: float) -> S3Store:
         )
     except (BaseError, ValueError) as error:
         raise UsageError(
-            f"cannot use {root}: {reason_of(error)}; see that the AWS_… variables are right"
+            f"cannot use {root}: {reason_of(error)}; check the AWS_… variables"
         ) from error
 
 
 def _bytes(data: bytes | memoryview) -> memoryview:
-    return memoryview(data).cast("B")  # pyarrow's are of signed bytes, which the library refuses
+    # The library refuses the signed bytes of pyarrow's buffers.
+    return memoryview(data).cast("B")
 
 
 def _names(found: Any) -> Names:

@@ -1,4 +1,4 @@
-"""What an object store's refusals mean, and how they are told."""
+"""The errors of object stores: whether to repeat a request, the reason, and the remedy."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from obstore.exceptions import (
 )
 
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
-_TOLD = re.compile(r"<Code>(.*?)</Code>(?:.*?<Message>(.*?)</Message>)?", re.DOTALL)
+_ANSWER = re.compile(r"<Code>(.*?)</Code>(?:.*?<Message>(.*?)</Message>)?", re.DOTALL)
 _PASSWORD = re.compile(r"//[^/@\s]*@")
 _PATH = re.compile(r'Path "(.*?)"', re.DOTALL)
 _SHOWN_LENGTH = 300  # characters of a reason
-_WORTH_REPEATING = {408, 409, 429}  # of what stores refuse; 5xx is theirs, and always is
+_WORTH_REPEATING = {408, 409, 429}  # of the statuses 4xx; every 5xx is worth repeating
 
 _ACCESS = "give AWS_ACCESS_KEY_ID the right to list, read, write and delete there"
 _REACH = (
-    "see that AWS_ENDPOINT_URL, AWS_REGION and the credentials are the store's and that it runs, "
-    "and run again"
+    "check AWS_ENDPOINT_URL, AWS_REGION, the credentials, and that the store runs, and run again"
 )
 _REPLACED = "another program replaced it while it was read: run again"
 
 
 def is_worth_repeating(error: BaseError) -> bool:
-    """Return whether the store, or the way to it, is to blame, and not the request."""
+    """Return whether the store or the network failed, and not the request itself."""
     status = _STATUS.search(str(error))
     if status is None:
         return isinstance(error, GenericError)
@@ -37,25 +36,25 @@ def is_worth_repeating(error: BaseError) -> bool:
 
 
 def reason_of(error: Exception) -> str:
-    """Return what the store said, as one line; the library's own account of it has many."""
+    """Return the store's answer as one line; the library's error has many lines."""
     text = _PASSWORD.sub("//", str(error).partition("\n\nDebug source")[0])
-    status, told = _STATUS.search(text), _TOLD.search(text)
-    if told:
-        text = ": ".join(part for part in (status and status[1], *told.groups()) if part)
+    status, answer = _STATUS.search(text), _ANSWER.search(text)
+    if answer:
+        text = ": ".join(part for part in (status and status[1], *answer.groups()) if part)
     return " ".join(text.split())[:_SHOWN_LENGTH]
 
 
 def advice_on(error: BaseError) -> str:
-    """Return what to do about what the store said."""
+    """Return the remedy for a store's error."""
     if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
         return _ACCESS
-    if isinstance(error, PreconditionError):  # asked for in reads only, see `open`
+    if isinstance(error, PreconditionError):  # only of reads, see `ObjectFilesystem.open`
         return _REPLACED
     if isinstance(error, InvalidPathError):
         path = _PATH.search(str(error))
         named = f"begin with {path[1]!r}" if path else "are so"
         return (
-            f"delete or rename the objects in the bucket whose keys {named}: the library lists no "
-            "folder with '//', '.' or '..' in a key below it, and a dataset has none"
+            f"delete or rename the objects in the bucket whose keys {named}: the library cannot "
+            "list a folder if a key below it has '//', '.' or '..'; a dataset has no such key"
         )
     return _REACH

@@ -1,4 +1,4 @@
-"""An object of an object store as a file that is read piece by piece."""
+"""A file interface to an object in a store: reads fetch ranges of bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class ObjectFile(io.RawIOBase):
-    """A seekable file of `size` bytes; `fetch(start, end)` returns some of them."""
+    """A seekable file of `size` bytes; `fetch(start, end)` returns a range of them."""
 
     def __init__(self, size: int, fetch: Callable[[int, int], bytes]) -> None:
         self._size = size

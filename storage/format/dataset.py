@@ -1,4 +1,4 @@
-"""The dataset: a folder with the vectors of one tower of one model card."""
+"""A dataset: a folder with the vectors of one tower of one model."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from typing import Any, Literal, get_args
 from clipfleet.architectures import Tower
 from clipfleet.errors import DatasetError, DatasetMismatchError
 from clipfleet.model_card import ModelCard, parse_card
-from clipfleet.storage.filesystem.base import STORE_TIMEOUT_S, Filesystem, open_filesystem
-from clipfleet.storage.filesystem.create_if_absent import check_first_writer_wins
+from clipfleet.storage.filesystem.base import Filesystem, check_create_if_absent
 from clipfleet.storage.filesystem.local import TEMPORARY_FOLDER
-from clipfleet.storage.filesystem.locations import absolute, in_object_store
+from clipfleet.storage.filesystem.locations import (
+    STORE_TIMEOUT_S,
+    absolute,
+    in_object_store,
+    open_filesystem,
+)
 
 EmbeddingDtype = Literal["float16", "float32"]
-Kind = Literal["planned", "stream"]  # of jobs over sources; of single items
+Kind = Literal["planned", "stream"]  # filled by jobs over sources; by single items
 
 FORMAT = 1
 INFO_PATH = "dataset.json"
@@ -27,12 +31,12 @@ MANIFEST_FOLDER = "manifest"
 FOLDERS = (PLAN_FOLDER, PARTS_FOLDER, ERRORS_FOLDER, MANIFEST_FOLDER, TEMPORARY_FOLDER)
 
 _IDENTITY_DIGITS = 12  # of a model's identity, in messages
-_NOT_THE_USERS = {TEMPORARY_FOLDER, "lost+found"}
+_SYSTEM_NAMES = {TEMPORARY_FOLDER, "lost+found"}  # allowed in the folder of a new dataset
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetInfo:
-    """What a dataset holds: `dataset.json`. `dim` is the width D of its vectors.
+    """The contents of `dataset.json`. `dim` is the width D of the vectors.
 
     `kind` is None in a dataset of an earlier version, see `clipfleet.storage.commit.kinds`.
     """
@@ -62,7 +66,7 @@ class DatasetInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
-    """A handle on a dataset: `root` is absolute or a URL, paths in `fs` are relative to it."""
+    """An open dataset: `root` is an absolute path or a URL; paths in `fs` are relative to it."""
 
     root: str
     fs: Filesystem
@@ -78,25 +82,24 @@ class Dataset:
         embedding_dtype: EmbeddingDtype,
         store_timeout_s: float = STORE_TIMEOUT_S,
     ) -> Dataset:
-        """Make a dataset of a kind for a model's vectors, or open it where it exists.
+        """Create a dataset of a kind for a model's vectors, or open the dataset at `root`.
 
-        The kind of one that exists is left to `clipfleet.storage.commit.kinds.check_kind`.
-
-        `store_timeout_s` is `open_filesystem`'s.
+        `clipfleet.storage.commit.kinds.check_kind` checks the kind of an existing dataset.
+        `store_timeout_s` is as in `open_filesystem`.
 
         Raises:
-            DatasetMismatchError: It exists, for another model or embedding dtype.
+            DatasetMismatchError: The dataset exists, for another model or embedding dtype.
             DatasetError: The folder holds other files, or a damaged `dataset.json`.
-            UsageError: It would be in an object store that lets two writers create one object.
+            UsageError: The object store lets two writers create one object.
         """
         root = absolute(root)
         fs = open_filesystem(root, store_timeout_s=store_timeout_s)
         if not fs.exists(INFO_PATH):
             _refuse_foreign_files(root, fs)
             if in_object_store(root):
-                check_first_writer_wins(fs, root)
+                check_create_if_absent(fs, root)
             fs.create(INFO_PATH, _new_info(card, kind, embedding_dtype).to_json().encode())
-        # Read back in every case: another process may have been first.
+        # Read it in every case: another process may have created it first.
         dataset = cls(root=root, fs=fs, info=read_info(root, fs))
         dataset.check_model(card)
         if dataset.info.embedding_dtype != embedding_dtype:
@@ -109,20 +112,20 @@ class Dataset:
 
     @classmethod
     def open(cls, root: str, *, store_timeout_s: float = STORE_TIMEOUT_S) -> Dataset:
-        """Open a dataset that exists; `store_timeout_s` is `open_filesystem`'s.
+        """Open an existing dataset; `store_timeout_s` is as in `open_filesystem`.
 
         Raises:
-            DatasetError: There is none at `root`, or its `dataset.json` is damaged.
+            DatasetError: There is no dataset at `root`, or its `dataset.json` is damaged.
         """
         root = absolute(root)
         fs = open_filesystem(root, store_timeout_s=store_timeout_s)
         return cls(root=root, fs=fs, info=read_info(root, fs))
 
     def check_model(self, card: ModelCard) -> None:
-        """Refuse another model than the dataset's.
+        """Refuse a model other than the dataset's.
 
         Raises:
-            DatasetMismatchError: `card` is of another model, tower, precision or input size.
+            DatasetMismatchError: `card` has another model, tower, precision or input size.
         """
         if card.identity != self.info.model:
             raise DatasetMismatchError(
@@ -133,7 +136,7 @@ class Dataset:
 
 
 def describe(card: ModelCard) -> str:
-    """Return a model's name for messages: architecture, tower, precision, checkpoint, identity."""
+    """Describe a model in messages: architecture, tower, precision, checkpoint, identity."""
     return (
         f"{card.architecture} {card.tower} {card.precision} "
         f"(checkpoint {card.checkpoint_sha256[:_IDENTITY_DIGITS]}, "
@@ -142,20 +145,39 @@ def describe(card: ModelCard) -> str:
 
 
 def single_items_name(tower: Tower) -> str:
-    """Return the dataset, in a worker's output folder, of single items that name none."""
+    """Return the name of the dataset for single items whose message names no dataset."""
     return f"items-{tower}"
 
 
+def part_names(fs: Filesystem) -> set[str]:
+    """Return the names of the shards that have a part."""
+    return _names(fs, PARTS_FOLDER, ".parquet")
+
+
+def error_names(fs: Filesystem) -> set[str]:
+    """Return the names of the shards that have an errors table."""
+    return _names(fs, ERRORS_FOLDER, ".parquet")
+
+
+def record_names(fs: Filesystem) -> set[str]:
+    """Return the names of the shards that have a manifest record."""
+    return _names(fs, MANIFEST_FOLDER, ".json")
+
+
+def _names(fs: Filesystem, folder: str, suffix: str) -> set[str]:
+    return {n.removesuffix(suffix) for n in fs.list(folder) if n.endswith(suffix)}
+
+
 def utc_now() -> str:
-    """Return the time, ISO 8601 in UTC, to the millisecond."""
+    """Return the current time in UTC: ISO 8601, to the millisecond."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
 def read_info(root: str, fs: Filesystem) -> DatasetInfo:
-    """Return what `dataset.json` says.
+    """Return the contents of `dataset.json`.
 
     Raises:
-        DatasetError: It is missing, damaged, or of a newer format.
+        DatasetError: It is missing or damaged, or has a newer format.
     """
     try:
         text = fs.read(INFO_PATH)
@@ -215,8 +237,8 @@ def _new_info(card: ModelCard, kind: Kind, embedding_dtype: EmbeddingDtype) -> D
 
 
 def _refuse_foreign_files(root: str, fs: Filesystem) -> None:
-    foreign = [n for n in fs.list("") if not n.startswith(".") and n not in _NOT_THE_USERS]
-    if foreign and not fs.exists(INFO_PATH):  # another process may just have made it
+    foreign = [n for n in fs.list("") if not n.startswith(".") and n not in _SYSTEM_NAMES]
+    if foreign and not fs.exists(INFO_PATH):  # another process may have created it just now
         raise DatasetError(
             f"{root} is not empty and is no dataset (it holds {foreign[0]!r} and "
             f"{len(foreign) - 1} more): choose an empty or new folder"

@@ -1,4 +1,4 @@
-"""Finding the datasets in a folder, at a bounded cost."""
+"""The search for datasets in a folder, at a bounded cost."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clipfleet.errors import StorageError
-from clipfleet.storage.filesystem.base import STORE_TIMEOUT_S, open_object_store
-from clipfleet.storage.filesystem.locations import absolute, below, in_object_store
+from clipfleet.storage.filesystem.locations import (
+    STORE_TIMEOUT_S,
+    absolute,
+    below,
+    in_object_store,
+    open_object_store,
+)
 from clipfleet.storage.format.dataset import INFO_PATH
 
 if TYPE_CHECKING:
     from clipfleet.storage.filesystem.s3 import ObjectFilesystem
 
 MAX_DEPTH = 3  # levels below the folder
-MAX_ENTRIES = 20_000  # names read: somebody may keep his pictures beside the datasets
+MAX_ENTRIES = 20_000  # names to read: pictures may lie beside the datasets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """The roots of the datasets in a folder; `cut` if there were too many names to read all."""
+    """The roots of the datasets in a folder; `cut` says that not all names were read."""
 
     roots: list[str]
     cut: bool
@@ -31,20 +36,20 @@ class Found:
 def find_datasets(
     folder: str, *, max_entries: int = MAX_ENTRIES, store_timeout_s: float = STORE_TIMEOUT_S
 ) -> Found:
-    """Return the datasets in a folder and up to three levels below it, the folder itself included.
+    """Return the datasets at a folder and up to three levels below it.
 
-    Hidden folders, symbolic links and what lies inside a dataset are left out. In an object
-    store, a request answers for a thousand names: nothing but datasets should be there.
+    Hidden folders, symbolic links and the contents of datasets are skipped. In an object store
+    one request returns a thousand names, and all of them are read.
 
     Raises:
-        StorageError: The folder cannot be read. On a disk, one below it that cannot is left out;
-            in an object store none is, or a store that is down would look empty.
+        StorageError: The folder cannot be read. On a disk, an unreadable folder below it is
+            skipped; in an object store it is an error, or a store that is down would look empty.
     """
     if in_object_store(folder):
         store = open_object_store(absolute(folder), timeout_s=store_timeout_s)
         return Found(roots=sorted(_find_in_store(store)), cut=False)
     roots: list[str] = []
-    folders = deque([(os.path.abspath(folder), 0)])  # the nearest first
+    folders = deque([(os.path.abspath(folder), 0)])  # breadth first
     entries = 0
     while folders:
         path, depth = folders.popleft()

@@ -1,8 +1,8 @@
-"""`queued.json`: into which queue, and how far, a dataset's plan was queued.
+"""`queued.json`: the queue of a dataset's plan, and how far the plan was queued.
 
-It is written when the last shard is in Redis, or as many as the queue had room for. So whoever
-looks for lost messages can tell a submission that is still being queued, and the dataset of
-another fleet, from its own, and knows which shards are still to be queued.
+A submission writes it after its last shard is in Redis, or after the queue is full. The search
+for lost messages reads it: it skips a submission that is not finished and a dataset of another
+fleet, and it knows which shards are still to be queued.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ QUEUED_PATH = "queued.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Queued:
-    """That the shards up to `last_job` were queued; those from `rest` on when there is room."""
+    """The shards up to `last_job` were queued, those from `rest` on wait for room in the queue."""
 
     queue: str
-    dataset: str  # its root, as the messages name it: another machine may know it by another name
+    dataset: str  # its root as in the messages; another machine may use another path
     last_job: str  # a job's id
-    rest: str | None = None  # a shard's name; None: nothing is left to queue
+    rest: str | None = None  # a shard's name; None: all shards were queued
 
     def to_json(self) -> str:
-        """Return the file's text; `rest` stands only where there is one."""
+        """Return the text of the file, without `rest` if it is None."""
         fields = {name: value for name, value in asdict(self).items() if value is not None}
         return json.dumps(fields, indent=2) + "\n"
 
     def was_queued(self, shard: Shard) -> bool:
-        """Return whether a shard of the plan was queued, once at least."""
+        """Return whether a shard of the plan was queued at least once."""
         return shard.job <= self.last_job and (self.rest is None or shard.name < self.rest)
 
     def waits(self, shard: Shard) -> bool:
-        """Return whether a shard of the plan is to be queued when there is room."""
+        """Return whether a shard of the plan waits for room in the queue."""
         return shard.job <= self.last_job and not self.was_queued(shard)
 
 
 def read_queued(dataset: Dataset) -> Queued | None:
-    """Return what was queued; None if nothing was.
+    """Return the state of a dataset's queueing; None if nothing was queued.
 
     Raises:
         DatasetError: The file is damaged.
@@ -62,9 +62,9 @@ def read_queued(dataset: Dataset) -> Queued | None:
 
 
 def write_queued(dataset: Dataset, queued: Queued) -> None:
-    """Keep what was queued; nothing is written if that is known, or a later job was queued.
+    """Write the state, unless it is unchanged or the file has a later job.
 
-    Who slept over its lock would take that job out of sight again: its rest would never be queued.
+    A process whose lock expired must not overwrite a later job: its rest would never be queued.
 
     Raises:
         DatasetError: The file is damaged.

@@ -1,17 +1,18 @@
-"""A set of ids on disk: exact at any size, in a few MB of memory."""
+"""Sets of ids in a scratch database on disk: exact at any size, in a few MB of memory."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable
 
-from clipfleet.storage.format.scratch_database import open_scratch_database
-
-# (id, digest of its uri or text, where it came from)
+# (id, digest of its uri or text, number of its origin)
 Row = tuple[str, bytes, int]
+
+_CACHE_KIB = 64 << 10
 
 
 class IdIndex:
-    """Ids, each with the digest of its value and a number that says where it came from."""
+    """Ids, each with the digest of its value and a number that stands for its origin."""
 
     def __init__(self) -> None:
         self._database = open_scratch_database(
@@ -19,13 +20,13 @@ class IdIndex:
         )
 
     def add(self, rows: Iterable[Row]) -> int:
-        """Add the rows whose id is new; return how many were."""
+        """Add the rows whose id is new; return their number."""
         before = self._database.total_changes
         self._database.executemany("INSERT OR IGNORE INTO ids VALUES (?, ?, ?)", rows)
         return self._database.total_changes - before
 
     def get(self, id_: str) -> tuple[bytes, int] | None:
-        """Return an id's digest and origin."""
+        """Return an id's digest and origin; None for an unknown id."""
         found: tuple[bytes, int] | None = self._database.execute(
             "SELECT digest, origin FROM ids WHERE id = ?", (id_,)
         ).fetchone()
@@ -40,3 +41,22 @@ class IdIndex:
 
     def close(self) -> None:
         self._database.close()
+
+
+def open_scratch_database(table: str) -> sqlite3.Connection:
+    """Return a private SQLite database with one table; `table` is its definition in SQL.
+
+    The database lies in memory until it is larger than its cache, then in the temporary folder.
+    It ends with the process. Several threads may use it, one at a time.
+    """
+    database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+    database.executescript(
+        f"""
+        PRAGMA journal_mode = OFF;
+        PRAGMA synchronous = OFF;
+        PRAGMA cache_size = -{_CACHE_KIB};
+        CREATE TABLE {table} WITHOUT ROWID;
+        BEGIN;
+        """
+    )
+    return database

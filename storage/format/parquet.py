@@ -1,4 +1,4 @@
-"""Parquet files as a dataset has them: how they are written, and what a bad one raises."""
+"""Parquet files of a dataset: settings to write them, checked reading, and errors."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from clipfleet.errors import DatasetError, StorageError
 
 ROW_GROUP_ROWS = 4096
 
-# What reading can raise; pyarrow turns some damage into an OSError, without an errno.
+# Errors of reading; pyarrow raises an OSError without an errno for some damage.
 PARQUET_ERRORS = (pa.ArrowException, OSError)
-# Columns that every row has.
+# Columns in which no row is null.
 _STRINGS = frozenset({"id", "uri", "text", "error", "message", "part"})
 _NUMBERS = frozenset({"attempt"})
 
 
 def parquet_bytes(table: pa.Table, metadata: dict[bytes, str]) -> memoryview:
-    """Return a table as Parquet, with the settings that every reader opens and opens fast.
+    """Return a table as a Parquet file that every common reader opens, and opens fast.
 
-    Zstandard over PLAIN values: DuckDB cannot read a float16 BYTE_STREAM_SPLIT. No
-    dictionaries and no statistics but the id's: vectors gain nothing by them.
+    Values are PLAIN, compressed by Zstandard: DuckDB cannot read float16 as BYTE_STREAM_SPLIT.
+    Only ids have statistics and no column has a dictionary: vectors gain nothing by them.
     """
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
@@ -34,30 +34,30 @@ def parquet_bytes(table: pa.Table, metadata: dict[bytes, str]) -> memoryview:
         column_encoding={_leaf(field): "PLAIN" for field in table.schema},
         write_statistics=["id"],
     ) as writer:
-        if table.num_rows:  # Hugging Face datasets stops at a row group without rows
+        if table.num_rows:  # Hugging Face datasets fails at a row group without rows
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-        # Not in the schema: Arrow writes the schema's metadata into the file twice.
+        # Not in the schema: Arrow writes the metadata of a schema into the file twice.
         writer.add_key_value_metadata(metadata)
     return memoryview(sink.getvalue())
 
 
 def open_parquet(file: BinaryIO) -> pq.ParquetFile:
-    """Return a Parquet file that is read in the calling thread alone.
+    """Return a Parquet file that is read only in the calling thread.
 
-    pyarrow reads ahead in threads of its own by default. One that still holds a Python file
-    while the interpreter exits ends the process by `std::terminate`, its work done or not.
+    By default pyarrow reads ahead in its own threads. If such a thread still holds a Python file
+    while the interpreter exits, `std::terminate` ends the process.
     """
     return pq.ParquetFile(file, pre_buffer=False)
 
 
 def read_row_group(parquet: pq.ParquetFile, index: int, columns: list[str]) -> pa.Table:
-    """Return a row group of a file from `open_parquet`, in the calling thread too.
+    """Return a row group of a file from `open_parquet`; reads only in the calling thread.
 
     Raises:
         pyarrow.ArrowException, OSError: It is damaged, or lacks a column.
     """
     table = parquet.read_row_group(index, columns=columns, use_threads=False)
-    if sorted(table.column_names) != sorted(columns):  # one is missing, or there twice
+    if sorted(table.column_names) != sorted(columns):  # a column is missing, or there twice
         raise pa.ArrowInvalid(f"of the columns {columns} it has {table.column_names}")
     for name in _STRINGS.intersection(columns):
         type_ = table[name].type
@@ -69,13 +69,13 @@ def read_row_group(parquet: pq.ParquetFile, index: int, columns: list[str]) -> p
     for name in (_STRINGS | _NUMBERS).intersection(columns):
         if table[name].null_count:
             raise pa.ArrowInvalid(f"it has rows without {name}")
-    # Strings that are not UTF-8 would raise where they are used.
+    # Finds strings that are not UTF-8 here, not at their first use.
     table.validate(full=True)
     return table
 
 
 def read_row_groups(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[pa.Table]:
-    """Yield a file's row groups; `iter_batches` of older pyarrow fails where there is none."""
+    """Yield a file's row groups. (`iter_batches` of older pyarrow fails in a file without one.)"""
     for index in range(parquet.num_row_groups):
         yield read_row_group(parquet, index, columns)
 
@@ -85,16 +85,16 @@ def may_have_between(
 ) -> bool:
     """Return whether a row group may have strings from `first` to `last`, by its statistics.
 
-    Of a file without the row group or column, too: who then reads it is told.
+    True also without that row group or column: the read that follows raises the error.
     """
     number = parquet.schema_arrow.get_field_index(column)
     if number < 0 or index >= parquet.num_row_groups:
         return True
-    told = parquet.metadata.row_group(index).column(number).statistics
-    if told is None or not told.has_min_max or told.physical_type != "BYTE_ARRAY":
+    statistics = parquet.metadata.row_group(index).column(number).statistics
+    if statistics is None or not statistics.has_min_max or statistics.physical_type != "BYTE_ARRAY":
         return True
     try:
-        least, most = told.min, told.max
+        least, most = statistics.min, statistics.max
     except UnicodeDecodeError:
         return True
     if not (isinstance(least, str) and isinstance(most, str)):
@@ -103,12 +103,12 @@ def may_have_between(
 
 
 def parquet_error(error: Exception, path: str, *, remedy: str) -> DatasetError | StorageError:
-    """Return the error that says whether a file is damaged, or only could not be read now."""
+    """Return DatasetError for a damaged file, StorageError for a disk that could not read it."""
     if isinstance(error, OSError) and error.errno is not None:
         return StorageError(f"cannot read {path}: {error.strerror}")
     return DatasetError(f"{path} is damaged ({type(error).__name__}: {error}): {remedy}")
 
 
 def _leaf(field: pa.Field) -> str:
-    """Return the column path that Parquet gives to a field's values."""
+    """Return the Parquet path of a field's values."""
     return f"{field.name}.list.element" if pa.types.is_fixed_size_list(field.type) else field.name

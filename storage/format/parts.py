@@ -1,14 +1,13 @@
-"""Parts: the Parquet files that hold a shard's vectors, and the errors tables beside them.
+"""Parts: the Parquet files of shards' vectors.
 
-A part carries its shard's failures in its footer, so that whoever finds a part can write
-its errors table and its manifest record without embedding anything again.
+The footer of a part also has the shard's failures. So any process that finds a part can write its
+errors table and its manifest record; nothing is embedded again.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
@@ -21,7 +20,7 @@ from clipfleet.architectures import Tower
 from clipfleet.errors import DatasetError
 from clipfleet.items import Item
 from clipfleet.model_card import ModelCard
-from clipfleet.storage.format.dataset import ERRORS_FOLDER, PARTS_FOLDER, DatasetInfo
+from clipfleet.storage.format.dataset import PARTS_FOLDER, DatasetInfo
 from clipfleet.storage.format.parquet import (
     PARQUET_ERRORS,
     open_parquet,
@@ -30,13 +29,13 @@ from clipfleet.storage.format.parquet import (
 )
 
 FORMAT = "1"
-ITEMS_PREFIX = "items-"  # parts of items that arrived by themselves, not by a plan
+ITEMS_PREFIX = "items-"  # begins the names of parts of single items
 NORM_TOLERANCE = 1e-3
 MAX_ATTEMPT = 1_000_000  # of an item
 
-_NAME = re.compile(r"[0-9A-Za-z_-]+")  # of a part: leads to no other folder
+_NAME = re.compile(r"[0-9A-Za-z_-]+")  # of a part: it cannot name a path in another folder
 
-_VERSION_KEY = b"clipfleet.version"
+VERSION_KEY = b"clipfleet.version"
 _SHARD_KEY = b"clipfleet.shard"
 _MODEL_KEY = b"clipfleet.model"
 _CARD_KEY = b"clipfleet.model_card"
@@ -50,7 +49,7 @@ _CUT_KEY = b"clipfleet.cut"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """An item that has no vector, and why; `error` is one of `clipfleet.messages.ERROR_CODES`."""
+    """An item without a vector; `error` is one of `clipfleet.error_codes.ERROR_CODES`."""
 
     item: Item
     error: str
@@ -60,12 +59,12 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Embedded:
-    """What a run of items became: every item is in `items` or in `failures`, in order.
+    """The results of embedding items: every item is in `items` or in `failures`, in order.
 
-    `vectors` is float32 (len(items), D) with L2 norm 1. `sizes` are the images' original
-    (width, height) in pixels, None for texts. `retries` names the parts in which these items
-    ended as failures before, if they did. `cut` are the ids of texts of which the model saw the
-    beginning only.
+    `vectors` is float32 (len(items), D) with L2 norms of 1. `sizes` are the images' original
+    (width, height) in pixels, None for texts. `retries` names the parts in which these items were
+    failures before. `cut` are the ids of texts longer than the model's context length: only their
+    beginnings were embedded.
     """
 
     items: list[Item]
@@ -78,9 +77,9 @@ class Embedded:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Footer:
-    """What a part says about itself.
+    """The metadata of a part.
 
-    `vectors` counts its rows, `cut` those of cut texts; `retries` is `Embedded`'s.
+    `vectors` counts the rows, `cut` the rows of cut texts; `retries` is as in `Embedded`.
     """
 
     shard: str
@@ -95,24 +94,19 @@ class Footer:
 
 
 def part_path(name: str) -> str:
-    """Return where the part of a shard is, in its dataset."""
+    """Return the path of a shard's part in its dataset."""
     return f"{PARTS_FOLDER}/{name}.parquet"
 
 
-def errors_path(name: str) -> str:
-    """Return where the errors table of a shard is, if it has one."""
-    return f"{ERRORS_FOLDER}/{name}.parquet"
-
-
-def way_out(name: str) -> str:
-    """Return what to do about a part that is of no use, for messages."""
-    if name.startswith(ITEMS_PREFIX):  # no plan has these items
+def part_remedy(name: str) -> str:
+    """Return the remedy for a damaged part, for messages."""
+    if name.startswith(ITEMS_PREFIX):  # no plan has its items
         return "move it away, and queue its items again"
     return "delete it, and `clipfleet resume` embeds its shard again"
 
 
 def value_column(tower: Tower) -> str:
-    """Return the column beside `id`: `uri` for images, `text` for texts."""
+    """Return the name of the column of items: `uri` for images, `text` for texts."""
     return "uri" if tower == "img" else "text"
 
 
@@ -122,7 +116,7 @@ def item_value(item: Item) -> str:
 
 
 def part_schema(info: DatasetInfo) -> pa.Schema:
-    """Return a part's columns: id, uri | text, width and height of images, embedding."""
+    """Return a part's columns: id, uri or text, width and height of images, embedding."""
     dtype = pa.float16() if info.embedding_dtype == "float16" else pa.float32()
     sizes = [pa.field(name, pa.int32(), nullable=False) for name in ("width", "height")]
     return pa.schema(
@@ -135,13 +129,6 @@ def part_schema(info: DatasetInfo) -> pa.Schema:
     )
 
 
-def errors_schema(tower: Tower) -> pa.Schema:
-    """Return an errors table's columns: id, uri | text, error, message, attempt."""
-    names = ("id", value_column(tower), "error", "message")
-    strings = [pa.field(name, pa.string(), nullable=False) for name in names]
-    return pa.schema([*strings, pa.field("attempt", pa.int32(), nullable=False)])
-
-
 def part_of(
     embedded: Embedded,
     info: DatasetInfo,
@@ -151,10 +138,10 @@ def part_of(
     worker: str = "",
     finished_at: str = "",
 ) -> tuple[memoryview, Footer]:
-    """Return the Parquet file of a shard named `name`, and its footer, which has the failures.
+    """Return the Parquet file of the shard `name`, and its footer.
 
     Raises:
-        DatasetError: The vectors are not (len(items), D), finite, and of norm 1.
+        DatasetError: The vectors are not (len(items), D), not finite, or not of norm 1.
     """
     _check(embedded, info, name)
     footer = Footer(
@@ -169,7 +156,7 @@ def part_of(
         cut=sum(item.id in embedded.cut for item in embedded.items),
     )
     metadata = {
-        _VERSION_KEY: FORMAT,
+        VERSION_KEY: FORMAT,
         _SHARD_KEY: footer.shard,
         _MODEL_KEY: footer.model,
         _CARD_KEY: json.dumps(json.loads(card.to_json())),
@@ -183,23 +170,11 @@ def part_of(
     return parquet_bytes(_part_table(embedded, info), metadata), footer
 
 
-def errors_bytes(failures: Sequence[Failure], tower: Tower) -> memoryview:
-    """Return the Parquet file of an errors table."""
-    columns = {
-        "id": [f.item.id for f in failures],
-        value_column(tower): [item_value(f.item) for f in failures],
-        "error": [f.error for f in failures],
-        "message": [f.message for f in failures],
-        "attempt": [f.attempt for f in failures],
-    }
-    return parquet_bytes(pa.table(columns, schema=errors_schema(tower)), {_VERSION_KEY: FORMAT})
-
-
 def read_footer(file: BinaryIO, *, path: str) -> Footer:
-    """Return what the part in `file` says about itself.
+    """Return the footer of the part in `file`; `path` is for messages.
 
     Raises:
-        DatasetError: It is damaged, or no part of ours.
+        DatasetError: It is damaged, or was not written by clipfleet.
         StorageError: The disk did not answer.
     """
     try:
@@ -214,12 +189,12 @@ def read_footer(file: BinaryIO, *, path: str) -> Footer:
             finished_at=metadata[_FINISHED_KEY].decode(),
             vectors=parquet.num_rows,
             failures=tuple(failures),
-            # Older parts have none of these.
+            # Older parts lack these two keys.
             retries=tuple(map(plain_name, json.loads(metadata.get(_RETRIES_KEY, b"[]")))),
             cut=_count(json.loads(metadata.get(_CUT_KEY, b"0"))),
         )
     except (*PARQUET_ERRORS, LookupError, TypeError, ValueError, RecursionError) as error:
-        remedy = way_out(PurePosixPath(path).stem)
+        remedy = part_remedy(PurePosixPath(path).stem)
         raise parquet_error(error, path, remedy=remedy) from error
 
 
@@ -266,34 +241,34 @@ def _part_table(embedded: Embedded, info: DatasetInfo) -> pa.Table:
 def _failure_fields(failure: Failure) -> dict[str, Any]:
     item = failure.item
     value = {"uri": item.uri} if item.uri is not None else {"text": item.text}
-    told = {"error": failure.error, "message": failure.message, "attempt": failure.attempt}
-    return {"id": item.id, **value, **told}
+    reason = {"error": failure.error, "message": failure.message, "attempt": failure.attempt}
+    return {"id": item.id, **value, **reason}
 
 
 def failure_of(fields: dict[str, Any]) -> Failure:
-    """Return the failure that JSON, or a row, describes.
+    """Return the failure that a JSON object or a row describes.
 
     Raises:
-        LookupError, TypeError, ValueError: It describes none.
+        LookupError, TypeError, ValueError: It describes no failure.
     """
-    told, attempt = [fields["error"], fields["message"]], _count(fields["attempt"])
-    if not all(isinstance(value, str) for value in told) or attempt > MAX_ATTEMPT:
+    error, message, attempt = fields["error"], fields["message"], _count(fields["attempt"])
+    if not (isinstance(error, str) and isinstance(message, str)) or attempt > MAX_ATTEMPT:
         raise ValueError(f"not a failure: {fields!s:.200}")
-    for value in told:
+    for value in (error, message):
         value.encode()  # JSON may have half a surrogate pair
     return Failure(
         item=Item(id=fields["id"], uri=fields.get("uri"), text=fields.get("text")),
-        error=told[0],
-        message=told[1],
+        error=error,
+        message=message,
         attempt=attempt,
     )
 
 
 def plain_name(name: str) -> str:
-    """Return the name of a part as it is.
+    """Return a part's name unchanged.
 
     Raises:
-        ValueError: It is none, and may lead elsewhere.
+        ValueError: It is no part's name, and could name a path in another folder.
     """
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name[:100]!r} is no part's name")

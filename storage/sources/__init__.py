@@ -1,1 +1,1 @@
-"""Where items come from."""
+"""The sources of items: folders of images, and tables."""

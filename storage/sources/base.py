@@ -1,4 +1,4 @@
-"""Sources: where items come from. Each streams; none holds all its items in memory."""
+"""Sources of items: each yields its items as a stream, and holds few of them in memory."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _SUPPORTED = (
 
 
 class Source(Protocol):
-    """A stream of items, the same in the same order at each iteration while nothing changes."""
+    """A stream of items; while the files do not change, each iteration yields the same items."""
 
-    description: str  # for people: kind and place
+    description: str  # for messages: kind and location
 
     def __iter__(self) -> Iterator[Item]:
         """Yield the items.
 
         Raises:
-            SourceError: Something is unreadable; the message names file, row and value.
+            SourceError: Something cannot be read; the message names file, row and value.
         """
         ...
 
-    def place(self, position: int) -> str:
-        """Return where the item at a position, from 1, stands; for messages."""
+    def location(self, position: int) -> str:
+        """Return the location of the item at a position, counted from 1, for messages."""
         ...
 
 
 class ListSource:
-    """Items of a list; for tests, and for callers that have them in memory."""
+    """A source of items in memory."""
 
     def __init__(self, items: Sequence[Item], description: str = "a list of items") -> None:
         self.description = description
@@ -49,15 +49,15 @@ class ListSource:
     def __iter__(self) -> Iterator[Item]:
         return iter(self._items)
 
-    def place(self, position: int) -> str:
+    def location(self, position: int) -> str:
         return f"item {position}"
 
 
 def items_source(items: Iterable[Mapping[str, str]], tower: Tower) -> ListSource:
-    """Return the source of items in memory, `{"id", "uri"}` for images or `{"id", "text"}`.
+    """Return the source of items in memory: `{"id", "uri"}` for images, `{"id", "text"}` for texts.
 
     Raises:
-        SourceError: One of them is not of this form; the message names its position and value.
+        SourceError: An item has another form; the message names its position and value.
     """
     return ListSource([_item(fields, n, tower) for n, fields in enumerate(items, start=1)])
 
@@ -85,11 +85,11 @@ def open_source(
 ) -> Source:
     """Return the source at a path: a folder, or a JSONL, CSV, TSV, Parquet or text file.
 
-    Without names, the id is the column id, text_id or image_id, the image uri, path, file
-    or file_name, the text text or caption.
+    Default columns, in this order: id, text_id or image_id for the id; uri, path, file or
+    file_name for the image; text or caption for the text.
 
     Raises:
-        SourceError: Nothing is there, or it is not a source of this tower's items.
+        SourceError: The path does not exist, or is no source of this tower's items.
         UsageError: The location has a scheme that is not supported.
     """
     path = local_path(location)
@@ -118,7 +118,7 @@ def open_source(
 
 
 def _open_folder(path: str, tower: Tower, columns: Columns) -> Source:
-    """A folder is read as Parquet for texts, if columns are named, or if it holds no other."""
+    """Read Parquet files for texts, if columns are named, or if there are no other files."""
     try:
         suffixes = {os.path.splitext(name)[1].lower() for name in os.listdir(path)}
     except OSError as error:

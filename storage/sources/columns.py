@@ -1,4 +1,4 @@
-"""Columns: how a row of a table, whatever its format, becomes an item."""
+"""Columns: from a row of a table, in any format, to an item."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _SHOWN_CHARACTERS = 80
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
-    """Where a table keeps ids and values: the names to look for, the first that is there."""
+    """The possible names of a table's columns of ids and values; the first that exists is used."""
 
     tower: Tower
     ids: tuple[str, ...]
     values: tuple[str, ...]
-    id_named: bool  # by the user, not a default
-    named: bool  # any of both
+    id_named: bool  # by the user
+    named: bool  # one of both, by the user
 
     @classmethod
     def of(cls, tower: Tower, *, id_column: str | None, value_column: str | None) -> Columns:
@@ -42,77 +42,77 @@ class Columns:
         )
 
     def fixed(self, id_: str, value: str) -> Columns:
-        """Return the same with nothing left to look for."""
+        """Return the columns with one possible name each."""
         return replace(self, ids=(id_,), values=(value,), id_named=True)
 
-    def find(self, present: Collection[str], *, place: str) -> tuple[str, str]:
-        """Return the names of the id and value columns; images without ids have their paths.
+    def find(self, present: Collection[str], *, location: str) -> tuple[str, str]:
+        """Return the names of the id and value columns; images without ids use their paths.
 
         Raises:
-            SourceError: A column that is needed is not among those present.
+            SourceError: A needed column is not among those present.
         """
         value = _first(self.values, present)
         if value is None:
-            raise _missing(self.values, present, place, option=self._value_option)
+            raise _missing(self.values, present, location, option=self._value_option)
         id_ = _first(self.ids, present)
         if id_ is None and (self.id_named or self.tower == "txt"):
-            raise _missing(self.ids, present, place, option="--id-column")
+            raise _missing(self.ids, present, location, option="--id-column")
         return id_ or value, value
 
     @property
     def _value_option(self) -> str:
         return "--uri-column" if self.tower == "img" else "--text-column"
 
-    def item(self, id_: object, value: object, *, folder: str, place: str) -> Item:
+    def item(self, id_: object, value: object, *, folder: str, location: str) -> Item:
         """Return the item of a row; relative paths are relative to `folder`.
 
         Raises:
-            SourceError: The id or the value is of another type, empty, or too long.
+            SourceError: The id or the value has another type, is empty, or is too long.
         """
         if not isinstance(value, str):
-            raise SourceError(f"{place}: {self._word} is {show(value)}, expected a string")
+            raise SourceError(f"{location}: {self._word} is {show(value)}, expected a string")
         if self.tower == "img":
-            fields = {"uri": absolute(value, folder=folder, place=place)}
+            fields = {"uri": absolute_uri(value, folder=folder, location=location)}
         else:
             fields = {"text": value}
-        identifier = as_id(id_, place=place)
+        identifier = as_id(id_, location=location)
         try:
             return Item(id=identifier, **fields)
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
-            raise SourceError(f"{place}: {show(identifier)} is no item: {reason}") from error
+            raise SourceError(f"{location}: {show(identifier)} is no item: {reason}") from error
 
     @property
     def _word(self) -> str:
         return "the path" if self.tower == "img" else "the text"
 
 
-def as_id(value: object, *, place: str) -> str:
-    """Return an id as a string; whole numbers are ids too.
+def as_id(value: object, *, location: str) -> str:
+    """Return an id as a string; a whole number is an id too.
 
     Raises:
-        SourceError: It is of another type, or empty.
+        SourceError: It has another type, or is empty.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, str) and value:
         return value
-    raise SourceError(f"{place}: the id is {show(value)}, expected a string or a whole number")
+    raise SourceError(f"{location}: the id is {show(value)}, expected a string or a whole number")
 
 
-def absolute(uri: str, *, folder: str, place: str) -> str:
-    """Return a uri with its scheme, or an absolute path.
+def absolute_uri(uri: str, *, folder: str, location: str) -> str:
+    """Return a uri with a scheme unchanged, and a path as an absolute path.
 
     Raises:
         SourceError: It is empty.
     """
     if not uri:
-        raise SourceError(f"{place}: the path is empty")
+        raise SourceError(f"{location}: the path is empty")
     return uri if has_scheme(uri) else os.path.normpath(os.path.join(folder, uri))
 
 
 def show(value: object) -> str:
-    """Return a value for a message, cut where it is long."""
+    """Return a value for a message, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
 
@@ -122,9 +122,9 @@ def _first(names: tuple[str, ...], present: Collection[str]) -> str | None:
 
 
 def _missing(
-    names: tuple[str, ...], present: Collection[str], place: str, *, option: str
+    names: tuple[str, ...], present: Collection[str], location: str, *, option: str
 ) -> SourceError:
     wanted = " or ".join(repr(name) for name in names)
     return SourceError(
-        f"{place}: no column {wanted} among {show(sorted(present))}; name it with {option}"
+        f"{location}: no column {wanted} among {show(sorted(present))}; name it with {option}"
     )

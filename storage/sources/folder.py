@@ -1,4 +1,4 @@
-"""A folder of images, walked to its last subfolder."""
+"""A folder of images, with all of its subfolders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clipfleet.images import IMAGE_EXTENSIONS
 from clipfleet.items import Item
 from clipfleet.storage.filesystem.locations import readable
 
-# What file systems keep at their roots for themselves, closed to most users.
+# Folders of file systems at their roots, closed to most users.
 _SYSTEM_FOLDERS = {"lost+found", "$RECYCLE.BIN", "System Volume Information"}
 
 
@@ -29,11 +29,10 @@ class _Entry:
 class FolderSource:
     """The images under a folder, by their extension, in the order of their paths.
 
-    The id is the path relative to the folder. A name that is not UTF-8 has its odd bytes
-    written as `\\xff` in the id, and a percent-encoded file:// URL as its uri. Hidden files
-    and folders are left out. Links are followed; one that leads back to a folder above
-    it is not, for what it shows is there already. A folder named like an image is an item
-    too (a failing one), as is a link that leads nowhere.
+    The id is the path relative to the folder. If a name is not UTF-8, its invalid bytes become
+    `\\xff` in the id, and the uri is a percent-encoded file:// URL. Hidden files and folders are
+    skipped. Links are followed, but not a link to a folder above it. A folder named like an image
+    and a broken link are items, too; they fail later.
     """
 
     def __init__(self, root: str) -> None:
@@ -52,14 +51,14 @@ class FolderSource:
                 f"{', '.join(sorted(IMAGE_EXTENSIONS))}"
             )
 
-    def place(self, position: int) -> str:
-        """Return the path of the item at a position, from 1."""
+    def location(self, position: int) -> str:
+        """Return the path of the item at a position, counted from 1."""
         path = next(itertools.islice(_walk(self.root), position - 1, None), "")
         return repr(path)
 
 
 def _walk(root: str) -> Iterator[str]:
-    """Yield the paths of the images below a folder; a stack, for deep trees."""
+    """Yield the paths of the images below a folder. (Deep trees need a stack, not recursion.)"""
     above = [_identity(root)]
     stack = [iter(_entries(root))]
     while stack:
@@ -99,7 +98,7 @@ def _entries(folder: str) -> list[_Entry]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, or into a closed folder: an item that fails later
+    except OSError:  # a link to itself or into a closed folder: an item that fails later
         return False
 
 
@@ -127,6 +126,6 @@ def _item(path: str, relative: str) -> Item:
 def _is_unicode(path: str) -> bool:
     try:
         path.encode()
-    except UnicodeEncodeError:  # os.fsdecode leaves surrogates for bytes that are not UTF-8
+    except UnicodeEncodeError:  # os.fsdecode makes surrogates of bytes that are not UTF-8
         return False
     return True

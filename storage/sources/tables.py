@@ -20,13 +20,13 @@ from clipfleet.storage.sources.columns import Columns, show
 
 _BOM = b"\xef\xbb\xbf"
 _BATCH_ROWS = 4096
-# The last are pyarrow's for strings that are not UTF-8, and for times that Python cannot hold.
+# pyarrow raises the last three for strings that are not UTF-8, and times that Python cannot hold.
 _PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError)
-_FIELD_CHARACTERS = 1 << 24  # the csv module's limit of 131,072 is short for a document
+_FIELD_CHARACTERS = 1 << 24  # the csv module's limit of 131,072 is too small for documents
 
 
 class _TableSource:
-    """What all tables share: an item with the place that it stands at."""
+    """The base of all tables: `_located` yields each item with its location in the file."""
 
     kind = "table"
 
@@ -37,42 +37,45 @@ class _TableSource:
         self.description = f"{self.kind} {readable(self.path)}"
 
     def __iter__(self) -> Iterator[Item]:
-        return (item for _, item in self._placed())
+        return (item for _, item in self._located())
 
-    def place(self, position: int) -> str:
-        """Return file and row of the item at a position, from 1."""
-        place, _ = next(itertools.islice(self._placed(), position - 1, None))
-        return place
+    def location(self, position: int) -> str:
+        """Return the file and row of the item at a position, counted from 1."""
+        location, _ = next(itertools.islice(self._located(), position - 1, None))
+        return location
 
-    def _placed(self) -> Iterator[tuple[str, Item]]:
+    def _located(self) -> Iterator[tuple[str, Item]]:
         raise NotImplementedError
 
 
 class JsonlSource(_TableSource):
-    """A file with a JSON object a line; blank lines are passed over."""
+    """A file with one JSON object per line; blank lines are skipped."""
 
     kind = "JSONL"
 
-    def _placed(self) -> Iterator[tuple[str, Item]]:
-        # The first line decides which columns they are; a later one that lacks one is wrong.
+    def _located(self) -> Iterator[tuple[str, Item]]:
+        # The first line determines the columns; a later line without them is an error.
         columns = self.columns
-        for place, row in self._rows():
-            id_, value = columns.find(row, place=place)
+        for location, row in self._rows():
+            id_, value = columns.find(row, location=location)
             if columns is self.columns:
                 columns = columns.fixed(id_, value)
-            yield place, columns.item(row[id_], row[value], folder=self.folder, place=place)
+            yield (
+                location,
+                columns.item(row[id_], row[value], folder=self.folder, location=location),
+            )
 
     def _rows(self) -> Iterator[tuple[str, dict[str, object]]]:
-        for place, line in _lines(self.path):
+        for location, line in _lines(self.path):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise SourceError(f"{place}: {show(line)} is not JSON: {error}") from error
+                raise SourceError(f"{location}: {show(line)} is not JSON: {error}") from error
             if not isinstance(row, dict):
-                raise SourceError(f"{place}: {show(row)} is not a JSON object")
-            yield place, row
+                raise SourceError(f"{location}: {show(row)} is not a JSON object")
+            yield location, row
 
 
 class CsvSource(_TableSource):
@@ -80,7 +83,7 @@ class CsvSource(_TableSource):
 
     kind = "CSV"
 
-    def _placed(self) -> Iterator[tuple[str, Item]]:
+    def _located(self) -> Iterator[tuple[str, Item]]:
         csv.field_size_limit(_FIELD_CHARACTERS)
         tabs = self.path.lower().endswith(".tsv")
         dialect = csv.excel_tab if tabs else csv.excel
@@ -88,21 +91,23 @@ class CsvSource(_TableSource):
         header = self._next(reader)
         if header is None:
             raise SourceError(f"{self.path} is empty: expected a header")
-        place = f"{self.path}, header"
+        location = f"{self.path}, header"
         if len(set(header)) < len(header):
-            raise SourceError(f"{place}: a column is named twice in {show(header)}")
-        id_, value = self.columns.find(header, place=place)
+            raise SourceError(f"{location}: a column is named twice in {show(header)}")
+        id_, value = self.columns.find(header, location=location)
         at_id, at_value = header.index(id_), header.index(value)
         while (row := self._next(reader)) is not None:
-            place = f"{self.path}, line {reader.line_num}"
+            location = f"{self.path}, line {reader.line_num}"
             if not row:
                 continue  # a blank line
             if len(row) != len(header):
                 raise SourceError(
-                    f"{place}: {len(row)} fields, the header has {len(header)}: {show(row)}"
+                    f"{location}: {len(row)} fields, the header has {len(header)}: {show(row)}"
                 )
-            item = self.columns.item(row[at_id], row[at_value], folder=self.folder, place=place)
-            yield place, item
+            item = self.columns.item(
+                row[at_id], row[at_value], folder=self.folder, location=location
+            )
+            yield location, item
 
     def _next(self, reader: Iterator[list[str]]) -> list[str] | None:
         try:
@@ -117,7 +122,7 @@ class ParquetSource(_TableSource):
 
     kind = "Parquet"
 
-    def _placed(self) -> Iterator[tuple[str, Item]]:
+    def _located(self) -> Iterator[tuple[str, Item]]:
         for path in _parquet_files(self.path):
             yield from self._file(path)
 
@@ -127,47 +132,49 @@ class ParquetSource(_TableSource):
             for ids, values in self._batches(path):
                 for id_, value in zip(ids, values, strict=True):
                     row += 1
-                    place = f"{path}, row {row}"
-                    yield place, self.columns.item(id_, value, folder=folder, place=place)
+                    location = f"{path}, row {row}"
+                    yield location, self.columns.item(id_, value, folder=folder, location=location)
         except _PARQUET_ERRORS as error:
             raise SourceError(f"{path} cannot be read as Parquet: {error}") from error
 
     def _batches(self, path: str) -> Iterator[tuple[list[object], list[object]]]:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            id_, value = self.columns.find(names, place=path)
+            id_, value = self.columns.find(names, location=path)
             if names.count(id_) > 1 or names.count(value) > 1:
                 raise SourceError(f"{path}: a column is named twice in {show(names)}")
-            if file.metadata.num_rows == 0:  # older pyarrow fails to iterate over none
+            if file.metadata.num_rows == 0:  # older pyarrow cannot iterate over an empty file
                 return
             for batch in file.iter_batches(_BATCH_ROWS, columns=sorted({id_, value})):
                 yield batch.column(id_).to_pylist(), batch.column(value).to_pylist()
 
 
 class LinesSource(_TableSource):
-    """A text file: a text a line, with the line's number as its id, or an image's path a line."""
+    """A text file: an image's path per line, or a text, whose id is the number of its line."""
 
     kind = "text file"
 
     def __init__(self, path: str, tower: Tower) -> None:
         super().__init__(path, Columns.of(tower, id_column=None, value_column=None))
 
-    def _placed(self) -> Iterator[tuple[str, Item]]:
-        for number, (place, line) in enumerate(_lines(self.path), 1):
+    def _located(self) -> Iterator[tuple[str, Item]]:
+        for number, (location, line) in enumerate(_lines(self.path), 1):
             value = line.rstrip("\r\n")
             id_ = number if self.columns.tower == "txt" else value
-            yield place, self.columns.item(id_, value, folder=self.folder, place=place)
+            yield location, self.columns.item(id_, value, folder=self.folder, location=location)
 
 
 def _lines(path: str) -> Iterator[tuple[str, str]]:
-    """Yield the lines of a UTF-8 file with their places; line ends stay."""
+    """Yield the lines of a UTF-8 file, with their line ends, and their locations."""
     with _opened(path) as file:
         for number, line in enumerate(file, 1):
-            place = f"{path}, line {number}"
+            location = f"{path}, line {number}"
             try:
-                yield place, line.removeprefix(_BOM if number == 1 else b"").decode()
+                yield location, line.removeprefix(_BOM if number == 1 else b"").decode()
             except UnicodeDecodeError as error:
-                raise SourceError(f"{place}: {show(line)} is not UTF-8: {error.reason}") from error
+                raise SourceError(
+                    f"{location}: {show(line)} is not UTF-8: {error.reason}"
+                ) from error
 
 
 def _opened(path: str) -> BinaryIO:

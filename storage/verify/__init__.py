@@ -1,1 +1,1 @@
-"""The proof that a dataset is whole."""
+"""The check that a dataset is whole."""

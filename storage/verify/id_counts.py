@@ -1,23 +1,30 @@
-"""A count, for every id of a dataset, of where it stands: the proof's bookkeeping, on disk."""
+"""Counts of every id of a dataset, on disk: how often it is planned, and how often written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from clipfleet.storage.format.scratch_database import open_scratch_database
+from clipfleet.storage.format.id_index import open_scratch_database
+
+# Conditions for `IdCounts.count` and `IdCounts.first`.
+PLANNED = "planned > 0"
+PLANNED_TWICE = "planned > 1"
+MISSING = "(planned > 0 OR retried > 0) AND written = 0"
+DOUBLED = "written > 1"
+UNPLANNED = "planned = 0 AND retried = 0 AND written > single"
 
 
-class Tally:
-    """How often each id is planned, and how often it is in a part or an errors table."""
+class IdCounts:
+    """For each id: how often plans have it, and how often parts and errors tables have it."""
 
     def __init__(self) -> None:
         self._database = open_scratch_database(
             """
             ids (
                 id TEXT PRIMARY KEY,
-                planned INTEGER, -- times in a plan
+                planned INTEGER, -- rows in plans
                 written INTEGER, -- rows in parts and errors tables
-                arrived INTEGER, -- of these, rows of items that came singly
+                single INTEGER,  -- of these, rows in parts and errors tables of single items
                 retried INTEGER  -- the newest job that retried it and has its part, or 0
             )
             """
@@ -39,26 +46,26 @@ class Tally:
         )
 
     def standing(self, ids: Iterable[str], job: int) -> list[str]:
-        """Return the ids, failures in a part of a job, that no later retry has."""
+        """Return the ids, of failures in a part of a job, that no later retry has."""
         query = "SELECT 1 FROM ids WHERE id = ? AND retried > ?"
         return [i for i in ids if not self._database.execute(query, (i, job)).fetchone()]
 
-    def write(self, ids: Iterable[str], *, arrived: bool) -> None:
+    def write(self, ids: Iterable[str], *, single: bool) -> None:
         self._database.executemany(
             "INSERT INTO ids VALUES (?, 0, 1, ?, 0) ON CONFLICT DO UPDATE "
-            "SET written = written + 1, arrived = arrived + excluded.arrived",
-            ((id_, int(arrived)) for id_ in ids),
+            "SET written = written + 1, single = single + excluded.single",
+            ((id_, int(single)) for id_ in ids),
         )
 
     def count(self, condition: str) -> int:
-        """Return how many ids meet one of the conditions below."""
+        """Return the number of ids that meet one of the conditions above."""
         (count,) = self._database.execute(
             f"SELECT count(*) FROM ids WHERE {condition}"  # noqa: S608 - constants of this module
         ).fetchone()
         return int(count)
 
     def first(self, condition: str, limit: int) -> list[str]:
-        """Return the first few ids, sorted, that meet one of the conditions below."""
+        """Return the first few ids, sorted, that meet one of the conditions above."""
         rows = self._database.execute(
             f"SELECT id FROM ids WHERE {condition} ORDER BY id LIMIT {limit}"  # noqa: S608
         )
@@ -66,10 +73,3 @@ class Tally:
 
     def close(self) -> None:
         self._database.close()
-
-
-PLANNED = "planned > 0"
-PLANNED_TWICE = "planned > 1"
-MISSING = "(planned > 0 OR retried > 0) AND written = 0"
-DOUBLED = "written > 1"
-UNPLANNED = "planned = 0 AND retried = 0 AND written > arrived"

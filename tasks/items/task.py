@@ -28,7 +28,7 @@ from clipfleet.errors import (
 from clipfleet.messages import EMBED_ITEMS_TASK
 from clipfleet.storage.commit.commit import Commit
 from clipfleet.storage.commit.kinds import check_kind
-from clipfleet.storage.commit.single_items import KnownIds, catch_up, commit_arrivals
+from clipfleet.storage.commit.single_items import KnownIds, catch_up, commit_single_items
 from clipfleet.storage.format.dataset import Dataset, single_items_name
 from clipfleet.storage.format.parts import Embedded, Failure
 from clipfleet.tasks.broker.refusals import refuse
@@ -73,7 +73,7 @@ def embed_arrivals(
     for run in even_runs(list(new.values()), embedder.settings.window_items):
         embedded = _embed(run, embedder, isolated=isolated, given_up=given_up)
         # Leaves out what another worker wrote meanwhile.
-        done = commit_arrivals(dataset, known, embedded, card=embedder.card, worker=worker)
+        done = commit_single_items(dataset, known, embedded, card=embedder.card, worker=worker)
         if done is not None:
             commits.append(done)
     return commits

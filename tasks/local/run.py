@@ -16,11 +16,11 @@ from redis.exceptions import RedisError
 from clipfleet.errors import BrokerError, EngineError
 from clipfleet.model_card import load_card
 from clipfleet.settings import Settings
-from clipfleet.storage.commit.errors import count_failures
 from clipfleet.storage.filesystem.locations import absolute
 from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.plan.failures import count_failures
 from clipfleet.storage.sources.base import Source
-from clipfleet.storage.verify.verify import Proof, prove_dataset
+from clipfleet.storage.verify.verify import Verification, verify_dataset
 from clipfleet.tasks.broker.redis_client import connect, unreachable
 from clipfleet.tasks.local.fleet import LocalFleet
 from clipfleet.tasks.local.redis_server import private_redis
@@ -45,7 +45,7 @@ class Summary:
     """
 
     submission: Submission | Retry
-    proof: Proof
+    verification: Verification
     classes: dict[str, int]
     seconds: float
     embedded_items: int  # in this run
@@ -53,7 +53,7 @@ class Summary:
     @property
     def ok(self) -> bool:
         """Whether every item has a vector, and the dataset is whole."""
-        return self.proof.ok and not self.proof.errors
+        return self.verification.ok and not self.verification.errors
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary in JSON's types."""
@@ -63,7 +63,7 @@ class Summary:
             "embedded_items": self.embedded_items,
             "classes": self.classes,
             "submission": asdict(self.submission),
-            "proof": self.proof.to_json(),
+            "verification": self.verification.to_json(),
         }
 
     def lines(self) -> list[str]:
@@ -75,8 +75,12 @@ class Summary:
             else "nothing to do: every item was embedded before"
         )
         failed = [f"  {count:,} × {name}" for name, count in sorted(self.classes.items())]
-        where = [f"  `clipfleet errors {self.proof.dataset}` shows the reasons"] if failed else []
-        return [f"{self.proof.dataset}: {done}", *self.proof.lines(), *failed, *where]
+        where = (
+            [f"  `clipfleet errors {self.verification.dataset}` shows the reasons"]
+            if failed
+            else []
+        )
+        return [f"{self.verification.dataset}: {done}", *self.verification.lines(), *failed, *where]
 
 
 def embed_source(
@@ -90,7 +94,7 @@ def embed_source(
     own_redis: bool,
     show: Show,
 ) -> Summary:
-    """Embed a source into the dataset at `out`, and prove the result.
+    """Embed a source into the dataset at `out`, and verify the dataset.
 
     With `gpus`, values of CUDA_VISIBLE_DEVICES, one worker for each, else `workers`.
     Everything that is started is stopped again, whatever happens; what was committed until
@@ -150,7 +154,7 @@ def _run(
     own_redis: bool,
     show: Show,
 ) -> Summary:
-    """Queue, embed what is queued, and prove the dataset."""
+    """Queue, embed what is queued, and verify the dataset."""
     with _redis(settings, own=own_redis) as redis_url:
         settings = settings.model_copy(update={"redis_url": redis_url})
         submission = queue(settings)
@@ -162,13 +166,13 @@ def _run(
             with LocalFleet(settings, workers, gpus) as fleet:
                 _wait(progress, fleet, show)
                 seconds = time.monotonic() - started_s
-                fleet.ask_to_stop()  # while the proof is made
-                proof = prove_dataset(dataset)
+                fleet.ask_to_stop()  # while the dataset is verified
+                verification = verify_dataset(dataset)
         else:
-            seconds, proof = 0.0, prove_dataset(dataset)
+            seconds, verification = 0.0, verify_dataset(dataset)
     return Summary(
         submission=submission,
-        proof=proof,
+        verification=verification,
         classes=dict(count_failures(dataset)),
         seconds=seconds,
         embedded_items=progress.done - before,

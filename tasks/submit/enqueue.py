@@ -30,11 +30,11 @@ from redis.lock import Lock
 from clipfleet.errors import BrokerError
 from clipfleet.messages import EMBED_TASK, EmbedTask, Shard, queue_name
 from clipfleet.settings import Settings
-from clipfleet.storage.commit.commit import missing_shards
-from clipfleet.storage.filesystem.locations import same_place
+from clipfleet.storage.commit.manifest import missing_shards
+from clipfleet.storage.filesystem.locations import same_location
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.enqueue_state import Queued, read_queued, write_queued
-from clipfleet.storage.jobs.plan_reader import jobs
+from clipfleet.storage.plan.reader import jobs
 from clipfleet.tasks.app import make_app
 from clipfleet.tasks.broker.redis_client import (
     Client,
@@ -146,7 +146,7 @@ def name_in_messages(dataset: Dataset) -> str:
     A message's id has a digest of it, so that a dataset under two names would be queued twice.
     """
     told = read_queued(dataset)
-    if told is not None and same_place(told.dataset, dataset.root):
+    if told is not None and same_location(told.dataset, dataset.root):
         return told.dataset
     return dataset.root
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from clipfleet.settings import Settings
-from clipfleet.storage.commit.commit import missing_shards
+from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.enqueue_state import Queued, read_queued, write_queued
 from clipfleet.tasks.broker.redis_client import Client

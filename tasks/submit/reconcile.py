@@ -20,9 +20,9 @@ from clipfleet.errors import ClipfleetError, MessageError
 from clipfleet.messages import Shard, queue_name
 from clipfleet.model_card import ModelCard
 from clipfleet.settings import Settings
-from clipfleet.storage.commit.commit import missing_shards
-from clipfleet.storage.filesystem.base import STORE_TIMEOUT_S, Filesystem, open_filesystem
-from clipfleet.storage.filesystem.locations import resolved
+from clipfleet.storage.commit.manifest import missing_shards
+from clipfleet.storage.filesystem.base import Filesystem
+from clipfleet.storage.filesystem.locations import STORE_TIMEOUT_S, open_filesystem, resolved
 from clipfleet.storage.format.dataset import PLAN_FOLDER, Dataset
 from clipfleet.storage.format.discovery import find_datasets
 from clipfleet.storage.format.enqueue_state import QUEUED_PATH, Queued, read_queued

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from clipfleet.settings import Settings
-from clipfleet.storage.commit.commit import complete, missing_shards, unfinished
+from clipfleet.storage.commit.commit import complete
+from clipfleet.storage.commit.manifest import missing_shards, unfinished
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.tasks.broker.redis_client import check_broker
 from clipfleet.tasks.submit.enqueue import later, queue_missing

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from clipfleet.settings import Settings
-from clipfleet.storage.commit.commit import complete, unfinished
+from clipfleet.storage.commit.commit import complete
+from clipfleet.storage.commit.manifest import unfinished
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.planner.planner import plan_retry
+from clipfleet.storage.plan.planner import plan_retry
 from clipfleet.tasks.broker.redis_client import check_broker
 from clipfleet.tasks.submit.enqueue import later, queue_missing
 

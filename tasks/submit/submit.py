@@ -11,10 +11,11 @@ from typing import Any
 
 from clipfleet.model_card import load_card
 from clipfleet.settings import Settings
-from clipfleet.storage.commit.commit import complete, unfinished
+from clipfleet.storage.commit.commit import complete
 from clipfleet.storage.commit.kinds import check_kind
+from clipfleet.storage.commit.manifest import unfinished
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.planner.planner import plan_items
+from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import Source
 from clipfleet.tasks.broker.redis_client import check_broker
 from clipfleet.tasks.broker.security_check import warn_of_exposure

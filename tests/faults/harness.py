@@ -33,7 +33,7 @@ from clipfleet.errors import ClipfleetError
 from clipfleet.messages import EMBED_TASK, EmbedTask, Shard
 from clipfleet.settings import Settings, load_settings
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.verify.verify import prove
+from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.app import make_app
 from clipfleet.tasks.broker.redis_client import connect
 from clipfleet.tasks.submit.submit import Submission
@@ -214,7 +214,7 @@ def outcome_of(
 
 def _problems(dataset: str) -> list[str]:
     try:
-        return list(prove(dataset).problems)
+        return list(verify_dataset(dataset).problems)
     except ClipfleetError as error:  # there is no dataset
         return [str(error)]
 

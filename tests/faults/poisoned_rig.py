@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clipfleet.items import Item
-from clipfleet.storage.commit.errors import count_failures
 from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.plan.failures import count_failures
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.tasks.submit.submit import submit
 from tests.faults.conftest import MakeRig

@@ -15,26 +15,20 @@ import pyarrow.parquet as pq
 from clipfleet.error_codes import MISSING, NOT_A_FILE
 from clipfleet.errors import ClipfleetError
 from clipfleet.items import Item
-from clipfleet.storage.commit.commit import (
-    Manifest,
-    commit,
-    complete,
-    missing_shards,
-    part_names,
-    unfinished,
-)
-from clipfleet.storage.commit.errors import error_classes
-from clipfleet.storage.commit.single_items import KnownIds, commit_arrivals
-from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.commit.commit import commit, complete
+from clipfleet.storage.commit.manifest import Manifest, missing_shards, unfinished
+from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
+from clipfleet.storage.format.dataset import Dataset, part_names
 from clipfleet.storage.format.discovery import find_datasets
 from clipfleet.storage.format.enqueue_state import Queued, read_queued, write_queued
 from clipfleet.storage.format.parquet import parquet_bytes
 from clipfleet.storage.format.parts import Embedded, Failure
-from clipfleet.storage.jobs.plan_reader import jobs
-from clipfleet.storage.jobs.retries import read_run
-from clipfleet.storage.planner.planner import plan_items, plan_retry
+from clipfleet.storage.plan.failures import error_classes
+from clipfleet.storage.plan.planner import plan_items, plan_retry
+from clipfleet.storage.plan.reader import jobs
+from clipfleet.storage.plan.retries import read_shard_work
 from clipfleet.storage.sources.base import ListSource
-from clipfleet.storage.verify.verify import prove
+from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.submit.enqueue import name_in_messages
 from clipfleet.tasks.submit.reconcile import fingerprint_of, is_ours
 from clipfleet.workers.engines.fake import fake_card
@@ -62,9 +56,9 @@ def make_dataset(root: Path) -> Dataset:
     _commit_singly(dataset, "a")
     plan_retry(dataset, [MISSING], 1)
     for number, shard in enumerate(list(missing_shards(dataset))[-2:]):
-        run = read_run(dataset, shard)
-        good, bad = (run.items, []) if number == 0 else ([], [_failure(run.items[0], MISSING)])
-        done = run.finish(_embedded(good, bad))
+        work = read_shard_work(dataset, shard)
+        good, bad = (work.items, []) if number == 0 else ([], [_failure(work.items[0], MISSING)])
+        done = work.finish(_embedded(good, bad))
         commit(dataset, shard.name, done, card=CARD, worker="w")
     last_job = jobs(dataset)[-1].id
     write_queued(dataset, Queued(queue=QUEUE, dataset=dataset.root, last_job=last_job))
@@ -76,7 +70,7 @@ def _commit_singly(dataset: Dataset, prefix: str) -> None:
     failed = [_failure(items[1], MISSING), _failure(items[2], NOT_A_FILE)]
     known = KnownIds(dataset)
     try:
-        commit_arrivals(dataset, known, _embedded(items[:1], failed), card=CARD, worker="w")
+        commit_single_items(dataset, known, _embedded(items[:1], failed), card=CARD, worker="w")
     finally:
         known.close()
 
@@ -100,7 +94,7 @@ def _use(root: Path) -> None:
 
 
 def _prove(dataset: Dataset) -> None:
-    prove(dataset.root)
+    verify_dataset(dataset.root)
 
 
 def _status(dataset: Dataset) -> None:
@@ -126,7 +120,7 @@ def _resume(dataset: Dataset) -> None:
 
 def _read_plan(dataset: Dataset) -> None:
     for shard in missing_shards(dataset):
-        read_run(dataset, shard)
+        read_shard_work(dataset, shard)
 
 
 def _read_errors(dataset: Dataset) -> None:

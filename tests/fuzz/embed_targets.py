@@ -1,4 +1,4 @@
-"""Messages to their end: what a worker's child does with them, up to the proof of its dataset."""
+"""Messages in a worker's child, up to the verification of the dataset."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from clipfleet.architectures import Tower
 from clipfleet.errors import ClipfleetError
 from clipfleet.messages import EmbedTask, Shard
 from clipfleet.settings import Settings
-from clipfleet.storage.commit.commit import missing_shards
-from clipfleet.storage.verify.verify import prove
+from clipfleet.storage.commit.manifest import missing_shards
+from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.embed_shard import embed_shard
 from clipfleet.tasks.items.parse import read_arrivals
 from clipfleet.tasks.items.task import embed_arrivals, open_dataset
@@ -61,9 +61,9 @@ def items(tower: Tower, folder: Path) -> Target:
         dataset = open_dataset(embedder, named)
         arrivals, _ = read_arrivals(given, tower)
         embed_arrivals(arrivals, dataset, embedder, worker="w")
-        proof = prove(dataset.root)
-        assert proof.ok, proof.problems
-        assert proof.vectors + proof.errors == len({arrival.item.id for arrival in arrivals})
+        result = verify_dataset(dataset.root)
+        assert result.ok, result.problems
+        assert result.vectors + result.errors == len({arrival.item.id for arrival in arrivals})
 
     return Target(run=run, seeds=tuple(_item_seeds(tower, inputs)))
 

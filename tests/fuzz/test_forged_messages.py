@@ -27,9 +27,9 @@ from clipfleet.messages import (
     EmbedTask,
 )
 from clipfleet.settings import load_settings
-from clipfleet.storage.commit.commit import missing_shards
+from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.planner.planner import plan_items
+from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.tasks.app import make_app
 from clipfleet.tasks.items.parse import read_arrival

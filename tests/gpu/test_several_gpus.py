@@ -17,7 +17,7 @@ from psutil import Process
 
 from clipfleet.gpus import VISIBLE_VARIABLE, list_gpus
 from clipfleet.settings import load_settings
-from clipfleet.storage.verify.verify import prove
+from clipfleet.storage.verify.verify import verify_dataset
 from tests.gpu.support import ROOT, clipfleet, draw, vectors
 from tests.integration.support import WorkerProcess, wait_until
 
@@ -82,7 +82,7 @@ def embed(pictures: Path, out: Path, gpus: str, **environment: str) -> None:
     print(
         f"\n--gpus {gpus} {environment}: {summary['embedded_items']} items, {summary['seconds']} s"
     )
-    assert summary["proof"]["vectors"] == PICTURES
+    assert summary["verification"]["vectors"] == PICTURES
 
 
 def test_all_gpus_embed_what_one_does(pictures: Path, tmp_path: Path) -> None:
@@ -144,7 +144,9 @@ def test_the_others_do_what_a_killed_worker_had(
     ended = fleet.wait_for("worker ended")
     assert (ended["gpu"], ended["others"]) == (GPUS[0].uuid, len(GPUS) - 1)
     wait_until(
-        lambda: prove(str(out)).vectors == PICTURES, timeout_s=JOB_S, what="all are embedded"
+        lambda: verify_dataset(str(out)).vectors == PICTURES,
+        timeout_s=JOB_S,
+        what="all are embedded",
     )
-    assert prove(str(out)).problems == []
+    assert verify_dataset(str(out)).problems == []
     assert fleet.stop() == 1  # the killed worker's

@@ -82,7 +82,7 @@ def test_a_job_on_tensorrt_is_whole_and_its_vectors_are_the_cpus(
     summary = clipfleet("embed", source, fast, *on_gpu, timeout_s=RUN_S)
     print(f"\n{tower}: {summary['embedded_items']} items in {summary['seconds']} s")
     assert summary["ok"]
-    assert summary["proof"]["vectors"] == items
+    assert summary["verification"]["vectors"] == items
     assert clipfleet("verify", fast, timeout_s=RUN_S)["ok"]
 
     onnx = MODEL / f"demo.{tower}.fp32.onnx"

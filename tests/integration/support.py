@@ -19,12 +19,11 @@ import pytest
 from clipfleet.items import Item
 from clipfleet.messages import queue_name
 from clipfleet.settings import PREFIX, Settings
-from clipfleet.storage.commit.commit import Manifest
-from clipfleet.storage.filesystem.base import open_filesystem
-from clipfleet.storage.filesystem.locations import below
+from clipfleet.storage.commit.manifest import Manifest
+from clipfleet.storage.filesystem.locations import below, open_filesystem
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset
 from clipfleet.storage.sources.base import ListSource
-from clipfleet.storage.verify.verify import prove
+from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.broker.redis_client import connect, held_length, queue_length
 from clipfleet.tasks.submit.submit import Submission, submit
 from clipfleet.workers.environment import environment_of
@@ -254,9 +253,9 @@ class Bench:
         return queue_length(self.client, self.queue), held_length(self.client, self.queue)
 
     def assert_whole(self, name: str = "dataset", *, vectors: int, errors: int = 0) -> None:
-        proof = prove(self.dataset_path(name))
-        assert proof.problems == []
-        assert (proof.vectors, proof.errors) == (vectors, errors)
+        result = verify_dataset(self.dataset_path(name))
+        assert result.problems == []
+        assert (result.vectors, result.errors) == (vectors, errors)
 
     def close(self) -> None:
         for worker in self.workers:

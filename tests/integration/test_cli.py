@@ -19,10 +19,11 @@ from clipfleet.error_codes import FETCH_TIMEOUT, MISSING, SERVER_BUSY
 from clipfleet.errors import ClipfleetError
 from clipfleet.items import Item
 from clipfleet.model_card import card_path
-from clipfleet.storage.commit.commit import commit, missing_shards
+from clipfleet.storage.commit.commit import commit
+from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import Embedded, Failure
-from clipfleet.storage.planner.planner import plan_items
+from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.tasks.progress import Snapshot, duration, sentence
 from clipfleet.workers.engines.fake import fake_card, write_fake_engine

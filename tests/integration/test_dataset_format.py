@@ -13,11 +13,14 @@ import pytest
 
 from clipfleet.architectures import TOWERS, Tower
 from clipfleet.error_codes import ERROR_CODES, TRANSIENT_CODES
-from clipfleet.storage.commit.commit import commit, missing_shards
+from clipfleet.storage.commit.commit import commit
+from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.format.parts import errors_schema, part_schema
-from clipfleet.storage.jobs.retries import read_run
-from clipfleet.storage.planner.planner import PlanReader, plan_items, plan_retry, shards
+from clipfleet.storage.format.errors_table import errors_schema
+from clipfleet.storage.format.parts import part_schema
+from clipfleet.storage.plan.planner import plan_items, plan_retry
+from clipfleet.storage.plan.reader import PlanReader, shards
+from clipfleet.storage.plan.retries import read_shard_work
 from clipfleet.storage.sources.base import ListSource
 from tests.datasets import DIM, embedded, images, make_card, memory_dataset, texts
 
@@ -71,16 +74,16 @@ def test_the_pages_python_runs(dataset: Dataset, block: str) -> None:
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if "errors = " in block])
-def test_the_pages_readers_know_what_a_retry_left_behind(dataset: Dataset, block: str) -> None:
+def test_the_pages_readers_skip_superseded_rows(dataset: Dataset, block: str) -> None:
     if absent := missing_packages(block):
         pytest.skip(f"{', '.join(absent)} not installed")
     before = {path: path.read_bytes() for path in Path("errors").iterdir()}
     assert plan_retry(dataset, (), 10) is not None
     for shard in missing_shards(dataset):
-        run = read_run(dataset, shard)
-        rows = run.finish(embedded(run.items, failing=("z",)))
+        work = read_shard_work(dataset, shard)
+        rows = work.finish(embedded(work.items, failing=("z",)))
         commit(dataset, shard.name, rows, card=dataset.info.card, worker="w")
-    for path, data in before.items():  # as if a worker stood still and was killed
+    for path, data in before.items():  # as if a worker was killed before it deleted superseded rows
         path.write_bytes(data)
     found: dict[str, object] = {}
     exec(block, found)  # noqa: S102 - the page is ours

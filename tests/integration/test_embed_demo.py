@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clipfleet.storage.verify.verify import prove
+from clipfleet.storage.verify.verify import verify_dataset
 
 pytestmark = pytest.mark.integration
 
@@ -33,7 +33,9 @@ def embed_demo(out: Path, *arguments: object) -> subprocess.CompletedProcess[str
 def test_pictures_and_captions_are_embedded_and_proved(tmp_path: Path) -> None:
     run = embed_demo(tmp_path, f"{MODEL}.img.fp32.onnx", f"{MODEL}.txt.fp32.onnx", 50)
     assert run.returncode == 0, run.stdout + run.stderr
-    images, captions = (prove(str(tmp_path / "vectors" / name)) for name in ("images", "captions"))
+    images, captions = (
+        verify_dataset(str(tmp_path / "vectors" / name)) for name in ("images", "captions")
+    )
     assert images.ok
     assert captions.ok
     assert (images.vectors, captions.vectors) == (50, 100)  # a caption in each language

@@ -15,8 +15,7 @@ import pytest
 
 from clipfleet.errors import DatasetKindError
 from clipfleet.model_card import load_card
-from clipfleet.storage.commit.commit import part_names
-from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.dataset import Dataset, part_names
 from clipfleet.tasks.broker.refusals import Refusals
 from clipfleet.tasks.status import read_progress
 from clipfleet.tasks.submit.retry_failed import retry_errors

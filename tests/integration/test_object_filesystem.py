@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from clipfleet.errors import DependencyError, StorageError, UsageError
-from clipfleet.storage.filesystem.base import open_filesystem
-from clipfleet.storage.filesystem.locations import absolute
+from clipfleet.storage.filesystem.locations import absolute, open_filesystem
 from clipfleet.storage.filesystem.s3 import WHOLE_BYTES, ObjectFilesystem
 from tests.s3 import (
     CONFLICT,
@@ -34,7 +33,7 @@ def fs(s3: S3) -> ObjectFilesystem:
 
 
 @pytest.mark.parametrize("fault", [*PASSING, CONFLICT])
-def test_a_writer_is_the_first_whatever_became_of_its_request(
+def test_the_first_writer_wins_even_if_its_request_failed(
     s3: S3, fs: ObjectFilesystem, fault: str
 ) -> None:
     met = s3.break_(fault, method="PUT", times=1)
@@ -45,7 +44,7 @@ def test_a_writer_is_the_first_whatever_became_of_its_request(
 
 
 @pytest.mark.parametrize("fault", PASSING)
-def test_a_writer_is_not_the_first_whatever_became_of_its_request(
+def test_the_second_writer_loses_even_if_its_request_failed(
     s3: S3, fs: ObjectFilesystem, fault: str
 ) -> None:
     fs.create("parts/a", b"another's")
@@ -55,7 +54,7 @@ def test_a_writer_is_not_the_first_whatever_became_of_its_request(
 
 
 @pytest.mark.parametrize("fault", PASSING)
-def test_what_fails_for_a_moment_is_done_all_the_same(
+def test_a_request_that_fails_for_a_moment_is_repeated(
     s3: S3, fs: ObjectFilesystem, fault: str
 ) -> None:
     s3.break_(fault, times=1)
@@ -71,7 +70,7 @@ def test_what_fails_for_a_moment_is_done_all_the_same(
     assert not s3.objects
 
 
-def test_a_download_that_is_cut_off_is_read_again(s3: S3, fs: ObjectFilesystem) -> None:
+def test_an_interrupted_download_is_repeated(s3: S3, fs: ObjectFilesystem) -> None:
     data = os.urandom(300_000)
     fs.create("a", data)
     fault = s3.break_(CUT_DOWNLOAD, times=2)
@@ -79,9 +78,7 @@ def test_a_download_that_is_cut_off_is_read_again(s3: S3, fs: ObjectFilesystem) 
     assert fault.met == 2
 
 
-def test_an_upload_that_is_cut_off_again_and_again_leaves_nothing(
-    s3: S3, fs: ObjectFilesystem
-) -> None:
+def test_interrupted_uploads_leave_no_object(s3: S3, fs: ObjectFilesystem) -> None:
     s3.break_(CUT_UPLOAD, method="PUT")
     with pytest.raises(StorageError):
         fs.create("parts/a", bytes(1_000_000))
@@ -94,7 +91,7 @@ def test_an_upload_that_is_cut_off_again_and_again_leaves_nothing(
     ("fault", "words"),
     [(REFUSE_503, "503: Trouble"), (HANG, "error sending request"), (CUT_UPLOAD, "error sending")],
 )
-def test_a_store_that_stays_out_of_order_ends_in_an_error_that_names_place_reason_and_way_out(
+def test_a_broken_store_is_an_error_that_names_location_reason_and_remedy(
     s3: S3, fs: ObjectFilesystem, fault: str, words: str
 ) -> None:
     s3.break_(fault)
@@ -108,26 +105,26 @@ def test_a_store_that_stays_out_of_order_ends_in_an_error_that_names_place_reaso
     assert "\n" not in message
 
 
-def test_what_the_store_refuses_for_good_is_not_tried_again(
+def test_a_permanent_refusal_is_not_repeated(
     s3: S3, fs: ObjectFilesystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = ObjectFilesystem("s3://no-such-bucket/x", timeout_s=10)
     for write in (other.create, other.replace):
-        with pytest.raises(StorageError, match=r"NoSuchBucket.*make the bucket"):
+        with pytest.raises(StorageError, match=r"NoSuchBucket.*create the bucket"):
             write("a", b"")
     with pytest.raises(StorageError, match="cannot list s3://no-such-bucket/x: 404: NoSuchBucket"):
         other.list("")
     assert len(s3.requests) == 3
 
 
-def test_a_store_that_is_not_there_is_named(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_store_is_named(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://somebody:secret@127.0.0.1:9")
     with pytest.raises(StorageError, match="AWS_ENDPOINT_URL") as caught:
         ObjectFilesystem(ROOT, timeout_s=0.2).read("a")
     assert "secret" not in str(caught.value).replace("AWS_SECRET_ACCESS_KEY", "")
 
 
-def test_a_long_list_comes_whole(fs: ObjectFilesystem) -> None:
+def test_a_long_list_is_complete(fs: ObjectFilesystem) -> None:
     names = [f"{number:03d}" for number in range(2 * PAGE + 3)]
     for name in names:
         fs.replace(f"parts/{name}", b"")
@@ -137,7 +134,7 @@ def test_a_long_list_comes_whole(fs: ObjectFilesystem) -> None:
     assert fs.folders("parts") == []
 
 
-def test_what_marks_a_folder_is_not_in_it(s3: S3, fs: ObjectFilesystem) -> None:
+def test_the_marker_of_a_folder_is_not_in_it(s3: S3, fs: ObjectFilesystem) -> None:
     for key in ("", "parts/"):
         s3.objects[f"{fs.root.removeprefix('s3://')}/{key}"] = Stored(b"", {})
     assert fs.list("") == fs.folders("") == ["parts"]
@@ -146,7 +143,7 @@ def test_what_marks_a_folder_is_not_in_it(s3: S3, fs: ObjectFilesystem) -> None:
     assert fs.list("parts") == ["a"]
 
 
-def test_names_that_begin_alike_are_apart(fs: ObjectFilesystem) -> None:
+def test_folders_with_a_common_prefix_are_apart(fs: ObjectFilesystem) -> None:
     fs.create("parts/a", b"")
     ObjectFilesystem(f"{ROOT}-2", timeout_s=1).create("parts/b", b"")
     fs.create("parts-2/c", b"")
@@ -154,7 +151,7 @@ def test_names_that_begin_alike_are_apart(fs: ObjectFilesystem) -> None:
     assert fs.list("") == ["parts", "parts-2"]
 
 
-def test_a_large_object_is_read_where_it_is_wanted(s3: S3, fs: ObjectFilesystem) -> None:
+def test_ranges_of_a_large_object_are_read(s3: S3, fs: ObjectFilesystem) -> None:
     data = os.urandom(WHOLE_BYTES + 1000)
     fs.create("plan", data)
     s3.requests.clear()
@@ -169,9 +166,7 @@ def test_a_large_object_is_read_where_it_is_wanted(s3: S3, fs: ObjectFilesystem)
     assert len(s3.requests) < 10
 
 
-def test_an_object_that_is_replaced_while_it_is_read_is_no_mixture(
-    s3: S3, fs: ObjectFilesystem
-) -> None:
+def test_an_object_that_is_replaced_during_a_read_is_an_error(s3: S3, fs: ObjectFilesystem) -> None:
     fs.replace("a", bytes(WHOLE_BYTES + 1))
     with fs.open("a") as file:
         fs.replace("a", b"x" * (WHOLE_BYTES + 1))
@@ -180,7 +175,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_no_mixture(
 
 
 @pytest.mark.parametrize("key", ["parts//x", "parts/../x", "parts/./x", "parts//"])
-def test_a_name_that_no_list_can_have_in_it_is_told_with_what_to_delete(
+def test_a_key_that_cannot_be_listed_is_named_with_the_remedy(
     s3: S3, fs: ObjectFilesystem, key: str
 ) -> None:
     s3.objects[f"bucket/vectors/{key}"] = Stored(b"", {})
@@ -191,11 +186,11 @@ def test_a_name_that_no_list_can_have_in_it_is_told_with_what_to_delete(
         caught.value
     )
     assert "AWS_ENDPOINT_URL" not in str(caught.value)
-    assert len(s3.requests) == 1  # it is not tried again
+    assert len(s3.requests) == 1  # it is not repeated
 
 
-def test_of_many_writers_with_a_store_that_loses_answers_one_creates(s3: S3) -> None:
-    """Each with the same bytes, and a file system of its own."""
+def test_one_of_many_writers_creates_although_the_store_loses_answers(s3: S3) -> None:
+    """Each writer has the same bytes and its own file system."""
     won: list[int] = []
     start = threading.Barrier(8)
 
@@ -214,7 +209,7 @@ def test_of_many_writers_with_a_store_that_loses_answers_one_creates(s3: S3) -> 
     assert sorted(won) == list(range(20))
 
 
-def test_without_the_package_the_error_names_how_to_get_it(
+def test_without_the_package_the_error_names_its_installation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delitem(sys.modules, "clipfleet.storage.filesystem.s3", raising=False)
@@ -224,7 +219,7 @@ def test_without_the_package_the_error_names_how_to_get_it(
 
 
 @pytest.mark.parametrize(
-    ("location", "place"),
+    ("location", "form"),
     [
         ("s3://bucket/a/b/", "s3://bucket/a/b"),
         ("S3://bucket/a b/猫.v1", "s3://bucket/a b/猫.v1"),
@@ -232,8 +227,8 @@ def test_without_the_package_the_error_names_how_to_get_it(
         ("file:///a", "/a"),
     ],
 )
-def test_a_place_has_one_form(location: str, place: str) -> None:
-    assert absolute(location) == absolute(place) == place
+def test_a_location_has_one_form(location: str, form: str) -> None:
+    assert absolute(location) == absolute(form) == form
 
 
 @pytest.mark.parametrize(
@@ -253,7 +248,7 @@ def test_a_place_has_one_form(location: str, place: str) -> None:
         "gs://bucket/a",
     ],
 )
-def test_another_form_is_refused_with_what_is_expected(location: str) -> None:
+def test_another_form_is_refused_with_the_expected_form(location: str) -> None:
     with pytest.raises(UsageError, match=r"expected|use letters|choose a shorter"):
         absolute(location)
 

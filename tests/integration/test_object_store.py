@@ -8,7 +8,7 @@ import pytest
 
 from clipfleet.errors import DatasetMismatchError, MessageError, StorageError, UsageError
 from clipfleet.settings import Settings, load_settings
-from clipfleet.storage.filesystem.base import open_filesystem
+from clipfleet.storage.filesystem.locations import open_filesystem
 from clipfleet.storage.filesystem.s3 import ObjectFilesystem
 from clipfleet.storage.format.dataset import Dataset, single_items_name
 from clipfleet.storage.format.discovery import find_datasets

@@ -80,9 +80,9 @@ def test_every_odd_file_is_one_error_row_and_the_rest_are_vectors(tmp_path: Path
     assert run.returncode == ITEMS_FAILED, run.stderr
     summary = json.loads(run.stdout)
     assert summary["classes"] == dict.fromkeys(BAD.values(), 1)
-    proof = summary["proof"]
-    assert proof["ok"]
-    assert (proof["vectors"], proof["errors"]) == (len(GOOD), len(BAD))
+    result = summary["verification"]
+    assert result["ok"]
+    assert (result["vectors"], result["errors"]) == (len(GOOD), len(BAD))
     assert sorted(pq.read_table(out / "parts")["id"].to_pylist()) == sorted(GOOD)
     rows = pq.read_table(out / "errors").to_pylist()
     assert {row["id"]: row["error"] for row in rows} == BAD

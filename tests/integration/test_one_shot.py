@@ -83,7 +83,7 @@ def test_a_source_is_embedded_proved_and_left_alone_the_second_time(home: Path) 
     out, _ = start_embed(home, "--workers", "2").communicate(timeout=PATIENCE_S)
     summary = json.loads(out)
     assert summary["ok"]
-    assert summary["embedded_items"] == summary["proof"]["vectors"] == ITEMS
+    assert summary["embedded_items"] == summary["verification"]["vectors"] == ITEMS
     assert_nothing_left(home)
 
     out, _ = start_embed(home).communicate(timeout=PATIENCE_S)
@@ -123,12 +123,12 @@ def test_a_worker_that_dies_is_started_again(home: Path) -> None:
     write_fake_engine(home, "txt")  # the next one is fast
     os.kill(worker, signal.SIGKILL)
     out, _ = run.communicate(timeout=PATIENCE_S)
-    assert json.loads(out)["proof"]["vectors"] == ITEMS
+    assert json.loads(out)["verification"]["vectors"] == ITEMS
 
 
 def test_a_worker_that_lost_its_gpu_is_started_again(home: Path) -> None:
     out, said = start_embed(home, lost_after_items=375).communicate(timeout=PATIENCE_S)
-    assert json.loads(out)["proof"]["vectors"] == ITEMS, said
+    assert json.loads(out)["verification"]["vectors"] == ITEMS, said
 
 
 def test_there_is_a_worker_for_each_gpu(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def test_there_is_a_worker_for_each_gpu(home: Path, monkeypatch: pytest.MonkeyPa
     run.send_signal(signal.SIGINT)
     assert run.wait(PATIENCE_S) == 130
     out, _ = start_embed(home, "--gpus", "all").communicate(timeout=PATIENCE_S)
-    assert json.loads(out)["proof"]["vectors"] == ITEMS
+    assert json.loads(out)["verification"]["vectors"] == ITEMS
 
 
 def test_an_engine_that_does_not_load_is_the_reason_of_the_failure(home: Path) -> None:

@@ -13,10 +13,10 @@ import pytest
 
 from clipfleet.messages import Shard
 from clipfleet.model_card import load_card
-from clipfleet.storage.commit.commit import missing_shards
+from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.enqueue_state import read_queued
-from clipfleet.storage.planner.planner import plan_items
+from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.tasks.broker.refusals import Refusal, Refusals
 from clipfleet.tasks.submit import enqueue as queueing

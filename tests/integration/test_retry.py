@@ -136,5 +136,5 @@ def test_retry_with_a_model_embeds_here_and_proves_the_dataset(
     finally:
         signal.signal(signal.SIGTERM, handler)
     assert (code, told["embedded_items"], told["submission"]["items"]) == (0, 2, 2)
-    assert (told["proof"]["vectors"], told["proof"]["errors"]) == (3, 0)
+    assert (told["verification"]["vectors"], told["verification"]["errors"]) == (3, 0)
     assert run("errors", out) == (0, {"dataset": out, "errors": 0, "classes": {}})

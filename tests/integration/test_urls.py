@@ -94,8 +94,8 @@ def test_urls_become_vectors_or_the_error_that_they_are(
     source = write_csv(tmp_path / "urls.csv", uris)
     code, summary = run("embed", source, str(out), "--model", model)
     assert code == ITEMS_FAILED
-    assert summary["proof"]["ok"]
-    assert (summary["proof"]["vectors"], summary["proof"]["errors"]) == (23, 7)
+    assert summary["verification"]["ok"]
+    assert (summary["verification"]["vectors"], summary["verification"]["errors"]) == (23, 7)
     assert errors_of(out) == {
         "busy": "server_busy",
         "gone": "missing",

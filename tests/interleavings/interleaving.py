@@ -1,4 +1,4 @@
-"""Writers whose operations of the file system go in an order that a test chooses."""
+"""Writers in threads; a test chooses the order of their file system operations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.datasets import Crash, WatchedFilesystem, crashing_after
 
 
 class Turns:
-    """Lets threads go one file system operation at a time, in the order of a schedule."""
+    """Runs one file system operation of one thread at a time, in the order of a schedule."""
 
     def __init__(self, schedule: Sequence[int], threads: int) -> None:
         self._schedule = list(schedule)
@@ -34,7 +34,7 @@ class Turns:
             self._choose()
 
     def _choose(self) -> None:
-        """Once every running thread waits, let the next one of the schedule go."""
+        """When every running thread waits, run the next thread of the schedule."""
         if self._turn is None and self._running and self._waiting >= self._running:
             choice = self._schedule.pop(0) if self._schedule else 0
             self._turn = sorted(self._running)[choice % len(self._running)]
@@ -47,7 +47,7 @@ def run_interleaved(
     crash_after: Sequence[int | None],
     writer: Callable[[Dataset, int], None],
 ) -> None:
-    """Run writers in threads, in the schedule's order; some are killed on their way."""
+    """Run writers in threads, in the schedule's order; some of them are killed."""
     turns = Turns(schedule, len(crash_after))
     failures: list[BaseException] = []
 
@@ -75,8 +75,10 @@ def run_interleaved(
 def overtaken(
     dataset: Dataset, *, after: int, overtake: Callable[[], object], crash_after: int
 ) -> Dataset:
-    """The dataset as a process sees it that stands still after some operations while another
-    one does all its work, and is killed after some more."""
+    """Return the dataset of a process that pauses after some operations and is killed later.
+
+    During the pause another process does all of its work.
+    """
     operations = 0
 
     def before() -> None:

@@ -1,5 +1,4 @@
-"""Whatever two writers of a shard do, in whatever order, and wherever they are killed:
-every item ends as exactly one row."""
+"""Two writers of a shard, in any order, killed at any operation: every item ends as one row."""
 
 from __future__ import annotations
 
@@ -11,23 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipfleet.errors import DatasetError
-from clipfleet.storage.commit.commit import (
-    Commit,
-    commit,
-    complete,
-    is_committed,
-    missing_shards,
-    read_record,
-    unfinished,
-)
-from clipfleet.storage.commit.single_items import KnownIds, commit_arrivals
+from clipfleet.storage.commit.commit import Commit, commit, complete, is_committed, read_record
+from clipfleet.storage.commit.manifest import missing_shards, unfinished
+from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import Embedded
-from clipfleet.storage.jobs.plan_reader import read_job
-from clipfleet.storage.jobs.retries import read_run
-from clipfleet.storage.planner.planner import Job, jobs, plan_items
+from clipfleet.storage.plan.planner import plan_items
+from clipfleet.storage.plan.reader import Job, jobs, read_job
+from clipfleet.storage.plan.retries import read_shard_work
 from clipfleet.storage.sources.base import ListSource
-from clipfleet.storage.verify.verify import prove_dataset
+from clipfleet.storage.verify.verify import verify_dataset
 from tests.datasets import (
     Crash,
     crashing_after,
@@ -50,27 +42,27 @@ def planned_dataset() -> Dataset:
 
 
 def work(dataset: Dataset, *, failing: Sequence[str], seed: int, worker: str) -> list[Commit]:
-    """What a worker does with every message of the job, as clipfleet.tasks.embed_shard does."""
-    told = []
+    """Do the work of all messages of the job, as `clipfleet.tasks.embed_shard` does."""
+    commits = []
     for job_shard in list(missing_shards(dataset)):
         name = job_shard.name
         if is_committed(dataset, name):
             continue
         done = complete(dataset, name)
         if done is not None:
-            told.append(done)
+            commits.append(done)
             continue
-        run = read_run(dataset, job_shard)
-        result = run.finish(embedded(run.items, failing=failing, seed=seed))
-        told.append(commit(dataset, name, result, card=make_card(), worker=worker))
-    return told
+        shard_work = read_shard_work(dataset, job_shard)
+        result = shard_work.finish(embedded(shard_work.items, failing=failing, seed=seed))
+        commits.append(commit(dataset, name, result, card=make_card(), worker=worker))
+    return commits
 
 
 def assert_whole(dataset: Dataset) -> None:
-    proof = prove_dataset(dataset)
-    assert proof.problems == []
-    assert proof.planned == len(IDS)
-    assert proof.vectors + proof.errors == len(IDS)
+    result = verify_dataset(dataset)
+    assert result.problems == []
+    assert result.planned == len(IDS)
+    assert result.vectors + result.errors == len(IDS)
 
 
 schedules = st.lists(st.integers(0, 1), max_size=80)
@@ -83,16 +75,16 @@ def test_two_writers_of_a_job_leave_every_item_once(
     schedule: list[int], first: int | None, second: int | None
 ) -> None:
     dataset = planned_dataset()
-    told: list[Commit] = []
+    commits: list[Commit] = []
 
-    # They disagree on which items fail and on every vector: a mix of both would show.
+    # The writers have other failures and other vectors: so a mix of both would be found.
     def writer(own: Dataset, number: int) -> None:
         failing = ("a", "d") if number else ("b",)
-        told.extend(work(own, failing=failing, seed=number, worker=f"w{number}"))
+        commits.extend(work(own, failing=failing, seed=number, worker=f"w{number}"))
 
     run_interleaved(dataset, schedule, [first, second], writer)
-    # Nobody was told of a commit that another one then undid.
-    assert [read_record(dataset, done.name) for done in told] == told
+    # No writer returned a commit that another writer replaced.
+    assert [read_record(dataset, done.name) for done in commits] == commits
     work(dataset, failing=("c",), seed=2, worker="later")
     assert_whole(dataset)
     assert list(missing_shards(dataset)) == []
@@ -100,7 +92,7 @@ def test_two_writers_of_a_job_leave_every_item_once(
 
 @settings(max_examples=60)
 @given(schedule=schedules, first=crashes, second=crashes)
-def test_single_items_that_two_workers_hold_are_written_once(
+def test_single_items_of_two_workers_are_written_once(
     schedule: list[int], first: int | None, second: int | None
 ) -> None:
     dataset = memory_dataset(kind="stream")
@@ -109,21 +101,21 @@ def test_single_items_that_two_workers_hold_are_written_once(
     def deliver(own: Dataset, number: int) -> None:
         known = KnownIds(own)
         result: Embedded = embedded(batches[number], failing=("c",), seed=number)
-        commit_arrivals(own, known, result, card=make_card(), worker=f"w{number}")
+        commit_single_items(own, known, result, card=make_card(), worker=f"w{number}")
 
     run_interleaved(dataset, schedule, [first, second], deliver)
-    for number in (0, 1):  # the queue delivers again what was not acknowledged
+    for number in (0, 1):  # the queue delivers unacknowledged messages again
         deliver(dataset, number)
     for name in unfinished(dataset):
         complete(dataset, name)
-    proof = prove_dataset(dataset)
-    assert proof.problems == []
-    assert (proof.vectors, proof.errors) == (4, 1)
+    result = verify_dataset(dataset)
+    assert result.problems == []
+    assert (result.vectors, result.errors) == (4, 1)
 
 
 @pytest.mark.parametrize("deleted", [False, True])
 @pytest.mark.parametrize("after", range(MOST_OPERATIONS))
-def test_a_writer_that_is_overtaken_and_killed_anywhere_spoils_nothing(
+def test_a_writer_that_is_overtaken_and_killed_anywhere_leaves_a_whole_dataset(
     after: int, deleted: bool
 ) -> None:
     for crash_after in range(after, 2 * MOST_OPERATIONS + 1):
@@ -131,16 +123,16 @@ def test_a_writer_that_is_overtaken_and_killed_anywhere_spoils_nothing(
         if deleted:
             work(dataset, failing=("a", "e"), seed=3, worker="before")
             dataset.fs.delete("parts/00001-0000000.parquet")
-        told: list[Commit] = []
+        commits: list[Commit] = []
 
-        def overtake(dataset: Dataset = dataset, told: list[Commit] = told) -> None:
-            told += work(dataset, failing=("a",), seed=1, worker="fast")
+        def overtake(dataset: Dataset = dataset, commits: list[Commit] = commits) -> None:
+            commits += work(dataset, failing=("a",), seed=1, worker="fast")
 
         slow = overtaken(dataset, after=after, overtake=overtake, crash_after=crash_after)
         with contextlib.suppress(Crash):
-            told += work(slow, failing=("b",), seed=0, worker="slow")
+            commits += work(slow, failing=("b",), seed=0, worker="slow")
         work(dataset, failing=("c",), seed=2, worker="later")
-        assert [read_record(dataset, done.name) for done in told] == told
+        assert [read_record(dataset, done.name) for done in commits] == commits
         assert_whole(dataset)
 
 
@@ -150,16 +142,16 @@ def test_a_worker_of_single_items_that_is_overtaken_anywhere_writes_none_twice(a
 
     def deliver(own: Dataset, ids: str, worker: str) -> None:
         rows = embedded(texts(*ids), failing=("c",))
-        commit_arrivals(own, KnownIds(own), rows, card=make_card(), worker=worker)
+        commit_single_items(own, KnownIds(own), rows, card=make_card(), worker=worker)
 
     slow = overtaken(
         dataset, after=after, overtake=lambda: deliver(dataset, "cd", "fast"), crash_after=-1
     )
     deliver(slow, "abc", "slow")
     deliver(dataset, "cd", "again")
-    proof = prove_dataset(dataset)
-    assert proof.problems == []
-    assert (proof.vectors, proof.errors) == (3, 1)
+    result = verify_dataset(dataset)
+    assert result.problems == []
+    assert (result.vectors, result.errors) == (3, 1)
 
 
 @pytest.mark.parametrize("operations", range(MOST_OPERATIONS))
@@ -179,7 +171,7 @@ def test_a_part_without_its_record_is_completed_from_its_own_footer() -> None:
     for path in (f"manifest/{name}.json", f"errors/{name}.parquet"):
         del files_of(dataset)[path]
 
-    # Another worker embedded it too, and sees no failure.
+    # Another worker embedded the shard too, without a failure.
     late = embedded(texts("a", "b", "c"), seed=2)
     done = commit(dataset, name, late, card=make_card(), worker="second")
 
@@ -189,7 +181,7 @@ def test_a_part_without_its_record_is_completed_from_its_own_footer() -> None:
 
 @settings(max_examples=60)
 @given(schedule=schedules, first=crashes, second=crashes, deleted=st.sets(st.integers(0, 1)))
-def test_parts_that_were_deleted_come_back_once(
+def test_deleted_parts_are_embedded_again_once(
     schedule: list[int], first: int | None, second: int | None, deleted: set[int]
 ) -> None:
     dataset = planned_dataset()
@@ -215,13 +207,16 @@ def test_two_planners_never_plan_an_item_twice(
     sources = [ListSource(texts("a", "b", "c")), ListSource(texts("b", "c", "d", "e"))]
 
     def plan(own: Dataset, number: int) -> None:
-        with contextlib.suppress(DatasetError):  # the other was first
+        with contextlib.suppress(DatasetError):  # the other planner was first
             job = plan_items(own, sources[number], 2)
             planned.extend([job] if job else [])
 
     run_interleaved(dataset, schedule, [first, second], plan)
     assert [read_job(dataset, job.id) for job in planned] == planned
-    for source in [*sources, sources[0]]:  # once more: planning cleans up what is decided
+    for source in [
+        *sources,
+        sources[0],
+    ]:  # once more: it deletes the losers' files
         plan_items(dataset, source, 2)
     work(dataset, failing=("a",), seed=0, worker="w")
     assert_whole(dataset)

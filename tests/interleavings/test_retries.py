@@ -1,4 +1,4 @@
-"""Retries: every id stays exactly one vector or one error, whoever is killed, and when."""
+"""Retries: every id is exactly one vector or one error, whichever process is killed, and when."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from hypothesis import given, settings
 
 from clipfleet.error_codes import BAD_ITEM, EMPTY_FILE, MISSING
 from clipfleet.errors import DatasetError
-from clipfleet.storage.commit.commit import Manifest, commit, complete, missing_shards, unfinished
-from clipfleet.storage.commit.errors import count_failures, error_classes, standing_failures
-from clipfleet.storage.commit.single_items import KnownIds, commit_arrivals
+from clipfleet.storage.commit.commit import commit, complete
+from clipfleet.storage.commit.manifest import Manifest, missing_shards, unfinished
+from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parquet import parquet_bytes
 from clipfleet.storage.format.parts import MAX_ATTEMPT, Failure
-from clipfleet.storage.jobs.plan_reader import Job, file_path, shards
-from clipfleet.storage.jobs.retries import Retried, read_run
-from clipfleet.storage.planner.planner import jobs, plan_items, plan_retry
+from clipfleet.storage.plan.failures import count_failures, error_classes, standing_failures
+from clipfleet.storage.plan.planner import plan_items, plan_retry
+from clipfleet.storage.plan.reader import Job, jobs, plan_file_path, shards
+from clipfleet.storage.plan.retries import RetriedIds, read_shard_work
 from clipfleet.storage.sources.base import ListSource
-from clipfleet.storage.verify.verify import prove_dataset
+from clipfleet.storage.verify.verify import verify_dataset
 from tests.datasets import (
     Crash,
     WatchedFilesystem,
@@ -64,11 +65,11 @@ def single_items_dataset() -> Dataset:
 def deliver(dataset: Dataset, *, failing: Any = ()) -> None:
     with contextlib.closing(KnownIds(dataset)) as known:
         result = embedded(texts(*IDS), failing=failing)
-        commit_arrivals(dataset, known, result, card=make_card(), worker="items")
+        commit_single_items(dataset, known, result, card=make_card(), worker="items")
 
 
 def retry(dataset: Dataset, *, failing: Any = (), size: int = 2, worker: str = "retry") -> None:
-    """What `clipfleet retry` and then a worker do; one shard has failures of two parts."""
+    """Do the work of `clipfleet retry` and of a worker; one shard has failures of two parts."""
     for name in unfinished(dataset):
         complete(dataset, name)
     with contextlib.suppress(DatasetError):  # another retry was first
@@ -89,26 +90,26 @@ def vectors(dataset: Dataset) -> list[str]:
 
 
 def rows_by_the_readers_rule(dataset: Dataset) -> list[str]:
-    """Ids as the page on the format says to read them: the newest attempt, and no vector."""
+    """Return the ids of the errors by the rule in the docs: the newest attempt, and no vector."""
     have = vectors(dataset)
     newest = {row["id"]: row for row in sorted(errors_rows(dataset), key=lambda r: r["attempt"])}
     return sorted([*have, *(newest.keys() - set(have))])
 
 
 def assert_once(dataset: Dataset) -> None:
-    """Every id exactly once, though a part may be unfinished at this moment."""
-    proof = prove_dataset(dataset)
-    assert (proof.missing, proof.doubled, proof.unplanned) == (0, 0, 0)
-    assert proof.vectors + proof.errors == len(IDS)
-    assert all("unfinished" in problem for problem in proof.problems), proof.problems
+    """Check that every id is there exactly once; a part may be unfinished at this moment."""
+    result = verify_dataset(dataset)
+    assert (result.missing, result.doubled, result.unplanned) == (0, 0, 0)
+    assert result.vectors + result.errors == len(IDS)
+    assert all("unfinished" in problem for problem in result.problems), result.problems
     assert rows_by_the_readers_rule(dataset) == list(IDS)
 
 
 def assert_whole(dataset: Dataset, *, errors: int) -> None:
-    """Whole, and so to readers that know nothing of retries."""
-    proof = prove_dataset(dataset)
-    assert proof.problems == []
-    assert (proof.vectors, proof.errors) == (len(IDS) - errors, errors)
+    """Check that the dataset is whole, also for readers that do not know retries."""
+    result = verify_dataset(dataset)
+    assert result.problems == []
+    assert (result.vectors, result.errors) == (len(IDS) - errors, errors)
     assert sorted(vectors(dataset) + [row["id"] for row in errors_rows(dataset)]) == list(IDS)
 
 
@@ -116,7 +117,7 @@ MAKERS = pytest.mark.parametrize("make", [failed_dataset, single_items_dataset])
 
 
 @MAKERS
-def test_what_is_mended_moves_from_errors_to_parts(make: Callable[[], Dataset]) -> None:
+def test_a_mended_item_moves_from_the_errors_to_a_part(make: Callable[[], Dataset]) -> None:
     dataset = make()
     job = plan_retry(dataset, (), 2)
     assert job is not None
@@ -147,11 +148,11 @@ def test_after_a_retry_every_id_is_known(make: Callable[[], Dataset]) -> None:
     assert files_of(dataset) == before
 
 
-def test_only_the_classes_that_are_named_are_tried_again() -> None:
+def test_only_the_named_classes_are_retried() -> None:
     dataset = planned_dataset()
     classes = {"a": MISSING, "b": EMPTY_FILE, "c": BAD_ITEM}
     for shard in list(missing_shards(dataset)):
-        result = embedded(read_run(dataset, shard).items, failing=classes)
+        result = embedded(read_shard_work(dataset, shard).items, failing=classes)
         failures = [replace(f, error=classes[f.item.id]) for f in result.failures]
         result = replace(result, failures=failures)
         commit(dataset, shard.name, result, card=make_card(), worker="w")
@@ -170,7 +171,7 @@ def test_only_the_classes_that_are_named_are_tried_again() -> None:
     assert_whole(dataset, errors=2)
     rest = plan_retry(dataset, (), 10)
     assert rest is not None
-    assert rest.items == 1  # a bad item has nothing to embed
+    assert rest.items == 1  # a bad item has no value to embed
 
 
 def test_ids_in_any_order_and_script_are_found_in_plans() -> None:
@@ -181,14 +182,14 @@ def test_ids_in_any_order_and_script_are_found_in_plans() -> None:
     plan_retry(dataset, (), 2)
     work(dataset, failing=("é", "a" * 4096), seed=1, worker="w")
     assert sorted(row["id"] for row in errors_rows(dataset)) == ["a" * 4096, "é"]
-    assert prove_dataset(dataset).problems == []
+    assert verify_dataset(dataset).problems == []
     plan_retry(dataset, (), 1)
     work(dataset, failing=(), seed=2, worker="w")
     assert errors_rows(dataset) == []
     assert sorted(vectors(dataset)) == sorted(ids)
 
 
-def test_what_a_retry_has_in_hand_is_not_planned_again() -> None:
+def test_items_of_an_unfinished_retry_are_not_planned_again() -> None:
     dataset = failed_dataset()
     assert plan_retry(dataset, (), 2) is not None
     assert plan_retry(dataset, (), 2) is None
@@ -237,10 +238,10 @@ def test_a_worker_of_a_retry_that_is_killed_anywhere_leaves_every_id_once(
     with contextlib.suppress(Crash):
         work(crashing_after(dataset, operations), failing=("a",), seed=1, worker="killed")
     assert_once(dataset)
-    work(dataset, failing=("d",), seed=2, worker="next")  # what the first committed stands
+    work(dataset, failing=("d",), seed=2, worker="next")  # the first worker's commit stays
     assert_once(dataset)
-    proof = prove_dataset(dataset)
-    assert_whole(dataset, errors=proof.errors)
+    result = verify_dataset(dataset)
+    assert_whole(dataset, errors=result.errors)
 
 
 @settings(max_examples=30)
@@ -249,7 +250,7 @@ def test_two_workers_of_a_retry_leave_every_id_once(
     schedule: list[int], first: int | None, second: int | None
 ) -> None:
     dataset = failed_dataset()
-    plan_retry(dataset, (), 1)  # two shards of it trim the same table
+    plan_retry(dataset, (), 1)  # its two shards rewrite the same table
 
     def writer(own: Dataset, number: int) -> None:
         work(own, failing=("a", "d") if number else ("c",), seed=number, worker=f"w{number}")
@@ -258,20 +259,20 @@ def test_two_workers_of_a_retry_leave_every_id_once(
     assert_once(dataset)
     work(dataset, failing=(), seed=2, worker="later")
     assert_once(dataset)
-    assert prove_dataset(dataset).problems == []
+    assert verify_dataset(dataset).problems == []
 
 
-def test_workers_of_a_retry_that_live_leave_no_row_behind() -> None:
+def test_workers_of_a_retry_that_survive_leave_no_superseded_row() -> None:
     for after in range(30):
         dataset = failed_dataset()
-        plan_retry(dataset, (), 1)  # its shards for a and c trim the same table
+        plan_retry(dataset, (), 1)  # its shards for a and c rewrite the same table
 
         def overtake(dataset: Dataset = dataset) -> None:
             work(dataset, failing=(), seed=1, worker="fast")
 
         slow = overtaken(dataset, after=after, overtake=overtake, crash_after=-1)
         work(slow, failing=("a",), seed=2, worker="slow")
-        assert_whole(dataset, errors=prove_dataset(dataset).errors)
+        assert_whole(dataset, errors=verify_dataset(dataset).errors)
 
 
 @settings(max_examples=30)
@@ -288,12 +289,12 @@ def test_two_retries_at_once_leave_every_id_once(
     assert_once(dataset)
     retry(dataset)
     retry(dataset)
-    assert prove_dataset(dataset).problems == []
+    assert verify_dataset(dataset).problems == []
     assert rows_by_the_readers_rule(dataset) == sorted(vectors(dataset)) == list(IDS)
 
 
 @pytest.mark.parametrize("after", range(14))
-def test_a_first_writer_that_a_whole_retry_overtakes_spoils_nothing(after: int) -> None:
+def test_a_first_writer_that_a_whole_retry_overtakes_leaves_a_whole_dataset(after: int) -> None:
     for crash_after in range(after, 24, 4):
         dataset = planned_dataset()
 
@@ -307,12 +308,12 @@ def test_a_first_writer_that_a_whole_retry_overtakes_spoils_nothing(after: int) 
         work(dataset, failing=("c",), seed=2, worker="later")
         retry(dataset, failing=("c",))
         assert_once(dataset)
-        assert prove_dataset(dataset).problems == []
+        assert verify_dataset(dataset).problems == []
 
 
 @pytest.mark.parametrize("part", ["00001-0000000", "00002-0000000", "00003-0000000"])
 @pytest.mark.parametrize("finished", [False, True])
-def test_a_part_that_was_deleted_comes_back_without_what_a_retry_took(
+def test_a_deleted_part_is_made_again_without_the_items_of_a_retry(
     part: str, finished: bool
 ) -> None:
     dataset = failed_dataset()
@@ -328,25 +329,25 @@ def test_a_part_that_was_deleted_comes_back_without_what_a_retry_took(
     assert sorted(vectors(dataset)) == list(IDS)
 
 
-def test_a_row_that_a_retry_lost_is_missed() -> None:
+def test_a_row_that_a_retry_lost_is_missing() -> None:
     dataset = single_items_dataset()
     retry(dataset, size=3)
     (job,) = jobs(dataset)
     dataset.fs.delete(f"parts/{job.id}-0000000.parquet")
     commit(dataset, f"{job.id}-0000000", embedded(texts("a", "c")), card=make_card(), worker="w")
-    proof = prove_dataset(dataset)
-    assert proof.missing == 1
-    assert "'d'" in "\n".join(proof.problems)
+    result = verify_dataset(dataset)
+    assert result.missing == 1
+    assert "'d'" in "\n".join(result.problems)
 
 
 def test_a_row_that_no_newer_part_has_must_stand_in_its_errors_table() -> None:
     dataset = failed_dataset()
     plan_retry(dataset, (), 3)
     dataset.fs.delete("errors/00001-0000000.parquet")
-    assert "errors tables differ" in "\n".join(prove_dataset(dataset).problems)
+    assert "errors tables differ" in "\n".join(verify_dataset(dataset).problems)
 
 
-def test_a_retry_that_comes_second_to_another_plan_plans_nothing() -> None:
+def test_a_retry_that_loses_its_number_plans_nothing() -> None:
     dataset = failed_dataset()
     slow = overtaken(
         dataset,
@@ -359,7 +360,7 @@ def test_a_retry_that_comes_second_to_another_plan_plans_nothing() -> None:
     assert plan_retry(dataset, (), 3) is not None
 
 
-def test_errors_tables_of_parts_that_were_moved_away_are_nobodys() -> None:
+def test_errors_tables_of_parts_that_were_moved_away_are_ignored() -> None:
     dataset = single_items_dataset()
     dataset.fs.delete("parts/items-0000000001.parquet")
     assert error_classes(dataset) == {}
@@ -367,27 +368,27 @@ def test_errors_tables_of_parts_that_were_moved_away_are_nobodys() -> None:
 
 
 @pytest.mark.parametrize(("column", "value"), [("part", "../../elsewhere"), ("attempt", -1)])
-def test_a_retrys_plan_that_somebody_changed_is_damaged(column: str, value: Any) -> None:
+def test_a_changed_plan_of_a_retry_is_damaged(column: str, value: Any) -> None:
     dataset = failed_dataset()
     job = plan_retry(dataset, (), 3)
     assert job is not None
     change_plan(dataset, job, column, value)
     with pytest.raises(DatasetError, match=f"job {job.id}: its plan is damaged .*{value}.*restore"):
-        read_run(dataset, next(shards(job)))
+        read_shard_work(dataset, next(shards(job)))
 
 
-def test_attempts_are_counted_up_to_what_a_footer_may_say() -> None:
+def test_attempts_are_counted_up_to_the_most_that_a_footer_may_have() -> None:
     dataset = failed_dataset()
     job = plan_retry(dataset, (), 3)
     assert job is not None
     change_plan(dataset, job, "attempt", MAX_ATTEMPT)
     work(dataset, failing=FAILED, seed=0, worker="second")
-    assert prove_dataset(dataset).ok
+    assert verify_dataset(dataset).ok
     assert {f.attempt for _, f in standing(dataset)} == {MAX_ATTEMPT}
 
 
 def change_plan(dataset: Dataset, job: Job, column: str, value: Any) -> None:
-    path = file_path(job.id, job.token, 0)
+    path = plan_file_path(job.id, job.token, 0)
     table = pq.read_table(pa.BufferReader(dataset.fs.read(path)))
     index = table.schema.get_field_index(column)
     field = table.schema.field(column)
@@ -397,5 +398,5 @@ def change_plan(dataset: Dataset, job: Job, column: str, value: Any) -> None:
 
 
 def standing(dataset: Dataset) -> list[tuple[str, Failure]]:
-    with contextlib.closing(Retried(dataset)) as retried:
+    with contextlib.closing(RetriedIds(dataset)) as retried:
         return list(standing_failures(dataset, retried))

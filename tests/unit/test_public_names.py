@@ -30,7 +30,7 @@ PUBLIC = [
     "Model",
     "ModelCard",
     "Progress",
-    "Proof",
+    "Verification",
     "QueueFullError",
     "Resumption",
     "Retry",

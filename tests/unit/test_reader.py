@@ -18,12 +18,13 @@ import clipfleet
 from clipfleet.error_codes import EMPTY_FILE
 from clipfleet.items import Item
 from clipfleet.settings import Settings
-from clipfleet.storage.commit.commit import commit, missing_shards
-from clipfleet.storage.commit.single_items import KnownIds, commit_arrivals
+from clipfleet.storage.commit.commit import commit
+from clipfleet.storage.commit.manifest import missing_shards
+from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format.dataset import Dataset, EmbeddingDtype, Kind
 from clipfleet.storage.format.parquet import ROW_GROUP_ROWS
-from clipfleet.storage.jobs.retries import read_run
-from clipfleet.storage.planner.planner import plan_items, plan_retry
+from clipfleet.storage.plan.planner import plan_items, plan_retry
+from clipfleet.storage.plan.retries import read_shard_work
 from clipfleet.storage.sources.base import ListSource
 from tests.datasets import DIM, embedded, images, make_card, numbered_texts, texts
 
@@ -45,7 +46,7 @@ def make_dataset(
 def work(dataset: Dataset, *, failing: Sequence[str] = (), shards: int | None = None) -> None:
     """Embed so many open shards, or all: each item has a vector of its own."""
     for shard in list(missing_shards(dataset))[:shards]:
-        run = read_run(dataset, shard)
+        run = read_shard_work(dataset, shard)
         rows = run.finish(embedded(run.items, failing=failing, seed=shard.index))
         commit(dataset, shard.name, rows, card=dataset.info.card, worker="w")
 
@@ -57,7 +58,7 @@ def plan(dataset: Dataset, items: Sequence[Item]) -> None:
 def stream(dataset: Dataset, ids: str, *, failing: str = "") -> None:
     rows = embedded(texts(*ids), failing=failing)
     with closing(KnownIds(dataset)) as known:
-        commit_arrivals(dataset, known, rows, card=dataset.info.card, worker="w")
+        commit_single_items(dataset, known, rows, card=dataset.info.card, worker="w")
 
 
 def stored(root: Path) -> tuple[list[str], np.ndarray[tuple[int, int], np.dtype[np.float64]]]:
@@ -297,7 +298,7 @@ def test_all_vectors_take_their_own_memory_and_a_row_group(tmp_path: Path) -> No
     items = numbered_texts(ROW_GROUP_ROWS * parts)
     assert plan_items(dataset, ListSource(items), ROW_GROUP_ROWS) is not None
     for shard in missing_shards(dataset):
-        rows = embedded(read_run(dataset, shard).items)
+        rows = embedded(read_shard_work(dataset, shard).items)
         wide = np.tile(rows.vectors, dim // DIM) / np.float32((dim // DIM) ** 0.5)
         whole = replace(rows, vectors=wide)
         commit(dataset, shard.name, whole, card=dataset.info.card, worker="w")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from clipfleet.error_codes import (
     DISK_ERROR,
@@ -17,9 +19,8 @@ from clipfleet.error_codes import (
     READ_FAILED,
     TOO_LARGE,
 )
-from clipfleet.errors import ItemError, StorageError
-from clipfleet.storage.filesystem.locations import has_scheme
-from clipfleet.storage.sources.image_files import read_uri
+from clipfleet.errors import ItemError, StorageError, UsageError
+from clipfleet.storage.filesystem.locations import has_scheme, local_path
 from clipfleet.workers.backoff import backoff_s
 from clipfleet.workers.item_errors import item_error, shown
 
@@ -114,3 +115,73 @@ def _read_error(uri: str, error: OSError) -> ItemError | StorageError:
         message += " by max_image_bytes"
     code, reason = _CODES.get(error.errno or 0, (READ_FAILED, None))
     return item_error(code, f"{shown(uri)} cannot be read: {reason or message}")
+
+
+def read_uri(uri: str, max_bytes: int, roots: Sequence[str] = ()) -> bytes:
+    """Return the bytes of a regular file: a local path or a `file://` URL.
+
+    With `roots` (folders whose paths have no symbolic links) a file is opened only if it lies
+    below one of them, after `..` and symbolic links are resolved.
+
+    Raises:
+        FileNotFoundError: The path does not exist.
+        IsADirectoryError: It is a folder.
+        PermissionError: This user may not read it.
+        OSError: EFBIG, it has more than `max_bytes`; EPROTONOSUPPORT, the scheme is not
+            supported; ENXIO, it is a pipe, a socket or a device; EXDEV, it lies below none of the
+            roots; EINVAL, it is not a path; or the disk's own error.
+    """
+    opener = partial(_open_below, roots) if roots else _open
+    try:
+        # Not open(…, opener=…): its audit event says that the path is opened, even if it is not.
+        descriptor = opener(local_path(uri), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            _check_regular(status, uri)
+            if status.st_size > max_bytes:
+                reason = f"{status.st_size} bytes, more than the {max_bytes} allowed"
+                raise OSError(errno.EFBIG, reason, uri)
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
+    except UsageError as error:
+        raise OSError(errno.EPROTONOSUPPORT, str(error), uri) from error
+    except ValueError as error:  # a NUL, or a surrogate
+        raise OSError(errno.EINVAL, f"not a path: {error}", uri) from error
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would block until it has a writer
+
+
+def _open_below(roots: Sequence[str], path: str, flags: int) -> int:
+    """Return the descriptor of a file below one of the roots.
+
+    The resolved path is checked twice. The first check uses the name: a path outside gets the same
+    refusal whether the file exists or not. The second check uses a descriptor that only locates the
+    file (O_PATH): a symbolic link may have replaced a folder in between.
+    """
+    real = os.path.realpath(path)
+    _check_below(real, roots)
+    found = os.open(real, os.O_PATH | os.O_CLOEXEC)
+    try:
+        link = f"/proc/self/fd/{found}"
+        _check_below(os.readlink(link), roots)
+        _check_regular(os.fstat(found), path)  # opening a device may have an effect
+        return _open(link, flags)  # the checked file, even if its name changed meanwhile
+    finally:
+        os.close(found)
+
+
+def _check_below(real: str, roots: Sequence[str]) -> None:
+    if not any(os.path.commonpath((real, root)) == root for root in roots):
+        # EXDEV is the answer of Linux (openat2) for a path that leaves its folder.
+        raise OSError(errno.EXDEV, "below none of the input roots", real)
+
+
+def _check_regular(status: os.stat_result, path: str) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.ENXIO, "not a regular file but a pipe, socket or device", path)

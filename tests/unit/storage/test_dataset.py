@@ -14,7 +14,7 @@ def create(root: Path | str) -> Dataset:
     return Dataset.create(str(root), make_card(), kind="planned", embedding_dtype="float16")
 
 
-def test_a_new_dataset_says_what_it_holds(tmp_path: Path) -> None:
+def test_a_new_dataset_describes_its_contents(tmp_path: Path) -> None:
     dataset = create(tmp_path / "new" / "out")
     assert dataset.root == f"{tmp_path}/new/out"
     assert (dataset.info.tower, dataset.info.dim) == ("txt", DIM)
@@ -69,7 +69,7 @@ def test_an_empty_folder_hidden_files_and_a_killed_creation_are_fine(tmp_path: P
     assert create(tmp_path).info.tower == "txt"
 
 
-def test_of_many_creators_one_model_wins_and_all_learn_it(tmp_path: Path) -> None:
+def test_of_many_creators_one_wins_and_all_see_its_model(tmp_path: Path) -> None:
     start = threading.Barrier(8)
     outcomes: list[str] = []
 
@@ -93,7 +93,7 @@ def test_of_many_creators_one_model_wins_and_all_learn_it(tmp_path: Path) -> Non
     assert outcomes.count(Dataset.open(f"{tmp_path}/out").info.model) == 4
 
 
-def test_opening_what_is_no_dataset_names_the_way_out(tmp_path: Path) -> None:
+def test_opening_a_folder_without_a_dataset_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"no dataset at .*clipfleet submit"):
         Dataset.open(str(tmp_path))
     with pytest.raises(UsageError, match="gs://"):
@@ -126,7 +126,7 @@ def test_a_damaged_dataset_json_is_an_error_of_the_dataset(tmp_path: Path, text:
         Dataset.open(str(tmp_path))
 
 
-def test_a_damaged_card_in_it_is_named(tmp_path: Path) -> None:
+def test_a_damaged_card_in_dataset_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text('{"format": 1, "card": {}}')
     with pytest.raises(CardError, match=r"dataset\.json"):
         Dataset.open(str(tmp_path))

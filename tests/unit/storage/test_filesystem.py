@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from clipfleet.errors import DatasetError, StorageError, UsageError
-from clipfleet.storage.filesystem.base import Filesystem, open_filesystem
+from clipfleet.storage.filesystem.base import Filesystem
 from clipfleet.storage.filesystem.local import TEMPORARY_FOLDER, LocalFilesystem
-from clipfleet.storage.filesystem.locations import local_path
+from clipfleet.storage.filesystem.locations import local_path, open_filesystem
 from tests.memory_filesystem import MemoryFilesystem
 
 Broken = Callable[[str, int], None]
@@ -47,7 +47,7 @@ def test_a_created_file_is_read_back(fs: Filesystem) -> None:
         assert file.read() == b"tes"
 
 
-def test_what_pyarrow_wrote_is_written_as_it_is(fs: Filesystem) -> None:
+def test_a_buffer_of_pyarrow_is_written_unchanged(fs: Filesystem) -> None:
     sink = pa.BufferOutputStream()
     sink.write(b"\xff\x00bytes")
     data = memoryview(sink.getvalue())
@@ -56,13 +56,13 @@ def test_what_pyarrow_wrote_is_written_as_it_is(fs: Filesystem) -> None:
     assert fs.read("a") == fs.read("b") == b"\xff\x00bytes"
 
 
-def test_only_the_first_creates(fs: Filesystem) -> None:
+def test_only_the_first_writer_creates_a_file(fs: Filesystem) -> None:
     assert fs.create("a", b"first")
     assert not fs.create("a", b"second")
     assert fs.read("a") == b"first"
 
 
-def test_replace_writes_there_or_not(fs: Filesystem) -> None:
+def test_replace_writes_a_new_or_an_existing_file(fs: Filesystem) -> None:
     fs.replace("x/a", b"one")
     fs.replace("x/a", b"two")
     assert fs.read("x/a") == b"two"
@@ -90,7 +90,7 @@ def test_a_missing_file_is_not_found(fs: Filesystem) -> None:
         fs.open("x/a")
 
 
-def test_a_root_that_was_removed_does_not_come_back_in_pieces(tmp_path: Path) -> None:
+def test_a_root_that_was_removed_is_not_made_again_by_a_write(tmp_path: Path) -> None:
     root = tmp_path / "dataset"
     fs = LocalFilesystem(str(root))
     for write in (fs.create, fs.replace):
@@ -101,7 +101,7 @@ def test_a_root_that_was_removed_does_not_come_back_in_pieces(tmp_path: Path) ->
     assert fs.create("parts/a", b"")
 
 
-def test_no_temporary_file_stays(tmp_path: Path) -> None:
+def test_no_temporary_file_is_left(tmp_path: Path) -> None:
     fs = LocalFilesystem(str(tmp_path))
     fs.create("parts/a", b"1")
     fs.create("parts/a", b"2")
@@ -120,7 +120,7 @@ def test_files_get_the_rights_that_the_umask_leaves(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fs", ["local", "s3"], indirect=True)
-def test_of_many_writers_at_once_one_creates_and_readers_see_whole_files(fs: Filesystem) -> None:
+def test_one_of_many_writers_creates_a_file_and_readers_see_it_whole(fs: Filesystem) -> None:
     won: list[int] = []
     start = threading.Barrier(8)
 
@@ -150,7 +150,7 @@ def test_of_many_writers_at_once_one_creates_and_readers_see_whole_files(fs: Fil
         ("replace", errno.EROFS, "mount it writable"),
     ],
 )
-def test_what_the_disk_refuses_names_path_reason_and_way_out(
+def test_an_error_of_the_disk_names_path_reason_and_remedy(
     tmp_path: Path, broken: Broken, function: str, number: int, words: str
 ) -> None:
     fs = LocalFilesystem(str(tmp_path))
@@ -172,7 +172,7 @@ def test_a_file_system_without_hard_links_is_refused(tmp_path: Path, broken: Bro
         LocalFilesystem(str(tmp_path)).create("a", b"")
 
 
-def test_a_folder_that_will_not_be_synced_is_no_error(
+def test_a_folder_that_cannot_be_synced_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fsync = os.fsync
@@ -222,7 +222,7 @@ def test_a_root_is_a_path_or_a_file_url(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("root", ["gs://bucket/x", "http://host/x", "file://host/x", ""])
-def test_another_root_names_what_is_supported(root: str) -> None:
+def test_an_unsupported_root_is_refused_with_the_supported_forms(root: str) -> None:
     with pytest.raises(UsageError, match="file://"):
         open_filesystem(root)
 

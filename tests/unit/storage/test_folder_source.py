@@ -35,12 +35,12 @@ def test_images_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
     assert ids(tmp_path) == ids(tmp_path) == expected
 
 
-def test_what_is_no_image_by_its_name_is_left_out(tmp_path: Path) -> None:
+def test_files_without_an_images_extension_are_skipped(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "notes.txt", "archive.tar", "jpg", "noextension", "a.jpg.txt")
     assert ids(tmp_path) == ["a.jpg"]
 
 
-def test_hidden_and_system_files_are_left_out(tmp_path: Path) -> None:
+def test_hidden_and_system_files_are_skipped(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "._a.jpg", ".thumbnails/a.jpg", "lost+found/a.jpg")
     assert ids(tmp_path) == ["a.jpg"]
 
@@ -74,7 +74,7 @@ def test_a_folder_named_like_an_image_is_an_item_and_is_walked(tmp_path: Path) -
     assert ids(tmp_path) == ["x.png", "x.png/inside.jpg"]
 
 
-def test_links_are_followed_and_a_dangling_one_is_an_item(tmp_path: Path) -> None:
+def test_links_are_followed_and_a_broken_link_is_an_item(tmp_path: Path) -> None:
     touch(tmp_path, "elsewhere/cats/a.jpg", "root/real.jpg")
     root = tmp_path / "root"
     (root / "linked").symlink_to(tmp_path / "elsewhere" / "cats")
@@ -84,7 +84,7 @@ def test_links_are_followed_and_a_dangling_one_is_an_item(tmp_path: Path) -> Non
     assert ids(root) == ["dangling.jpg", "file.jpg", "linked/a.jpg", "real.jpg", "self.jpg"]
 
 
-def test_a_folder_that_two_links_show_is_walked_twice(tmp_path: Path) -> None:
+def test_a_folder_with_two_links_to_it_is_walked_twice(tmp_path: Path) -> None:
     touch(tmp_path, "cats/a.jpg")
     (tmp_path / "same").symlink_to("cats")
     assert ids(tmp_path) == ["cats/a.jpg", "same/a.jpg"]
@@ -133,6 +133,6 @@ def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
         ids(tmp_path)
 
 
-def test_the_place_of_an_item_is_its_path(tmp_path: Path) -> None:
+def test_the_location_of_an_item_is_its_path(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "b.jpg")
-    assert FolderSource(str(tmp_path)).place(2) == repr(f"{tmp_path}/b.jpg")
+    assert FolderSource(str(tmp_path)).location(2) == repr(f"{tmp_path}/b.jpg")

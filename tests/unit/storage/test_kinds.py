@@ -1,4 +1,4 @@
-"""A dataset is planned or a stream; those of earlier versions do not say, and may be both."""
+"""A dataset is planned or a stream; one of an earlier version has no kind, and may be both."""
 
 from __future__ import annotations
 
@@ -11,22 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipfleet.errors import DatasetError, DatasetKindError
-from clipfleet.storage.commit.commit import (
-    Manifest,
-    complete,
-    missing_shards,
-    record_path,
-    unfinished,
-)
-from clipfleet.storage.commit.errors import count_failures
+from clipfleet.storage.commit.commit import complete, record_path
 from clipfleet.storage.commit.kinds import check_kind
-from clipfleet.storage.commit.single_items import KnownIds, arrivals_name, commit_arrivals
+from clipfleet.storage.commit.manifest import Manifest, missing_shards, unfinished
+from clipfleet.storage.commit.single_items import KnownIds, commit_single_items, single_items_part
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset, Kind
 from clipfleet.storage.format.parts import part_of, part_path
-from clipfleet.storage.jobs.plan_reader import Job, jobs
-from clipfleet.storage.planner.planner import plan_items, plan_retry
+from clipfleet.storage.plan.failures import count_failures
+from clipfleet.storage.plan.planner import plan_items, plan_retry
+from clipfleet.storage.plan.reader import Job, jobs
 from clipfleet.storage.sources.base import ListSource
-from clipfleet.storage.verify.verify import prove
+from clipfleet.storage.verify.verify import verify_dataset
 from tests.datasets import embedded, make_card, memory_dataset, texts
 from tests.interleavings.test_interleavings import work
 
@@ -37,10 +32,10 @@ def create(root: Path, kind: Kind) -> Dataset:
     return Dataset.create(str(root), make_card(), kind=kind, embedding_dtype="float16")
 
 
-def arrive(dataset: Dataset, ids: str, *, failing: str = "") -> None:
+def commit_single(dataset: Dataset, ids: str, *, failing: str = "") -> None:
     rows = embedded(texts(*ids), failing=failing)
     with closing(KnownIds(dataset)) as known:
-        commit_arrivals(dataset, known, rows, card=make_card(), worker="w")
+        commit_single_items(dataset, known, rows, card=make_card(), worker="w")
 
 
 def plan(dataset: Dataset, ids: str) -> Job:
@@ -63,14 +58,14 @@ def test_a_new_dataset_has_the_kind_that_its_first_writer_gave_it(
         check_kind(again, other)
 
 
-def test_the_other_kind_of_writing_is_refused_with_the_way_out() -> None:
+def test_the_other_kind_of_writing_is_refused_with_the_remedy() -> None:
     with pytest.raises(DatasetKindError, match=r"/memory is planned: .* name another dataset"):
         check_kind(memory_dataset(kind="planned"), "stream")
     with pytest.raises(DatasetKindError, match=r"/memory is a stream: .*another output folder"):
         check_kind(memory_dataset(kind="stream"), "planned")
 
 
-def test_a_kind_that_is_none_is_damage(tmp_path: Path) -> None:
+def test_an_unknown_kind_is_damage(tmp_path: Path) -> None:
     create(tmp_path, "planned")
     fields = json.loads((tmp_path / INFO_PATH).read_text())
     (tmp_path / INFO_PATH).write_text(json.dumps({**fields, "kind": "both"}))
@@ -78,8 +73,8 @@ def test_a_kind_that_is_none_is_damage(tmp_path: Path) -> None:
         Dataset.open(str(tmp_path))
 
 
-# What earlier versions wrote: no kind, and, for each job, a part of single items without rows
-# whose footer had the job's record.
+# Earlier versions wrote no kind. For each job they wrote a part of single items without rows, a
+# marker, whose footer had the job's record.
 
 
 def forget_kind(dataset: Dataset) -> Dataset:
@@ -89,8 +84,8 @@ def forget_kind(dataset: Dataset) -> Dataset:
     return Dataset.open(dataset.root)
 
 
-def put_fence(dataset: Dataset, number: int, job: Job, *, finished: bool = True) -> str:
-    name = arrivals_name(number)
+def put_marker(dataset: Dataset, number: int, job: Job, *, finished: bool = True) -> str:
+    name = single_items_part(number)
     data, _ = part_of(embedded([]), dataset.info, make_card(), name)
     file = pq.ParquetFile(io.BytesIO(data))
     sink = io.BytesIO()
@@ -105,19 +100,19 @@ def put_fence(dataset: Dataset, number: int, job: Job, *, finished: bool = True)
 
 @pytest.fixture
 def old_planned(tmp_path: Path) -> Dataset:
-    """Two jobs, each with its fence, of which one was embedded; b failed."""
+    """Two jobs, each with its marker; one was embedded, and b failed."""
     dataset = forget_kind(create(tmp_path, "planned"))
-    put_fence(dataset, 1, plan(dataset, "abc"))
+    put_marker(dataset, 1, plan(dataset, "abc"))
     work(dataset, failing=("b",), seed=0, worker="w")
-    put_fence(dataset, 2, plan(dataset, "de"))
+    put_marker(dataset, 2, plan(dataset, "de"))
     return dataset
 
 
 @pytest.fixture
 def old_stream(tmp_path: Path) -> Dataset:
-    """Three items, of which z failed and was retried."""
+    """Three items; z failed and was retried."""
     dataset = forget_kind(create(tmp_path, "stream"))
-    arrive(dataset, "xyz", failing="z")
+    commit_single(dataset, "xyz", failing="z")
     plan_retry(dataset, (), 1)
     work(dataset, failing=(), seed=0, worker="w")
     return dataset
@@ -125,14 +120,14 @@ def old_stream(tmp_path: Path) -> Dataset:
 
 @pytest.fixture
 def old_mixed(old_planned: Dataset) -> Dataset:
-    """A job with its fence that is not embedded yet, and single items, of which y failed."""
+    """A job, not embedded, with its marker, and single items; y failed."""
     work(old_planned, failing=(), seed=0, worker="w")
-    arrive(old_planned, "xy", failing="y")
-    put_fence(old_planned, 4, plan(old_planned, "f"))
+    commit_single(old_planned, "xy", failing="y")
+    put_marker(old_planned, 4, plan(old_planned, "f"))
     return old_planned
 
 
-def test_an_old_planned_dataset_is_finished_read_and_proved(old_planned: Dataset) -> None:
+def test_an_old_planned_dataset_is_finished_read_and_verified(old_planned: Dataset) -> None:
     dataset = old_planned
     assert dataset.info.kind is None
     check_kind(dataset, "planned")
@@ -142,17 +137,17 @@ def test_an_old_planned_dataset_is_finished_read_and_proved(old_planned: Dataset
     work(dataset, failing=(), seed=1, worker="w")
     assert plan_retry(dataset, (), 1) is not None
     work(dataset, failing=(), seed=2, worker="w")
-    proof = prove(dataset.root)
-    assert (proof.problems, proof.planned, proof.vectors, proof.errors) == ([], 7, 7, 0)
+    result = verify_dataset(dataset.root)
+    assert (result.problems, result.planned, result.vectors, result.errors) == ([], 7, 7, 0)
 
 
 def test_an_old_stream_takes_single_items(old_stream: Dataset) -> None:
     check_kind(old_stream, "stream")
     with pytest.raises(DatasetKindError, match="is a stream: "):
         check_kind(old_stream, "planned")
-    arrive(old_stream, "zv")
-    proof = prove(old_stream.root)
-    assert (proof.problems, proof.vectors, proof.errors) == ([], 4, 0)
+    commit_single(old_stream, "zv")
+    result = verify_dataset(old_stream.root)
+    assert (result.problems, result.vectors, result.errors) == ([], 4, 0)
 
 
 @pytest.mark.parametrize("wanted", KINDS)
@@ -166,22 +161,22 @@ def test_an_old_dataset_of_both_takes_nothing_new_and_is_finished(
     assert sum(count_failures(old_mixed).values()) == 2
     assert plan_retry(old_mixed, (), 5) is not None
     work(old_mixed, failing=(), seed=2, worker="w")
-    proof = prove(old_mixed.root)
-    assert (proof.problems, proof.vectors, proof.errors) == ([], 8, 0)
+    result = verify_dataset(old_mixed.root)
+    assert (result.problems, result.vectors, result.errors) == ([], 8, 0)
     manifest = Manifest(old_mixed)
     manifest.refresh()
     assert (manifest.vectors, manifest.errors - manifest.retried) == (8, 0)
 
 
 @pytest.mark.parametrize("wanted", KINDS)
-def test_an_old_dataset_that_holds_nothing_takes_both(tmp_path: Path, wanted: Kind) -> None:
+def test_an_old_empty_dataset_takes_both(tmp_path: Path, wanted: Kind) -> None:
     check_kind(forget_kind(create(tmp_path, "planned")), wanted)
 
 
-def test_a_fence_of_a_job_that_was_never_recorded_counts_for_nothing(tmp_path: Path) -> None:
+def test_a_marker_of_a_job_without_a_record_is_ignored(tmp_path: Path) -> None:
     dataset = forget_kind(create(tmp_path, "planned"))
     job = plan(dataset, "ab")
-    name = put_fence(dataset, 1, job, finished=False)
+    name = put_marker(dataset, 1, job, finished=False)
     dataset.fs.delete(f"plan/{job.id}.json")  # its planner was killed before it wrote this
     assert unfinished(dataset) == [name]
     complete(dataset, name)
@@ -189,11 +184,11 @@ def test_a_fence_of_a_job_that_was_never_recorded_counts_for_nothing(tmp_path: P
     check_kind(dataset, "planned")
     plan(dataset, "ab")
     work(dataset, failing=(), seed=0, worker="w")
-    assert prove(dataset.root).problems == []
+    assert verify_dataset(dataset.root).problems == []
 
 
-def test_a_fence_that_was_moved_away_is_no_damage(old_planned: Dataset) -> None:
+def test_a_marker_that_was_moved_away_is_no_damage(old_planned: Dataset) -> None:
     work(old_planned, failing=(), seed=0, worker="w")
-    old_planned.fs.delete(part_path(arrivals_name(1)))
-    assert old_planned.fs.exists(record_path(arrivals_name(1)))
-    assert prove(old_planned.root).problems == []
+    old_planned.fs.delete(part_path(single_items_part(1)))
+    assert old_planned.fs.exists(record_path(single_items_part(1)))
+    assert verify_dataset(old_planned.root).problems == []

@@ -8,18 +8,16 @@ from clipfleet.errors import DatasetError, DatasetMismatchError, StorageError
 from clipfleet.messages import Shard
 from clipfleet.storage.commit.commit import (
     Commit,
-    Manifest,
     commit,
     complete,
     is_committed,
-    missing_shards,
     read_record,
-    unfinished,
+    record_of,
 )
+from clipfleet.storage.commit.manifest import Manifest, missing_shards, unfinished
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import read_footer
-from clipfleet.storage.format.records import record_of
-from clipfleet.storage.planner.planner import plan_items
+from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
 from tests.datasets import (
     WatchedFilesystem,
@@ -89,7 +87,7 @@ def test_the_record_is_written_last_and_the_part_first(dataset: Dataset) -> None
     assert dataset.fs.exists(f"manifest/{FIRST}.json")
 
 
-def test_a_commit_and_its_completion_say_the_same(dataset: Dataset) -> None:
+def test_a_commit_and_its_completion_write_the_same(dataset: Dataset) -> None:
     rows = embedded(texts("a", "b"), failing="b")
     done = commit(dataset, FIRST, rows, card=make_card(), worker="w")
     assert complete(dataset, FIRST) == done
@@ -98,7 +96,7 @@ def test_a_commit_and_its_completion_say_the_same(dataset: Dataset) -> None:
     assert (record_of(footer), footer.failures) == (done, tuple(rows.failures))
 
 
-def test_the_commit_of_a_shard_without_failures_asks_about_no_retry(dataset: Dataset) -> None:
+def test_the_commit_of_a_shard_without_failures_looks_for_no_retry(dataset: Dataset) -> None:
     class NoLists(WatchedFilesystem):
         def list(self, folder: str) -> list[str]:
             raise AssertionError(f"{folder} is listed")
@@ -107,7 +105,7 @@ def test_the_commit_of_a_shard_without_failures_asks_about_no_retry(dataset: Dat
     assert do(unlisted, FIRST).vectors == 2
 
 
-def test_completing_finds_nothing_where_there_is_no_part(dataset: Dataset) -> None:
+def test_a_shard_without_a_part_is_not_completed(dataset: Dataset) -> None:
     assert complete(dataset, FIRST) is None
     assert not is_committed(dataset, FIRST)
 
@@ -124,7 +122,7 @@ def test_unfinished_shards_are_named_and_completed(dataset: Dataset) -> None:
     assert dataset.fs.exists(f"errors/{FIRST}.parquet")
 
 
-def test_what_is_missing_is_what_has_no_record(dataset: Dataset) -> None:
+def test_shards_without_a_record_are_missing(dataset: Dataset) -> None:
     assert [s.name for s in missing_shards(dataset)] == [FIRST, SECOND, THIRD]
     do(dataset, SECOND)
     assert list(missing_shards(dataset)) == [
@@ -133,7 +131,7 @@ def test_what_is_missing_is_what_has_no_record(dataset: Dataset) -> None:
     ]
 
 
-def test_deleted_parts_are_missing_again_and_come_back_alone(dataset: Dataset) -> None:
+def test_only_deleted_parts_are_missing_and_embedded_again(dataset: Dataset) -> None:
     for name in SHARDS:
         do(dataset, name, failing="b")
     dataset.fs.delete(f"parts/{FIRST}.parquet")
@@ -197,7 +195,7 @@ def test_a_renamed_or_foreign_part_is_refused(dataset: Dataset) -> None:
         complete(dataclasses.replace(dataset, info=info), FIRST)
 
 
-def test_a_damaged_part_is_refused_with_the_way_out(dataset: Dataset) -> None:
+def test_a_damaged_part_is_refused_with_the_remedy(dataset: Dataset) -> None:
     do(dataset, FIRST)
     dataset.fs.replace(f"parts/{FIRST}.parquet", b"PAR1")
     with pytest.raises(
@@ -222,7 +220,7 @@ def test_a_disk_that_is_full_is_worth_another_try(
     assert do(local, FIRST).vectors == 2
 
 
-def test_cut_texts_are_counted_in_the_record_and_by_who_completes_it(dataset: Dataset) -> None:
+def test_cut_texts_are_counted_in_the_record_and_by_its_completion(dataset: Dataset) -> None:
     rows = dataclasses.replace(embedded(texts("a", "b")), cut=frozenset({"a", "elsewhere"}))
     done = commit(dataset, FIRST, rows, card=make_card(), worker="w")
     assert done.cut == 1
@@ -233,7 +231,7 @@ def test_cut_texts_are_counted_in_the_record_and_by_who_completes_it(dataset: Da
     assert manifest.cut == 1
 
 
-def test_a_record_of_an_older_version_says_nothing_of_cut_texts_and_is_read(
+def test_a_record_of_an_older_version_without_cut_texts_is_read(
     dataset: Dataset,
 ) -> None:
     done = do(dataset, FIRST)

@@ -8,12 +8,8 @@ import pytest
 
 from clipfleet.errors import DatasetError
 from clipfleet.storage.format.dataset import DatasetInfo, EmbeddingDtype
-from clipfleet.storage.format.parts import (
-    Embedded,
-    errors_bytes,
-    part_of,
-    read_footer,
-)
+from clipfleet.storage.format.errors_table import errors_bytes
+from clipfleet.storage.format.parts import Embedded, part_of, read_footer
 from tests.datasets import DIM, embedded, images, make_card, memory_dataset, texts
 
 
@@ -69,11 +65,11 @@ def test_a_part_has_the_settings_that_every_reader_opens() -> None:
     assert all("BYTE_STREAM_SPLIT" not in column.encodings for column in columns)
 
 
-def test_a_part_of_nothing_but_failures_has_no_rows() -> None:
+def test_a_part_with_only_failures_has_no_rows() -> None:
     file = written(embedded(texts("a", "b"), failing=("a", "b")), text_info())
     assert pq.read_table(file).schema == pq.read_schema(written(embedded(texts("a")), text_info()))
     assert pq.read_table(file).num_rows == 0
-    assert pq.ParquetFile(file).num_row_groups == 0  # with an empty one, datasets stops
+    assert pq.ParquetFile(file).num_row_groups == 0  # Hugging Face datasets fails at an empty one
     footer = read_footer(file, path="p")
     assert footer.vectors == 0
     assert [failure.item.id for failure in footer.failures] == ["a", "b"]

@@ -9,8 +9,9 @@ from clipfleet.errors import DatasetError, DuplicateIdError, MessageError, Sourc
 from clipfleet.items import Item
 from clipfleet.messages import Shard
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.planner import planner as plan
-from clipfleet.storage.planner.planner import Job, PlanReader, jobs, plan_items, shards
+from clipfleet.storage.plan import planner as plan
+from clipfleet.storage.plan.planner import plan_items
+from clipfleet.storage.plan.reader import Job, PlanReader, jobs, shards
 from clipfleet.storage.sources.base import ListSource, open_source
 from tests.datasets import (
     WatchedFilesystem,
@@ -55,7 +56,7 @@ def test_the_same_source_again_plans_nothing() -> None:
     assert files_of(dataset) == before
 
 
-def test_only_what_is_new_is_planned() -> None:
+def test_only_new_items_are_planned() -> None:
     dataset = memory_dataset()
     planned(dataset, "a", "b", "c")
     job = planned(dataset, "d", "b", "e", "a")
@@ -70,7 +71,7 @@ def test_an_empty_source_plans_nothing() -> None:
     assert files_of(dataset) == {}
 
 
-def test_ids_given_twice_are_named_with_their_places(tmp_path: Path) -> None:
+def test_repeated_ids_are_named_with_their_locations(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     rows = [{"id": i, "text": "x"} for i in "abcadb"]
     path.write_text("\n\n".join(json.dumps(row) for row in rows))
@@ -149,7 +150,7 @@ def test_a_plan_file_is_closed_when_it_is_large(monkeypatch: pytest.MonkeyPatch)
     assert items_of(dataset, job) == [texts("a", "b"), texts("c", "d"), texts("e")]
 
 
-def test_another_submit_that_was_first_is_an_error_that_plans_nothing() -> None:
+def test_a_submit_that_loses_its_number_plans_nothing() -> None:
     dataset = memory_dataset()
 
     class Overtaken(ListSource):
@@ -184,7 +185,7 @@ def test_a_record_that_was_written_before_an_error_keeps_its_files(error: BaseEx
     assert items_of(dataset, job) == [texts("a", "b")]
 
 
-def test_a_record_that_a_store_took_without_saying_so_is_the_jobs_own() -> None:
+def test_a_record_whose_answer_was_lost_is_the_jobs_own() -> None:
     dataset = memory_dataset()
 
     class LostAnswer(WatchedFilesystem):
@@ -217,7 +218,7 @@ def test_files_of_a_killed_planner_are_ignored_and_cleaned_when_their_number_is_
     left = "plan/00001-dead-0000.parquet"
     dataset.fs.create(left, b"half")
     assert jobs(dataset) == []
-    job = planned(dataset, "a")  # its number may yet be taken by a planner at work
+    job = planned(dataset, "a")  # a planner at work may still take its number
     assert job is not None
     assert dataset.fs.exists(left)
     planned(dataset, "b")

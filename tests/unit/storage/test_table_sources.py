@@ -11,7 +11,7 @@ import pytest
 from clipfleet.architectures import Tower
 from clipfleet.errors import SourceError, UsageError
 from clipfleet.items import Item
-from clipfleet.storage.planner.planner import plan_items
+from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import open_source
 from clipfleet.storage.sources.folder import FolderSource
 from tests.datasets import memory_dataset
@@ -196,14 +196,14 @@ def test_an_empty_path_is_wrong(write: Write) -> None:
         read(write("i.txt", "a.jpg", ""), "img")
 
 
-def test_places_count_lines_and_rows(write: Write, tmp_path: Path) -> None:
+def test_locations_count_lines_and_rows(write: Write, tmp_path: Path) -> None:
     jsonl = write("t.jsonl", {"id": "1", "text": "x"}, "", {"id": "2", "text": "y"})
     csv = write("t.csv", "id,text", '1,"x', 'y"', "2,z")
-    assert open_source(jsonl, tower="txt").place(2) == f"{jsonl}, line 3"
-    assert open_source(csv, tower="txt").place(2) == f"{csv}, line 4"
+    assert open_source(jsonl, tower="txt").location(2) == f"{jsonl}, line 3"
+    assert open_source(csv, tower="txt").location(2) == f"{csv}, line 4"
     pq.write_table(pa.table({"id": [1, 2], "text": ["x", "y"]}), tmp_path / "t.parquet")
     source = open_source(f"{tmp_path}/t.parquet", tower="txt")
-    assert source.place(2) == f"{tmp_path}/t.parquet, row 2"
+    assert source.location(2) == f"{tmp_path}/t.parquet, row 2"
 
 
 def test_a_file_whose_name_is_not_utf8_is_planned(tmp_path: Path) -> None:
@@ -229,12 +229,12 @@ def test_a_folder_is_images_for_one_tower_and_an_error_for_the_other(tmp_path: P
         open_source(str(tmp_path), tower="txt")
 
 
-def test_a_folder_of_nothing_but_parquet_is_a_list_of_images(tmp_path: Path) -> None:
+def test_a_folder_with_only_parquet_files_is_a_list_of_images(tmp_path: Path) -> None:
     pq.write_table(pa.table({"path": ["a.jpg"]}), tmp_path / "t.parquet")
     assert read(str(tmp_path), "img") == [("a.jpg", f"{tmp_path}/a.jpg")]
 
 
-def test_what_is_no_source_is_refused(write: Write, tmp_path: Path) -> None:
+def test_a_location_without_a_source_is_refused(write: Write, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="nothing is there"):
         open_source(f"{tmp_path}/gone.jsonl", tower="txt")
     with pytest.raises(SourceError, match=r"expected a folder of images, .*\.jsonl"):

@@ -13,12 +13,12 @@ from clipfleet.error_codes import NOT_ALLOWED
 from clipfleet.items import Item
 from clipfleet.messages import EmbedTask
 from clipfleet.settings import Settings, load_settings
-from clipfleet.storage.commit.commit import missing_shards
-from clipfleet.storage.commit.errors import count_failures
+from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.planner.planner import plan_items
+from clipfleet.storage.plan.failures import count_failures
+from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
-from clipfleet.storage.verify.verify import prove
+from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.embed_shard import embed_shard
 from clipfleet.tasks.items.parse import read_arrivals
 from clipfleet.tasks.items.task import embed_arrivals, open_dataset
@@ -59,8 +59,8 @@ def test_images_below_no_root_are_error_rows_planned_or_queued_singly(
         embed_arrivals(arrivals, single, embedder, worker="w")
     for dataset in (planned, single):
         assert count_failures(dataset) == {NOT_ALLOWED: 2}
-        proof = prove(dataset.root)
-        assert (proof.ok, proof.vectors, proof.errors) == (True, 1, 2)
+        result = verify_dataset(dataset.root)
+        assert (result.ok, result.vectors, result.errors) == (True, 1, 2)
 
 
 def test_a_worker_gets_its_roots_from_the_command_line(

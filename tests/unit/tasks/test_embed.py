@@ -25,14 +25,15 @@ from clipfleet.errors import (
 from clipfleet.items import Item
 from clipfleet.messages import EMBED_TASK, EmbedTask, Shard
 from clipfleet.settings import load_settings
-from clipfleet.storage.commit.commit import is_committed, missing_shards, record_path
-from clipfleet.storage.commit.errors import count_failures
-from clipfleet.storage.commit.single_items import KnownIds, commit_arrivals
+from clipfleet.storage.commit.commit import is_committed, record_path
+from clipfleet.storage.commit.manifest import missing_shards
+from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import Embedded, Failure
-from clipfleet.storage.planner.planner import plan_items, plan_retry
+from clipfleet.storage.plan.failures import count_failures
+from clipfleet.storage.plan.planner import plan_items, plan_retry
 from clipfleet.storage.sources.base import ListSource
-from clipfleet.storage.verify.verify import prove
+from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks import embed_shard as embed_module
 from clipfleet.tasks.app import make_app
 from clipfleet.tasks.embed_shard import embed_shard
@@ -71,8 +72,8 @@ def test_the_shards_of_a_plan_become_a_whole_dataset(process: Embedder) -> None:
     dataset, tasks = plan(process)
     done = [embed_shard(task, process, worker="w") for task in tasks]
     assert [commit.vectors for commit in done if commit] == [10, 10, 5]
-    proof = prove(dataset.root)
-    assert (proof.ok, proof.vectors) == (True, 25)
+    result = verify_dataset(dataset.root)
+    assert (result.ok, result.vectors) == (True, 25)
 
 
 def test_a_committed_shard_is_not_embedded_again(
@@ -126,7 +127,7 @@ def test_items_are_written_once_however_often_they_come(process: Embedder) -> No
     (done,) = embed_arrivals(arrivals("b", "c"), dataset, process, worker="w")
     assert done.vectors == 1
     assert embed_arrivals(arrivals("a", "b", "c"), dataset, process, worker="w") == []
-    assert prove(dataset.root).vectors == 3
+    assert verify_dataset(dataset.root).vectors == 3
 
 
 def test_a_planned_dataset_takes_no_items(process: Embedder) -> None:
@@ -141,7 +142,7 @@ def test_a_retry_of_a_stream_is_embedded_like_any_shard(process: Embedder) -> No
     vectors = np.zeros((0, process.card.dim), np.float32)
     rows = Embedded(items=[], vectors=vectors, sizes=None, failures=failed)
     with closing(KnownIds(dataset)) as known:
-        commit_arrivals(dataset, known, rows, card=process.card, worker="w")
+        commit_single_items(dataset, known, rows, card=process.card, worker="w")
     assert plan_retry(dataset, (), 10) is not None
     (shard,) = missing_shards(dataset)
     identity = process.card.identity
@@ -151,8 +152,8 @@ def test_a_retry_of_a_stream_is_embedded_like_any_shard(process: Embedder) -> No
     assert done.vectors == 1
     (done,) = embed_arrivals(arrivals("b", "c"), dataset, process, worker="w")
     assert done.vectors == 1
-    proof = prove(dataset.root)
-    assert (proof.ok, proof.vectors, proof.errors) == (True, 2, 0)
+    result = verify_dataset(dataset.root)
+    assert (result.ok, result.vectors, result.errors) == (True, 2, 0)
 
 
 def test_wrong_items_are_rows_beside_their_neighbours(process: Embedder) -> None:
@@ -163,7 +164,7 @@ def test_wrong_items_are_rows_beside_their_neighbours(process: Embedder) -> None
     only = [Arrival(item=Item(id="also", text=""), fault="why")]
     (done,) = embed_arrivals(only, dataset, process, worker="w")
     assert (done.vectors, done.errors) == (0, 1)
-    assert prove(dataset.root).ok
+    assert verify_dataset(dataset.root).ok
 
 
 def test_a_dataset_made_anew_is_known_anew(process: Embedder) -> None:
@@ -180,7 +181,7 @@ def test_a_part_whose_worker_died_is_finished_while_others_live(process: Embedde
     embed_arrivals(arrivals("a"), dataset, process, worker="w")
     with closing(KnownIds(dataset)) as other:
         other.refresh()
-        done = commit_arrivals(
+        done = commit_single_items(
             dataset, other, process.embed(words("b")), card=process.card, worker="dies"
         )
     assert done is not None
@@ -204,7 +205,7 @@ def test_items_that_are_given_up_are_errors_and_come_to_no_engine(process: Embed
         (done,) = embed_arrivals(message, dataset, embedder, worker="w", given_up=given_up)
     assert (done.vectors, done.errors) == (0, 3)
     assert count_failures(dataset) == {ENGINE_CRASHED: 2, BAD_ITEM: 1}
-    assert prove(dataset.root).ok
+    assert verify_dataset(dataset.root).ok
 
 
 @pytest.fixture

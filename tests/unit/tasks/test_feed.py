@@ -13,7 +13,7 @@ import pytest
 from clipfleet.messages import Shard
 from clipfleet.settings import load_settings
 from clipfleet.storage.format.enqueue_state import Queued, read_queued, write_queued
-from clipfleet.storage.planner.planner import plan_items
+from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.tasks.submit.enqueue import digest, first_name, later, split_by_room
 from clipfleet.tasks.submit.feed import feed

@@ -9,11 +9,12 @@ import pytest
 
 from clipfleet.errors import DatasetError
 from clipfleet.settings import load_settings
-from clipfleet.storage.commit.commit import commit, missing_shards
-from clipfleet.storage.commit.single_items import KnownIds, commit_arrivals
-from clipfleet.storage.planner.planner import plan_items
+from clipfleet.storage.commit.commit import commit
+from clipfleet.storage.commit.manifest import missing_shards
+from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
+from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
-from clipfleet.storage.verify.verify import prove
+from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.status import read_progress
 from tests.datasets import embedded_texts, fake_dataset, numbered_texts
 
@@ -39,7 +40,7 @@ def test_the_files_tell_how_far_a_dataset_is(tmp_path: Path) -> None:
 def test_items_that_came_singly_count_as_total_and_done(tmp_path: Path) -> None:
     dataset = fake_dataset(tmp_path, kind="stream")
     known = KnownIds(dataset)
-    commit_arrivals(dataset, known, embedded_texts(7), card=dataset.info.card, worker="w")
+    commit_single_items(dataset, known, embedded_texts(7), card=dataset.info.card, worker="w")
     progress = read_progress(dataset.root, NO_REDIS)
     assert (progress.total, progress.done, progress.shards, progress.finished) == (7, 7, 0, True)
 
@@ -82,7 +83,7 @@ def test_cut_texts_are_shown(tmp_path: Path) -> None:
     progress = read_progress(dataset.root, NO_REDIS)
     assert progress.to_json()["cut"] == 2
     assert "  2 texts were cut to the model's length" in progress.lines()
-    proof = prove(dataset.root)
-    assert proof.ok
-    assert proof.to_json()["cut"] == 2
-    assert "2 vectors are of texts that were cut" in proof.lines()[0]
+    result = verify_dataset(dataset.root)
+    assert result.ok
+    assert result.to_json()["cut"] == 2
+    assert "2 vectors are of texts that were cut" in result.lines()[0]

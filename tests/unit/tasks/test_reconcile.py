@@ -18,7 +18,7 @@ from clipfleet.messages import Shard, queue_name
 from clipfleet.settings import load_settings
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.enqueue_state import Queued, read_queued, write_queued
-from clipfleet.storage.planner.planner import plan_items
+from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.tasks.local.run import _fleet_settings
 from clipfleet.tasks.submit.reconcile import (

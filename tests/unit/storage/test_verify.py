@@ -10,14 +10,17 @@ import pytest
 
 from clipfleet.errors import DatasetError
 from clipfleet.items import Item
-from clipfleet.storage.commit.commit import commit, missing_shards
-from clipfleet.storage.commit.single_items import KnownIds, commit_arrivals
+from clipfleet.storage.commit.commit import commit
+from clipfleet.storage.commit.manifest import missing_shards
+from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format import parts
 from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.errors_table import errors_bytes
 from clipfleet.storage.format.parts import Embedded
-from clipfleet.storage.planner.planner import PlanReader, plan_items
+from clipfleet.storage.plan.planner import plan_items
+from clipfleet.storage.plan.reader import PlanReader
 from clipfleet.storage.sources.base import ListSource
-from clipfleet.storage.verify.verify import Proof, prove, prove_dataset
+from clipfleet.storage.verify.verify import Verification, verify_dataset
 from tests.datasets import DIM, embedded, make_card, memory_dataset, texts
 
 FIRST, SECOND = "00001-0000000", "00001-0000001"
@@ -31,25 +34,25 @@ def dataset() -> Dataset:
 
 
 def fill(dataset: Dataset) -> None:
-    """Five planned items, of which b fails, and two that came singly, of which y fails."""
+    """Five planned items and two single items; b and y fail."""
     plan_items(dataset, ListSource(texts(*"abcde")), 3)
     for shard in list(missing_shards(dataset)):
         items = PlanReader(dataset).read(shard)
         commit(dataset, shard.name, embedded(items, failing="b"), card=make_card(), worker="w")
-    arrived = embedded(texts("x", "y"), failing="y")
-    commit_arrivals(dataset, KnownIds(dataset), arrived, card=make_card(), worker="w")
+    single = embedded(texts("x", "y"), failing="y")
+    commit_single_items(dataset, KnownIds(dataset), single, card=make_card(), worker="w")
 
 
-def problem_of(dataset: Dataset) -> tuple[Proof, str]:
-    proof = prove_dataset(dataset)
-    assert not proof.ok
-    return proof, "\n".join(proof.problems)
+def problem_of(dataset: Dataset) -> tuple[Verification, str]:
+    result = verify_dataset(dataset)
+    assert not result.ok
+    return result, "\n".join(result.problems)
 
 
 def replace_part(
     dataset: Dataset, name: str, items: list[Item], vectors: np.ndarray | None = None
 ) -> None:
-    """Write a part that no commit would, with the record that belongs to it."""
+    """Write a part that no commit writes, with its record."""
     rows = embedded(items)
     if vectors is not None:
         rows = Embedded(items=items, vectors=vectors, sizes=None, failures=[])
@@ -57,32 +60,32 @@ def replace_part(
     commit(dataset, name, rows, card=make_card(), worker="w")
 
 
-def test_a_whole_dataset_is_proved(tmp_path: Path) -> None:
+def test_a_whole_dataset_is_verified(tmp_path: Path) -> None:
     local = Dataset.create(str(tmp_path), make_card(), kind="planned", embedding_dtype="float16")
     fill(local)
-    proof = prove(str(tmp_path))
-    assert proof.ok
-    assert proof.problems == []
-    counts = (proof.planned, proof.parts, proof.vectors, proof.errors)
+    result = verify_dataset(str(tmp_path))
+    assert result.ok
+    assert result.problems == []
+    counts = (result.planned, result.parts, result.vectors, result.errors)
     assert counts == (5, 3, 5, 2)
-    assert json.loads(json.dumps(proof.to_json()))["ok"] is True
-    assert proof.lines()[0].startswith("5 items planned; 5 vectors and 2 errors in 3 parts")
-    assert "every item once" in proof.lines()[1]
+    assert json.loads(json.dumps(result.to_json()))["ok"] is True
+    assert result.lines()[0].startswith("5 items planned; 5 vectors and 2 errors in 3 parts")
+    assert "every item once" in result.lines()[1]
 
 
 def test_an_empty_dataset_is_whole() -> None:
-    assert prove_dataset(memory_dataset()).ok
+    assert verify_dataset(memory_dataset()).ok
 
 
-def test_there_must_be_a_dataset(tmp_path: Path) -> None:
+def test_a_folder_without_a_dataset_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no dataset at"):
-        prove(str(tmp_path))
+        verify_dataset(str(tmp_path))
 
 
 def test_a_missing_part_is_found(dataset: Dataset) -> None:
     dataset.fs.delete(f"parts/{FIRST}.parquet")
-    proof, problem = problem_of(dataset)
-    assert proof.missing == 3
+    result, problem = problem_of(dataset)
+    assert result.missing == 3
     assert "3 planned ids are neither in a part nor in an errors table: 'a', 'b', 'c'" in problem
     assert (
         f"1 manifest records have no part (`clipfleet resume` embeds these shards again): {FIRST}"
@@ -91,45 +94,45 @@ def test_a_missing_part_is_found(dataset: Dataset) -> None:
     assert "1 errors tables differ" in problem
 
 
-def test_what_was_never_embedded_is_missing() -> None:
+def test_items_that_were_never_embedded_are_missing() -> None:
     dataset = memory_dataset()
     plan_items(dataset, ListSource(texts(*(f"{n:02d}" for n in range(20)))), 3)
-    proof, problem = problem_of(dataset)
-    assert proof.missing == 20
+    result, problem = problem_of(dataset)
+    assert result.missing == 20
     assert problem.endswith("'00', '01', '02', '03', '04', …")
 
 
 def test_a_lost_row_is_found(dataset: Dataset) -> None:
     replace_part(dataset, SECOND, texts("d"))
-    proof, problem = problem_of(dataset)
-    assert (proof.missing, proof.doubled, proof.unplanned) == (1, 0, 0)
+    result, problem = problem_of(dataset)
+    assert (result.missing, result.doubled, result.unplanned) == (1, 0, 0)
     assert "'e'" in problem
 
 
 def test_a_doubled_row_is_found(dataset: Dataset) -> None:
     replace_part(dataset, SECOND, texts("d", "e", "d"))
-    proof, problem = problem_of(dataset)
-    assert (proof.missing, proof.doubled, proof.unplanned) == (0, 1, 0)
+    result, problem = problem_of(dataset)
+    assert (result.missing, result.doubled, result.unplanned) == (0, 1, 0)
     assert "1 ids are in parts and errors tables more than once: 'd'" in problem
 
 
 def test_an_item_that_is_a_vector_and_an_error_is_doubled(dataset: Dataset) -> None:
     replace_part(dataset, SECOND, texts("d", "e", "b"))
-    proof, _ = problem_of(dataset)
-    assert proof.doubled == 1
+    result, _ = problem_of(dataset)
+    assert result.doubled == 1
 
 
 def test_single_items_that_were_written_twice_are_doubled(dataset: Dataset) -> None:
     commit(dataset, "items-again", embedded(texts("x", "y", "a")), card=make_card(), worker="w")
-    proof, problem = problem_of(dataset)
-    assert proof.doubled == 3
+    result, problem = problem_of(dataset)
+    assert result.doubled == 3
     assert "'a', 'x', 'y'" in problem
 
 
-def test_a_row_that_nobody_planned_is_found(dataset: Dataset) -> None:
+def test_a_row_in_no_plan_is_found(dataset: Dataset) -> None:
     replace_part(dataset, SECOND, texts("d", "e", "z"))
-    proof, problem = problem_of(dataset)
-    assert proof.unplanned == 1
+    result, problem = problem_of(dataset)
+    assert result.unplanned == 1
     assert "1 ids in the parts of shards are in no plan: 'z'" in problem
 
 
@@ -153,8 +156,8 @@ def test_a_vector_of_another_norm_is_found(
     with monkeypatch.context() as patch:
         patch.setattr(parts, "_check", lambda *_: None)
         replace_part(dataset, SECOND, texts("d", "e"), vectors)
-    proof, problem = problem_of(dataset)
-    assert proof.bad_vectors == 1
+    result, problem = problem_of(dataset)
+    assert result.bad_vectors == 1
     assert (
         f"1 vectors are not finite or not of norm 1: 'e' (norm {np.float16(value):.2g}" in problem
     )
@@ -163,7 +166,7 @@ def test_a_vector_of_another_norm_is_found(
 def test_a_norm_within_a_thousandth_is_fine(dataset: Dataset) -> None:
     vectors = np.eye(2, DIM, dtype=np.float32) * np.float32(1.0009)
     replace_part(dataset, SECOND, texts("d", "e"), vectors)
-    assert prove_dataset(dataset).ok
+    assert verify_dataset(dataset).ok
 
 
 def test_another_models_part_is_found(dataset: Dataset) -> None:
@@ -179,8 +182,8 @@ def test_another_models_part_is_found(dataset: Dataset) -> None:
 def test_a_part_without_a_record_is_unfinished(dataset: Dataset) -> None:
     dataset.fs.delete(f"manifest/{FIRST}.json")
     dataset.fs.delete(f"errors/{FIRST}.parquet")
-    proof, problem = problem_of(dataset)
-    assert (proof.unfinished, proof.missing, proof.doubled) == (1, 0, 0)
+    result, problem = problem_of(dataset)
+    assert (result.unfinished, result.missing, result.doubled) == (1, 0, 0)
     assert problem == (
         "1 parts are unfinished, without a manifest record (`clipfleet resume` finishes them): "
         + FIRST
@@ -204,7 +207,7 @@ def test_an_errors_table_that_is_not_its_parts_is_found(dataset: Dataset, change
     if change == "damaged":
         dataset.fs.create(path, b"PAR1")
     if change == "other":
-        dataset.fs.create(path, parts.errors_bytes([], "txt"))
+        dataset.fs.create(path, errors_bytes([], "txt"))
     _, problem = problem_of(dataset)
     assert problem.startswith("1 errors tables differ from their parts")
 
@@ -212,12 +215,12 @@ def test_an_errors_table_that_is_not_its_parts_is_found(dataset: Dataset, change
 def test_a_damaged_part_is_found(dataset: Dataset) -> None:
     whole = dataset.fs.read(f"parts/{FIRST}.parquet")
     flipped = bytearray(whole)
-    flipped[4:40] = bytes(36)  # in the first pages, behind a sound footer
+    flipped[4:40] = bytes(36)  # in the first pages; the footer is sound
     for data in (b"", whole[:-9], bytes(flipped)):
         dataset.fs.replace(f"parts/{FIRST}.parquet", data)
-        proof, problem = problem_of(dataset)
+        result, problem = problem_of(dataset)
         assert f"1 parts are damaged or foreign (delete them and resume): {FIRST}" in problem
-        assert proof.missing > 0
+        assert result.missing > 0
 
 
 def test_a_part_with_other_columns_is_found(dataset: Dataset) -> None:
@@ -237,6 +240,6 @@ def test_a_part_with_other_columns_is_found(dataset: Dataset) -> None:
 
 def test_a_renamed_part_is_found(dataset: Dataset) -> None:
     dataset.fs.create("parts/00001-0000009.parquet", dataset.fs.read(f"parts/{FIRST}.parquet"))
-    proof, problem = problem_of(dataset)
+    result, problem = problem_of(dataset)
     assert f"00001-0000009 (is {FIRST})" in problem
-    assert proof.doubled == 3
+    assert result.doubled == 3

@@ -1,4 +1,4 @@
-"""Reading below input roots: nothing else is opened, however it is named."""
+"""Input roots: no file outside is opened, by whatever name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clipfleet.storage.sources.image_files import read_uri
+from clipfleet.workers.images.read import read_uri
 
 SECRET = b"for no vector"
 
@@ -20,7 +20,7 @@ class Roots:
     def __init__(self, folder: Path) -> None:
         self.inside = folder / "in"
         self.inside.mkdir()
-        self.outside = folder / "in-side"  # its name begins as the root's does
+        self.outside = folder / "in-side"  # its name begins like the root's
         self.outside.mkdir()
         self.secret = self.outside / "secret.jpg"
         self.secret.write_bytes(SECRET)
@@ -40,7 +40,7 @@ def roots(tmp_path: Path) -> Roots:
     return Roots(tmp_path)
 
 
-def test_what_lies_below_a_root_is_read(roots: Roots) -> None:
+def test_a_file_below_a_root_is_read(roots: Roots) -> None:
     (roots.inside / "deep" / "er").mkdir(parents=True)
     (roots.inside / "deep" / "er" / "b.jpg").write_bytes(b"deep")
     (roots.inside / "link.jpg").symlink_to("deep/er/b.jpg")
@@ -57,7 +57,7 @@ def test_a_root_may_be_reached_by_a_link(roots: Roots, tmp_path: Path) -> None:
     assert roots.read(f"{tmp_path}/mount/a.jpg") == b"data"
 
 
-def test_what_lies_elsewhere_is_refused_alike_whether_it_is_there_or_not(roots: Roots) -> None:
+def test_a_path_outside_gets_one_refusal_whether_it_exists_or_not(roots: Roots) -> None:
     (roots.inside / "out.jpg").symlink_to(roots.secret)
     (roots.inside / "folder").symlink_to("../in-side")
     (roots.inside / "nowhere").symlink_to("/nowhere")
@@ -82,7 +82,7 @@ def test_what_lies_elsewhere_is_refused_alike_whether_it_is_there_or_not(roots: 
         assert roots.errno_of(uri) == errno.EXDEV, uri
 
 
-def test_what_cannot_be_read_below_a_root_is_told_as_anywhere(roots: Roots) -> None:
+def test_an_unreadable_file_below_a_root_has_the_usual_error(roots: Roots) -> None:
     (roots.inside / "folder").mkdir()
     (roots.inside / "loop").symlink_to("loop")
     os.mkfifo(roots.inside / "pipe")
@@ -102,7 +102,7 @@ def test_what_cannot_be_read_below_a_root_is_told_as_anywhere(roots: Roots) -> N
 
 
 @pytest.mark.parametrize("swapped", ["file", "folder"])
-def test_a_link_that_is_swapped_in_after_the_look_is_refused(
+def test_a_link_that_is_swapped_in_after_the_check_is_refused(
     roots: Roots, monkeypatch: pytest.MonkeyPatch, swapped: str
 ) -> None:
     (roots.inside / "folder").mkdir()
@@ -127,10 +127,10 @@ def test_a_link_that_is_swapped_in_after_the_look_is_refused(
     assert roots.errno_of(str(path)) == errno.EXDEV
     ((name, flags),) = opened
     assert name == str(path)
-    assert flags & os.O_PATH  # found, and never opened
+    assert flags & os.O_PATH  # located, and never opened
 
 
-def test_a_file_that_is_swapped_while_it_is_read_stays_the_one_that_was_looked_at(
+def test_a_file_that_is_swapped_during_the_read_stays_the_checked_one(
     roots: Roots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = roots.inside / "a.jpg"

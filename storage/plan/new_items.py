@@ -1,4 +1,4 @@
-"""What a source brings that a dataset does not have yet, and what contradicts it."""
+"""The items of a source that a dataset does not have, and the ids that contradict it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from clipfleet.items import Item
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.id_index import IdIndex
 from clipfleet.storage.format.parts import item_value, value_column
-from clipfleet.storage.jobs.plan_reader import jobs, read_job_rows
+from clipfleet.storage.plan.reader import jobs, read_job_rows
 from clipfleet.storage.sources.base import Source
 from clipfleet.storage.sources.columns import show
 
-SHOWN = 5  # duplicates that an error names
+SHOWN = 5  # duplicates in a message
 
 _BATCH_ITEMS = 4096
 _DIGEST_BYTES = 16
@@ -25,25 +25,25 @@ _DIGEST_BYTES = 16
 def new_items(dataset: Dataset, source: Source) -> Generator[Item, None, None]:
     """Yield the source's items whose ids are in no plan of the dataset.
 
-    The ids are kept on disk, so memory stays flat.
+    The ids are on disk, so memory stays flat.
 
     Raises:
         DatasetError: A plan is damaged.
-        DuplicateIdError: Two items share an id, or the dataset has it for another uri or
-            text. It comes when the source is exhausted, or the first few are found.
+        DuplicateIdError: Two items have one id, or the dataset has an id with another uri or
+            text. It is raised at the end of the source, or after the first few of such items.
     """
     with closing(IdIndex()) as index:
         for job in jobs(dataset):
             for ids, values in read_job_rows(dataset, job):
                 rows = zip(ids, values, strict=True)
                 index.add((id_, _digest(value), -int(job.id)) for id_, value in rows)
-        yield from _unknown(dataset, source, index)
+        yield from _filter_new(dataset, source, index)
 
 
-def _unknown(dataset: Dataset, source: Source, index: IdIndex) -> Iterator[Item]:
-    """Positions in the source count from 1; what `index` has before has minus its job's number."""
-    twice: list[tuple[Item, int, int]] = []
-    other: list[tuple[Item, int]] = []
+def _filter_new(dataset: Dataset, source: Source, index: IdIndex) -> Iterator[Item]:
+    """Origins in `index`: a position in the source, from 1, or minus the number of a job."""
+    repeated: list[tuple[Item, int, int]] = []
+    changed: list[tuple[Item, int]] = []
     position = 0
     for batch in _batched(source):
         first, position = position + 1, position + len(batch)
@@ -58,32 +58,32 @@ def _unknown(dataset: Dataset, source: Source, index: IdIndex) -> Iterator[Item]
             if origin == n:
                 yield item
             elif origin > 0:
-                twice.append((item, origin, n))
+                repeated.append((item, origin, n))
             elif value != _digest(item_value(item)):
-                other.append((item, origin))
-        if len(twice) + len(other) >= SHOWN:
+                changed.append((item, origin))
+        if len(repeated) + len(changed) >= SHOWN:
             break
-    if twice:
-        raise _twice_error(source, twice[:SHOWN])
-    if other:
-        raise _other_error(dataset, other[:SHOWN])
+    if repeated:
+        raise _repeated_error(source, repeated[:SHOWN])
+    if changed:
+        raise _changed_error(dataset, changed[:SHOWN])
 
 
-def _twice_error(source: Source, twice: list[tuple[Item, int, int]]) -> DuplicateIdError:
+def _repeated_error(source: Source, repeated: list[tuple[Item, int, int]]) -> DuplicateIdError:
     shown = "; ".join(
-        f"{item.id!r} at {source.place(first)} and at {source.place(second)}"
-        for item, first, second in twice
+        f"{item.id!r} at {source.location(first)} and at {source.location(second)}"
+        for item, first, second in repeated
     )
     return DuplicateIdError(
         f"{source.description} gives an id twice: {shown}. Ids must be unique; nothing was planned"
     )
 
 
-def _other_error(dataset: Dataset, other: list[tuple[Item, int]]) -> DuplicateIdError:
+def _changed_error(dataset: Dataset, changed: list[tuple[Item, int]]) -> DuplicateIdError:
     column = value_column(dataset.info.tower)
     shown = "; ".join(
         f"{item.id!r} (planned in job {-origin:05d}), now with {column} {show(item_value(item))}"
-        for item, origin in other
+        for item, origin in changed
     )
     return DuplicateIdError(
         f"dataset {dataset.root} has these ids with another {column} already: {shown}. Give them "
@@ -92,7 +92,7 @@ def _other_error(dataset: Dataset, other: list[tuple[Item, int]]) -> DuplicateId
 
 
 def _digest(value: str) -> bytes:
-    """Return 16 bytes that stand for a uri or text."""
+    """Return a digest of 16 bytes of a uri or text."""
     return blake2b(value.encode(), digest_size=_DIGEST_BYTES).digest()
 
 

@@ -1,4 +1,4 @@
-"""What was queued in full, and finding datasets in a folder."""
+"""`queued.json`, and the search for datasets in a folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.datasets import fake_dataset
 QUEUED = Queued(queue="clipfleet.txt", dataset="/d", last_job="00002")
 
 
-def test_what_was_queued_is_kept_and_written_once(tmp_path: Path) -> None:
+def test_the_state_is_kept_and_written_once(tmp_path: Path) -> None:
     dataset = fake_dataset(tmp_path)
     assert read_queued(dataset) is None
     write_queued(dataset, QUEUED)
@@ -34,7 +34,7 @@ def test_what_was_queued_is_kept_and_written_once(tmp_path: Path) -> None:
         '{"queue": "q", "dataset": "/d", "last_job": "00001", "more": "1"}',
     ],
 )
-def test_a_damaged_file_says_how_to_mend_it(tmp_path: Path, text: str) -> None:
+def test_a_damaged_file_names_the_remedy(tmp_path: Path, text: str) -> None:
     dataset = fake_dataset(tmp_path)
     Path(dataset.root, QUEUED_PATH).write_text(text)
     with pytest.raises(DatasetError, match=r"queued\.json is damaged .*clipfleet resume"):

@@ -1,4 +1,4 @@
-"""The bytes that items name."""
+"""`read_uri`: the bytes of items' files."""
 
 import errno
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clipfleet.storage.sources.image_files import read_uri
+from clipfleet.workers.images.read import read_uri
 
 
 def test_an_items_bytes_are_read_by_path_and_by_url(tmp_path: Path) -> None:

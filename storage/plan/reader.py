@@ -1,4 +1,4 @@
-"""Jobs: what was planned into a dataset, and how a worker reads a shard of it."""
+"""Jobs: their records in the dataset, and the items of their shards."""
 
 from __future__ import annotations
 
@@ -28,12 +28,15 @@ from clipfleet.storage.format.parts import value_column
 from clipfleet.validation import problems
 
 _RECORD_SUFFIX = ".json"
-RESTORE = "restore it, or submit into a new dataset"  # the way out of a damaged plan
+RESTORE = "restore it, or submit into a new dataset"  # the remedy for a damaged plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """A job's record; `files` counts the shards of each of its plan files."""
+    """A job's record; `files` has the number of shards in each of its plan files.
+
+    The items of a `retry` were planned before, and ended as errors.
+    """
 
     id: Annotated[str, Field(pattern=r"^[0-9]{5}$")]
     source: str
@@ -41,15 +44,13 @@ class Job:
     items: NonNegativeInt
     shards: NonNegativeInt
     shard_size: PositiveInt
-    token: Annotated[str, Field(pattern=r"^(retry-)?[0-9a-z]+$")]  # of its plan files' names
+    token: Annotated[str, Field(pattern=r"^(retry-)?[0-9a-z]+$")]  # in the names of its plan files
     files: tuple[NonNegativeInt, ...]
     created_at: str  # ISO 8601, UTC
-    retry: bool = (
-        False  # its items are planned before, and ended as errors (clipfleet.storage.jobs.retries)
-    )
+    retry: bool = False
 
     def to_json(self) -> str:
-        """Return the record's text; `retry` stands only where it is true."""
+        """Return the record's text, without `retry` if it is false."""
         fields = asdict(self)
         if not self.retry:
             del fields["retry"]
@@ -75,12 +76,12 @@ def job_ids(dataset: Dataset) -> list[str]:
 
 
 def read_job(dataset: Dataset, id_: str) -> Job:
-    """Return the record of a job.
+    """Return a job.
 
     Raises:
         DatasetError: There is no such job, or its record is damaged.
     """
-    path = record_path(id_)
+    path = job_path(id_)
     try:
         text = dataset.fs.read(path)
     except FileNotFoundError:
@@ -96,45 +97,45 @@ def read_job(dataset: Dataset, id_: str) -> Job:
     return job
 
 
-def parse_job(text: str | bytes, place: str, *, remedy: str) -> Job:
-    """Return the job of a record; its place, and the remedy, are for messages.
+def parse_job(text: str | bytes, location: str, *, remedy: str) -> Job:
+    """Return the job of a record; `location` and `remedy` are for messages.
 
     Raises:
-        DatasetError: It is damaged.
+        DatasetError: The record is damaged.
     """
     try:
         job = _JOB.validate_json(text, strict=True)
     except ValidationError as error:
-        raise DatasetError(f"{place} is damaged ({problems(error)}): {remedy}") from error
+        raise DatasetError(f"{location} is damaged ({problems(error)}): {remedy}") from error
     shards = -(-job.items // job.shard_size)
     if not sum(job.files) == job.shards == shards:
-        raise DatasetError(f"{place} is damaged, its numbers contradict each other: {remedy}")
+        raise DatasetError(f"{location} is damaged, its numbers contradict each other: {remedy}")
     return job
 
 
 def publish(dataset: Dataset, job: Job) -> bool:
-    """Write the record that makes a job exist; False if another job has its number.
+    """Write a job's record, which makes the job exist; return False if its number is taken.
 
-    True if the record is this job's: a store may write it and lose the answer.
+    An existing record of this very job counts as written: a store may write it and lose the answer.
 
     Raises:
-        DatasetError: The record that has the number is damaged.
+        DatasetError: The existing record is damaged.
     """
-    path = record_path(job.id)
+    path = job_path(job.id)
     if not dataset.fs.exists(path) and dataset.fs.create(path, job.to_json().encode()):
         return True
     return read_job(dataset, job.id) == job
 
 
 def shards(job: Job) -> Iterator[Shard]:
-    """Yield the shards of a job; all but the last have `shard_size` items."""
+    """Yield the shards of a job; every shard but the last has `shard_size` items."""
     for index in range(job.shards):
         size = min(job.shard_size, job.items - index * job.shard_size)
         yield Shard(job=job.id, index=index, size=size)
 
 
 def read_job_rows(dataset: Dataset, job: Job) -> Iterator[tuple[list[str], list[str]]]:
-    """Yield the ids and the uris or texts of a job's items, a shard at a time.
+    """Yield the ids and the uris or texts of a job's items, one shard at a time.
 
     Raises:
         DatasetError: A plan file is missing or damaged.
@@ -146,7 +147,7 @@ def read_job_rows(dataset: Dataset, job: Job) -> Iterator[tuple[list[str], list[
 
 
 class PlanReader:
-    """Reads shards of a dataset's plans; keeps the last plan file open."""
+    """A reader of shards' plans; it keeps the last plan file open."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
@@ -168,8 +169,7 @@ class PlanReader:
         try:
             return [Item(id=i, **{column: value}) for i, value in zip(ids, values, strict=True)]
         except ValidationError as error:
-            place = f"{self._dataset.root}, job {job.id}: its plan"
-            raise DatasetError(f"{place} is damaged ({problems(error)}): {RESTORE}") from error
+            raise damaged_plan(self._dataset, job, problems(error)) from error
 
     def read_rows(self, job: Job, index: int) -> tuple[list[str], list[str]]:
         """Return the ids and the uris or texts of the shard with an index.
@@ -183,13 +183,13 @@ class PlanReader:
         return table["id"].to_pylist(), table[column].to_pylist()
 
     def read_table(self, job: Job, index: int, columns: list[str]) -> pa.Table:
-        """Return columns of the shard with an index, as the plan has them.
+        """Return columns of the plan of the shard with an index.
 
         Raises:
             DatasetError: A plan file is missing or damaged.
             StorageError: The disk did not answer.
         """
-        path, group = _place(job, index)
+        path, group = _file_and_group(job, index)
         with self._plan_errors(path):
             return read_row_group(self._open(path), group, columns)
 
@@ -200,7 +200,7 @@ class PlanReader:
             DatasetError: A plan file is missing or damaged.
             StorageError: The disk did not answer.
         """
-        path, group = _place(job, index)
+        path, group = _file_and_group(job, index)
         with self._plan_errors(path):
             return may_have_between(self._open(path), group, "id", first, last)
 
@@ -254,20 +254,25 @@ class PlanReader:
         return self._parquet
 
 
-def _place(job: Job, index: int) -> tuple[str, int]:
-    """Return the plan file of a shard, and its row group there."""
+def _file_and_group(job: Job, index: int) -> tuple[str, int]:
+    """Return the plan file of a shard, and the index of its row group."""
     number = 0
     while index >= job.files[number]:
         index -= job.files[number]
         number += 1
-    return file_path(job.id, job.token, number), index
+    return plan_file_path(job.id, job.token, number), index
 
 
-def record_path(job_id: str) -> str:
-    """Return where a job's record is; it is written last, and makes the job exist."""
+def damaged_plan(dataset: Dataset, job: Job, reason: object) -> DatasetError:
+    """Return the error about rows of a plan that describe no items."""
+    return DatasetError(f"{dataset.root}, job {job.id}: its plan is damaged ({reason}): {RESTORE}")
+
+
+def job_path(job_id: str) -> str:
+    """Return the path of a job's record; it is written last, and makes the job exist."""
     return f"{PLAN_FOLDER}/{job_id}{_RECORD_SUFFIX}"
 
 
-def file_path(job_id: str, token: str, number: int) -> str:
-    """Return where a job's plan file is: one row group for each shard."""
+def plan_file_path(job_id: str, token: str, number: int) -> str:
+    """Return the path of one of a job's plan files, which have a row group for each shard."""
     return f"{PLAN_FOLDER}/{job_id}-{token}-{number:04d}.parquet"

@@ -1,8 +1,8 @@
-"""The plan: which items a job has, in which shard, kept in the dataset.
+"""The planner: it writes a job's items, in shards, into the dataset.
 
-A job's items lie in Parquet files, one row group for each shard; its record is written
-last, and makes the job exist. Planning is optimistic: job numbers follow each other, and
-of two planners that take the same number one wins, the other deletes its files.
+The items are in Parquet files, with a row group for each shard. The job's record is written last,
+and makes the job exist. Planning is optimistic: job numbers follow each other. If two planners take
+the same number, one wins, and the other deletes its files.
 """
 
 from __future__ import annotations
@@ -18,32 +18,31 @@ from clipfleet.architectures import Tower
 from clipfleet.error_codes import BAD_ITEM
 from clipfleet.errors import DatasetError, SourceError
 from clipfleet.items import Item
-from clipfleet.storage.commit.errors import standing_failures
 from clipfleet.storage.format.dataset import PLAN_FOLDER, Dataset, utc_now
-from clipfleet.storage.format.parts import errors_schema, item_value, value_column
-from clipfleet.storage.jobs.plan_reader import Job, PlanReader, file_path, jobs, publish, shards
-from clipfleet.storage.jobs.retries import RETRY_MARK, Retried
-from clipfleet.storage.planner.new_items import new_items
+from clipfleet.storage.format.errors_table import errors_schema
+from clipfleet.storage.format.parts import item_value, value_column
+from clipfleet.storage.plan.failures import standing_failures
+from clipfleet.storage.plan.new_items import new_items
+from clipfleet.storage.plan.reader import Job, jobs, plan_file_path, publish
+from clipfleet.storage.plan.retries import RETRY_MARK, RetriedIds
 from clipfleet.storage.sources.base import Source
-
-__all__ = ["Job", "PlanReader", "jobs", "plan_items", "plan_retry", "shards"]
 
 MAX_JOBS = 99_999  # five digits in file names
 SHARDS_PER_FILE = 1000
-FILE_SIZE_BYTES = 16 << 20  # compressed; what a planner holds in memory
+FILE_SIZE_BYTES = 16 << 20  # compressed; a planner holds one file in memory
 
 Row = tuple[str | int, ...]  # of a plan file: see `_schema`
 
 
 def plan_items(dataset: Dataset, source: Source, shard_size: int) -> Job | None:
-    """Plan the items of a source that the dataset does not have; None if it has them all.
+    """Plan the items of a source that the dataset does not have; None if it has all of them.
 
     Raises:
-        DuplicateIdError: Two items share an id, or the dataset has an id for another uri or
+        DuplicateIdError: Two items have one id, or the dataset has an id with another uri or
             text; nothing is planned.
         SourceError: The source cannot be read; nothing is planned.
-        DatasetError: Another submit planned meanwhile; nothing is planned, run again. Or a plan
-            is damaged.
+        DatasetError: Another submission planned a job meanwhile, and nothing is planned: run
+            again. Or a plan is damaged.
     """
     with closing(new_items(dataset, source)) as items:
         rows = (_row(dataset, item) for item in items)
@@ -51,17 +50,17 @@ def plan_items(dataset: Dataset, source: Source, shard_size: int) -> Job | None:
 
 
 def plan_retry(dataset: Dataset, only: Collection[str], shard_size: int) -> Job | None:
-    """Plan the items that ended as errors of these classes once more; None if there are none.
+    """Plan a retry of the items that ended in these classes of error; None if there are none.
 
-    Items that an earlier retry still has in hand are left to it. Bad items are never among
-    them: what was wrong with them was never kept.
+    `only` may be empty: all classes. Items of an earlier retry that is not done are left out, and
+    so are bad items: the dataset does not keep their wrong values.
 
     Raises:
-        DatasetError: Another submit or retry planned meanwhile; nothing is planned, run again.
-            Or an errors table is damaged.
+        DatasetError: Another submission or retry planned a job meanwhile, and nothing is planned:
+            run again. Or an errors table is damaged.
     """
-    told = f"retry of {', '.join(only) or 'all errors'}"
-    return _plan(dataset, _retry_rows(dataset, only), told, shard_size, retry=True)
+    source = f"retry of {', '.join(only) or 'all errors'}"
+    return _plan(dataset, _retry_rows(dataset, only), source, shard_size, retry=True)
 
 
 def _row(dataset: Dataset, item: Item) -> Row:
@@ -76,25 +75,26 @@ def _row(dataset: Dataset, item: Item) -> Row:
 
 
 def _retry_rows(dataset: Dataset, only: Collection[str]) -> Iterator[Row]:
-    """Yield what stands in errors tables; whoever then wins the next job's number has it.
+    """Yield the standing failures, for the planner that then wins the next job's number.
 
-    No id's standing row changes but by a job that planned the id: if none came in between,
-    all of these still stand.
+    Only a new job can supersede a standing failure. So if that number was still free, all of these
+    failures still stand.
     """
-    with closing(Retried(dataset)) as retried:
+    with closing(RetriedIds(dataset)) as retried:
         for part, failure in standing_failures(dataset, retried):
             if failure.error != BAD_ITEM and (not only or failure.error in only):
                 item = failure.item
-                told = (failure.error, failure.message, failure.attempt, part)
-                yield (item.id, item_value(item), *told)
+                reason = (failure.error, failure.message, failure.attempt)
+                yield (item.id, item_value(item), *reason, part)
 
 
 def _plan(
     dataset: Dataset, rows: Iterable[Row], source: str, shard_size: int, *, retry: bool
 ) -> Job | None:
-    """Plan rows; the job's number is chosen before the first of them is read.
+    """Plan rows; the job's number is chosen before the first row is read.
 
-    So another job that is planned meanwhile, which these rows do not regard, has taken it.
+    So a job that is planned meanwhile, which the rows do not take into account, takes that number,
+    and this plan fails.
     """
     if shard_size < 1:
         raise DatasetError(f"shard size {shard_size}: a shard has at least one item")
@@ -107,7 +107,7 @@ def _plan(
         job = writer.finish(source)
     if job is None:
         return None
-    # If this raises, the job may be there all the same, and the files must stay.
+    # If this raises, the record may exist nevertheless, and the files must stay.
     if publish(dataset, job):
         return job
     writer.discard()
@@ -125,7 +125,7 @@ def _next_id(dataset: Dataset, known: list[Job]) -> str:
 
 
 class _PlanWriter:
-    """Gathers items into shards and shards into plan files."""
+    """A writer that collects rows into shards, and shards into plan files."""
 
     def __init__(self, dataset: Dataset, job_id: str, shard_size: int, *, retry: bool) -> None:
         self._dataset = dataset
@@ -175,7 +175,7 @@ class _PlanWriter:
 
     def discard(self) -> None:
         for number in range(len(self._files) + 1):
-            self._dataset.fs.delete(file_path(self._job_id, self._token, number))
+            self._dataset.fs.delete(plan_file_path(self._job_id, self._token, number))
 
     def _end_shard(self) -> None:
         columns = [list(column) for column in zip(*self._shard, strict=True)]
@@ -186,7 +186,7 @@ class _PlanWriter:
                 self._schema,
                 compression="zstd",
                 use_dictionary=False,
-                write_statistics=["id"] if self._retry else False,  # who looks for few ids
+                write_statistics=["id"] if self._retry else False,  # ids are searched in retries
             )
         self._parquet.write_table(table, row_group_size=len(self._shard))
         self._items += len(self._shard)
@@ -199,7 +199,7 @@ class _PlanWriter:
         if self._parquet is None:
             return
         self._parquet.close()
-        path = file_path(self._job_id, self._token, len(self._files))
+        path = plan_file_path(self._job_id, self._token, len(self._files))
         if not self._dataset.fs.create(path, memoryview(self._sink.getvalue())):
             raise DatasetError(f"plan file {self._dataset.root}/{path} exists already: run again")
         self._files.append(self._shards_in_file)
@@ -209,16 +209,17 @@ class _PlanWriter:
 
 
 def _schema(tower: Tower, *, retry: bool) -> pa.Schema:
-    """Return a plan's columns; a retry's have the failures so far, and the parts they are in."""
+    """Return a plan's columns; a retry's plan also has the failures so far, and their parts."""
     fields = errors_schema(tower) if retry else list(errors_schema(tower))[:2]
     part = [pa.field("part", pa.string(), nullable=False)] if retry else []
     return pa.schema([*fields, *part])
 
 
 def _delete_leftovers(dataset: Dataset, known: list[Job]) -> None:
-    """Delete the plan files of planners that lost, or were killed, under a number that is won.
+    """Delete the plan files, with the numbers of existing jobs, of other planners.
 
-    Files under the next number may be those of a planner at work, and stay.
+    Those planners lost the number, or were killed. Files with the next number stay: their planner
+    may be at work.
     """
     dataset.fs.tidy()
     tokens = {job.id: job.token for job in known}

@@ -1,1 +1,0 @@
-"""The jobs of a dataset: plans are read, retries are told apart."""

@@ -1,0 +1,181 @@
+"""Retries: jobs that embed items again which ended as errors.
+
+An older part's failure is superseded as soon as the part of a later retry with that id exists. This
+rule alone decides; no file has to change, so no crash can leave it half done. The errors tables of
+older parts are written again without superseded rows, as a service to readers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+
+from clipfleet.items import Item
+from clipfleet.messages import Shard
+from clipfleet.storage.format.dataset import PLAN_FOLDER, Dataset
+from clipfleet.storage.format.id_index import IdIndex
+from clipfleet.storage.format.parts import (
+    ITEMS_PREFIX,
+    MAX_ATTEMPT,
+    Embedded,
+    Failure,
+    failure_of,
+    part_path,
+    plain_name,
+    value_column,
+)
+from clipfleet.storage.plan.reader import Job, PlanReader, damaged_plan, read_job, shards
+
+RETRY_MARK = "retry-"  # begins the token of a retry's plan files: their names show retries
+
+_NO_JOB = ""  # of single items; sorts before the id of every job
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardWork:
+    """The work for a shard: its `items` are to be embedded.
+
+    For a retry's shard, `earlier` are the items' failures so far by id, and `earlier_parts` the
+    parts that have those. `retried_later` are failures of the shard that a later retry has: they
+    are not embedded, and stand in the shard's part again.
+    """
+
+    items: list[Item]
+    earlier: dict[str, Failure]
+    earlier_parts: tuple[str, ...]
+    retried_later: list[Failure]
+
+    def finish(self, embedded: Embedded) -> Embedded:
+        """Return the contents of the shard's part, with the attempts counted."""
+        failures = [
+            replace(f, attempt=min(self.earlier[f.item.id].attempt + 1, MAX_ATTEMPT))
+            if f.item.id in self.earlier
+            else f
+            for f in embedded.failures
+        ]
+        return replace(
+            embedded, failures=[*failures, *self.retried_later], retries=self.earlier_parts
+        )
+
+
+def read_shard_work(dataset: Dataset, shard: Shard) -> ShardWork:
+    """Return the work for a shard that has no part.
+
+    If its part was deleted, the shard is embedded again, but not the items that a later retry took
+    from it: these have their vectors, or will have them, in the retry's part.
+
+    Raises:
+        MessageError: The job has no such shard.
+        DatasetError: The dataset has no such job, or a plan is damaged.
+    """
+    earlier: dict[str, Failure] = {}
+    parts: set[str] = set()
+    with PlanReader(dataset) as plan:
+        job = plan.job(shard)
+        if job.retry:
+            for failure, part in _failures(dataset, plan, job, shard.index):
+                earlier[failure.item.id] = failure
+                parts.add(part)
+        items = plan.read(shard)
+    later = _retried_later(dataset, {item.id for item in items}, after=shard.job)
+    return ShardWork(
+        items=[item for item in items if item.id not in later],
+        earlier=earlier,
+        earlier_parts=tuple(sorted(parts)),
+        retried_later=[later[item.id] for item in items if item.id in later],
+    )
+
+
+def job_of(part: str) -> str:
+    """Return the id of a part's job; for a part of single items, "", which sorts before all ids."""
+    return _NO_JOB if part.startswith(ITEMS_PREFIX) else part.partition("-")[0]
+
+
+def retry_jobs(dataset: Dataset, *, after: str = _NO_JOB) -> list[Job]:
+    """Return the retries that are later than a job, oldest first."""
+    names = dataset.fs.list(PLAN_FOLDER)
+    marked = {name.partition("-")[0] for name in names if f"-{RETRY_MARK}" in name}
+    later = sorted(id_ for id_ in marked if id_ > after and f"{id_}.json" in names)
+    found = [read_job(dataset, id_) for id_ in later]
+    return [job for job in found if job.retry]  # another planner may have won the number of a retry
+
+
+def _retried_later(dataset: Dataset, ids: Collection[str], *, after: str) -> dict[str, Failure]:
+    """Return the failures of some ids that the first retry after a job took."""
+    found: dict[str, Failure] = {}
+    for job in retry_jobs(dataset, after=after) if ids else ():
+        with PlanReader(dataset) as plan:
+            for shard in _shards_with(plan, job, ids):
+                for failure, _ in _failures(dataset, plan, job, shard.index):
+                    if failure.item.id in ids:
+                        found.setdefault(failure.item.id, failure)
+    return found
+
+
+def superseded_ids(dataset: Dataset, ids: Collection[str], *, after: str) -> set[str]:
+    """Return the ids of failures in a part of job `after` that the parts of later retries have."""
+    found: set[str] = set()
+    for job in retry_jobs(dataset, after=after) if ids else ():
+        with PlanReader(dataset) as plan:
+            for shard in _shards_with(plan, job, ids):
+                here = {id_ for id_ in plan.read_rows(job, shard.index)[0] if id_ in ids}
+                if here and dataset.fs.exists(part_path(shard.name)):
+                    found |= here
+    return found
+
+
+class RetriedIds:
+    """The ids in retries, each with its newest retry; on disk, so memory stays flat.
+
+    `parts`: only the shards of retries whose parts are named there; by default all shards.
+    """
+
+    def __init__(self, dataset: Dataset, parts: Collection[str] | None = None) -> None:
+        self._index = IdIndex()
+        for job, ids in planned_retries(dataset, parts, newest_first=True):
+            # The index keeps an id's first row.
+            self._index.add((id_, b"", int(job.id)) for id_ in ids)
+
+    def has(self, id_: str, *, after: str) -> bool:
+        """Return whether a retry later than a job has an id."""
+        found = self._index.get(id_)
+        return found is not None and found[1] > int(after or 0)
+
+    def close(self) -> None:
+        self._index.close()
+
+
+def planned_retries(
+    dataset: Dataset, parts: Collection[str] | None = None, *, newest_first: bool = False
+) -> Iterator[tuple[Job, list[str]]]:
+    """Yield the ids in retries, one shard at a time; `parts` is as in `RetriedIds`."""
+    found = retry_jobs(dataset)
+    with PlanReader(dataset) as plan:
+        for job in reversed(found) if newest_first else found:
+            for shard in shards(job):
+                ids, _ = plan.read_rows(job, shard.index)
+                if parts is None or shard.name in parts:
+                    yield job, ids
+
+
+def _shards_with(plan: PlanReader, job: Job, ids: Collection[str]) -> Iterator[Shard]:
+    """Yield the shards that may have some of the ids; most sources are sorted by id."""
+    first, last = min(ids), max(ids)
+    return (shard for shard in shards(job) if plan.may_have(job, shard.index, first, last))
+
+
+def _failures(
+    dataset: Dataset, plan: PlanReader, job: Job, index: int
+) -> Iterator[tuple[Failure, str]]:
+    """Yield the failures that a retry's shard took, each with its part's name.
+
+    Raises:
+        DatasetError: The plan is damaged.
+    """
+    names = ["id", value_column(dataset.info.tower), "error", "message", "attempt", "part"]
+    for row in plan.read_table(job, index, names).to_pylist():
+        try:
+            failure, part = failure_of(row), plain_name(row["part"])
+        except ValueError as error:
+            raise damaged_plan(dataset, job, error) from error
+        yield failure, part

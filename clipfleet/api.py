@@ -128,7 +128,7 @@ def retry(
     """
     from clipfleet.error_codes import BAD_ITEM, chosen_classes
     from clipfleet.tasks.local.run import retry_here
-    from clipfleet.tasks.submit.retry_failed import retry_errors
+    from clipfleet.tasks.submit.retry_failed import retry
 
     settings, classes = settings or load_settings(), chosen_classes(only)
     if BAD_ITEM in classes:
@@ -139,7 +139,7 @@ def retry(
     if model is None:
         if workers or gpus:
             raise UsageError("workers and gpus are for a retry on this machine: name the model too")
-        return retry_errors(str(dataset), classes, settings=settings)
+        return retry(str(dataset), classes, settings=settings)
     return retry_here(
         str(dataset),
         classes,

@@ -1,9 +1,9 @@
-"""The queue of single items, for producers that have clipfleet: it says when it is full.
+"""The queue of single items, for producers with clipfleet installed; it is bounded.
 
     with ItemQueue("txt", settings=load_settings()) as queue:
         queue.put([{"id": "a", "text": "a red bicycle"}], wait_s=60)
 
-A producer that has only Celery does the same with Redis's LLEN, see examples/queue_items.py.
+A producer with Celery alone checks the length by LLEN, see examples/queue_items.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from clipfleet.errors import QueueFullError
 from clipfleet.messages import EMBED_ITEMS_TASK, queue_name
 from clipfleet.settings import Settings
 from clipfleet.tasks.app import make_app
-from clipfleet.tasks.broker.redis_client import connect, queue_length
+from clipfleet.tasks.broker.queue_stats import queue_length
+from clipfleet.tasks.broker.redis_client import connect
 from clipfleet.tasks.submit.enqueue import broker_errors
 
 _FIRST_WAIT_S = 0.05
@@ -26,7 +27,7 @@ _MAX_WAIT_S = 2.0
 
 
 class ItemQueue:
-    """A tower's queue, up to `max_queued_messages` that wait in it; a context manager."""
+    """A tower's queue, of at most `max_queued_messages` waiting messages; a context manager."""
 
     def __init__(self, tower: Tower, *, settings: Settings) -> None:
         self._settings = settings
@@ -43,14 +44,14 @@ class ItemQueue:
     ) -> None:
         """Queue items, `{"id", "uri"}` or `{"id", "text"}`, as one message.
 
-        They go into the worker's own dataset of single items, or into `dataset` in its output
-        folder. While the queue is full, wait for as long as `wait_s`. Several producers that
-        find room at once all use it: the limit may be passed by a message for each.
+        They go into the worker's default dataset of single items, or into `dataset` in its output
+        folder. While the queue is full, wait for at most `wait_s`. If several producers find
+        room at the same moment, the limit may be exceeded by one message per producer.
 
         Raises:
             QueueFullError: The queue is still full; nothing was queued.
-            BrokerError: Redis does not answer, or is out of memory; nothing was queued, unless
-                it was cut off while it answered: an item that is queued twice is written once.
+            BrokerError: Redis does not answer, or is out of memory. Nothing was queued, unless
+                the connection broke during the answer; an item queued twice is written once.
         """
         with broker_errors(self._settings):
             self._wait_for_room(wait_s)
@@ -65,7 +66,7 @@ class ItemQueue:
             )
 
     def length(self) -> int:
-        """Return how many messages wait: of single items, and of shards.
+        """Return how many messages wait, of single items and of shards.
 
         Raises:
             BrokerError: Redis does not answer.
@@ -96,14 +97,14 @@ class ItemQueue:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 raise self._full(length, limit, wait_s)
-            time.sleep(min(left_s, pause_s * random.uniform(0.5, 1.0)))  # producers not in step
+            time.sleep(min(left_s, pause_s * random.uniform(0.5, 1.0)))  # not all at once
             pause_s = min(2 * pause_s, _MAX_WAIT_S)
 
     def _full(self, length: int, limit: int, wait_s: float) -> QueueFullError:
         waited = f" after {wait_s:g} s" if wait_s else ""
-        told = (
+        message = (
             f"queue {self._name} is full{waited}: {length:,} messages wait, {limit:,} may. Nothing "
             "was queued: try again when workers have taken some, start more of them, or raise "
             "CLIPFLEET_MAX_QUEUED_MESSAGES"
         )
-        return QueueFullError(told, length=length, limit=limit)
+        return QueueFullError(message, length=length, limit=limit)

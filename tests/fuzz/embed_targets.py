@@ -16,8 +16,8 @@ from clipfleet.settings import Settings
 from clipfleet.storage.commit.commit import missing_shards
 from clipfleet.storage.verify.verify import prove
 from clipfleet.tasks.embed_shard import embed_shard
-from clipfleet.tasks.items.parse import read_arrivals
-from clipfleet.tasks.items.task import embed_arrivals, open_dataset
+from clipfleet.tasks.items.parse import read_single_items
+from clipfleet.tasks.items.task import embed_single_items, open_dataset
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engine_process import EngineProcess
 from clipfleet.workers.engines.fake import FakeEngine, fake_card
@@ -60,8 +60,8 @@ def items(tower: Tower, folder: Path) -> Target:
 
     def _embed(given: list[Any], named: str | None) -> None:
         dataset = open_dataset(process, named)
-        arrivals, _ = read_arrivals(given, tower)
-        embed_arrivals(arrivals, dataset, process, worker="w")
+        arrivals, _ = read_single_items(given, tower)
+        embed_single_items(arrivals, dataset, process, worker="w")
         proof = prove(dataset.root)
         assert proof.ok, proof.problems
         assert proof.vectors + proof.errors == len({arrival.item.id for arrival in arrivals})

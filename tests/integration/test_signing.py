@@ -64,7 +64,7 @@ def test_what_is_not_signed_is_refused_and_what_the_fleet_queues_is_embedded(
     assert signed.counts("stranger") == (0, 0)
     progress = read_progress(signed.dataset_path(), signed.settings)
     progress.refresh()
-    reasons = sorted(refusal.reason[:40] for refusal in progress.strays)
+    reasons = sorted(refusal.reason[:40] for refusal in progress.unnamed_refusals)
     assert len([r for r in reasons if "it is not signed" in r]) == 4
     assert len([r for r in reasons if "its signature is wrong" in r]) == 1
     assert any("CLIPFLEET_MESSAGE_KEY" in line for line in progress.lines())

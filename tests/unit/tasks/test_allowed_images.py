@@ -20,8 +20,8 @@ from clipfleet.storage.planner.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.verify.verify import prove
 from clipfleet.tasks.embed_shard import embed_shard
-from clipfleet.tasks.items.parse import read_arrivals
-from clipfleet.tasks.items.task import embed_arrivals, open_dataset
+from clipfleet.tasks.items.parse import read_single_items
+from clipfleet.tasks.items.task import embed_single_items, open_dataset
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engine_process import EngineProcess
 from clipfleet.workers.engines.fake import write_fake_engine
@@ -57,8 +57,8 @@ def test_images_below_no_root_are_error_rows_planned_or_queued_singly(
         task = EmbedTask(dataset=root, tower="img", model=model, shard=shard)
         embed_shard(task, process, worker="w")
         single = open_dataset(process, None)
-        arrivals, _ = read_arrivals([{"id": i.id, "uri": i.uri} for i in items], "img")
-        embed_arrivals(arrivals, single, process, worker="w")
+        arrivals, _ = read_single_items([{"id": i.id, "uri": i.uri} for i in items], "img")
+        embed_single_items(arrivals, single, process, worker="w")
     for dataset in (planned, single):
         assert count_failures(dataset) == {NOT_ALLOWED: 2}
         proof = prove(dataset.root)

@@ -177,7 +177,7 @@ def worker(
     """
     from clipfleet.gpus import choose_gpus
     from clipfleet.storage.filesystem.locations import resolved
-    from clipfleet.tasks.local.engine_build import engine_of_this_machine, check_before_build
+    from clipfleet.tasks.local.engine_build import check_before_build, engine_of_this_machine
     from clipfleet.tasks.local.gpu_fleet import run_gpu_workers
     from clipfleet.tasks.worker.main import run_worker
 

@@ -1,4 +1,4 @@
-"""A child's last words: they reach its parent, and nothing keeps the child alive."""
+"""A child's fatal error reaches its parent, and nothing keeps the child alive."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_parent_that_is_not_the_worker_is_not_signalled() -> None:
     assert worker(change)[0] == "1 0"
 
 
-def test_there_is_nothing_to_tell_before_a_child_speaks(
+def test_without_a_report_nothing_is_raised(
     report: tuple[FatalErrorReport, Path],
 ) -> None:
     report[0].check()
@@ -82,7 +82,7 @@ def test_a_report_that_cannot_be_read_still_ends_the_worker_with_an_error(
 ) -> None:
     made, path = report
     path.write_text(words)
-    with pytest.raises(EngineError, match="its reason stands in the log") as raised:
+    with pytest.raises(EngineError, match="the log above has the reason") as raised:
         made.check()
     assert not isinstance(raised.value, GpuLostError)
     assert not path.exists()

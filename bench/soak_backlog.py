@@ -9,7 +9,8 @@ from bench.soak_fleet import SoakRedis
 from clipfleet.items import Item
 from clipfleet.settings import Settings
 from clipfleet.storage.sources.base import ListSource
-from clipfleet.tasks.broker.redis_client import connect, queue_length
+from clipfleet.tasks.broker.queue_stats import queue_length
+from clipfleet.tasks.broker.redis_client import connect
 from clipfleet.tasks.submit.resume import resume
 from clipfleet.tasks.submit.submit import submit
 

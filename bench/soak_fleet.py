@@ -16,8 +16,8 @@ from redis.exceptions import RedisError
 
 from clipfleet.settings import Settings
 from clipfleet.tasks.broker.redis_client import connect
-from clipfleet.tasks.local.child_processes import end, start_dependent
-from clipfleet.tasks.local.fleet import last_words, worker_command
+from clipfleet.tasks.local.child_processes import end, start_child_process
+from clipfleet.tasks.local.fleet import log_tail, worker_command
 from clipfleet.tasks.local.redis_server import server_command
 from clipfleet.workers.environment import environment_of
 
@@ -56,7 +56,7 @@ class SoakRedis:
         options = ["--port", "0", "--unixsocket", str(socket), "--dir", str(self._folder)]
         options += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
         with open(self._folder / "log", "ab") as log:
-            server = start_dependent([*server_command(), *options], output=log)
+            server = start_child_process([*server_command(), *options], output=log)
         deadline_s = time.monotonic() + _START_S
         with connect(self.url) as client:
             while True:
@@ -90,7 +90,7 @@ class SoakFleet:
             if worker.poll() is not None:
                 self.counts["started again"] += 1
                 if worker.pid not in self._killed:
-                    words = last_words(self.logs[number])
+                    words = log_tail(self.logs[number])
                     self.ended.append(f"exit code {worker.returncode}: {words}")
                 self.workers[number] = self._start(self.logs[number])
 
@@ -124,7 +124,9 @@ class SoakFleet:
     def _start(self, log_path: Path) -> subprocess.Popen[bytes]:
         with open(log_path, "ab") as log:
             command = worker_command(self._settings)
-            return start_dependent(command, output=log, environment=environment_of(self._settings))
+            return start_child_process(
+                command, output=log, environment=environment_of(self._settings)
+            )
 
 
 def child_of(pid: int) -> int | None:

@@ -156,7 +156,7 @@ def retry(
     """
     from clipfleet.error_codes import BAD_ITEM, chosen_classes
     from clipfleet.tasks.local.run import retry_here
-    from clipfleet.tasks.submit.retry_failed import retry_errors
+    from clipfleet.tasks.submit.retry_failed import retry
 
     settings = settings or load_settings()
     classes = chosen_classes([only] if isinstance(only, str) else only)
@@ -168,7 +168,7 @@ def retry(
     if model is None:
         if workers or gpus:
             raise UsageError("workers and gpus are for a retry on this machine: name the model too")
-        return retry_errors(str(dataset), classes, settings=settings)
+        return retry(str(dataset), classes, settings=settings)
     return retry_here(
         str(dataset),
         classes,

@@ -1,4 +1,4 @@
-"""The Celery application: queues, acknowledgement, what is kept in Redis and for how long."""
+"""The Celery application: queues, acknowledgement and the connection to Redis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from clipfleet.architectures import TOWERS
 from clipfleet.messages import queue_name
 from clipfleet.settings import Settings, load_settings
 from clipfleet.tasks.broker.amqp import FleetAMQP
-from clipfleet.tasks.broker.redis_client import CONNECT_TIMEOUT_S, unacked_key
+from clipfleet.tasks.broker.queue_stats import unacked_key
+from clipfleet.tasks.broker.redis_client import CONNECT_TIMEOUT_S
 
 TASK_MODULES = (
     "clipfleet.tasks.embed_shard",
@@ -20,32 +21,32 @@ TASK_MODULES = (
     "clipfleet.tasks.worker.main",
 )
 
-_SWEEP_S = 1  # between looks for messages whose worker died
-# A connection on which nothing comes back, as behind a firewall that forgot it, is made anew after
-# twice the first (the consumer's), or the second.
+_SWEEP_S = 1  # between sweeps for the messages of dead workers
+# A connection without any answer (a firewall dropped it) is replaced: the consumer's after twice
+# `_HEALTH_CHECK_S`, others after `_SOCKET_TIMEOUT_S`.
 _HEALTH_CHECK_S = 5
 _SOCKET_TIMEOUT_S = 5.0
-_SWEEP_LOCK_S = 10  # a worker that is killed while it sweeps stops the others' sweeps for so long
-_ENGINE_LOAD_S = 900  # a child that is not up after this is killed and started again
+_SWEEP_LOCK_S = 10  # a worker that is killed in its sweep blocks other sweeps for this long
+_ENGINE_LOAD_S = 900  # a child that is not ready after this is killed and started again
 
 
 def make_app(settings: Settings) -> Celery:
-    """Return the application of a fleet; a worker's also names its tower's queue.
+    """Return the application of a fleet; a worker's settings also name its tower.
 
-    Nothing is connected until it is used.
+    The application connects when it is first used.
     """
     app = Celery("clipfleet", amqp=FleetAMQP, set_as_current=False)
     app.conf.update(
-        clipfleet_settings=settings,  # the child gets them with the application
+        clipfleet_settings=settings,  # see `settings_of`; they travel to the child
         broker_url=settings.redis_url,
-        # Nothing signs its commands, and one of them drops messages.
+        # Its commands are not signed, and one of them drops messages.
         worker_enable_remote_control=not settings.message_keys,
         **_tls(settings.redis_url),
         broker_transport_options=_transport_options(settings),
         broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,  # a worker outlives any outage of Redis
+        broker_connection_max_retries=None,  # a worker survives any outage of Redis
         broker_connection_timeout=CONNECT_TIMEOUT_S,
-        # A producer rides out a blip of Redis, and fails within seconds if there is none.
+        # A producer survives a short outage of Redis, and fails within seconds in a longer one.
         task_publish_retry_policy={
             "max_retries": 4,
             "interval_start": 0.2,
@@ -74,7 +75,7 @@ _ACKNOWLEDGED_LATE: dict[str, Any] = {
     "task_acks_late": True,
     "task_reject_on_worker_lost": True,
     "task_acks_on_timeout": False,  # back to the queue
-    # Nothing gets as far as failing: `retry_policy` turns errors into retries and refusals.
+    # No task fails: `retry_policy` turns errors into retries and refusals.
     "task_acks_on_failure": True,
     "task_ignore_result": True,
     "task_store_errors_even_if_ignored": False,
@@ -86,7 +87,7 @@ _ONE_SPAWNED_CHILD: dict[str, Any] = {
     "worker_pool": "clipfleet.tasks.worker.pool:TaskPool",  # prefork
     "worker_pool_start_method": "spawn",
     "worker_concurrency": 1,
-    "worker_consumer": "clipfleet.tasks.broker.consumer:CarefulConsumer",
+    "worker_consumer": "clipfleet.tasks.broker.consumer:FleetConsumer",
     "worker_prefetch_multiplier": 2,  # the running shard, and one reserved
     "worker_proc_alive_timeout": _ENGINE_LOAD_S,
     "worker_hijack_root_logger": False,
@@ -95,12 +96,12 @@ _ONE_SPAWNED_CHILD: dict[str, Any] = {
 
 
 def _tls(url: str) -> dict[str, Any]:
-    """Have the server's certificate checked: kombu does so only where it is told to.
+    """Have the server's certificate checked, which kombu does only by an option.
 
-    What the URL says (ssl_cert_reqs, ssl_ca_certs, …) goes before.
+    The URL's parameters (ssl_cert_reqs, ssl_ca_certs, …) override this.
     """
     if url.partition("://")[0].lower() != "rediss":
-        return {}  # told so, kombu would speak TLS to any server
+        return {}  # with the option, kombu would use TLS for any server
     return {"broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED}}
 
 
@@ -110,7 +111,7 @@ def _queue(name: str) -> Queue:
 
 def _transport_options(settings: Settings) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "settings": settings,  # for the refusals of clipfleet.tasks.broker.transport
+        "settings": settings,  # for refusals in clipfleet.tasks.broker.transport
         "visibility_timeout": settings.visibility_timeout_s,
         "unacked_restore_interval": _SWEEP_S,
         "unacked_restore_throttle": 1,
@@ -121,7 +122,7 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
     }
     if settings.tower:
-        # What a tower's workers hold is counted by itself, and by fleet.
+        # A key for each tower and fleet, so that `status` can count its held messages.
         held = unacked_key(queue_name(settings.tower, settings.queue_prefix))
         options |= {
             "unacked_key": held,
@@ -132,7 +133,7 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
 
 
 def __getattr__(name: str) -> Celery:
-    """Make `app` when it is first asked for: `celery --app clipfleet.tasks.app` and Flower do."""
+    """Make `app` at its first use, by `celery --app clipfleet.tasks.app` or Flower."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     app = globals()["app"] = make_app(load_settings())

@@ -1,4 +1,4 @@
-"""The output folder of a worker: messages may name datasets inside it, no others."""
+"""Access to datasets by name: messages may name only datasets in the worker's output folder."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _PATH_BYTES = 4096 - 256  # with room for the files in it
 
 
 def dataset_root(output: str, dataset: str, *, store_timeout_s: float = STORE_TIMEOUT_S) -> str:
-    """Return the place of a dataset that a message names, symbolic links resolved.
+    """Return the location of a dataset that a message names, with symbolic links resolved.
 
     A relative path is one inside `output`.
 
     Raises:
-        MessageError: It is no usable path, is too long, has `..` in it, leads out of `output`, or
-            lies inside another dataset.
+        MessageError: The name is not a usable path, is too long, contains `..`, leads out of
+            `output`, or lies inside another dataset.
         StorageError: The object store of `output` does not answer.
     """
     if len(dataset) > MAX_DATASET_LENGTH:
@@ -42,15 +42,15 @@ def dataset_root(output: str, dataset: str, *, store_timeout_s: float = STORE_TI
     if in_object_store(output):
         return _root_in_store(absolute(output), dataset, store_timeout_s)
     try:
-        place = local_path(dataset) if "://" in dataset else dataset
-        root = Path(output, place).resolve()
+        path = local_path(dataset) if "://" in dataset else dataset
+        root = Path(output, path).resolve()
         allowed = Path(output).resolve()
     except (UsageError, ValueError, OSError, RuntimeError) as error:
         raise MessageError(f"dataset {dataset!r} is no usable path: {error}") from error
     if not dataset or not root.is_relative_to(allowed):
         raise _outside(output, dataset)
     try:
-        _check_place(root, allowed)
+        _check_location(root, allowed)
         _check_folders(root, allowed)
     except PermissionError as error:
         raise MessageError(f"dataset {dataset!r} cannot be looked at: {error}") from error
@@ -58,13 +58,13 @@ def dataset_root(output: str, dataset: str, *, store_timeout_s: float = STORE_TI
 
 
 def _root_in_store(output: str, dataset: str, store_timeout_s: float) -> str:
-    """Return the URL of a dataset below an output that is one."""
+    """Return the URL of a dataset below an output that is a URL."""
     relative = "://" not in dataset and not dataset.startswith("/")
     try:
         root = absolute(below(output, dataset) if relative else dataset)
     except (UsageError, ValueError) as error:
-        # Not its name: there may be a password in it.
-        raise MessageError(f"the message's dataset is no usable place: {error}") from error
+        # Without its name, which may contain a password.
+        raise MessageError(f"the message's dataset is no usable location: {error}") from error
     if not dataset or f"{root}/"[: len(output) + 1] != f"{output}/":
         raise _outside(output, dataset)
     inside = root
@@ -88,8 +88,8 @@ def _inside_another(root: object, other: object) -> MessageError:
     )
 
 
-def _check_place(root: Path, allowed: Path) -> None:
-    """Refuse a dataset that cannot be there, or inside another, whose files it would mix with."""
+def _check_location(root: Path, allowed: Path) -> None:
+    """Refuse a dataset with an impossible path, or inside another dataset."""
     names = [len(os.fsencode(part)) for part in root.parts]
     if max(names) > _NAME_BYTES or sum(names) + len(names) > _PATH_BYTES:
         raise MessageError(
@@ -106,9 +106,9 @@ def _check_place(root: Path, allowed: Path) -> None:
 
 
 def _check_folders(root: Path, allowed: Path) -> None:
-    """Refuse a dataset whose own folders lead elsewhere: a link may have been put there."""
+    """Refuse a dataset whose own folders are symbolic links out of the output folder."""
     for name in FOLDERS:
-        folder = Path(os.path.realpath(root / name))  # of a loop it returns what it is
+        folder = Path(os.path.realpath(root / name))  # of a loop, it returns the path itself
         if not folder.is_relative_to(allowed):
             raise MessageError(
                 f"{name}/ of dataset {root} is a symbolic link out of this worker's output folder "

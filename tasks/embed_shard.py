@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class LostShardError(UsageError):
-    """The process or the worker of a shard was lost again and again."""
+    """The process or the worker of a shard was lost too often."""
 
 
 def embed_shard(
@@ -46,13 +46,13 @@ def embed_shard(
     isolated: bool = False,
     lost: int = 0,
 ) -> Commit | None:
-    """Embed and commit a shard; None if it was committed before.
+    """Embed and commit a shard; return None if it was committed before.
 
-    `isolated`: see `Embedder.embed`; `lost`: how often its process, or its worker, was lost.
+    `isolated`: see `Embedder.embed`. `lost`: how often its process, or its worker, was lost.
 
     Raises:
-        LostShardError: That was too often.
-        UsageError: The message is for another worker, model or dataset, or its plan is gone.
+        LostShardError: `lost` reached `shard_attempts`.
+        UsageError: The message is for another worker, model or dataset, or its plan is missing.
         TransientError: Worth trying again.
         GpuLostError: This process can embed nothing any more.
     """
@@ -86,14 +86,14 @@ def _check_model(task: EmbedTask, dataset: Dataset, card: ModelCard) -> None:
 
 
 class ShardTask(Task[..., None]):
-    """A shard that ends its process too often is refused by the worker's parent."""
+    """A task whose message the worker's parent refuses if its process dies too often."""
 
     Request = "clipfleet.tasks.shard_request:ShardRequest"
 
 
 @shared_task(name=EMBED_TASK, bind=True, base=ShardTask)
 def embed(self: ShardTask, /, *args: Any, **message: Any) -> None:
-    """Run a message, whatever it holds: embed its shard, or put it off, or refuse it."""
+    """Embed the shard of a message, retry it later, or refuse it."""
     embedder = current_embedder()
     attempts = embedder.settings.shard_attempts
     lost = times_lost((self.request.properties or {}).get("delivery_info"))
@@ -111,7 +111,7 @@ def embed(self: ShardTask, /, *args: Any, **message: Any) -> None:
         gpu_lost(error)
     except UsageError as error:
         refuse(embedder.settings, *names_of(self.request.id, message), reason=reason_of(error))
-    except Exception as error:  # the edge of the task: nothing may lose its message
+    except Exception as error:  # the edge of the task: no error may lose the message
         names = names_of(self.request.id, message)
         if not may_retry(error, self.request.retries + 1, attempts):
             log.exception("shard failed for the last time")
@@ -140,7 +140,7 @@ def _log_done(task: EmbedTask, done: Commit | None, seconds: float, *, isolated:
 
 
 def names_of(id_: object, message: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what a message is called in a refusal, and its dataset, whatever it holds."""
+    """Return a message's name for a refusal, and its dataset; the message may be malformed."""
     try:
         name = f"shard {Shard(**message['shard']).name}"
     except (LookupError, TypeError, ValueError):

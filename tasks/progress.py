@@ -1,4 +1,4 @@
-"""How far a job is, as numbers and as one line of text."""
+"""The progress of a job, as numbers and as one line of text."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """How far a job is; `done` counts vectors and errors, `items_per_s` the last seconds.
+    """The progress of a job: `done` counts vectors and errors, `items_per_s` is of the last 15 s.
 
-    `trouble` is why nothing goes on, where that is known.
+    `stall_reason` is set if nothing progresses and the reason is known.
     """
 
     total: int
     done: int
     errors: int
     items_per_s: float
-    trouble: str | None = None
+    stall_reason: str | None = None
 
     @property
     def time_left_s(self) -> float | None:
@@ -39,8 +39,8 @@ def sentence(snapshot: Snapshot) -> str:
     ]
     if snapshot.time_left_s is not None and snapshot.done < snapshot.total:
         parts.append(f"{duration(snapshot.time_left_s)} left")
-    if snapshot.trouble:
-        parts.append(f"stalled: {snapshot.trouble}")
+    if snapshot.stall_reason:
+        parts.append(f"stalled: {snapshot.stall_reason}")
     return ", ".join(parts)
 
 

@@ -1,12 +1,12 @@
-"""What becomes of a message whose work failed: again after a while, or never.
+"""The retry policy: which failed messages are tried again, when, and how often.
 
-A transient error (Redis, the disk) is tried again for ever: the message is worth nothing
-less tomorrow. After any other unexpected error, or the end of its process, a shard is tried
-`shard_attempts` times and then refused with its reason: the plan still has it, so nothing is lost.
-Wrong messages are refused at once.
+After a transient error (Redis, the disk), a message is tried again without limit. After any other
+unexpected error, or the death of its process, a shard is tried `shard_attempts` times and then
+refused with the reason; the plan still has it, so nothing is lost. A wrong message is refused at
+once.
 
-No plan has the items that came singly. Whatever is wrong with their dataset, they wait until
-somebody has mended it; those on which the engine fails, or ends, as often are error rows.
+No plan has single items. If their dataset is damaged, they wait until it is repaired. After
+`shard_attempts` errors or deaths of the engine, they become error rows.
 """
 
 from __future__ import annotations
@@ -26,26 +26,25 @@ MAX_DELAY_S = 60.0
 
 TRANSIENT = (TransientError, OSError)
 
-_LOST = "lost"  # the count in a message's delivery_info
+_LOST = "lost"  # the key of the count in a message's delivery_info
 
 log = logging.getLogger(__name__)
 
 
 def retry_delay_s(attempt: int) -> float:
-    """Return the seconds to wait after failed attempt 1, 2, … of a shard or a batch."""
+    """Return the seconds to wait after the failed attempt 1, 2, … of a shard or a batch."""
     return backoff_s(attempt, first_s=FIRST_DELAY_S, max_s=MAX_DELAY_S)
 
 
 def may_retry(error: BaseException, attempt: int, attempts: int) -> bool:
-    """Return whether work that failed at this attempt (1, 2, …) is worth another."""
+    """Return whether to try again after an error at this attempt (1, 2, …)."""
     return isinstance(error, TRANSIENT) or attempt < attempts
 
 
 def is_redelivered(delivery_info: Mapping[str, Any] | None) -> bool:
-    """Return whether a message came back from a worker that died, or stopped, while it had it.
+    """Return whether a message was put back by a worker that died or stopped.
 
-    The transport notes that in what it puts back. One of its images may have ended the process:
-    so they are decoded in another one.
+    One of its images may have killed the process, so they are decoded in a separate one.
     """
     return bool((delivery_info or {}).get("redelivered"))
 
@@ -57,13 +56,13 @@ def times_lost(delivery_info: Mapping[str, Any] | None) -> int:
 
 
 def count_lost(message: Mapping[str, Any]) -> None:
-    """Count once more that a process was lost, in a message of kombu's that is put back."""
+    """Add one to the count of lost processes in a kombu message that is put back."""
     info = message["properties"]["delivery_info"]
     info[_LOST] = times_lost(info) + 1
 
 
 def lost_reason(times: int, error: BaseException | None = None) -> str:
-    """Return why work is given up whose process was lost so often; `error` is Celery's of it."""
+    """Return the reason for giving up after losing the process; `error` is Celery's last one."""
     if error is None:
         return f"its workers died, or lost Redis, {times} times while they had it"
     how = str(error).removeprefix("Worker exited prematurely: ")
@@ -71,32 +70,32 @@ def lost_reason(times: int, error: BaseException | None = None) -> str:
     return f"it ended the engine's process {times} times; the last time: {how}"
 
 
-class NotNow(Reject):
-    """A batch of items that failed by no fault of theirs: the disk, Redis, or their dataset."""
+class BatchPostponed(Reject):
+    """A batch that failed because of the disk, Redis or its dataset, not of its items."""
 
 
-class NotThis(Reject):
-    """A batch of items that failed for another reason, which may be one of the items."""
+class BatchFailed(Reject):
+    """A batch that failed for another reason, perhaps because of one of its items."""
 
 
-def give_back(error: Exception) -> NoReturn:
-    """Tell the parent process, which holds a batch's messages, to run it again.
+def requeue_batch(error: Exception) -> NoReturn:
+    """Make the parent process, which holds a batch's messages, run the batch again.
 
     Raises:
-        NotNow, NotThis: Always.
+        BatchPostponed, BatchFailed: Always.
     """
-    kind = NotNow if isinstance(error, (*TRANSIENT, UsageError)) else NotThis
+    kind = BatchPostponed if isinstance(error, (*TRANSIENT, UsageError)) else BatchFailed
     raise kind(reason_of(error), requeue=True) from error
 
 
 def retry_later(task: Any, error: Exception, *, named: str) -> NoReturn:
-    """Put a task's message back for after a while; the message at hand is then acknowledged.
+    """Queue a task's message again with a delay; the present message is then acknowledged.
 
-    `named` is what it is called in the log.
+    `named` is the message's name in the log.
 
     Raises:
-        celery.exceptions.Retry: Always, for Celery; or Reject, which puts the message back
-            at once, if Redis does not take the new one.
+        celery.exceptions.Retry: Always; or Reject, which puts the message back without a delay,
+            if Redis does not accept the new one.
     """
     attempt = task.request.retries + 1
     delay_s = retry_delay_s(attempt)

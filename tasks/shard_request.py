@@ -1,4 +1,4 @@
-"""A shard as a request of Celery's, in the worker's parent, which sees how its child ends."""
+"""A shard's request in the worker's parent process, which sees how its child ends."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from billiard.exceptions import WorkerLostError
 from celery.worker import state
 from celery.worker.request import Request
 
-from clipfleet.tasks.app_settings import settings_of
+from clipfleet.tasks.broker.amqp import settings_of
 from clipfleet.tasks.broker.refusals import refuse
 from clipfleet.tasks.embed_shard import names_of
 from clipfleet.tasks.retry_policy import lost_reason, times_lost
 
 
 class ShardRequest(Request):
-    """Refuses a shard that ends its process for the last time; else its message goes back."""
+    """Refuses a shard whose process died too often; otherwise its message is queued again."""
 
     def on_failure(self, exc_info: Any, *rest: Any, **more: Any) -> None:
-        """Count the loss of the process, unless the worker stops; then go Celery's way."""
+        """Count a lost process, unless the worker is stopping; then let Celery continue."""
         error = getattr(exc_info.exception, "exc", exc_info.exception)  # Celery may wrap it
         if isinstance(error, (WorkerLostError, SystemExit)) and not _stopping():
             self._count_lost(error)
@@ -36,6 +36,6 @@ class ShardRequest(Request):
 
 
 def _stopping() -> bool:
-    """Return whether the worker stops, and kills a child that works on after its grace period."""
-    asked = (state.should_stop, state.should_terminate)  # an exit code, which may be 0
-    return any(code is not None and code is not False for code in asked)
+    """Return whether the worker is stopping, and may kill its child after the grace period."""
+    exit_codes = (state.should_stop, state.should_terminate)  # each may be 0
+    return any(code is not None and code is not False for code in exit_codes)

@@ -1,4 +1,4 @@
-"""Progress: how far a dataset is. The files tell; Redis adds what waits and what runs."""
+"""The status of a dataset: its progress from its files, its messages from Redis."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from clipfleet.storage.filesystem.locations import in_object_store, open_filesys
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset
 from clipfleet.storage.format.parts import ITEMS_PREFIX
 from clipfleet.storage.plan.reader import Job, jobs, read_job
-from clipfleet.tasks.broker.redis_client import connect, message_counts, unreachable
+from clipfleet.tasks.broker.queue_stats import message_counts
+from clipfleet.tasks.broker.redis_client import connect, unreachable
 from clipfleet.tasks.broker.refusals import Refusal, Refusals
 from clipfleet.tasks.progress import Snapshot, sentence
 from clipfleet.tasks.submit.enqueue import name_in_messages
 
 _RATE_WINDOW_S = 15.0
-_STUCK_S = 10.0  # a message between two hands is in neither for a moment, not for so long
-_LOOKS = 2  # of a worker for lost messages, before the dataset counts as stuck
+_STUCK_S = 10.0  # a message that moves in Redis is out of sight for less
+_LOOKS = 2  # of the reconcilers, before the dataset counts as stuck
 _JOB_SUFFIX = re.compile(r"(?P<dataset>.+):(?P<job>[0-9]{5})")
 _SHOWN_REFUSALS = 5
 
 
 def read_progress(name: str, settings: Settings) -> Progress:
-    """Return how far a dataset, or one job of it (`DATASET:00001`), is.
+    """Return the progress of a dataset, or of one of its jobs (`DATASET:00001`).
 
     Raises:
         DatasetError: There is no such dataset or job.
@@ -47,33 +48,33 @@ def read_progress(name: str, settings: Settings) -> Progress:
 
 
 class Progress:
-    """How far a dataset, or a job, was at the last `refresh`.
+    """The progress of a dataset, or of a job, at the last `refresh`.
 
-    `total`, `vectors` and `errors` count items; `total` is what is planned and what came by
-    itself. `waiting` and `held` count the messages of the dataset's tower and fleet, of all
-    datasets; they are None where Redis does not answer, see `broker_error`. `strays` are the
-    refused messages that named no dataset.
+    `total`, `vectors` and `errors` count items; `total` counts planned and single items. `waiting`
+    and `held` count the messages of the dataset's tower and fleet, for all datasets; they are None
+    if Redis does not answer, see `broker_error`. `unnamed_refusals` are those of messages that
+    name no dataset.
     """
 
     def __init__(self, dataset: Dataset, settings: Settings, *, job: Job | None = None) -> None:
         self.dataset = dataset
         self.job = job
         self.total = self.shards = 0
-        self._superseded = 0  # errors that retries took up and are done with
-        self._in_retry = 0  # items that ended as errors, and are to be embedded again
+        self._superseded = 0  # errors that a retry has replaced
+        self._in_retry = 0  # errors that a running retry will replace
         self.waiting: int | None = None
         self.held: int | None = None
         self.refusals: list[Refusal] = []
-        self.strays: list[Refusal] = []
+        self.unnamed_refusals: list[Refusal] = []
         self.broker_error: str | None = None
         self._settings = settings
         self._planned = Manifest(dataset, f"{job.id}-" if job else tuple(string.digits))
-        self._arrived = Manifest(dataset, ITEMS_PREFIX)
+        self._single_items = Manifest(dataset, ITEMS_PREFIX)
         self._moved_s = self._queued_s = time.monotonic()
         self._history: deque[tuple[float, int]] = deque()  # (monotonic seconds, items done)
 
     def refresh(self) -> None:
-        """Look again.
+        """Read the dataset's files and Redis again.
 
         Raises:
             DatasetError: A record of the dataset is damaged.
@@ -81,12 +82,12 @@ class Progress:
         planned = [self.job] if self.job else jobs(self.dataset)
         self._planned.refresh()
         if not self.job:
-            self._arrived.refresh()
-        arrived = self._arrived.vectors + self._arrived.errors
+            self._single_items.refresh()
+        single_items = self._single_items.vectors + self._single_items.errors
         if self.job:
             self.total = self.job.items
         else:
-            self.total = sum(job.items for job in planned if not job.retry) + arrived
+            self.total = sum(job.items for job in planned if not job.retry) + single_items
             self._superseded = self._planned.retried
             retries = sum(job.items for job in planned if job.retry)
             self._in_retry = retries - self._superseded
@@ -104,17 +105,17 @@ class Progress:
     @property
     def vectors(self) -> int:
         """Items with a vector."""
-        return self._planned.vectors + self._arrived.vectors
+        return self._planned.vectors + self._single_items.vectors
 
     @property
     def errors(self) -> int:
         """Items without a vector, of which no retry is done."""
-        return max(0, self._planned.errors + self._arrived.errors - self._superseded)
+        return max(0, self._planned.errors + self._single_items.errors - self._superseded)
 
     @property
     def cut(self) -> int:
         """Vectors of texts that were longer than the model's context length."""
-        return self._planned.cut + self._arrived.cut
+        return self._planned.cut + self._single_items.cut
 
     @property
     def done(self) -> int:
@@ -123,7 +124,7 @@ class Progress:
 
     @property
     def shards_done(self) -> int:
-        """Planned shards with a record; parts of items that came singly are not among them."""
+        """Planned shards with a record; parts of single items are not counted."""
         return self._planned.shards
 
     @property
@@ -133,22 +134,22 @@ class Progress:
 
     @property
     def stalled_s(self) -> float:
-        """For how long no item was done."""
+        """Seconds since the last item was done."""
         return time.monotonic() - self._moved_s
 
     @property
     def stuck(self) -> bool:
-        """Whether shards are missing, Redis has had no message for a while, and nobody queues any.
+        """Whether shards are missing, and Redis has had no message for a while.
 
-        Workers look for lost messages by themselves, and leave refused shards alone.
+        The workers' reconcilers queue lost shards again, but not refused ones.
         """
-        patience_s = _STUCK_S
+        limit_s = _STUCK_S
         if not self.refusals:
-            patience_s += _LOOKS * self._settings.reconcile_interval_s
-        return not self.finished and time.monotonic() - self._queued_s > patience_s
+            limit_s += _LOOKS * self._settings.reconcile_interval_s
+        return not self.finished and time.monotonic() - self._queued_s > limit_s
 
     def snapshot(self) -> Snapshot:
-        """Return what the display shows."""
+        """Return the progress for a display."""
         (first_s, first), (last_s, last) = self._history[0], self._history[-1]
         rate = (last - first) / (last_s - first_s) if last_s > first_s else 0.0
         return Snapshot(
@@ -156,7 +157,7 @@ class Progress:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the progress in JSON's types."""
+        """Return the status in JSON's types."""
         return {
             "dataset": self.dataset.root,
             "job": self.job.id if self.job else None,
@@ -171,12 +172,13 @@ class Progress:
             "held": self.held,
             "broker_error": self.broker_error,
             "refusals": [
-                {"message": r.message, "reason": r.reason} for r in (*self.refusals, *self.strays)
+                {"message": r.message, "reason": r.reason}
+                for r in (*self.refusals, *self.unnamed_refusals)
             ],
         }
 
     def lines(self) -> list[str]:
-        """Return the progress in words."""
+        """Return the status as lines of text."""
         name = f"{self.dataset.root}:{self.job.id}" if self.job else self.dataset.root
         head = f"{name}: {sentence(self.snapshot())}; {self.shards_done:,}/{self.shards:,} shards"
         cut = [f"  {self.cut:,} texts were cut to the model's length"] if self.cut else []
@@ -184,7 +186,7 @@ class Progress:
 
     def _redis_lines(self) -> list[str]:
         if self.finished and not self.waiting and not self.held:
-            return []  # nothing waits for Redis, which may be gone
+            return []  # Redis is not needed any more, and may be stopped
         if self.broker_error is not None:
             return [f"  queue unknown: {self.broker_error}"]
         return [
@@ -195,18 +197,18 @@ class Progress:
         if self.finished or self.waiting != 0 or self.held != 0:
             return []
         missing = self.shards - self.shards_done
-        way_out = f"`clipfleet resume {self.dataset.root}` queues them"
-        return [f"  {missing:,} shards are missing and none is queued: {way_out}"]
+        remedy = f"`clipfleet resume {self.dataset.root}` queues them"
+        return [f"  {missing:,} shards are missing and none is queued: {remedy}"]
 
     def _refusal_lines(self) -> list[str]:
-        refused = [*self.refusals, *self.strays]
+        refused = [*self.refusals, *self.unnamed_refusals]
         lines = [f"  refused {r.message}: {r.reason}" for r in refused[:_SHOWN_REFUSALS]]
         shards = sum(r.planned for r in refused)
         if shards:
             lines.append(f"  {shards:,} shards refused: mend the cause, then `clipfleet resume`")
         if len(refused) > shards:
-            singly = len(refused) - shards
-            lines.append(f"  {singly:,} other messages refused: queue again what was right in them")
+            others = len(refused) - shards
+            lines.append(f"  {others:,} other messages refused: queue again what was right in them")
         return lines
 
     def _ask_redis(self) -> None:
@@ -216,10 +218,10 @@ class Progress:
             with connect(settings.redis_url) as client:
                 self.waiting, self.held = message_counts(client, queue)
                 refusals = Refusals(client, settings.queue_prefix).all()
-                # The dataset may be reached by another path than the one that messages name.
+                # Messages may name the dataset by another path.
                 names = {self.dataset.root, name_in_messages(self.dataset)}
                 self.refusals = [r for r in refusals if r.dataset in names]
-                self.strays = [r for r in refusals if not r.dataset]
+                self.unnamed_refusals = [r for r in refusals if not r.dataset]
                 self.broker_error = None
         except (RedisError, OSError) as error:
             self.waiting = self.held = None

@@ -105,14 +105,14 @@ def _pause_at(step_of: Callable[..., Step | None] | None, args: tuple[Any, ...])
 def _wrap_steps() -> None:
     from celery import Celery
 
-    from clipfleet.tasks.broker.transport import CarefulTransport
+    from clipfleet.tasks.broker.transport import FleetTransport
     from clipfleet.tasks.submit import enqueue as queueing
     from clipfleet.workers import input_chunks as inputs
     from clipfleet.workers.engines.fake import FakeEngine
 
     for name in ("fill_texts", "fill_images"):
         wrap(inputs, name, before=lambda *_: Step.DECODES)
-    wrap(CarefulTransport, "_deliver", before=lambda *_: Step.TAKEN)
+    wrap(FleetTransport, "_deliver", before=lambda *_: Step.TAKEN)
     wrap(FakeEngine, "__call__", before=lambda *_: Step.ENGINE)
     # Every file of a dataset gets its name by one of these two.
     wrap(os, "link", before=_before_link, after=_after_link)

@@ -177,7 +177,7 @@ def worker(
     """
     from clipfleet.gpus import choose_gpus
     from clipfleet.storage.filesystem.locations import resolved
-    from clipfleet.tasks.local.engine_build import engine_of_this_machine, look_before_build
+    from clipfleet.tasks.local.engine_build import check_before_build, engine_of_this_machine
     from clipfleet.tasks.local.gpu_fleet import run_gpu_workers
     from clipfleet.tasks.worker.main import run_worker
 
@@ -194,7 +194,7 @@ def worker(
         chosen = choose_gpus(gpus)
         raise typer.Exit(run_gpu_workers(settings, chosen, build_if_missing=build_if_missing))
     if build_if_missing:
-        look_before_build(settings)
+        check_before_build(settings)
         card = engine_of_this_machine(model.resolve(), settings)
         settings = settings.model_copy(update={"model": str(card)})
     raise typer.Exit(run_worker(settings))

@@ -1,4 +1,4 @@
-"""Messages as they come off the queue: a wrong one is refused, and ends no worker."""
+"""The worker's consumer of messages: it refuses a wrong message and continues."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kombu.exceptions import KombuError
 
 from clipfleet.errors import MessageError
 from clipfleet.settings import Settings
-from clipfleet.tasks.app_settings import settings_of
+from clipfleet.tasks.broker.amqp import settings_of
 from clipfleet.tasks.broker.refusals import refuse
 from clipfleet.tasks.broker.signing import check_signature
 from clipfleet.tasks.broker.transport import PARSE_ERRORS
@@ -20,8 +20,8 @@ from clipfleet.validation import shortened
 
 Handler = Callable[[Any], None]
 
-# The headers that the fleet uses. No header is signed: by `errbacks` or `chain`, a stranger's
-# copy of a signed message could have the worker queue, and sign, what they name.
+# The headers that clipfleet uses. Headers are not signed: with `errbacks` or `chain` in a copy of
+# a signed message, an attacker could make the worker queue, and sign, any task.
 _USED = ("task", "id", "retries", "eta", "expires")
 
 _SHOWN_LENGTH = 200  # characters of a message's id in its refusal
@@ -29,30 +29,29 @@ _SHOWN_LENGTH = 200  # characters of a message's id in its refusal
 log = logging.getLogger(__name__)
 
 
-class CarefulConsumer(Consumer):
-    """Celery's consumer, whose errors on a wrong message end that message only.
+class FleetConsumer(Consumer):
+    """Celery's consumer, in which an error in a message ends that message only.
 
-    Celery parses headers and bodies as they come. An exception there, by a header that is
-    missing or arguments of another form, would end its event loop, and after a restart the
-    same message would again. KeyError is among what kombu takes for a lost connection.
+    Celery parses headers and bodies in its event loop. A missing header or malformed arguments
+    raise an exception there, which would end the loop, and end it again after a restart. (kombu
+    takes KeyError, among others, for a lost connection.)
 
-    Where the fleet has a key, a message that is not signed ends here too, before any of it
-    is looked at.
+    If the fleet has a key, an unsigned message is refused before it is parsed.
     """
 
     connection_errors: tuple[type[BaseException], ...]
 
     def create_task_handler(self, *args: Any, **options: Any) -> Handler:
-        """Return what is called with every message."""
+        """Return the function that receives every message."""
         handle: Handler = super().create_task_handler(*args, **options)
         settings, queue = settings_of(self.app), self.app.conf.task_default_queue
         keys = settings.message_keys
 
-        def handle_with_care(message: Any) -> None:
+        def handle_or_refuse(message: Any) -> None:
             try:
                 if keys:
                     check_signature(message, queue=queue, keys=keys)
-                message.headers = used_of(message.headers)
+                message.headers = used_headers(message.headers)
                 handle(message)
             except MessageError as error:
                 refuse_message(settings, message, error)
@@ -61,19 +60,19 @@ class CarefulConsumer(Consumer):
                 log.exception("message dropped: it cannot be read")
                 message.reject_log_error(log, self.connection_errors)
 
-        return handle_with_care
+        return handle_or_refuse
 
 
-def used_of(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the headers that the fleet uses, without what else a message says to Celery."""
+def used_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the headers that clipfleet uses, without a message's other headers for Celery."""
     return {name: headers[name] for name in _USED if name in headers}
 
 
 def refuse_message(settings: Settings, message: Any, error: MessageError) -> None:
-    """Record that a message is dropped of which nothing but its id is believed."""
+    """Record that a message is dropped; of the message, only its id is shown."""
     id_ = (message.headers or {}).get("id", "without an id")
-    named = f"message {shortened(id_, _SHOWN_LENGTH)}"
-    refuse(settings, named, "", reason=reason_of(error), planned=False)
+    name = f"message {shortened(id_, _SHOWN_LENGTH)}"
+    refuse(settings, name, "", reason=reason_of(error), planned=False)
 
 
 def arguments_of(message: Any) -> tuple[list[Any], dict[str, Any]]:

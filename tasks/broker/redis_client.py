@@ -1,10 +1,8 @@
-"""Redis: how its URL is read and shown, whether it answers, and how long a queue is."""
+"""Redis: parse and redact its URL, connect, and check that it answers."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from typing import Any
+import ipaddress
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import redis
@@ -19,47 +17,43 @@ HIDDEN = "**"
 
 _SCHEMES = ("redis", "rediss", "redis+socket")
 _SECRET_PARAMETERS = {"password", "ssl_password"}
-# Celery keeps a list for each of these priorities; 0 has the queue's own name.
-_PRIORITY_SEPARATOR = "\x06\x16"
-_PRIORITIES = (3, 6, 9)
-_SCAN_MESSAGES = 1000  # a round trip
-_OUT_OF_MEMORY = "memory > 'maxmemory'"  # how Redis refuses to write
+_OUT_OF_MEMORY = "memory > 'maxmemory'"  # part of Redis's error
 
 
 def redacted(url: str) -> str:
-    """Return a URL with its passwords replaced by `**`, fit for messages and logs."""
+    """Return a URL for messages and logs, with `**` in place of its passwords."""
     scheme, colon, rest = url.partition("://")
-    if not colon or not scheme.replace("+", "").isalnum():  # misspelt: it may have a password
+    if not colon or not scheme.replace("+", "").isalnum():  # misspelt: it may hold a password
         return f"{HIDDEN}@{url.rpartition('@')[2]}" if "@" in url else url
     if _has_odd_password(url):
         return f"{scheme}://{HIDDEN}@{rest.rpartition('@')[2]}"
-    place, _, query = rest.partition("?")
-    user, at, host = place.rpartition("@")
-    if at:
-        place = f"{user.partition(':')[0]}:{HIDDEN}@{host}" if ":" in user else place
+    location, _, query = rest.partition("?")
+    user, at, host = location.rpartition("@")
+    if at and ":" in user:
+        location = f"{user.partition(':')[0]}:{HIDDEN}@{host}"
     shown = [(k, HIDDEN if k in _SECRET_PARAMETERS else v) for k, v in parse_qsl(query)]
-    asked = f"?{urlencode(shown, safe='*/', errors='replace')}" if shown else ""
-    return f"{scheme}://{place}{asked}"
+    parameters = f"?{urlencode(shown, safe='*/', errors='replace')}" if shown else ""
+    return f"{scheme}://{location}{parameters}"
 
 
 def secrets_of(url: str) -> list[str]:
-    """Return what must never be logged of a URL: its passwords, as written and as meant."""
+    """Return the passwords in a URL, as written and decoded; logs must not show them."""
     query = url.partition("?")[2]
     found = [v for k, v in parse_qsl(query) if k in _SECRET_PARAMETERS]
-    place = url.partition("://")[2] if _has_odd_password(url) else _netloc(url)
-    user, at, _ = place.rpartition("@")
+    location = url.partition("://")[2] if _has_odd_password(url) else _netloc(url)
+    user, at, _ = location.rpartition("@")
     written = user.partition(":")[2] if at else ""
     return [secret for secret in {written, unquote(written), *found} if secret]
 
 
 def _has_odd_password(url: str) -> bool:
-    """Return whether a password seems to hold a character that ends a URL's server: /, ? or #."""
+    """Return whether a password seems to contain /, ? or #, which end the URL's host."""
     rest = url.partition("://")[2]
     return "@" in rest and "@" not in _netloc(url)
 
 
 def _netloc(url: str) -> str:
-    """Return what stands before a URL's path; "" if that cannot be told, as of half a bracket."""
+    """Return the user, host and port of a URL; "" if it cannot be parsed (one bracket)."""
     try:
         return urlsplit(url).netloc
     except ValueError:
@@ -67,7 +61,7 @@ def _netloc(url: str) -> str:
 
 
 def connect(url: str) -> Client:
-    """Return a client of the Redis at a broker URL; nothing is sent yet.
+    """Return a client for a broker URL; it connects when it is first used.
 
     Raises:
         SettingsError: The URL is not one of redis://, rediss://, redis+socket://.
@@ -84,7 +78,7 @@ def connect(url: str) -> Client:
             return redis.Redis.from_url(_unix_url(url), socket_timeout=30.0)
         return redis.Redis.from_url(url, **timeouts)
     except ValueError as error:
-        if _has_odd_password(url):  # the error would show a piece of it
+        if _has_odd_password(url):  # the error would show a part of it
             raise SettingsError(
                 f"redis_url {redacted(url)!r}: in a password, write / as %2F, ? as %3F, # as %23 "
                 "and @ as %40"
@@ -93,10 +87,10 @@ def connect(url: str) -> Client:
 
 
 def check_broker(url: str) -> None:
-    """Make sure that Redis answers.
+    """Check that Redis answers.
 
     Raises:
-        BrokerError: It does not, or refuses the password.
+        BrokerError: Redis does not answer, or refuses the password.
         SettingsError: The URL is wrong.
     """
     broker_version(url)
@@ -106,7 +100,7 @@ def broker_version(url: str) -> str:
     """Return the server's name, version and (redacted) URL.
 
     Raises:
-        BrokerError: It does not answer, or refuses the password.
+        BrokerError: Redis does not answer, or refuses the password.
         SettingsError: The URL is wrong.
     """
     with connect(url) as client:
@@ -120,8 +114,20 @@ def broker_version(url: str) -> str:
     return f"{name} {version} at {redacted(url)}"
 
 
+def is_local(url: str) -> bool:
+    """Return whether a broker URL names a Unix socket or this machine's loopback."""
+    parts = urlsplit(url)
+    host = parts.hostname or "localhost"
+    if parts.scheme == "redis+socket" or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name
+
+
 def unreachable(url: str, error: Exception) -> BrokerError:
-    """Return the error that says why Redis cannot be used, without its password."""
+    """Return the error for a Redis that cannot be used, without its password."""
     reason = str(error)
     for secret in secrets_of(url):
         reason = reason.replace(secret, HIDDEN)
@@ -141,60 +147,8 @@ def unreachable(url: str, error: Exception) -> BrokerError:
     )
 
 
-def message_counts(client: Client, queue: str) -> tuple[int, int]:
-    """Return how many messages of a queue wait, and how many workers hold."""
-    return queue_length(client, queue), held_length(client, queue)
-
-
-def queue_length(client: Client, queue: str) -> int:
-    """Return how many messages wait in a queue, of all priorities."""
-    with client.pipeline(transaction=False) as pipe:
-        for name in _lists(queue):
-            pipe.llen(name)
-        return sum(pipe.execute())
-
-
-def unacked_key(queue: str) -> str:
-    """Return the hash of the messages of a queue that workers hold, unacknowledged."""
-    return f"{queue}.unacked"
-
-
-def held_length(client: Client, queue: str) -> int:
-    """Return how many messages of a queue workers hold: running, reserved or gathered."""
-    return int(client.hlen(unacked_key(queue)))
-
-
-def waiting_messages(client: Client, queue: str) -> Iterator[Any]:
-    """Yield the messages that wait in a queue; one that moves meanwhile may come twice."""
-    for name in _lists(queue):
-        # From the end at which messages come in: those that workers take shift none.
-        start = 0
-        while batch := client.lrange(name, start, start + _SCAN_MESSAGES - 1):
-            yield from filter(None, map(_parsed, batch))
-            start += len(batch)
-
-
-def held_messages(client: Client, queue: str) -> Iterator[Any]:
-    """Yield the messages of a queue that workers hold, unacknowledged."""
-    for _, value in client.hscan_iter(unacked_key(queue), count=_SCAN_MESSAGES):
-        entry = _parsed(value)  # [message, exchange, routing key]
-        if isinstance(entry, list) and entry:
-            yield entry[0]
-
-
-def _parsed(value: bytes | str) -> Any:
-    try:
-        return json.loads(value)
-    except ValueError:
-        return None  # garbage
-
-
-def _lists(queue: str) -> list[str]:
-    return [queue, *(f"{queue}{_PRIORITY_SEPARATOR}{step}" for step in _PRIORITIES)]
-
-
 def _unix_url(url: str) -> str:
-    """Return redis-py's form of kombu's URL of a Unix socket."""
-    place, _, query = url.partition("://")[2].partition("?")
+    """Convert kombu's URL of a Unix socket to redis-py's form."""
+    location, _, query = url.partition("://")[2].partition("?")
     options = [("db" if k == "virtual_host" else k, v) for k, v in parse_qsl(query)]
-    return f"unix://{place}" + (f"?{urlencode(options, safe='/')}" if options else "")
+    return f"unix://{location}" + (f"?{urlencode(options, safe='/')}" if options else "")

@@ -1,4 +1,4 @@
-"""Refusals: the messages that workers dropped, and why, for `clipfleet status` to show."""
+"""Refusals: the messages that workers dropped, with the reasons, for `clipfleet status`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from clipfleet.settings import Settings
 from clipfleet.tasks.broker.redis_client import Client, connect
 from clipfleet.validation import printable
 
-MAX_REFUSALS = 1000  # kept in Redis, of shards and of other messages each: the newest
+MAX_REFUSALS = 1000  # newest refusals kept in Redis, for shards and for other messages each
 KEPT_S = 7 * 24 * 3600
 MAX_MESSAGE_LENGTH = 300  # characters of the message's name
 MAX_REASON_LENGTH = 500  # characters
 
-MAX_LOGGED = 100  # refusals in a minute at their level; further ones are logged as DEBUG
+MAX_LOGGED = 100  # refusals per minute logged as ERROR; further ones are logged as DEBUG
 _MINUTE_S = 60.0
 
 log = logging.getLogger(__name__)
@@ -36,13 +36,13 @@ class Refusal:
     dataset: str
     reason: str
     time: str  # ISO 8601, UTC
-    planned: bool = True  # a shard, which the next submit queues again; single items are not
+    planned: bool = True  # a shard, which `resume` queues again; False: single items
 
 
 class Refusals:
     """The refusals of a fleet: a list of shards in Redis, and a list of all other messages.
 
-    Each list has a bound of its own, so that wrong single items push out no refused shard.
+    Each list has its own limit, so that wrong single items push out no refused shard.
     """
 
     def __init__(self, client: Client, prefix: str) -> None:
@@ -50,7 +50,7 @@ class Refusals:
         self._shards, self._others = f"{prefix}.refused.shards", f"{prefix}.refused.others"
 
     def record(self, refusal: Refusal) -> None:
-        """Keep a refusal, and of each kind the newest `MAX_REFUSALS`."""
+        """Add a refusal, and keep the newest `MAX_REFUSALS` of its kind."""
         key = self._shards if refusal.planned else self._others
         with self._client.pipeline(transaction=False) as pipe:
             pipe.lpush(key, json.dumps(asdict(refusal)))
@@ -59,7 +59,7 @@ class Refusals:
             pipe.execute()
 
     def all(self) -> list[Refusal]:
-        """Return every refusal that is kept, oldest first."""
+        """Return all refusals in Redis, oldest first."""
         kept = [
             *self._client.lrange(self._shards, 0, -1),
             *self._client.lrange(self._others, 0, -1),
@@ -74,25 +74,25 @@ class Refusals:
 
     @property
     def full(self) -> bool:
-        """Whether refusals of shards may have been pushed out."""
+        """Whether refusals of shards may have been dropped from the list."""
         return int(self._client.llen(self._shards)) >= MAX_REFUSALS
 
     def forget(self, dataset: str) -> None:
-        """Drop the refusals of a dataset's shards, which are queued again."""
+        """Delete the refusals of a dataset's shards, because the shards are queued again."""
         kept: list[Any] = self._client.lrange(self._shards, 0, -1)
         for entry in kept:
             if Refusal(**json.loads(entry)).dataset == dataset:
                 self._client.lrem(self._shards, 0, entry)
 
 
-_client = lru_cache(maxsize=1)(connect)  # of this process: one connection for all refusals
-_logged: deque[float] = deque(maxlen=MAX_LOGGED)  # monotonic seconds, of the last ones
+_client = lru_cache(maxsize=1)(connect)  # one connection per process
+_logged: deque[float] = deque(maxlen=MAX_LOGGED)  # monotonic seconds of the last log lines
 
 
 def refuse(
     settings: Settings, message: str, dataset: str, *, reason: str, planned: bool = True
 ) -> None:
-    """Log and record that a message is dropped, or items of one; see `Refusal`."""
+    """Log and record that a message, or some of its items, is dropped; see `Refusal`."""
     refusal = Refusal(
         message=printable(message[:MAX_MESSAGE_LENGTH]),
         dataset=dataset,
@@ -100,16 +100,16 @@ def refuse(
         time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         planned=planned,
     )
-    told = {"refused": refusal.message, "dataset": refusal.dataset, "reason": refusal.reason}
-    log.log(_level(), "message refused", extra=told)
+    fields = {"refused": refusal.message, "dataset": refusal.dataset, "reason": refusal.reason}
+    log.log(_level(), "message refused", extra=fields)
     try:
         Refusals(_client(settings.redis_url), settings.queue_prefix).record(refusal)
-    except RedisError as error:  # a shard is still in the plan; the log has every refusal
-        log.warning("refusal not recorded", extra={**told, "error": str(error)})
+    except RedisError as error:  # the log has it, and the plan still has the shard
+        log.warning("refusal not recorded", extra={**fields, "error": str(error)})
 
 
 def _level() -> int:
-    """Return the level to log a refusal at: of a flood, only the first of each minute count."""
+    """Return the log level of a refusal: ERROR for the first `MAX_LOGGED` of a minute."""
     now_s = time.monotonic()
     if len(_logged) == MAX_LOGGED and now_s - _logged[0] < _MINUTE_S:
         return logging.DEBUG

@@ -1,12 +1,11 @@
-"""Exposure: what is said at the start about a Redis that anybody may command.
+"""Security check: warn at the start about a Redis on a network that is not protected.
 
-Whoever can write to Redis can queue, drop and reorder work. On loopback or a Unix socket those
-are this machine's users; on a network they are whoever reaches the port.
+A program that can write to Redis can queue, drop and reorder work. On loopback or a Unix socket,
+only this machine's users can; on a network, every host that reaches the port.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections.abc import Iterator
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -23,18 +22,16 @@ _PAGE = "see docs/explanation/security.md"
 log = logging.getLogger(__name__)
 
 
-def warn_of_exposure(url: str) -> None:
-    """Log a warning for each way in which the Redis at a broker URL stands open."""
-    for warning in exposures(url):
+def log_security_warnings(url: str) -> None:
+    """Log a warning for each way in which the Redis at a broker URL is not protected."""
+    for warning in security_warnings(url):
         log.warning(warning)
 
 
-def exposures(url: str) -> Iterator[str]:
-    """Yield what is wrong with how a server is reached, in sentences without its password."""
-    if is_local(url):
-        return
+def security_warnings(url: str) -> Iterator[str]:
+    """Yield warnings about a Redis on a network, without its password; `is_local` needs none."""
     shown = redacted(url)
-    if takes_anybody(url):
+    if accepts_anyone(url):
         yield (
             f"Redis at {shown} takes commands from anybody who reaches it, without a password: set "
             f"requirepass or an ACL user, and put them into CLIPFLEET_REDIS_URL; {_PAGE}"
@@ -46,30 +43,18 @@ def exposures(url: str) -> Iterator[str]:
         )
 
 
-def is_local(url: str) -> bool:
-    """Return whether a broker URL names a Unix socket or this machine's loopback."""
-    parts = urlsplit(url)
-    host = parts.hostname or "localhost"
-    if parts.scheme == "redis+socket" or host == "localhost":
-        return True
+def accepts_anyone(url: str) -> bool:
+    """Return whether the server answers a client without user, password or certificate."""
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False  # a name
-
-
-def takes_anybody(url: str) -> bool:
-    """Return whether the server answers one who gives no user, password or certificate."""
-    try:
-        with connect(anonymous(url)) as client:
+        with connect(without_credentials(url)) as client:
             return bool(client.ping())
     except (RedisError, SettingsError, OSError):
-        return False  # refused; a server that is not there is another's finding
+        return False  # refused; `check_broker` reports a server that does not answer
 
 
-def anonymous(url: str) -> str:
-    """Return a URL without what proves who one is."""
+def without_credentials(url: str) -> str:
+    """Return a URL without its user, passwords and client certificate."""
     parts = urlsplit(url)
     kept = [(k, v) for k, v in parse_qsl(parts.query) if k not in _CREDENTIALS]
-    place = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=place, query=urlencode(kept)))
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=host, query=urlencode(kept)))

@@ -1,8 +1,8 @@
-"""Signatures: only who knows the fleet's key can queue what its workers take.
+"""Signatures: workers take only messages that were signed with the fleet's key.
 
-A signature is HMAC-SHA256, in hexadecimal digits, over five lines, of which the last may have
-line ends of its own: `clipfleet-1`, the task, the message's id, the queue, the body as it is
-sent. Any language makes one; docs/explanation/security.md has it in ten lines.
+A signature is the HMAC-SHA256, in hexadecimal digits, of five lines: `clipfleet-1`, the task's
+name, the message's id, the queue, and the body as it is sent (which may contain line ends).
+docs/explanation/security.md shows it in ten lines of code.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from clipfleet.errors import MessageError
 
 SIGNATURE_HEADER = "clipfleet-signature"
 _FORM = "clipfleet-1"
-_ENCODING = "utf-8"  # of a body: read in another one, the same bytes might say something else
+_ENCODING = "utf-8"  # of a body: in another encoding, the same bytes may mean something else
 
 
 def signature(key: str, *, task: str, id_: str, queue: str, body: bytes) -> str:
@@ -27,10 +27,10 @@ def signature(key: str, *, task: str, id_: str, queue: str, body: bytes) -> str:
 
 
 def check_signature(message: Any, *, queue: str, keys: Sequence[str]) -> None:
-    """Make sure that a message of kombu's was signed for a queue with one of some keys.
+    """Check that a kombu message was signed for a queue with one of the keys.
 
     Raises:
-        MessageError: It was not.
+        MessageError: The message is unsigned, or its signature is wrong.
     """
     headers = message.headers
     given, task, id_ = (headers.get(name) for name in (SIGNATURE_HEADER, "task", "id"))
@@ -46,8 +46,8 @@ def check_signature(message: Any, *, queue: str, keys: Sequence[str]) -> None:
     if "\n" in task + id_ or message.content_encoding != _ENCODING:
         raise MessageError(f"its task or id has a line end, or its encoding is not {_ENCODING}")
     right = (signature(key, task=task, id_=id_, queue=queue, body=body).encode() for key in keys)
-    told = given.encode(errors="replace")
-    if not any(hmac.compare_digest(told, one) for one in right):
+    received = given.encode(errors="replace")
+    if not any(hmac.compare_digest(received, one) for one in right):
         raise MessageError(
             "its signature is wrong: it was made with another key, for another queue, or before "
             "the message was changed"

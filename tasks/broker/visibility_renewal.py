@@ -1,8 +1,8 @@
-"""The lease: a living worker renews its hold on the messages that it has in hand.
+"""Visibility renewal: a worker renews the visibility timeout of the messages that it holds.
 
-Redis delivers a message again when its worker has not acknowledged it for the visibility
-timeout. With the hold renewed, that time can be short, so that a killed machine's messages
-come back soon, beside shards that take long.
+Redis delivers a message again when its worker has not acknowledged it within the visibility
+timeout. Because workers renew it, the timeout can be shorter than a shard takes, and the messages
+of a killed machine are delivered again soon.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _JOIN_S = 10.0
 log = logging.getLogger(__name__)
 
 
-class Lease(bootsteps.StartStopStep):
-    """A step of Celery's consumer: a timer in the worker's event loop, then a thread.
+class VisibilityRenewal(bootsteps.StartStopStep):
+    """A step of Celery's consumer: a timer in the event loop, and a thread while the worker stops.
 
-    The loop ends when the worker is asked to stop, and the running shard goes on.
+    The loop ends when the worker is asked to stop, but the running shard continues.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -36,13 +36,13 @@ class Lease(bootsteps.StartStopStep):
         self._drained = threading.Event()
 
     def start(self, consumer: Any) -> None:
-        """Begin, at each connection."""
+        """Start the timer, at each connection."""
         channel = consumer.task_consumer.channel
         interval_s = channel.visibility_timeout / RENEWALS
         self._entry = consumer.timer.call_repeatedly(interval_s, renew, (channel,))
 
     def stop(self, consumer: Any) -> None:
-        """Go on in a thread if the worker stops; else the connection was lost, with the hold."""
+        """Continue in a thread if the worker stops; otherwise the connection was lost."""
         if self._entry is None:
             return
         self._entry.cancel()
@@ -52,7 +52,7 @@ class Lease(bootsteps.StartStopStep):
             self._drain.start()
 
     def shutdown(self, consumer: Any) -> None:  # noqa: ARG002
-        """End: what is still in hand goes back to the queue now."""
+        """End the thread; the worker puts the messages that it still holds back to the queue."""
         self._drained.set()
         if self._drain is not None:
             self._drain.join(_JOIN_S)
@@ -63,13 +63,13 @@ class Lease(bootsteps.StartStopStep):
 
 
 def renew(channel: Any) -> None:
-    """Set the time of every message that a channel has delivered, and not acknowledged, to now.
+    """Set the time of every unacknowledged message of a channel to now.
 
-    This reaches into kombu: `QoS._delivered` has the tags of these messages, but for those in
-    `_dirty`, and a sorted set in Redis their times. Tags that are no longer in the set stay away.
+    This uses private names of kombu: the tags of these messages are in `QoS._delivered` and not in
+    `QoS._dirty`; a sorted set in Redis has their times. Tags that left the set are not added again.
     """
     qos = channel.qos
-    delivered = list(qos._delivered)  # noqa: SLF001 - a copy: the worker goes on beside the thread
+    delivered = list(qos._delivered)  # noqa: SLF001 - a copy: the worker runs beside the thread
     tags = [tag for tag in delivered if tag not in qos._dirty]  # noqa: SLF001
     if not tags:
         return
@@ -77,5 +77,5 @@ def renew(channel: Any) -> None:
         with channel.conn_or_acquire() as client:
             client.zadd(channel.unacked_index_key, dict.fromkeys(tags, time.time()), xx=True)
     except channel.connection_errors as error:
-        # The event loop reconnects by itself; what was in hand is then delivered again.
-        log.warning("lease not renewed", extra={"reason": str(error)})
+        # The event loop connects again, and the messages are then delivered again.
+        log.warning("visibility timeout not renewed", extra={"reason": str(error)})

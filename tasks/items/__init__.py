@@ -1,1 +1,1 @@
-"""Single items: queued, gathered into batches, embedded."""
+"""Single items: queued, batched and embedded."""

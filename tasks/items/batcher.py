@@ -1,8 +1,8 @@
-"""Gathering: messages of single items wait for their neighbours, then go as one batch.
+"""The batcher: collects messages of single items and runs them as one batch.
 
-This part knows nothing of Celery. A message is acknowledged when its items are written; one
-whose batch failed stays in hand and goes again after a while. What failed too often is given up:
-its items are written as errors.
+This module does not use Celery. A message is acknowledged when its items are written. A batch that
+failed runs again after a delay. A message that failed too often is given up: its items are written
+as errors.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from clipfleet.error_codes import ENGINE_CRASHED, ENGINE_FAILED
 from clipfleet.tasks.retry_policy import lost_reason, retry_delay_s
 
-WINDOWS_IN_HAND = 2  # one that is embedded, one that fills: more messages stay in Redis
+MAX_HELD_WINDOWS = 2  # one that is embedded, one that fills; further messages stay in Redis
 _MAX_CREDIT = 60_000  # kombu turns prefetch limits off above 65,535
 
 GivenUp = tuple[str, str]  # the class of the errors, and their message
@@ -23,13 +23,13 @@ GivenUp = tuple[str, str]  # the class of the errors, and their message
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Delivery:
-    """A message in hand: its items, not yet looked at, and how to acknowledge it.
+    """A message that this worker holds: its unparsed items, and how to acknowledge it.
 
-    `redelivered`: a worker died, or stopped, with it in hand. `lost`: how often the process that
-    had its items, or its worker, died.
+    `redelivered`: a worker died, or stopped, while it held the message. `lost`: how often the
+    process that had its items, or its worker, died.
     """
 
-    dataset: str | None  # None: the output folder's own, see clipfleet.tasks.items.task
+    dataset: str | None  # None: the default, see clipfleet.tasks.items.task
     items: list[Any]
     ack: Callable[[], None]
     redelivered: bool = False
@@ -40,8 +40,8 @@ class Delivery:
 class Batch:
     """Deliveries for one dataset that are embedded together.
 
-    `attempt` counts from 1; `failed_alone` how often a batch of one delivery raised an error
-    whose reason may be one of its items. Once its process died, it is `isolated` (see
+    `attempt` counts from 1. `failed_alone` counts the errors of a batch of one delivery that one
+    of its items may have caused. After its process died, a batch is `isolated` (see
     `Embedder.embed`).
     """
 
@@ -54,16 +54,16 @@ class Batch:
 
     @property
     def size(self) -> int:
-        """Items."""
+        """The number of items."""
         return sum(len(delivery.items) for delivery in self.deliveries)
 
 
-class Gatherer:
-    """Holds deliveries until `window_items` are there for a dataset, or `window_s` went by.
+class Batcher:
+    """Holds deliveries until a dataset has `window_items` of them, or `window_s` have passed.
 
     `run(batch)` starts a batch, which ends in `finish`, `try_again` or `lost`. A delivery that
     failed alone, or was lost, `attempts` times is given up. `after(delay_s, call)` is a timer.
-    `extend(n)` lets n more (or fewer) messages be taken from Redis than if none were in hand.
+    `extend(n)` raises (or lowers) the prefetch limit by n messages.
     """
 
     def __init__(
@@ -83,13 +83,13 @@ class Gatherer:
         self._after = after
         self._extend = extend
         self._windows: dict[tuple[str | None, GivenUp | None], Batch] = {}
-        self._in_hand: set[Delivery] = set()
-        self._items_in_hand = 0
+        self._held: set[Delivery] = set()
+        self._held_items = 0
         self._credit = 0
         self._closed = False
 
     def add(self, delivery: Delivery) -> None:
-        """Take a delivery in hand; the window that it fills starts."""
+        """Add a delivery to its window; start the window if it is full."""
         given_up = None
         if delivery.lost >= self._attempts:
             given_up = (ENGINE_CRASHED, lost_reason(delivery.lost))
@@ -100,38 +100,38 @@ class Gatherer:
             self._after(self._window_s, partial(self._start, window))
         window.deliveries.append(delivery)
         window.isolated |= delivery.redelivered
-        self._in_hand.add(delivery)
-        self._items_in_hand += len(delivery.items)
+        self._held.add(delivery)
+        self._held_items += len(delivery.items)
         self._update_credit()
         if window.size >= self._window_items:
             self._start(window)
 
     def finish(self, batch: Batch) -> None:
-        """Acknowledge a batch's deliveries: their items are written."""
+        """Acknowledge a batch's deliveries, whose items are written."""
         for delivery in batch.deliveries:
-            self._in_hand.discard(delivery)
-            self._items_in_hand -= len(delivery.items)
+            self._held.discard(delivery)
+            self._held_items -= len(delivery.items)
             delivery.ack()
         self._update_credit()
 
     def try_again(self, batch: Batch, *, split: bool, reason: str = "") -> None:
-        """Run a batch that failed, for a reason, once more after a while.
+        """Run a failed batch again after a delay.
 
-        With `split`, in two halves from the second failure on: where one message is the
-        cause, its neighbours get through.
+        With `split`, run it in two halves from the second failure on, so that a message that is
+        the cause does not hold up its neighbours.
         """
         alone = len(batch.deliveries) == 1
         batch.failed_alone += split and alone
         if batch.failed_alone >= self._attempts and batch.given_up is None:
-            told = f"it failed {batch.failed_alone} times without its neighbours: {reason}"
-            batch.given_up = (ENGINE_FAILED, told)
+            message = f"it failed {batch.failed_alone} times without its neighbours: {reason}"
+            batch.given_up = (ENGINE_FAILED, message)
         halved = split and not alone and batch.attempt > 1
         self._go_later(batch, _halves(batch) if halved else [batch])
 
     def lost(self, batch: Batch, error: BaseException) -> None:
-        """Run a batch whose process died once more after a while, whole, and isolated.
+        """Run a batch whose process died again after a delay: isolated, and not split.
 
-        Those of its deliveries that were lost too often are given up.
+        Its deliveries that were lost too often are given up.
         """
         batch.isolated = True
         for delivery in batch.deliveries:
@@ -146,17 +146,17 @@ class Gatherer:
         self._go_later(batch, parts)
 
     def close(self) -> None:
-        """Let go of everything: the connection is gone, and Redis delivers it all again."""
+        """Start no more batches: after a lost connection, Redis delivers all messages again."""
         self._closed = True
 
     def _start(self, window: Batch) -> None:
         key = (window.dataset, window.given_up)
-        if self._windows.get(key) is window:  # not started yet, by its size
+        if self._windows.get(key) is window:  # not started yet because it was full
             del self._windows[key]
             self._go(window)
 
     def _go_later(self, failed: Batch, parts: list[Batch]) -> None:
-        """Run the parts of a batch that failed, after a delay that grows with its attempts."""
+        """Run the parts of a failed batch after a delay that grows with its attempts."""
         attempt = failed.attempt
         for part in parts:
             part.attempt = attempt + 1
@@ -167,16 +167,16 @@ class Gatherer:
             self._run(batch)
 
     def _update_credit(self) -> None:
-        """Keep the prefetch limit ahead of the messages in hand, up to a number of items."""
-        full = self._items_in_hand >= WINDOWS_IN_HAND * self._window_items
-        wanted = min(len(self._in_hand), self._credit if full else _MAX_CREDIT)
+        """Keep the prefetch limit above the held messages, up to `MAX_HELD_WINDOWS` of items."""
+        full = self._held_items >= MAX_HELD_WINDOWS * self._window_items
+        wanted = min(len(self._held), self._credit if full else _MAX_CREDIT)
         if wanted != self._credit:
             self._extend(wanted - self._credit)
             self._credit = wanted
 
 
 def _halves(batch: Batch) -> list[Batch]:
-    """Return the deliveries of a batch of several as two batches."""
+    """Split a batch of several deliveries into two batches."""
     middle = -(-len(batch.deliveries) // 2)
     halves = (batch.deliveries[:middle], batch.deliveries[middle:])
     return [replace(batch, deliveries=half) for half in halves]

@@ -1,4 +1,4 @@
-"""Arrivals: items as they come by themselves, in JSON, right or wrong."""
+"""Parsing single items from the JSON of their messages, valid or not."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from clipfleet.errors import MessageError
 from clipfleet.items import MAX_TEXT_LENGTH, MAX_URI_LENGTH, Item
 from clipfleet.validation import shortened
 
-_SHOWN_LENGTH = 200  # characters of a wrong item in its message
+_SHOWN_LENGTH = 200  # characters of a wrong item in its error
 _LIMITS: dict[Tower, int] = {"img": MAX_URI_LENGTH, "txt": MAX_TEXT_LENGTH}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Arrival:
-    """An item as it came; one with a `fault` becomes an error row."""
+class SingleItem:
+    """An item of a message; with a `fault`, it becomes an error row."""
 
     item: Item
     fault: str = ""
 
 
-def read_arrivals(items: Iterable[Any], tower: Tower) -> tuple[list[Arrival], list[str]]:
-    """Return the items that JSON describes, and what is wrong with those without a usable id."""
-    arrivals, faults = [], []
+def read_single_items(items: Iterable[Any], tower: Tower) -> tuple[list[SingleItem], list[str]]:
+    """Return the items of a message, and the faults of those without a usable id."""
+    single_items, faults = [], []
     for raw in items:
         try:
-            arrivals.append(read_arrival(raw, tower))
-        except MessageError as error:  # noqa: PERF203 - one wrong item spoils no other
+            single_items.append(read_single_item(raw, tower))
+        except MessageError as error:  # noqa: PERF203 - of this item only
             faults.append(str(error))
-    return arrivals, faults
+    return single_items, faults
 
 
-def read_arrival(raw: Any, tower: Tower) -> Arrival:
-    """Return the item that JSON describes; a wrong one with its fault.
+def read_single_item(raw: Any, tower: Tower) -> SingleItem:
+    """Return one item of a message; a wrong one with its fault.
 
     Raises:
-        MessageError: It has no id that could stand in the errors table.
+        MessageError: It has no id that the errors table could hold.
     """
     field = "uri" if tower == "img" else "text"
     try:
@@ -46,14 +46,14 @@ def read_arrival(raw: Any, tower: Tower) -> Arrival:
     except (LookupError, TypeError, ValueError) as error:
         raise MessageError(f"an item has no usable id: {_fault(raw, field)}") from error
     if raw.keys() != {"id", field}:
-        return Arrival(item=blank, fault=_fault(raw, field))
+        return SingleItem(item=blank, fault=_fault(raw, field))
     if isinstance(raw[field], str) and len(raw[field]) > _LIMITS[tower]:
         length = f"{field} has {len(raw[field])} characters"
-        return Arrival(item=blank, fault=f"{length}: at most {_LIMITS[tower]} are taken")
+        return SingleItem(item=blank, fault=f"{length}: at most {_LIMITS[tower]} are taken")
     try:
-        return Arrival(item=_checked(Item(**raw)))
+        return SingleItem(item=_checked(Item(**raw)))
     except ValueError:
-        return Arrival(item=blank, fault=_fault(raw, field))
+        return SingleItem(item=blank, fault=_fault(raw, field))
 
 
 def _fault(raw: Any, field: str) -> str:
@@ -62,10 +62,10 @@ def _fault(raw: Any, field: str) -> str:
 
 
 def _checked(item: Item) -> Item:
-    """Return an item whose strings are text: JSON can hold half a surrogate pair.
+    """Check that an item's strings can be encoded: JSON can hold half a surrogate pair.
 
     Raises:
-        UnicodeEncodeError: One is not, and could not be written.
+        UnicodeEncodeError: One cannot, and could not be written.
     """
     for value in (item.id, item.uri or "", item.text or ""):
         value.encode()

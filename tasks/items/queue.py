@@ -15,7 +15,8 @@ from clipfleet.errors import QueueFullError, UsageError
 from clipfleet.messages import EMBED_ITEMS_TASK, queue_name
 from clipfleet.settings import Settings, load_settings
 from clipfleet.tasks.app import make_app
-from clipfleet.tasks.broker.redis_client import connect, queue_length
+from clipfleet.tasks.broker.queue_stats import queue_length
+from clipfleet.tasks.broker.redis_client import connect
 from clipfleet.tasks.submit.enqueue import broker_errors
 
 _FIRST_WAIT_S = 0.05
@@ -60,8 +61,8 @@ class ItemQueue:
         Raises:
             UsageError: `items` is not a list of dictionaries; nothing was queued.
             QueueFullError: The queue is still full; nothing was queued.
-            BrokerError: Redis does not answer, or is out of memory; nothing was queued, unless
-                it was cut off while it answered: an item that is queued twice is written once.
+            BrokerError: Redis does not answer, or is out of memory. Nothing was queued, unless
+                the connection broke during the answer; an item queued twice is written once.
         """
         message = _message(items)
         with broker_errors(self._settings):
@@ -77,7 +78,7 @@ class ItemQueue:
             )
 
     def length(self) -> int:
-        """Return how many messages wait: of single items, and of shards.
+        """Return how many messages wait, of single items and of shards.
 
         Raises:
             BrokerError: Redis does not answer.
@@ -109,17 +110,17 @@ class ItemQueue:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 raise self._full(length, limit, wait_s)
-            time.sleep(min(left_s, pause_s * random.uniform(0.5, 1.0)))  # producers not in step
+            time.sleep(min(left_s, pause_s * random.uniform(0.5, 1.0)))  # not all at once
             pause_s = min(2 * pause_s, _MAX_WAIT_S)
 
     def _full(self, length: int, limit: int, wait_s: float) -> QueueFullError:
         waited = f" after {wait_s:g} s" if wait_s else ""
-        told = (
+        message = (
             f"queue {self._name} is full{waited}: {length:,} messages wait, {limit:,} may. Nothing "
             "was queued: try again when workers have taken some, start more of them, or raise "
             "CLIPFLEET_MAX_QUEUED_MESSAGES"
         )
-        return QueueFullError(told, length=length, limit=limit)
+        return QueueFullError(message, length=length, limit=limit)
 
 
 def _message(items: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:

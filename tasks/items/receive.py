@@ -1,8 +1,8 @@
-"""Receiving single items: Celery's consumer hands their messages to the gatherer.
+"""Receiving single items: Celery's consumer passes their messages to the batcher.
 
-This runs in the worker's parent process, in its event loop: nothing here may take long. It
-rests on Celery's hook for a task's own strategy, on `Request`, and on the prefetch counter
-that Celery raises for delayed tasks in the same way.
+This runs in the event loop of the worker's parent process, so nothing here may take long. It uses
+Celery's hook for a task's strategy, `Request`, and the prefetch counter that Celery raises for
+delayed tasks in the same way.
 """
 
 from __future__ import annotations
@@ -21,35 +21,40 @@ from celery.worker.state import task_reserved
 from clipfleet.errors import MessageError
 from clipfleet.messages import EMBED_ITEMS_TASK, MAX_MESSAGE_ITEMS
 from clipfleet.settings import Settings
-from clipfleet.tasks.app_settings import settings_of
+from clipfleet.tasks.broker.amqp import settings_of
 from clipfleet.tasks.broker.consumer import Handler, arguments_of, refuse_message
-from clipfleet.tasks.items.batcher import Batch, Delivery, Gatherer
-from clipfleet.tasks.retry_policy import NotNow, NotThis, is_redelivered, reason_of, times_lost
+from clipfleet.tasks.items.batcher import Batch, Batcher, Delivery
+from clipfleet.tasks.retry_policy import (
+    BatchFailed,
+    BatchPostponed,
+    is_redelivered,
+    reason_of,
+    times_lost,
+)
 from clipfleet.validation import shortened
 
-_SHOWN_LENGTH = 200  # characters of a wrong message in its refusal
+_SHOWN_LENGTH = 200  # characters of a wrong argument in its refusal
 
 log = logging.getLogger(__name__)
 
 
 def strategy(task: Any, app: Any, consumer: Any) -> Handler:
-    """Return what Celery calls with every `clipfleet.embed_items` message.
+    """Return the function that Celery calls with every `clipfleet.embed_items` message.
 
-    Celery asks again after each connection; the earlier gatherer's messages are then
-    Redis's to deliver again.
+    Celery calls `strategy` after each connection; Redis then delivers the earlier batcher's
+    messages again.
     """
-    settings = settings_of(app)
-    if task.gatherer is not None:
-        task.gatherer.close()
-    task.gatherer = make_gatherer(task, consumer, settings)
-    return partial(_receive, task.gatherer, consumer, settings)
+    if task.batcher is not None:
+        task.batcher.close()
+        task.batcher = None
+    return partial(_receive, task, consumer, settings_of(app))
 
 
-def make_gatherer(task: Any, consumer: Any, settings: Settings) -> Gatherer:
-    """Return a gatherer that runs its batches on the consumer's pool."""
+def make_batcher(task: Any, consumer: Any, settings: Settings) -> Batcher:
+    """Return a batcher that runs its batches on the consumer's pool."""
 
     def run(batch: Batch) -> None:
-        request = BatchRequest(batch, gatherer, task, consumer)
+        request = BatchRequest(batch, batcher, task, consumer)
         task_reserved(request)
         consumer.on_task_request(request)
 
@@ -59,7 +64,7 @@ def make_gatherer(task: Any, consumer: Any, settings: Settings) -> Gatherer:
         else:
             consumer.qos.decrement_eventually(-messages)
 
-    gatherer = Gatherer(
+    batcher = Batcher(
         window_items=settings.window_items,
         window_s=settings.window_s,
         attempts=settings.shard_attempts,
@@ -67,11 +72,11 @@ def make_gatherer(task: Any, consumer: Any, settings: Settings) -> Gatherer:
         after=consumer.timer.call_after,
         extend=extend,
     )
-    return gatherer
+    return batcher
 
 
 def parse_delivery(message: Any, ack: Callable[[], None]) -> Delivery:
-    """Return what an item message holds; its items are looked at in the child.
+    """Parse a message; its items are parsed in the child process.
 
     Raises:
         MessageError: It is not `args=[[item, …]], kwargs={"dataset": path}` (optional).
@@ -98,7 +103,7 @@ def parse_delivery(message: Any, ack: Callable[[], None]) -> Delivery:
     )
 
 
-def _receive(gatherer: Gatherer, consumer: Any, settings: Settings, message: Any, *_: Any) -> None:
+def _receive(task: Any, consumer: Any, settings: Settings, message: Any, *_: Any) -> None:
     ack = partial(message.ack_log_error, log, consumer.connection_errors)
     try:
         delivery = parse_delivery(message, partial(consumer.call_soon_ack, ack))
@@ -106,16 +111,18 @@ def _receive(gatherer: Gatherer, consumer: Any, settings: Settings, message: Any
         refuse_message(settings, message, error)
         ack()
     else:
-        gatherer.add(delivery)
+        if task.batcher is None:  # the first message on this connection
+            task.batcher = make_batcher(task, consumer, settings)
+        task.batcher.add(delivery)
 
 
 class BatchRequest(Request):
-    """A request that stands for a batch of messages; Celery runs it like one of its own."""
+    """A batch of messages as one of Celery's requests."""
 
-    def __init__(self, batch: Batch, gatherer: Gatherer, task: Any, consumer: Any) -> None:
+    def __init__(self, batch: Batch, batcher: Batcher, task: Any, consumer: Any) -> None:
         self._batch = batch
-        self._gatherer = gatherer
-        self._error: Any = TimeoutError("it took too long")  # unless Celery says otherwise
+        self._batcher = batcher
+        self._error: Any = TimeoutError("it took too long")  # unless `on_failure` gets another
         arguments = [[item for delivery in batch.deliveries for item in delivery.items]]
         keywords = {
             "dataset": batch.dataset,
@@ -143,23 +150,23 @@ class BatchRequest(Request):
         )
 
     def _on_done(self, *_: Any) -> None:
-        self._gatherer.finish(self._batch)
+        self._batcher.finish(self._batch)
 
     def on_failure(self, exc_info: Any, *rest: Any, **more: Any) -> None:
-        """Note the cause, then go Celery's way, to `_on_failed`."""
+        """Keep the error, then let Celery continue to `_on_failed`."""
         self._error = getattr(exc_info.exception, "exc", exc_info.exception)  # Celery may wrap it
         super().on_failure(exc_info, *rest, **more)
 
     def _on_failed(self, *_: Any) -> None:
-        """Its child raised or died: nothing is acknowledged."""
+        """Run the batch again: its child raised an error or died."""
         log.warning(
             "batch failed, will be tried again",
             extra={"attempt": self._batch.attempt, "items": self._batch.size},
         )
         if isinstance(self._error, (WorkerLostError, SystemExit)):
-            self._gatherer.lost(self._batch, self._error)
+            self._batcher.lost(self._batch, self._error)
             return
-        told = isinstance(self._error, NotThis)  # with the reason of what it was raised from
-        reason = str(self._error.reason) if told else reason_of(self._error)
-        split = not isinstance(self._error, NotNow)
-        self._gatherer.try_again(self._batch, split=split, reason=reason)
+        by_task = isinstance(self._error, BatchFailed)  # its reason is that of the first error
+        reason = str(self._error.reason) if by_task else reason_of(self._error)
+        split = not isinstance(self._error, BatchPostponed)
+        self._batcher.try_again(self._batch, split=split, reason=reason)

@@ -1,9 +1,8 @@
-"""`clipfleet.embed_items`: the task that embeds items which arrive by themselves.
+"""`clipfleet.embed_items`: the task that embeds single items.
 
-A message is `args=[[{"id", "uri"} | {"id", "text"}, …]], kwargs={"dataset": path}`, the
-dataset optional. It comes here gathered with others (see `receive`), in the worker's
-child process. Nothing but a wrong message, or one for a planned dataset, is dropped: no plan
-has these items.
+A message is `args=[[{"id", "uri"} | {"id", "text"}, …]], kwargs={"dataset": path}`; the dataset is
+optional. The task runs in the worker's child process, with a batch of messages (see `receive`).
+No plan has single items, so only a wrong message, or one for a planned dataset, is dropped.
 """
 
 from __future__ import annotations
@@ -33,20 +32,20 @@ from clipfleet.storage.format.dataset import Dataset, single_items_name
 from clipfleet.storage.format.parts import Embedded, Failure
 from clipfleet.tasks.broker.refusals import refuse
 from clipfleet.tasks.dataset_access import dataset_root
-from clipfleet.tasks.items.batcher import Gatherer, GivenUp
-from clipfleet.tasks.items.parse import Arrival, read_arrivals
-from clipfleet.tasks.retry_policy import give_back, reason_of
+from clipfleet.tasks.items.batcher import Batcher, GivenUp
+from clipfleet.tasks.items.parse import SingleItem, read_single_items
+from clipfleet.tasks.retry_policy import reason_of, requeue_batch
 from clipfleet.tasks.worker.fatal_error import gpu_lost
 from clipfleet.tasks.worker.watchdog import working
 from clipfleet.workers.embedder import Embedder, current_embedder
 
-_MAX_KNOWN = 8  # datasets whose ids are kept; each may hold 64 MB
+_MAX_KNOWN = 8  # datasets whose ids stay in memory, up to 64 MB each
 
 log = logging.getLogger(__name__)
 
 
-def embed_arrivals(
-    arrivals: Iterable[Arrival],
+def embed_single_items(
+    single_items: Iterable[SingleItem],
     dataset: Dataset,
     embedder: Embedder,
     *,
@@ -54,62 +53,62 @@ def embed_arrivals(
     isolated: bool = False,
     given_up: GivenUp | None = None,
 ) -> list[Commit]:
-    """Embed the items that a dataset does not have, and commit them as parts of a window or so.
+    """Embed the items that a dataset does not have, and commit them as parts of about a window.
 
-    `isolated`: see `Embedder.embed`. Items that are `given_up` are failures, and not embedded.
+    `isolated`: see `Embedder.embed`. If `given_up`, the items become failures without an attempt.
 
     Raises:
         UsageError: The dataset is damaged, or of another model.
-        TransientError: Worth trying again; what was committed until then is known.
-        GpuLostError: This process can embed nothing any more; no item is to blame.
+        TransientError: Worth trying again; the parts that were committed stay.
+        GpuLostError: This process can embed nothing any more; no item caused it.
     """
     known = known_ids(dataset)
     catch_up(dataset, known)
-    new: dict[str, Arrival] = {}
-    for arrival in arrivals:
-        if arrival.item.id not in known:
-            new.setdefault(arrival.item.id, arrival)
+    new: dict[str, SingleItem] = {}
+    for single in single_items:
+        if single.item.id not in known:
+            new.setdefault(single.item.id, single)
     commits = []
     for run in even_runs(list(new.values()), embedder.settings.window_items):
         embedded = _embed(run, embedder, isolated=isolated, given_up=given_up)
-        # Leaves out what another worker wrote meanwhile.
+        # Leaves out the items that another worker wrote meanwhile.
         done = commit_single_items(dataset, known, embedded, card=embedder.card, worker=worker)
         if done is not None:
             commits.append(done)
     return commits
 
 
-def even_runs(arrivals: Sequence[Arrival], window: int) -> Iterator[Sequence[Arrival]]:
-    """Yield runs of equal length: one if there are less than two windows, none if nothing."""
-    count = max(1, len(arrivals) // window)
-    length = -(-len(arrivals) // count)
-    for start in range(0, len(arrivals), length or 1):
-        yield arrivals[start : start + length]
+def even_runs(single_items: Sequence[SingleItem], window: int) -> Iterator[Sequence[SingleItem]]:
+    """Yield runs of equal length: one for less than two windows, none for no item."""
+    count = max(1, len(single_items) // window)
+    length = -(-len(single_items) // count)
+    for start in range(0, len(single_items), length or 1):
+        yield single_items[start : start + length]
 
 
 def _embed(
-    run: Sequence[Arrival],
+    run: Sequence[SingleItem],
     embedder: Embedder,
     *,
     isolated: bool,
     given_up: GivenUp | None,
 ) -> Embedded:
-    sound = [a.item for a in run if not a.fault]
-    failures = [Failure(item=a.item, error=BAD_ITEM, message=a.fault) for a in run if a.fault]
+    valid = [one.item for one in run if not one.fault]
+    failures = [Failure(item=o.item, error=BAD_ITEM, message=o.fault) for o in run if o.fault]
     if given_up is not None:
         code, reason = given_up
-        failures += [Failure(item=item, error=code, message=reason) for item in sound]
-        sound = []
-    embedded = embedder.embed(sound, isolated=isolated, progress=working().progress)
+        failures += [Failure(item=item, error=code, message=reason) for item in valid]
+        valid = []
+    embedded = embedder.embed(valid, isolated=isolated, progress=working().progress)
     return replace(embedded, failures=[*embedded.failures, *failures])
 
 
-_known: OrderedDict[tuple[str, str], KnownIds] = OrderedDict()  # the last used is the last
+_known: OrderedDict[tuple[str, str], KnownIds] = OrderedDict()  # in the order of use
 
 
 def known_ids(dataset: Dataset) -> KnownIds:
-    """Return this process's ids of a dataset, as of their last refresh."""
-    key = (dataset.root, dataset.info.created_at)  # it may be deleted and made anew
+    """Return the ids of a dataset that this process knows, as of the last refresh."""
+    key = (dataset.root, dataset.info.created_at)  # it may be deleted and made again
     if key not in _known:
         _known[key] = KnownIds(dataset)
     _known.move_to_end(key)
@@ -119,7 +118,7 @@ def known_ids(dataset: Dataset) -> KnownIds:
 
 
 def open_dataset(embedder: Embedder, named: str | None) -> Dataset:
-    """Return the dataset of a message; it is made when its first item comes.
+    """Return the dataset of a message; its first item creates it.
 
     Raises:
         MessageError: It lies outside the worker's output folder.
@@ -145,32 +144,32 @@ def open_dataset(embedder: Embedder, named: str | None) -> Dataset:
     return dataset
 
 
-class GatheredTask(Task[..., None]):
-    """Its messages are gathered into batches."""
+class BatchedTask(Task[..., None]):
+    """A task whose messages are batched."""
 
     Strategy = "clipfleet.tasks.items.receive:strategy"
-    acks_on_failure = False  # whatever is raised, the batch is given back
-    gatherer: Gatherer | None = None  # of the connection at hand, in the parent process
+    acks_on_failure = False  # after any error, the batch is queued again
+    batcher: Batcher | None = None  # of the present connection, in the parent process
 
 
-@shared_task(name=EMBED_ITEMS_TASK, bind=True, base=GatheredTask)
+@shared_task(name=EMBED_ITEMS_TASK, bind=True, base=BatchedTask)
 def embed_items(
-    self: GatheredTask,
+    self: BatchedTask,
     items: list[Any],
     *,
     dataset: str | None,
     isolated: bool,
     given_up: GivenUp | None = None,
 ) -> None:
-    """Run a batch, or give it back: its messages are still in the parent's hand."""
+    """Embed a batch, or requeue it: the parent process still holds its messages."""
     embedder = current_embedder()
     started_s = time.monotonic()
     try:
         with working().at_work():
             opened = open_dataset(embedder, dataset)
-            arrivals, faults = read_arrivals(items, embedder.card.tower)
-            commits = embed_arrivals(
-                arrivals,
+            single_items, faults = read_single_items(items, embedder.card.tower)
+            commits = embed_single_items(
+                single_items,
                 opened,
                 embedder,
                 worker=str(self.request.hostname),
@@ -179,38 +178,38 @@ def embed_items(
             )
     except GpuLostError as error:
         gpu_lost(error)
-    # They name a dataset that is not in the output folder, or one that takes no single items.
+    # The dataset is not in the output folder, or takes no single items.
     except (MessageError, DatasetKindError) as error:
         _refuse(embedder, "", len(items), reason_of(error))
-    except Exception as error:  # noqa: BLE001 - the edge of the task: `give_back` raises it again
+    except Exception as error:  # noqa: BLE001 - the edge of the task; `requeue_batch` raises
         _log_failed(error, len(items), dataset)
-        give_back(error)
+        requeue_batch(error)
     else:
         for fault in faults:
             log.error("item refused", extra={"dataset": opened.root, "reason": fault})
         if faults:
             _refuse(embedder, opened.root, len(faults), faults[0])
         if given_up is not None:
-            told = {"dataset": opened.root, "items": len(items), "reason": given_up[1]}
-            log.error("items given up: they are errors, see `clipfleet retry`", extra=told)
+            fields = {"dataset": opened.root, "items": len(items), "reason": given_up[1]}
+            log.error("items given up: they are errors, see `clipfleet retry`", extra=fields)
         _log_done(len(items), commits, opened, time.monotonic() - started_s, isolated=isolated)
 
 
 def _refuse(embedder: Embedder, dataset: str, items: int, reason: str) -> None:
-    named = f"{items} items of {EMBED_ITEMS_TASK}"
-    refuse(embedder.settings, named, dataset, reason=reason, planned=False)
+    name = f"{items} items of {EMBED_ITEMS_TASK}"
+    refuse(embedder.settings, name, dataset, reason=reason, planned=False)
 
 
 def _log_failed(error: Exception, items: int, dataset: str | None) -> None:
-    told = {"items": items, "dataset": dataset, "reason": reason_of(error)}
-    if isinstance(error, UsageError):  # its reason has the way out
-        log.error("items wait: this worker cannot write to their dataset", extra=told)
+    fields = {"items": items, "dataset": dataset, "reason": reason_of(error)}
+    if isinstance(error, UsageError):  # its reason names the remedy
+        log.error("items wait: this worker cannot write to their dataset", extra=fields)
     else:
-        log.warning("items failed", extra=told)
+        log.warning("items failed", extra=fields)
 
 
 def _log_done(
-    came: int, commits: list[Commit], dataset: Dataset, seconds: float, *, isolated: bool
+    received: int, commits: list[Commit], dataset: Dataset, seconds: float, *, isolated: bool
 ) -> None:
     items = sum(done.vectors + done.errors for done in commits)
     measured = {
@@ -224,5 +223,5 @@ def _log_done(
     names = [done.name for done in commits]
     log.info(
         "items embedded",
-        extra={"dataset": dataset.root, "parts": names, **measured, "known": came - items},
+        extra={"dataset": dataset.root, "parts": names, **measured, "known": received - items},
     )

@@ -1,1 +1,1 @@
-"""A whole job on this machine: a Redis and workers of its own."""
+"""A whole job on this machine, with its own Redis and workers."""

@@ -1,4 +1,4 @@
-"""Dependent processes: programs that end when the process that started them does."""
+"""Child processes: programs that end when the process that started them ends."""
 
 from __future__ import annotations
 
@@ -13,31 +13,29 @@ from typing import IO
 
 _KILL_WAIT_S = 10.0
 
-# Run between fork and the program, in an interpreter of its own: what `preexec_fn` would do
-# is unsafe beside threads. PR_SET_PDEATHSIG is 1; it outlives exec. The owner may have died
-# before it was set.
+# A separate interpreter runs this before the program: `preexec_fn` is unsafe beside threads. 1 is
+# PR_SET_PDEATHSIG, which survives exec. The parent may have died before prctl was called.
 _LAUNCHER = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 if os.getppid() != int(sys.argv[1]):
-    sys.exit("the process that started this is gone")
+    sys.exit("the process that started this has ended")
 os.execvp(sys.argv[2], sys.argv[2:])
 """
 
 
-def start_dependent(
+def start_child_process(
     command: Sequence[str],
     *,
     output: IO[bytes] | int,
     errors: IO[bytes] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a program in a session of its own; the kernel kills it when this thread ends.
+    """Start a program in its own session; on Linux, the kernel kills it when this thread ends.
 
-    `errors` is where its standard error goes, None: with its output.
-    Ctrl-C on the terminal does not reach it. Start it from the main thread: on Linux the
-    signal comes when the starting *thread* ends; elsewhere there is no such signal.
+    `errors` receives its standard error; None: `output` does. Ctrl-C on the terminal does not
+    reach it. Start it from the main thread: the signal comes when the starting *thread* ends.
     """
     launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())]
     return subprocess.Popen(
@@ -63,9 +61,9 @@ def ask_to_end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
 
 
 def end_all(processes: Sequence[subprocess.Popen[bytes]], *, grace_s: float) -> list[int]:
-    """End programs: SIGTERM, after `grace_s` for them all SIGKILL; return their exit codes.
+    """End programs: SIGTERM, and SIGKILL after `grace_s` in all; return their exit codes.
 
-    What interrupts it, Ctrl-C for one, takes their grace away.
+    An interrupt (Ctrl-C) ends the grace period at once.
     """
     ask_to_end(processes)
     deadline_s = time.monotonic() + grace_s
@@ -74,7 +72,7 @@ def end_all(processes: Sequence[subprocess.Popen[bytes]], *, grace_s: float) -> 
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline_s - time.monotonic()))
     finally:
-        for process in processes:  # all, before any is waited for: one may not even die
+        for process in processes:  # kill all before waiting for any
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
         codes = [process.wait(_KILL_WAIT_S) for process in processes]

@@ -1,4 +1,4 @@
-"""A local fleet: worker processes of this machine that live as long as one command."""
+"""A local fleet: worker processes on this machine, for the duration of one command."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from types import TracebackType
 from clipfleet.errors import EngineError
 from clipfleet.gpus import VISIBLE_VARIABLE
 from clipfleet.settings import Settings, cores
-from clipfleet.tasks.local.child_processes import ask_to_end, end_all, start_dependent
+from clipfleet.tasks.local.child_processes import ask_to_end, end_all, start_child_process
 from clipfleet.workers.environment import environment_of
 
-MAX_STARTS = 3  # of one worker; then the others go on without it
-STOP_GRACE_S = 10.0  # the shard that runs is worth less than the patience of who stops it
-VISIBILITY_TIMEOUT_S = 10  # on one machine nobody is merely out of reach
-STOP_EXTRA_S = 8.0  # Celery's own way out, after the grace
+MAX_STARTS = 3  # of one worker; then the others continue without it
+STOP_GRACE_S = 10.0  # at most: a user waits for the end
+VISIBILITY_TIMEOUT_S = 10  # at most: a local worker cannot be merely unreachable
+STOP_EXTRA_S = 8.0  # after the grace period, for Celery's own shutdown
 _REFUSED = 2  # exit code of a worker that does not start
 _LOG_LINES = 5
 
@@ -39,13 +39,13 @@ class _Worker:
 class LocalFleet:
     """`count` workers for one tower, started and stopped together; a context manager.
 
-    They share the machine's cores, and are killed with this process. With `gpus`, one for each:
-    what its CUDA_VISIBLE_DEVICES is.
+    They share the machine's cores, and are killed with this process. With `gpus`, values of
+    CUDA_VISIBLE_DEVICES, there is one worker for each.
     """
 
     def __init__(self, settings: Settings, count: int, gpus: Sequence[str] = ()) -> None:
         self._gpus: list[str | None] = [*gpus] or [None] * count
-        self._settings = _impatient(share_of_cores(settings, len(self._gpus)))
+        self._settings = _with_short_waits(share_of_cores(settings, len(self._gpus)))
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> LocalFleet:
@@ -57,10 +57,10 @@ class LocalFleet:
         return self
 
     def check(self) -> None:
-        """Start workers that ended again; one that ended `MAX_STARTS` times is left out.
+        """Restart workers that ended; a worker that ended `MAX_STARTS` times is dropped.
 
         Raises:
-            EngineError: One does not start, or all ended `MAX_STARTS` times; with the last words.
+            EngineError: One does not start, or all ended `MAX_STARTS` times; with the log's end.
         """
         for worker in list(self._workers):
             code = worker.process.poll()
@@ -69,20 +69,20 @@ class LocalFleet:
             if code == _REFUSED:
                 raise EngineError(_ended(worker, code))
             if worker.starts >= MAX_STARTS:
-                self._retire(worker, code)
+                self._drop(worker, code)
                 continue
             worker.process = self._start(worker.log_path, worker.gpu)
             worker.starts += 1
 
-    def _retire(self, worker: _Worker, code: int) -> None:
-        """Go on without a worker: its GPU may be broken, the others' are not."""
+    def _drop(self, worker: _Worker, code: int) -> None:
+        """Continue without a worker, whose GPU may be broken."""
         self._workers.remove(worker)
         if not self._workers:
             raise EngineError(_ended(worker, code))
         log.warning("%s; %d others go on", _ended(worker, code), len(self._workers))
 
-    def trouble(self) -> str | None:
-        """Return the last reason for which a worker put work off, if there is one."""
+    def last_reason(self) -> str | None:
+        """Return the last reason in a worker's log, if there is one."""
         reasons = (last_reason(worker.log_path) for worker in self._workers)
         return next((reason for reason in reasons if reason), None)
 
@@ -111,18 +111,17 @@ class LocalFleet:
             environment[VISIBLE_VARIABLE] = gpu
         with open(log_path, "ab") as log:
             command = worker_command(self._settings)
-            return start_dependent(command, output=log, environment=environment)
+            return start_child_process(command, output=log, environment=environment)
 
 
 def _ended(worker: _Worker, code: int) -> str:
-    place = "" if worker.gpu is None else f" on GPU {worker.gpu}"
+    location = "" if worker.gpu is None else f" on GPU {worker.gpu}"
     times = "once" if worker.starts == 1 else f"{worker.starts} times"
-    words = last_words(worker.log_path)
-    return f"a worker{place} ended {times}, with exit code {code}: {words}"
+    return f"a worker{location} ended {times}, with exit code {code}: {log_tail(worker.log_path)}"
 
 
 def worker_command(settings: Settings, *, build_if_missing: bool = False) -> list[str]:
-    """Return the command line of a worker; it has its other settings from its environment."""
+    """Return the command line of a worker; its other settings are in its environment."""
     command = [sys.executable, "-m", "clipfleet", "worker"]
     command += ["--tower", str(settings.tower), "--model", str(settings.model)]
     command += ["--output", str(settings.output)]
@@ -140,8 +139,8 @@ def share_of_cores(settings: Settings, count: int) -> Settings:
     return settings.model_copy(update=threads)
 
 
-def _impatient(settings: Settings) -> Settings:
-    """Return settings in which what a worker that died held comes back soon."""
+def _with_short_waits(settings: Settings) -> Settings:
+    """Return settings with which a dead worker's messages are delivered again soon."""
     limits = {
         "stop_grace_s": min(settings.stop_grace_s, STOP_GRACE_S),
         "visibility_timeout_s": min(settings.visibility_timeout_s, VISIBILITY_TIMEOUT_S),
@@ -153,17 +152,17 @@ def last_reason(log_path: Path) -> str | None:
     """Return the last reason in a worker's log."""
     for line in reversed(log_path.read_text(encoding="utf-8", errors="replace").splitlines()):
         if '"reason"' in line:
-            return _told(line)
+            return _shown(line)
     return None
 
 
-def last_words(log_path: Path) -> str:
-    """Return the end of a worker's log in one line: reasons before events before the rest."""
+def log_tail(log_path: Path) -> str:
+    """Return the end of a worker's log as one line: of each record, its reason or its event."""
     lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return " | ".join(map(_told, lines[-_LOG_LINES:])) or "it said nothing"
+    return " | ".join(map(_shown, lines[-_LOG_LINES:])) or "it said nothing"
 
 
-def _told(line: str) -> str:
+def _shown(line: str) -> str:
     try:
         fields = json.loads(line)
         return str(fields.get("reason") or fields["event"])

@@ -1,7 +1,7 @@
-"""A worker for each GPU of this machine: started, watched and stopped by one process.
+"""A GPU fleet: one process starts, watches and stops a worker for each GPU of this machine.
 
-Each is a whole `clipfleet worker` of its own, which sees one GPU only; this process loads
-nothing, and takes them with it if it is killed.
+Each is a complete `clipfleet worker` that sees one GPU. This process loads no engine, and its
+workers are killed if it is killed.
 """
 
 from __future__ import annotations
@@ -12,21 +12,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 from clipfleet.gpus import VISIBLE_VARIABLE
 from clipfleet.settings import Settings
 from clipfleet.tasks.broker.redis_client import check_broker
-from clipfleet.tasks.local.child_processes import end_all, start_dependent
-from clipfleet.tasks.local.engine_build import look_before_build
+from clipfleet.tasks.local.child_processes import end_all, start_child_process
+from clipfleet.tasks.local.engine_build import check_before_build
 from clipfleet.tasks.local.fleet import STOP_EXTRA_S, share_of_cores, worker_command
 from clipfleet.tasks.worker.logs import set_up_logs
 from clipfleet.workers.environment import environment_of
 from clipfleet.workers.preflight import preflight
 
-_LOOK_S = 0.2
-_KILLED = 1  # for a worker that a signal ended
-_TOLD_EARLY = (-signal.SIGTERM, 130)  # 130: interrupted, while its engine was built
+_POLL_S = 0.2
+_KILLED = 1  # exit code for a worker that a signal ended
+_STOPPED_EARLY = (-signal.SIGTERM, 130)  # 130: interrupted during the build of its engine
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ def run_gpu_workers(
 ) -> int:
     """Run a worker on each GPU until SIGTERM or SIGINT, or until all have ended.
 
-    `gpus` are values of CUDA_VISIBLE_DEVICES. Return 0 if all were stopped; else the largest
+    `gpus` are values of CUDA_VISIBLE_DEVICES. Return 0 if all were stopped, otherwise the largest
     exit code.
 
     Raises:
@@ -44,7 +43,7 @@ def run_gpu_workers(
         BrokerError: Redis does not answer.
     """
     if build_if_missing:
-        look_before_build(settings)
+        check_before_build(settings)
     else:
         preflight(settings)
         check_broker(settings.redis_url)
@@ -64,27 +63,27 @@ def run_gpu_workers(
 
 def _start(command: Sequence[str], settings: Settings, gpu: str) -> subprocess.Popen[bytes]:
     environment = {**environment_of(settings), VISIBLE_VARIABLE: gpu}
-    return start_dependent(command, output=sys.stderr.buffer, environment=environment)
+    return start_child_process(command, output=sys.stderr.buffer, environment=environment)
 
 
 def _watch(running: dict[str, subprocess.Popen[bytes]], stop: threading.Event) -> list[int]:
-    """Take away the workers that end by themselves, until told to stop; return their codes."""
+    """Remove workers that end by themselves, until `stop` is set; return their exit codes."""
     codes = []
-    while running and not stop.wait(_LOOK_S):
+    while running and not stop.wait(_POLL_S):
         for gpu, process in list(running.items()):
             if process.poll() is not None:
                 del running[gpu]
                 codes.append(_code(process.returncode))
-                told: dict[str, Any] = {"gpu": gpu, "exit_code": process.returncode}
-                log.error("worker ended", extra={**told, "others": len(running)})
+                fields = {"gpu": gpu, "exit_code": process.returncode, "others": len(running)}
+                log.error("worker ended", extra=fields)
     return codes
 
 
 def _stop(running: dict[str, subprocess.Popen[bytes]], *, grace_s: float) -> list[int]:
     """Let every worker finish its shard; return their exit codes."""
     codes = end_all(list(running.values()), grace_s=grace_s)
-    # Some were told before they listened, and had nothing in hand.
-    return [0 if code in _TOLD_EARLY else _code(code) for code in codes]
+    # A worker that was stopped before it handled SIGTERM held no message.
+    return [0 if code in _STOPPED_EARLY else _code(code) for code in codes]
 
 
 def _code(code: int) -> int:

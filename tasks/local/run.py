@@ -1,4 +1,4 @@
-"""One shot: embed a whole source on this machine, with a Redis and workers of its own."""
+"""Local run: embed a whole source on this machine, with its own Redis and workers."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from clipfleet.tasks.local.fleet import LocalFleet
 from clipfleet.tasks.local.redis_server import private_redis
 from clipfleet.tasks.progress import Show, duration
 from clipfleet.tasks.status import Progress
-from clipfleet.tasks.submit.retry_failed import Retry, retry_errors
+from clipfleet.tasks.submit.retry_failed import Retry, retry
 from clipfleet.tasks.submit.submit import Submission, submit
 
-_LOOK_S = 0.25
-_STALL_S = 15.0  # without an item done, before the workers' troubles are shown
-_RECONCILE_S = 3.0  # between the workers' looks for lost messages: somebody waits for the end
-_PATIENCE_S = 60.0  # with a Redis that does not answer
+_POLL_S = 0.25
+_STALL_S = 15.0  # without progress, before the last reason in the workers' logs is shown
+_RECONCILE_S = 3.0  # short, because a user waits for the end
+_BROKER_LOST_S = 60.0  # without an answer of Redis, before the run fails
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What became of a source; `seconds` is the time of the embedding alone.
+    """The result of a local run; `seconds` is the time of the embedding alone.
 
     `classes` counts the error rows of the whole dataset by their class.
     """
@@ -52,7 +52,7 @@ class Summary:
 
     @property
     def ok(self) -> bool:
-        """Whether every item has a vector, and the dataset is whole."""
+        """Whether every item has a vector, and the dataset is intact."""
         return self.verification.ok and not self.verification.errors
 
     def to_json(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Summary:
         }
 
     def lines(self) -> list[str]:
-        """Return the summary in words."""
+        """Return the summary as lines of text."""
         rate = self.embedded_items / max(self.seconds, 1e-9)
         done = (
             f"embedded {self.embedded_items:,} items in {duration(self.seconds)} ({rate:,.0f}/s)"
@@ -75,12 +75,17 @@ class Summary:
             else "nothing to do: every item was embedded before"
         )
         failed = [f"  {count:,} × {name}" for name, count in sorted(self.classes.items())]
-        where = (
+        remedy = (
             [f"  `clipfleet errors {self.verification.dataset}` shows the reasons"]
             if failed
             else []
         )
-        return [f"{self.verification.dataset}: {done}", *self.verification.lines(), *failed, *where]
+        return [
+            f"{self.verification.dataset}: {done}",
+            *self.verification.lines(),
+            *failed,
+            *remedy,
+        ]
 
 
 def embed_source(
@@ -96,9 +101,9 @@ def embed_source(
 ) -> Summary:
     """Embed a source into the dataset at `out`, and verify the dataset.
 
-    With `gpus`, values of CUDA_VISIBLE_DEVICES, one worker for each, else `workers`.
-    Everything that is started is stopped again, whatever happens; what was committed until
-    then stays, and the same call goes on from there.
+    With `gpus`, values of CUDA_VISIBLE_DEVICES, there is one worker for each, otherwise `workers`.
+    All processes are stopped at the end, also after an error. Committed shards stay, and the same
+    call continues from there.
 
     Raises:
         UsageError: The source, the model or the dataset is not fit for use.
@@ -126,7 +131,7 @@ def retry_here(
     own_redis: bool,
     show: Show,
 ) -> Summary:
-    """Embed what ended as errors of some classes, or of all, once more; as `embed_source` does.
+    """Embed again the items that ended as errors, of some classes (`only`) or of all.
 
     Raises:
         UsageError: There is no such dataset, or it is of another model.
@@ -136,7 +141,7 @@ def retry_here(
     card, _ = load_card(model)
     Dataset.open(dataset, store_timeout_s=settings.store_timeout_s).check_model(card)
     return _run(
-        lambda fleet: retry_errors(dataset, only, settings=fleet),
+        lambda fleet: retry(dataset, only, settings=fleet),
         _fleet_settings(settings, dataset, model),
         workers=workers,
         gpus=gpus,
@@ -183,24 +188,24 @@ def _wait(progress: Progress, fleet: LocalFleet, show: Show) -> None:
     """Show progress until everything is done.
 
     Raises:
-        EngineError: The workers end again and again, or refuse shards.
+        EngineError: The workers end too often, or refuse shards.
         BrokerError: Redis has not answered for a minute.
     """
     while not progress.finished:
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
         fleet.check()
         progress.refresh()
-        trouble = fleet.trouble() if progress.stalled_s > _STALL_S else None
-        show(replace(progress.snapshot(), trouble=trouble))
+        reason = fleet.last_reason() if progress.stalled_s > _STALL_S else None
+        show(replace(progress.snapshot(), stall_reason=reason))
         if progress.refusals:
             refusal = progress.refusals[0]
             raise EngineError(f"the workers refuse {refusal.message}: {refusal.reason}")
-        if progress.broker_error is not None and progress.stalled_s > _PATIENCE_S:
+        if progress.broker_error is not None and progress.stalled_s > _BROKER_LOST_S:
             raise BrokerError(progress.broker_error)
 
 
 def _fleet_settings(settings: Settings, out: str, model: str | Path) -> Settings:
-    """Return settings for workers of this dataset only, on queues that are theirs only."""
+    """Return settings for workers of this dataset only, with queues of their own."""
     card, _ = load_card(model)
     fleet = {
         "tower": card.tower,
@@ -221,16 +226,16 @@ def _redis(settings: Settings, *, own: bool) -> Iterator[str]:
     try:
         yield settings.redis_url
     finally:
-        _sweep(settings)
+        _delete_queues(settings)
 
 
-def _sweep(settings: Settings) -> None:
-    """Delete what a fleet left in a Redis that is not its own."""
+def _delete_queues(settings: Settings) -> None:
+    """Delete a fleet's keys in a Redis that is not its own."""
     patterns = (f"{settings.queue_prefix}.*", f"_kombu.binding*{settings.queue_prefix}.*")
     try:
         with connect(settings.redis_url) as client:
             for pattern in patterns:
                 for key in client.scan_iter(pattern, count=1000):
                     client.delete(key)
-    except (RedisError, OSError) as error:  # what went wrong before is what the user must know
+    except (RedisError, OSError) as error:  # an earlier error is more important
         log.warning("queues not deleted: %s", unreachable(settings.redis_url, error))

@@ -1,1 +1,1 @@
-"""Planned shards: queued, queued again, and bounded."""
+"""Planned shards: submit, resume, retry, and keep the queue filled."""

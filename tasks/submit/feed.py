@@ -1,6 +1,6 @@
-"""Feeding: planned shards for which a queue had no room are queued when there is some.
+"""Feeding: queue the planned shards that wait for room, as the queue gets emptier.
 
-So a plan of any length costs Redis no more than a full queue, and `submit` waits for nothing.
+So a plan of any length needs no more of Redis than a full queue, and `submit` does not wait.
 """
 
 from __future__ import annotations
@@ -12,44 +12,37 @@ from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.enqueue_state import Queued, read_queued, write_queued
 from clipfleet.tasks.broker.redis_client import Client
-from clipfleet.tasks.submit.enqueue import (
-    all_in_redis,
-    digest,
-    first_name,
-    held,
-    publish,
-    queueing_lock,
-    split_by_room,
-)
+from clipfleet.tasks.submit.enqueue import first_name, publish, shards_in_redis, split_by_room
+from clipfleet.tasks.submit.lock import dataset_digest, hold_lock, queueing_lock
 
-LOW = 0.5  # of a queue's shards; above it nothing is fed, for each time costs a look at all files
+LOW = (
+    0.5  # fraction of `max_queued_shards`: a fuller queue is not fed, as each feed lists all files
+)
 
 
 def feed(client: Client, dataset: Dataset, queued: Queued, settings: Settings) -> int:
-    """Queue the rest of a dataset as far as its queue has room; return how many shards.
+    """Queue the waiting shards of a dataset as far as there is room; return how many.
 
-    Nothing is done while the queue is more than half full of shards, or while another process
+    Nothing is queued while the queue is more than half full of shards, or while another process
     queues shards of the dataset.
 
     Raises:
         redis.exceptions.RedisError: Redis does not answer.
         DatasetError: The dataset is damaged.
     """
-    if queued.rest is None:
-        return 0
-    there_now = all_in_redis(client, queued.queue).values()
-    if sum(map(len, there_now)) > LOW * settings.max_queued_shards:
+    in_redis = shards_in_redis(client, queued.queue)
+    if sum(map(len, in_redis.values())) > LOW * settings.max_queued_shards:
         return 0
     lock = queueing_lock(client, queued.queue, queued.dataset)
-    with held(lock, wait=False) as mine:
-        told = read_queued(dataset) if mine else None  # another may have fed it meanwhile
-        if told is None or told.rest is None:
+    with hold_lock(lock, wait=False) as acquired:
+        state = read_queued(dataset) if acquired else None  # another worker may have fed it
+        if state is None or state.rest is None:
             return 0
-        in_redis = all_in_redis(client, queued.queue)  # again: what another queued until now
-        there = in_redis.get(digest(told.dataset), ())
-        rest = [s for s in missing_shards(dataset) if told.waits(s) and s.name not in there]
+        in_redis = shards_in_redis(client, queued.queue)  # again, now under the lock
+        there = in_redis.get(dataset_digest(state.dataset), ())
+        rest = [s for s in missing_shards(dataset) if state.waits(s) and s.name not in there]
         lock.reacquire()
         now, later = split_by_room(rest, in_redis, settings)
-        count = sum(1 for _ in publish(now, dataset, told.dataset, settings, lock))
-        write_queued(dataset, replace(told, rest=first_name(later)))
+        count = sum(1 for _ in publish(now, dataset, state.dataset, settings, lock))
+        write_queued(dataset, replace(state, rest=first_name(later)))
     return count

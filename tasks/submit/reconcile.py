@@ -1,9 +1,9 @@
-"""Reconciling: the queue is a hint, and now and then Redis loses a message with its worker.
+"""Reconciling: queue lost shards again.
 
-A thread in every worker's parent looks through the datasets in its output folder for shards
-that were queued, are not done, and are not in Redis; in each interval, one worker of the fleet
-does. What is lost in two looks, a few seconds apart, is queued again. So is, at once, what was
-not queued yet because the queue was full.
+Redis may lose a message together with its worker. A thread in every worker's parent process looks
+through the datasets in the output folder for shards that were queued, are not done, and are not in
+Redis; one worker of the fleet looks in each interval. A shard that is missing in two looks, a few
+seconds apart, is queued again. A look also feeds the queue (`clipfleet.tasks.submit.feed`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Collection, Iterable
-from typing import Any
 
 from kombu.exceptions import BatchPublishError  # type: ignore[attr-defined]
 from redis.exceptions import LockError, ResponseError
@@ -23,49 +22,44 @@ from clipfleet.settings import Settings
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.filesystem.base import Filesystem
 from clipfleet.storage.filesystem.locations import STORE_TIMEOUT_S, open_filesystem, resolved
-from clipfleet.storage.format.dataset import PLAN_FOLDER, Dataset
+from clipfleet.storage.format.dataset import INFO_PATH, PLAN_FOLDER, Dataset
 from clipfleet.storage.format.discovery import find_datasets
 from clipfleet.storage.format.enqueue_state import QUEUED_PATH, Queued, read_queued
-from clipfleet.tasks.broker.redis_client import Client, connect, message_counts
+from clipfleet.tasks.broker.queue_stats import message_counts
+from clipfleet.tasks.broker.redis_client import Client, connect
 from clipfleet.tasks.broker.refusals import Refusals
 from clipfleet.tasks.dataset_access import dataset_root
-from clipfleet.tasks.log_once import Troubles
-from clipfleet.tasks.submit.enqueue import (
-    all_in_redis,
-    broker_errors,
-    digest,
-    held,
-    publish,
-    queueing_lock,
-)
+from clipfleet.tasks.submit.enqueue import broker_errors, publish, shards_in_redis
 from clipfleet.tasks.submit.feed import feed
+from clipfleet.tasks.submit.lock import dataset_digest, hold_lock, queueing_lock
 
-QUIET_S = 3.0  # a message between two hands is in neither; it is not for so long
-MAX_MESSAGES = 20_000  # a longer queue is not looked through: 250 ms
+QUIET_S = 3.0  # between the two looks; a message that moves is out of sight for less
+MAX_MESSAGES = 20_000  # a longer queue is not read: 250 ms
 _JOIN_S = 5.0
 
 NO_LOOK = "lost shards cannot be looked for"
 NO_QUEUEING = "lost shards cannot be queued again"
 NO_FEED = "shards that wait for room cannot be queued"
 
-# What ends the look at one dataset. That Redis is out of reach ends it for all.
+# Errors of one dataset. A Redis that does not answer ends the look at all datasets.
 _ONE_DATASETS = (ClipfleetError, OSError, LockError, ResponseError, BatchPublishError)
 
 log = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Queues lost shards again, from a thread of its own, while it is entered."""
+    """Queues lost shards again from a thread of its own; a context manager."""
 
     def __init__(self, settings: Settings, card: ModelCard) -> None:
         self._settings = settings
         self._card = card
-        self._output = resolved(str(settings.output))  # as `dataset_root` has it
+        self._output = resolved(str(settings.output))  # as `dataset_root` returns it
         self._queue = queue_name(card.tower, settings.queue_prefix)
         self._interval_s = settings.reconcile_interval_s
         self._store_timeout_s = settings.store_timeout_s
-        self._settled: dict[str, int] = {}  # dataset → what its plan was when nothing was open
-        self._troubles = Troubles()
+        self._settled: dict[str, int] = {}  # dataset → its plan's fingerprint with no open shard
+        self._warned: dict[tuple[str, str], str] = {}  # (event, dataset) → the reason in the log
+        self._found: set[tuple[str, str]] = set()  # the keys of `_warned` in this look
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
@@ -85,17 +79,17 @@ class Reconciler:
 
     def _run(self) -> None:
         while not self._stopped.wait(self._interval_s):
-            self._look_or_tell()
+            self._look_or_warn()
 
-    def _look_or_tell(self) -> None:
+    def _look_or_warn(self) -> None:
         try:
             self.look()
         except ClipfleetError as error:
-            self._troubles.tell(NO_LOOK, "", error)
-        except Exception:  # the edge of the thread: its end would go unnoticed
+            self._warn(NO_LOOK, "", error)
+        except Exception:  # the edge of the thread, which must not end
             log.exception("look for lost shards failed")
         else:
-            self._troubles.forget(NO_LOOK, "")
+            self._warned.pop((NO_LOOK, ""), None)
 
     def look(self) -> int:
         """Return how many shards were queued again; 0 if it is another worker's turn.
@@ -110,45 +104,67 @@ class Reconciler:
 
     def _take_turn(self, client: Client) -> bool:
         """Return whether this worker is the one of its fleet to look in this interval."""
-        # A little less, so that a worker that is alone looks each time.
+        # The turn expires before the interval ends, so that a single worker looks each time.
         expiry_ms = max(1, int(self._interval_s * 900))
         return bool(client.set(f"{self._queue}.reconciler", 1, nx=True, px=expiry_ms))
 
     def _look(self, client: Client) -> int:
-        with self._troubles.look():
-            datasets = self._datasets()
-            again = self._queue_lost(client, datasets)  # first: both are for the same room
-            return again + sum(self._feed(client, dataset, queued) for dataset, queued in datasets)
+        self._found.clear()
+        datasets = self._datasets()
+        again = self._queue_lost(client, datasets)  # first: lost and waiting shards share the room
+        fed = sum(self._feed(client, dataset, queued) for dataset, queued in datasets)
+        for over in self._warned.keys() - self._found:
+            del self._warned[over]
+        return again + fed
+
+    def _warn(self, event: str, dataset: str, reason: object) -> None:
+        """Log a problem once for as long as it lasts, and again if its reason changes."""
+        key, text = (event, dataset), str(reason)
+        self._found.add(key)
+        if self._warned.get(key) != text:
+            self._warned[key] = text
+            log.warning(event, extra={"dataset": dataset, "reason": text})
 
     def _feed(self, client: Client, dataset: Dataset, queued: Queued) -> int:
+        if queued.rest is None:
+            return 0
         try:
             count = feed(client, dataset, queued, self._settings)
         except _ONE_DATASETS as error:
-            self._troubles.tell(NO_FEED, dataset.root, error)
+            self._warn(NO_FEED, dataset.root, error)
             return 0
         if count:
-            log.info("shards queued, as there is room", extra=_told(dataset, count))
+            fields = {"dataset": dataset.root, "shards": count}
+            log.info("shards queued, as there is room", extra=fields)
         return count
 
     def _queue_lost(self, client: Client, datasets: list[tuple[Dataset, Queued]]) -> int:
-        suspects = self._lost(client, datasets)
-        if not suspects or self._stopped.wait(min(QUIET_S, self._interval_s)):
+        missing = self._lost(client, datasets)
+        if not missing or self._stopped.wait(min(QUIET_S, self._interval_s)):
             return 0
         return sum(
             self._queue_again(client, dataset, queued, {shard.name for shard in shards})
-            for dataset, queued, shards in suspects
+            for dataset, queued, shards in missing
         )
+
+    def _roots(self) -> list[str]:
+        """Return the datasets in the output folder, or the folder itself if it is a dataset."""
+        fs = open_filesystem(self._output, store_timeout_s=self._store_timeout_s)
+        if fs.exists(INFO_PATH):
+            return [self._output]
+        found = find_datasets(self._output, store_timeout_s=self._store_timeout_s)
+        if found.cut:
+            reason = "too many files to look through; give the datasets a folder of their own"
+            self._warn(NO_LOOK, self._output, reason)
+        return found.roots
 
     def _datasets(self) -> list[tuple[Dataset, Queued]]:
         """Return the datasets of this fleet that may have open shards."""
-        found = find_datasets(self._output, store_timeout_s=self._store_timeout_s)
-        if found.cut:
-            told = "too many files to look through; give the datasets a folder of their own"
-            self._troubles.tell(NO_LOOK, self._output, told)
-        for root in self._settled.keys() - set(found.roots):
+        roots = self._roots()
+        for root in self._settled.keys() - set(roots):
             del self._settled[root]
         opened = []
-        for root in found.roots:
+        for root in roots:
             try:
                 fs = open_filesystem(root, store_timeout_s=self._store_timeout_s)
                 fingerprint = fingerprint_of(fs)
@@ -159,8 +175,8 @@ class Reconciler:
                     self._settled[root] = fingerprint
                 else:
                     opened.append(ours)
-            except (ClipfleetError, OSError) as error:  # this dataset's own
-                self._troubles.tell(NO_LOOK, root, error)
+            except (ClipfleetError, OSError) as error:  # concerns this dataset only
+                self._warn(NO_LOOK, root, error)
         return opened
 
     def _open(self, root: str) -> tuple[Dataset, Queued] | None:
@@ -181,32 +197,31 @@ class Reconciler:
         return dataset, queued
 
     def _lost(
-        self, client: Client, datasets: Iterable[tuple[Dataset, Queued]]
+        self, client: Client, datasets: list[tuple[Dataset, Queued]]
     ) -> list[tuple[Dataset, Queued, list[Shard]]]:
-        """Return the datasets with lost shards, and these."""
-        datasets = list(datasets)
+        """Return the datasets with lost shards, and these shards."""
         if not datasets or sum(message_counts(client, self._queue)) > MAX_MESSAGES:
             return []
         refusals = Refusals(client, self._settings.queue_prefix)
-        if refusals.full:  # which are refused cannot be told
-            told = "too many refused messages: mend the cause, then resume"
-            self._troubles.tell(NO_LOOK, self._queue, told)
+        if refusals.full:  # a refused shard may have been dropped from the list
+            reason = "too many refused messages: mend the cause, then resume"
+            self._warn(NO_LOOK, self._queue, reason)
             return []
-        in_redis = all_in_redis(client, self._queue)  # before the files, see `lost_shards`
+        in_redis = shards_in_redis(client, self._queue)  # before the files, see `lost_shards`
         found = []
         for dataset, queued in datasets:
             try:
                 fingerprint = fingerprint_of(dataset.fs)
                 open_shards = list(missing_shards(dataset))
             except (ClipfleetError, OSError) as error:
-                self._troubles.tell(NO_LOOK, dataset.root, error)
+                self._warn(NO_LOOK, dataset.root, error)
                 continue
             if not open_shards:
                 self._settled[dataset.root] = fingerprint
             lost = lost_shards(
                 open_shards,
                 queued,
-                in_redis=in_redis.get(digest(queued.dataset), ()),
+                in_redis=in_redis.get(dataset_digest(queued.dataset), ()),
                 refused=refusals.shards_of(queued.dataset),
             )
             if lost:
@@ -214,30 +229,24 @@ class Reconciler:
         return found
 
     def _queue_again(
-        self, client: Client, dataset: Dataset, queued: Queued, suspects: set[str]
+        self, client: Client, dataset: Dataset, queued: Queued, missing: set[str]
     ) -> int:
-        """Queue the suspects that are still lost, unless somebody queues shards of the dataset."""
+        """Queue the missing shards that are still lost, unless another process queues shards."""
+        again: list[Shard] = []
         try:
-            again = self._publish_again(client, dataset, queued, suspects)
+            lock = queueing_lock(client, self._queue, queued.dataset)
+            with hold_lock(lock, wait=False) as acquired:
+                found = self._lost(client, [(dataset, queued)]) if acquired else []
+                lost = [s for *_, shards in found for s in shards if s.name in missing]
+                if lost:
+                    again += publish(lost, dataset, queued.dataset, self._settings, lock)
         except _ONE_DATASETS as error:
-            self._troubles.tell(NO_QUEUEING, dataset.root, error)
+            self._warn(NO_QUEUEING, dataset.root, error)
             return 0
         if again:
-            told = {**_told(dataset, len(again)), "first": again[0].name}
-            log.warning("lost shards queued again", extra=told)
+            fields = {"dataset": dataset.root, "shards": len(again), "first": again[0].name}
+            log.warning("lost shards queued again", extra=fields)
         return len(again)
-
-    def _publish_again(
-        self, client: Client, dataset: Dataset, queued: Queued, suspects: set[str]
-    ) -> list[Shard]:
-        name = queued.dataset
-        lock = queueing_lock(client, self._queue, name)
-        with held(lock, wait=False) as mine:
-            if not mine:
-                return []
-            lost = [s for *_, shards in self._lost(client, [(dataset, queued)]) for s in shards]
-            again = [shard for shard in lost if shard.name in suspects]
-            return list(publish(again, dataset, name, self._settings, lock))
 
 
 def is_ours(
@@ -248,18 +257,18 @@ def is_ours(
     output: str,
     store_timeout_s: float = STORE_TIMEOUT_S,
 ) -> bool:
-    """Return whether the dataset at `root` was queued for this fleet, under this place's name.
+    """Return whether the dataset at `root` was queued for this fleet, under its present location.
 
-    A dataset that was copied or moved still has the name of its first place.
+    A dataset that was copied or moved still has the name of its first location.
 
     Raises:
-        OSError, StorageError: The disk or the store of `output` does not answer, and it may be.
+        OSError, StorageError: The disk or the store of `output` does not answer.
     """
     if queued.queue != queue:
         return False
     try:
         named = dataset_root(output, queued.dataset, store_timeout_s=store_timeout_s)
-    except MessageError:  # also where a folder on its way may not be looked into
+    except MessageError:  # also if a folder above it cannot be read
         return False
     return named == root
 
@@ -271,11 +280,11 @@ def lost_shards(
     in_redis: Collection[str],
     refused: Collection[str],
 ) -> list[Shard]:
-    """Return the open shards that were queued, and that neither Redis nor a worker has.
+    """Return the open shards that were queued and are not in Redis.
 
-    Others are still being queued, or wait for room in the queue. A refused shard waits until
-    somebody has mended the cause and resumes. `in_redis` must be older than the open shards:
-    a shard is recorded before its message goes.
+    Other open shards are being queued, or wait for room in the queue. A refused shard waits for
+    `clipfleet resume`. `in_redis` must be older than `open_shards`: a shard is recorded as done
+    before its message is acknowledged.
     """
     return [
         shard
@@ -285,7 +294,7 @@ def lost_shards(
 
 
 def fingerprint_of(fs: Filesystem) -> int:
-    """Return what changes when a job is planned or queued, or a dataset is made anew.
+    """Return a hash that changes when a job is planned or queued, or the dataset is made again.
 
     Raises:
         StorageError: The disk did not answer.
@@ -295,7 +304,3 @@ def fingerprint_of(fs: Filesystem) -> int:
     except FileNotFoundError:
         queued = b""
     return hash((tuple(fs.list(PLAN_FOLDER)), queued))
-
-
-def _told(dataset: Dataset, shards: int) -> dict[str, Any]:
-    return {"dataset": dataset.root, "shards": shards}

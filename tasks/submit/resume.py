@@ -1,4 +1,4 @@
-"""Resuming: put back into the queue what a dataset misses, from its plan and manifest alone."""
+"""Resuming: queue the open shards of a dataset again, from its plan and manifest alone."""
 
 from __future__ import annotations
 
@@ -15,37 +15,35 @@ from clipfleet.tasks.submit.enqueue import later, queue_missing
 
 @dataclass(frozen=True, kw_only=True)
 class Resumption:
-    """What `resume` did. Of the open shards, those that neither were queued nor are to be later
-    are in Redis."""
+    """The result of `resume`; open shards that are in neither count were in Redis already."""
 
     dataset: str
     open_shards: int
     queued_shards: int
-    later_shards: int = 0  # that the workers queue when there is room
+    later_shards: int = 0  # the workers queue these when there is room
 
     def to_json(self) -> dict[str, Any]:
-        """Return the resumption in JSON's types."""
+        """Return the result in JSON's types."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """Return the resumption in words."""
+        """Return the result as lines of text."""
         if not self.open_shards:
             return [f"{self.dataset}: every planned shard is done"]
         others = self.open_shards - self.queued_shards - self.later_shards
-        there = f"; {others:,} others wait in Redis or run" if others > 0 else ""
+        in_redis = f"; {others:,} others wait in Redis or run" if others > 0 else ""
         queued = f"queued {self.queued_shards:,} open shards{later(self.later_shards)}"
-        return [f"{self.dataset}: {queued}{there}"]
+        return [f"{self.dataset}: {queued}{in_redis}"]
 
 
 def resume(dataset_root: str, *, settings: Settings) -> Resumption:
     """Queue the open shards of all jobs of a dataset that are not in Redis.
 
-    Neither the source nor the model is needed. Items that were queued singly have no plan,
-    and are not put back.
+    Neither the source nor the model is needed. Single items have no plan and are not queued.
 
     Raises:
         DatasetError: There is no dataset, or it is damaged.
-        BrokerError: Redis does not answer; resuming again goes on.
+        BrokerError: Redis does not answer; another `resume` continues.
     """
     dataset = Dataset.open(dataset_root, store_timeout_s=settings.store_timeout_s)
     check_broker(settings.redis_url)

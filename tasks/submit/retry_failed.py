@@ -1,4 +1,4 @@
-"""Retrying: the items of a dataset that ended as errors are planned and queued once more."""
+"""Retrying: plan and queue again the items of a dataset that ended as errors."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from clipfleet.tasks.submit.enqueue import later, queue_missing
 
 @dataclass(frozen=True, kw_only=True)
 class Retry:
-    """What `retry_errors` did; `job` is None if there was nothing to try again.
+    """The result of `retry`; `job` is None if there was nothing to try again.
 
-    `queued_shards` are all that were missing in Redis, also of other jobs.
+    `queued_shards` counts all missing shards that were queued, also those of other jobs.
     """
 
     dataset: str
@@ -27,31 +27,31 @@ class Retry:
     items: int
     shards: int
     queued_shards: int
-    later_shards: int = 0  # that the workers queue when there is room
+    later_shards: int = 0  # the workers queue these when there is room
 
     def to_json(self) -> dict[str, Any]:
-        """Return the retry in JSON's types."""
+        """Return the result in JSON's types."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """Return the retry in words."""
+        """Return the result as lines of text."""
         planned = (
             f"{self.items:,} items that ended as errors are tried again in {self.shards:,} shards "
             f"as job {self.job}"
             if self.job
-            else "no item to try again: none ended so, or a retry has them in hand"
+            else "no item to try again: none ended so, or another retry has them"
         )
         queued = f"queued {self.queued_shards:,} shards{later(self.later_shards)}"
         return [f"{self.dataset}: {planned}; {queued}"]
 
 
-def retry_errors(dataset_root: str, only: Collection[str] = (), *, settings: Settings) -> Retry:
-    """Plan the items with an error, of some classes or of all, once more, and queue them.
+def retry(dataset_root: str, only: Collection[str] = (), *, settings: Settings) -> Retry:
+    """Plan and queue again the items that ended as errors, of some classes (`only`) or of all.
 
     Raises:
-        BrokerError: Redis does not answer; nothing is planned, or the plan is not all queued
-            and retrying again goes on.
-        DatasetError: There is no dataset, it is damaged, or another submit planned meanwhile.
+        BrokerError: Redis does not answer. Nothing was planned, or not all shards were queued;
+            another `retry` continues.
+        DatasetError: There is no dataset, it is damaged, or another process planned meanwhile.
     """
     dataset = Dataset.open(dataset_root, store_timeout_s=settings.store_timeout_s)
     check_broker(settings.redis_url)

@@ -1,4 +1,4 @@
-"""Submitting: plan what a dataset does not have, queue what is missing.
+"""Submitting: plan the new items of a source, and queue the missing shards.
 
 A producer loads this module: no engine, no torch.
 """
@@ -17,28 +17,28 @@ from clipfleet.storage.commit.manifest import unfinished
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import Source
-from clipfleet.tasks.broker.redis_client import check_broker
-from clipfleet.tasks.broker.security_check import warn_of_exposure
+from clipfleet.tasks.broker.redis_client import check_broker, is_local
+from clipfleet.tasks.broker.security_check import log_security_warnings
 from clipfleet.tasks.submit.enqueue import later, queue_missing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """What `submit` did; `job` is None if the dataset had every item already."""
+    """The result of `submit`; `job` is None if the dataset had every item already."""
 
     dataset: str
     job: str | None
     planned_items: int
     planned_shards: int
     queued_shards: int
-    later_shards: int = 0  # that the workers queue when there is room
+    later_shards: int = 0  # the workers queue these when there is room
 
     def to_json(self) -> dict[str, Any]:
-        """Return the submission in JSON's types."""
+        """Return the result in JSON's types."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """Return the submission in words."""
+        """Return the result as lines of text."""
         planned = (
             f"planned {self.planned_items:,} items in {self.planned_shards:,} shards as job "
             f"{self.job}"
@@ -57,17 +57,18 @@ class Submission:
 def submit(
     source: Source, dataset_root: str, model: str | Path, *, settings: Settings
 ) -> Submission:
-    """Plan the items of a source that a dataset does not have, and queue what is missing.
+    """Plan the items of a source that a dataset does not have, and queue the missing shards.
 
     Raises:
-        BrokerError: Redis does not answer; nothing is planned, or the plan is not all queued
-            and submitting again goes on.
+        BrokerError: Redis does not answer. Nothing was planned, or not all shards were queued;
+            another `submit` continues.
         DatasetKindError: The dataset is a stream of single items.
         UsageError: The card, the source or the dataset is not fit for use.
     """
     card, _ = load_card(model)
     check_broker(settings.redis_url)
-    warn_of_exposure(settings.redis_url)
+    if not is_local(settings.redis_url):
+        log_security_warnings(settings.redis_url)
     dataset = Dataset.create(
         dataset_root,
         card,

@@ -1,1 +1,1 @@
-"""The worker's processes."""
+"""The worker: its parent process and its child."""

@@ -1,6 +1,6 @@
 """The heartbeat: a file that a worker touches while it takes messages from Redis.
 
-A healthcheck compares the file's age with the clock, and needs no Python for it.
+A healthcheck compares the file's age with the clock, without Python.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 def start_heartbeat(file: str) -> None:
     """Touch `file` at each heartbeat of this process's worker: every 2 s, while Redis answers.
 
-    A stopping worker, or one that lost its connection, does not touch the file.
+    A worker that is stopping, or lost its connection, does not touch the file.
 
     Raises:
         UsageError: The file's folder cannot be written to.

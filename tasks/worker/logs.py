@@ -10,12 +10,11 @@ from pythonjsonlogger.json import JsonFormatter
 from clipfleet.settings import Settings
 from clipfleet.tasks.broker.redis_client import HIDDEN, secrets_of
 
-# Celery's own line for every message and task says nothing that ours do not, and repeats the
-# items of a message.
+# Celery's own line for every message and task adds nothing to ours, and repeats a message's items.
 _QUIET = ("celery.app.trace", "celery.worker.strategy", "multiprocessing", "kombu")
-# What every record has; the rest are the fields of its event.
+# The attributes of every record; others are the fields of its event.
 _RECORD_FIELDS = {*vars(logging.makeLogRecord({})), "message", "asctime"}
-_MIN_SECRET_LENGTH = 3  # a shorter one would blank out half of every line
+_MIN_SECRET_LENGTH = 3  # a shorter one would be replaced in most lines
 
 
 class _JsonFormatter(JsonFormatter):

@@ -1,6 +1,6 @@
 """The worker: Celery's consumer in this process, the engine in one spawned child.
 
-This process talks to Redis and survives whatever kills the child; see
+This process talks to Redis and survives the child's death; see
 docs/explanation/adr/0003-worker-pool.md.
 """
 
@@ -20,12 +20,12 @@ from clipfleet.gpus import VISIBLE_VARIABLE
 from clipfleet.messages import queue_name
 from clipfleet.settings import Settings
 from clipfleet.tasks.app import make_app
-from clipfleet.tasks.app_settings import settings_of
-from clipfleet.tasks.broker.redis_client import check_broker, redacted
-from clipfleet.tasks.broker.security_check import warn_of_exposure
-from clipfleet.tasks.broker.visibility_renewal import Lease
+from clipfleet.tasks.broker.amqp import settings_of
+from clipfleet.tasks.broker.redis_client import check_broker, is_local, redacted
+from clipfleet.tasks.broker.security_check import log_security_warnings
+from clipfleet.tasks.broker.visibility_renewal import VisibilityRenewal
 from clipfleet.tasks.submit.reconcile import Reconciler
-from clipfleet.tasks.worker.fatal_error import Report, end_worker
+from clipfleet.tasks.worker.fatal_error import FatalErrorReport, end_worker
 from clipfleet.tasks.worker.heartbeat import start_heartbeat
 from clipfleet.tasks.worker.logs import set_up_logs
 from clipfleet.tasks.worker.watchdog import watchdog, working
@@ -45,7 +45,7 @@ def run_worker(settings: Settings) -> int:
         UsageError: The model, the output folder or a setting is not fit for use.
         BrokerError: Redis does not answer.
         EngineError: The engine did not load.
-        GpuLostError: The GPU failed, at the start or later; what was in hand is back in Redis.
+        GpuLostError: The GPU failed, at the start or later; the messages are back in Redis.
     """
     card = preflight(settings)
     check_broker(settings.redis_url)
@@ -53,8 +53,9 @@ def run_worker(settings: Settings) -> int:
         start_heartbeat(settings.heartbeat_file)
     os.environ[SAFE_PATH_VARIABLE] = "1"  # for the child
     set_up_logs(settings)
-    report = Report()
-    warn_of_exposure(settings.redis_url)
+    fatal_error = FatalErrorReport()
+    if not is_local(settings.redis_url):
+        log_security_warnings(settings.redis_url)
     worker = _celery_worker(settings)
     log.info(
         "worker starts",
@@ -68,14 +69,14 @@ def run_worker(settings: Settings) -> int:
     )
     with Reconciler(settings, card), watchdog(settings.shard_deadline_s):
         worker.start()
-    report.check()
+    fatal_error.check()
     log.info("worker stopped", extra={"worker": worker.hostname})
     return STOPPED if _stopping else BROKEN
 
 
 def _celery_worker(settings: Settings) -> Any:
     app = make_app(settings)
-    app.steps["consumer"].add(Lease)
+    app.steps["consumer"].add(VisibilityRenewal)
     return app.Worker(
         hostname=worker_name(settings),
         queues=[queue_name(settings.tower or "img", settings.queue_prefix)],
@@ -86,23 +87,23 @@ def _celery_worker(settings: Settings) -> Any:
     )
 
 
-_stopping = False  # somebody asked for it
+_stopping = False  # after SIGTERM or SIGINT
 
-# A second signal may come while the first is being told of, in the same thread: with a lock that
-# is no thread's own, the worker would wait for itself.
+# A second signal may interrupt the handlers of the first, in the same thread. With a lock that is
+# not re-entrant, the worker would deadlock.
 signals.worker_shutting_down.lock = threading.RLock()  # type: ignore[attr-defined]
 
 
 @signals.setup_logging.connect
 def _on_logging(**_: Any) -> None:
-    """Keep Celery from setting up its own logs: `run_worker` and `_on_child` set up ours."""
+    """Keep Celery from setting up its own logs; `run_worker` and `_on_child` set up ours."""
 
 
 @signals.worker_shutting_down.connect
 def _on_stop(**_: Any) -> None:
-    """Begin the grace period; what still runs at its end goes back to the queue.
+    """Start the grace period; a shard that still runs at its end goes back to the queue.
 
-    A killed child is a lost worker to Celery, which then restores what it had in hand.
+    Celery treats a killed child as a lost worker, and puts its messages back.
     """
     global _stopping  # noqa: PLW0603 - this process's, set by its signal handler
     if not _stopping:
@@ -121,9 +122,10 @@ def _kill_children() -> None:
 
 @signals.worker_process_init.connect
 def _on_child(**_: Any) -> None:
-    """Load the engine, once in the life of a child; without it the worker stops.
+    """Load the engine, once in the life of a child.
 
-    So it does without the memory that it shares with the child: each task would fail for it.
+    The worker stops if this fails, also if the child cannot open the watchdog's memory: every task
+    would fail.
     """
     started_s = time.monotonic()
     settings = settings_of(current_app)
@@ -132,8 +134,8 @@ def _on_child(**_: Any) -> None:
         working()
         embedder = open_embedder(settings)
     except Exception as error:  # noqa: BLE001 - the edge of the process
-        told = f"the engine of {settings.model} did not load: "
-        end_worker(error, event="engine not loaded, worker stops", told=told)
+        prefix = f"the engine of {settings.model} did not load: "
+        end_worker(error, event="engine not loaded, worker stops", prefix=prefix)
     else:
         card = embedder.card
         seconds = round(time.monotonic() - started_s, 3)

@@ -1,11 +1,11 @@
-"""The deadline: a child that gets nothing done for so long is killed, its work goes back to Redis.
+"""The watchdog: kills a child that makes no progress within the deadline.
 
-A worker and its child share a few bytes of memory. The child counts in them as items get done;
-the worker looks, and needs no answer: a child that hangs with Python's lock held cannot give one.
-What is slow and goes on is left alone, however long it takes in all.
+Its messages then go back to Redis. A worker and its child share a few bytes of memory: the child
+increments a counter as items get done, and the worker reads it. This works even if the child hangs
+while it holds Python's global lock. Slow work with progress has no time limit.
 
-The memory has no name in a folder: nothing cleans it away under a worker that runs for weeks, and
-a worker that is killed leaves nothing. A child finds it among its worker's open files.
+The memory is an anonymous file, so no cleaner of temporary folders deletes it, and a killed worker
+leaves nothing behind. The child opens it among its worker's open files.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from clipfleet.errors import UsageError
 from clipfleet.settings import PREFIX
 
 _VARIABLE = f"{PREFIX}WATCHED_FILE"  # between a worker and its child
-_STATE = struct.Struct("=qq")  # the pid that works, 0: nobody does; how often it got on
-_PAUSE_S = 1.0  # between looks
-_MIN_LOOKS = 4
+_STATE = struct.Struct("=qq")  # the pid at work (0: none), the progress counter
+_PAUSE_S = 1.0  # between two reads
+_MIN_READS = 4  # per deadline
 
 log = logging.getLogger(__name__)
 
 
 class Working:
-    """The child's side: what it does in `with working.at_work():` has the deadline."""
+    """The child's side: the deadline applies inside `with working.at_work():`."""
 
     def __init__(self, shared: mmap.mmap) -> None:
         self._state = shared
@@ -43,7 +43,7 @@ class Working:
         self._count = 0
 
     def progress(self) -> None:
-        """Say that something got done; from any thread, and of no effect after the work."""
+        """Count progress, from any thread; without effect after the work."""
         with self._lock:
             self._count += 1
             if self._at_work:
@@ -63,17 +63,17 @@ class Working:
 
 @cache
 def working() -> Working:
-    """Return this process's side of what its worker watches.
+    """Return this process's side of the memory that its worker watches.
 
     Raises:
-        UsageError: This process cannot open it.
+        UsageError: This process cannot open the memory.
     """
     return Working(_open())
 
 
 @contextlib.contextmanager
 def watchdog(deadline_s: float) -> Iterator[None]:
-    """Watch this worker's child; for the whole life of the worker, a drain included."""
+    """Watch this worker's child until the worker ends."""
     with _shared_with_children() as state:
         stop = threading.Event()
         arguments = (state, deadline_s, stop)
@@ -88,7 +88,7 @@ def watchdog(deadline_s: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _shared_with_children() -> Iterator[mmap.mmap]:
-    """Yield zeros, which `_open` finds in children by an environment variable.
+    """Yield zeroed memory, which `_open` finds in a child by an environment variable.
 
     Raises:
         UsageError: This machine has no /proc.
@@ -104,10 +104,10 @@ def _shared_with_children() -> Iterator[mmap.mmap]:
 
 
 def _open() -> mmap.mmap:
-    """Return the bytes that a worker shares with this process; its own where there is none.
+    """Return the memory that the worker shares with this process; private memory without a worker.
 
     Raises:
-        UsageError: This process may not open them.
+        UsageError: This process may not open it.
     """
     path = os.environ.get(_VARIABLE)
     if not path:
@@ -124,8 +124,8 @@ def _open() -> mmap.mmap:
 
 
 def _watch(state: mmap.mmap, deadline_s: float, stop: threading.Event) -> None:
-    """Count looks, not seconds: a worker that was stopped with its child kills nobody for that."""
-    pause_s = min(_PAUSE_S, deadline_s / _MIN_LOOKS)
+    """Count reads, not clock time, so that a suspended worker and child lose no deadline."""
+    pause_s = min(_PAUSE_S, deadline_s / _MIN_READS)
     last, idle_s = _STATE.unpack_from(state), 0.0
     while not stop.wait(pause_s):
         seen = _STATE.unpack_from(state)
@@ -138,9 +138,9 @@ def _watch(state: mmap.mmap, deadline_s: float, stop: threading.Event) -> None:
 
 
 def _kill(pid: int, deadline_s: float) -> None:
-    """Kill the child; Celery gives back what a lost child had in hand."""
-    if any(child.pid == pid for child in active_children()):  # else it is dead already
-        told = {"pid": pid, "deadline_s": deadline_s}
-        log.error("nothing done within the deadline, child killed", extra=told)
+    """Kill the child; Celery then puts its messages back."""
+    if any(child.pid == pid for child in active_children()):  # otherwise it is dead already
+        fields = {"pid": pid, "deadline_s": deadline_s}
+        log.error("nothing done within the deadline, child killed", extra=fields)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

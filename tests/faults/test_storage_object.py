@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from clipfleet.cli.main import app
 from clipfleet.tasks.status import read_progress
 from clipfleet.tasks.submit.resume import resume
-from clipfleet.tasks.submit.retry_failed import retry_errors
+from clipfleet.tasks.submit.retry_failed import retry
 from tests.faults.conftest import Record
 from tests.faults.harness import Rig, open_rig, seconds
 from tests.integration.support import texts, wait_until
@@ -175,7 +175,7 @@ def test_the_commands_take_a_dataset_in_a_store(rig: Rig) -> None:
     path = rig.dataset_path("commands")
     assert read_progress(f"{path}:00001", rig.settings).finished
     assert resume(f"{path}/", settings=rig.settings).open_shards == 0
-    assert retry_errors(path, settings=rig.settings).items == 0
+    assert retry(path, settings=rig.settings).items == 0
     shown = CliRunner().invoke(app, ["errors", path, "--json"])
     assert shown.exit_code == 0
     assert json.loads(shown.stdout)["dataset"] == path

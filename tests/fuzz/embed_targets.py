@@ -16,8 +16,8 @@ from clipfleet.settings import Settings
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.embed_shard import embed_shard
-from clipfleet.tasks.items.parse import read_arrivals
-from clipfleet.tasks.items.task import embed_arrivals, open_dataset
+from clipfleet.tasks.items.parse import read_single_items
+from clipfleet.tasks.items.task import embed_single_items, open_dataset
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.fake import FakeEngine, fake_card
 from tests.fuzz.dataset_targets import CARD, DIM, contents, make_dataset, restore
@@ -59,8 +59,8 @@ def items(tower: Tower, folder: Path) -> Target:
 
     def _embed(given: list[Any], named: str | None) -> None:
         dataset = open_dataset(embedder, named)
-        arrivals, _ = read_arrivals(given, tower)
-        embed_arrivals(arrivals, dataset, embedder, worker="w")
+        arrivals, _ = read_single_items(given, tower)
+        embed_single_items(arrivals, dataset, embedder, worker="w")
         result = verify_dataset(dataset.root)
         assert result.ok, result.problems
         assert result.vectors + result.errors == len({arrival.item.id for arrival in arrivals})

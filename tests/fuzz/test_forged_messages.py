@@ -32,9 +32,9 @@ from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.tasks.app import make_app
-from clipfleet.tasks.items.parse import read_arrival
+from clipfleet.tasks.items.parse import read_single_item
 from clipfleet.tasks.items.receive import parse_delivery
-from clipfleet.tasks.retry_policy import NotNow
+from clipfleet.tasks.retry_policy import BatchPostponed
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.fake import write_fake_engine
 
@@ -259,7 +259,9 @@ def test_forged_items_are_rows_or_refusals(
     with touched.watch() as paths:
         try:
             worker.tasks[EMBED_ITEMS_TASK].run(given.items, dataset=given.dataset, isolated=False)
-        except NotNow:  # a folder that is there and no dataset: it waits for somebody to look
+        except (
+            BatchPostponed
+        ):  # a folder that is there and no dataset: it waits for somebody to look
             assert dataset == "."
     worker.assert_nothing_elsewhere(paths)
 
@@ -290,8 +292,8 @@ def test_a_message_of_too_many_items_is_refused() -> None:
 def test_an_item_of_too_many_characters_is_a_row_that_is_not_as_long(
     tower: Any, field: str, limit: int
 ) -> None:
-    assert read_arrival({"id": "a", field: "/" * limit}, tower).fault == ""
-    arrival = read_arrival({"id": "a", field: "/" * (limit + 1)}, tower)
+    assert read_single_item({"id": "a", field: "/" * limit}, tower).fault == ""
+    arrival = read_single_item({"id": "a", field: "/" * (limit + 1)}, tower)
     assert arrival.fault == f"{field} has {limit + 1} characters: at most {limit} are taken"
     assert (arrival.item.uri or "") + (arrival.item.text or "") == ""
 

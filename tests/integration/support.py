@@ -24,7 +24,8 @@ from clipfleet.storage.filesystem.locations import below, open_filesystem
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.verify.verify import verify_dataset
-from clipfleet.tasks.broker.redis_client import connect, held_length, queue_length
+from clipfleet.tasks.broker.queue_stats import held_length, queue_length
+from clipfleet.tasks.broker.redis_client import connect
 from clipfleet.tasks.submit.submit import Submission, submit
 from clipfleet.workers.environment import environment_of
 from tests.steps import Step, steps_environment

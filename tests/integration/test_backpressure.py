@@ -15,7 +15,8 @@ from clipfleet.errors import BrokerError, QueueFullError
 from clipfleet.settings import Settings, load_settings
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.enqueue_state import read_queued
-from clipfleet.tasks.broker.redis_client import connect, queue_length
+from clipfleet.tasks.broker.queue_stats import queue_length
+from clipfleet.tasks.broker.redis_client import connect
 from clipfleet.tasks.items.queue import ItemQueue
 from clipfleet.tasks.local.redis_server import server_command
 from clipfleet.tasks.submit.resume import resume

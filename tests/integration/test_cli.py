@@ -168,7 +168,7 @@ def test_options_of_checkpoints_are_refused_with_an_onnx_file() -> None:
 def test_a_snapshot_in_words() -> None:
     running = Snapshot(total=20_000, done=5_000, errors=3, items_per_s=1000.0)
     assert sentence(running) == "5,000/20,000 items, 1,000/s, 3 failed, 15 s left"
-    stalled = replace(running, items_per_s=0.0, trouble="the disk is full")
+    stalled = replace(running, items_per_s=0.0, stall_reason="the disk is full")
     assert sentence(stalled).endswith("3 failed, stalled: the disk is full")
     waiting = Snapshot(total=20_000, done=0, errors=0, items_per_s=0.0)
     assert sentence(waiting) == "0/20,000 items, 0/s, 0 failed"

@@ -18,7 +18,7 @@ from clipfleet.model_card import load_card
 from clipfleet.storage.format.dataset import Dataset, part_names
 from clipfleet.tasks.broker.refusals import Refusals
 from clipfleet.tasks.status import read_progress
-from clipfleet.tasks.submit.retry_failed import retry_errors
+from clipfleet.tasks.submit.retry_failed import retry
 from tests.integration.conftest import MakeBench
 from tests.integration.support import Bench, texts, wait_until
 from tests.steps import Step
@@ -257,7 +257,7 @@ def test_a_source_for_a_stream_is_refused_with_the_way_out_and_a_retry_is_not(be
     stream = bench.dataset_path(ITEMS)
     with pytest.raises(DatasetKindError, match=rf"{stream} is a stream: .* another output folder"):
         bench.submit(5, ITEMS)
-    retried = retry_errors(stream, settings=bench.settings)
+    retried = retry(stream, settings=bench.settings)
     assert (retried.items, retried.queued_shards) == (1, 1)
     wait_until(lambda: read_progress(stream, bench.settings).finished, what="the retry")
     bench.assert_whole(ITEMS, vectors=3, errors=1)

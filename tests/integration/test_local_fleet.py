@@ -50,7 +50,7 @@ def test_a_worker_that_ends_again_and_again_is_left_out_and_the_others_go_on(
         [told] = caplog.messages
         assert told.startswith("a worker on GPU a ended 3 times, with exit code 1: the GPU has fal")
         assert told.endswith("; 1 others go on")
-        assert running.trouble() is None
+        assert running.last_reason() is None
 
 
 def test_when_no_worker_is_left_the_last_words_are_the_error(

@@ -20,7 +20,8 @@ from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.tasks.broker.refusals import Refusal, Refusals
 from clipfleet.tasks.submit import enqueue as queueing
-from clipfleet.tasks.submit.enqueue import queue_missing, queueing_lock
+from clipfleet.tasks.submit.enqueue import queue_missing
+from clipfleet.tasks.submit.lock import queueing_lock
 from clipfleet.tasks.submit.reconcile import Reconciler
 from clipfleet.tasks.submit.resume import resume
 from clipfleet.workers.environment import environment_of

@@ -20,7 +20,7 @@ from clipfleet.settings import load_settings
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.tasks.app import make_app
 from clipfleet.tasks.broker.redis_client import check_broker
-from clipfleet.tasks.broker.security_check import takes_anybody
+from clipfleet.tasks.broker.security_check import accepts_anyone
 from clipfleet.tasks.local.run import embed_source
 from clipfleet.tasks.status import read_progress
 from clipfleet.tasks.submit.resume import resume
@@ -132,7 +132,7 @@ def test_only_a_server_whose_certificate_is_known_is_taken(
 
 def test_a_wrong_password_is_refused_without_showing_it(tls_folder: Path) -> None:
     options = "?ssl_ca_certs={folder}/ca.crt"
-    assert not takes_anybody(url_of(tls_folder, options))
+    assert not accepts_anyone(url_of(tls_folder, options))
     with pytest.raises(BrokerError) as caught:
         check_broker(url_of(tls_folder, options, user=f"{USER}:not-{WRITTEN}@"))
     assert "hush" not in str(caught.value)

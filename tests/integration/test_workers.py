@@ -14,7 +14,7 @@ from celery import Celery
 
 from clipfleet.messages import EMBED_TASK
 from clipfleet.storage.format.parts import part_path
-from clipfleet.tasks.broker.redis_client import waiting_messages
+from clipfleet.tasks.broker.queue_stats import waiting_messages
 from clipfleet.tasks.retry_policy import times_lost
 from clipfleet.tasks.status import read_progress
 from tests.integration.conftest import MakeBench

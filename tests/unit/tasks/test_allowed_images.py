@@ -20,8 +20,8 @@ from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.embed_shard import embed_shard
-from clipfleet.tasks.items.parse import read_arrivals
-from clipfleet.tasks.items.task import embed_arrivals, open_dataset
+from clipfleet.tasks.items.parse import read_single_items
+from clipfleet.tasks.items.task import embed_single_items, open_dataset
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.fake import write_fake_engine
 
@@ -55,8 +55,8 @@ def test_images_below_no_root_are_error_rows_planned_or_queued_singly(
         task = EmbedTask(dataset=root, tower="img", model=model, shard=shard)
         embed_shard(task, embedder, worker="w")
         single = open_dataset(embedder, None)
-        arrivals, _ = read_arrivals([{"id": i.id, "uri": i.uri} for i in items], "img")
-        embed_arrivals(arrivals, single, embedder, worker="w")
+        arrivals, _ = read_single_items([{"id": i.id, "uri": i.uri} for i in items], "img")
+        embed_single_items(arrivals, single, embedder, worker="w")
     for dataset in (planned, single):
         assert count_failures(dataset) == {NOT_ALLOWED: 2}
         result = verify_dataset(dataset.root)

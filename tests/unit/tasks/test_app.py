@@ -12,7 +12,7 @@ import pytest
 
 from clipfleet.settings import load_settings
 from clipfleet.tasks.app import make_app
-from clipfleet.tasks.app_settings import settings_of
+from clipfleet.tasks.broker.amqp import settings_of
 
 
 def test_queues_are_one_a_tower_with_the_fleets_prefix() -> None:

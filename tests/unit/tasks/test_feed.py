@@ -15,8 +15,9 @@ from clipfleet.settings import load_settings
 from clipfleet.storage.format.enqueue_state import Queued, read_queued, write_queued
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
-from clipfleet.tasks.submit.enqueue import digest, first_name, later, split_by_room
+from clipfleet.tasks.submit.enqueue import first_name, later, split_by_room
 from clipfleet.tasks.submit.feed import feed
+from clipfleet.tasks.submit.lock import dataset_digest
 from clipfleet.tasks.submit.reconcile import lost_shards
 from clipfleet.tasks.submit.submit import Submission
 from tests.datasets import fake_dataset, numbered_texts
@@ -77,8 +78,8 @@ def test_what_another_queued_before_the_lock_was_had_is_not_queued_twice(
     in_redis: dict[str, set[str]] = {}
 
     @contextmanager
-    def held(*_: object, **__: object) -> Iterator[bool]:
-        in_redis[digest(dataset.root)] = {"00001-0000000", "00001-0000001"}  # by a `resume`
+    def hold_lock(*_: object, **__: object) -> Iterator[bool]:
+        in_redis[dataset_digest(dataset.root)] = {"00001-0000000", "00001-0000001"}  # by a `resume`
         yield True
 
     published: list[str] = []
@@ -87,9 +88,9 @@ def test_what_another_queued_before_the_lock_was_had_is_not_queued_twice(
         published.extend(shard.name for shard in shards)
         yield from shards
 
-    monkeypatch.setattr("clipfleet.tasks.submit.feed.all_in_redis", lambda *_: dict(in_redis))
+    monkeypatch.setattr("clipfleet.tasks.submit.feed.shards_in_redis", lambda *_: dict(in_redis))
     monkeypatch.setattr("clipfleet.tasks.submit.feed.queueing_lock", lambda *_: Mock())
-    monkeypatch.setattr("clipfleet.tasks.submit.feed.held", held)
+    monkeypatch.setattr("clipfleet.tasks.submit.feed.hold_lock", hold_lock)
     monkeypatch.setattr("clipfleet.tasks.submit.feed.publish", publish)
     assert feed(Mock(), dataset, queued, load_settings(max_queued_shards=4)) == 2
     assert published == ["00001-0000002", "00001-0000003"]  # and there is no room for more

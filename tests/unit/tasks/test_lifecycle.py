@@ -11,7 +11,7 @@ import pytest
 from clipfleet.errors import CardError, DatasetMismatchError, SettingsError, UsageError
 from clipfleet.settings import Settings, load_settings
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.tasks.local.fleet import LocalFleet, last_words
+from clipfleet.tasks.local.fleet import LocalFleet, log_tail
 from clipfleet.workers.embedder import Embedder, close_embedder, current_embedder, open_embedder
 from clipfleet.workers.engines.fake import fake_card, write_fake_engine
 from clipfleet.workers.environment import environment_of
@@ -119,6 +119,6 @@ def test_workers_of_one_machine_share_its_cores(
 def test_the_last_words_of_a_log_are_its_reasons(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text('old\n{"event": "started"}\n{"event": "x", "reason": "no GPU"}\nplain\n[1]\n\n')
-    assert last_words(log).endswith("started | no GPU | plain | [1] | ")
+    assert log_tail(log).endswith("started | no GPU | plain | [1] | ")
     log.write_text("")
-    assert last_words(log) == "it said nothing"
+    assert log_tail(log) == "it said nothing"

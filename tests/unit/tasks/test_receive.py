@@ -1,4 +1,4 @@
-"""A batch as a request of Celery's: how it ends, and what the gatherer hears of it."""
+"""A batch as a request of Celery's: how it ends, and what the batcher hears of it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from clipfleet.messages import EMBED_ITEMS_TASK
 from clipfleet.settings import load_settings
 from clipfleet.tasks.app import make_app
 from clipfleet.tasks.items.batcher import Batch, Delivery
-from clipfleet.tasks.items.receive import BatchRequest, make_gatherer
-from clipfleet.tasks.retry_policy import give_back
+from clipfleet.tasks.items.receive import BatchRequest, make_batcher
+from clipfleet.tasks.retry_policy import requeue_batch
 
 
 class Ends:
-    """A gatherer that notes what it is told."""
+    """A batcher that notes what it is told."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -58,7 +58,7 @@ def failed(error: Exception) -> ExceptionInfo:
 
 def given_back(error: Exception) -> ExceptionInfo:
     try:
-        give_back(error)
+        requeue_batch(error)
     except Exception:  # noqa: BLE001
         return ExceptionInfo()
 
@@ -118,7 +118,7 @@ def test_the_deadline_gives_the_batch_back_once(consumer: Any) -> None:
     assert ends.told == ["again, split: TimeoutError: it took too long"]
 
 
-def test_the_gatherer_runs_batches_on_the_pool_and_moves_the_prefetch_limit(consumer: Any) -> None:
+def test_the_batcher_runs_batches_on_the_pool_and_moves_the_prefetch_limit(consumer: Any) -> None:
     ran: list[Any] = []
     moved: list[int] = []
     consumer.on_task_request = ran.append
@@ -127,10 +127,10 @@ def test_the_gatherer_runs_batches_on_the_pool_and_moves_the_prefetch_limit(cons
         increment_eventually=moved.append, decrement_eventually=lambda n: moved.append(-n)
     )
     settings = load_settings(tower="txt", window_items=2)
-    gatherer = make_gatherer(consumer.app.tasks[EMBED_ITEMS_TASK], consumer, settings)
+    batcher = make_batcher(consumer.app.tasks[EMBED_ITEMS_TASK], consumer, settings)
     acked: list[str] = []
     for name in "ab":
-        gatherer.add(
+        batcher.add(
             Delivery(dataset=None, items=[name], ack=lambda name=name: acked.append(name))  # type: ignore[misc]
         )
     (request,) = ran

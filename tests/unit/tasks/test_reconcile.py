@@ -136,7 +136,7 @@ def two_datasets(tmp_path: Path) -> list[Dataset]:
 def reconciler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reconciler:
     """A worker's look at an empty queue."""
     monkeypatch.setattr("clipfleet.tasks.submit.reconcile.message_counts", lambda *_: (0, 0))
-    monkeypatch.setattr("clipfleet.tasks.submit.reconcile.all_in_redis", lambda *_: {})
+    monkeypatch.setattr("clipfleet.tasks.submit.reconcile.shards_in_redis", lambda *_: {})
     settings = load_settings(output=str(tmp_path / "output"), reconcile_interval_s=0.001)
     return Reconciler(settings, fake_card("txt"))
 

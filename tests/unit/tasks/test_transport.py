@@ -13,22 +13,22 @@ from kombu.transport import virtual
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError
 
-from clipfleet.tasks.broker.transport import CarefulChannel, CarefulQoS, CarefulTransport
+from clipfleet.tasks.broker.transport import FleetChannel, FleetQoS, FleetTransport
 from clipfleet.tasks.retry_policy import times_lost
 
 
-def qos_of(**channel: Any) -> CarefulQoS:
+def qos_of(**channel: Any) -> FleetQoS:
     known = {"unacked_key": "held", "unacked_index_key": "held.index", "do_restore": False}
-    return CarefulQoS(SimpleNamespace(**known, hand=None, **channel))
+    return FleetQoS(SimpleNamespace(**known, in_flight=None, **channel))
 
 
-def held(qos: CarefulQoS) -> dict[str, Any]:
+def held(qos: FleetQoS) -> dict[str, Any]:
     delivered: dict[str, Any] = qos._delivered  # type: ignore[assignment]
     return delivered
 
 
 def failing(error: Exception) -> MagicMock:
-    """Return what a channel gives as its client, whose pipelines fail."""
+    """Return a channel's way to a client whose pipelines fail."""
     acquire = MagicMock()
     client = acquire.return_value.__enter__.return_value
     for pipe in (client.pipeline.return_value, client.pipeline.return_value.__enter__.return_value):
@@ -59,13 +59,13 @@ def test_a_message_that_a_full_redis_does_not_record_is_held_all_the_same() -> N
 def test_an_acknowledgement_on_a_closed_channel_ends_no_worker(
     connection: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    channel = CarefulChannel.__new__(CarefulChannel)  # its making would connect
+    channel = FleetChannel.__new__(FleetChannel)  # its making would connect
     channel.connection = connection
-    channel._qos = qos = CarefulQoS(channel, prefetch_count=1)
+    channel._qos = qos = FleetQoS(channel, prefetch_count=1)
     held(qos)["tag"] = object()
     properties = {"delivery_tag": "tag", "delivery_info": {}}
     message = virtual.Message({"body": "", "properties": properties}, channel=channel)
-    message.ack_log_error(logging.getLogger(), CarefulTransport.connection_errors)
+    message.ack_log_error(logging.getLogger(), FleetTransport.connection_errors)
     assert "the connection to Redis was lost meanwhile" in caplog.text
     assert qos.can_consume()
 
@@ -77,23 +77,23 @@ def test_a_connection_that_is_gone_ends_no_worker() -> None:
     assert not held(qos)
 
 
-@pytest.mark.parametrize("careful", [CarefulChannel, CarefulQoS, CarefulTransport])
-def test_what_is_overridden_is_there_to_be_called(careful: type) -> None:
+@pytest.mark.parametrize("overriding", [FleetChannel, FleetQoS, FleetTransport])
+def test_what_is_overridden_is_there_to_be_called(overriding: type) -> None:
     ours = {
         "_append_from",
-        "_gather",
-        "_show_hand",
-        "_hand_for",
+        "_put_back_lost",
+        "_announce",
+        "_in_flight_for",
         "_take",
         "_deliver_from",
         "_reply",
         "process_lost",
-        "_empty",
+        "_clear",
         "drop",
     }
-    names = {name for name, value in vars(careful).items() if callable(value)} - ours
+    names = {name for name, value in vars(overriding).items() if callable(value)} - ours
     assert names
-    assert [name for name in names if not hasattr(careful.__base__, name)] == []
+    assert [name for name in names if not hasattr(overriding.__base__, name)] == []
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,9 @@ def test_a_message_that_is_put_back_counts_the_losses_of_its_process_and_its_wor
     monkeypatch.setattr(
         kombu_redis.Channel, "_do_restore_message", lambda _, payload, *__: restored.append(payload)
     )
-    channel = CarefulChannel.__new__(CarefulChannel)  # its making would connect
+    channel = FleetChannel.__new__(FleetChannel)  # its making would connect
     channel.do_restore = False
-    channel._qos = qos = CarefulQoS(channel, prefetch_count=1)
+    channel._qos = qos = FleetQoS(channel, prefetch_count=1)
     held(qos)["mine"] = object()
     if process_died:
         channel.process_lost(tag)

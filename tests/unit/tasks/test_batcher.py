@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from clipfleet.error_codes import ENGINE_CRASHED, ENGINE_FAILED
 from clipfleet.tasks.items import batcher as gather
-from clipfleet.tasks.items.batcher import Batch, Delivery, Gatherer
+from clipfleet.tasks.items.batcher import Batch, Batcher, Delivery
 
 ATTEMPTS = 3
 KILLED = ChildProcessError("signal 11 (SIGSEGV)")
@@ -39,14 +39,14 @@ class Clock:
 
 
 class Stand:
-    """A gatherer whose batches the test ends."""
+    """A batcher whose batches the test ends."""
 
     def __init__(self, *, window_items: int = 10, window_s: float = 5.0) -> None:
         self.clock = Clock()
         self.started: list[Batch] = []
         self.acked: list[str] = []
         self.extension = 0
-        self.gatherer = Gatherer(
+        self.batcher = Batcher(
             window_items=window_items,
             window_s=window_s,
             attempts=ATTEMPTS,
@@ -74,7 +74,7 @@ class Stand:
             redelivered=redelivered,
             lost=lost,
         )
-        self.gatherer.add(delivery)
+        self.batcher.add(delivery)
 
     def sizes(self) -> list[int]:
         return [batch.size for batch in self.started]
@@ -132,14 +132,14 @@ def test_nothing_is_acknowledged_before_its_batch_is_finished() -> None:
     stand.add("a", items=9)
     stand.add("b")
     assert stand.acked == []
-    stand.gatherer.finish(stand.started[0])
+    stand.batcher.finish(stand.started[0])
     assert stand.acked == ["a", "b"]
 
 
 def test_a_failed_batch_runs_again_after_a_while() -> None:
     stand = Stand()
     stand.add("a", items=10)
-    stand.gatherer.try_again(stand.started[0], split=False)
+    stand.batcher.try_again(stand.started[0], split=False)
     stand.clock.pass_s(0.9)
     assert len(stand.started) == 1
     stand.clock.pass_s(0.2)
@@ -151,17 +151,17 @@ def test_a_batch_that_fails_for_no_transient_reason_is_halved_from_the_second_ti
     stand = Stand(window_items=4)
     for name in "abcd":
         stand.add(name)
-    stand.gatherer.try_again(stand.started[0], split=True)
+    stand.batcher.try_again(stand.started[0], split=True)
     stand.clock.pass_s(10)
     assert stand.sizes() == [4, 4]
-    stand.gatherer.try_again(stand.started[1], split=True)
+    stand.batcher.try_again(stand.started[1], split=True)
     stand.clock.pass_s(10)
     assert stand.sizes() == [4, 4, 2, 2]
-    stand.gatherer.finish(stand.started[2])
-    stand.gatherer.try_again(stand.started[3], split=True)
+    stand.batcher.finish(stand.started[2])
+    stand.batcher.try_again(stand.started[3], split=True)
     stand.clock.pass_s(10)
     assert stand.sizes() == [4, 4, 2, 2, 1, 1]
-    stand.gatherer.finish(stand.started[4])
+    stand.batcher.finish(stand.started[4])
     assert stand.acked == ["a", "b", "c"]
 
 
@@ -170,7 +170,7 @@ def test_failures_that_may_be_an_items_fault_are_counted_for_a_message_by_itself
     stand.add("a")
     stand.add("b")
     for split in (True, True, True, False):
-        stand.gatherer.try_again(stand.started[-1], split=split)
+        stand.batcher.try_again(stand.started[-1], split=split)
         stand.clock.pass_s(10)
     assert stand.sizes() == [2, 2, 1, 1, 1, 1]
     assert [batch.failed_alone for batch in stand.started[2:]] == [0, 1, 1, 1]
@@ -182,14 +182,14 @@ def test_a_message_that_fails_by_itself_some_times_is_given_up() -> None:
     stand.add("a")
     for _ in range(ATTEMPTS):
         assert stand.started[-1].given_up is None
-        stand.gatherer.try_again(stand.started[-1], split=True, reason="odd")
+        stand.batcher.try_again(stand.started[-1], split=True, reason="odd")
         stand.clock.pass_s(60)
     told = "it failed 3 times without its neighbours: odd"
     assert stand.started[-1].given_up == (ENGINE_FAILED, told)
-    stand.gatherer.try_again(stand.started[-1], split=False, reason="disk full")
+    stand.batcher.try_again(stand.started[-1], split=False, reason="disk full")
     stand.clock.pass_s(60)
     assert stand.started[-1].given_up == (ENGINE_FAILED, told)
-    stand.gatherer.finish(stand.started[-1])
+    stand.batcher.finish(stand.started[-1])
     assert stand.acked == ["a"]
 
 
@@ -201,7 +201,7 @@ def test_a_batch_whose_process_died_goes_again_isolated_and_whole_and_is_given_u
     stand.add("b")
     for _ in range(ATTEMPTS):
         assert stand.started[-1].given_up is None
-        stand.gatherer.lost(stand.started[-1], KILLED)
+        stand.batcher.lost(stand.started[-1], KILLED)
         stand.clock.pass_s(10)
     assert stand.sizes() == [2] * (1 + ATTEMPTS)
     assert [batch.isolated for batch in stand.started] == [True] * (1 + ATTEMPTS)
@@ -214,13 +214,13 @@ def test_only_the_messages_that_were_lost_as_often_are_given_up() -> None:
     stand.add("a", lost=ATTEMPTS - 1)
     stand.add("b")
     stand.add("c", lost=ATTEMPTS - 1)
-    stand.gatherer.lost(stand.started[0], KILLED)
+    stand.batcher.lost(stand.started[0], KILLED)
     stand.clock.pass_s(10)
     rest, last = stand.started[1:]
     assert (rest.size, rest.given_up, rest.attempt) == (1, None, 2)
     assert (last.size, last.given_up is None, last.attempt) == (2, False, 2)
-    stand.gatherer.finish(last)
-    stand.gatherer.finish(rest)
+    stand.batcher.finish(last)
+    stand.batcher.finish(rest)
     assert stand.acked == ["a", "c", "b"]
     assert stand.extension == 0
 
@@ -253,18 +253,18 @@ def test_a_transient_failure_keeps_a_batch_together() -> None:
     stand.add("a", items=2)
     stand.add("b", items=2)
     for attempt in range(1, 5):
-        stand.gatherer.try_again(stand.started[-1], split=False)
+        stand.batcher.try_again(stand.started[-1], split=False)
         stand.clock.pass_s(10)
         assert stand.started[-1].attempt == attempt + 1
     assert stand.sizes() == [4] * 5
 
 
-def test_a_closed_gatherer_starts_nothing() -> None:
+def test_a_closed_batcher_starts_nothing() -> None:
     stand = Stand()
     stand.add("a", items=10)
     stand.add("b")
-    stand.gatherer.try_again(stand.started[0], split=False)
-    stand.gatherer.close()
+    stand.batcher.try_again(stand.started[0], split=False)
+    stand.batcher.close()
     stand.clock.pass_s(100)
     assert len(stand.started) == 1
 
@@ -277,9 +277,9 @@ def test_the_prefetch_limit_stays_ahead_of_the_messages_until_two_windows_are_in
     for n in range(2):  # these take the prefetch limit's own places, and no more come
         stand.add(f"n{n}")
     assert stand.extension == 19
-    stand.gatherer.finish(stand.started[0])
+    stand.batcher.finish(stand.started[0])
     assert stand.extension == 11
-    stand.gatherer.finish(stand.started[1])
+    stand.batcher.finish(stand.started[1])
     assert stand.extension == 1
 
 
@@ -306,8 +306,8 @@ def test_every_message_is_acknowledged_once_and_the_extension_returns_to_zero(
         batch = stand.started[ended]
         ended += 1
         if batch.attempt < 4 and chance.random() < 0.4:  # type: ignore[attr-defined]
-            stand.gatherer.try_again(batch, split=chance.random() < 0.5)  # type: ignore[attr-defined]
+            stand.batcher.try_again(batch, split=chance.random() < 0.5)  # type: ignore[attr-defined]
         else:
-            stand.gatherer.finish(batch)
+            stand.batcher.finish(batch)
     assert sorted(stand.acked) == sorted(f"m{n}" for n in range(len(arrivals)))
     assert stand.extension == 0

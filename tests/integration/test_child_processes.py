@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from clipfleet.tasks.local.child_processes import end, end_all, start_dependent
+from clipfleet.tasks.local.child_processes import end, end_all, start_child_process
 from tests.integration.support import PATIENCE_S
 
 OWNER = """
 import sys, time
-from clipfleet.tasks.local.child_processes import start_dependent
+from clipfleet.tasks.local.child_processes import start_child_process
 with open(sys.argv[1], "wb") as log:
-    child = start_dependent([sys.executable, "-S", "-c", "import time; time.sleep(60)"], output=log)
+    command = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
+    child = start_child_process(command, output=log)
 print(child.pid, flush=True)
 time.sleep(60)
 """
@@ -27,7 +28,7 @@ time.sleep(60)
 def test_a_program_runs_in_a_session_of_its_own_and_ends_when_told(tmp_path: Path) -> None:
     with open(tmp_path / "log", "wb") as log:
         command = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
-        process = start_dependent(command, output=log)
+        process = start_child_process(command, output=log)
     assert os.getsid(process.pid) == process.pid
     assert end(process, grace_s=5) == -signal.SIGTERM
 
@@ -37,7 +38,7 @@ def start_deaf(log_path: Path) -> subprocess.Popen[bytes]:
     deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True)"
     deaf += "; time.sleep(60)"
     with open(log_path, "w+b") as log:
-        process = start_dependent([sys.executable, "-S", "-c", deaf], output=log)
+        process = start_child_process([sys.executable, "-S", "-c", deaf], output=log)
         while not log_path.read_bytes():
             assert process.poll() is None
     return process
@@ -53,7 +54,7 @@ def test_programs_end_together_within_one_grace(
     started = [start_deaf(tmp_path / "first"), start_deaf(tmp_path / "second")]
     with open(tmp_path / "log", "wb") as log:
         command = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
-        started.append(start_dependent(command, output=log))
+        started.append(start_child_process(command, output=log))
     waits: list[float | None] = []
     wait = started[1].wait
 

@@ -11,13 +11,13 @@ from celery.exceptions import Reject, Retry
 from clipfleet.errors import BrokerError, EngineError, StorageError
 from clipfleet.tasks.retry_policy import (
     MAX_DELAY_S,
-    NotNow,
-    NotThis,
+    BatchFailed,
+    BatchPostponed,
     count_lost,
-    give_back,
     lost_reason,
     may_retry,
     reason_of,
+    requeue_batch,
     retry_delay_s,
     retry_later,
     times_lost,
@@ -68,10 +68,10 @@ def test_a_retry_that_redis_does_not_take_puts_the_message_back() -> None:
 
 
 def test_a_batch_is_given_back_with_word_of_whose_fault_it_is() -> None:
-    with pytest.raises(NotNow) as transient:
-        give_back(StorageError("disk full"))
-    with pytest.raises(NotThis) as other:
-        give_back(ValueError("odd\nitem"))
+    with pytest.raises(BatchPostponed) as transient:
+        requeue_batch(StorageError("disk full"))
+    with pytest.raises(BatchFailed) as other:
+        requeue_batch(ValueError("odd\nitem"))
     assert vars(transient.value)["requeue"] is vars(other.value)["requeue"] is True
     assert "odd item" in str(other.value)
 

@@ -37,8 +37,8 @@ from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks import embed_shard as embed_module
 from clipfleet.tasks.app import make_app
 from clipfleet.tasks.embed_shard import embed_shard
-from clipfleet.tasks.items.parse import Arrival, read_arrival
-from clipfleet.tasks.items.task import embed_arrivals, even_runs, open_dataset
+from clipfleet.tasks.items.parse import SingleItem, read_single_item
+from clipfleet.tasks.items.task import embed_single_items, even_runs, open_dataset
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.base import Array
 from clipfleet.workers.engines.fake import FakeEngine, write_fake_engine
@@ -115,18 +115,18 @@ def words(*names: str) -> list[Item]:
     return [Item(id=name, text=f"words {name}") for name in names]
 
 
-def arrivals(*names: str) -> list[Arrival]:
-    return [Arrival(item=item) for item in words(*names)]
+def arrivals(*names: str) -> list[SingleItem]:
+    return [SingleItem(item=item) for item in words(*names)]
 
 
 def test_items_are_written_once_however_often_they_come(process: Embedder) -> None:
     dataset = open_dataset(process, None)
     assert dataset.root == str(Path(str(process.settings.output), "items-txt").resolve())
-    (done,) = embed_arrivals(arrivals("a", "b", "a"), dataset, process, worker="w")
+    (done,) = embed_single_items(arrivals("a", "b", "a"), dataset, process, worker="w")
     assert done.vectors == 2
-    (done,) = embed_arrivals(arrivals("b", "c"), dataset, process, worker="w")
+    (done,) = embed_single_items(arrivals("b", "c"), dataset, process, worker="w")
     assert done.vectors == 1
-    assert embed_arrivals(arrivals("a", "b", "c"), dataset, process, worker="w") == []
+    assert embed_single_items(arrivals("a", "b", "c"), dataset, process, worker="w") == []
     assert verify_dataset(dataset.root).vectors == 3
 
 
@@ -150,7 +150,7 @@ def test_a_retry_of_a_stream_is_embedded_like_any_shard(process: Embedder) -> No
     done = embed_shard(task, process, worker="w")
     assert done is not None
     assert done.vectors == 1
-    (done,) = embed_arrivals(arrivals("b", "c"), dataset, process, worker="w")
+    (done,) = embed_single_items(arrivals("b", "c"), dataset, process, worker="w")
     assert done.vectors == 1
     result = verify_dataset(dataset.root)
     assert (result.ok, result.vectors, result.errors) == (True, 2, 0)
@@ -158,27 +158,27 @@ def test_a_retry_of_a_stream_is_embedded_like_any_shard(process: Embedder) -> No
 
 def test_wrong_items_are_rows_beside_their_neighbours(process: Embedder) -> None:
     dataset = open_dataset(process, "d")
-    wrong = Arrival(item=Item(id="wrong", text=""), fault="why")
-    (done,) = embed_arrivals([wrong, *arrivals("a")], dataset, process, worker="w")
+    wrong = SingleItem(item=Item(id="wrong", text=""), fault="why")
+    (done,) = embed_single_items([wrong, *arrivals("a")], dataset, process, worker="w")
     assert (done.vectors, done.errors) == (1, 1)
-    only = [Arrival(item=Item(id="also", text=""), fault="why")]
-    (done,) = embed_arrivals(only, dataset, process, worker="w")
+    only = [SingleItem(item=Item(id="also", text=""), fault="why")]
+    (done,) = embed_single_items(only, dataset, process, worker="w")
     assert (done.vectors, done.errors) == (0, 1)
     assert verify_dataset(dataset.root).ok
 
 
 def test_a_dataset_made_anew_is_known_anew(process: Embedder) -> None:
     dataset = open_dataset(process, "d")
-    embed_arrivals(arrivals("a"), dataset, process, worker="w")
+    embed_single_items(arrivals("a"), dataset, process, worker="w")
     Path(dataset.root).rename(f"{dataset.root}-away")
     dataset = open_dataset(process, "d")
-    (done,) = embed_arrivals(arrivals("a"), dataset, process, worker="w")
+    (done,) = embed_single_items(arrivals("a"), dataset, process, worker="w")
     assert done.vectors == 1
 
 
 def test_a_part_whose_worker_died_is_finished_while_others_live(process: Embedder) -> None:
     dataset = open_dataset(process, "d")
-    embed_arrivals(arrivals("a"), dataset, process, worker="w")
+    embed_single_items(arrivals("a"), dataset, process, worker="w")
     with closing(KnownIds(dataset)) as other:
         other.refresh()
         done = commit_single_items(
@@ -187,7 +187,7 @@ def test_a_part_whose_worker_died_is_finished_while_others_live(process: Embedde
     assert done is not None
     dataset.fs.delete(record_path(done.name))
     # Its message comes again, to a worker that has had the dataset open for long.
-    assert embed_arrivals(arrivals("b"), dataset, process, worker="w") == []
+    assert embed_single_items(arrivals("b"), dataset, process, worker="w") == []
     assert is_committed(dataset, done.name)
 
 
@@ -197,12 +197,12 @@ def test_items_that_are_given_up_are_errors_and_come_to_no_engine(process: Embed
             pytest.fail("it was called")
 
     dataset = open_dataset(process, "d")
-    embed_arrivals(arrivals("there"), dataset, process, worker="w")
-    wrong = Arrival(item=Item(id="wrong", text=""), fault="why")
+    embed_single_items(arrivals("there"), dataset, process, worker="w")
+    wrong = SingleItem(item=Item(id="wrong", text=""), fault="why")
     message = [*arrivals("a", "there", "b"), wrong]
     with Embedder(NoEngine(process.card), process.settings) as embedder:
         given_up = (ENGINE_CRASHED, "it ended the engine's process 5 times")
-        (done,) = embed_arrivals(message, dataset, embedder, worker="w", given_up=given_up)
+        (done,) = embed_single_items(message, dataset, embedder, worker="w", given_up=given_up)
     assert (done.vectors, done.errors) == (0, 3)
     assert count_failures(dataset) == {ENGINE_CRASHED: 2, BAD_ITEM: 1}
     assert verify_dataset(dataset.root).ok
@@ -286,8 +286,8 @@ def test_runs_are_even(count: int, lengths: list[int]) -> None:
 
 
 def test_right_items_are_read() -> None:
-    assert read_arrival({"id": "a", "text": "b"}, "txt").item == Item(id="a", text="b")
-    assert read_arrival({"id": "a", "uri": "/b"}, "img").item == Item(id="a", uri="/b")
+    assert read_single_item({"id": "a", "text": "b"}, "txt").item == Item(id="a", text="b")
+    assert read_single_item({"id": "a", "uri": "/b"}, "img").item == Item(id="a", uri="/b")
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_right_items_are_read() -> None:
     ],
 )
 def test_a_wrong_item_with_an_id_has_a_fault(raw: Any) -> None:
-    arrival = read_arrival(raw, "txt")
+    arrival = read_single_item(raw, "txt")
     assert arrival.item == Item(id="a", text="")
     assert 'expected {"id": …, "text": …}, both strings, not {' in arrival.fault
     assert len(arrival.fault) < 300
@@ -314,7 +314,7 @@ def test_a_wrong_item_with_an_id_has_a_fault(raw: Any) -> None:
 )
 def test_an_item_without_a_usable_id_is_refused(raw: Any) -> None:
     with pytest.raises(MessageError, match="no usable id"):
-        read_arrival(raw, "txt")
+        read_single_item(raw, "txt")
 
 
 def test_the_error_code_is_one_that_users_can_filter_on() -> None:

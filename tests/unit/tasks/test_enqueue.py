@@ -13,9 +13,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.enqueue_state import Queued, write_queued
-from clipfleet.tasks.broker.redis_client import held_messages, waiting_messages
-from clipfleet.tasks.submit import enqueue as queueing
-from clipfleet.tasks.submit.enqueue import all_in_redis, digest, held, name_in_messages
+from clipfleet.tasks.broker.queue_stats import held_messages, waiting_messages
+from clipfleet.tasks.submit import lock as lock_module
+from clipfleet.tasks.submit.enqueue import name_in_messages, shards_in_redis
+from clipfleet.tasks.submit.lock import dataset_digest, hold_lock
 from tests.datasets import fake_dataset
 
 
@@ -34,7 +35,7 @@ class Lists:
 
 
 def test_the_shards_in_redis_are_found_among_other_messages() -> None:
-    mine = digest("/d")
+    mine = dataset_digest("/d")
     messages = [{"headers": {"id": f"{mine}.00001-{n:07d}.x"}} for n in range(1500)]
     other = [{"headers": {"id": "some-uuid"}}, {"headers": None}, [1], "text", 5, {}]
     waiting = [json.dumps(m).encode() for m in (*messages, *other)] + [b"garbage", b"\xff"]
@@ -45,12 +46,12 @@ def test_the_shards_in_redis_are_found_among_other_messages() -> None:
         b"{}",
     ]
     client: Any = Lists(waiting, held)
-    found = all_in_redis(client, "q")[mine]
+    found = shards_in_redis(client, "q")[mine]
     assert len(found) == 1501
     assert {"00001-0001499", "00002-0000001"} <= found
     assert len(list(waiting_messages(client, "q"))) == 1500 + 5
     assert len(list(held_messages(client, "q"))) == 1
-    assert all_in_redis(client, "q").keys() == {mine}
+    assert shards_in_redis(client, "q").keys() == {mine}
 
 
 def test_a_dataset_keeps_the_name_that_its_first_messages_gave_it(tmp_path: Path) -> None:
@@ -94,9 +95,9 @@ class FlakyLock:
 def test_a_lock_is_renewed_although_redis_did_not_answer_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(queueing, "LOCK_S", 0.01)
+    monkeypatch.setattr(lock_module, "LOCK_S", 0.01)
     lock: Any = FlakyLock()
-    with held(lock, wait=True):
+    with hold_lock(lock, wait=True):
         assert lock.renewed.wait(timeout=10)
 
 
@@ -125,7 +126,7 @@ def test_a_long_wait_for_the_lock_is_told_once_with_who_holds_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     lock: Any = LongLock()
-    with held(lock, wait=True) as mine:
+    with hold_lock(lock, wait=True) as mine:
         assert mine
     assert lock.asked == [10, None]  # in silence, then without end
     (told,) = caplog.messages
@@ -136,6 +137,6 @@ def test_who_does_not_wait_for_the_lock_has_nothing_to_tell(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     lock: Any = LongLock()
-    with held(lock, wait=False) as mine:
+    with hold_lock(lock, wait=False) as mine:
         assert not mine
     assert not caplog.messages

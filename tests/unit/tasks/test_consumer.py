@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from clipfleet.errors import MessageError
-from clipfleet.tasks.broker.consumer import arguments_of, used_of
+from clipfleet.tasks.broker.consumer import arguments_of, used_headers
 from clipfleet.tasks.items.receive import parse_delivery
 
 ITEM = {"id": "a", "text": "b"}
@@ -57,7 +57,7 @@ def test_a_delivery_of_another_form_is_refused(args: Any, kwargs: Any) -> None:
 def test_celery_is_told_only_what_the_fleet_uses() -> None:
     names = ("timelimit", "stamps", "errbacks", "chain", "clipfleet-signature")
     odd = {name: [5] for name in names}
-    assert used_of({"task": "t", "id": "x", "retries": 2, **odd}) == {
+    assert used_headers({"task": "t", "id": "x", "retries": 2, **odd}) == {
         "task": "t",
         "id": "x",
         "retries": 2,

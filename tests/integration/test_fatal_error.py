@@ -1,4 +1,4 @@
-"""A child's last words: they reach its parent, and nothing keeps the child alive."""
+"""A child's fatal error reaches its parent, and nothing keeps the child alive."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 
 from clipfleet.errors import EngineError, GpuLostError
 from clipfleet.settings import ENGINE_REPORT_VARIABLE
-from clipfleet.tasks.worker.fatal_error import Report
+from clipfleet.tasks.worker.fatal_error import FatalErrorReport
 
 # A worker: it starts a child that ends it, and tells the child's exit code and its signals.
 WORKER = """
 import os, signal, subprocess, sys
 from clipfleet.errors import ClipfleetError
-from clipfleet.tasks.worker.fatal_error import Report
-report, told = Report(), []
+from clipfleet.tasks.worker.fatal_error import FatalErrorReport
+report, told = FatalErrorReport(), []
 signal.signal(signal.SIGTERM, lambda *_: told.append(1))
 {change}
 child = "import clipfleet.tasks.worker.fatal_error as w, clipfleet.errors as e; w._WAIT_S = 0.0; "
@@ -32,11 +32,11 @@ except ClipfleetError as error:
 
 
 @pytest.fixture
-def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Report, Path]:
+def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FatalErrorReport, Path]:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for name in (ENGINE_REPORT_VARIABLE, f"{ENGINE_REPORT_VARIABLE}_PID"):
         monkeypatch.setenv(name, "")  # restored at the end
-    made = Report()
+    made = FatalErrorReport()
     return made, Path(os.environ[ENGINE_REPORT_VARIABLE])
 
 
@@ -70,17 +70,19 @@ def test_a_parent_that_is_not_the_worker_is_not_signalled() -> None:
     assert worker(change)[0] == "1 0"
 
 
-def test_there_is_nothing_to_tell_before_a_child_speaks(report: tuple[Report, Path]) -> None:
+def test_without_a_report_nothing_is_raised(
+    report: tuple[FatalErrorReport, Path],
+) -> None:
     report[0].check()
 
 
 @pytest.mark.parametrize("words", ["", "[]", '{"gpu_lost": tru', "{}", '{"gpu_lost": true}'])
 def test_a_report_that_cannot_be_read_still_ends_the_worker_with_an_error(
-    report: tuple[Report, Path], words: str
+    report: tuple[FatalErrorReport, Path], words: str
 ) -> None:
     made, path = report
     path.write_text(words)
-    with pytest.raises(EngineError, match="its reason stands in the log") as raised:
+    with pytest.raises(EngineError, match="the log above has the reason") as raised:
         made.check()
     assert not isinstance(raised.value, GpuLostError)
     assert not path.exists()

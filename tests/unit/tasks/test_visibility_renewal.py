@@ -1,4 +1,4 @@
-"""The lease's reach into kombu, without a Redis."""
+"""Visibility renewal uses private names of kombu; tested without a Redis."""
 
 from __future__ import annotations
 

@@ -1,0 +1,67 @@
+"""Queue statistics: count and read the messages of a queue in Redis."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from clipfleet.tasks.broker.redis_client import Client
+
+# Celery keeps one list per priority; the list of priority 0 has the queue's own name.
+_PRIORITY_SEPARATOR = "\x06\x16"
+_PRIORITIES = (3, 6, 9)
+_SCAN_MESSAGES = 1000  # per round trip
+
+
+def message_counts(client: Client, queue: str) -> tuple[int, int]:
+    """Return how many messages of a queue wait, and how many workers hold."""
+    return queue_length(client, queue), held_length(client, queue)
+
+
+def queue_length(client: Client, queue: str) -> int:
+    """Return how many messages wait in a queue, of all priorities."""
+    with client.pipeline(transaction=False) as pipe:
+        for name in _lists(queue):
+            pipe.llen(name)
+        return sum(pipe.execute())
+
+
+def unacked_key(queue: str) -> str:
+    """Return the hash of a queue's messages that workers hold and have not acknowledged."""
+    return f"{queue}.unacked"
+
+
+def held_length(client: Client, queue: str) -> int:
+    """Return how many messages of a queue workers hold: running, reserved or in a batch."""
+    return int(client.hlen(unacked_key(queue)))
+
+
+def waiting_messages(client: Client, queue: str) -> Iterator[Any]:
+    """Yield the messages that wait in a queue; one that moves meanwhile may come twice."""
+    for name in _lists(queue):
+        # Read from the end where messages enter: a worker takes from the other end, which moves
+        # no message that is still to be read.
+        start = 0
+        while batch := client.lrange(name, start, start + _SCAN_MESSAGES - 1):
+            yield from filter(None, map(_parsed, batch))
+            start += len(batch)
+
+
+def held_messages(client: Client, queue: str) -> Iterator[Any]:
+    """Yield the messages of a queue that workers hold and have not acknowledged."""
+    for _, value in client.hscan_iter(unacked_key(queue), count=_SCAN_MESSAGES):
+        entry = _parsed(value)  # [message, exchange, routing key]
+        if isinstance(entry, list) and entry:
+            yield entry[0]
+
+
+def _parsed(value: bytes | str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return None  # not a message
+
+
+def _lists(queue: str) -> list[str]:
+    return [queue, *(f"{queue}{_PRIORITY_SEPARATOR}{step}" for step in _PRIORITIES)]

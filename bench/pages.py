@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipfleet.atomic_write import whole_file
+from clipfleet.atomic_write import atomic_write
 
 
 @dataclass(frozen=True)
@@ -44,5 +44,5 @@ class Section:
             OSError: The page cannot be read or written.
         """
         changed = self.insert(path.read_text(encoding="utf-8"), text)
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             part.write_text(changed, encoding="utf-8")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.pages import Section
-from clipfleet.atomic_write import whole_file
+from clipfleet.atomic_write import atomic_write
 from clipfleet.settings import Settings
 
 SECTION = Section("soak", "bench.soak")
@@ -23,7 +23,7 @@ def write_results(result: Result, json_path: Path, page: Path | None) -> None:
         ValueError: The page has no markers.
     """
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-    with whole_file(json_path) as part:
+    with atomic_write(json_path) as part:
         part.write_text(text, encoding="utf-8")
     if page is None:
         print(report(result))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from clipfleet.architectures import TOWERS, Tower, architecture_names, load_architecture
-from clipfleet.atomic_write import whole_file
+from clipfleet.atomic_write import atomic_write
 from clipfleet.convert.benchmark.inputs import random_inputs
 from clipfleet.convert.benchmark.latency import Latency, summarise, time_calls
 from clipfleet.convert.benchmark.runtimes import (
@@ -236,7 +236,7 @@ def _reason(error: Exception) -> str:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     try:
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from bench.gpu.machine import Clocks, Machine
 from clipfleet.architectures import Tower
-from clipfleet.atomic_write import whole_file
+from clipfleet.atomic_write import atomic_write
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -133,5 +133,5 @@ def dump_measurements(measurements: Sequence[Measurement]) -> str:
 
 def write_measurement(measurement: Measurement, path: Path) -> None:
     """Write a measurement; the file appears whole."""
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(_MEASUREMENT.dump_json(measurement, indent=1) + b"\n")

@@ -20,7 +20,7 @@ from bench.gpu.plot import picture
 from bench.gpu.rows import MixedMachinesError, Row, rows_of
 from bench.gpu.tables import report
 from bench.pages import Section
-from clipfleet.atomic_write import whole_file
+from clipfleet.atomic_write import atomic_write
 
 SECTION = Section("measured", "bench.gpu.merge")
 
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Parts of Markdown pages that programs write: what stands between two comments."""
+"""Sections of Markdown pages that programs write, each between two comments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clipfleet.atomic_write import atomic_write
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page, and the program that writes it."""
+    """A section of a page, and the program that writes it."""
 
     name: str
     writer: str
@@ -24,7 +24,7 @@ class Section:
         return f"<!-- {self.name}: end -->"
 
     def insert(self, page: str, text: str) -> str:
-        """Return a page with `text` in place of what stands between the section's marks.
+        """Return a page with `text` between the section's marks.
 
         Raises:
             ValueError: The page has not exactly one of each mark, in order.

@@ -1,4 +1,4 @@
-"""Where a TensorRT engine's time on the GPU goes, by kind of kernel.
+"""Sum a TensorRT engine's time on the GPU by kind of kernel.
 
     python -m bench.gpu.kernels mine=kernels.csv
     python -m bench.gpu.kernels mine=kernels.csv --json mine.json
@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass
 
 from bench.gpu.named import by_name, named
 from bench.gpu.profiled_calls import CALLS
-from bench.gpu.tables import markdown
+from bench.gpu.report.tables import markdown
 from bench.pages import Section
 from clipfleet.atomic_write import atomic_write
 

@@ -1,4 +1,4 @@
-"""What one process measured for one architecture and tower: the JSON between measure and merge."""
+"""The measurements of one process for one architecture and tower, as JSON for `merge`."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ class Cell:
 class Measurement:
     """One process's cells of one architecture and tower.
 
-    `item_flops` are the operations in one item (`bench/gpu/flops.py`). `session` names the run
-    of `bench/gpu/run` that it belongs to. `ceiling_tflops` is the rate of a large float16
+    `item_flops` are the operations in one item (`bench/gpu/timing/flops.py`). `session`
+    names its run of `bench/gpu/run`. `ceiling_tflops` is the rate of a large float16
     matrix product on this GPU, where the process measured it.
     """
 

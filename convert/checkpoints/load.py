@@ -1,4 +1,4 @@
-"""Checkpoints: reads a model's weights and checks them against an architecture."""
+"""Read a checkpoint's weights and check them against an architecture."""
 
 from __future__ import annotations
 

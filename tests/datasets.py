@@ -152,7 +152,7 @@ class WatchedFilesystem:
 
 
 def crashing_after(dataset: Dataset, operations: int) -> Dataset:
-    """The dataset as a process sees it that is killed after a number of operations."""
+    """Return the dataset of a process that is killed after a number of operations."""
     left = operations
 
     def before() -> None:

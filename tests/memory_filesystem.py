@@ -1,4 +1,4 @@
-"""A file system in memory: the fake for tests, and the shape of an object store."""
+"""A file system in memory, with the behaviour of an object store, for tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 
 class MemoryFilesystem:
-    """Files by their paths; folders are nothing but prefixes."""
+    """Files by their paths; folders are prefixes."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -42,4 +42,4 @@ class MemoryFilesystem:
         self.files.pop(path, None)
 
     def tidy(self) -> None:
-        """Nothing is left behind here."""
+        """Do nothing: there are no temporary files."""

@@ -1,4 +1,4 @@
-"""What the GPU tests share: the demo's pictures, commands in processes of their own, vectors."""
+"""Helpers of the GPU tests: the demo's pictures, commands as processes, vectors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def draw(folder: Path, count: int) -> Path:
 def clipfleet(
     *arguments: str | Path, timeout_s: float, environment: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Run a command, and return what it printed with --json."""
+    """Run a command, and return its JSON result."""
     run = subprocess.run(
         [sys.executable, "-m", "clipfleet", *map(str, arguments), "--json"],
         cwd=ROOT,
@@ -38,8 +38,8 @@ def clipfleet(
         timeout=timeout_s,
     )
     assert run.returncode == 0, run.stderr
-    told: dict[str, Any] = json.loads(run.stdout)
-    return told
+    result: dict[str, Any] = json.loads(run.stdout)
+    return result
 
 
 def vectors(dataset: Path) -> tuple[list[str], NDArray[np.float32]]:

@@ -76,11 +76,13 @@ def gpus_used() -> Iterator[set[str]]:
 def embed(pictures: Path, out: Path, gpus: str, **environment: str) -> None:
     engine = ("--model", MODEL, "--provider", "cuda", "--gpus", gpus)
     stored = ("--dtype", "float32", "--shard-size", str(SHARD_SIZE))
-    told = clipfleet(
+    result = clipfleet(
         "embed", pictures, out, *engine, *stored, timeout_s=JOB_S, environment=environment
     )
-    print(f"\n--gpus {gpus} {environment}: {told['embedded_items']} items in {told['seconds']} s")
-    assert told["proof"]["vectors"] == PICTURES
+    print(
+        f"\n--gpus {gpus} {environment}: {result['embedded_items']} items in {result['seconds']} s"
+    )
+    assert result["proof"]["vectors"] == PICTURES
 
 
 def test_all_gpus_embed_what_one_does(pictures: Path, tmp_path: Path) -> None:

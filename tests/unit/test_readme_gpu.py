@@ -28,4 +28,4 @@ def test_a_command_of_the_readme_is_understood(line: str) -> None:
     assert program == "clipfleet"
     group = typer.main.get_command(app)
     command = group.commands[name]  # type: ignore[attr-defined]
-    command.make_context(name, arguments)  # raises for what it does not know
+    command.make_context(name, arguments)  # raises for an unknown option

@@ -1,15 +1,16 @@
-# docker build --target cpu .    workers on ONNX Runtime's CPU provider
-# docker build --target convert . what converts checkpoints, on the CPU
-# docker build --target gpu .    workers on an NVIDIA GPU (CPython 3.10: TensorRT 8 has no wheels above)
-# docker build --target flower . the queues' dashboard
+# docker build --target cpu .      workers on ONNX Runtime's CPU provider
+# docker build --target convert .  conversion of checkpoints, on the CPU
+# docker build --target gpu .      workers on an NVIDIA GPU (CPython 3.10, the last with wheels of TensorRT 8)
+# docker build --target flower .   the dashboard of the queues
 #
-# Not built in CI, which has no Docker engine: tests hold the names in it. The target `gpu` has not run yet;
-# what it installs was installed, with these hashes, into a fresh CPython 3.10, and TensorRT imported there.
+# CI has no Docker engine and builds no image; tests compare the names in this file with the project's. The
+# target `gpu` has not run yet: its packages were installed, with these hashes, into a fresh CPython 3.10,
+# which imported TensorRT.
 
 FROM python:3.11-slim AS cpu
 WORKDIR /opt/clipfleet
 COPY . .
-# Every file is one that a lock names by its hash; `make lock` makes them anew.
+# The lock has a hash for every file that is installed; `make lock` writes it.
 RUN pip install --no-cache-dir --require-hashes -r requirements.lock \
     && pip install --no-cache-dir --no-deps --no-build-isolation . \
     && useradd --system --uid 10001 --no-create-home clipfleet \
@@ -22,13 +23,13 @@ CMD ["--help"]
 FROM python:3.10-slim AS gpu
 WORKDIR /opt/clipfleet
 COPY . .
-# For TensorRT engines. ONNX Runtime proves them on the CPU: its CUDA provider needs another cuDNN than TensorRT 8.
-# The host brings the driver and the NVIDIA container toolkit.
+# For TensorRT engines, which ONNX Runtime verifies on the CPU: its CUDA provider needs another cuDNN than
+# TensorRT 8. The host has the driver and the NVIDIA container toolkit.
 RUN pip install --no-cache-dir --require-hashes -r requirements-gpu.lock \
     && pip install --no-cache-dir --no-deps --no-build-isolation . \
     && useradd --system --uid 10001 --no-create-home clipfleet \
     && install --directory --owner clipfleet /engines
-# Engines that were built for this machine's GPU; a new volume here is this user's.
+# The engines built for this machine's GPU; a new volume belongs to this user.
 ENV CLIPFLEET_ENGINE_CACHE=/engines
 VOLUME /engines
 USER clipfleet
@@ -38,7 +39,7 @@ CMD ["--help"]
 
 FROM cpu AS convert
 USER root
-# torch is pinned by its version only: PyPI, of which the locks have the hashes, has it with CUDA alone.
+# torch is pinned by version, without a hash: the locks have the hashes of PyPI, whose torch needs CUDA.
 RUN pip install --no-cache-dir --require-hashes -r /opt/clipfleet/requirements-convert.lock \
     && pip install --no-cache-dir --no-deps --index-url https://download.pytorch.org/whl/cpu torch==2.13.0
 USER clipfleet

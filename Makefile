@@ -1,17 +1,19 @@
-# make install   everything a contributor needs, into the active (or a new) virtual environment
-#                (TORCH_INDEX=https://download.pytorch.org/whl/cpu: PyTorch without CUDA)
-# make lint      ruff, mypy --strict
-# make unit      tests/unit: no process, no sleep, seconds
-# make docs      the documentation's site, into site/; fails on a broken link
-# make test      lint and the whole test suite; what CI runs
-# make constraints  constraints.txt, from what is installed here and for CPython 3.10 (PYTHON310=…)
-# make lock      requirements*.lock: what the images install, with hashes
-# make check-lock  downloads every file that the locks name, and compares its hash
-# make check-lock-gpu  the same for the image for GPUs: some 3 GB; needs CPython 3.10 (PYTHON310=…)
-# make audit     asks PyPI's advisories about all of them; needs pypi.org's JSON interface
-# make demo      2,000 pictures (COUNT=…) and their captions through Redis and workers into Parquet
+# make install         install everything that development needs, into the active (or a new) environment
+#                      (TORCH_INDEX=https://download.pytorch.org/whl/cpu: PyTorch without CUDA)
+# make lint            run ruff and mypy --strict
+# make unit            run tests/unit: seconds, no process, no sleep
+# make docs            build the documentation's site into site/; a broken link is an error
+# make test            run the linters and all tests, as CI does
+# make constraints     write constraints.txt from what is installed here and for CPython 3.10 (PYTHON310=…)
+# make lock            write requirements*.lock: the packages of the images, with hashes
+# make check-lock      download the files of the locks of `cpu` and `flower`, and compare their hashes
+# make check-lock-convert  the same for the image `convert`: some 500 MB
+# make check-lock-gpu  the same for the image `gpu`: some 3 GB; needs CPython 3.10 (PYTHON310=…)
+# make audit           ask PyPI's advisories about all locks; needs pypi.org's JSON interface
+# make demo            embed 2,000 pictures (COUNT=…) and their captions through Redis and workers into Parquet
+# make clean           remove what the targets above made, except the environment
 
-# An environment that is named or active is used as it is; otherwise one is made here.
+# VENV or the active environment is used; without one, .venv is made here.
 VENV ?= $(or $(VIRTUAL_ENV),$(CURDIR)/.venv)
 BIN := $(VENV)/bin
 PYTHON ?= python3
@@ -19,9 +21,9 @@ PYTHON310 ?= python3.10
 COUNT ?= 2000
 TORCH_INDEX ?=
 
-LOCKS := requirements.lock requirements-convert.lock requirements-flower.lock
+LOCKS := requirements.lock requirements-flower.lock
 
-.PHONY: install lint docs unit test constraints lock check-lock check-lock-gpu audit demo clean
+.PHONY: install lint docs unit test constraints lock check-lock check-lock-convert check-lock-gpu audit demo clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -39,14 +41,13 @@ lint:
 docs: $(BIN)/mkdocs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-# tests/unit/conftest.py refuses whatever starts a process or sleeps.
+# tests/unit/conftest.py refuses a test that starts a process or sleeps.
 unit: $(BIN)/python
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --hypothesis-profile=quick tests/unit
 
-# A file's tests stay together and in order; files run beside each other, twice as many as there are
-# cores: much of what they do is wait for processes. What computes takes one thread, not one for each
-# core in each of them. Files start in the order of tests/conftest.py, the slow ones first. The
-# supervisor leaves no process behind, however the run ends.
+# Two files of tests run at once for each core, because many tests wait for processes. A file's tests run
+# in order in one process. Each process computes with one thread. tests/conftest.py orders the files, slow
+# ones first. The supervisor kills every process that is left when the run ends or is interrupted.
 test: $(BIN)/ruff lint
 	exec env OMP_NUM_THREADS=1 $(BIN)/python -m tests.supervisor $(BIN)/pytest \
 		-n $$(( 2 * $$(nproc) )) --dist loadfile --no-loadscope-reorder \
@@ -55,20 +56,19 @@ test: $(BIN)/ruff lint
 $(BIN)/ruff $(BIN)/mkdocs:
 	$(MAKE) install
 
-# Raise a version by installing it here; where CPython 3.10 has no wheel of it, first mark its line in
-# constraints.txt with `; python_version >= "3.11"`. The last two are not of the test of the wheel: the GPU
-# image has CPython 3.10, and whoever converts with it needs the other.
+# To raise a version, install it here first. If it has no wheel for CPython 3.10, mark its line in
+# constraints.txt with `; python_version >= "3.11"` before. cuda-bindings is for the GPU image, which has
+# CPython 3.10; huggingface-hub is for conversions with CPython 3.10.
 constraints: $(BIN)/python
 	older=$$(mktemp -d) && trap 'rm -rf "$$older"' EXIT && $(PYTHON310) -m venv "$$older" && \
 		"$$older/bin/pip" install -q -c constraints.txt '.[cpu,s3]' 'cuda-bindings>=12.9' 'huggingface-hub>=2.4' && \
 		"$$older/bin/pip" uninstall -q -y clipfleet && \
 		$(BIN)/python .ci/constraints.py $(BIN)/python "$$older/bin/python"
 
-# Versions are those of constraints.txt: raise them there, then run this. setuptools builds clipfleet
-# itself. torch is no worker's, and comes from the place that fits one's machine: it has no line here,
-# and the Dockerfile names its version.
-# TensorRT 8.6.0 is the version that engines were proved with; its plugins are linked to cuDNN 8, while
-# ONNX Runtime's CUDA provider wants cuDNN 9: there is one of them in an environment.
+# The locks have the versions of constraints.txt: raise a version there, then run this. setuptools builds
+# clipfleet itself. No worker needs torch; its index depends on the machine, so the Dockerfile pins it.
+# Engines were verified with TensorRT 8.6.0. Its plugins are linked to cuDNN 8, and ONNX Runtime's CUDA
+# provider to cuDNN 9; an environment holds only one of the two.
 LOCK = $(BIN)/uv pip compile -q -c constraints.txt --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock' --extra s3 pyproject.toml -
 TORCH ?= --torch-backend cpu
@@ -88,13 +88,16 @@ check-lock: $(BIN)/python
 		echo "$$lock: $$(ls "$$files/$$lock" | wc -l) files have the hashes that it names" || exit 1; \
 	done
 
+check-lock-convert:
+	$(MAKE) check-lock LOCKS=requirements-convert.lock
+
 check-lock-gpu:
 	older=$$(mktemp -d) && trap 'rm -rf "$$older"' EXIT && $(PYTHON310) -m venv "$$older" && \
 		$(MAKE) check-lock VENV="$$older" LOCKS=requirements-gpu.lock
 
 audit: $(BIN)/python
 	$(BIN)/pip install -q pip-audit
-	$(BIN)/pip-audit --strict --require-hashes --disable-pip $(LOCKS:%=-r %) -r requirements-gpu.lock
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip $(patsubst %,-r %,$(wildcard requirements*.lock))
 
 # An environment without ONNX Runtime, or without the command, gets what the demo needs.
 demo: $(BIN)/python

@@ -31,7 +31,7 @@ HEADER = """\
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a process took."""
+    """The time and peak memory of a process."""
 
     seconds: float
     peak_bytes: int
@@ -41,7 +41,7 @@ def make_checkpoint(name: str, path: Path) -> None:
     """Save a model with random weights, in float16, whose features depend on the item.
 
     A fresh ResNet's blocks are identities (`bn3` starts at zero) and its pictures fade; a
-    fresh model's norms and biases are ones and zeros, which would hide mistakes.
+    fresh model's norms and biases are ones and zeros, which would hide errors.
     """
     import torch
     from torch import nn

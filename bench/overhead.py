@@ -1,15 +1,15 @@
-"""What the system costs on top of its own pipeline, and whether memory stays flat.
+"""Measure the overhead of the system over its own pipeline, and the growth of memory.
 
     python bench/overhead.py --model examples/demo/model/demo --items 20000 --rounds 3
     python bench/overhead.py --model examples/demo/model/demo --memory 20000 200000
 
 The bare loop is one process that runs the same pipeline (read, decode, preprocess or
-tokenise, engine, normalise) over the same items, with no queue, no plan, no Parquet and no
-proof. The system is `clipfleet embed` with one worker. Both are run in turn, and the
+tokenise, engine, normalise) over the same items, without queue, plan, Parquet and
+verification. The system is `clipfleet embed` with one worker. Both run in turn. The
 overhead is 1 - system rate / bare rate, of two rates:
 
 - steady: from the end of the first shard to the end of the last;
-- whole: from the start of the process to its end, the proof included.
+- whole: from the start of the process to its end, verification included.
 """
 
 from __future__ import annotations

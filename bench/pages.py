@@ -1,16 +1,16 @@
-"""Parts of Markdown pages that programs write: what stands between two comments."""
+"""Sections of Markdown pages that programs write, each between two comments."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipfleet.atomic_write import whole_file
+from clipfleet.atomic_write import atomic_write
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page, and the program that writes it."""
+    """A section of a page, and the program that writes it."""
 
     name: str
     writer: str
@@ -24,7 +24,7 @@ class Section:
         return f"<!-- {self.name}: end -->"
 
     def insert(self, page: str, text: str) -> str:
-        """Return a page with `text` in place of what stands between the section's marks.
+        """Return a page with `text` between the section's marks.
 
         Raises:
             ValueError: The page has not exactly one of each mark, in order.
@@ -44,5 +44,5 @@ class Section:
             OSError: The page cannot be read or written.
         """
         changed = self.insert(path.read_text(encoding="utf-8"), text)
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             part.write_text(changed, encoding="utf-8")

@@ -1,10 +1,10 @@
-"""What signed messages cost: publishing with a key beside publishing without, and the HMAC alone.
+"""Measure the cost of signed messages: publish with and without a key, and the HMAC alone.
 
     python bench/signing.py --messages 6000 --rounds 5
     python bench/signing.py --json bench/results/signing.json
 
-Messages of shards are queued as `clipfleet submit` queues them, in batches of 500, into a Redis of
-its own, with and without a key in turn. The CPU time is this process's, without Redis's.
+Shards are queued as `clipfleet submit` queues them, in batches of 500, into a Redis that this
+program starts, with and without a key in turn. The CPU time is this process's, without Redis.
 """
 
 from __future__ import annotations
@@ -136,8 +136,8 @@ def print_result(result: dict[str, Any]) -> None:
     print("| | CPU a message, µs | of the plain one's | bytes in Redis |")
     print("|---|---|---|---|")
     print(f"| no signature | {shown(plain, '.0f')} | 1.00 | {result['plain_bytes']:,} |")
-    told = f"{shown(signed, '.0f')} | {shown(ratios, '.2f')}"
-    print(f"| HMAC-SHA256 in a header | {told} | {result['signed_bytes']:,} |")
+    columns = f"{shown(signed, '.0f')} | {shown(ratios, '.2f')}"
+    print(f"| HMAC-SHA256 in a header | {columns} | {result['signed_bytes']:,} |")
     print("\n| HMAC-SHA256 over | to make, µs | to check, µs |")
     print("|---|---|---|")
     for name, times in result["hmac_us"].items():

@@ -1,11 +1,11 @@
-"""Pictures from a web server 50 ms away, beside the same pictures from the disk.
+"""Compare pictures from a web server 50 ms away with the same pictures from the disk.
 
     python bench/urls.py --items 1024 --rounds 3
-    python bench/urls.py --items 1024 --dead     what a host that refuses connections costs
+    python bench/urls.py --items 1024 --dead     cost of a host that refuses connections
 
-Both go through the worker's own pipeline (read, decode, preprocess) into an engine that costs
-next to nothing, one shard a run, in turn. Every rate is divided by the disk's of its round. The
-server is another process on this machine: what it takes of the cores is the URLs' loss.
+Both use the worker's pipeline (read, decode, preprocess) with an engine that takes almost no
+time, one shard in a run, in turn. Every rate is divided by the disk's rate of its round. The server
+is another process on this machine, and its CPU time slows the URLs.
 """
 
 from __future__ import annotations

@@ -213,9 +213,9 @@ def _show_nothing(_: Snapshot) -> None:
 
 
 def _processes(workers: int | None, gpus: str | None) -> dict[str, Any]:
-    from clipfleet.gpus import check_one_way, choose_gpus
+    from clipfleet.gpus import choose_gpus, refuse_workers_with_gpus
 
-    check_one_way(workers, gpus)
+    refuse_workers_with_gpus(workers, gpus)
     return {"workers": workers or 1, "gpus": choose_gpus(gpus) if gpus else ()}
 
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Write a file so that a reader sees the old content or the new, and never a part of it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield the path of a hidden file beside `path`, which becomes `path` where nothing was raised.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file, which replaces `path` if the block raises nothing.
 
     Raises:
-        OSError: It cannot be written or renamed; what was at `path` is there as before.
+        OSError: The file cannot be written or renamed; `path` is unchanged.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:

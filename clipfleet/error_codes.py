@@ -1,4 +1,4 @@
-"""The classes of error that an item can end in: `error` in the errors table."""
+"""The error classes of items: the values of the column `error` in the errors table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MISSING = "missing"
 
 NOT_A_FILE = "not_a_file"
 
-NOT_ALLOWED = "not_allowed"  # below none of the worker's input roots, or a URL it may not fetch
+NOT_ALLOWED = "not_allowed"  # outside the worker's input roots, or on a host that is not allowed
 
 PERMISSION_DENIED = "permission_denied"
 
@@ -22,9 +22,9 @@ UNSUPPORTED_FORMAT = "unsupported_format"
 
 DECODE_FAILED = "decode_failed"
 
-DECODE_TIMEOUT = "decode_timeout"  # decoded alone it took too long, every time
+DECODE_TIMEOUT = "decode_timeout"  # exceeded the time limit at each attempt in its own process
 
-DECODER_CRASHED = "decoder_crashed"  # decoded alone it ended its process, every time
+DECODER_CRASHED = "decoder_crashed"  # ended its own process at each attempt
 
 TOO_LARGE = "too_large"
 
@@ -32,22 +32,22 @@ EMPTY_TEXT = "empty_text"
 
 NON_FINITE = "non_finite"
 
-BAD_ITEM = "bad_item"  # queued by itself, and not of the form that its task takes
+BAD_ITEM = "bad_item"  # a single item without the fields that its task requires
 
-HTTP_ERROR = "http_error"  # a server's answer that is not the image and will not be
+HTTP_ERROR = "http_error"  # a permanent answer of the server that is not the image
 
-# Transient: tried several times, and worth a retry later.
-DISK_ERROR = "disk_error"  # a disk, of the network most likely, did not give it
+# Transient: the worker tried several times, and a later `clipfleet retry` may succeed.
+DISK_ERROR = "disk_error"  # a read error of a disk, often a network disk
 
-FETCH_TIMEOUT = "fetch_timeout"  # a server did not answer in time, or too slowly
+FETCH_TIMEOUT = "fetch_timeout"  # the server sent nothing, or too little, within the time limit
 
-FETCH_FAILED = "fetch_failed"  # no connection, or one that was cut off
+FETCH_FAILED = "fetch_failed"  # no connection, or a connection that was cut off
 
 SERVER_BUSY = "server_busy"  # HTTP 408, 425, 429, 5xx
 
-ENGINE_CRASHED = "engine_crashed"  # queued by itself; its batch ended the engine's process
+ENGINE_CRASHED = "engine_crashed"  # a single item whose batch ended the engine's process
 
-ENGINE_FAILED = "engine_failed"  # queued by itself; the engine failed on its message
+ENGINE_FAILED = "engine_failed"  # a single item whose message the engine failed on
 
 ERROR_CODES = (
     EMPTY_FILE,
@@ -77,7 +77,7 @@ TRANSIENT_CODES = frozenset(
     {DISK_ERROR, FETCH_TIMEOUT, FETCH_FAILED, SERVER_BUSY, ENGINE_CRASHED, ENGINE_FAILED}
 )
 
-TRANSIENT = "transient"  # the name of all transient classes together
+TRANSIENT = "transient"  # names all transient classes, in `--only`
 
 
 def chosen_classes(only: Collection[str]) -> list[str]:

@@ -1,54 +1,54 @@
-"""Every exception that clipfleet raises on purpose.
+"""The exceptions of clipfleet.
 
     ClipfleetError
-    ├── UsageError                 wrong use or environment: exit code 2, never retried
-    │   ├── SettingsError          a setting or clipfleet.toml is wrong
-    │   ├── ArchitectureError      an unknown architecture, or a wrong architecture file
-    │   ├── CardError              a model card is missing, unreadable or does not fit
-    │   ├── SourceError            a source cannot be read as what it claims to be
+    ├── UsageError                 wrong use or a wrong environment: exit code 2, no retry
+    │   ├── SettingsError          a setting or clipfleet.toml is invalid
+    │   ├── ArchitectureError      an unknown architecture, or an invalid architecture file
+    │   ├── CardError              a model card is missing, unreadable or does not match
+    │   ├── SourceError            a source is missing or has another format than its name says
     │   │   └── DuplicateIdError   two items of a source share an id
-    │   ├── DatasetError           a dataset is damaged or used against its kind
+    │   ├── DatasetError           a dataset is damaged, or another kind of writing is needed
     │   │   ├── DatasetMismatchError   it holds vectors of another model card
-    │   │   └── DatasetKindError       it is planned and was given single items, or the reverse
-    │   ├── MessageError           a queued message is not one of ours
+    │   │   └── DatasetKindError       single items for a planned dataset, or a source for a stream
+    │   ├── MessageError           a queued message does not have the fields of its task
     │   └── DependencyError        an optional package that this command needs is not installed
-    ├── ConversionError            a conversion failed; it kept no engine that failed
-    │   ├── CheckpointError        a checkpoint does not hold the architecture's weights
-    │   └── VerificationError      a converted model strays too far from its reference
-    ├── EngineError                an engine refused to load or to run
-    │   ├── EngineMismatchError    its names, shapes or dtypes are not its card's
-    │   ├── EngineDamagedError     its file is missing, cut off, or not its card's
-    │   ├── EngineVersionError     it was built by another TensorRT version, or for another GPU
-    │   ├── EngineUnverifiedError  nothing proves that it computes what its model computes
-    │   ├── GpuMemoryError         the GPU has no room for it
-    │   └── GpuLostError           the GPU does not answer any more: this process must end
+    ├── ConversionError            a conversion failed; no failed engine is kept
+    │   ├── CheckpointError        a checkpoint lacks weights of the architecture
+    │   └── VerificationError      a converted model differs too much from its reference
+    ├── EngineError                an engine cannot be loaded or run
+    │   ├── EngineMismatchError    its names, shapes or dtypes differ from its card's
+    │   ├── EngineDamagedError     its file is missing, cut off or not the card's file
+    │   ├── EngineVersionError     it was built with another TensorRT version or GPU model
+    │   ├── EngineUnverifiedError  its vectors were not compared with its model's
+    │   ├── GpuMemoryError         the GPU has too little free memory
+    │   └── GpuLostError           the GPU or its driver failed: the process must end
     ├── ItemError                  one item has no vector: a row in the errors table
-    └── TransientError             worth trying again later
+    └── TransientError             the cause is outside the work: try again later
         ├── BrokerError            Redis cannot be reached
-        ├── QueueFullError         a queue has as many messages as are allowed
+        ├── QueueFullError         a queue has its maximum of messages
         └── StorageError           the file system or object store did not answer
 
-A bad item is a row of the errors table (see `ItemError.code`), never a failed
-shard. Only `TransientError` and its children may be retried.
+A bad item becomes a row of the errors table (see `ItemError.code`) and does not fail its
+shard. Only `TransientError` and its subclasses may be retried.
 """
 
 from __future__ import annotations
 
 
 class ClipfleetError(Exception):
-    """The root: `str(error)` says what was wrong, with the value, and the way out."""
+    """The base class. `str(error)` names the cause, the value and the remedy."""
 
 
 class UsageError(ClipfleetError):
-    """Wrong use or a wrong environment; the same call fails again."""
+    """Wrong use or a wrong environment; a repeated call fails again."""
 
 
 class SettingsError(UsageError):
-    """A setting, an environment variable or `clipfleet.toml` is wrong."""
+    """A setting, an environment variable or `clipfleet.toml` is invalid."""
 
 
 class ArchitectureError(UsageError):
-    """An unknown architecture name, or an architecture file that does not fit its schema."""
+    """An architecture name is unknown, or an architecture file does not match the schema."""
 
 
 class CardError(UsageError):
@@ -56,7 +56,7 @@ class CardError(UsageError):
 
 
 class SourceError(UsageError):
-    """A source is missing, or cannot be read as what it claims to be."""
+    """A source is missing, or its content has another format than its name says."""
 
 
 class DuplicateIdError(SourceError):
@@ -64,7 +64,7 @@ class DuplicateIdError(SourceError):
 
 
 class DatasetError(UsageError):
-    """A dataset is damaged, or is used against its kind."""
+    """A dataset is damaged, or does not allow the operation."""
 
 
 class DatasetMismatchError(DatasetError):
@@ -84,19 +84,19 @@ class DependencyError(UsageError):
 
 
 class ConversionError(ClipfleetError):
-    """A conversion failed; no engine that failed was kept under its final name."""
+    """A conversion failed; no failed engine has its final name."""
 
 
 class CheckpointError(ConversionError):
-    """A checkpoint is damaged, or does not hold the architecture's weights."""
+    """A checkpoint is damaged, or lacks weights of the architecture."""
 
 
 class VerificationError(ConversionError):
-    """A converted model's outputs stray further from the reference than its precision allows."""
+    """A converted model's outputs differ from the reference by more than its precision allows."""
 
 
 class EngineError(ClipfleetError):
-    """An engine refused to load or to run."""
+    """An engine cannot be loaded or run."""
 
 
 class EngineMismatchError(EngineError):
@@ -108,7 +108,7 @@ class EngineDamagedError(EngineError):
 
 
 class EngineVersionError(EngineError):
-    """An engine was built by another version of its runtime, or for another GPU."""
+    """An engine was built with another version of its runtime, or for another GPU model."""
 
 
 class EngineUnverifiedError(EngineError):
@@ -120,14 +120,14 @@ class GpuMemoryError(EngineError):
 
 
 class GpuLostError(EngineError):
-    """The GPU or its driver failed; no call of this process on it can succeed any more."""
+    """The GPU or its driver failed; every further GPU call of this process fails."""
 
 
 class ItemError(ClipfleetError):
     """One item has no vector.
 
-    `code` is one of the constants in `clipfleet.messages.ERROR_CODES`; users filter the
-    errors table on it.
+    `code` is one of the constants in `clipfleet.error_codes`; it is the column `error` of
+    the errors table.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -136,7 +136,7 @@ class ItemError(ClipfleetError):
 
 
 class TransientError(ClipfleetError):
-    """Worth trying again: the cause lies outside the work itself."""
+    """The cause is outside the work itself, so a later attempt may succeed."""
 
 
 class BrokerError(TransientError):
@@ -144,7 +144,7 @@ class BrokerError(TransientError):
 
 
 class QueueFullError(TransientError):
-    """A queue has `length` messages of `limit`: nothing was queued, try again later."""
+    """A queue has `length` messages of at most `limit`; nothing was queued. Try again later."""
 
     def __init__(self, message: str, *, length: int, limit: int) -> None:
         super().__init__(message)

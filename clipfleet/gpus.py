@@ -1,4 +1,4 @@
-"""The GPUs of this machine, told apart without loading anything of CUDA."""
+"""List and choose the GPUs of this machine with nvidia-smi, without loading CUDA."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Gpu:
 
 
 def list_gpus() -> list[Gpu]:
-    """Return every GPU of the machine, in nvidia-smi's order; none where there is no nvidia-smi.
+    """Return the GPUs of the machine in nvidia-smi's order; none without an nvidia-smi.
 
     Raises:
-        UsageError: nvidia-smi fails, or gives no answer: there is a driver, and it is broken.
+        UsageError: nvidia-smi fails or does not answer: the driver is broken.
     """
     if shutil.which("nvidia-smi") is None:
         return []
@@ -46,8 +46,8 @@ def list_gpus() -> list[Gpu]:
             "restart the machine"
         ) from None
     if run.returncode != 0:
-        said = " ".join((run.stdout + run.stderr).split())
-        raise UsageError(f"nvidia-smi failed: {said}; install the NVIDIA driver anew")
+        output = " ".join((run.stdout + run.stderr).split())
+        raise UsageError(f"nvidia-smi failed: {output}; reinstall the NVIDIA driver")
     return [_gpu(line) for line in run.stdout.splitlines() if line.strip()]
 
 
@@ -61,8 +61,8 @@ def _gpu(line: str) -> Gpu:
     )
 
 
-def check_one_way(workers: int | None, gpus: str | None) -> None:
-    """Refuse both a number of workers and GPUs with one each.
+def refuse_workers_with_gpus(workers: int | None, gpus: str | None) -> None:
+    """Refuse a number of workers beside a list of GPUs, each of which gets one worker.
 
     Raises:
         UsageError: Both are given.
@@ -72,19 +72,21 @@ def check_one_way(workers: int | None, gpus: str | None) -> None:
 
 
 def choose_gpus(wanted: str) -> list[str]:
-    """Return what CUDA_VISIBLE_DEVICES must be for each wanted GPU to be the only one.
+    """Return a value of CUDA_VISIBLE_DEVICES for each wanted GPU, which then is the only one.
 
-    `wanted` is "all", or positions and names of those that this process may see: the entries
-    of its own CUDA_VISIBLE_DEVICES, where that is set, else the UUIDs of all.
+    `wanted` is "all", or a list of positions and names, separated by commas, among the GPUs that
+    this process may use: the entries of its CUDA_VISIBLE_DEVICES if set, else the UUIDs of all.
 
     Raises:
-        UsageError: There is none, or not the one that is wanted.
+        UsageError: There is no GPU, or a wanted one is missing or named twice.
     """
     visible = _visible()
     if not visible:
         given = os.environ.get(VISIBLE_VARIABLE)
         why = "nvidia-smi lists none" if given is None else f"{VISIBLE_VARIABLE} is {given!r}"
-        raise UsageError(f"--gpus {wanted}: no GPU found ({why}); leave --gpus out to do without")
+        raise UsageError(
+            f"--gpus {wanted}: no GPU found ({why}); leave --gpus out to run on the CPU"
+        )
     if wanted == ALL:
         return visible
     chosen = [_choose(part.strip(), visible) for part in wanted.split(",")]
@@ -100,7 +102,7 @@ def _visible() -> list[str]:
     visible = []
     for entry in (part.strip() for part in given.split(",")):
         if entry in ("", "NoDevFiles") or entry.startswith("-"):
-            break  # CUDA ignores whatever follows an invalid entry
+            break  # CUDA ignores everything after an invalid entry
         visible.append(entry)
     return visible
 

@@ -1,4 +1,4 @@
-"""Host names in settings and URLs: each has one canonical spelling, or is refused."""
+"""Parse host names of settings and URLs into one canonical spelling, or refuse them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-ANY = "*"  # an entry of a list of hosts: every name, and no address
+ANY = "*"  # an entry of a list of hosts: allows every name and no address
 _BELOW = "*."
 
 _HOST_PORT = re.compile(r"(\[[^]]*\]|[^][:]*)(?::(.*))?", re.DOTALL)
@@ -17,10 +17,10 @@ _MAX_NAME_LENGTH = 253  # characters, RFC 1035
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AllowedHost:
-    """An entry of a list of hosts; without a `port`, it allows the scheme's default port."""
+    """An entry of a list of hosts; `port` None allows the scheme's default port only."""
 
     host: str  # in lower case and ASCII; '*' for all names
-    below: bool  # allows the names below `host`, and not `host`
+    below: bool  # allows the names below `host`, but not `host` itself
     port: int | None
 
     def allows(self, host: str, port: int | None) -> bool:
@@ -76,8 +76,8 @@ def split_port(netloc: str) -> tuple[str, int | None]:
 def canonical_host(host: str) -> str:
     """Return a host's canonical spelling: lower case, ASCII (IDNA 2008, UTS 46), no final dot.
 
-    Addresses need their usual spelling, IPv6 in brackets and without a zone. 127.1, 0x7f000001
-    and 2130706433 are refused, which `inet_aton` reads as 127.0.0.1.
+    Addresses must have their usual spelling, IPv6 in brackets and without a zone. 127.1,
+    0x7f000001 and 2130706433, which `inet_aton` reads as 127.0.0.1, are refused.
 
     Raises:
         ValueError: The text is not a host.
@@ -102,8 +102,8 @@ def is_address(host: str) -> bool:
 
 def _ascii(host: str) -> str:
     if host.isascii():
-        return host.lower()  # idna refuses underscores, which hosts of buckets have
-    import idna  # only here: few lists have such names
+        return host.lower()  # idna refuses underscores, which occur in bucket hosts
+    import idna  # on demand: few hosts are not ASCII
 
     try:
         return idna.encode(host, uts46=True).decode().lower()

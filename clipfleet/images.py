@@ -1,14 +1,13 @@
-"""The image formats that are read, and the file names that go with them.
+"""The supported image formats and their file names.
 
-Not every format that Pillow knows is here: no EPS or WMF (they run other programs), no
-format that needs a plug-in, no stub (FITS, GRIB, HDF5, …), no vector or document format,
-and no rare one whose parser would only be a door for hostile files. An animation or a
-multi-page file gives its first picture.
+Pillow knows more formats. Left out are EPS and WMF (they run other programs), formats that need
+a plug-in, stubs (FITS, GRIB, HDF5, …), vector and document formats, and rare formats, whose
+parsers add risk and little use. Of an animation or a multi-page file, the first picture is read.
 """
 
 from __future__ import annotations
 
-# Pillow's names, in the order in which they are tried: the ones without a magic number last.
+# Pillow's names, in the order of the attempts: formats without a magic number come last.
 IMAGE_FORMATS = (
     "JPEG",
     "PNG",
@@ -27,7 +26,7 @@ IMAGE_FORMATS = (
     "TGA",
 )
 
-# What a folder source takes for an image. Lower case; compare `suffix.lower()`.
+# Files that a folder source reads. Lower case: compare with `suffix.lower()`.
 IMAGE_EXTENSIONS = frozenset(
     {
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),

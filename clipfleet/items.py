@@ -1,4 +1,4 @@
-"""Items: one image or one text, with its id."""
+"""The item: one image or one text with its id."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pydantic.dataclasses import dataclass
 
 MAX_ID_LENGTH = 4096  # characters: the longest path that Linux opens
 
-MAX_URI_LENGTH = 3 * 4096 + 16  # characters: the longest path, every byte of it escaped
+MAX_URI_LENGTH = 3 * 4096 + 16  # characters: the longest path with every byte escaped
 
-MAX_TEXT_LENGTH = 1_000_000  # characters: a model reads the first hundred or so
+MAX_TEXT_LENGTH = 1_000_000  # characters; a model uses about the first hundred
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -30,4 +30,4 @@ class Item:
             raise ValueError(f"item {self.id!r} must have exactly one of uri and text")
         for value in (self.id, self.uri, self.text):
             if value is not None and not value.isascii():
-                value.encode()  # half a surrogate pair, which JSON can carry, has no UTF-8
+                value.encode()  # refuses half a surrogate pair, which JSON may hold

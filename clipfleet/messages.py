@@ -1,4 +1,4 @@
-"""The messages that Celery carries, and the shards that they name."""
+"""The Celery message of a shard, and the names of tasks and queues."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from clipfleet.architectures import Tower
 from clipfleet.errors import MessageError
 from clipfleet.validation import problems
 
-EMBED_TASK = "clipfleet.embed"  # one shard of a plan
+EMBED_TASK = "clipfleet.embed"  # embeds one shard of a plan
 
-EMBED_ITEMS_TASK = "clipfleet.embed_items"  # items that an ETL system queues by themselves
+EMBED_ITEMS_TASK = "clipfleet.embed_items"  # embeds single items, which an ETL system queues
 
-# What a message may hold; more is refused, whoever sent it.
+# The limits of a message; a larger one is refused.
 MAX_DATASET_LENGTH = 4096  # characters
 
 MAX_SHARD_INDEX = 2**31 - 1
 
-MAX_MESSAGE_ITEMS = 1_000_000  # that are queued by themselves
+MAX_MESSAGE_ITEMS = 1_000_000  # single items
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -33,7 +33,7 @@ def queue_name(tower: Tower, prefix: str = "clipfleet") -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
 class Shard:
-    """A run of a job's planned items that one task embeds: row group `index` of its plan."""
+    """The planned items that one task embeds: row group `index` of a job's plan."""
 
     job: str = Field(pattern=r"^[0-9]{5}$")
     index: int = Field(ge=0, le=MAX_SHARD_INDEX)
@@ -41,13 +41,13 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """The shard's name in file names: sorts as the items were planned."""
+        """The shard's name in file names; names sort in the order of the plan."""
         return f"{self.job}-{self.index:07d}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
 class EmbedTask:
-    """The message of one shard: a reference into the dataset's plan, never items or pixels."""
+    """The message of one shard: a reference to the dataset's plan, without items or pixels."""
 
     dataset: str = Field(max_length=MAX_DATASET_LENGTH)  # path or URL of the dataset
     tower: Tower
@@ -68,7 +68,7 @@ class EmbedTask:
         """
         try:
             return _EMBED_TASK.validate_json(json.dumps(message))
-        # RecursionError, ValueError: JSON that Python reads and does not write again.
+        # RecursionError, ValueError: json.dumps refuses values that json.loads accepts.
         except (ValidationError, TypeError, ValueError, RecursionError) as error:
             raise MessageError(f"not an {EMBED_TASK} message: {problems(error)}") from error
 

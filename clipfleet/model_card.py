@@ -1,4 +1,4 @@
-"""The model card: the JSON file beside an engine that says what the engine is."""
+"""The model card: a JSON file beside an engine, which describes the engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from clipfleet.architectures import Tower
-from clipfleet.atomic_write import whole_file
+from clipfleet.atomic_write import atomic_write
 from clipfleet.errors import CardError, EngineDamagedError
 from clipfleet.validation import problems
 
@@ -27,7 +27,7 @@ _STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TensorSpec:
-    """An engine's input or output; a `None` in `shape` is a dimension chosen at run time."""
+    """An engine's input or output; a dimension that is None in `shape` is free at run time."""
 
     name: str
     shape: tuple[int | None, ...]
@@ -36,7 +36,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class MeasuredOn:
-    """Which engine file a parity was measured with, and on what: it proves no other."""
+    """The engine file, runtime and GPU of a parity measurement; it is valid for these only."""
 
     engine_sha256: str
     runtime_version: str
@@ -45,12 +45,12 @@ class MeasuredOn:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Parity:
-    """How close the engine's outputs are to the reference's on real items.
+    """The similarity of the engine's outputs to the reference's, measured on real items.
 
     `cosine_min` is the worst item's cosine; `max_abs_diff` is the largest difference
     between two elements of the unnormalised outputs. `cosine_between_items` is the mean
-    cosine of two different items' reference outputs: the nearer it is to 1, the less
-    `cosine_min` proves.
+    cosine of two different items' reference outputs: a value near 1 means that `cosine_min`
+    says little.
     """
 
     reference: str
@@ -59,8 +59,8 @@ class Parity:
     cosine_mean: float
     max_abs_diff: float
     threshold: float
-    cosine_between_items: float | None = None  # None where there is one item
-    measured_on: MeasuredOn | None = None  # None for engines that run alike on every machine
+    cosine_between_items: float | None = None  # None: only one item was measured
+    measured_on: MeasuredOn | None = None  # None: the engine computes the same on every machine
 
     @property
     def passed(self) -> bool:
@@ -69,7 +69,7 @@ class Parity:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class BatchProfile:
-    """The batch sizes that a TensorRT engine takes, and the one that it was tuned for."""
+    """The range of batch sizes of a TensorRT engine, and the size that it is tuned for."""
 
     smallest: int
     optimum: int
@@ -80,30 +80,30 @@ class BatchProfile:
 class Build:
     """How a TensorRT engine was built.
 
-    `onnx_sha256` is of the graph file that it was built from, `timing_cache` the name of the
-    cache file that was read and extended, None without one. `typing` says who chose the
-    precision of each layer: the builder (weak), or the ONNX file (strong).
+    `onnx_sha256` is the hash of the source graph's file. `timing_cache` is the name of the cache
+    file that the build read and extended, or None. `typing` says whether the builder (weak) or
+    the ONNX file (strong) chose the precision of each layer.
     """
 
     onnx: str
     onnx_sha256: str
     seconds: float
-    optimization_level: int | None  # None: the version has none
-    workspace_bytes: int | None  # None: all of the GPU's memory
+    optimization_level: int | None  # None: this TensorRT version has no levels
+    workspace_bytes: int | None  # None: no limit below the GPU's memory
     timing_cache: str | None
     typing: Literal["weak", "strong"]
-    fp32_ops: tuple[str, ...] = ()  # ONNX operators that were kept in float32
-    candidates: int = 1  # engines that were built, of which this is the fastest
-    size_bytes: int | None = None  # of the engine's file; None: an older card
+    fp32_ops: tuple[str, ...] = ()  # ONNX operators kept in float32
+    candidates: int = 1  # engines built; this one is the fastest
+    size_bytes: int | None = None  # of the engine's file; None in older cards
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class ModelCard:
-    """What an engine is: which model, which tower, which tensors, and how it was proved.
+    """The description of an engine: its model, tower, files, tensors and verification.
 
-    `engine` and `extra_file` are file names beside the card. `input.shape[0]` is the
-    batch size, `None` where the engine takes any. `logit_scale` is the checkpoint's
-    parameter: cosines are multiplied by exp(logit_scale).
+    `engine` and `extra_file` are file names beside the card. `input.shape[0]` is the batch
+    size, or None if the engine accepts any. `logit_scale` is the checkpoint's parameter, whose
+    exponential multiplies cosines.
     """
 
     architecture: str
@@ -119,7 +119,7 @@ class ModelCard:
     runtime_version: str
     extra_file: str | None = None
     extra_file_sha256: str | None = None
-    gpu: str | None = None  # TensorRT: the GPU model that it was built for and runs on
+    gpu: str | None = None  # TensorRT: the GPU model that it was built for
     compute_capability: str | None = None  # "9.0"
     profile: BatchProfile | None = None  # TensorRT
     build: Build | None = None  # TensorRT
@@ -129,30 +129,30 @@ class ModelCard:
 
     @property
     def dim(self) -> int:
-        """Width D of the vectors."""
+        """The width D of the vectors."""
         return _fixed(self.output, -1)
 
     @property
     def resolution(self) -> int:
-        """Side S of the image input (n, 3, S, S), in pixels; image tower only."""
+        """The side S of the image input (n, 3, S, S), in pixels; image tower only."""
         return _fixed(self.input, -1)
 
     @property
     def context_length(self) -> int:
-        """Length L of the text input (n, L), in tokens; text tower only."""
+        """The length L of the text input (n, L), in tokens; text tower only."""
         return _fixed(self.input, -1)
 
     @property
     def batch_size(self) -> int | None:
-        """Items a call: a fixed number, or None where the engine takes any."""
+        """Items in a call: a fixed number, or None if the engine accepts any."""
         return self.input.shape[0]
 
     @property
     def identity(self) -> str:
-        """Hexadecimal SHA-256 of what makes two cards' vectors comparable.
+        """The model's identity, a hexadecimal SHA-256; equal identities give comparable vectors.
 
-        The same weights, tower, precision and input size on another machine or runtime
-        are the same model; the engine's bytes are not part of it.
+        It covers weights, tower, precision, input size and width, but neither the engine's bytes
+        nor the machine or runtime.
         """
         parts = [
             self.architecture,
@@ -180,7 +180,7 @@ def _fixed(tensor: TensorSpec, axis: int) -> int:
 
 
 def card_path(engine: str | Path) -> Path:
-    """Return where the card of an engine file lies: `<engine>.card.json`."""
+    """Return the path of an engine file's card: `<engine>.card.json`."""
     return Path(f"{engine}{CARD_SUFFIX}")
 
 
@@ -188,7 +188,7 @@ def parse_card(text: str | bytes, *, origin: str) -> ModelCard:
     """Return the card that `text` holds.
 
     Raises:
-        CardError: The text is not JSON, or does not fit the card's schema.
+        CardError: The text is not JSON or does not match the card's schema.
     """
     try:
         return _CARD.validate_python(json.loads(text))
@@ -199,10 +199,10 @@ def parse_card(text: str | bytes, *, origin: str) -> ModelCard:
 
 
 def load_card(path: str | Path) -> tuple[ModelCard, Path]:
-    """Return the card at `path`, or of the engine at `path`, with the engine's path.
+    """Return a card and its engine's path; `path` names either of the two.
 
     Raises:
-        CardError: The card or its engine is missing, or the card does not fit its schema.
+        CardError: The card or its engine is missing, or the card does not match its schema.
     """
     path = Path(path)
     if path.is_file() and not path.name.endswith(CARD_SUFFIX):
@@ -211,8 +211,8 @@ def load_card(path: str | Path) -> tuple[ModelCard, Path]:
         engine = Path(str(path).removesuffix(CARD_SUFFIX))
         if engine.suffix == ".trt" and engine.is_file():
             raise CardError(
-                f"{engine} has no model card: `clipfleet adopt {engine}` proves it on this machine "
-                "and writes one"
+                f"{engine} has no model card: `clipfleet adopt {engine}` verifies the engine on "
+                "this machine and writes a card"
             )
         raise CardError(
             f"no model card at {path}: name a {CARD_SUFFIX} file or the engine beside it "
@@ -230,10 +230,10 @@ def load_card(path: str | Path) -> tuple[ModelCard, Path]:
 
 
 def check_files(card: ModelCard, engine_path: Path) -> None:
-    """Check an engine file, and its extra file, against the card's SHA-256.
+    """Check an engine file and its extra file against the SHA-256 in the card.
 
     Raises:
-        EngineDamagedError: A file is missing, unreadable, or not the card's.
+        EngineDamagedError: A file is missing, unreadable, or has another SHA-256.
     """
     _check_file(engine_path, card.engine_sha256)
     if card.extra_file is not None:
@@ -241,13 +241,12 @@ def check_files(card: ModelCard, engine_path: Path) -> None:
 
 
 def read_engine(path: Path, card: ModelCard | None) -> bytes:
-    """Return an engine file's bytes, checked against the card's SHA-256 where there is a card.
+    """Return an engine file's bytes, which match the SHA-256 in the card if there is a card.
 
-    What is run must be these bytes: a file that is checked and then read again may have been
-    replaced in between.
+    Run these bytes: the file may be replaced between a check and another reading.
 
     Raises:
-        EngineDamagedError: The file is missing, unreadable, or not the card's.
+        EngineDamagedError: The file is missing, unreadable, or has another SHA-256.
     """
     with _readable(path):
         data = path.read_bytes()
@@ -283,8 +282,8 @@ def _check_sha256(path: Path, actual: str, expected: str | None) -> None:
 
 
 def write_card(card: ModelCard, path: Path) -> None:
-    """Write a card at `path`; it appears whole or not at all."""
-    with whole_file(path) as part:
+    """Write a card at `path`, atomically."""
+    with atomic_write(path) as part:
         part.write_text(card.to_json(), encoding="utf-8")
 
 

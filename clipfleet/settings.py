@@ -1,8 +1,8 @@
-"""The one place that reads the environment and `clipfleet.toml`.
+"""The settings, read from the environment and from `clipfleet.toml`.
 
-Every field is also an environment variable with the prefix `CLIPFLEET_`
-(`CLIPFLEET_REDIS_URL`), which goes before `clipfleet.toml` in the working folder
-(or the file that `CLIPFLEET_CONFIG` names).
+Every field is an environment variable with the prefix `CLIPFLEET_` (`CLIPFLEET_REDIS_URL`), and
+a key of `clipfleet.toml` in the working folder or of the file that `CLIPFLEET_CONFIG` names. The
+environment takes precedence over the file.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from clipfleet.validation import problems
 
 PREFIX = "CLIPFLEET_"
 CONFIG_VARIABLE = "CLIPFLEET_CONFIG"
-ENGINE_REPORT_VARIABLE = "CLIPFLEET_ENGINE_REPORT"  # between a worker and its child
+ENGINE_REPORT_VARIABLE = "CLIPFLEET_ENGINE_REPORT"  # set by a worker for its child process
 DEFAULT_CONFIG = "clipfleet.toml"
-KEY_BYTES = 32  # of a message key, at least: what HMAC-SHA256 can use
+KEY_BYTES = 32  # minimum of a message key: the output size of HMAC-SHA256
 ROOT_SEPARATOR = ":"  # between folders in an environment variable, as in PATH
-HOST_SEPARATOR = ","  # between hosts, which may have a port
+HOST_SEPARATOR = ","  # between hosts, whose ports need the colon
 SEPARATORS = {  # of the settings that are lists
     "input_roots": ROOT_SEPARATOR,
     "url_hosts": HOST_SEPARATOR,
@@ -49,9 +49,9 @@ _SECRET = ("message_key", "message_key_old", "redis_url")
 
 
 class Settings(BaseSettings):
-    """Everything that can be set, with its unit in its name.
+    """All settings; names carry their unit.
 
-    docs/reference/settings.md is made from these fields, their docstrings and the headings.
+    docs/reference/settings.md is generated from these fields, docstrings and headings.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
@@ -62,94 +62,97 @@ class Settings(BaseSettings):
     """Redis: `redis://`, `rediss://` (TLS) or `redis+socket://`. A URL may hold a password."""
 
     queue_prefix: str = "clipfleet"
-    """Start of the names of queues. Fleets of different models on one Redis need different ones."""
+    """First part of the queues' names. Fleets of different models on one Redis need different
+    prefixes."""
 
     message_key: str | None = Field(default=None, repr=False)
-    """Secret of 32 bytes or more. With a key, workers refuse messages that it does not sign; every
-    producer then needs the key."""
+    """Secret of 32 bytes or more. With a key, workers refuse messages without its signature, and
+    every producer needs the key."""
 
     message_key_old: str | None = Field(default=None, repr=False)
-    """Previous key, accepted as well while a key is changed."""
+    """Previous key, which workers accept as well during a change of keys."""
 
     visibility_timeout_s: PositiveInt = 10
-    """Seconds until the messages of a dead worker return to the queue. A living worker renews its
-    hold, so a shard may take longer. Smaller values recover sooner, larger ones tolerate longer
+    """Seconds until the messages of a dead worker return to the queue. A living worker renews this
+    time, so a shard may take longer. Smaller values recover sooner; larger values tolerate longer
     pauses of a worker."""
 
     reconcile_interval_s: NonNegativeFloat = 10.0
-    """Seconds between two searches for shards that are neither done nor in Redis; one worker of a
-    fleet queues them again. Smaller values recover sooner and read the dataset more often.
-    0: no search."""
+    """Seconds between two searches for shards that are neither done nor in Redis. One worker of a
+    fleet searches and queues such shards again. Smaller values recover sooner and read the dataset
+    more often. 0: no search."""
 
     max_queued_shards: PositiveInt = 5_000
-    """Shards in a tower's queue at most, about 1 kB of Redis each. Workers queue the rest of a plan
-    at each search for lost shards; without a search there is no limit."""
+    """Maximum of shards in a tower's queue; each takes about 1 kB of Redis. Workers queue the rest
+    of a plan at each search for lost shards. Without a search, the queue has no limit."""
 
     max_queued_messages: PositiveInt = 10_000
-    """Messages of single items in a tower's queue before `ItemQueue` reports a full queue. Larger
-    values hide longer pauses of the workers and take more memory of Redis."""
+    """Messages of single items in a tower's queue at which `ItemQueue` reports a full queue. Larger
+    values bridge longer pauses of the workers and take more memory of Redis."""
 
     # == Shards and datasets ==
 
     shard_size: PositiveInt = 1024
-    """Items a shard. Smaller values lose less work if a worker dies, larger ones cost less for each
-    item: choose some seconds of work."""
+    """Items in a shard. Smaller values lose less work if a worker dies; larger values have less
+    overhead for each item. Choose a size that takes a few seconds."""
 
     embedding_dtype: Literal["float16", "float32"] = "float16"
-    """Type of the stored vectors. float16 takes half the space, and rounds a component by at most
+    """Type of the stored vectors. float16 takes half the space and rounds each component by at most
     0.00025."""
 
     window_items: PositiveInt = 1024
-    """Single items that are written as one part. Larger values give fewer, larger files."""
+    """Maximum of single items in one part. Larger values give fewer and larger files."""
 
     window_s: PositiveFloat = 5.0
     """Seconds that the first single item of a window waits for others. Smaller values write
-    sooner, larger ones give fewer files."""
+    sooner; larger values give fewer files."""
 
     shard_deadline_s: PositiveInt = 1800
-    """Seconds without a finished batch after which a shard's process is killed and the shard is run
-    again. Smaller values end a hang sooner, and must exceed the slowest batch."""
+    """Seconds without a finished batch after which a shard's process is killed and the shard runs
+    again. Smaller values end a hang sooner. The value must exceed the time of the slowest batch."""
 
     shard_attempts: PositiveInt = 5
-    """Times that a shard may end its worker's process, or fail for a reason that does not pass by
-    itself, before it is refused. Single items become error rows instead, `engine_crashed` or
-    `engine_failed`. Smaller values give up sooner."""
+    """Attempts of a shard that ends its worker's process, or fails for a permanent reason, before
+    the shard is refused. Single items become error rows instead, `engine_crashed` or
+    `engine_failed`. Smaller values give up sooner; larger values survive more chance failures."""
 
     stop_grace_s: NonNegativeFloat = 60.0
-    """Seconds after SIGTERM in which the running shard may finish; then it returns to the queue.
-    Smaller values stop sooner and repeat more work."""
+    """Seconds after SIGTERM in which the running shard may finish. After that, the shard returns to
+    the queue. Smaller values stop sooner and repeat more work."""
 
     store_timeout_s: PositiveFloat = 30.0
-    """Seconds for one request to an object store. A failed request is tried again for twice as
-    long."""
+    """Seconds for one request to an object store. Failed requests are repeated for twice as long.
+    Smaller values report an outage sooner; larger values survive longer ones."""
 
     # == Engines ==
 
     decode_threads: int = Field(default=0, ge=0)
     """Threads of a worker that read and decode images; 0: one for each core of this process. More
-    hide slow disks, and take cores from an engine on the CPU."""
+    threads hide slow disks and take cores from an engine on the CPU."""
 
     engine_threads: int = Field(default=0, ge=0)
-    """Threads of an engine on the CPU; 0: one for each core of this process."""
+    """Threads of an engine on the CPU; 0: one for each core of this process. More threads speed up
+    an engine and take cores from decoding."""
 
     max_batch: PositiveInt = 32
-    """Items a call of an engine that accepts any batch size. Larger batches are faster on a GPU and
-    take more memory."""
+    """Items in a call of an engine that accepts any batch size. Larger batches are faster on a GPU
+    and take more memory."""
 
     provider: Literal["auto", "cpu", "cuda"] = "auto"
-    """Execution provider of ONNX Runtime. `auto` takes the GPU if there is one."""
+    """Execution provider of ONNX Runtime. `auto` uses the GPU if there is one."""
 
     engine_contexts: int = Field(default=0, ge=0, le=64)
     """Batches of a TensorRT engine in flight at once, each with a context, a stream and buffers on
-    the GPU; 0: measured when the engine is loaded. More hide latency and take more GPU memory."""
+    the GPU; 0: measured when the engine is loaded. More contexts hide latency and take more GPU
+    memory."""
 
     cuda_graphs: bool = True
-    """Launch the kernels of a TensorRT engine as one CUDA graph. False launches them one by one:
-    slower, for diagnosis."""
+    """Launch the kernels of a TensorRT engine as one CUDA graph. False launches them one by one,
+    which is slower and helps diagnosis."""
 
     allow_unverified: bool = False
-    """Also serve TensorRT engines without a proof for this GPU and this version of TensorRT. The
-    vectors may then be wrong."""
+    """Also serve TensorRT engines that were not verified on this GPU model with this version of
+    TensorRT. The vectors may then be wrong."""
 
     engine_cache: str | None = None
     """Folder of the engines that `clipfleet worker --build-if-missing` builds; unset:
@@ -158,68 +161,74 @@ class Settings(BaseSettings):
     # == Images ==
 
     max_image_pixels: PositiveInt = 178_956_970
-    """Pixels of an image at most: Pillow's own limit against decompression bombs. A larger image is
-    an error row; larger values take more memory."""
+    """Maximum of pixels in an image; the default is Pillow's limit against decompression bombs. A
+    larger image becomes an error row. Larger values take more memory."""
 
     max_image_bytes: PositiveInt = 256 << 20
-    """Bytes of an image file at most. A larger file is an error row."""
+    """Maximum of bytes in an image file. A larger file becomes an error row. Larger values take
+    more memory."""
 
     decode_attempts: PositiveInt = 3
-    """Times that a picture may end its decoding process, or hold it for `decode_timeout_s`, before
-    it is an error row. Only shards whose process died before are decoded in such a process."""
+    """Attempts of an image that ends its decoding process, or takes longer than `decode_timeout_s`,
+    before it becomes an error row. Only a shard whose process died before uses such processes.
+    Smaller values give up sooner; larger values survive more chance failures."""
 
     decode_timeout_s: PositiveFloat = 60.0
-    """Seconds for decoding one image in a careful run, or half of the shard's deadline if that is
-    less."""
+    """Seconds for one image in a decoding process, or half of `shard_deadline_s` if that is less.
+    Smaller values end a hang sooner; larger values allow slower images."""
 
     input_roots: Annotated[tuple[str, ...], NoDecode] = ()
-    """Folders (absolute paths, in the environment separated by `:`) below which workers read
-    images, once `..` and symbolic links are resolved. Unset: every file that the worker's user can
-    read."""
+    """Folders of which workers may read images: absolute paths, separated by `:` in the
+    environment. `..` and symbolic links are resolved first. Unset: every file that the worker's
+    user can read."""
 
     read_attempts: PositiveInt = 3
-    """Attempts of an image that cannot be read for a transient cause (a timeout, a 503, a network
-    disk) before the image is an error row."""
+    """Attempts to read an image after a transient failure (a timeout, a 503, a network disk) before
+    the image becomes an error row. Larger values survive more failures and hold up a shard for
+    longer."""
 
     read_retry_s: PositiveFloat = 30.0
-    """Seconds after the first failure in which an image is tried again. Larger values survive
+    """Seconds after the first failure in which these attempts are made. Larger values survive
     longer outages and hold up a shard for longer."""
 
     # == URLs ==
 
     url_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Hosts (in the environment separated by `,`) from which images are fetched: a name, a name
-    with a port, `*.example.com` for all names below it, `*` for all names. Unset: none.
-    Only public addresses are fetched from, except those of `url_private_hosts`."""
+    """Hosts from which images are fetched, separated by `,` in the environment: a name, a name with
+    a port, `*.example.com` for all names below it, `*` for all names. Unset: none. Their addresses
+    must be public; `url_private_hosts` are the exceptions."""
 
     url_private_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Hosts at private addresses, by exact name or address, such as your own object store. They are
-    allowed without a line in `url_hosts`."""
+    """Hosts at private addresses, such as your own object store, by exact name or address. They
+    need no entry in `url_hosts`."""
 
     url_schemes: Annotated[tuple[Literal["https", "http"], ...], NoDecode] = ("https",)
-    """Schemes of URLs that are fetched. `http` lets the network between read and change images."""
+    """Schemes of URLs that are fetched. With `http`, everybody on the network path can read
+    and change the images."""
 
     url_connect_timeout_s: PositiveFloat = 5.0
-    """Seconds to connect to each address of a host."""
+    """Seconds for a connection to each address of a host. Larger values accept slower networks."""
 
     url_read_timeout_s: PositiveFloat = 10.0
-    """Seconds until the next bytes of an answer must arrive."""
+    """Seconds without a byte of the answer before an attempt ends. Larger values accept slower
+    servers."""
 
     url_timeout_s: PositiveFloat = 30.0
-    """Seconds for one attempt from beginning to end, redirects included. Larger values accept
-    slower servers."""
+    """Seconds for a whole attempt, redirects included. Larger values accept slower servers."""
 
     url_threads: int = Field(default=64, ge=1, le=1024)
-    """Fetches in flight at once for each worker. More hide slower servers and load them more."""
+    """Maximum of concurrent fetches of each worker. Larger values hide slower servers and load them
+    more."""
 
     url_ahead_bytes: PositiveInt = 256 << 20
-    """Bytes that are fetched and not decoded yet. More hide slow servers and take more memory."""
+    """Maximum of bytes that are fetched and not decoded yet. Larger values hide slow servers and
+    take more memory."""
 
     # == Operation ==
 
     heartbeat_file: str | None = None
-    """File that a worker touches every 2 s while it takes messages from Redis, for a healthcheck.
-    Unset: none."""
+    """File that a worker touches every 2 s while it receives messages from Redis, for a
+    healthcheck. Unset: none."""
 
     # == Set by `clipfleet worker` ==
 
@@ -234,7 +243,7 @@ class Settings(BaseSettings):
 
     @property
     def message_keys(self) -> tuple[str, ...]:
-        """The keys of which a message has to be signed with one; none: it need not be."""
+        """The keys, one of which must sign a message; empty: messages need no signature."""
         return tuple(key for key in (self.message_key, self.message_key_old) if key)
 
     @field_validator("message_key", "message_key_old")
@@ -251,7 +260,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_old_key(cls, old: str | None, info: ValidationInfo) -> str | None:
         if old is not None and info.data.get("message_key") is None:
-            raise ValueError("there is an old key only beside a new one, message_key")
+            raise ValueError("an old key needs a new one beside it, message_key")
         return old
 
     @field_validator(*SEPARATORS, mode="before")
@@ -260,14 +269,14 @@ class Settings(BaseSettings):
         if not isinstance(given, str):
             return given
         name = str(info.field_name)
-        # No host is what an empty variable says; no input root would be the contrary: no limit.
+        # An empty list of hosts allows none. An empty list of roots would allow all: it is refused.
         return tuple(given.split(SEPARATORS[name])) if given or name == "input_roots" else ()
 
     @field_validator("input_roots")
     @classmethod
     def _check_roots(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
         for root in roots:
-            # An empty one is a variable that somebody forgot to set: no limit is not what is meant.
+            # An empty root comes from an unset variable, and must not mean "no limit".
             if not os.path.isabs(root) or ROOT_SEPARATOR in root:
                 raise ValueError(
                     f"{root!r} is no absolute path without '{ROOT_SEPARATOR}': name folders as "
@@ -303,10 +312,10 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Return the settings of this process; `overrides` go before the environment.
+    """Return the settings of this process; `overrides` take precedence over the environment.
 
     Raises:
-        SettingsError: A value is of the wrong type or out of range, or a name is unknown.
+        SettingsError: A value has the wrong type or is out of range, or a name is unknown.
     """
     named = os.environ.get(CONFIG_VARIABLE)
     if named and not os.path.isfile(named):
@@ -316,14 +325,14 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**given)
     except (ValidationError, ValueError) as error:
-        # No cause: pydantic's own text shows every value, a secret too.
+        # `from None`: the text of pydantic's error shows all values, secrets included.
         raise SettingsError(f"settings: {problems(error, hidden=_SECRET)}") from None
 
 
 def _refuse_misspelt_variables() -> None:
-    """Refuse what is nearly a setting: it would be ignored without a word.
+    """Refuse a variable whose name is nearly a setting's: it would have no effect.
 
-    Other names are other programs': an orchestrator may set CLIPFLEET_SERVICE_HOST.
+    Other names may belong to other programs: an orchestrator may set CLIPFLEET_SERVICE_HOST.
     """
     for variable in os.environ:
         name = variable.removeprefix(PREFIX).lower()
@@ -338,5 +347,5 @@ def _refuse_misspelt_variables() -> None:
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Validation errors in one line: which field, what is wrong with it, what it was."""
+"""Validation errors in one line: the field, the problem and the value."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pydantic_core import ErrorDetails
 
 _SHOWN_CHARACTERS = 80
 _SHOWN_PROBLEMS = 5
-# Of these the name is wrong, or missing: the value says nothing, and may be a secret.
-_OF_THE_NAME = {"missing", "extra_forbidden"}
+# Errors of a field's name: the value does not matter, and may be a secret.
+_NAME_ERRORS = {"missing", "extra_forbidden"}
 
 
 def problems(error: Exception, *, hidden: Collection[str] = ()) -> str:
-    """Return what is wrong, field by field; of other errors than pydantic's, their text.
+    """Return the problems, field by field; for an error that is not pydantic's, its text.
 
     The values of `hidden` fields are not shown.
     """
@@ -23,16 +23,16 @@ def problems(error: Exception, *, hidden: Collection[str] = ()) -> str:
     found = error.errors(include_url=False)
     shown = [
         f"{'.'.join(map(str, problem['loc'])) or 'it'}: {problem['msg']}"
-        + (f" (got {_short(problem['input'])})" if _is_told(problem, hidden) else "")
+        + (f" (got {_short(problem['input'])})" if _shows_value(problem, hidden) else "")
         for problem in found[:_SHOWN_PROBLEMS]
     ]
     more = len(found) - len(shown)
     return "; ".join(shown) + (f"; and {more} more" if more else "")
 
 
-def _is_told(problem: ErrorDetails, hidden: Collection[str]) -> bool:
+def _shows_value(problem: ErrorDetails, hidden: Collection[str]) -> bool:
     named = problem["loc"][0] if problem["loc"] else ""
-    return problem["type"] not in _OF_THE_NAME and named not in hidden
+    return problem["type"] not in _NAME_ERRORS and named not in hidden
 
 
 def _short(value: object) -> str:
@@ -40,14 +40,14 @@ def _short(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text that anybody wrote as a terminal may be given it: controls as escapes."""
+    """Return an untrusted text for a terminal: control characters are escaped."""
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def shortened(value: object, characters: int) -> str:
-    """Return a value as a message shows it, whatever its size or depth."""
+    """Return the value's repr for a message, cut at so many characters."""
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # too deep; an integer too long to print

@@ -1,1 +1,1 @@
-"""From a PyTorch checkpoint to proven engines."""
+"""Convert PyTorch checkpoints to engines, and verify each against float32 PyTorch."""

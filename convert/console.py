@@ -1,4 +1,4 @@
-"""What the guide's commands share: its words, their exit codes, and how they speak."""
+"""Messages, exit codes and logging of the guide's commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The conversion of a checkpoint to ONNX engines that are proven against float32 PyTorch."""
+"""Convert a checkpoint to ONNX engines, and verify them against float32 PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The packages of the extra `convert`, which a machine that converts nothing does not need."""
+"""Errors for missing packages of the extra `convert`."""
 
 from __future__ import annotations
 

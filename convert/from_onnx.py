@@ -1,4 +1,4 @@
-"""The conversion of a float32 ONNX file that comes without a checkpoint."""
+"""Convert a float32 ONNX file without its checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From ONNX engines to TensorRT engines that are proven against float32.
+"""Build TensorRT engines from ONNX engines, and verify them against float32.
 
     python -m clipfleet.convert.onnx_to_tensorrt --model-arch ViT-B-16 \
         --save-tensorrt-path models/vit-b-16 --fp16 \
@@ -35,7 +35,7 @@ __all__ = ["BuildOptions", "build_engine", "main"]
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m clipfleet.convert.onnx_to_tensorrt",
-        description="Build TensorRT engines from ONNX files, and prove them on this GPU.",
+        description="Build TensorRT engines from ONNX files, and verify them on this GPU.",
     )
     add = parser.add_argument
     add(

@@ -1,4 +1,4 @@
-"""The proof that an engine computes what its float32 reference computes, on real items."""
+"""Compare an engine with its float32 reference on real items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a checkpoint to ONNX engines that are proven against float32 PyTorch.
+"""Convert a checkpoint to ONNX engines, and verify them against float32 PyTorch.
 
     python -m clipfleet.convert.pytorch_to_onnx --model-arch ViT-B-16 \
         --save-onnx-path models/vit-b-16 --convert-text --convert-vision

@@ -1,4 +1,4 @@
-"""How fast each runtime is, one call after the other: the guide's command and its lines.
+"""Measure each runtime, one call after the other; prints the guide's lines.
 
     python -m clipfleet.convert.speed_benchmark --model-arch ViT-B-16 --pytorch-ckpt vit-b-16.pt \
         --onnx-image-model vit-b-16.img.fp16.onnx --tensorrt-image-model vit-b-16.img.fp16.trt
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from clipfleet.architectures import TOWERS, Tower, architecture_names, load_architecture
-from clipfleet.atomic_write import whole_file
+from clipfleet.atomic_write import atomic_write
 from clipfleet.convert.benchmark.inputs import random_inputs
 from clipfleet.convert.benchmark.latency import Latency, summarise, time_calls
 from clipfleet.convert.benchmark.runtimes import (
@@ -173,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--allow-unverified",
         action="store_true",
-        help="also time TensorRT engines that nothing proves on this GPU",
+        help="also time TensorRT engines that were not verified on this GPU",
     )
     add("--json", type=Path, metavar="PATH", help="also write the results there")
     return parser
@@ -209,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for run in runs(args):
             try:
                 found = measure(run, n=args.n, warmup=args.warmup)
-            except Exception as error:  # noqa: BLE001 - whatever a runtime raises: the next may work
+            except Exception as error:  # noqa: BLE001 - a failure of one runtime: the next may work
                 failed += 1
                 _complain(f"{run.name}: {_reason(error)}")
                 continue
@@ -236,7 +236,7 @@ def _reason(error: Exception) -> str:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     try:
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""A conversion's files: each is built under a temporary name and published whole."""
+"""Build a conversion's files under temporary names, and rename them when they are complete."""
 
 from __future__ import annotations
 

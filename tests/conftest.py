@@ -1,5 +1,4 @@
-"""What holds for all tests: an interrupt is one, the files that take longest come first, and a
-small object store for those that want one."""
+"""Options and fixtures of all tests: the order of files, Hypothesis profiles, an object store."""
 
 from __future__ import annotations
 
@@ -12,21 +11,23 @@ import pytest
 
 from tests.s3 import S3, run_s3
 
-REAL_STORE = "CLIPFLEET_TEST_S3"  # s3://bucket/prefix of a store to run the contract's tests on
+REAL_STORE = "CLIPFLEET_TEST_S3"  # s3://bucket/prefix of a real store for the tests of the contract
 
 try:
     from hypothesis import settings
 except ImportError:  # tests/gpu runs where pytest and a worker's packages are, and no more
     pass
 else:
-    settings.register_profile("patient", deadline=None)  # the machine may do much else
+    settings.register_profile("patient", deadline=None)  # the machine may be busy
     settings.register_profile("quick", deadline=None, max_examples=20)  # `make unit`
     settings.load_profile("patient")
 
-# So that none of them is left alone at the end. A file's tests stay together (`--dist loadfile`);
-# the rest of tests/unit takes seconds a file.
+# The longest files start first, so that none runs alone at the end: a file's tests run in one
+# process (`--dist loadfile`). Files of tests/unit come last; each takes seconds.
 SLOW = (
     "tests/examples/test_readme.py",
+    "tests/examples/test_notebook.py",
+    "tests/integration/test_wheel.py",
     "tests/faults/",
     "tests/integration/",
     "tests/examples/",
@@ -38,7 +39,7 @@ SLOW = (
 
 
 def pytest_configure() -> None:
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs begin
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in background jobs of a shell
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -47,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def rank(nodeid: str) -> int:
-    return next((place for place, slow in enumerate(SLOW) if nodeid.startswith(slow)), len(SLOW))
+    return next((number for number, slow in enumerate(SLOW) if nodeid.startswith(slow)), len(SLOW))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def running_s3() -> Iterator[S3]:
 
 @pytest.fixture
 def s3(running_s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    """A small S3 server of our own, empty."""
+    """The small S3 server of the tests, emptied."""
     for name, value in running_s3.environment.items():
         monkeypatch.setenv(name, value)
     running_s3.requests.clear()
@@ -69,7 +70,7 @@ def s3(running_s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
 
 @pytest.fixture
 def s3_root(request: pytest.FixtureRequest) -> str:
-    """A new place in the small server, or in a real store if the environment names one."""
+    """A new prefix in the small server, or in the real store that the environment names."""
     real = os.environ.get(REAL_STORE)
     if real is None:
         request.getfixturevalue("s3")

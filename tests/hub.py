@@ -18,14 +18,14 @@ def resolve_path(published: PublishedCheckpoint) -> str:
 
 @dataclass
 class Hub:
-    """What the stand-in serves, and what it was asked."""
+    """The content and the requests of the stand-in."""
 
     path: str
     content: bytes
     etag: str = ""  # the content's SHA-256
     fail_after: int | None = None  # bytes of each answer before the connection is cut
     redirects: bool = False  # large files lie elsewhere, as on the public hub
-    stall: bool = False  # keep the connection open then, and say nothing more
+    stall: bool = False  # then keep the connection open without sending
     stalled: Event = field(default_factory=Event)
     released: Event = field(default_factory=Event)
     requests: list[tuple[str, str | None]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""A file system in memory for tests; like an object store, it has no real folders."""
+"""A file system in memory, with the behaviour of an object store, for tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 
 class MemoryFilesystem:
-    """Files by their paths; folders are only prefixes of paths."""
+    """Files by their paths; folders are prefixes."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 _LINE = "GPU-{number:04d}, NVIDIA H100 80GB HBM3, 9.0, 81559 MiB, 580.105.08"
-# It knows the one question that is asked, so that another one shows in a test.
+# It refuses every other query, so that a test notices one.
 _SCRIPT = """#!/bin/sh
 case "$*" in
   "--query-gpu=uuid,name,compute_cap,memory.total,driver_version --format=csv,noheader") ;;

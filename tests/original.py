@@ -1,7 +1,7 @@
 """The original, `cn_clip`, for parity tests, without torchvision.
 
 `cn_clip.clip` imports `torchvision.transforms`, which is not installed here (and whose
-wheels do not fit every build of torch). What it uses of it is written again below, with the
+wheels do not fit every build of torch). The parts that it uses are written again below, with the
 same operations of Pillow and torch.
 """
 

@@ -1,4 +1,4 @@
-"""A redis-server of a test's own, which may be killed, started again and put to sleep."""
+"""A redis-server for one test, which the test may kill, restart and pause."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEEPS_ALL = ("--save", "", "--appendonly", "yes")
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens to."""
+    """Return a port of this machine that is free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -32,9 +32,9 @@ class RedisServer:
     def __init__(self, folder: Path, options: Sequence[str] = KEEPS_NOTHING) -> None:
         self.port = free_port()
         folder.mkdir(exist_ok=True)
-        place = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)]
-        told = ["--requirepass", PASSWORD, "--logfile", str(folder / "log")]
-        self._command = [*server_command(), *place, *told, *options]
+        listen = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)]
+        access = ["--requirepass", PASSWORD, "--logfile", str(folder / "log")]
+        self._command = [*server_command(), *listen, *access, *options]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -1,8 +1,8 @@
 """A small S3 server for tests, whose faults can be switched on.
 
-It knows what an object store must know to hold a dataset: PUT with `If-None-Match: *`, GET with
+It has the operations that a dataset needs of an object store: PUT with `If-None-Match: *`, GET with
 Range and If-Match, HEAD, DELETE, and lists in pages. It takes any credentials, but refuses a
-request whose body is not what its signature says.
+request whose body does not match its signature.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from xml.sax.saxutils import escape
 
 PAGE = 50  # keys; S3's own has 1,000
 
-# What a fault does with a request.
+# The effects of a fault on a request.
 REFUSE_500, REFUSE_503, CONFLICT = "500", "503", "409"  # answered so, and not done
 HANG = "hang"  # no answer, for as long as the fault is there
 CUT_UPLOAD = "cut upload"  # the connection ends after half of the request's body
@@ -34,7 +34,7 @@ LOSE_ANSWER_500 = "lose answer, say 500"  # done, and then answered with 500
 
 @dataclass
 class Fault:
-    """What goes wrong with requests of a method whose key contains `key`, `times` over."""
+    """A fault of the next `times` requests of a method whose key contains `key`."""
 
     kind: str
     method: str = ""  # any
@@ -52,7 +52,7 @@ class Stored:
 
     @property
     def etag(self) -> str:
-        return f'"{hashlib.md5(self.data).hexdigest()}"'  # noqa: S324 - what S3 gives
+        return f'"{hashlib.md5(self.data).hexdigest()}"'  # noqa: S324 - as S3 does
 
 
 @dataclass
@@ -92,7 +92,7 @@ class S3:
             self._healed.set()
 
     def fault_of(self, method: str, key: str) -> str:
-        """Return what is to go wrong with a request, "" if nothing, and count it."""
+        """Return the fault of a request, "" for none, and count it."""
         with self.lock:
             for fault in self._faults:
                 if fault.method in ("", method) and fault.key in key and fault.met < fault.times:
@@ -175,8 +175,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "PUT":
             if self.headers["If-None-Match"] == "*" and place in objects:
                 return _error(412, "PreconditionFailed")
-            told = ((k.lower(), v) for k, v in self.headers.items())
-            metadata = {k: v for k, v in told if k.startswith("x-amz-meta-")}
+            headers = ((k.lower(), v) for k, v in self.headers.items())
+            metadata = {k: v for k, v in headers if k.startswith("x-amz-meta-")}
             objects[place] = Stored(body, metadata)
             return 200, {"ETag": objects[place].etag}, b""
         if self.command == "POST" and "delete" in self.query:

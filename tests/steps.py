@@ -1,6 +1,6 @@
 """The command line with its steps wrapped, so that a test can kill a process at an exact one.
 
-`python -m tests.steps worker …` is `clipfleet worker …`, and stops where `Step.hold` said.
+`python -m tests.steps worker …` is `clipfleet worker …`, and stops at the step of `Step.hold`.
 So does the worker's child, which imports this module again when it is spawned.
 """
 
@@ -22,7 +22,7 @@ _QUEUED_BEFORE = 30  # messages: one batch is in Redis, another begun
 
 
 class Step(enum.Enum):
-    """Where a process can be, as the table says it."""
+    """The steps of a process, in the words of the table of faults."""
 
     TAKEN = "has taken a message from the queue, and not recorded it"
     DECODES = "decodes"
@@ -34,13 +34,13 @@ class Step(enum.Enum):
     QUEUES = "queues: some messages are in Redis"
 
     def hold(self, folder: Path, *, after: int = 0) -> None:
-        """Have the next process that comes here stop, after so many times that one may pass."""
+        """Stop the next process at this step, after `after` processes have passed."""
         for number in range(after):
             (folder / f"pass-{self.name}-{number}").touch()
         (folder / f"hold-{self.name}").touch()
 
     def release(self, folder: Path) -> None:
-        """Let go of the processes that stopped here, and stop no other."""
+        """Let the stopped processes continue, and stop no other."""
         (folder / f"hold-{self.name}").unlink(missing_ok=True)
         for path in self._held(folder):
             path.unlink()
@@ -57,12 +57,12 @@ WORKER_STEPS = (Step.DECODES, Step.ENGINE, Step.WRITES, Step.RENAMED, Step.RECOR
 
 
 def steps_environment(folder: Path) -> dict[str, str]:
-    """Return what a process has in its environment for `hold` in a folder to stop it."""
+    """Return the environment of a process that `hold` in a folder can stop."""
     return {_VARIABLE: str(folder), "PYTHONPATH": str(_ROOT)}
 
 
 def pause(step: Step) -> None:
-    """Stop here until released, if this is the one to come that `hold` meant."""
+    """Stop here until released, if `hold` asked for the next process."""
     folder = Path(os.environ[_VARIABLE])
     for path in folder.glob(f"pass-{step.name}-*"):
         with suppress(FileNotFoundError):  # another process passed with it
@@ -84,7 +84,7 @@ def wrap(
     before: Callable[..., Step | None] | None = None,
     after: Callable[..., Step | None] | None = None,
 ) -> None:
-    """Have a function pause before or after its work, at the step that its arguments say."""
+    """Make a function pause before or after its work, at the step that its arguments give."""
     function = getattr(owner, name)
 
     def wrapped(*args: Any, **keywords: Any) -> Any:
@@ -114,7 +114,7 @@ def _wrap_steps() -> None:
         wrap(inputs, name, before=lambda *_: Step.DECODES)
     wrap(FleetTransport, "_deliver", before=lambda *_: Step.TAKEN)
     wrap(FakeEngine, "__call__", before=lambda *_: Step.ENGINE)
-    # Every file of a dataset gets its name by one of these two.
+    # Every file of a dataset gets its name from one of these two.
     wrap(os, "link", before=_before_link, after=_after_link)
     wrap(os, "replace", after=_after_replace)
     queueing.BATCH_MESSAGES = _BATCH_MESSAGES
@@ -142,7 +142,7 @@ def _before_send(sent: list[None]) -> Step | None:
     return Step.QUEUES if len(sent) > _QUEUED_BEFORE else None
 
 
-if os.environ.get(_VARIABLE):  # not in a test that takes the names above from here
+if os.environ.get(_VARIABLE):  # not in a test that imports the names above
     _wrap_steps()
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Run a command, and leave no process of it behind, however it ends.
+"""Run a command, and leave no process of it behind.
 
     python -m tests.supervisor .venv/bin/pytest -n 4
 
 The supervisor is the subreaper of the command (Linux): a process whose parent has died becomes the
-supervisor's child. So the supervisor finds every process that the command started, in whatever
-session it is, and kills what is left when the command has ended. The command has a session of its
-own: Ctrl-C and SIGTERM reach the supervisor alone, which passes them on once, as SIGINT.
+supervisor's child. So the supervisor finds every process that the command started, in any
+session, and kills the remaining ones when the command has ended. The command has a session of its
+own: Ctrl-C and SIGTERM reach only the supervisor, which passes them on once, as SIGINT.
 If the supervisor itself is killed, the kernel interrupts the command.
 """
 
@@ -24,13 +24,13 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
-_INTERRUPTED_S = 20.0  # for the command to say what it did until it was interrupted
+_INTERRUPTED_S = 20.0  # for the report of the interrupted command
 _ENDED_S = 5.0  # for processes that end by themselves after the command
 _POLL_S = 0.05
 
 
 def supervise(command: Sequence[str]) -> int:
-    """Run a command, kill what it leaves, and return its exit code; 130 if it was interrupted."""
+    """Run a command, kill the processes that it leaves, and return its exit code or 130."""
     signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: signals.append(number))
@@ -66,7 +66,7 @@ def _interrupted_with_us(command: Sequence[str]) -> list[str]:
 
 
 def _interrupt(process: subprocess.Popen[bytes], signals: list[int]) -> None:
-    """Interrupt the command, and wait until it has said its last; a second signal ends that."""
+    """Interrupt the command, and wait for its report; a second signal ends the wait."""
     process.send_signal(signal.SIGINT)
     deadline_s = time.monotonic() + _INTERRUPTED_S
     while process.poll() is None and len(signals) < 2 and time.monotonic() < deadline_s:
@@ -80,7 +80,7 @@ def _wait_for_the_last(signals: list[int]) -> None:
 
 
 def _kill_all() -> list[str]:
-    """Kill children until there are none; those of the killed become ours. Return their names."""
+    """Kill children until none is left, their children included. Return the names."""
     killed: list[str] = []
     while children := _children():
         for pid in children:

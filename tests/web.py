@@ -18,7 +18,7 @@ from typing import Any
 
 @dataclass
 class Web:
-    """What the server answers to each path, and what it was asked.
+    """The server's answer to each path, and its requests.
 
     A page is its bytes; or a function, which is given the handler and the number of this
     request for the path, from 1, and answers itself.
@@ -80,7 +80,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that go away are what is tested."""
+        """Ignore clients that go away: a test wants them."""
 
 
 def redirect(location: str, status: int = 302) -> Callable[[Handler, int], None]:

@@ -1,4 +1,4 @@
-"""Where a TensorRT engine's time on the GPU goes, by kind of kernel.
+"""Sum a TensorRT engine's time on the GPU by kind of kernel.
 
     python -m bench.gpu.kernels mine=kernels.csv
     python -m bench.gpu.kernels mine=kernels.csv --json mine.json
@@ -24,9 +24,9 @@ from pydantic.dataclasses import dataclass
 
 from bench.gpu.named import by_name, named
 from bench.gpu.profiled_calls import CALLS
-from bench.gpu.tables import markdown
+from bench.gpu.report.tables import markdown
 from bench.pages import Section
-from clipfleet.atomic_write import whole_file
+from clipfleet.atomic_write import atomic_write
 
 SECTION = Section("kernels", "bench.gpu.kernels")
 
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         profiles = {name: read(path) for name, path in files.items()}
         if args.json:
-            with whole_file(args.json) as part:
+            with atomic_write(args.json) as part:
                 (profile,) = profiles.values()
                 part.write_bytes(_PROFILE.dump_json(profile, indent=1) + b"\n")
         if args.into:

@@ -1,4 +1,4 @@
-"""Which machine and GPU a figure comes from, and how the GPU was clocked when it was taken."""
+"""The machine and GPU of a measurement, and the GPU's clocks."""
 
 from __future__ import annotations
 

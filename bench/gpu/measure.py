@@ -25,8 +25,6 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from bench.gpu.contexts import ContextsEngine, opened
-from bench.gpu.flops import item_flops
 from bench.gpu.machine import clocks_now, this_machine
 from bench.gpu.measurement import (
     Cell,
@@ -36,7 +34,9 @@ from bench.gpu.measurement import (
     Rate,
     write_measurement,
 )
-from bench.gpu.rates import DISTINCT_ITEMS, measure_rate
+from bench.gpu.timing.contexts import ContextsEngine, opened
+from bench.gpu.timing.flops import item_flops
+from bench.gpu.timing.rates import DISTINCT_ITEMS, measure_rate
 from clipfleet.architectures import TOWERS, load_architecture
 from clipfleet.convert.benchmark.inputs import random_inputs
 from clipfleet.convert.benchmark.latency import summarise, time_calls
@@ -106,7 +106,7 @@ def pytorch_cell(plan: Plan, checkpoint: Path) -> Iterator[Cell]:
 
 
 def graph_cell(plan: Plan, checkpoint: Path, *, batch_size: int) -> Iterator[Cell]:
-    from bench.gpu.cuda_graph import CudaGraphEngine
+    from bench.gpu.timing.cuda_graph import CudaGraphEngine
 
     encode = encoder(half_model(plan.target, checkpoint), plan.target.tower)
     card = torch_card(plan.target, "fp16")
@@ -197,18 +197,18 @@ def measured(plan: Plan, path: Path, step: Step) -> Iterator[Cell]:
         for grown in step(plan, path):
             cell = replace(grown, before=before, missing=NOT_REACHED)
             yield cell
-    except Exception as error:  # noqa: BLE001 - the edge of a cell: the next runtime may work
-        said = f"{type(error).__name__}: {error}"
-        print(said, file=sys.stderr, flush=True)
-        # A reason may stand on a page: it names files, not this machine's folders.
-        yield replace(cell, missing=said.splitlines()[0].replace(f"{path.parent}/", ""))
+    except Exception as error:  # noqa: BLE001 - a failure of one cell: the next runtime may work
+        reason = f"{type(error).__name__}: {error}"
+        print(reason, file=sys.stderr, flush=True)
+        # The reason may be published: it names files without this machine's folders.
+        yield replace(cell, missing=reason.splitlines()[0].replace(f"{path.parent}/", ""))
         return
     yield replace(cell, after=clocks_now(), missing=None)
 
 
 def ceiling() -> float | None:
     """Return the GPU's ceiling if this interpreter has torch; without it the rest goes on."""
-    from bench.gpu.ceiling import measured_tflops
+    from bench.gpu.timing.ceiling import measured_tflops
 
     try:
         return measured_tflops()

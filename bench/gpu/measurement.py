@@ -1,4 +1,4 @@
-"""What one process measured for one architecture and tower: the JSON between measure and merge."""
+"""The measurements of one process for one architecture and tower, as JSON for `merge`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from bench.gpu.machine import Clocks, Machine
 from clipfleet.architectures import Tower
-from clipfleet.atomic_write import whole_file
+from clipfleet.atomic_write import atomic_write
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -89,8 +89,8 @@ class Cell:
 class Measurement:
     """One process's cells of one architecture and tower.
 
-    `item_flops` are the operations in one item (`bench/gpu/flops.py`). `session` names the run
-    of `bench/gpu/run` that it belongs to. `ceiling_tflops` is the rate of a large float16
+    `item_flops` are the operations in one item (`bench/gpu/timing/flops.py`). `session`
+    names its run of `bench/gpu/run`. `ceiling_tflops` is the rate of a large float16
     matrix product on this GPU, where the process measured it.
     """
 
@@ -133,5 +133,5 @@ def dump_measurements(measurements: Sequence[Measurement]) -> str:
 
 def write_measurement(measurement: Measurement, path: Path) -> None:
     """Write a measurement; the file appears whole."""
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(_MEASUREMENT.dump_json(measurement, indent=1) + b"\n")

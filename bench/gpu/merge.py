@@ -1,4 +1,4 @@
-"""Put the files that `bench.gpu.measure` wrote together: tables, one JSON, a plot.
+"""Merge the files of `bench.gpu.measure` into tables, one JSON and a plot.
 
     python -m bench.gpu.merge OUT/*.t*.json --markdown OUT/table.md --json OUT/all.json
     python -m bench.gpu.merge OUT/*.t*.json --svg docs/explanation/performance.svg \\
@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.gpu.measurement import Measurement, dump_measurements, read_measurements
-from bench.gpu.plot import picture
-from bench.gpu.rows import MixedMachinesError, Row, rows_of
-from bench.gpu.tables import report
+from bench.gpu.report.plot import picture
+from bench.gpu.report.rows import MixedMachinesError, Row, rows_of
+from bench.gpu.report.tables import report
 from bench.pages import Section
-from clipfleet.atomic_write import whole_file
+from clipfleet.atomic_write import atomic_write
 
 SECTION = Section("measured", "bench.gpu.merge")
 
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Arguments of the form NAME=PATH: a file or folder, and what a table calls it."""
+"""Arguments of the form NAME=PATH: a file or folder, and its name in a table."""
 
 from __future__ import annotations
 

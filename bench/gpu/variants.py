@@ -1,4 +1,4 @@
-"""What was measured several times, side by side: another graph, another session.
+"""Compare several measurements: of another graph or in another session.
 
     python -m bench.gpu.variants sessions first=monday second=tuesday
     python -m bench.gpu.variants sessions first=monday second=tuesday \\
@@ -17,9 +17,9 @@ from pathlib import Path
 
 from bench.gpu.merge import merge
 from bench.gpu.named import by_name, named
-from bench.gpu.rows import CELLS, MixedMachinesError, Row
-from bench.gpu.tables import markdown, measured
-from bench.gpu.targets import figures
+from bench.gpu.report.rows import CELLS, MixedMachinesError, Row
+from bench.gpu.report.tables import markdown, measured
+from bench.gpu.report.targets import figures
 from bench.pages import Section
 
 WRITER = "bench.gpu.variants"

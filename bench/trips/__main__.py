@@ -1,4 +1,4 @@
-"""How many modules a run enters on its way, from the command to the Parquet part.
+"""Count the modules that a run enters, from the command to the Parquet part.
 
     python -m bench.trips OUT.json [--root CHECKOUT]
 

@@ -1,4 +1,4 @@
-"""Send one single item to a worker and wait for its part: `bench.trips` traces this.
+"""Send one single item to a worker and wait for its part; `bench.trips` traces this program.
 
     single_item.py MODULE PICTURE MODEL OUTPUT
 

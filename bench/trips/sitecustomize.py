@@ -1,4 +1,4 @@
-"""Write down which modules of clipfleet a process enters: `bench.trips` puts this on PYTHONPATH.
+"""Record the modules of clipfleet that a process enters; `bench.trips` puts this on PYTHONPATH.
 
 A module is entered when one of its functions is called; what runs at import does not count. Each
 new module is one line of `$TRIPS_OUT/PID.txt`, written at once: a worker's child may be killed.

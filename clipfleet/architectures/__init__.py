@@ -1,8 +1,8 @@
-"""The architectures: what a Chinese-CLIP model is made of, as data.
+"""The architectures of Chinese-CLIP models, described by JSON files.
 
-The five published architectures and the demo's are JSON files in
-`clipfleet/architectures/`. A fine-tuned or smaller model needs a file of the same
-form, not code: wherever an architecture is asked for, its path does too.
+The five published architectures and the demo's are files in `clipfleet/architectures/`. A
+smaller or larger model needs a file of the same form and no code: every function and option
+that takes an architecture's name takes the path of such a file, too.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class TextTransformer:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class PublishedCheckpoint:
-    """Where the original weights are: a Hugging Face repository and the file in it."""
+    """The source of the original weights: a Hugging Face repository and a file in it."""
 
     repository: str
     file: str
@@ -70,7 +70,7 @@ class PublishedCheckpoint:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Architecture:
-    """Both towers of a model; `dim` is the width of the vectors that they share."""
+    """Both towers of a model; `dim` is the width of the vectors of both."""
 
     name: str
     dim: PositiveInt
@@ -86,7 +86,7 @@ _ARCHITECTURE = TypeAdapter(Architecture)
 
 @cache
 def architecture_names() -> tuple[str, ...]:
-    """The names that `load_architecture` knows without a path, sorted."""
+    """Return the names that `load_architecture` knows, sorted."""
     files = (resources.files("clipfleet") / "architectures").iterdir()
     return tuple(sorted(f.name.removesuffix(".json") for f in files if f.name.endswith(".json")))
 

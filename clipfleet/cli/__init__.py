@@ -1,1 +1,1 @@
-"""The command line: thin covers of the public functions, options, and what is printed."""
+"""The command line: commands that call the public functions, their options and their output."""

@@ -18,15 +18,16 @@ def status(
     dataset: Annotated[
         str, typer.Argument(metavar="JOB|DATASET", help="A dataset's folder, or DATASET:00001.")
     ],
-    watch: Annotated[bool, typer.Option("--watch", help="Show until everything is done.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Update until everything is done.")
+    ] = False,
     redis_url: RedisUrl = None,
     as_json: Json = False,
 ) -> None:
     """Show how many items of a dataset are done, failed and open.
 
-    Exits with 1 if items failed.
-
-    With --watch, until it is done, or nothing is queued any more though shards are missing.
+    Exits with 1 if items failed. With --watch, the command ends when the dataset is done, or when
+    nothing is queued although shards are missing.
 
     \b
     clipfleet status /vectors/photos --watch
@@ -56,6 +57,6 @@ def verify(dataset: DatasetArgument, as_json: Json = False) -> None:
     \b
     clipfleet verify /vectors/photos && build-index /vectors/photos/parts
     """
-    result = clipfleet.verify(dataset, settings=settings_from())
-    print_result(result.to_json(), result.lines(), as_json)
-    raise typer.Exit(DONE if result.ok else ITEMS_FAILED)
+    verification = clipfleet.verify(dataset, settings=settings_from())
+    print_result(verification.to_json(), verification.lines(), as_json)
+    raise typer.Exit(DONE if verification.ok else ITEMS_FAILED)

@@ -1,4 +1,4 @@
-"""What works on this machine, what does not, and how to mend it."""
+"""The checks of `clipfleet doctor`: each has a state, a finding and a remedy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clipfleet.settings import Settings, cores
 
 State = Literal["ok", "absent", "broken"]
 
-_PACKAGES = {  # distribution: the extra that brings it, None where every installation has it
+_PACKAGES = {  # distribution: its extra, or None if every installation has it
     "celery": None,
     "redis": None,
     "numpy": None,
@@ -31,16 +31,16 @@ _PACKAGES = {  # distribution: the extra that brings it, None where every instal
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One finding: `absent` is a part that some commands can do without, `broken` is not."""
+    """The result of one check; `absent`: some commands work without it, `broken`: none does."""
 
     name: str
     state: State
     detail: str
-    mend: str = ""
+    remedy: str = ""
 
 
 def examine(settings: Settings, models: list[Path]) -> Iterator[Check]:
-    """Yield a check for each part that clipfleet builds on, and one for each model card."""
+    """Yield a check for each dependency of clipfleet, and one for each model card."""
     yield Check(
         name="Python", state="ok", detail=f"{platform.python_version()} at {sys.executable}"
     )
@@ -64,7 +64,7 @@ def _package(name: str) -> Check:
             name=name,
             state="absent" if extra else "broken",
             detail="not installed",
-            mend=f"from a checkout: pip install {target}",
+            remedy=f"from a checkout: pip install {target}",
         )
 
 
@@ -73,8 +73,8 @@ def _onnxruntime() -> Check:
     try:
         import onnxruntime
     except ImportError as error:
-        mend = "from a checkout: pip install '.[cpu]' or, beside an NVIDIA GPU, '.[gpu]'"
-        return Check(name=name, state="broken", detail=str(error), mend=mend)
+        remedy = "from a checkout: pip install '.[cpu]' or, with an NVIDIA GPU, '.[gpu]'"
+        return Check(name=name, state="broken", detail=str(error), remedy=remedy)
     providers = ", ".join(p.removesuffix("ExecutionProvider") for p in _providers(onnxruntime))
     return Check(name=name, state="ok", detail=f"{onnxruntime.__version__}, built for {providers}")
 
@@ -91,8 +91,8 @@ def _tensorrt() -> Check:
     try:
         tensorrt = load_tensorrt()
     except DependencyError as error:
-        mend = "from a checkout: pip install '.[gpu]'"
-        return Check(name=name, state="absent", detail=str(error), mend=mend)
+        remedy = "from a checkout: pip install '.[gpu]'"
+        return Check(name=name, state="absent", detail=str(error), remedy=remedy)
     kind = " (TensorRT-RTX)" if is_rtx(tensorrt) else ""
     return Check(name=name, state="ok", detail=f"{tensorrt.__version__}{kind}")
 
@@ -101,16 +101,16 @@ def _gpu() -> Check:
     try:
         gpus = list_gpus()
     except ClipfleetError as error:
-        mend = "restart the machine, or install the NVIDIA driver anew"
-        return Check(name="GPU", state="broken", detail=str(error), mend=mend)
+        remedy = "restart the machine, or reinstall the NVIDIA driver"
+        return Check(name="GPU", state="broken", detail=str(error), remedy=remedy)
     if not gpus:
         return Check(name="GPU", state="absent", detail="none: engines run on the CPU")
-    told = [
+    described = [
         f"{gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory}, "
         f"driver {gpu.driver}"
         for gpu in gpus
     ]
-    return Check(name="GPU", state="ok", detail="; ".join(told))
+    return Check(name="GPU", state="ok", detail="; ".join(described))
 
 
 def _redis(url: str) -> Check:
@@ -119,10 +119,8 @@ def _redis(url: str) -> Check:
     try:
         return Check(name="Redis", state="ok", detail=broker_version(url))
     except ClipfleetError as error:
-        mend = (
-            "start one and set CLIPFLEET_REDIS_URL; `clipfleet embed` needs none: it starts its own"
-        )
-        return Check(name="Redis", state="absent", detail=str(error), mend=mend)
+        remedy = "set CLIPFLEET_REDIS_URL to a Redis; `clipfleet embed` starts its own instead"
+        return Check(name="Redis", state="absent", detail=str(error), remedy=remedy)
 
 
 def _server_program() -> Check:
@@ -136,7 +134,7 @@ def _server_program() -> Check:
             name=name,
             state="absent",
             detail=str(error),
-            mend="apt-get install redis-server, or from a checkout: pip install '.[server]'",
+            remedy="apt-get install redis-server, or from a checkout: pip install '.[server]'",
         )
 
 
@@ -146,30 +144,30 @@ def _model(path: Path) -> Check:
         card, engine = load_card(path)
         check_files(card, engine)
     except ClipfleetError as error:
-        return Check(name=name, state="broken", detail=str(error), mend="clipfleet convert")
-    proof = (
+        return Check(name=name, state="broken", detail=str(error), remedy="clipfleet convert")
+    parity = (
         f"cosine ≥ {card.parity.cosine_min:.7f} on {card.parity.items} items"
         if card.parity
         else "not verified against its checkpoint"
     )
-    detail = f"{card.architecture} {card.tower} {card.precision} for {card.runtime}, {proof}"
+    detail = f"{card.architecture} {card.tower} {card.precision} for {card.runtime}, {parity}"
     if card.runtime != "tensorrt":
         return Check(name=name, state="ok", detail=detail)
-    misfit = _misfit(card)
-    if misfit:
-        mend = "clipfleet build, or clipfleet worker --build-if-missing"
-        return Check(name=name, state="broken", detail=f"{detail}; {misfit}", mend=mend)
+    reason = _incompatibility(card)
+    if reason:
+        remedy = "clipfleet build, or clipfleet worker --build-if-missing"
+        return Check(name=name, state="broken", detail=f"{detail}; {reason}", remedy=remedy)
     return Check(name=name, state="ok", detail=f"{detail}, fits this machine")
 
 
-def _misfit(card: ModelCard) -> str | None:
-    """Return why a TensorRT engine cannot serve here, by its card; it is not loaded."""
+def _incompatibility(card: ModelCard) -> str | None:
+    """Return why a TensorRT engine cannot run here; only its card is read."""
     from clipfleet.workers.engines.cuda.runtime import device_name
     from clipfleet.workers.engines.tensorrt.check_compatible import check_compatible
     from clipfleet.workers.engines.tensorrt.compat import load_tensorrt
 
     try:
-        gpu = device_name()  # first: without a GPU its reason is the better one
+        gpu = device_name()  # first: without a GPU, its error is the clearest
         check_compatible(card, gpu=gpu, runtime_version=str(load_tensorrt().__version__))
     except ClipfleetError as error:
         return str(error)

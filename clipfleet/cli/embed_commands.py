@@ -55,8 +55,8 @@ def embed(
 ) -> None:
     """Embed a source on this machine, and verify the dataset.
 
-    Starts a Redis of its own and workers, and stops both at the end, also after Ctrl-C.
-    The same command again goes on where the last one stopped.
+    Starts a Redis and workers, and stops both at the end, also after Ctrl-C.
+    The same command continues where the last one stopped.
 
     \b
     clipfleet embed photos/ vectors/photos --model models/vit-b-16.img.fp32.onnx
@@ -123,9 +123,9 @@ def submit(
 def resume(dataset: DatasetArgument, redis_url: RedisUrl = None, as_json: Json = False) -> None:
     """Queue the shards that a dataset misses again.
 
-    The plan and the manifest are read, not the source. Use it for a Redis that lost its data, a
-    submit that was killed, or shards that workers refused, once the cause is mended. What is
-    queued or running already is not queued twice.
+    Reads the plan and the manifest, not the source. Use it after Redis lost its data, after a
+    submit was killed, or for refused shards once their cause is removed. Shards that are queued or
+    running are not queued again.
 
     \b
     clipfleet resume /vectors/photos
@@ -135,19 +135,19 @@ def resume(dataset: DatasetArgument, redis_url: RedisUrl = None, as_json: Json =
 
 
 def worker(
-    tower: Annotated[TowerName, typer.Option(help="Which queue to serve.", show_default=False)],
+    tower: Annotated[TowerName, typer.Option(help="Queue to serve.", show_default=False)],
     model: Model,
     output: Annotated[
         str,
         typer.Option(
-            help="Datasets inside this folder, or s3://bucket/prefix, are written, no others.",
+            help="Write only datasets below this folder or s3://bucket/prefix.",
             show_default=False,
         ),
     ],
     input_root: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Images below this folder are read, no others; may be repeated.",
+            help="Read only images below this folder; repeatable.",
         ),
     ] = None,
     url_host: UrlHosts = None,
@@ -156,7 +156,7 @@ def worker(
         bool,
         typer.Option(
             "--build-if-missing",
-            help="TensorRT: build this machine's engine from the ONNX file, once, and serve it.",
+            help="TensorRT: build this GPU's engine from the ONNX file if missing.",
         ),
     ] = False,
     redis_url: RedisUrl = None,
@@ -166,9 +166,9 @@ def worker(
 ) -> None:
     """Serve the queue of one tower, until SIGTERM.
 
-    SIGTERM finishes the running shard first. A shard that takes longer than
-    CLIPFLEET_STOP_GRACE_S is handed back to the queue. A worker whose GPU fails hands back what it
-    holds and exits with 1: start it again.
+    After SIGTERM, the worker finishes the running shard, or returns it to the queue after
+    CLIPFLEET_STOP_GRACE_S. A worker whose GPU fails returns its messages to the queue and exits
+    with 1: start it again.
 
     \b
     clipfleet worker --tower img --model models/vit-b-16.img.fp32.onnx --output /vectors

@@ -27,11 +27,13 @@ Fp32Ops = Annotated[
 ]
 TimingCache = Annotated[
     Path | None,
-    typer.Option(help="Its file [default: named by version and GPU, beside the engine]."),
+    typer.Option(help="Its file [default: beside the engine, named by version and GPU]."),
 ]
-NoTimingCache = Annotated[bool, typer.Option("--no-timing-cache", help="Measure everything anew.")]
+NoTimingCache = Annotated[
+    bool, typer.Option("--no-timing-cache", help="Measure all kernels again.")
+]
 Reference = Annotated[
-    Path | None, typer.Option(help="Float32 ONNX to compare with [default: the one beside].")
+    Path | None, typer.Option(help="Float32 ONNX to compare with [default: beside the input].")
 ]
 VerifyImages = Annotated[Path | None, typer.Option(help="Pictures to verify with.")]
 VerifyTexts = Annotated[Path | None, typer.Option(help="Texts to verify with, one a line.")]
@@ -46,7 +48,9 @@ def convert(
     ],
     prefix: Annotated[
         Path,
-        typer.Argument(help="Where to save: models/vit-b-16 gives models/vit-b-16.img.fp32.onnx …"),
+        typer.Argument(
+            help="Start of the files: models/vit-b-16 gives models/vit-b-16.img.fp32.onnx …"
+        ),
     ],
     checkpoint: Annotated[
         Path | None,
@@ -57,11 +61,11 @@ def convert(
         typer.Option(
             "--from-onnx",
             metavar="FILE",
-            help="A float32 ONNX file, for want of a checkpoint.",
+            help="A float32 ONNX file to convert instead of a checkpoint.",
         ),
     ] = None,
     logit_scale: Annotated[
-        float | None, typer.Option(help="The model's, for --from-onnx without a card.")
+        float | None, typer.Option(help="The model's logit scale, for --from-onnx without a card.")
     ] = None,
     tower: Annotated[list[TowerName] | None, typer.Option(help="Only this tower.")] = None,
     precision: Annotated[
@@ -73,12 +77,12 @@ def convert(
     dynamic_batch: Annotated[
         bool, typer.Option("--dynamic-batch", help="Let a call take any number of items.")
     ] = False,
-    context_length: Annotated[int | None, typer.Option(min=3, help="Tokens a text.")] = None,
-    download_root: Annotated[Path | None, typer.Option(help="Where downloads are kept.")] = None,
+    context_length: Annotated[int | None, typer.Option(min=3, help="Tokens in a text.")] = None,
+    download_root: Annotated[Path | None, typer.Option(help="Folder of downloads.")] = None,
     verify_images: VerifyImages = None,
     verify_texts: VerifyTexts = None,
     if_missing: Annotated[
-        bool, typer.Option("--if-missing", help="Do nothing if all of these engines are there.")
+        bool, typer.Option("--if-missing", help="Do nothing if all these engines exist.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -86,7 +90,7 @@ def convert(
 
     Each engine is compared with the checkpoint in PyTorch.
 
-    With --from-onnx, a float32 ONNX file is converted and is what the engines are compared with.
+    With --from-onnx, the input is a float32 ONNX file, which is the reference, too.
 
     \b
     clipfleet convert ViT-B-16 models/vit-b-16
@@ -108,7 +112,7 @@ def convert(
         from clipfleet.convert.conversion import convert as convert_checkpoint
         from clipfleet.convert.from_onnx import convert_onnx
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves nothing half-written
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no partial file remains
 
     common: dict[str, Any] = {
         "architecture": architecture,
@@ -116,7 +120,7 @@ def convert(
         "precisions": precisions,
         "verify_images": verify_images,
         "verify_texts": verify_texts,
-        "progress": _tell,
+        "progress": _print_progress,
     }
     checkpoint_options = {
         "--checkpoint": checkpoint,
@@ -149,7 +153,7 @@ def convert(
 def _converted(
     prefix: Path, towers: Sequence[Tower], precisions: Sequence[Precision]
 ) -> list[tuple[ModelCard, Path]]:
-    """Return the card of each of these engines with its path; nothing if an engine is missing."""
+    """Return the cards of these engines with their paths; empty if an engine is missing."""
     from clipfleet.model_card import card_path, load_card
 
     engines = [prefix.with_name(f"{prefix.name}.{t}.{p}.onnx") for t in towers for p in precisions]
@@ -161,11 +165,13 @@ def _converted(
 def build(
     onnx: OnnxArgument,
     out: Annotated[
-        Path | None, typer.Option(metavar="PREFIX", help="Where to save [default: beside].")
+        Path | None,
+        typer.Option(metavar="PREFIX", help="Start of the files [default: beside the ONNX]."),
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Build float16 engines.")] = False,
     fp32: Annotated[
-        bool, typer.Option("--fp32", help="Build float32 engines [default: as the ONNX is].")
+        bool,
+        typer.Option("--fp32", help="Build float32 engines [default: the ONNX file's precision]."),
     ] = False,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Items a call of the engine [default: 1].")
@@ -174,24 +180,24 @@ def build(
         int | None, typer.Option(min=1, help="One engine for 1 to this many items a call.")
     ] = None,
     optimum_batch: Annotated[
-        int | None, typer.Option(min=1, help="What --max-batch is tuned for [default: the most].")
+        int | None, typer.Option(min=1, help="Batch size to tune for [default: --max-batch].")
     ] = None,
     fp16_banned_ops: Fp32Ops = "",
     optimization_level: Annotated[
         int | None, typer.Option(min=0, max=5, help="Higher: longer builds, faster engines.")
     ] = None,
     workspace_gib: Annotated[
-        float | None, typer.Option(help="Scratch memory on the GPU [default: all of it].")
+        float | None, typer.Option(help="Scratch memory on the GPU [default: no limit].")
     ] = None,
     timing_cache: TimingCache = None,
     no_timing_cache: NoTimingCache = False,
     tactic_sources: Annotated[
         str | None, typer.Option(metavar="NAMES", help="Kernel libraries to search.")
     ] = None,
-    limit_s: Annotated[float | None, typer.Option(help="End a build that takes longer.")] = None,
-    log: Annotated[Path | None, typer.Option(help="File for all that TensorRT says.")] = None,
+    limit_s: Annotated[float | None, typer.Option(help="Seconds after which a build ends.")] = None,
+    log: Annotated[Path | None, typer.Option(help="File for TensorRT's log.")] = None,
     candidates: Annotated[
-        int, typer.Option(min=1, help="Build so many at the same time, and keep the fastest.")
+        int, typer.Option(min=1, help="Engines to build at once; the fastest is kept.")
     ] = 1,
     reference: Reference = None,
     verify_images: VerifyImages = None,
@@ -200,8 +206,8 @@ def build(
 ) -> None:
     """Build TensorRT engines for this machine's GPU, and verify them.
 
-    An engine is kept only if it computes what its float32 ONNX computes. It runs with the
-    TensorRT version and on the GPU model that it was built with, and nowhere else.
+    An engine is kept only if its vectors agree with its float32 ONNX. It runs only with the
+    TensorRT version and GPU model of its build.
 
     \b
     clipfleet build models/vit-b-16.img.fp16.onnx models/vit-b-16.txt.fp16.onnx
@@ -215,7 +221,7 @@ def build(
         naming_file_errors,
     )
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves no builder behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no builder remains
 
     options = options_from(
         optimization_level=optimization_level,
@@ -237,7 +243,7 @@ def build(
         options=options,
         verify_images=verify_images,
         verify_texts=verify_texts,
-        progress=_tell,
+        progress=_print_progress,
     )
     precisions = asked_precisions(fp32=fp32, fp16=fp16)
     with naming_file_errors():
@@ -249,7 +255,7 @@ def adopt(
     engine: Annotated[Path, typer.Argument(help="A TensorRT engine.")],
     reference: Reference = None,
     precision: Annotated[
-        PrecisionName | None, typer.Option(help="Its precision [default: its name says it].")
+        PrecisionName | None, typer.Option(help="Its precision [default: from its name].")
     ] = None,
     verify_images: VerifyImages = None,
     verify_texts: VerifyTexts = None,
@@ -259,7 +265,7 @@ def adopt(
 
     The engine has no card, or the card of another machine.
 
-    An engine file is code, which runs when it is loaded: adopt one only from a source that you
+    An engine file is code, which runs when it is loaded: adopt only files from a source that you
     trust.
 
     \b
@@ -275,21 +281,21 @@ def adopt(
             precision=precision.value if precision else None,
             verify_images=verify_images,
             verify_texts=verify_texts,
-            progress=_tell,
+            progress=_print_progress,
         )
     _print([adopted], as_json)
 
 
-def _tell(line: str) -> None:
+def _print_progress(line: str) -> None:
     typer.echo(line, err=True)
 
 
 def _print(engines: Sequence[tuple[ModelCard, Path]], as_json: bool) -> None:
-    lines = [f"{path}: {_proof(card)}" for card, path in engines]
+    lines = [f"{path}: {_verification(card)}" for card, path in engines]
     print_result({"cards": [str(path) for _, path in engines]}, lines, as_json)
 
 
-def _proof(card: ModelCard) -> str:
+def _verification(card: ModelCard) -> str:
     parity, build = card.parity, card.build
     proof = (
         f"cosine ≥ {parity.cosine_min:.7f} on {parity.items} items" if parity else "not verified"

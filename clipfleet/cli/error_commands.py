@@ -18,12 +18,13 @@ from clipfleet.errors import UsageError
 Only = Annotated[
     list[str] | None,
     typer.Option(
-        "--only", metavar="CLASS", help="Only this class of error, or all transient; repeatable."
+        "--only", metavar="CLASS", help="Only this error class, or all transient ones; repeatable."
     ),
 ]
 
 ModelHere = Annotated[
-    Path | None, typer.Option("--model", help="Run here, with this model card or engine.")
+    Path | None,
+    typer.Option("--model", help="Run on this machine, with this model card or engine."),
 ]
 
 
@@ -42,7 +43,7 @@ def errors(dataset: DatasetArgument, only: Only = None, as_json: Json = False) -
     opened = Dataset.open(dataset, store_timeout_s=settings_from().store_timeout_s)
     found = error_classes(opened, chosen_classes(only or ()))
     count = sum(each.count for each in found.values())
-    classes = {code: _told(each) for code, each in found.items()}
+    classes = {code: _as_json(each) for code, each in found.items()}
     lines = [line for code, each in found.items() for line in _lines(code, each)]
     print_result(
         {"dataset": opened.root, "errors": count, "classes": classes},
@@ -66,9 +67,9 @@ def retry(
 ) -> None:
     """Embed the items that have no vector once more.
 
-    What succeeds moves from errors/ to parts/; what fails again keeps one row, with its newest
-    reason. With --model this starts a Redis of its own and workers, as `clipfleet embed` does,
-    and proves the dataset; without, it queues the items in Redis.
+    Items that succeed move from errors/ to parts/. Items that fail again keep one row, with the
+    newest reason. With --model, the command starts a Redis and workers and verifies the dataset,
+    as `clipfleet embed` does; without, it queues the items in Redis.
 
     \b
     clipfleet retry vectors/photos --model models/vit-b-16.img.fp32.onnx
@@ -93,7 +94,7 @@ def retry(
     end_with(done, as_json)
 
 
-def _told(found: Any) -> dict[str, Any]:
+def _as_json(found: Any) -> dict[str, Any]:
     item = {name: value for name, value in asdict(found.first.item).items() if value is not None}
     first = {**item, "message": found.first.message, "attempt": found.first.attempt}
     return {"count": found.count, "transient": found.first.error in TRANSIENT_CODES, "first": first}
@@ -102,7 +103,7 @@ def _told(found: Any) -> dict[str, Any]:
 def _lines(code: str, found: Any) -> list[str]:
     kind = f" ({TRANSIENT})" if code in TRANSIENT_CODES else ""
     first, value = found.first, found.first.item.uri
-    where = f" ({value})" if value else ""  # a text may be a page long
+    where = f" ({value})" if value else ""  # not the text, which may be long
     return [
         f"  {found.count:,} × {code}{kind}",
         f"    first {first.item.id!r}{where}: {first.message}",

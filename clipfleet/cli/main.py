@@ -1,8 +1,8 @@
 """The command line: `clipfleet convert | build | adopt | embed | submit | worker | status | …`.
 
-Exit codes: 0 done; 1 done, but some items failed or a dataset is not whole, or a worker lost
-its GPU and may be started again; 2 wrong use or environment; 130 interrupted. Standard output
-carries the result (one JSON object with --json), standard error everything else.
+Exit codes: 0 done; 1 done, but items failed or a dataset is incomplete, or a worker lost its GPU
+and may be started again; 2 wrong use or environment; 130 interrupted. Standard output carries the
+result (one JSON object with --json), standard error everything else.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from typing import Annotated
 import typer
 
 from clipfleet import __version__
-from clipfleet.cli import dataset_commands, engine_commands, error_commands
-from clipfleet.cli import embed_commands as job_commands
+from clipfleet.cli import dataset_commands, embed_commands, engine_commands, error_commands
 from clipfleet.cli.options import Json, RedisUrl, settings_from
 from clipfleet.cli.output import DONE, GPU_LOST, INTERRUPTED, WRONG_USE, print_result
 from clipfleet.errors import ClipfleetError, GpuLostError
@@ -61,7 +60,8 @@ def doctor(
     checks = list(examine(settings_from(redis_url=redis_url), model or []))
     broken = any(check.state == "broken" for check in checks)
     lines = [
-        f"{check.state:7} {check.name}: {check.detail}" + (f" → {check.mend}" if check.mend else "")
+        f"{check.state:7} {check.name}: {check.detail}"
+        + (f" → {check.remedy}" if check.remedy else "")
         for check in checks
     ]
     print_result(
@@ -76,10 +76,10 @@ for _command in (
     engine_commands.convert,
     engine_commands.build,
     engine_commands.adopt,
-    job_commands.embed,
-    job_commands.submit,
-    job_commands.resume,
-    job_commands.worker,
+    embed_commands.embed,
+    embed_commands.submit,
+    embed_commands.resume,
+    embed_commands.worker,
     dataset_commands.status,
     dataset_commands.verify,
     error_commands.errors,
@@ -90,15 +90,15 @@ for _command in (
 
 
 def main() -> None:
-    """Run the command line; every error that clipfleet raises on purpose is one line."""
+    """Run the command line; an error of clipfleet is printed as one line."""
     try:
         app(standalone_mode=True)
     except ClipfleetError as error:
         typer.echo(f"clipfleet: {error}", err=True)
         sys.exit(GPU_LOST if isinstance(error, GpuLostError) else WRONG_USE)
-    except KeyboardInterrupt:  # outside a command: within, typer's own exit code is the same
+    except KeyboardInterrupt:  # outside a command; inside one, typer exits with the same code
         sys.exit(INTERRUPTED)
-    except Exception:  # noqa: BLE001 - the edge of the process; 1 would say that items failed
+    except Exception:  # noqa: BLE001 - last handler of the process; exit code 1 would mean failed items
         traceback.print_exc()
         sys.exit(WRONG_USE)
 

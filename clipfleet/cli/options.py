@@ -1,4 +1,4 @@
-"""The options that several commands share, and their choices as the command line spells them."""
+"""The options that several commands share."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from clipfleet.settings import Settings, load_settings
 
 
 class TowerName(str, Enum):
-    """A tower, as the command line spells it."""
+    """The values of `--tower`."""
 
     img = "img"
     txt = "txt"
 
 
 class PrecisionName(str, Enum):
-    """A precision, as the command line spells it."""
+    """The values of `--precision`."""
 
     fp32 = "fp32"
     fp16 = "fp16"
 
 
 class ProviderName(str, Enum):
-    """ONNX Runtime's provider, as the command line spells it."""
+    """The values of `--provider`: ONNX Runtime's execution provider."""
 
     auto = "auto"
     cpu = "cpu"
@@ -34,7 +34,7 @@ class ProviderName(str, Enum):
 
 
 class DtypeName(str, Enum):
-    """How vectors are stored."""
+    """The values of `--dtype`: the type of the stored vectors."""
 
     float16 = "float16"
     float32 = "float32"
@@ -42,9 +42,9 @@ class DtypeName(str, Enum):
 
 OwnRedisUrl = Annotated[
     str | None,
-    typer.Option("--redis-url", help="A Redis to use instead of one of its own.", metavar="URL"),
+    typer.Option("--redis-url", help="Use this Redis; do not start one.", metavar="URL"),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 Model = Annotated[
     Path, typer.Option("--model", help="Model card, or the engine beside it.", show_default=False)
 ]
@@ -52,22 +52,22 @@ RedisUrl = Annotated[
     str | None,
     typer.Option("--redis-url", help="Redis to use [default: CLIPFLEET_REDIS_URL].", metavar="URL"),
 ]
-ShardSize = Annotated[int | None, typer.Option("--shard-size", min=1, help="Items a shard.")]
-Dtype = Annotated[DtypeName | None, typer.Option("--dtype", help="How vectors are stored.")]
+ShardSize = Annotated[int | None, typer.Option("--shard-size", min=1, help="Items in a shard.")]
+Dtype = Annotated[DtypeName | None, typer.Option("--dtype", help="Type of the stored vectors.")]
 IdColumn = Annotated[
-    str | None, typer.Option("--id-column", metavar="NAME", help="Where the ids are.")
+    str | None, typer.Option("--id-column", metavar="NAME", help="Column of the ids.")
 ]
 UriColumn = Annotated[
-    str | None, typer.Option("--uri-column", metavar="NAME", help="Where the paths are.")
+    str | None, typer.Option("--uri-column", metavar="NAME", help="Column of the paths.")
 ]
 TextColumn = Annotated[
-    str | None, typer.Option("--text-column", metavar="NAME", help="Where the texts are.")
+    str | None, typer.Option("--text-column", metavar="NAME", help="Column of the texts.")
 ]
 SourceArgument = Annotated[
     str, typer.Argument(help="A folder of images, or a JSONL, CSV, TSV, Parquet or TXT file.")
 ]
 OutArgument = Annotated[
-    str, typer.Argument(help="The dataset: a folder or s3://bucket/prefix, new or to go on with.")
+    str, typer.Argument(help="The dataset, new or begun: a folder or s3://bucket/prefix.")
 ]
 DatasetArgument = Annotated[
     str, typer.Argument(help="The dataset: its folder, or s3://bucket/prefix.")
@@ -77,7 +77,7 @@ UrlHosts = Annotated[
     typer.Option(
         "--url-host",
         metavar="HOST",
-        help="Images are fetched from this host (*.example.com: all below it; may be repeated).",
+        help="Fetch images from this host (*.example.com: all names below it); repeatable.",
     ),
 ]
 Gpus = Annotated[
@@ -87,22 +87,22 @@ Gpus = Annotated[
 Contexts = Annotated[
     int | None,
     typer.Option(
-        "--contexts", min=0, max=64, help="TensorRT: batches in flight at once; 0: measured."
+        "--contexts", min=0, max=64, help="TensorRT: batches in flight at once; 0: measure."
     ),
 ]
 AllowUnverified = Annotated[
     bool,
     typer.Option(
-        "--allow-unverified", help="TensorRT: also serve engines that nothing proves for this GPU."
+        "--allow-unverified", help="TensorRT: also serve engines not verified on this GPU."
     ),
 ]
 
 
 def settings_from(**given: Any) -> Settings:
-    """Return the settings of these options; one that is None leaves the environment's.
+    """Return the settings with these options; None keeps the environment's value.
 
     Raises:
-        SettingsError: A setting is not fit for use.
+        SettingsError: A setting is invalid.
     """
     plain = {name: v.value if isinstance(v, Enum) else v for name, v in given.items()}
     return load_settings(**plain)

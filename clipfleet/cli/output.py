@@ -1,4 +1,4 @@
-"""What a command leaves: its result on standard output, and its exit code."""
+"""The end of a command: its result on standard output and its exit code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from clipfleet import Retry, Summary
 
 DONE, ITEMS_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
-GPU_LOST = 1  # a supervisor may start the worker again, as it may not one that was refused
+GPU_LOST = 1  # unlike WRONG_USE: a supervisor may start the worker again
 
 
 def print_result(result: dict[str, Any], lines: list[str], as_json: bool) -> None:
@@ -23,16 +23,16 @@ def print_result(result: dict[str, Any], lines: list[str], as_json: bool) -> Non
 
 
 def end_on_sigterm() -> None:
-    """Let SIGTERM end a command as Ctrl-C does: what it started is stopped first."""
+    """Let SIGTERM end a command as Ctrl-C does: the command stops its processes first."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def end_with(done: Summary | Retry, as_json: bool) -> NoReturn:
-    """Print what became of a job, and end the command.
+def end_with(result: Summary | Retry, as_json: bool) -> NoReturn:
+    """Print the result of a job and end the command.
 
     Raises:
         typer.Exit: Always, with the command's exit code.
     """
-    print_result(done.to_json(), done.lines(), as_json)
-    failed = isinstance(done, clipfleet.Summary) and not done.ok
+    print_result(result.to_json(), result.lines(), as_json)
+    failed = isinstance(result, clipfleet.Summary) and not result.ok
     raise typer.Exit(ITEMS_FAILED if failed else DONE)

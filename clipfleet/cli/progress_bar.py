@@ -1,4 +1,4 @@
-"""How a running job is shown: live on a terminal, plain lines elsewhere, nothing for machines."""
+"""Show a running job: a live bar on a terminal, plain lines elsewhere, nothing if quiet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LINE_INTERVAL_S = 5.0
 
 @contextmanager
 def open_display(*, quiet: bool) -> Iterator[Show]:
-    """Yield the function that shows a snapshot: on standard error, so that pipes stay clean."""
+    """Yield a function that shows a snapshot on standard error."""
     console = Console(stderr=True)
     if quiet:
         yield lambda _: None

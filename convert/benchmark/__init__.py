@@ -1,1 +1,1 @@
-"""How long a call takes, in each runtime."""
+"""Measure the latency of a tower in each runtime."""

@@ -1,4 +1,4 @@
-"""Inputs to measure speed with: like real ones, and no two alike."""
+"""Inputs for speed measurements: realistic and all different."""
 
 from __future__ import annotations
 

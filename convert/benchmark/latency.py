@@ -1,4 +1,4 @@
-"""The latency of calls: measured, summarised, and printed in the guide's form."""
+"""Measure and summarise the latency of calls, and print it in the guide's form."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def tensorrt_engine(
     Raises:
         DependencyError: TensorRT or cuda-bindings is not installed.
         CardError, EngineError: The engine or its card is missing or wrong, or nothing
-            proves the engine on this GPU.
+            shows that the engine was verified on this GPU.
         UsageError: It is another model's, tower's or batch size's engine.
     """
     card, engine_path = load_card(path)

@@ -1,1 +1,1 @@
-"""Published and own checkpoints: fetched, read and checked."""
+"""Download, read and check checkpoints."""

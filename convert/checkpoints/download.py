@@ -1,4 +1,4 @@
-"""The published checkpoints, from the Hugging Face hub or another that speaks its protocol."""
+"""Download published checkpoints from the Hugging Face hub or a mirror of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keys of Hugging Face's `ChineseCLIPModel`, as the original names them."""
+"""Translate the keys of Hugging Face's `ChineseCLIPModel` into the original's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _BLOCK_NAMES = {
 
 
 def is_hugging_face(state_dict: Mapping[str, Tensor]) -> bool:
-    """Tell whether a state dict has `ChineseCLIPModel`'s keys."""
+    """Return whether a state dict has `ChineseCLIPModel`'s keys."""
     return any(key.startswith((_TEXT, _VISION)) for key in state_dict)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: reads a model's weights and checks them against an architecture."""
+"""Read a checkpoint's weights and check them against an architecture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from clipfleet.architectures import Architecture, architecture_names, load_architecture
-from clipfleet.atomic_write import whole_file
+from clipfleet.atomic_write import atomic_write
 from clipfleet.convert.checkpoints.hugging_face import from_hugging_face, is_hugging_face
 from clipfleet.convert.model.chinese_clip import ChineseClip
 from clipfleet.errors import CheckpointError, DependencyError
@@ -82,7 +82,7 @@ def save_checkpoint(model: ChineseClip, path: str | Path, *, half: bool) -> None
         for key, value in model.state_dict().items()
     }
     # An open file: torch would write a path's name into the file, so the bytes would differ.
-    with whole_file(path) as part, part.open("wb") as file:
+    with atomic_write(path) as part, part.open("wb") as file:
         torch.save({"state_dict": state_dict}, file)
 
 

@@ -1,1 +1,1 @@
-"""From the PyTorch model to ONNX files."""
+"""Export the PyTorch model to ONNX files."""

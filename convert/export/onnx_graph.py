@@ -1,4 +1,4 @@
-"""Which operator each node of an ONNX file is, read without the onnx package.
+"""Read the operators of an ONNX file without the onnx package.
 
 A machine that only builds engines has none. Only the path from the model to its nodes' names and
 operators is walked; weights and attributes are stepped over. Source of the field numbers:

@@ -1,4 +1,4 @@
-"""What engines are compared with: the features of float32 PyTorch."""
+"""The reference of engines: the features of float32 PyTorch."""
 
 from __future__ import annotations
 

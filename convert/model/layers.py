@@ -1,4 +1,4 @@
-"""What the towers share: a LayerNorm and an attention that stay exact in a float16 model."""
+"""Layers of both towers: a LayerNorm and an attention that stay exact in a float16 model."""
 
 from __future__ import annotations
 

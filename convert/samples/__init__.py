@@ -1,1 +1,1 @@
-"""Real pictures and texts that every conversion is verified with; LICENCE.md says whose."""
+"""The pictures and texts with which conversions are verified; LICENCE.md names their owners."""

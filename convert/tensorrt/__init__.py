@@ -1,1 +1,1 @@
-"""From ONNX files to TensorRT engines that are proven."""
+"""Build TensorRT engines from ONNX files, and verify them."""

@@ -1,4 +1,4 @@
-"""Proves a TensorRT engine without a card, such as a downloaded one, and writes its card."""
+"""Verify a TensorRT engine without a card, such as a downloaded one, and write its card."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipfleet.convert.tensorrt.card import engine_card
-from clipfleet.convert.tensorrt.parity_gate import check_is_reference, compute_reference, prove
+from clipfleet.convert.tensorrt.parity_gate import (
+    check_is_reference,
+    compute_reference,
+    verify_tensorrt_engine,
+)
 from clipfleet.convert.tensorrt.requests import ENGINE_SUFFIX
 from clipfleet.errors import UsageError
 from clipfleet.model_card import ModelCard, Precision, card_path, load_card, write_card
@@ -24,7 +28,7 @@ def adopt_engine(
     verify_texts: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[ModelCard, Path]:
-    """Prove an engine on this machine's GPU, write its card, and return it with its path.
+    """Verify an engine on this machine's GPU, write its card, and return it with its path.
 
     An engine is code that runs when it is loaded: adopt it only from a source you trust.
 
@@ -50,7 +54,7 @@ def adopt_engine(
     progress(f"computing float32 features with {onnx.name}")
     expected = compute_reference(expected_card, onnx, images=verify_images, texts=verify_texts)
     progress(f"verifying {engine.name}")
-    card = replace(card, parity=prove(card, engine, expected))
+    card = replace(card, parity=verify_tensorrt_engine(card, engine, expected))
     write_card(card, card_path(engine))
     return card, card_path(engine)
 

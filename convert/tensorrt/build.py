@@ -1,4 +1,4 @@
-"""From an ONNX engine to a TensorRT engine that is proven, with its card."""
+"""Build a TensorRT engine from an ONNX engine, verify it, and write its card."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from clipfleet.convert.tensorrt.options import BuildOptions, BuildRequest, Build
 from clipfleet.convert.tensorrt.parity_gate import (
     compute_reference,
     find_reference,
-    prove,
     sibling,
+    verify_tensorrt_engine,
 )
 from clipfleet.convert.tensorrt.requests import load_onnx
 from clipfleet.errors import UsageError
@@ -46,12 +46,12 @@ def build_engine(  # noqa: PLR0913
     verify_texts: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[ModelCard, Path]:
-    """Build the TensorRT engine of an ONNX engine, prove it, and return its card and its path.
+    """Build the TensorRT engine of an ONNX engine, verify it, and return its card and its path.
 
     `batch_size` is the number of items that every call takes (1); `max_batch` instead makes an
     engine for 1 to that many, tuned for `optimum_batch` (default: the most). `precision`
     defaults to the ONNX's, `reference` to the float32 ONNX beside it. Until the engine is
-    proved, nothing changes at `engine`; the card is written last.
+    verified, nothing changes at `engine`; the card is written last.
 
     Raises:
         CardError: The ONNX has no card.
@@ -81,7 +81,7 @@ def build_engine(  # noqa: PLR0913
         )
         built = _card(card, staged, request, result)
         progress(f"verifying {engine.name}")
-        built = replace(built, parity=prove(built, staged, expected))
+        built = replace(built, parity=verify_tensorrt_engine(built, staged, expected))
         return built, publish(built, staged, engine.parent)
 
 
@@ -173,7 +173,7 @@ def _request(
 
 
 def _card(onnx: ModelCard, engine: Path, request: BuildRequest, result: BuildResult) -> ModelCard:
-    """Return the card of a built engine, not yet proved; its tensors are the engine's own."""
+    """Return the card of a built engine, not verified yet; its tensors are the engine's own."""
     build = Build(
         onnx=onnx.engine,
         onnx_sha256=onnx.engine_sha256,

@@ -1,4 +1,4 @@
-"""From an ONNX file to the bytes of a TensorRT engine, on every version."""
+"""Build the bytes of a TensorRT engine from an ONNX file, with every version of TensorRT."""
 
 from __future__ import annotations
 

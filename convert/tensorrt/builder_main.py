@@ -1,7 +1,7 @@
-"""The builder's process, as `clipfleet.convert.tensorrt.builder_process` starts it.
+"""The main module of the builder process, which `builder_process` starts.
 
-The builder is one C++ call of minutes. It handles no signal, keeps memory and may crash. In its
-own process it can be killed.
+The builder is one C++ call of minutes, which handles no signal, keeps memory and may crash. A
+process of its own can be killed.
 
     python -m clipfleet.convert.tensorrt.builder_main EVENTS_FD    < the request, one line of JSON
 
@@ -29,7 +29,7 @@ _PARENT_GONE = 1  # exit code
 
 
 def _end_with_parent() -> None:
-    """End when the parent ends: until then it keeps this process's standard input open."""
+    """End this process when its standard input closes, which means that the parent ended."""
     while os.read(sys.stdin.fileno(), 1):
         pass
     os._exit(_PARENT_GONE)
@@ -37,7 +37,7 @@ def _end_with_parent() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Build the request on standard input; write its result or its error as an event."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends this process
     with os.fdopen(int(arguments[0]), "w", encoding="utf-8") as events:
 
         def send(**event: Any) -> None:
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
             what = f"{error.filename or request.plan}: {error.strerror or error}"
             message = f"{request.onnx} was not built, a file cannot be read or written: {what}"
             send(error={"kind": ConversionError.__name__, "message": message})
-        except Exception as error:  # noqa: BLE001 - the edge of the process
+        except Exception as error:  # noqa: BLE001 - the parent reports every error
             traceback.print_exc()
             send(error={"kind": ConversionError.__name__, "message": f"{request.onnx}: {error!r}"})
         else:

@@ -1,4 +1,4 @@
-"""Runs the builder's process: reports its progress, limits its time, always ends it."""
+"""Run the builder in a child process: report its progress, limit its time, always end it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run_builder(
     limit_s: float | None = None,
     stop: threading.Event | None = None,
 ) -> BuildResult:
-    """Build an engine in a child process, which is killed if this function is left early.
+    """Build an engine in a child process, which is killed if this function ends early.
 
     Raises:
         ConversionError: The build failed, crashed, took more than `limit_s` seconds, or `stop`
@@ -70,7 +70,7 @@ def _start(events: int) -> subprocess.Popen[bytes]:
 def _send(child: subprocess.Popen[bytes], request: BuildRequest) -> None:
     """Write the request, and keep the pipe open: the child ends when it closes."""
     if child.stdin is not None:
-        with suppress(BrokenPipeError):  # the child ended; the missing answer is reported
+        with suppress(BrokenPipeError):  # the child ended; the missing answer is an error
             child.stdin.write(json.dumps(asdict(request)).encode() + b"\n")
             child.stdin.flush()
 
@@ -107,7 +107,7 @@ def _follow(
 
 
 def _lines(reading: int) -> Iterator[str]:
-    """Yield the child's lines until it ends, and an empty one for each second without."""
+    """Yield the child's lines until it ends, and an empty one for each second without a line."""
     rest = b""
     while True:
         if not select.select([reading], [], [], 1.0)[0]:
@@ -124,7 +124,7 @@ def _until(stop: threading.Event | None, lines: Iterator[str]) -> Iterator[str]:
     """Yield the lines until `stop` is set.
 
     Raises:
-        ConversionError: It is set.
+        ConversionError: `stop` is set.
     """
     for line in lines:
         if stop is not None and stop.is_set():

@@ -1,4 +1,4 @@
-"""Builds several engines of one request at the same time and keeps the fastest.
+"""Build several engines of one request at the same time and keep the fastest.
 
 TensorRT chooses kernels by timing each of them a few times. Two builds of one file may differ by
 a quarter in items a second.

@@ -1,4 +1,4 @@
-"""Finds the engine for this machine's GPU and TensorRT version, or builds it once.
+"""Find the engine for this machine's GPU and TensorRT version, or build it once.
 
     python -m clipfleet.convert.tensorrt.find_or_build models/vit-b-16.img.fp16.onnx --cache FOLDER
 
@@ -100,7 +100,7 @@ def folder_name(card: ModelCard, place: Place) -> str:
 
 
 def fits(engine: Path, place: Place, progress: Progress, *, of: ModelCard | None = None) -> bool:
-    """Return whether an engine exists undamaged, is proven for `place`, and is of model `of`."""
+    """Return whether an engine exists undamaged, was verified for `place`, and is of model `of`."""
     if not card_path(engine).exists():
         return False
     try:
@@ -169,7 +169,7 @@ def _builder(cache: Path, progress: Progress) -> Build:
         if not reference.is_file():
             raise UsageError(
                 f"cannot build {engine.name} here: there is no {reference}. Put {reference.name}, "
-                f"with its card and its extra file, beside {onnx.name}: the engine is proved "
+                f"with its card and its extra file, beside {onnx.name}: the engine is verified "
                 "against it"
             )
         batch_size = card.batch_size or 1

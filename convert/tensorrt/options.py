@@ -1,4 +1,4 @@
-"""How TensorRT searches for an engine."""
+"""Options of TensorRT's search for an engine."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def check_tensors(
             )
 
 
-def prove(card: ModelCard, engine_path: Path, reference: Reference) -> Parity:
+def verify_tensorrt_engine(card: ModelCard, engine_path: Path, reference: Reference) -> Parity:
     """Run an engine on the reference's inputs, in every batch size that its calls are cut into.
 
     Raises:
@@ -148,7 +148,7 @@ def prove(card: ModelCard, engine_path: Path, reference: Reference) -> Parity:
 
 
 def _call_sizes(profile: BatchProfile | None) -> list[int | None]:
-    """Return the call sizes that prove an engine at every batch size in which it runs.
+    """Return the call sizes that verify an engine at every batch size in which it runs.
 
     A dynamic engine runs at its largest batch size and at the powers of two below it. The last
     call size leaves a remainder, which runs as a short batch.

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clipfleet.atomic_write import whole_file
+from clipfleet.atomic_write import atomic_write
 
 SUFFIX = ".timing.cache"
 
@@ -112,5 +112,5 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, content: Any) -> None:
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(memoryview(content))

@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfleet.atomic_write import whole_file
+from clipfleet.atomic_write import atomic_write
 
 Vectors = NDArray[np.float32]
 
@@ -50,7 +50,7 @@ class SavedVectors:
                 self._arrays[f"{title}/{name}/{kind}"] = array
 
     def write(self, path: Path) -> None:
-        with whole_file(path) as part, part.open("wb") as file:
+        with atomic_write(path) as part, part.open("wb") as file:
             np.savez(file, **self._arrays)  # type: ignore[arg-type]
 
     @classmethod

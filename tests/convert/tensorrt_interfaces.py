@@ -1,7 +1,7 @@
 """TensorRT's Python interface in each version, and a module that has only the names of one.
 
 8.6.0 and RTX 1.7.1 were recorded from the bindings themselves (`dir`, `__members__`); 8.5 and 10
-are read from the public sources of the bindings, python/src/infer/pyCore.cpp; 11 is what 10 keeps
+are read from the public sources of the bindings, python/src/infer/pyCore.cpp; 11 has the rest of 10
 once its deprecated names are gone. Only the classes that a builder meets are here.
 """
 
@@ -290,7 +290,7 @@ class Network:
 
 
 class FakeTensorRT(ModuleType):
-    """The `tensorrt` module of one version; `made` holds what a build made."""
+    """The `tensorrt` module of one version; `made` holds the objects of a build."""
 
     def __init__(self, version: str) -> None:
         super().__init__("tensorrt_rtx_bindings" if version == RTX else "tensorrt")

@@ -86,10 +86,10 @@ def test_one_that_fails_is_done_without(
         return build_named(request, **options)
 
     use(monkeypatch, build, {"1": 2900.0, "3": 3000.0})
-    told: list[str] = []
-    found = build_fastest(request_, count=3, progress=told.append)
+    messages: list[str] = []
+    found = build_fastest(request_, count=3, progress=messages.append)
     assert (found.seconds, found.candidates) == (3.0, 2)
-    assert told == ["not built: the kernel killed it (candidate 2 of 3)"]
+    assert messages == ["not built: the kernel killed it (candidate 2 of 3)"]
 
 
 def test_each_has_a_log_of_its_own(monkeypatch: pytest.MonkeyPatch, request_: BuildRequest) -> None:
@@ -130,14 +130,14 @@ def test_one_that_does_not_run_is_done_without(
 
     use(monkeypatch, build_named, {})
     monkeypatch.setattr(candidates, "_speed", speed)
-    told: list[str] = []
+    messages: list[str] = []
     if fastest is None:
         with pytest.raises(EngineError, match="TensorRT failed in 1"):
-            build_fastest(request_, count=3, progress=told.append)
+            build_fastest(request_, count=3, progress=messages.append)
     else:
-        build_fastest(request_, count=3, progress=told.append)
+        build_fastest(request_, count=3, progress=messages.append)
         assert Path(request_.plan).read_text() == fastest
-    assert told == [f"m.trt.{n} does not run: TensorRT failed in {n}" for n in broken]
+    assert messages == [f"m.trt.{n} does not run: TensorRT failed in {n}" for n in broken]
 
 
 def test_a_lost_gpu_ends_the_build(monkeypatch: pytest.MonkeyPatch, request_: BuildRequest) -> None:

@@ -162,7 +162,7 @@ def test_a_file_without_weights_is_refused(
 
 
 class RunsACommand:
-    """What its pickle says is run where it is loaded without protection."""
+    """Unpickling an instance without protection runs its code."""
 
     def __init__(self, marker: Path) -> None:
         self._marker = marker
@@ -183,7 +183,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(
         load_checkpoint(path, vit)
     assert "weights_only" not in str(caught.value)  # torch's advice to load it all the same
     assert not marker.exists()
-    torch.load(path, weights_only=False)  # it is what it claims to be
+    torch.load(path, weights_only=False)  # the file does run its code
     assert marker.exists()
 
 

@@ -41,7 +41,7 @@ def wide(vit: Architecture) -> Architecture:
 
 def with_large_activations(model: ChineseClip) -> ChineseClip:
     """Put ±400 into two channels of both towers; the layers after them hardly look at these."""
-    gain = 80.0  # what the norms after the large channels must restore
+    gain = 80.0  # the norms after the large channels must restore it
 
     def restore(norm: Any) -> None:
         norm.weight.mul_(gain)

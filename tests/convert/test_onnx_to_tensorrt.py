@@ -1,4 +1,4 @@
-"""The way from an ONNX engine to a proven TensorRT engine, with a GPU that is played by the CPU."""
+"""Build and verify a TensorRT engine from an ONNX engine; the CPU stands in for the GPU."""
 
 import json
 import os
@@ -50,12 +50,12 @@ class PlayedFile:
     """An engine file, which is JSON: the ONNX that it computes, and its tensors."""
 
     def __init__(self, trt: Any, path: Path, data: bytes) -> None:
-        told = json.loads(data)
+        fields = json.loads(data)
         self.input, self.output = (
-            TensorSpec(**{**told[role], "shape": tuple(told[role]["shape"])})
+            TensorSpec(**{**fields[role], "shape": tuple(fields[role]["shape"])})
             for role in ("input", "output")
         )
-        sizes = {name: told[name] for name in ("smallest", "optimum", "largest")}
+        sizes = {name: fields[name] for name in ("smallest", "optimum", "largest")}
         self.sizes = SimpleNamespace(**sizes)
 
     def __enter__(self) -> "PlayedFile":
@@ -66,7 +66,7 @@ class PlayedFile:
 
 
 class PlayedEngine:
-    """A TensorRT engine that ONNX Runtime runs; `off` is added to what it computes."""
+    """A TensorRT engine that ONNX Runtime runs; `off` is added to its outputs."""
 
     calls: list[int] = []  # noqa: RUF012
     off = 0.0
@@ -140,8 +140,8 @@ def write_plan(path: Path, onnx: Path, smallest: int = 1, largest: int = 1, **ot
         },
     }
     sizes = {"smallest": smallest, "optimum": (smallest + largest) // 2, "largest": largest}
-    told = {"onnx": str(onnx), **sizes, **tensors, **other}
-    path.write_text(json.dumps(told))
+    fields = {"onnx": str(onnx), **sizes, **tensors, **other}
+    path.write_text(json.dumps(fields))
 
 
 @pytest.fixture
@@ -161,9 +161,9 @@ def test_a_built_engine_is_proved_and_has_a_whole_card(
     models: Path, requests: list[BuildRequest], tower: str
 ) -> None:
     onnx, engine = models / f"demo.{tower}.fp16.onnx", models / f"demo.{tower}.fp16.trt"
-    told: list[str] = []
+    messages: list[str] = []
     options = BuildOptions(optimization_level=2, workspace_bytes=1 << 30)
-    card, path = build_engine(onnx, engine=engine, options=options, progress=told.append)
+    card, path = build_engine(onnx, engine=engine, options=options, progress=messages.append)
     assert (card, engine) == load_card(path)
     source, _ = load_card(onnx)
     assert card.identity == source.identity
@@ -183,7 +183,7 @@ def test_a_built_engine_is_proved_and_has_a_whole_card(
     assert (build.onnx, build.onnx_sha256) == (onnx.name, source.engine_sha256)
     assert (build.seconds, build.optimization_level, build.typing) == (12.5, 2, "weak")
     assert (build.workspace_bytes, build.timing_cache) == (1 << 30, "c")
-    assert told == [
+    assert messages == [
         f"computing float32 features with demo.{tower}.fp32.onnx",
         "building",
         f"verifying {engine.name}",

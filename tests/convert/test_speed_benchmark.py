@@ -156,11 +156,11 @@ def test_a_runtime_that_fails_takes_no_other_with_it(
         *("--onnx-image-model", f"{MODEL}.img.fp32.onnx", "--onnx-text-model", "no.onnx"),
         *("--n", 2, "--json", tmp_path / "speed.json"),
     )
-    told = capsys.readouterr()
+    captured = capsys.readouterr()
     assert code == 2
-    assert "speed_benchmark: Pytorch image: RuntimeError: CUDA out of memory" in told.err
-    assert "speed_benchmark: ONNX text: no model card at no.onnx" in told.err
-    assert told.out.count("\n| ONNX | image |") == 1
+    assert "speed_benchmark: Pytorch image: RuntimeError: CUDA out of memory" in captured.err
+    assert "speed_benchmark: ONNX text: no model card at no.onnx" in captured.err
+    assert captured.out.count("\n| ONNX | image |") == 1
     [run] = json.loads((tmp_path / "speed.json").read_text())["runs"]
     assert (run["runtime"], run["tower"]) == ("ONNX", "img")
 

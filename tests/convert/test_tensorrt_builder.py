@@ -1,4 +1,4 @@
-"""What the builder's process does, on every version's recorded interface, and on TensorRT-RTX."""
+"""The builder process, with every version's recorded interface and with TensorRT-RTX."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 import pytest
 
-from clipfleet.convert.tensorrt import builder_process as tensorrt_process
+from clipfleet.convert.tensorrt import builder_process
 from clipfleet.convert.tensorrt.builder import build_plan
 from clipfleet.convert.tensorrt.builder_process import run_builder
 from clipfleet.convert.tensorrt.options import BuildRequest
@@ -54,9 +54,9 @@ def silent(_: str) -> None:
 
 
 def test_a_build_uses_only_what_its_version_has(trt: FakeTensorRT, request_: BuildRequest) -> None:
-    told: list[str] = []
+    messages: list[str] = []
     asked = replace(request_, optimization_level=4, workspace_bytes=1 << 30)
-    result = build_plan(trt, asked, told.append)
+    result = build_plan(trt, asked, messages.append)
     assert Path(asked.plan).read_bytes() == b"plan"
     assert result.runtime_version == trt.__version__
     assert result.optimization_level == (None if trt.__version__ == "8.5.2.2" else 4)
@@ -66,11 +66,11 @@ def test_a_build_uses_only_what_its_version_has(trt: FakeTensorRT, request_: Bui
     assert ("FP16" in config._flags) is (trt.__version__ in WEAK)
     assert config._pools == {"WORKSPACE": 1 << 30}
     assert config._profiles == []
-    assert told[:2] == [
+    assert messages[:2] == [
         "parsing demo.img.fp16.onnx",
         f"building with TensorRT {trt.__version__}",
     ]
-    assert told[2:] == (["Tactic timing: 1 of 4"] if trt.__version__ in STRONG else [])
+    assert messages[2:] == (["Tactic timing: 1 of 4"] if trt.__version__ in STRONG else [])
 
 
 def test_a_static_batch_is_fixed_in_the_network(trt: FakeTensorRT, request_: BuildRequest) -> None:
@@ -184,7 +184,7 @@ def rtx() -> None:
 def test_tensorrt_rtx_builds_the_demos_engines_in_a_process(
     name: str, request_: BuildRequest, tmp_path: Path
 ) -> None:
-    told: list[str] = []
+    messages: list[str] = []
     plan = tmp_path / f"demo.{name}.trt"
     asked = replace(
         request_,
@@ -193,12 +193,12 @@ def test_tensorrt_rtx_builds_the_demos_engines_in_a_process(
         precision="fp16" if name.endswith("fp16") else "fp32",
         optimization_level=1,
     )
-    result = run_builder(asked, progress=told.append, limit_s=120)
+    result = run_builder(asked, progress=messages.append, limit_s=120)
     weights = (DEMO / f"demo.{name}.onnx.extra_file").stat().st_size
     assert plan.stat().st_size > 0.9 * weights
     assert result.typing == "strong"
     assert result.optimization_level == 1
-    assert told[0] == f"parsing demo.{name}.onnx"
+    assert messages[0] == f"parsing demo.{name}.onnx"
 
 
 @pytest.mark.usefixtures("rtx")
@@ -231,7 +231,7 @@ def test_an_operator_that_tensorrt_does_not_know_is_named(
 def child(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
     """Let the builder be another program."""
     (folder / "other_builder.py").write_text(f"import os, sys, time\n{script}\n")
-    monkeypatch.setattr(tensorrt_process, "_MODULE", "other_builder")
+    monkeypatch.setattr(builder_process, "_MODULE", "other_builder")
     monkeypatch.syspath_prepend(str(folder))
 
 
@@ -245,11 +245,11 @@ def test_a_build_is_bounded_and_its_process_killed(
         "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         f"open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)",
     )
-    monkeypatch.setattr(tensorrt_process, "_TICK_S", 1.0)
-    told: list[str] = []
+    monkeypatch.setattr(builder_process, "_TICK_S", 1.0)
+    messages: list[str] = []
     with pytest.raises(ConversionError, match=r"not built within 2 s \(last: starting\)"):
-        run_builder(request_, progress=told.append, limit_s=2)
-    assert told[0].startswith("starting (")
+        run_builder(request_, progress=messages.append, limit_s=2)
+    assert messages[0].startswith("starting (")
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
 
@@ -270,8 +270,8 @@ def test_a_build_that_is_stopped_from_another_thread_leaves_no_process(
             stop.set()
             yield line
 
-    real = tensorrt_process._lines
-    monkeypatch.setattr(tensorrt_process, "_lines", lambda reading: stopping(real(reading)))
+    real = builder_process._lines
+    monkeypatch.setattr(builder_process, "_lines", lambda reading: stopping(real(reading)))
     with pytest.raises(ConversionError, match="was stopped"):
         run_builder(request_, progress=silent, stop=stop)
     with pytest.raises(ProcessLookupError):

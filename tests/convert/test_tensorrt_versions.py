@@ -86,14 +86,14 @@ def test_workspace_and_tactic_sources_are_set(trt: FakeTensorRT) -> None:
 
 
 def test_progress_is_watched_from_10_on(trt: FakeTensorRT) -> None:
-    told: list[str] = []
+    messages: list[str] = []
     config = trt.Config(trt)
-    assert versions.watch_progress(trt, config, told.append) is (trt.__version__ in STRONG)
+    assert versions.watch_progress(trt, config, messages.append) is (trt.__version__ in STRONG)
     if trt.__version__ in STRONG:
         config.progress_monitor.phase_start("Tactic timing", None, 4)
         assert config.progress_monitor.step_complete("Tactic timing", 1) is True
         config.progress_monitor.phase_finish("Tactic timing")
-        assert told == ["Tactic timing: 2 of 4"]
+        assert messages == ["Tactic timing: 2 of 4"]
 
 
 def test_contexts_share_a_profile_only_where_that_must_be_asked_for(trt: FakeTensorRT) -> None:

@@ -19,11 +19,11 @@ def trt() -> FakeTensorRT:
 
 def built(path: Path, trt: FakeTensorRT, *measured: bytes) -> tuple[TimingCache, list[str]]:
     """A cache attached to a build that measured something."""
-    told: list[str] = []
+    messages: list[str] = []
     config: Any = trt.Config(trt)
-    cache = TimingCache(path, config, told.append, own_name=OWN)
+    cache = TimingCache(path, config, messages.append, own_name=OWN)
     config._cache._lines.update(measured)
-    return cache, told
+    return cache, messages
 
 
 def test_the_name_says_version_and_gpu() -> None:
@@ -33,13 +33,13 @@ def test_the_name_says_version_and_gpu() -> None:
 
 def test_a_build_goes_on_with_what_the_file_holds(tmp_path: Path, trt: FakeTensorRT) -> None:
     path = tmp_path / "models" / "c"
-    first, told = built(path, trt, b"one")
+    first, messages = built(path, trt, b"one")
     first.save()
     assert path.read_bytes() == b"one"
     second, _ = built(path, trt, b"two")
     second.save()
     assert path.read_bytes() == b"one\ntwo"
-    assert told == []
+    assert messages == []
     assert sorted(os.listdir(path.parent)) == [".c.lock", "c"]
 
 
@@ -55,9 +55,9 @@ def test_what_another_builder_wrote_meanwhile_is_kept(tmp_path: Path, trt: FakeT
 def test_a_damaged_cache_is_a_notice_and_begins_anew(tmp_path: Path, trt: FakeTensorRT) -> None:
     path = tmp_path / OWN
     path.write_bytes(DAMAGED)
-    cache, told = built(path, trt, b"new")
+    cache, messages = built(path, trt, b"new")
     wrong = f"timing cache {path} is damaged, unreadable, or of another version or GPU"
-    assert told == [f"{wrong}: it is begun anew"]
+    assert messages == [f"{wrong}: it is begun anew"]
     cache.save()
     assert path.read_bytes() == b"new"
 
@@ -68,9 +68,9 @@ def test_a_file_of_another_name_that_does_not_serve_stays_as_it_is(
     path = tmp_path / "c"
     path.write_bytes(DAMAGED)
     for measured in (b"new", b"newer"):
-        cache, told = built(path, trt, measured)
-        assert len(told) == 1
-        assert told[0].endswith(f"it stays as it is, and {OWN} beside it is used")
+        cache, messages = built(path, trt, measured)
+        assert len(messages) == 1
+        assert messages[0].endswith(f"it stays as it is, and {OWN} beside it is used")
         cache.save()
     assert path.read_bytes() == DAMAGED
     assert cache.path == tmp_path / OWN
@@ -87,8 +87,8 @@ def test_a_file_that_cannot_be_read_is_a_notice(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    _, told = built(path, trt)
-    assert "c is damaged, unreadable, or of another" in told[0]
+    _, messages = built(path, trt)
+    assert "c is damaged, unreadable, or of another" in messages[0]
 
 
 def test_a_cache_of_another_gpu_is_a_notice(
@@ -103,8 +103,8 @@ def test_a_cache_of_another_gpu_is_a_notice(
         return bool(cache._lines != {b"foreign"})
 
     monkeypatch.setattr(trt.Config, "set_timing_cache", refuse)
-    cache, told = built(path, trt, b"new")
-    assert len(told) == 1
+    cache, messages = built(path, trt, b"new")
+    assert len(messages) == 1
     cache.save()
     assert path.read_bytes().endswith(b"new")
 
@@ -126,10 +126,10 @@ def test_saving_waits_for_the_lock(tmp_path: Path, trt: FakeTensorRT) -> None:
 
 def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path, trt: FakeTensorRT) -> None:
     (tmp_path / "file").write_text("")
-    cache, told = built(tmp_path / "file" / "c", trt)
+    cache, messages = built(tmp_path / "file" / "c", trt)
     cache.save()
-    assert len(told) == 1
-    assert "cannot be written" in told[0]
+    assert len(messages) == 1
+    assert "cannot be written" in messages[0]
 
 
 @pytest.mark.parametrize("how", ["an empty cache", "TypeError"])
@@ -148,8 +148,8 @@ def test_however_tensorrt_says_that_it_does_not_take_a_file_it_is_a_notice(
     monkeypatch.setattr(trt.Config, "create_timing_cache", refuse)
     path = tmp_path / "c"
     path.write_bytes(DAMAGED)
-    cache, told = built(path, trt, b"new")
-    assert "c is damaged, unreadable, or of another" in told[0]
+    cache, messages = built(path, trt, b"new")
+    assert "c is damaged, unreadable, or of another" in messages[0]
     cache.save()
     assert path.read_bytes() == DAMAGED
     assert (tmp_path / OWN).read_bytes() == b"new"

@@ -1,4 +1,4 @@
-"""The demonstration's model: what ships fits together, and finds held-out pictures."""
+"""The demo's model: its files fit together, and it finds held-out pictures."""
 
 from __future__ import annotations
 

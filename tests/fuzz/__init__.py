@@ -1,1 +1,1 @@
-"""Fuzzing: whatever comes in by a file or a message ends as an error of ours, or is right."""
+"""Fuzzing: any file or message gives a right result or an error of clipfleet."""

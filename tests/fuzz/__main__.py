@@ -2,10 +2,10 @@
 
     python -m tests.fuzz --seconds 60                  every target
     python -m tests.fuzz --seconds 600 parquet plan    these
-    python -m tests.fuzz --inputs FOLDER               keep what was found, and begin with it
+    python -m tests.fuzz --inputs FOLDER               keep the inputs found, and begin with them
 
 Prints a table, and exits with 1 if an input ended a target: it is in the folder, as TARGET/crash-….
-Put it into tests/fuzz/found/TARGET/, where a test runs it for ever after, and mend the cause.
+Put it into tests/fuzz/found/TARGET/, where a test runs it from then on, and fix the cause.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CURRENT = "current"
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What became of a target; `edges` are the branches of our own code that inputs reached."""
+    """The result of a target; `edges` are the branches of our own code that inputs reached."""
 
     name: str
     inputs: int
@@ -61,14 +61,14 @@ def fuzz(name: str, seconds: int, runs: int, folder: Path) -> Result:
         except BaseException:
             traceback.print_exc()  # into the log
             raise
-        finally:  # whatever happened, this is not the parent
+        finally:  # the child must never run the parent's code
             os._exit(1)
     _, status = os.waitpid(child, 0)
-    told = log.read_text(errors="replace")
+    output = log.read_text(errors="replace")
     return Result(
         name=name,
-        inputs=_last(r"stat::number_of_executed_units:\s*(\d+)|^#(\d+)", told),
-        edges=_last(r"cov: (\d+)", told),
+        inputs=_last(r"stat::number_of_executed_units:\s*(\d+)|^#(\d+)", output),
+        edges=_last(r"cov: (\d+)", output),
         seconds=time.monotonic() - started_s,
         crash=_kept(place / _CURRENT) if status else None,
         log=log,
@@ -95,7 +95,7 @@ def _fuzz_here(name: str, limits: Sequence[str], place: Path, log: Path) -> None
     work = Path(tempfile.mkdtemp(dir=place))
     tempfile.tempdir = str(work)
     os.chdir(work)
-    os.fsync = lambda fd: None  # what a disk forgets is not what is looked for, and takes long
+    os.fsync = lambda fd: None  # lost writes are not the subject, and fsync is slow
     target = TARGETS[name](work)
     for number, seed in enumerate(target.seeds):
         (place / "corpus" / f"seed{number}").write_bytes(seed)

@@ -1,4 +1,4 @@
-"""The files of a dataset: each in turn is what somebody else wrote there."""
+"""The files of a dataset; each in turn has foreign content."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CARD = fake_card("txt", dim=DIM)
 
 
 def make_dataset(root: Path) -> Dataset:
-    """Make a dataset of texts with every kind of file: what was planned, came singly, was retried.
+    """Make a dataset of texts with every kind of file: of planned, single and retried items.
 
     Earlier versions wrote all of these into one dataset.
 
@@ -86,7 +86,7 @@ def _failure(item: Item, error: str) -> Failure:
 
 
 def _use(root: Path) -> None:
-    """Do what commands and workers do with a dataset, each by itself."""
+    """Run the operations of commands and workers on a dataset, each by itself."""
     dataset = Dataset.open(str(root))
     for use in _USES:
         with suppress(ClipfleetError):
@@ -191,7 +191,7 @@ def _files(root: Path) -> list[Path]:
 
 
 def restore(root: Path, before: dict[Path, bytes]) -> None:
-    """Make a folder's files again what `contents` returned."""
+    """Restore a folder's files to the result of `contents`."""
     for path in _files(root):
         if path.relative_to(root) not in before:
             path.unlink()
@@ -214,7 +214,7 @@ def _of_retry(kind: str, root: Path) -> Path:
     return _last(f"{kind}/{job}-*", root)
 
 
-# One file each of what was planned, of what came singly, and of what was retried.
+# One file each of planned, of single and of retried items.
 _FED: dict[str, Callable[[Path], Path]] = {
     "dataset": partial(_first, "dataset.json"),
     "queued": partial(_first, "queued.json"),

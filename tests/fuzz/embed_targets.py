@@ -1,4 +1,4 @@
-"""Messages in a worker's child, up to the verification of the dataset."""
+"""Messages through a worker's child, up to the verification of its dataset."""
 
 from __future__ import annotations
 
@@ -92,13 +92,13 @@ def task(folder: Path) -> Target:
 
     def run(data: bytes) -> None:
         try:
-            told = json.loads(data)
+            message = json.loads(data)
         except (ValueError, RecursionError):
             return
-        if not isinstance(told, dict):
+        if not isinstance(message, dict):
             return  # the consumer has looked at that
         try:
-            embed_shard(EmbedTask.from_json(told), embedder, worker="w")
+            embed_shard(EmbedTask.from_json(message), embedder, worker="w")
         except ClipfleetError as error:
             str(error).encode(errors="surrogatepass")
         finally:

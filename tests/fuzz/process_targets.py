@@ -1,4 +1,4 @@
-"""What the process that decodes suspect pictures answers: a picture may have taken it over."""
+"""The answers of the isolated decoder's process, which a picture may have taken over."""
 
 from __future__ import annotations
 

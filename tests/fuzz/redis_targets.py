@@ -8,25 +8,25 @@ from clipfleet.errors import ClipfleetError
 from clipfleet.tasks.broker.redis_client import connect, redacted
 from tests.fuzz.target import Make, Target
 
-_PASSWORD = "not-to-be-told"
+_PASSWORD = "not-to-be-shown"
 
 
 def redis_url(folder: Path) -> Target:
-    """A URL of Redis, of which a password begins in the middle: it is told nowhere."""
+    """A URL of Redis with a password in the middle: no error shows the password."""
 
     def run(data: bytes) -> None:
         before, _, after = data.decode(errors="surrogateescape").partition("\0")
         user = before.partition("://")[2]
         if "@" not in after or set(user) & set("@/?#"):
-            return  # what follows is no password, but a host or a database
+            return  # the rest is a host or a database
         url = f"{before}:{_PASSWORD}{after}"
         assert _PASSWORD not in redacted(url), url
-        told = ""
+        message = ""
         try:
             connect(url).close()
         except ClipfleetError as error:
-            told = str(error)
-        assert _PASSWORD not in told, url
+            message = str(error)
+        assert _PASSWORD not in message, url
 
     seeds = (
         b"redis://user\0@h:6379/0",

@@ -67,7 +67,7 @@ class Choices:
 
 
 def table_bytes(data: bytes) -> bytes:
-    """Return a Parquet file whose columns, types, sizes and damage are what bytes choose."""
+    """Return a Parquet file; the bytes choose its columns, types, sizes and damage."""
     choices = Choices(data)
     arrays, names = [], []
     for _ in range(choices.number(5)):

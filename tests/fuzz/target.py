@@ -1,4 +1,4 @@
-"""What a target is."""
+"""The type of a fuzzing target."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from clipfleet.workers.item_errors import MAX_MESSAGE_LENGTH
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What is fed with bytes, and with which bytes a fuzzer begins.
+    """A function of bytes, and the inputs with which a fuzzer begins.
 
     `run` may raise `ClipfleetError`, and nothing else.
     """
 
     run: Callable[[bytes], None]
     seeds: tuple[bytes, ...]
-    reads_anything: bool = False  # it names files of its user's, who may read them
+    reads_anything: bool = False  # it may read any file of its user
 
 
 Make = Callable[[Path], Target]  # its argument is a folder of its own

@@ -1,4 +1,4 @@
-"""Forged messages: whatever JSON holds, they end as refusals, and no file elsewhere is touched."""
+"""Forged messages of any JSON are refused, and touch no file elsewhere."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _wrapped(inner: list[Any], _: int) -> list[Any]:
 
 
 def real(value: Any) -> Any:
-    """Return a value with what stands for the odd ones replaced by them."""
+    """Return a value whose placeholders are replaced by odd values."""
     if value is Odd.HUGE:
         return 10**5000  # Python prints no integer of so many digits
     if value is Odd.LONG:
@@ -137,7 +137,7 @@ touched = Touched()
 
 
 class Worker:
-    """A worker's child of which Celery's part is missing: its tasks, and what they refuse."""
+    """A worker's child without Celery: its tasks and their refusals."""
 
     def __init__(self, folder: Path, embedder: Embedder) -> None:
         self.folder = folder
@@ -259,9 +259,7 @@ def test_forged_items_are_rows_or_refusals(
     with touched.watch() as paths:
         try:
             worker.tasks[EMBED_ITEMS_TASK].run(given.items, dataset=given.dataset, isolated=False)
-        except (
-            BatchPostponed
-        ):  # a folder that is there and no dataset: it waits for somebody to look
+        except BatchPostponed:  # an existing folder without a dataset: the message waits
             assert dataset == "."
     worker.assert_nothing_elsewhere(paths)
 

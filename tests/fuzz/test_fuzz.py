@@ -74,5 +74,5 @@ def test_targets_are_fuzzed_guided_by_branches(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr[-2000:]
     rows = re.findall(r"^(\w+) +([\d,]+) +([\d,]+) +[\d.]+  0$", run.stdout, re.MULTILINE)
     assert [name for name, *_ in rows] == names
-    # Guided: instrumentation tells the fuzzer of branches of our code.
+    # Guided: instrumentation reports branches of our code to the fuzzer.
     assert all(int(edges.replace(",", "")) > 0 for _, _, edges in rows)

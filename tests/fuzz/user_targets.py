@@ -1,4 +1,4 @@
-"""What a user says: names in commands, the environment, names of files, texts."""
+"""The input of users: names in commands, the environment, names of files, texts."""
 
 from __future__ import annotations
 

@@ -17,12 +17,12 @@ _CHANGES = {
 }
 _LISTS = {"os.listdir": 1, "os.scandir": 1}
 _TO_CHANGE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-# What starts a program, or speaks to a network.
+# Calls that start a program or use a network.
 _FORBIDDEN = {
     *("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen"),
     *("socket.connect", "socket.getaddrinfo"),
 }
-# What may be read, never changed: modules are imported when they are first needed.
+# Folders to read and never to write: modules are imported on demand.
 _READ = tuple(
     os.path.realpath(place)
     for place in (
@@ -66,7 +66,7 @@ class Watch:
 
     def _look(self, event: str, path: Any, *, changes: bool) -> None:
         if not isinstance(path, str | bytes):
-            return  # a descriptor, of what was opened before
+            return  # a descriptor of an open file
         real = os.path.realpath(os.fsdecode(path))
         allowed = (self._folder,) if changes else (self._folder, *self._read)
         if not any(real == place or real.startswith(f"{place}/") for place in allowed):
@@ -77,7 +77,7 @@ class Watch:
         """Raise `Escape` at the end if anything elsewhere was touched."""
         self._found.clear()
         self._read = ("",) if reads_anything else _READ
-        # What is imported meanwhile leaves no __pycache__, and nothing else need be written.
+        # Imports must write no __pycache__; nothing else has to be written.
         sys.dont_write_bytecode, writes_not = True, sys.dont_write_bytecode
         self._on = True
         try:

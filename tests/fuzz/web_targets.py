@@ -1,4 +1,4 @@
-"""URLs, and what their servers answer."""
+"""URLs, and the answers of their servers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _POLICY = UrlPolicy(
 )
 _PORTS = {"images.example.com": {80, 443}, "other.example.com": {8443}}
 _PUBLIC = "93.184.215.14"
-_NEXT = b"\n----\n"  # between what a server answers first, next, …
+_NEXT = b"\n----\n"  # between the answers of a server
 _MAX_BYTES = 4096
 
 
@@ -54,7 +54,7 @@ def _check(target: UrlTarget) -> None:
 
 
 def answer(folder: Path) -> Target:
-    """What a server answers, and the next one after a redirection."""
+    """The answers of a server and, after a redirection, of the next."""
     limits = FetchLimits(
         max_bytes=_MAX_BYTES, connect_timeout_s=1, read_timeout_s=1, total_timeout_s=2
     )
@@ -74,7 +74,7 @@ def _resolve(*_: Any, **__: Any) -> list[tuple[Any, ...]]:
 
 
 class _Servers:
-    """Servers, one for each connection, that say what they say without being asked, and hang up."""
+    """Servers, one for each connection, that send their answer unasked and close."""
 
     def __init__(self, answers: list[bytes]) -> None:
         self._answers = answers

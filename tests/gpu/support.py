@@ -1,4 +1,4 @@
-"""What the GPU tests share: the demo's pictures, commands in processes of their own, vectors."""
+"""Helpers of the GPU tests: the demo's pictures, commands as processes, vectors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def draw(folder: Path, count: int) -> Path:
 def clipfleet(
     *arguments: str | Path, timeout_s: float, environment: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Run a command, and return what it printed with --json."""
+    """Run a command, and return its JSON result."""
     run = subprocess.run(
         [sys.executable, "-m", "clipfleet", *map(str, arguments), "--json"],
         cwd=ROOT,

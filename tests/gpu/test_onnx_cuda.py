@@ -84,8 +84,8 @@ def test_a_job_runs_on_the_gpu_from_the_folder_to_the_proof(tmp_path: Path) -> N
         engine = ("--model", f"{DEMO}.img.fp32.onnx", "--provider", provider)
         stored = ("--dtype", "float32", "--shard-size", "256")
         out = tmp_path / provider
-        summary = clipfleet("embed", pictures, out, *engine, *stored, timeout_s=RUN_S)
-        print(f"\n{provider}: {summary['seconds']} s")
+        result = clipfleet("embed", pictures, out, *engine, *stored, timeout_s=RUN_S)
+        print(f"\n{provider}: {result['seconds']} s")
         _, found[provider] = vectors(out)
     cosines = np.einsum("nd,nd->n", found["cuda"], found["cpu"])
     assert len(cosines) == 2000

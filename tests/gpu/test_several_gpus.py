@@ -76,13 +76,13 @@ def gpus_used() -> Iterator[set[str]]:
 def embed(pictures: Path, out: Path, gpus: str, **environment: str) -> None:
     engine = ("--model", MODEL, "--provider", "cuda", "--gpus", gpus)
     stored = ("--dtype", "float32", "--shard-size", str(SHARD_SIZE))
-    summary = clipfleet(
+    result = clipfleet(
         "embed", pictures, out, *engine, *stored, timeout_s=JOB_S, environment=environment
     )
     print(
-        f"\n--gpus {gpus} {environment}: {summary['embedded_items']} items, {summary['seconds']} s"
+        f"\n--gpus {gpus} {environment}: {result['embedded_items']} items in {result['seconds']} s"
     )
-    assert summary["verification"]["vectors"] == PICTURES
+    assert result["verification"]["vectors"] == PICTURES
 
 
 def test_all_gpus_embed_what_one_does(pictures: Path, tmp_path: Path) -> None:

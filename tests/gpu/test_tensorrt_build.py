@@ -1,4 +1,4 @@
-"""Engines built on this GPU through the command line: proved, cached, and never half there.
+"""Engines built on this GPU through the command line: verified, cached, and never partial.
 
 TEST_MODEL is the prefix of the ONNX engines to build (default: the demo's), TEST_MODEL_DYNAMIC
 one of engines for any batch size (default: none, and those tests are skipped).

@@ -1,4 +1,4 @@
-"""TensorRT end to end on a GPU: embed and worker, from pictures and captions to proven datasets.
+"""TensorRT end to end on a GPU: embed and worker, from pictures and captions to verified datasets.
 
     TEST_ENGINES=models python -m pytest -s -m gpu tests/gpu/test_tensorrt_job.py
 
@@ -34,7 +34,7 @@ PICTURES = 2_000
 LEAST_COSINE = 0.9999
 BUILD_S = 420.0
 RUN_S = 240.0
-BUILDS = "clipfleet: building demo.txt.fp16.trt for "  # what a worker says that builds
+BUILDS = "clipfleet: building demo.txt.fp16.trt for "  # a line of the worker that builds
 
 
 def copy_model(tower: Tower, folder: Path) -> Path:
@@ -79,10 +79,10 @@ def test_a_job_on_tensorrt_is_whole_and_its_vectors_are_the_cpus(
     how = ("--workers", "2") if tower == "img" else ("--gpus", "all")
     shared = ("--dtype", "float32", "--shard-size", "256")
     on_gpu = ("--model", engines[tower], *how, *shared)
-    summary = clipfleet("embed", source, fast, *on_gpu, timeout_s=RUN_S)
-    print(f"\n{tower}: {summary['embedded_items']} items in {summary['seconds']} s")
-    assert summary["ok"]
-    assert summary["verification"]["vectors"] == items
+    result = clipfleet("embed", source, fast, *on_gpu, timeout_s=RUN_S)
+    print(f"\n{tower}: {result['embedded_items']} items in {result['seconds']} s")
+    assert result["ok"]
+    assert result["verification"]["vectors"] == items
     assert clipfleet("verify", fast, timeout_s=RUN_S)["ok"]
 
     onnx = MODEL / f"demo.{tower}.fp32.onnx"
@@ -129,8 +129,8 @@ def test_two_workers_that_start_at_once_build_one_engine(workers: Workers, tmp_p
     pair = [workers.start(onnx, "--build-if-missing") for _ in range(2)]
     for worker in pair:
         worker.wait_for("engine loaded", timeout_s=BUILD_S)
-    said = [worker.log_text() for worker in pair]
-    assert sorted(text.count(BUILDS) for text in said) == [0, 1], said
+    logs = [worker.log_text() for worker in pair]
+    assert sorted(text.count(BUILDS) for text in logs) == [0, 1], logs
     assert len(list((tmp_path / "cache").rglob("*.trt"))) == 1
     assert [worker.stop() for worker in pair] == [0, 0]
 

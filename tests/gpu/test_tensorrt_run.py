@@ -95,7 +95,7 @@ def run(made: Made, given: NDArray[Any], **options: Any) -> NDArray[np.float32]:
 
 
 class OnGpu:
-    """An array on the GPU that tells where it lies."""
+    """An array on the GPU that records its address."""
 
     def __init__(self, array: NDArray[Any]) -> None:
         self.buffer = cuda.DeviceBuffer(array.nbytes)

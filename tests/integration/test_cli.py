@@ -92,7 +92,7 @@ def test_doctor_names_a_card_that_is_missing(tmp_path: Path) -> None:
     assert result.returncode == WRONG_USE
     checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
     assert checks["model absent.onnx"]["state"] == "broken"
-    assert checks["model absent.onnx"]["mend"] == "clipfleet convert"
+    assert checks["model absent.onnx"]["remedy"] == "clipfleet convert"
     assert checks["Python"]["state"] == "ok"
 
 

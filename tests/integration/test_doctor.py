@@ -1,4 +1,4 @@
-"""What doctor says of TensorRT, GPUs, and engines that may not fit this machine."""
+"""The checks of doctor for TensorRT, GPUs and the compatibility of engines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clipfleet.workers.engines.cuda.runtime.device_name", lambda: GPU)
 
 
-def write_engine(folder: Path, *, gpu: str = GPU, proven: bool = True) -> Path:
+def write_engine(folder: Path, *, gpu: str = GPU, verified: bool = True) -> Path:
     engine = folder / "m.img.fp16.trt"
     engine.write_text("plan")
     digest = sha256_of(engine)
@@ -52,19 +52,19 @@ def write_engine(folder: Path, *, gpu: str = GPU, proven: bool = True) -> Path:
         engine=engine.name,
         engine_sha256=digest,
         gpu=gpu,
-        parity=parity if proven else None,
+        parity=parity if verified else None,
     )
     write_card(card, card_path(engine))
     return engine
 
 
 @pytest.mark.usefixtures("machine")
-def test_a_gpu_machine_is_told_with_versions_and_compute_capability() -> None:
+def test_a_gpu_machine_is_described_with_versions_and_compute_capability() -> None:
     found = checks()
     assert (found["TensorRT"].state, found["TensorRT"].detail) == ("ok", "8.6.0")
     one = f"{GPU}, compute capability 9.0, 81559 MiB, driver 580.105.08"
     assert (found["GPU"].state, found["GPU"].detail) == ("ok", f"{one}; {one}")
-    assert found["cuda-bindings"].mend in {"", "from a checkout: pip install '.[gpu]'"}
+    assert found["cuda-bindings"].remedy in {"", "from a checkout: pip install '.[gpu]'"}
 
 
 def test_a_machine_without_either_is_no_broken_one(
@@ -77,7 +77,7 @@ def test_a_machine_without_either_is_no_broken_one(
     monkeypatch.setattr("clipfleet.workers.engines.tensorrt.compat.load_tensorrt", load)
     found = checks()
     assert (found["TensorRT"].state, found["GPU"].state) == ("absent", "absent")
-    assert found["TensorRT"].mend == "from a checkout: pip install '.[gpu]'"
+    assert found["TensorRT"].remedy == "from a checkout: pip install '.[gpu]'"
 
 
 def test_a_driver_that_fails_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_a_driver_that_fails_is_broken(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("machine")
-def test_an_engine_that_fits_and_is_proven_is_told_so(tmp_path: Path) -> None:
+def test_an_engine_that_fits_and_is_verified_is_ok(tmp_path: Path) -> None:
     engine = write_engine(tmp_path)
     found = checks(engine)[f"model {engine}"]
     assert found.state == "ok"
@@ -98,15 +98,15 @@ def test_an_engine_that_fits_and_is_proven_is_told_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("machine")
-def test_an_engine_that_does_not_fit_is_broken_with_the_way_out(
+def test_an_engine_that_does_not_fit_is_broken_with_its_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = write_engine(tmp_path, gpu="Tesla T4")
     found = checks(engine)[f"model {engine}"]
     assert found.state == "broken"
     assert f"was built for Tesla T4 and this is {GPU}" in found.detail
-    assert "clipfleet build" in found.mend
-    engine = write_engine(tmp_path, proven=False)
+    assert "clipfleet build" in found.remedy
+    engine = write_engine(tmp_path, verified=False)
     assert "its card has no parity" in checks(engine)[f"model {engine}"].detail
 
     def no_gpu() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.soak import main
-from bench.soak_report import SECTION, report
+from bench.soak.__main__ import main
+from bench.soak.report import SECTION, report
 
 pytestmark = pytest.mark.integration
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.gpu.flops import item_flops
+from bench.gpu.timing.flops import item_flops
 from clipfleet.architectures import TOWERS, Tower, architecture_names, load_architecture
 from clipfleet.convert.model.chinese_clip import ChineseClip
 

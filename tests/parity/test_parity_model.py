@@ -112,7 +112,7 @@ def assert_equal(features: Tensor, expected: Tensor) -> None:
     error = torch.linalg.norm(features - expected, dim=1) / torch.linalg.norm(expected, dim=1)
     assert error.max() <= RELATIVE_ERROR
     assert torch.allclose(features, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
-    # Features that hardly depend on the item would be equal whatever the model does.
+    # Features that hardly depend on the item would be equal with any model.
     spread = torch.linalg.norm(expected[0] - expected[1]) / torch.linalg.norm(expected[0])
     assert spread > 100 * RELATIVE_ERROR
 

@@ -45,7 +45,7 @@ class OnGpu:
 
 
 class GpuTensor:
-    """A torch tensor whose memory the fake GPU takes for its own, with what torch's have there."""
+    """A torch tensor in the memory of the fake GPU, with the attributes of a CUDA tensor."""
 
     def __init__(self, tensor: torch.Tensor, state: State) -> None:
         self.tensor = tensor

@@ -1,4 +1,4 @@
-"""Unit tests start no process and do not sleep: what does is in another folder."""
+"""Unit tests start no process and do not sleep; other folders have the tests that do."""
 
 from __future__ import annotations
 

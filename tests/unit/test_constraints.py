@@ -1,4 +1,4 @@
-"""constraints.txt: how it is made, and what it must have for CPython 3.10."""
+"""constraints.txt: how the script writes it, and its pins for CPython 3.10."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all folders share: messages, cards, architectures and settings."""
+"""The contracts of all folders: messages, cards, architectures and settings."""
 
 import json
 from dataclasses import replace

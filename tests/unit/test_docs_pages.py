@@ -1,4 +1,4 @@
-"""The documentation: the pages that are made from their source, and what the others name."""
+"""The documentation: the generated pages, and the names in the other pages."""
 
 from __future__ import annotations
 

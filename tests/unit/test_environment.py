@@ -62,7 +62,7 @@ def names_in(path: Path) -> set[str]:
 
 
 def calls_in(path: Path, name: str) -> bool:
-    """Return whether a module calls something of a name, by whatever path."""
+    """Return whether a module calls a function of this name, through any path."""
     called = (n.func for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call))
     return any(name in (getattr(f, "id", ""), getattr(f, "attr", "")) for f in called)
 

@@ -1,4 +1,4 @@
-"""Hosts have one spelling each; what a resolver would understand otherwise is refused."""
+"""Hosts have one spelling; a host that a resolver may read differently is refused."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_what_is_no_host_is_refused(given: str) -> None:
         canonical_host(given)
 
 
-def test_addresses_are_told_from_names() -> None:
+def test_addresses_are_distinguished_from_names() -> None:
     assert [h for h in ("1.2.3.4", "[::1]", "a.example", "4.example") if is_address(h)] == [
         "1.2.3.4",
         "[::1]",

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("storage", "workers", "tasks", "convert")  # imported as clipfleet.storage …
 PUBLIC = ("clipfleet.api", "clipfleet.model", "clipfleet.reader")
 
-# Each may import itself and what is named here; "clipfleet" are the contracts in its root.
+# Each may import itself and the folders named here; "clipfleet" are the contracts in its root.
 MAY_IMPORT = {
     "clipfleet": set(),
     "storage": {"clipfleet"},

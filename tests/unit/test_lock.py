@@ -49,9 +49,9 @@ def environment(python: str) -> dict[str, str]:
 def requirements(text: str) -> Iterator[Requirement]:
     """Yield the requirements of a file, without their hashes."""
     for line in re.sub(r"\s*\\\n", " ", text).splitlines():
-        told = re.sub(r"\s--hash=\S+", "", line).partition("#")[0].strip()
-        if told:
-            yield Requirement(told)
+        requirement = re.sub(r"\s--hash=\S+", "", line).partition("#")[0].strip()
+        if requirement:
+            yield Requirement(requirement)
 
 
 def versions(text: str, python: str) -> dict[str, str]:
@@ -78,8 +78,8 @@ def test_a_lock_has_what_its_image_needs(stage: str, python: str) -> None:
     extras = project["optional-dependencies"]
     runtime = extras["gpu" if stage == "gpu" else "cpu"]
     converts = [r for r in extras["convert"] if stage == "convert" and not r.startswith("torch")]
-    told = (*project["dependencies"], *runtime, *extras["s3"], *converts)
-    needed = [Requirement(r) for r in told]
+    declared = (*project["dependencies"], *runtime, *extras["s3"], *converts)
+    needed = [Requirement(r) for r in declared]
     locked = versions(lock(stage), python)
     for requirement in needed:
         pinned = locked[canonicalize_name(requirement.name)].removeprefix("==")

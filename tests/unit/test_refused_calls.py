@@ -1,4 +1,4 @@
-"""What tests/unit/conftest.py refuses."""
+"""The calls that tests/unit/conftest.py refuses."""
 
 from __future__ import annotations
 

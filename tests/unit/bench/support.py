@@ -1,4 +1,4 @@
-"""Measurements that nobody took."""
+"""Invented measurements."""
 
 from typing import Any
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.gpu import contexts
-from bench.gpu.contexts import opened
+from bench.gpu.timing import contexts
+from bench.gpu.timing.contexts import opened
 from clipfleet.model_card import ModelCard
 from clipfleet.workers.engines.tensorrt import open as tensorrt_open
 from clipfleet.workers.engines.tensorrt.engine_file import EngineFile

@@ -48,12 +48,12 @@ def test_a_profile_becomes_a_table_of_one_call(
     assert lines["all"] == "5, 20, 100.0 %"
     assert main([f"mine={kept}"]) == 0
     assert capsys.readouterr().out == printed
-    told = json.loads(kept.read_text())
-    assert (told["calls"], told["kernels"]["mha0"]) == (3, {"count": 3, "ns": 3000})
+    kept_json = json.loads(kept.read_text())
+    assert (kept_json["calls"], kept_json["kernels"]["mha0"]) == (3, {"count": 3, "ns": 3000})
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("p.csv", "==PROF== No kernels were profiled.", "has no kernels: write it with ncu --csv"),
         ("p.csv", '"ID","Name"\n"0","x"', "has no column 'Kernel Name': write it with ncu --csv"),
@@ -64,13 +64,13 @@ def test_a_profile_becomes_a_table_of_one_call(
     ],
 )
 def test_what_is_no_profile_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, message: str
 ) -> None:
     (tmp_path / name).write_text(text)
     assert main([f"mine={tmp_path / name}"]) == 2
-    told = capsys.readouterr().err
-    assert said in told
-    assert str(tmp_path / name) in told
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert str(tmp_path / name) in errors
 
 
 def test_a_kernel_that_is_no_part_of_a_call_is_named(
@@ -90,10 +90,10 @@ def test_several_profiles_have_names_of_their_own(
     for wrong in (["a=1", "a=2"], [str(path)], [f"a={path}", f"b={path}", "--json", "x.json"]):
         with pytest.raises(SystemExit):
             main(wrong)
-    told = capsys.readouterr().err
-    assert "each name stands for one path: a, a" in told
-    assert "is not NAME=PATH" in told
-    assert "--json keeps one file's kernels: 2 files are given" in told
+    errors = capsys.readouterr().err
+    assert "each name stands for one path: a, a" in errors
+    assert "is not NAME=PATH" in errors
+    assert "--json keeps one file's kernels: 2 files are given" in errors
 
 
 def test_the_table_of_the_documentation_is_of_the_kept_profiles() -> None:

@@ -13,7 +13,7 @@ import pytest
 from bench.gpu import measure
 from bench.gpu.machine import Clocks
 from bench.gpu.measurement import Cell, read_measurements
-from bench.gpu.rates import measure_rate
+from bench.gpu.timing.rates import measure_rate
 from clipfleet.architectures import load_architecture
 from clipfleet.convert.benchmark.inputs import random_inputs
 from clipfleet.convert.benchmark.runtimes import Target
@@ -49,7 +49,7 @@ def plan(tmp_path: Path) -> measure.Plan:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
-    """No GPU, short measurements; what was run: file, batch size, contexts; -1: the file read."""
+    """No GPU and short runs. Returns the calls: file, batch size, contexts; -1: a file read."""
     opened: list[tuple[str, int, int]] = []
 
     @contextmanager

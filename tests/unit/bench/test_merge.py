@@ -1,4 +1,4 @@
-"""Measurements become tables; what is not from one machine is refused."""
+"""Measurements become tables; measurements of several machines are refused."""
 
 import json
 from dataclasses import replace
@@ -11,9 +11,9 @@ import pytest
 from bench.gpu import engine_table
 from bench.gpu.measurement import Cell, Measurement, read_measurements, write_measurement
 from bench.gpu.merge import SECTION, main, merge
-from bench.gpu.plot import picture
-from bench.gpu.rows import MixedMachinesError, rows_of
-from bench.gpu.tables import compared, contexts, limit, percentiles, report, table
+from bench.gpu.report.plot import picture
+from bench.gpu.report.rows import MixedMachinesError, rows_of
+from bench.gpu.report.tables import compared, contexts, limit, percentiles, report, table
 from tests.unit.bench.support import MACHINE, TENSORRT, TORCH, latency, measurement
 
 
@@ -67,7 +67,7 @@ def test_percentiles_contexts_and_the_limit_are_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "changes"),
+    ("field", "changes"),
     [
         ("boot_id", {"machine": replace(MACHINE, boot_id="another")}),
         ("gpu_uuid", {"machine": replace(MACHINE, gpu_uuid="GPU-2")}),
@@ -77,8 +77,8 @@ def test_percentiles_contexts_and_the_limit_are_said() -> None:
         ("session", {"session": "tuesday"}),
     ],
 )
-def test_a_row_of_two_machines_or_sessions_is_refused(what: str, changes: dict[str, Any]) -> None:
-    with pytest.raises(MixedMachinesError, match=f"one file's {what} is"):
+def test_a_row_of_two_machines_or_sessions_is_refused(field: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(MixedMachinesError, match=f"one file's {field} is"):
         rows_of([TORCH, replace(TENSORRT, **changes)])
 
 

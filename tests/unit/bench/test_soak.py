@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench.soak import RESULT
-from bench.soak_count import Ids, count_events, count_ids, rate, read_commits
-from bench.soak_memory import Memory, resident_bytes, slope
-from bench.soak_report import SECTION, report
+from bench.soak.__main__ import RESULT
+from bench.soak.count import Ids, count_events, count_ids, rate, read_commits
+from bench.soak.memory import Memory, resident_bytes, slope
+from bench.soak.report import SECTION, report
 
 ROOT = Path(__file__).parents[3]
 
@@ -70,7 +70,7 @@ def test_growth_is_the_slope_within_each_life_of_a_process() -> None:
     for done in (0.2, 0.4, 0.6):
         memory.add("Redis", 1, done, int(100 + 50 * done), follow=True)
         memory.add("Redis", 2, done + 0.3, int(9000 + 50 * (done + 0.3)), follow=True)
-    memory.add("Redis", 3, 0.9, 70_000, follow=True)  # one sample tells no slope
+    memory.add("Redis", 3, 0.9, 70_000, follow=True)  # one sample gives no slope
     memory.add("Redis", 1, 0.01, 5_000, follow=True)  # at the start
     memory.add("worker", 4, 0.5, 80, follow=False)
     assert memory.peaks == {"Redis": 70_000, "worker": 80}

@@ -1,4 +1,4 @@
-"""What was measured several times, in one table."""
+"""Several measurements in one table."""
 
 from dataclasses import replace
 from pathlib import Path

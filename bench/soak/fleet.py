@@ -1,4 +1,4 @@
-"""The soak's fleet: a Redis that is restarted, and workers that are killed and started again."""
+"""The fleet of the soak: a Redis to restart, and workers to kill and start again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SoakRedis:
         folder.mkdir()
         self._folder = folder
         self.url = f"redis+socket://{folder / 'redis.sock'}"
-        self.away_s: list[float] = []  # of each restart, until it answers again
+        self.away_s: list[float] = []  # downtime of each restart
         self.process = self._start()
 
     @property
@@ -41,7 +41,7 @@ class SoakRedis:
         return self.process.pid
 
     def restart(self, number: signal.Signals) -> None:
-        """End it with a signal, and start it again."""
+        """End the server with a signal, and start it again."""
         began_s = time.monotonic()
         self.process.send_signal(number)
         self.process.wait(STOP_S)
@@ -70,9 +70,9 @@ class SoakRedis:
 
 
 class SoakFleet:
-    """Workers as `clipfleet worker` starts them; `supervise` starts those again that ended.
+    """Worker processes of `clipfleet worker`; `supervise` restarts those that ended.
 
-    The first is never killed, so that its memory can be followed through the whole job.
+    The first worker is never killed, so that its memory can be sampled over the whole job.
     """
 
     def __init__(self, settings: Settings, count: int, folder: Path, chance: random.Random) -> None:
@@ -82,7 +82,7 @@ class SoakFleet:
         self._killed: set[int] = set()  # pids of workers
         self.logs = [folder / f"worker-{number}.log" for number in range(count)]
         self.counts: Counter[str] = Counter()  # kills and starts by kind
-        self.ended: list[str] = []  # how workers ended that nobody killed
+        self.ended: list[str] = []  # exits of workers that were not killed
         self.workers = [self._start(log) for log in self.logs]
 
     def supervise(self) -> None:
@@ -95,7 +95,7 @@ class SoakFleet:
                 self.workers[number] = self._start(self.logs[number])
 
     def kill_one(self) -> None:
-        """Kill -9 a worker with all its processes, or only the child that holds the engine."""
+        """Kill a worker with all its processes, or only the child that holds the engine."""
         worker = self._chance.choice(self.workers[1:] or self.workers)
         child = child_of(worker.pid)
         if child is not None and self._chance.random() < 0.5:
@@ -107,7 +107,7 @@ class SoakFleet:
             self.counts["workers killed"] += 1
 
     def pids(self) -> Iterator[tuple[str, int, bool]]:
-        """Yield role, process, and whether it is one that is followed."""
+        """Yield the role, the pid, and whether the growth of its memory is measured."""
         for number, worker in enumerate(self.workers):
             yield "worker", worker.pid, number == 0
             child = child_of(worker.pid)
@@ -130,20 +130,20 @@ class SoakFleet:
 
 
 def child_of(pid: int) -> int | None:
-    """Return the process of a worker that holds the engine, if it has one now."""
+    """Return the worker's child process that holds the engine, or None without one."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         for child in children:
             if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
                 return int(child)
-    except OSError:  # it ended meanwhile
-        pass
+    except OSError:  # a process ended meanwhile
+        return None
     return None
 
 
 @contextmanager
 def started(redis: SoakRedis, fleet: SoakFleet) -> Iterator[None]:
-    """Stop both in the end, whatever happens."""
+    """Stop both at the end, also after an exception."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""A PyTorch tower replayed as one CUDA graph: the fastest that unchanged PyTorch code runs."""
+"""Replay a PyTorch tower as one CUDA graph, the fastest way to run unchanged PyTorch code."""
 
 from __future__ import annotations
 

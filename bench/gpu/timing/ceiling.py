@@ -1,4 +1,4 @@
-"""The GPU's own ceiling: how fast it multiplies two large float16 matrices."""
+"""Measure the GPU's ceiling: the rate of a product of two large float16 matrices."""
 
 from __future__ import annotations
 

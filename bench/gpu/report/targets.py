@@ -1,4 +1,4 @@
-"""What TensorRT must gain over the other runtimes, and whether it does; all of it computed."""
+"""The targets for TensorRT against the other runtimes, and the measured ratios."""
 
 from __future__ import annotations
 

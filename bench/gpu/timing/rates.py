@@ -1,4 +1,4 @@
-"""Items a second of an engine that is given many items at once."""
+"""Measure items per second of an engine with many items in each call."""
 
 from __future__ import annotations
 

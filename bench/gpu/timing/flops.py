@@ -1,11 +1,11 @@
-"""The work in one item: the floating-point operations of a tower, counted from its architecture.
+"""Count the floating-point operations of a tower for one item, from its architecture.
 
 A multiplication and an addition are two operations. Counted is what `convert/model/chinese_clip.py`
 computes in matrix products and convolutions; norms, softmax and activations are left out, as
 is common (well under 1 %). Texts are counted at the full context length: engines compute
 padding too.
 
-    python -m bench.gpu.flops
+    python -m bench.gpu.timing.flops
 """
 
 from __future__ import annotations

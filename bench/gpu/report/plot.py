@@ -1,8 +1,8 @@
-"""The measured rows as an SVG picture: a panel for each architecture and tower.
+"""The rows as an SVG picture: a panel for each architecture and tower.
 
 Bars are items a second, each panel with a scale of its own, since an RN50's text tower is a
 hundred times as fast as a ViT-H-14's image tower. Figures stand beside the bars. The
-colours are those of Okabe and Ito, which people with colour-blindness tell apart
+colours are those of Okabe and Ito, which colour-blind people can distinguish
 (https://jfly.uni-koeln.de/color/).
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape
 
 from bench.gpu.measurement import CellName
-from bench.gpu.rows import CELLS, Row
+from bench.gpu.report.rows import CELLS, Row
 from clipfleet.architectures import TOWERS
 
 _COLOURS: dict[CellName, str] = {

@@ -1,4 +1,4 @@
-"""Measurements put together: a row for each architecture and tower, each from one session."""
+"""Rows of the report: one for each architecture and tower, each from one session."""
 
 from __future__ import annotations
 

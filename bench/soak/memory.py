@@ -1,4 +1,4 @@
-"""Memory over a job: resident sizes from /proc, their peaks, and how they grow with the items."""
+"""Memory over a job: resident sizes from /proc, their peaks and their growth."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 
 INTERVAL_S = 0.5
-SETTLED = 0.1  # of a job: what a process needs to begin with is not growth
+SETTLED = 0.1  # share of a job: memory of the start is not growth
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
-# Yields role, process, and whether its growth is wanted.
+# Yields the role, the pid, and whether the growth is measured.
 Processes = Callable[[], Iterable[tuple[str, int, bool]]]
 
 
 @dataclass(kw_only=True)
 class Memory:
-    """Resident bytes by role: the peak, and (done, bytes) of each process that is followed.
+    """Resident bytes by role: the peak, and (done, bytes) of each measured process.
 
     `done` is the share of the job that is done, 0 to 1.
     """
@@ -37,14 +37,14 @@ class Memory:
             self.lives[role][pid].append((done, size_bytes))
 
     def take(self, other: Memory, *, scale: float) -> None:
-        """Add another's samples, whose `done` is in other units."""
+        """Add the samples of another `Memory`, whose `done` is scaled."""
         for role, lives in other.lives.items():
             for pid, life in lives.items():
                 for done, size_bytes in life:
                     self.add(role, pid, done * scale, size_bytes, follow=True)
 
     def growth(self, role: str, *, begin: float = SETTLED) -> float | None:
-        """Return the bytes that a process of a role grows by while a whole job is done.
+        """Return the growth of a role's process over a whole job, in bytes.
 
         The slope of least squares from `begin` on, one for all its lives: each has a level of its
         own.
@@ -69,7 +69,7 @@ def slope(lives: Iterable[list[tuple[float, int]]]) -> float | None:
 
 
 def resident_bytes(pid: int) -> int | None:
-    """Return what a process has in memory; None if it ended."""
+    """Return the resident bytes of a process; None if it ended."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except (OSError, IndexError):
@@ -78,7 +78,7 @@ def resident_bytes(pid: int) -> int | None:
 
 
 class MemorySampler:
-    """Fills a `Memory`, from a thread, while it is entered."""
+    """Context manager that fills a `Memory` from a thread."""
 
     def __init__(self, memory: Memory, processes: Processes, done: Callable[[], float]) -> None:
         self._memory = memory

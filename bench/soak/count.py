@@ -1,4 +1,4 @@
-"""What a soak left behind, counted from its files: ids, rates, and what the workers' logs say."""
+"""Count the results of a soak from its files: ids, rates and the events of the workers' logs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PREFIX = "text-"
 
 @dataclass(frozen=True, kw_only=True)
 class Ids:
-    """How often the ids `text-0` … are in parts and errors tables."""
+    """Counts of the ids `text-0` … in parts and errors tables."""
 
     vectors: int
     errors: int
@@ -28,7 +28,7 @@ class Ids:
 
 
 def count_ids(dataset: Path, submitted: int) -> Ids:
-    """Count the rows of a dataset's parts and errors tables by id, by nothing but pyarrow."""
+    """Count the rows of a dataset's parts and errors tables by id, with pyarrow alone."""
     seen = np.zeros(submitted, dtype=np.int64)
     rows: Counter[str] = Counter()
     foreign = 0
@@ -71,7 +71,7 @@ def rate(commits: Sequence[tuple[float, int]], begin_s: float, end_s: float) -> 
 
 
 def count_events(logs: Iterable[Path]) -> dict[str, int]:
-    """Return what the workers did more than once, or again, and how often."""
+    """Return the counts of repeated, returned and later queued shards."""
     embedded: Counter[tuple[str, str]] = Counter()
     counts: Counter[str] = Counter()
     for event in _events(logs):
@@ -100,6 +100,6 @@ def _events(logs: Iterable[Path]) -> Iterator[dict[str, Any]]:
             try:
                 event = json.loads(line)
             except ValueError:
-                continue  # a killed process may leave half a line, and others' warnings
+                continue  # a killed process may leave half a line; libraries write warnings
             if isinstance(event, dict) and "event" in event:
                 yield event

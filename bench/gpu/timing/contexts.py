@@ -1,4 +1,4 @@
-"""A TensorRT engine that is opened once, and run with one number of contexts after the other."""
+"""Open a TensorRT engine once, and run it with several numbers of contexts in turn."""
 
 from __future__ import annotations
 

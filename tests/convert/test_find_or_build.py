@@ -1,4 +1,4 @@
-"""This machine's engine: found, or built once, whatever else goes on beside it."""
+"""This machine's engine is found, or built once, also beside other processes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write_onnx(folder: Path) -> Path:
 def write_engine(
     onnx: ModelCard, engine: Path, *, place: Place = PLACE, cosine: float = 0.99999
 ) -> None:
-    """Write what a build leaves: an engine, and a card that proves it at `place`."""
+    """Write the files of a build: an engine, and a card that is verified for `place`."""
     engine.write_text("plan")
     measured = MeasuredOn(
         engine_sha256=sha256_of(engine), runtime_version=place.runtime_version, gpu=place.gpu
@@ -98,17 +98,17 @@ def builds() -> Builds:
 
 
 @pytest.fixture
-def said() -> list[str]:
+def messages() -> list[str]:
     return []
 
 
 @pytest.fixture
-def find(tmp_path: Path, builds: Builds, said: list[str]) -> Find:
+def find(tmp_path: Path, builds: Builds, messages: list[str]) -> Find:
     """Find the engine of a model, in a cache that lies beside it."""
 
     def call(model: Path, place: Place = PLACE) -> Path:
         cache = tmp_path / "cache"
-        return machine_engine(model, cache, place=place, build=builds, progress=said.append)
+        return machine_engine(model, cache, place=place, build=builds, progress=messages.append)
 
     return call
 
@@ -145,7 +145,7 @@ def test_each_gpu_and_version_has_an_engine_of_its_own(
 
 
 def test_the_engine_beside_the_onnx_is_taken_if_it_fits(
-    tmp_path: Path, find: Find, builds: Builds, said: list[str]
+    tmp_path: Path, find: Find, builds: Builds, messages: list[str]
 ) -> None:
     onnx = write_onnx(tmp_path)
     own = tmp_path / "m.txt.fp16.trt"
@@ -155,11 +155,11 @@ def test_the_engine_beside_the_onnx_is_taken_if_it_fits(
 
     write_engine(load_card(onnx)[0], own, place=replace(PLACE, gpu="Tesla T4"))
     assert find(onnx) != card_path(own)
-    assert "m.txt.fp16.trt was built for Tesla T4 and this is NVIDIA H100 80GB HBM3" in said[0]
+    assert "m.txt.fp16.trt was built for Tesla T4 and this is NVIDIA H100 80GB HBM3" in messages[0]
     other = replace(load_card(onnx)[0], checkpoint_sha256="1" * 64)
     write_engine(other, own)
     assert find(onnx) != card_path(own)  # the ONNX was converted anew since
-    assert "of another model" in said[-1]
+    assert "of another model" in messages[-1]
 
 
 def test_an_engine_without_its_onnx_serves_if_it_fits(tmp_path: Path, find: Find) -> None:
@@ -209,10 +209,10 @@ def test_a_cache_that_cannot_be_written_says_how_to_choose_another(
         find(write_onnx(tmp_path))
 
 
-def test_a_build_here_needs_the_float32_onnx_beside(tmp_path: Path, said: list[str]) -> None:
+def test_a_build_here_needs_the_float32_onnx_beside(tmp_path: Path, messages: list[str]) -> None:
     onnx = write_onnx(tmp_path)
-    build = _builder(tmp_path, said.append)
-    with pytest.raises(UsageError, match=r"Put m\.txt\.fp32\.onnx, .*is proved against it"):
+    build = _builder(tmp_path, messages.append)
+    with pytest.raises(UsageError, match=r"Put m\.txt\.fp32\.onnx, .*is verified against it"):
         build(replace(load_card(onnx)[0], precision="fp16"), onnx, tmp_path / "m.txt.fp16.trt")
 
 
@@ -221,7 +221,7 @@ PROCESS = """
 import sys, time
 from pathlib import Path
 from clipfleet.convert.tensorrt.find_or_build import machine_engine
-from tests.convert.test_machine_engine import PLACE, write_engine
+from tests.convert.test_find_or_build import PLACE, write_engine
 model, folder = Path(sys.argv[1]), Path(sys.argv[2])
 def say(line):
     sys.stderr.write(line + "\\n")
@@ -285,8 +285,8 @@ def test_a_build_that_dies_leaves_no_lock_and_the_next_one_builds(tmp_path: Path
     os.kill(first.pid, signal.SIGKILL)
     wait_for_line(second, "building")  # at once
     (tmp_path / "go").touch()
-    out, said = second.communicate(timeout=30)
-    assert load_card(out.strip())[0].runtime == "tensorrt", said
+    out, errors = second.communicate(timeout=30)
+    assert load_card(out.strip())[0].runtime == "tensorrt", errors
     assert (tmp_path / "builds").read_text() == "built\n" * 2
     first.communicate()
 
@@ -307,7 +307,7 @@ def test_the_command_says_in_one_line_why_there_is_no_engine(tmp_path: Path) -> 
         text=True,
         check=False,
     )
-    assert run.returncode in {2, 3}  # what is missing here: a package, or a GPU
+    assert run.returncode in {2, 3}  # a package or a GPU is missing here
     assert run.stdout == ""
     assert run.stderr.startswith("clipfleet: ")
     assert "Traceback" not in run.stderr

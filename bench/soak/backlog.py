@@ -1,11 +1,11 @@
-"""What a plan a hundred times longer than its queue costs Redis, with and without a limit."""
+"""Measure Redis's memory for a plan 100 times as long as its queue, with and without a limit."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from bench.soak_fleet import SoakRedis
+from bench.soak.fleet import SoakRedis
 from clipfleet.items import Item
 from clipfleet.settings import Settings
 from clipfleet.storage.sources.base import ListSource

@@ -1,4 +1,4 @@
-"""A soak's result: as JSON, and as a table for the documentation."""
+"""The result of a soak as JSON and as tables for the documentation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.pages import Section
-from clipfleet.atomic_write import whole_file
+from clipfleet.atomic_write import atomic_write
 from clipfleet.settings import Settings
 
 SECTION = Section("soak", "bench.soak")
@@ -23,7 +23,7 @@ def write_results(result: Result, json_path: Path, page: Path | None) -> None:
         ValueError: The page has no markers.
     """
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-    with whole_file(json_path) as part:
+    with atomic_write(json_path) as part:
         part.write_text(text, encoding="utf-8")
     if page is None:
         print(report(result))
@@ -95,13 +95,13 @@ def _memory(result: Result) -> list[str]:
 
 
 def _backlog(result: Result) -> str:
-    told = result["backlog"]
-    limited, unlimited = (told[f"{name}_bytes"] / MIB for name in ("limited", "unlimited"))
-    each_bytes = told["bytes_a_message"]
+    backlog = result["backlog"]
+    limited, unlimited = (backlog[f"{name}_bytes"] / MIB for name in ("limited", "unlimited"))
+    each_bytes = backlog["bytes_a_message"]
     return (
-        f"A plan of {told['shards']:,} shards and no worker cost Redis {limited:,.1f} MiB with a "
-        f"limit of {told['limit']:,}, and {unlimited:,.1f} MiB without one: {each_bytes:,} bytes a "
-        f"queued shard, {_full(each_bytes):,.1f} MiB for as many as are queued by default."
+        f"A plan of {backlog['shards']:,} shards and no worker cost Redis {limited:,.1f} MiB with "
+        f"a limit of {backlog['limit']:,}, and {unlimited:,.1f} MiB without one: {each_bytes:,} "
+        f"bytes a queued shard, {_full(each_bytes):,.1f} MiB for as many as are queued by default."
     )
 
 

@@ -1,18 +1,18 @@
-"""The measured rows as Markdown: the table, its percentiles, contexts, ratios and the limit."""
+"""The rows as Markdown: the table, its percentiles, contexts, ratios and the limit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from bench.gpu.measurement import Cell, CellName
-from bench.gpu.rows import CELLS, EXTRA_CELLS, Row
-from bench.gpu.targets import figures
+from bench.gpu.report.rows import CELLS, EXTRA_CELLS, Row
+from bench.gpu.report.targets import figures
 
 _NONE = "–"
 
 
 def report(rows: Sequence[Row], *, plot: str | None = None) -> str:
-    """Return everything that is said of the rows; `plot` is the picture's file name."""
+    """Return the whole report of the rows; `plot` is the picture's file name."""
     parts = [hardware(rows), table(rows)]
     if plot:
         parts.append(f"![Items a second of every architecture and runtime]({plot})")
@@ -39,7 +39,7 @@ def hardware(rows: Sequence[Row]) -> str:
     pythons = sorted({p.python for p in parts})
     clocks = [c.sm_mhz for p in parts for cell in p.cells.values() for c in (cell.after,) if c]
     known = [clock for clock in clocks if clock]
-    said = (
+    clock = (
         f"GPU clock right after a measurement: {min(known):.0f} to {max(known):.0f} MHz."
         if known
         else ""
@@ -48,13 +48,13 @@ def hardware(rows: Sequence[Row]) -> str:
         f"{session}: {', '.join(names)}" for session, names in sorted(_by_session(rows).items())
     )
     return (
-        f"Hardware: {'; '.join(machines)}. {said}\nSoftware: {', '.join(versions)}; Python "
+        f"Hardware: {'; '.join(machines)}. {clock}\nSoftware: {', '.join(versions)}; Python "
         f"{', '.join(pythons)}.\nSessions: {sessions}."
     )
 
 
 def _by_session(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """Return the rows of each session, told apart by the machine's start as well."""
+    """Return the rows of each session, where each start of a machine is a session of its own."""
     found: dict[str, list[str]] = {}
     for row in rows:
         part = row.parts[0]

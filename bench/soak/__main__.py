@@ -1,11 +1,11 @@
-"""A job under faults: workers killed every few seconds, Redis restarted twice, and what remains.
+"""Run a job under faults: workers are killed every few seconds, Redis is restarted twice.
 
     python -m bench.soak --into docs/explanation/performance.md
     python -m bench.soak --items 20000 --workers 2 --kill-every-s 1 --json small.json
 
 Texts go through `clipfleet submit`, a redis-server with an append-only file and real workers
-with a fake engine. The first and the last part of the job are left undisturbed. In the end every
-submitted id is looked for in the parts, and `clipfleet verify` is asked as well.
+with a fake engine. The first and the last part of the job run without faults. At the end, the
+program looks for every submitted id in the parts and runs `clipfleet verify`.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.soak_backlog import measure_backlog
-from bench.soak_count import PREFIX, count_events, count_ids, rate, read_commits
-from bench.soak_fleet import SoakFleet, SoakRedis, started
-from bench.soak_memory import SETTLED, Memory, MemorySampler
-from bench.soak_report import SECTION, write_results
+from bench.soak.backlog import measure_backlog
+from bench.soak.count import PREFIX, count_events, count_ids, rate, read_commits
+from bench.soak.fleet import SoakFleet, SoakRedis, started
+from bench.soak.memory import SETTLED, Memory, MemorySampler
+from bench.soak.report import SECTION, write_results
 from clipfleet.settings import Settings, cores, load_settings
 from clipfleet.workers.engines.fake import write_fake_engine
 from clipfleet.workers.environment import environment_of
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "bench" / "results" / "soak.json"
 STARTED = 0.03  # of the job: rates count from here
 FAULTS = (0.15, 0.80)  # kills come in this part of the job
 RESTARTS = ((0.35, signal.SIGTERM), (0.60, signal.SIGKILL))
 ENDED = 0.99  # rates count up to here: in the end, workers run out of shards
-SETTLE_S = 15.0  # after the last fault: what was in a dead worker's hands comes back
+SETTLE_S = 15.0  # after the last fault: messages of a dead worker return to the queue
 _LOOK_S = 0.1
 
 
@@ -94,7 +94,7 @@ class Soak:
             "submit": submitted,
             "seconds": round(seconds, 1),
             "shards": self.shards,
-            **self.proof(),
+            **self.verify(),
             "faults": {
                 **{name.replace(" ", "_"): count for name, count in sorted(fleet.counts.items())},
                 "ended_by_themselves": fleet.ended,
@@ -107,7 +107,7 @@ class Soak:
         }
 
     def submit(self) -> dict[str, Any]:
-        """Plan all items and queue what there is room for; no worker runs yet."""
+        """Plan all items and queue shards up to the limit; no worker runs yet."""
         source = write_texts(self.folder / "texts.jsonl", self.options.items)
         command = [sys.executable, "-m", "clipfleet", "submit", str(source), str(self.dataset)]
         command += ["--model", str(self.settings.model), "--json"]
@@ -122,13 +122,13 @@ class Soak:
                 lambda: time.monotonic() - began_s,
             )
             with sampler:
-                told = json.loads(process.communicate()[0])
+                submitted = json.loads(process.communicate()[0])
         seconds = time.monotonic() - began_s
-        self.memory.take(elapsed, scale=1 / seconds)  # it goes on at an even pace
+        self.memory.take(elapsed, scale=1 / seconds)  # its memory grows evenly over the job
         return {
             "seconds": round(seconds, 1),
-            "queued_shards": told["queued_shards"],
-            "later_shards": told["later_shards"],
+            "queued_shards": submitted["queued_shards"],
+            "later_shards": submitted["later_shards"],
         }
 
     def disturb(self, fleet: SoakFleet, deadline_s: float) -> None:
@@ -143,7 +143,7 @@ class Soak:
                 self._note("fault")
                 fleet.kill_one()
                 next_kill_s = now_s + self.options.kill_every_s * self.chance.uniform(0.5, 1.5)
-            if restarts and done >= restarts[0][0]:  # also where a fast fleet left the middle since
+            if restarts and done >= restarts[0][0]:  # even if a fast fleet has left the middle
                 self._note("fault")
                 self.redis.restart(restarts.pop(0)[1])
             fleet.supervise()
@@ -153,13 +153,13 @@ class Soak:
         """Return the share of the shards that have their record."""
         return _count_shards(self.dataset / "manifest") / self.shards
 
-    def proof(self) -> dict[str, Any]:
-        """Return how often each id is there, and what `clipfleet verify` says."""
-        verify = [sys.executable, "-m", "clipfleet", "verify", str(self.dataset), "--json"]
-        told = json.loads(subprocess.run(verify, stdout=subprocess.PIPE, check=False).stdout)
+    def verify(self) -> dict[str, Any]:
+        """Return the counts of ids, and the result of `clipfleet verify`."""
+        command = [sys.executable, "-m", "clipfleet", "verify", str(self.dataset), "--json"]
+        found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout)
         return {
             "ids": count_ids(self.dataset, self.options.items).__dict__,
-            "verify": {"ok": told["ok"], "problems": told["problems"]},
+            "verify": {"ok": found["ok"], "problems": found["problems"]},
         }
 
     def rates(self) -> dict[str, float | None]:
@@ -223,27 +223,29 @@ def _count_shards(manifest: Path) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run, write the result, and return 0 if nothing is lost and nothing doubled."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    """Run the job, write the result, and return 0 if no id is lost or doubled."""
+    parser = argparse.ArgumentParser(
+        "python -m bench.soak", description=(__doc__ or "").splitlines()[0]
+    )
     add = parser.add_argument
     add("--items", type=int, default=1_000_000)
     add("--workers", type=int, default=8)
     add("--shard-size", type=int, default=500)
     add("--max-queued-shards", type=int, default=400)
     add("--backlog-shards", type=int, default=500, help="a limit, for a plan 100 times as long")
-    add("--item-s", type=float, default=0.002, help="what an item takes the engine; it sleeps")
+    add("--item-s", type=float, default=0.002, help="the engine's seconds for an item; it sleeps")
     add("--kill-every-s", type=float, default=4.0, help="seconds between kills, on average")
-    add("--redelivery-s", type=int, default=10, help="until a dead worker's shards come back")
-    add("--limit-s", type=float, default=1800.0, help="give up after so long")
+    add("--redelivery-s", type=int, default=10, help="seconds until a dead worker's shards return")
+    add("--limit-s", type=float, default=1800.0, help="seconds after which the run fails")
     add("--seed", type=int, default=1)
-    add("--beside", default="nothing", help="what else ran on the machine")
-    add("--json", type=Path, default=RESULT, help="where the result goes")
-    add("--into", type=Path, help="a page whose table is written anew")
+    add("--beside", default="nothing", help="other load of the machine, for the report")
+    add("--json", type=Path, default=RESULT, help="file of the result")
+    add("--into", type=Path, help="page whose table is rewritten")
     given = vars(parser.parse_args(arguments))
     json_path, page = given.pop("json"), given.pop("into")
     json_path.parent.mkdir(parents=True, exist_ok=True)
     if page is not None:
-        SECTION.insert(page.read_text(encoding="utf-8"), "")  # not only in the end
+        SECTION.insert(page.read_text(encoding="utf-8"), "")  # refuse a wrong page before the run
     with tempfile.TemporaryDirectory(prefix="clipfleet-soak-") as folder:
         result = Soak(Options(**given), Path(folder)).run()
     write_results(result, json_path, page)

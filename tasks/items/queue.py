@@ -124,8 +124,8 @@ class ItemQueue:
 
 
 def _message(items: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
-    found = [] if isinstance(items, Mapping) else list(items)
-    if isinstance(items, Mapping) or not all(isinstance(item, Mapping) for item in found):
+    found = list(items)
+    if not all(isinstance(item, Mapping) for item in found):  # a mapping gives its keys
         raise UsageError(
             f'put takes a list of items such as {{"id": "a", "text": "…"}}: got {items!r:.200}'
         )

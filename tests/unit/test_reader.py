@@ -293,7 +293,7 @@ def test_batches_of_no_rows_are_refused(tmp_path: Path, rows: int) -> None:
 
 def test_all_vectors_take_their_own_memory_and_a_row_group(tmp_path: Path) -> None:
     """By NumPy's and Arrow's own counts, at the peak."""
-    dim, parts = 64, 12
+    dim, parts = 32, 6
     dataset = make_dataset(tmp_path, dtype="float32", dim=dim)
     items = numbered_texts(ROW_GROUP_ROWS * parts)
     assert plan_items(dataset, ListSource(items), ROW_GROUP_ROWS) is not None

@@ -173,7 +173,7 @@ def test_the_tutorial_goes_on_from_there(checkout: Path, environment: dict[str, 
     done = {line for block in blocks(README, "sh") for line in block.splitlines()}
     printed = {}
     for block in blocks(TUTORIAL, "sh"):
-        fails = "broken.jpg\nclipfleet embed" in block
+        fails = "broken.jpg\nclipfleet embed" in block or block.startswith("clipfleet errors")
         if "errors" in block or not done.issuperset(block.splitlines()):
             printed[block] = run(block, checkout, environment, exit_code=1 if fails else 0)
     [errors] = [text for block, text in printed.items() if block.startswith("clipfleet errors")]

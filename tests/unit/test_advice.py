@@ -34,7 +34,7 @@ def texts() -> list[tuple[Path, str]]:
 def test_an_advised_command_exists_with_its_options() -> None:
     commands: Any = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     advised = [
-        (path, *match.groups()) for path, text in texts() for match in COMMAND.finditer(text)
+        (path, match[1], match[2]) for path, text in texts() for match in COMMAND.finditer(text)
     ]
     assert len(advised) > 10
     for path, name, arguments in advised:

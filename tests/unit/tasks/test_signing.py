@@ -151,7 +151,7 @@ def test_a_weak_or_padded_key_is_refused_without_showing_it(
 
 
 def test_an_old_key_alone_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"message_key_old: .* beside a new one"):
+    with pytest.raises(SettingsError, match=r"message_key_old: .* needs a new one beside it"):
         load_settings(message_key_old=KEY)
 
 

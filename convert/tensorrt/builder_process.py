@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import clipfleet
 from clipfleet import errors
 from clipfleet.convert.tensorrt.options import BuildRequest, BuildResult
 from clipfleet.errors import ClipfleetError, ConversionError
@@ -56,13 +57,13 @@ def run_builder(
 
 
 def _start(events: int) -> subprocess.Popen[bytes]:
-    """Start the child in the folder of our packages, where no user module shadows them."""
+    """Start the child in the folder that holds our package, where no user module shadows it."""
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     return subprocess.Popen(
         [sys.executable, "-m", _MODULE, str(events)],
         stdin=subprocess.PIPE,
         pass_fds=[events],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(clipfleet.__file__).parents[1],  # not in a folder of it: one is named tensorrt
         env={**os.environ, "PYTHONPATH": path},
     )
 

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from clipfleet.tasks.local.redis_server import private_redis
-
 GPU_TIMEOUT_S = 30
 
 
@@ -28,5 +26,9 @@ def gpu() -> None:
 
 @pytest.fixture
 def redis_url() -> Iterator[str]:
+    from clipfleet.tasks.local.redis_server import (
+        private_redis,  # not where only engines are tested
+    )
+
     with private_redis() as url:
         yield url

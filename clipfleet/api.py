@@ -71,6 +71,7 @@ def embed(
     from clipfleet.tasks.local.run import embed_source
 
     settings = settings or load_settings()
+    processes = _processes(workers, gpus)
     return embed_source(
         _source(source, model, id_column, uri_column, text_column),
         str(out),
@@ -78,7 +79,7 @@ def embed(
         settings=settings,
         own_redis=own_redis,
         show=on_progress or _show_nothing,
-        **_processes(workers, gpus),
+        **processes,
     )
 
 

@@ -336,3 +336,12 @@ def _alive(pid: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return False
+
+
+def test_the_builder_starts_where_no_folder_hides_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its working folder comes first on its path, and the package has a folder of that name."""
+    started: dict[str, Any] = {}
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **how: started.update(how))
+    builder_process._start(0)
+    assert (Path(started["cwd"]) / "clipfleet").is_dir()
+    assert not (Path(started["cwd"]) / "tensorrt").exists()

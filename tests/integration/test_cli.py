@@ -205,7 +205,10 @@ def test_transient_errors_are_told_from_the_others_and_chosen_by_one_name(tmp_pa
 
 def test_what_cannot_be_retried_is_wrong_use(tmp_path: Path) -> None:
     for options, said in (
-        (("--only", "mising"), "'mising' is not a class of error; the classes are empty_file, missing"),
+        (
+            ("--only", "mising"),
+            "is not a class of error; the classes are empty_file",
+        ),
         (("--only", "bad_item"), "nothing of such an item was kept"),
         (("--workers", "2"), "name the model too"),
         (("--url-host", "a.example"), "name the --model as well"),

@@ -30,7 +30,6 @@ from clipfleet.cli.options import (
     settings_from,
 )
 from clipfleet.cli.output import end_on_sigterm, end_with, print_result
-from clipfleet.cli.progress_bar import open_display
 
 
 def embed(
@@ -71,6 +70,8 @@ def embed(
         url_hosts=url_host or None,
         **_engine_settings(provider, contexts, allow_unverified),
     )
+    from clipfleet.cli.progress_bar import open_display  # rich is slow to import
+
     with open_display(quiet=as_json) as show:
         summary = clipfleet.embed(
             source,

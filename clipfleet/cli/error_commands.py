@@ -11,7 +11,6 @@ import typer
 import clipfleet
 from clipfleet.cli.options import DatasetArgument, Gpus, Json, RedisUrl, UrlHosts, settings_from
 from clipfleet.cli.output import DONE, ITEMS_FAILED, end_on_sigterm, end_with, print_result
-from clipfleet.cli.progress_bar import open_display
 from clipfleet.error_codes import TRANSIENT, TRANSIENT_CODES, chosen_classes
 from clipfleet.errors import UsageError
 
@@ -80,6 +79,8 @@ def retry(
         raise UsageError("--url-host is for workers on this machine: name the --model as well")
     if model is not None:
         end_on_sigterm()
+    from clipfleet.cli.progress_bar import open_display  # rich is slow to import
+
     with open_display(quiet=as_json or model is None) as show:
         done = clipfleet.retry(
             dataset,

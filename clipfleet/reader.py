@@ -22,9 +22,8 @@ from clipfleet.storage.format.parquet import (
     parquet_error,
     read_row_groups,
 )
-from clipfleet.storage.format.parts import part_path, part_remedy, part_schema
-from clipfleet.storage.plan.failures import standing_failures
-from clipfleet.storage.plan.retries import RetriedIds
+from clipfleet.storage.format.parts import Failure, footer_of, part_path, part_remedy, part_schema
+from clipfleet.storage.plan.retries import RetriedIds, job_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -154,21 +153,25 @@ class Dataset:
             yield ids, vectors[: len(ids)]
 
     def errors(self) -> Iterator[ErrorRow]:
-        """Yield the items without a vector, as they are now; a row that a retry mended is gone.
+        """Yield the items without a vector, in the same parts as `ids` and `vectors()`.
+
+        An item that a retry took up has one row, the newest, or none once it has a vector.
 
         Raises:
-            DatasetError: An errors table or a plan is damaged.
+            DatasetError: A part or a plan is damaged, or a part was moved away or replaced.
         """
-        with closing(RetriedIds(self._stored, part_names(self._stored.fs))) as retried:
-            for _, failure in standing_failures(self._stored, retried):
-                yield ErrorRow(
-                    id=failure.item.id,
-                    uri=failure.item.uri,
-                    text=failure.item.text,
-                    error=failure.error,
-                    message=failure.message,
-                    attempt=failure.attempt,
-                )
+        with closing(RetriedIds(self._stored, self._parts)) as retried:
+            for name in self._parts:
+                for failure in self._failures(name):
+                    if not retried.has(failure.item.id, after=job_of(name)):
+                        yield ErrorRow(
+                            id=failure.item.id,
+                            uri=failure.item.uri,
+                            text=failure.item.text,
+                            error=failure.error,
+                            message=failure.message,
+                            attempt=failure.attempt,
+                        )
 
     def to_arrow(self) -> pa.Table:
         """Return all columns of n rows: id, uri (width, height in pixels) or text, embedding.
@@ -228,6 +231,11 @@ class Dataset:
             ) from error
         except (*PARQUET_ERRORS, ValueError) as error:  # ValueError: other columns
             raise parquet_error(error, f"{self.path}/{path}", remedy=part_remedy(name)) from error
+
+    def _failures(self, name: str) -> tuple[Failure, ...]:
+        """Return the failures in a part's footer: its errors table may change meanwhile."""
+        with self._open(name) as parquet:
+            return footer_of(parquet.metadata, path=f"{self.path}/{part_path(name)}").failures
 
     def _vectors_of(self, rows: pa.Table) -> Vectors:
         flat = rows["embedding"].combine_chunks().flatten()

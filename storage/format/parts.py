@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clipfleet.architectures import Tower
@@ -178,7 +179,19 @@ def read_footer(file: BinaryIO, *, path: str) -> Footer:
         StorageError: The disk did not answer.
     """
     try:
-        parquet = open_parquet(file).metadata
+        return footer_of(open_parquet(file).metadata, path=path)
+    except PARQUET_ERRORS as error:
+        remedy = part_remedy(PurePosixPath(path).stem)
+        raise parquet_error(error, path, remedy=remedy) from error
+
+
+def footer_of(parquet: pq.FileMetaData, *, path: str) -> Footer:
+    """Return the footer of an open part; `path` is for messages.
+
+    Raises:
+        DatasetError: It was not written by clipfleet.
+    """
+    try:
         metadata = parquet.metadata or {}
         failures = [failure_of(fields) for fields in json.loads(metadata[_FAILURES_KEY])]
         return Footer(
@@ -193,7 +206,7 @@ def read_footer(file: BinaryIO, *, path: str) -> Footer:
             retries=tuple(map(plain_name, json.loads(metadata.get(_RETRIES_KEY, b"[]")))),
             cut=_count(json.loads(metadata.get(_CUT_KEY, b"0"))),
         )
-    except (*PARQUET_ERRORS, LookupError, TypeError, ValueError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
         remedy = part_remedy(PurePosixPath(path).stem)
         raise parquet_error(error, path, remedy=remedy) from error
 

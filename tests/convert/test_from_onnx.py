@@ -20,7 +20,7 @@ from clipfleet.errors import ConversionError, EngineDamagedError, UsageError, Ve
 from clipfleet.model_card import ModelCard, card_path, load_card
 from clipfleet.workers.engines.onnx import OnnxEngine
 
-DEMO = Path(__file__).parents[3] / "examples" / "demo" / "model"
+DEMO = Path(__file__).parents[2] / "examples" / "demo" / "model"
 LOGIT_SCALE = 3.84
 
 

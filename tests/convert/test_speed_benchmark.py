@@ -182,7 +182,7 @@ def test_a_gpu_that_cannot_be_named_is_refused(capsys: pytest.CaptureFixture[str
 
 
 def test_missing_torch_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [m for m in sys.modules if m.startswith("convert.") and "speed" not in m]:
+    for name in [m for m in sys.modules if m.startswith("clipfleet.convert.") and "speed" not in m]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(DependencyError, match=r"needs torch .*\.\[convert\]"):

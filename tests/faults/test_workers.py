@@ -46,7 +46,8 @@ def test_a_parent_killed_alone_takes_its_child_along(make_rig: MakeRig, record: 
     first.process.wait()
     rig.start_worker()
     record(rig.outcome("worker's parent killed alone, started again"))
-    assert not Path(f"/proc/{first.child_pid()}").exists()
+    child = Path(f"/proc/{first.child_pid()}")
+    wait_until(lambda: not child.exists(), what="the child is gone")
 
 
 def test_all_workers_killed_at_once_go_on_when_they_are_started(

@@ -44,7 +44,10 @@ def test_without_nvidia_smi_there_is_no_gpu(
 @pytest.mark.parametrize(
     ("script", "why"),
     [
-        ("echo 'NVRM: rm_init_adapter failed' >&2; exit 9", "NVRM: rm_init_adapter failed; inst"),
+        (
+            "echo 'NVRM: rm_init_adapter failed' >&2; exit 9",
+            "rm_init_adapter failed; reinstall",
+        ),
         ("echo surprise", "printed 'surprise' where uuid, name"),
     ],
 )

@@ -72,6 +72,7 @@ def test_embed_writes_what_encode_images_computes_and_retry_mends(
     retried = clipfleet.retry(out, only=[UNSUPPORTED_FORMAT], model=model, settings=settings)
     assert isinstance(retried, clipfleet.Summary)
     assert retried.ok
+    dataset.refresh()
     assert list(dataset.errors()) == []
     assert len(dataset) == COUNT  # as it was opened
     dataset.refresh()
@@ -141,7 +142,12 @@ def test_a_job_of_a_fleet_is_submitted_watched_and_retried(bench: Bench) -> None
     assert isinstance(retry, clipfleet.Retry)
     assert (retry.items, retry.shards) == (1, 1)
     dataset = clipfleet.Dataset(out, settings=settings)
-    wait_until(lambda: [row.attempt for row in dataset.errors()] == [2], what="the retry")
+
+    def attempts() -> list[int]:
+        dataset.refresh()
+        return [row.attempt for row in dataset.errors()]
+
+    wait_until(lambda: attempts() == [2], what="the retry")
     assert clipfleet.retry(out, only=[MISSING], settings=settings).to_json()["items"] == 0
 
 

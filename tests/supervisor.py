@@ -37,6 +37,7 @@ def supervise(command: Sequence[str]) -> int:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     process = subprocess.Popen(_interrupted_with_us(command), start_new_session=True)
     while process.poll() is None and not signals:
+        _reap_orphans(process.pid)
         time.sleep(_POLL_S)
     if signals:
         _interrupt(process, signals)
@@ -95,6 +96,19 @@ def _children() -> list[int]:
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG) != (0, 0):
             continue
+    return _pids()
+
+
+def _reap_orphans(command: int) -> None:
+    """Reap the ended processes whose parents died, as init does: tests look for their end."""
+    for pid in _pids():
+        if pid != command:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
+def _pids() -> list[int]:
+    """Return the children, those that have ended and are not reaped included."""
     found: list[int] = []
     for tasks in Path("/proc/self/task").glob("*/children"):
         found += map(int, tasks.read_text().split())

@@ -72,10 +72,10 @@ def test_embed_writes_what_encode_images_computes_and_retry_mends(
     retried = clipfleet.retry(out, only=[UNSUPPORTED_FORMAT], model=model, settings=settings)
     assert isinstance(retried, clipfleet.Summary)
     assert retried.ok
+    assert len(list(dataset.errors())) == 1  # as it was opened
+    assert len(dataset) == COUNT
     dataset.refresh()
-    assert list(dataset.errors()) == []
-    assert len(dataset) == COUNT  # as it was opened
-    dataset.refresh()
+    assert (len(dataset), list(dataset.errors())) == (COUNT + 1, [])
     vector_of = dict(zip(dataset.ids, dataset.vectors(), strict=True))
     np.testing.assert_allclose(vector_of["broken.jpg"], vector_of[dataset.ids[0]], atol=1e-6)
 

@@ -34,6 +34,8 @@ NON_FINITE = "non_finite"
 
 BAD_ITEM = "bad_item"  # a single item without the fields that its task requires
 
+REPLACED = "replaced"  # newer content of the id is being embedded, by a job that has the id
+
 HTTP_ERROR = "http_error"  # a permanent answer of the server that is not the image
 
 # Transient: the worker tried several times, and a later `clipfleet retry` may succeed.
@@ -64,6 +66,7 @@ ERROR_CODES = (
     EMPTY_TEXT,
     NON_FINITE,
     BAD_ITEM,
+    REPLACED,
     HTTP_ERROR,
     DISK_ERROR,
     FETCH_TIMEOUT,

@@ -31,6 +31,11 @@ def queue_name(tower: Tower, prefix: str = "clipfleet") -> str:
     return f"{prefix}.{tower}"
 
 
+def shard_name(job: str, index: int) -> str:
+    """Return the name of a job's shard, as in `Shard.name`."""
+    return f"{job}-{index:07d}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
 class Shard:
     """The planned items that one task embeds: row group `index` of a job's plan."""
@@ -42,7 +47,7 @@ class Shard:
     @property
     def name(self) -> str:
         """The shard's name in file names; names sort in the order of the plan."""
-        return f"{self.job}-{self.index:07d}"
+        return shard_name(self.job, self.index)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)

@@ -107,6 +107,12 @@ class Settings(BaseSettings):
     """Seconds that the first single item of a window waits for others. Smaller values write
     sooner; larger values give fewer files."""
 
+    on_conflict: Literal["keep", "replace", "error"] = "keep"
+    """Treatment of an id that comes again with another uri or text, as a single item or in
+    `submit --refresh`. `keep` keeps its vector and counts the conflict, `replace` embeds the newer
+    content in its place, `error` refuses the item. An id without a vector always takes the newer
+    content."""
+
     shard_deadline_s: PositiveInt = 1800
     """Seconds without a finished batch after which a shard's process is killed and the shard runs
     again. Smaller values end a hang sooner. The value must exceed the time of the slowest batch."""

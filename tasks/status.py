@@ -13,10 +13,11 @@ from redis.exceptions import RedisError
 from clipfleet.messages import queue_name
 from clipfleet.settings import Settings
 from clipfleet.storage.commit.manifest import Manifest
-from clipfleet.storage.filesystem.locations import in_object_store, open_filesystem
+from clipfleet.storage.filesystem.locations import in_object_store, open_filesystem, resolved
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset
 from clipfleet.storage.format.parts import ITEMS_PREFIX
 from clipfleet.storage.plan.reader import Job, jobs, read_job
+from clipfleet.tasks.broker.conflicts import Conflicts
 from clipfleet.tasks.broker.queue_stats import message_counts
 from clipfleet.tasks.broker.redis_client import connect, unreachable
 from clipfleet.tasks.broker.refusals import Refusal, Refusals
@@ -52,7 +53,8 @@ class Progress:
 
     `total`, `vectors` and `errors` count items; `total` counts planned and single items. `waiting`
     and `held` count the messages of the dataset's tower and fleet, for all datasets; they are None
-    if Redis does not answer, see `broker_error`. `unnamed_refusals` are those of messages that
+    if Redis does not answer, see `broker_error`. `conflicts` counts the single items of the last
+    week whose ids have other content, and keep it. `unnamed_refusals` are those of messages that
     name no dataset.
     """
 
@@ -64,6 +66,7 @@ class Progress:
         self._in_retry = 0  # errors that a running retry will replace
         self.waiting: int | None = None
         self.held: int | None = None
+        self.conflicts: int | None = None
         self.refusals: list[Refusal] = []
         self.unnamed_refusals: list[Refusal] = []
         self.broker_error: str | None = None
@@ -170,6 +173,7 @@ class Progress:
             "shards_done": self.shards_done,
             "waiting": self.waiting,
             "held": self.held,
+            "conflicts": self.conflicts,
             "broker_error": self.broker_error,
             "refusals": [
                 {"message": r.message, "reason": r.reason}
@@ -182,7 +186,14 @@ class Progress:
         name = f"{self.dataset.root}:{self.job.id}" if self.job else self.dataset.root
         head = f"{name}: {sentence(self.snapshot())}; {self.shards_done:,}/{self.shards:,} shards"
         cut = [f"  {self.cut:,} texts were cut to the model's length"] if self.cut else []
-        return [head, *cut, *self._redis_lines(), *self._missing_lines(), *self._refusal_lines()]
+        return [
+            head,
+            *cut,
+            *self._redis_lines(),
+            *self._missing_lines(),
+            *self._conflict_lines(),
+            *self._refusal_lines(),
+        ]
 
     def _redis_lines(self) -> list[str]:
         if self.finished and not self.waiting and not self.held:
@@ -199,6 +210,12 @@ class Progress:
         missing = self.shards - self.shards_done
         remedy = f"`clipfleet resume {self.dataset.root}` queues them"
         return [f"  {missing:,} shards are missing and none is queued: {remedy}"]
+
+    def _conflict_lines(self) -> list[str]:
+        if not self.conflicts:
+            return []
+        meaning = "items whose ids have other content, which was kept; the workers' logs name them"
+        return [f"  {self.conflicts:,} conflicts: {meaning}"]
 
     def _refusal_lines(self) -> list[str]:
         refused = [*self.refusals, *self.unnamed_refusals]
@@ -219,10 +236,12 @@ class Progress:
                 self.waiting, self.held = message_counts(client, queue)
                 refusals = Refusals(client, settings.queue_prefix).all()
                 # Messages may name the dataset by another path.
-                names = {self.dataset.root, name_in_messages(self.dataset)}
+                root = self.dataset.root
+                names = {root, resolved(root), name_in_messages(self.dataset)}
+                self.conflicts = Conflicts(client, settings.queue_prefix).count(names)
                 self.refusals = [r for r in refusals if r.dataset in names]
                 self.unnamed_refusals = [r for r in refusals if not r.dataset]
                 self.broker_error = None
         except (RedisError, OSError) as error:
-            self.waiting = self.held = None
+            self.waiting = self.held = self.conflicts = None
             self.broker_error = str(unreachable(settings.redis_url, error))

@@ -11,12 +11,20 @@ the number taken, so that a worker that has read the part notices its absence.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
+from clipfleet.items import Item
+from clipfleet.messages import Shard, shard_name
 from clipfleet.model_card import ModelCard
-from clipfleet.storage.commit.commit import Commit, commit_first, complete, withdraw
+from clipfleet.storage.commit.commit import (
+    Commit,
+    commit_first,
+    complete,
+    is_committed,
+    withdraw,
+)
 from clipfleet.storage.format.dataset import PARTS_FOLDER, Dataset, record_names
-from clipfleet.storage.format.id_index import IdIndex
+from clipfleet.storage.format.id_index import IdIndex, content_digest
 from clipfleet.storage.format.parquet import (
     PARQUET_ERRORS,
     open_parquet,
@@ -26,24 +34,38 @@ from clipfleet.storage.format.parquet import (
 from clipfleet.storage.format.parts import (
     ITEMS_PREFIX,
     Embedded,
+    item_value,
     part_path,
     part_remedy,
     read_footer,
+    value_column,
 )
-from clipfleet.storage.plan.reader import job_ids, read_job, read_job_rows
+from clipfleet.storage.plan.reader import (
+    job_ids,
+    numbered_shard,
+    read_job,
+    read_job_rows,
+    shard_number,
+    shard_of,
+)
 
 _DIGITS = 10
-_NO_DIGEST = b""  # of ids whose values do not matter
 
 
 class KnownIds:
-    """The ids of a stream at the last `refresh`; on disk, so memory stays flat."""
+    """The ids of a stream at the last `refresh`, each with digests of all contents it ever had.
+
+    They are on disk, so memory stays flat. An id's origin is the number of the newest retry's shard
+    that has it; without a retry, the position of its part in `_names`.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
+        self._index = IdIndex()
         self._jobs: set[str] = set()
         self._parts: set[str] = set()
-        self._index = IdIndex()
+        self._names: list[str] = []
+        self._committed: set[str] = set()  # shards of retries
 
     def refresh(self) -> None:
         """Read the parts of single items and the plans of retries that are new.
@@ -59,13 +81,15 @@ class KnownIds:
             self._clear()
         for id_ in job_ids(self._dataset):
             if id_ not in self._jobs:
-                for ids, _ in read_job_rows(self._dataset, read_job(self._dataset, id_)):
-                    self._add(ids)
+                rows = read_job_rows(self._dataset, read_job(self._dataset, id_))
+                for index, (ids, values) in enumerate(rows):
+                    self._add(ids, values, shard_number(id_, index))
                 self._jobs.add(id_)
         for name in names:
             if name not in self._parts:
-                for ids in _part_ids(self._dataset, name):
-                    self._add(ids)
+                for ids, values in _part_rows(self._dataset, name):
+                    self._add(ids, values, len(self._names))
+                self._names.append(name)
                 self._parts.add(name)
 
     @property
@@ -73,14 +97,55 @@ class KnownIds:
         """The names of the parts of single items that were read."""
         return frozenset(self._parts)
 
-    def _add(self, ids: Collection[str]) -> None:
-        self._index.add((id_, _NO_DIGEST, 0) for id_ in ids)
+    def has(self, item: Item) -> bool:
+        """Return whether an item's id has, or had, the item's content."""
+        found = self._index.get(item.id)
+        return found is not None and content_digest(item_value(item)) in found[0]
+
+    def has_other(self, item: Item) -> bool:
+        """Return whether an item's id is known, and never had the item's content."""
+        return item.id in self and not self.has(item)
+
+    def part_of(self, id_: str) -> str | None:
+        """Return the name of the newest part that has an id, or will have it; None if unknown."""
+        found = self._index.get(id_)
+        if found is None:
+            return None
+        shard = numbered_shard(found[1])
+        return shard_name(*shard) if shard else self._names[found[1]]
+
+    def open_shards(self, ids: Iterable[str]) -> list[Shard]:
+        """Return the shards of retries that have some of these ids and are not committed.
+
+        Raises:
+            DatasetError: A job's record is damaged.
+            StorageError: The disk did not answer.
+        """
+        found = (self._index.get(id_) for id_ in ids)
+        numbers = {number for _, number in filter(None, found) if numbered_shard(number)}
+        shards = []
+        for number in sorted(numbers):
+            job, index = numbered_shard(number) or ("", 0)
+            shard = shard_of(read_job(self._dataset, job), index)
+            if shard.name in self._committed:
+                continue
+            if is_committed(self._dataset, shard.name):
+                self._committed.add(shard.name)
+            else:
+                shards.append(shard)
+        return shards
+
+    def _add(self, ids: Collection[str], values: Collection[str], origin: int) -> None:
+        rows = zip(ids, values, strict=True)
+        self._index.join((id_, content_digest(value), origin) for id_, value in rows)
 
     def _clear(self) -> None:
         self._index.close()
         self._index = IdIndex()
         self._jobs.clear()
         self._parts.clear()
+        self._names.clear()
+        self._committed.clear()
 
     def __contains__(self, id_: object) -> bool:
         return id_ in self._index
@@ -115,7 +180,7 @@ def has_single_items(dataset: Dataset) -> bool:
     Raises:
         DatasetError: A part is damaged.
     """
-    return any(any(_part_ids(dataset, name)) for name in single_items_parts(dataset))
+    return any(ids for name in single_items_parts(dataset) for ids, _ in _part_rows(dataset, name))
 
 
 def catch_up(dataset: Dataset, known: KnownIds) -> set[str]:
@@ -173,8 +238,9 @@ def without_known(embedded: Embedded, known: KnownIds) -> Embedded:
     )
 
 
-def _part_ids(dataset: Dataset, name: str) -> Iterator[list[str]]:
-    """Yield the ids of a part, its failures last; nothing if the part is gone."""
+def _part_rows(dataset: Dataset, name: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield a part's ids and uris or texts, its failures last; nothing if the part is gone."""
+    column = value_column(dataset.info.tower)
     try:
         file = dataset.fs.open(part_path(name))
     except FileNotFoundError:
@@ -183,12 +249,13 @@ def _part_ids(dataset: Dataset, name: str) -> Iterator[list[str]]:
         footer = read_footer(file, path=part_path(name))
         try:
             if footer.vectors:
-                for rows in read_row_groups(open_parquet(file), ["id"]):
-                    yield rows["id"].to_pylist()
+                for rows in read_row_groups(open_parquet(file), ["id", column]):
+                    yield rows["id"].to_pylist(), rows[column].to_pylist()
         except PARQUET_ERRORS as error:
             path = f"{dataset.root}/{part_path(name)}"
             raise parquet_error(error, path, remedy=part_remedy(name)) from error
-    yield [failure.item.id for failure in footer.failures]
+    items = [failure.item for failure in footer.failures]
+    yield [item.id for item in items], [item_value(item) for item in items]
 
 
 def _next_name(names: Collection[str]) -> str:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
+from hashlib import blake2b
 
-# (id, digest of its uri or text, number of its origin)
+# (id, digest of its content, number of its origin)
 Row = tuple[str, bytes, int]
 
 _CACHE_KIB = 64 << 10
+_DIGEST_BYTES = 16
+
+
+def content_digest(value: str) -> bytes:
+    """Return a digest of 16 bytes of an item's content, its uri or text."""
+    return blake2b(value.encode(), digest_size=_DIGEST_BYTES).digest()
 
 
 class IdIndex:
-    """Ids, each with the digest of its value and a number that stands for its origin."""
+    """Ids, each with the digest of its content and a number that stands for its origin."""
 
     def __init__(self) -> None:
         self._database = open_scratch_database(
@@ -24,6 +31,16 @@ class IdIndex:
         before = self._database.total_changes
         self._database.executemany("INSERT OR IGNORE INTO ids VALUES (?, ?, ?)", rows)
         return self._database.total_changes - before
+
+    def join(self, rows: Iterable[Row]) -> None:
+        """Add rows; a known id gets the digest after its others, and the larger origin."""
+        self._database.executemany(
+            "INSERT INTO ids VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET "
+            "digest = CASE instr(digest, excluded.digest) "
+            "WHEN 0 THEN CAST(digest || excluded.digest AS BLOB) ELSE digest END, "
+            "origin = max(origin, excluded.origin)",
+            rows,
+        )
 
     def get(self, id_: str) -> tuple[bytes, int] | None:
         """Return an id's digest and origin; None for an unknown id."""

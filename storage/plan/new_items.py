@@ -5,12 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from hashlib import blake2b
 
 from clipfleet.errors import DuplicateIdError
 from clipfleet.items import Item
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.format.id_index import IdIndex
+from clipfleet.storage.format.id_index import IdIndex, content_digest
 from clipfleet.storage.format.parts import item_value, value_column
 from clipfleet.storage.plan.reader import jobs, read_job_rows
 from clipfleet.storage.sources.base import Source
@@ -19,7 +18,6 @@ from clipfleet.storage.sources.columns import show
 SHOWN = 5  # duplicates in a message
 
 _BATCH_ITEMS = 4096
-_DIGEST_BYTES = 16
 
 
 def new_items(dataset: Dataset, source: Source) -> Generator[Item, None, None]:
@@ -36,7 +34,7 @@ def new_items(dataset: Dataset, source: Source) -> Generator[Item, None, None]:
         for job in jobs(dataset):
             for ids, values in read_job_rows(dataset, job):
                 rows = zip(ids, values, strict=True)
-                index.add((id_, _digest(value), -int(job.id)) for id_, value in rows)
+                index.add((id_, content_digest(value), -int(job.id)) for id_, value in rows)
         yield from _filter_new(dataset, source, index)
 
 
@@ -48,7 +46,7 @@ def _filter_new(dataset: Dataset, source: Source, index: IdIndex) -> Iterator[It
     for batch in _batched(source):
         first, position = position + 1, position + len(batch)
         added = index.add(
-            (item.id, _digest(item_value(item)), n) for n, item in enumerate(batch, first)
+            (item.id, content_digest(item_value(item)), n) for n, item in enumerate(batch, first)
         )
         if added == len(batch):
             yield from batch
@@ -59,7 +57,7 @@ def _filter_new(dataset: Dataset, source: Source, index: IdIndex) -> Iterator[It
                 yield item
             elif origin > 0:
                 repeated.append((item, origin, n))
-            elif value != _digest(item_value(item)):
+            elif value != content_digest(item_value(item)):
                 changed.append((item, origin))
         if len(repeated) + len(changed) >= SHOWN:
             break
@@ -89,11 +87,6 @@ def _changed_error(dataset: Dataset, changed: list[tuple[Item, int]]) -> Duplica
         f"dataset {dataset.root} has these ids with another {column} already: {shown}. Give them "
         "other ids, or choose another output folder; nothing was planned"
     )
-
-
-def _digest(value: str) -> bytes:
-    """Return a digest of 16 bytes of a uri or text."""
-    return blake2b(value.encode(), digest_size=_DIGEST_BYTES).digest()
 
 
 def _batched(items: Iterable[Item]) -> Iterator[list[Item]]:

@@ -34,6 +34,10 @@ FILE_SIZE_BYTES = 16 << 20  # compressed; a planner holds one file in memory
 Row = tuple[str | int, ...]  # of a plan file: see `_schema`
 
 
+class PlannedMeanwhileError(DatasetError):
+    """Another process planned a job meanwhile, and nothing was planned."""
+
+
 def plan_items(dataset: Dataset, source: Source, shard_size: int) -> Job | None:
     """Plan the items of a source that the dataset does not have; None if it has all of them.
 
@@ -41,8 +45,8 @@ def plan_items(dataset: Dataset, source: Source, shard_size: int) -> Job | None:
         DuplicateIdError: Two items have one id, or the dataset has an id with another uri or
             text; nothing is planned.
         SourceError: The source cannot be read; nothing is planned.
-        DatasetError: Another submission planned a job meanwhile, and nothing is planned: run
-            again. Or a plan is damaged.
+        PlannedMeanwhileError: Another process planned a job meanwhile; nothing is planned.
+        DatasetError: A plan is damaged.
     """
     with closing(new_items(dataset, source)) as items:
         rows = (_row(dataset, item) for item in items)
@@ -56,11 +60,24 @@ def plan_retry(dataset: Dataset, only: Collection[str], shard_size: int) -> Job 
     so are bad items: the dataset does not keep their wrong values.
 
     Raises:
-        DatasetError: Another submission or retry planned a job meanwhile, and nothing is planned:
-            run again. Or an errors table is damaged.
+        PlannedMeanwhileError: Another process planned a job meanwhile; nothing is planned.
+        DatasetError: An errors table is damaged.
     """
     source = f"retry of {', '.join(only) or 'all errors'}"
     return _plan(dataset, _retry_rows(dataset, only), source, shard_size, retry=True)
+
+
+def plan_newer(dataset: Dataset, rows: Iterable[Row], shard_size: int) -> Job | None:
+    """Plan a retry that embeds newer content of ids; None if there are no rows.
+
+    The rows are those of `Standing.row`, in `clipfleet.storage.plan.standing`. The first one is
+    read after the job's number was chosen.
+
+    Raises:
+        PlannedMeanwhileError: Another process planned a job meanwhile; nothing is planned.
+        DatasetError: A plan is damaged.
+    """
+    return _plan(dataset, rows, "newer content", shard_size, retry=True)
 
 
 def _row(dataset: Dataset, item: Item) -> Row:
@@ -111,8 +128,8 @@ def _plan(
     if publish(dataset, job):
         return job
     writer.discard()
-    raise DatasetError(
-        f"another submit planned job {job.id} of {dataset.root} meanwhile, nothing was planned: "
+    raise PlannedMeanwhileError(
+        f"another process planned job {job.id} of {dataset.root} meanwhile, nothing was planned: "
         "run again"
     )
 

@@ -28,6 +28,7 @@ from clipfleet.storage.format.parts import value_column
 from clipfleet.validation import problems
 
 _RECORD_SUFFIX = ".json"
+_INDEX_BITS = 32  # of a shard's number; an index has 31 bits
 RESTORE = "restore it, or submit into a new dataset"  # the remedy for a damaged plan
 
 
@@ -129,9 +130,24 @@ def publish(dataset: Dataset, job: Job) -> bool:
 
 def shards(job: Job) -> Iterator[Shard]:
     """Yield the shards of a job; every shard but the last has `shard_size` items."""
-    for index in range(job.shards):
-        size = min(job.shard_size, job.items - index * job.shard_size)
-        yield Shard(job=job.id, index=index, size=size)
+    return (shard_of(job, index) for index in range(job.shards))
+
+
+def shard_of(job: Job, index: int) -> Shard:
+    """Return the shard of a job with an index."""
+    size = min(job.shard_size, job.items - index * job.shard_size)
+    return Shard(job=job.id, index=index, size=size)
+
+
+def shard_number(job_id: str, index: int) -> int:
+    """Return a number for a shard; a later job's shards have larger ones, all over 2^32."""
+    return int(job_id) << _INDEX_BITS | index
+
+
+def numbered_shard(number: int) -> tuple[str, int] | None:
+    """Return the job's id and the index of a shard's number; None for a number below 2^32."""
+    job, index = number >> _INDEX_BITS, number & ((1 << _INDEX_BITS) - 1)
+    return (f"{job:05d}", index) if job else None
 
 
 def read_job_rows(dataset: Dataset, job: Job) -> Iterator[tuple[list[str], list[str]]]:

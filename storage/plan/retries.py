@@ -158,6 +158,20 @@ def planned_retries(
                     yield job, ids
 
 
+def attempts_of(dataset: Dataset, name: str) -> dict[str, int]:
+    """Return the attempts at the ids of a retry's shard before it; {} for any other shard.
+
+    Raises:
+        DatasetError: The plan is damaged.
+    """
+    for job in retry_jobs(dataset):
+        if job.id == job_of(name):
+            with PlanReader(dataset) as plan:
+                rows = _failures(dataset, plan, job, int(name.partition("-")[2]))
+                return {failure.item.id: failure.attempt for failure, _ in rows}
+    return {}
+
+
 def _shards_with(plan: PlanReader, job: Job, ids: Collection[str]) -> Iterator[Shard]:
     """Yield the shards that may have some of the ids; most sources are sorted by id."""
     first, last = min(ids), max(ids)

@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from celery import Task, shared_task
 
-from clipfleet.error_codes import BAD_ITEM
 from clipfleet.errors import (
     DatasetError,
     DatasetKindError,
@@ -24,97 +20,25 @@ from clipfleet.errors import (
     MessageError,
     UsageError,
 )
+from clipfleet.items import Item
 from clipfleet.messages import EMBED_ITEMS_TASK
 from clipfleet.storage.commit.commit import Commit
 from clipfleet.storage.commit.kinds import check_kind
-from clipfleet.storage.commit.single_items import KnownIds, catch_up, commit_single_items
 from clipfleet.storage.format.dataset import Dataset, single_items_name
-from clipfleet.storage.format.parts import Embedded, Failure
+from clipfleet.tasks.broker.conflicts import count_conflicts
 from clipfleet.tasks.broker.refusals import refuse
 from clipfleet.tasks.dataset_access import dataset_root
 from clipfleet.tasks.items.batcher import Batcher, GivenUp
-from clipfleet.tasks.items.parse import SingleItem, read_single_items
+from clipfleet.tasks.items.embed import Outcome, embed_single_items
+from clipfleet.tasks.items.parse import read_single_items
 from clipfleet.tasks.retry_policy import reason_of, requeue_batch
 from clipfleet.tasks.worker.fatal_error import gpu_lost
 from clipfleet.tasks.worker.watchdog import working
 from clipfleet.workers.embedder import Embedder, current_embedder
 
-_MAX_KNOWN = 8  # datasets whose ids stay in memory, up to 64 MB each
+_SHOWN_IDS = 5  # of conflicts, in logs and refusals
 
 log = logging.getLogger(__name__)
-
-
-def embed_single_items(
-    single_items: Iterable[SingleItem],
-    dataset: Dataset,
-    embedder: Embedder,
-    *,
-    worker: str,
-    isolated: bool = False,
-    given_up: GivenUp | None = None,
-) -> list[Commit]:
-    """Embed the items that a dataset does not have, and commit them as parts of about a window.
-
-    `isolated`: see `Embedder.embed`. If `given_up`, the items become failures without an attempt.
-
-    Raises:
-        UsageError: The dataset is damaged, or of another model.
-        TransientError: Worth trying again; the parts that were committed stay.
-        GpuLostError: This process can embed nothing any more; no item caused it.
-    """
-    known = known_ids(dataset)
-    catch_up(dataset, known)
-    new: dict[str, SingleItem] = {}
-    for single in single_items:
-        if single.item.id not in known:
-            new.setdefault(single.item.id, single)
-    commits = []
-    for run in even_runs(list(new.values()), embedder.settings.window_items):
-        embedded = _embed(run, embedder, isolated=isolated, given_up=given_up)
-        # Leaves out the items that another worker wrote meanwhile.
-        done = commit_single_items(dataset, known, embedded, card=embedder.card, worker=worker)
-        if done is not None:
-            commits.append(done)
-    return commits
-
-
-def even_runs(single_items: Sequence[SingleItem], window: int) -> Iterator[Sequence[SingleItem]]:
-    """Yield runs of equal length: one for less than two windows, none for no item."""
-    count = max(1, len(single_items) // window)
-    length = -(-len(single_items) // count)
-    for start in range(0, len(single_items), length or 1):
-        yield single_items[start : start + length]
-
-
-def _embed(
-    run: Sequence[SingleItem],
-    embedder: Embedder,
-    *,
-    isolated: bool,
-    given_up: GivenUp | None,
-) -> Embedded:
-    valid = [one.item for one in run if not one.fault]
-    failures = [Failure(item=o.item, error=BAD_ITEM, message=o.fault) for o in run if o.fault]
-    if given_up is not None:
-        code, reason = given_up
-        failures += [Failure(item=item, error=code, message=reason) for item in valid]
-        valid = []
-    embedded = embedder.embed(valid, isolated=isolated, progress=working().progress)
-    return replace(embedded, failures=[*embedded.failures, *failures])
-
-
-_known: OrderedDict[tuple[str, str], KnownIds] = OrderedDict()  # in the order of use
-
-
-def known_ids(dataset: Dataset) -> KnownIds:
-    """Return the ids of a dataset that this process knows, as of the last refresh."""
-    key = (dataset.root, dataset.info.created_at)  # it may be deleted and made again
-    if key not in _known:
-        _known[key] = KnownIds(dataset)
-    _known.move_to_end(key)
-    if len(_known) > _MAX_KNOWN:
-        _known.popitem(last=False)[1].close()
-    return _known[key]
 
 
 def open_dataset(embedder: Embedder, named: str | None) -> Dataset:
@@ -168,7 +92,7 @@ def embed_items(
         with working().at_work():
             opened = open_dataset(embedder, dataset)
             single_items, faults = read_single_items(items, embedder.card.tower)
-            commits = embed_single_items(
+            outcome = embed_single_items(
                 single_items,
                 opened,
                 embedder,
@@ -189,15 +113,42 @@ def embed_items(
             log.error("item refused", extra={"dataset": opened.root, "reason": fault})
         if faults:
             _refuse(embedder, opened.root, len(faults), faults[0])
+        _tell_unwritten(embedder, opened, outcome)
         if given_up is not None:
             fields = {"dataset": opened.root, "items": len(items), "reason": given_up[1]}
             log.error("items given up: they are errors, see `clipfleet retry`", extra=fields)
-        _log_done(len(items), commits, opened, time.monotonic() - started_s, isolated=isolated)
+        _log_done(len(items), outcome, opened, time.monotonic() - started_s, isolated=isolated)
 
 
 def _refuse(embedder: Embedder, dataset: str, items: int, reason: str) -> None:
     name = f"{items} items of {EMBED_ITEMS_TASK}"
     refuse(embedder.settings, name, dataset, reason=reason, planned=False)
+
+
+def _tell_unwritten(embedder: Embedder, dataset: Dataset, outcome: Outcome) -> None:
+    """Count the conflicts, and refuse the items that an operator must look at."""
+    rule, conflicts, stuck = embedder.settings.on_conflict, outcome.conflicts, outcome.stuck
+    if conflicts:
+        fields = {"dataset": dataset.root, "items": len(conflicts), "ids": _some_ids(conflicts)}
+        log.warning("ids came again with other content", extra={**fields, "on_conflict": rule})
+        count_conflicts(embedder.settings, dataset.root, len(conflicts))
+    if conflicts and rule == "error":
+        reason = (
+            f"these ids have other content already: {_some_ids(conflicts)}; queue the items under "
+            "other ids, or set CLIPFLEET_ON_CONFLICT=replace and queue them again"
+        )
+        _refuse(embedder, dataset.root, len(conflicts), reason)
+    if stuck:
+        reason = (
+            f"these ids are in a retry that is not embedded: {_some_ids(stuck)}; "
+            f"`clipfleet resume {dataset.root}` queues it, then queue the items again"
+        )
+        _refuse(embedder, dataset.root, len(stuck), reason)
+
+
+def _some_ids(items: list[Item]) -> str:
+    shown = ", ".join(repr(item.id) for item in items[:_SHOWN_IDS])
+    return shown + (", …" if len(items) > _SHOWN_IDS else "")
 
 
 def _log_failed(error: Exception, items: int, dataset: str | None) -> None:
@@ -209,8 +160,9 @@ def _log_failed(error: Exception, items: int, dataset: str | None) -> None:
 
 
 def _log_done(
-    received: int, commits: list[Commit], dataset: Dataset, seconds: float, *, isolated: bool
+    received: int, outcome: Outcome, dataset: Dataset, seconds: float, *, isolated: bool
 ) -> None:
+    commits: list[Commit] = outcome.commits
     items = sum(done.vectors + done.errors for done in commits)
     measured = {
         "items": items,
@@ -223,5 +175,11 @@ def _log_done(
     names = [done.name for done in commits]
     log.info(
         "items embedded",
-        extra={"dataset": dataset.root, "parts": names, **measured, "known": received - items},
+        extra={
+            "dataset": dataset.root,
+            "parts": names,
+            **measured,
+            "conflicts": len(outcome.conflicts),
+            "known": max(0, received - items - len(outcome.conflicts)),
+        },
     )

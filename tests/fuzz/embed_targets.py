@@ -16,8 +16,9 @@ from clipfleet.settings import Settings
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.embed_shard import embed_shard
+from clipfleet.tasks.items.embed import embed_single_items
 from clipfleet.tasks.items.parse import read_single_items
-from clipfleet.tasks.items.task import embed_single_items, open_dataset
+from clipfleet.tasks.items.task import open_dataset
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.fake import FakeEngine, fake_card
 from tests.fuzz.dataset_targets import CARD, DIM, contents, make_dataset, restore

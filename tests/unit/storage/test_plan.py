@@ -158,7 +158,7 @@ def test_a_submit_that_loses_its_number_plans_nothing() -> None:
             planned(dataset, "x")
             yield from texts("a", "b", "c")
 
-    with pytest.raises(DatasetError, match=r"another submit planned job 00001 .* run again"):
+    with pytest.raises(DatasetError, match=r"another process planned job 00001 .* run again"):
         plan_items(dataset, Overtaken([]), 1)
     (job,) = jobs(dataset)
     assert items_of(dataset, job) == [texts("x")]

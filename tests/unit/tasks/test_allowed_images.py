@@ -20,8 +20,9 @@ from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.embed_shard import embed_shard
+from clipfleet.tasks.items.embed import embed_single_items
 from clipfleet.tasks.items.parse import read_single_items
-from clipfleet.tasks.items.task import embed_single_items, open_dataset
+from clipfleet.tasks.items.task import open_dataset
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.fake import write_fake_engine
 

@@ -37,8 +37,9 @@ from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks import embed_shard as embed_module
 from clipfleet.tasks.app import make_app
 from clipfleet.tasks.embed_shard import embed_shard
+from clipfleet.tasks.items.embed import embed_single_items, even_runs
 from clipfleet.tasks.items.parse import SingleItem, read_single_item
-from clipfleet.tasks.items.task import embed_single_items, even_runs, open_dataset
+from clipfleet.tasks.items.task import open_dataset
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.base import Array
 from clipfleet.workers.engines.fake import FakeEngine, write_fake_engine
@@ -122,11 +123,11 @@ def arrivals(*names: str) -> list[SingleItem]:
 def test_items_are_written_once_however_often_they_come(process: Embedder) -> None:
     dataset = open_dataset(process, None)
     assert dataset.root == str(Path(str(process.settings.output), "items-txt").resolve())
-    (done,) = embed_single_items(arrivals("a", "b", "a"), dataset, process, worker="w")
+    (done,) = embed_single_items(arrivals("a", "b", "a"), dataset, process, worker="w").commits
     assert done.vectors == 2
-    (done,) = embed_single_items(arrivals("b", "c"), dataset, process, worker="w")
+    (done,) = embed_single_items(arrivals("b", "c"), dataset, process, worker="w").commits
     assert done.vectors == 1
-    assert embed_single_items(arrivals("a", "b", "c"), dataset, process, worker="w") == []
+    assert embed_single_items(arrivals("a", "b", "c"), dataset, process, worker="w").commits == []
     assert verify_dataset(dataset.root).vectors == 3
 
 
@@ -150,7 +151,7 @@ def test_a_retry_of_a_stream_is_embedded_like_any_shard(process: Embedder) -> No
     done = embed_shard(task, process, worker="w")
     assert done is not None
     assert done.vectors == 1
-    (done,) = embed_single_items(arrivals("b", "c"), dataset, process, worker="w")
+    (done,) = embed_single_items(arrivals("b", "c"), dataset, process, worker="w").commits
     assert done.vectors == 1
     result = verify_dataset(dataset.root)
     assert (result.ok, result.vectors, result.errors) == (True, 2, 0)
@@ -159,10 +160,10 @@ def test_a_retry_of_a_stream_is_embedded_like_any_shard(process: Embedder) -> No
 def test_wrong_items_are_rows_beside_their_neighbours(process: Embedder) -> None:
     dataset = open_dataset(process, "d")
     wrong = SingleItem(item=Item(id="wrong", text=""), fault="why")
-    (done,) = embed_single_items([wrong, *arrivals("a")], dataset, process, worker="w")
+    (done,) = embed_single_items([wrong, *arrivals("a")], dataset, process, worker="w").commits
     assert (done.vectors, done.errors) == (1, 1)
     only = [SingleItem(item=Item(id="also", text=""), fault="why")]
-    (done,) = embed_single_items(only, dataset, process, worker="w")
+    (done,) = embed_single_items(only, dataset, process, worker="w").commits
     assert (done.vectors, done.errors) == (0, 1)
     assert verify_dataset(dataset.root).ok
 
@@ -172,7 +173,7 @@ def test_a_dataset_made_anew_is_known_anew(process: Embedder) -> None:
     embed_single_items(arrivals("a"), dataset, process, worker="w")
     Path(dataset.root).rename(f"{dataset.root}-away")
     dataset = open_dataset(process, "d")
-    (done,) = embed_single_items(arrivals("a"), dataset, process, worker="w")
+    (done,) = embed_single_items(arrivals("a"), dataset, process, worker="w").commits
     assert done.vectors == 1
 
 
@@ -187,7 +188,7 @@ def test_a_part_whose_worker_died_is_finished_while_others_live(process: Embedde
     assert done is not None
     dataset.fs.delete(record_path(done.name))
     # Its message comes again, to a worker that has had the dataset open for long.
-    assert embed_single_items(arrivals("b"), dataset, process, worker="w") == []
+    assert embed_single_items(arrivals("b"), dataset, process, worker="w").commits == []
     assert is_committed(dataset, done.name)
 
 
@@ -202,7 +203,9 @@ def test_items_that_are_given_up_are_errors_and_come_to_no_engine(process: Embed
     message = [*arrivals("a", "there", "b"), wrong]
     with Embedder(NoEngine(process.card), process.settings) as embedder:
         given_up = (ENGINE_CRASHED, "it ended the engine's process 5 times")
-        (done,) = embed_single_items(message, dataset, embedder, worker="w", given_up=given_up)
+        (done,) = embed_single_items(
+            message, dataset, embedder, worker="w", given_up=given_up
+        ).commits
     assert (done.vectors, done.errors) == (0, 3)
     assert count_failures(dataset) == {ENGINE_CRASHED: 2, BAD_ITEM: 1}
     assert verify_dataset(dataset.root).ok

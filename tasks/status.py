@@ -83,9 +83,9 @@ class Progress:
             DatasetError: A record of the dataset is damaged.
         """
         planned = [self.job] if self.job else jobs(self.dataset)
-        self._planned.refresh()
+        replaced = self._planned.refresh()
         if not self.job:
-            self._single_items.refresh()
+            self._single_items.refresh(again=replaced)
         single_items = self._single_items.vectors + self._single_items.errors
         if self.job:
             self.total = self.job.items

@@ -7,7 +7,9 @@ same worker, another worker, or a later run.
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import closing
 from dataclasses import asdict, dataclass
 
 from pydantic import NonNegativeInt, TypeAdapter, ValidationError
@@ -23,8 +25,10 @@ from clipfleet.storage.format.parts import (
     part_path,
     part_remedy,
     read_footer,
+    row_ids,
+    without_rows,
 )
-from clipfleet.storage.plan.retries import job_of, superseded_ids
+from clipfleet.storage.plan.retries import job_of, replaced_ids, superseded_ids
 from clipfleet.validation import problems
 
 
@@ -44,10 +48,14 @@ class Commit:
     finished_at: str  # ISO 8601, UTC
     worker: str
     cut: NonNegativeInt = 0  # older records lack it
+    replaced: tuple[str, ...] = ()  # parts that lost vectors to this one; older records lack it
 
     def to_json(self) -> str:
-        """Return the record's text."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        """Return the record's text, without `replaced` if it is empty."""
+        fields = asdict(self)
+        if not self.replaced:
+            del fields["replaced"]
+        return json.dumps(fields, indent=2) + "\n"
 
 
 _COMMIT = TypeAdapter(Commit)
@@ -90,6 +98,8 @@ def commit_first(
             return None
         # A part precedes its record: so the part was deleted, to be made again.
         dataset.fs.delete(record_path(name))
+    for part in embedded.replaced:
+        take_vectors(dataset, part)
     if not dataset.fs.create(part_path(name), data):
         return None
     return _finish(dataset, footer)
@@ -115,6 +125,33 @@ def complete(dataset: Dataset, name: str) -> Commit | None:
         footer = read_footer(file, path=part_path(name))
     _check_footer(dataset, name, footer)
     return _finish(dataset, footer)
+
+
+def take_vectors(dataset: Dataset, name: str) -> None:
+    """Turn the vectors of a part that retries replace into failures; a second call changes nothing.
+
+    Such an id is an error, `replaced`, until the part with its newer content appears. Several
+    processes may do this at once, each for the retries that it sees: so the part is read again
+    until nobody has changed it.
+
+    Raises:
+        DatasetError: The part is damaged.
+    """
+    path, last = part_path(name), None
+    while True:
+        try:
+            part = dataset.fs.read(path)
+        except FileNotFoundError:  # deleted; its shard is embedded again without these ids
+            return
+        if part == last:
+            return
+        last = part
+        with closing(io.BytesIO(part)) as file:
+            taken = replaced_ids(dataset, name, set(row_ids(file, path=path)))
+            if taken:
+                dataset.fs.replace(path, without_rows(file, taken, dataset.info, path=path))
+            else:
+                _finish(dataset, read_footer(file, path=path))
 
 
 def withdraw(dataset: Dataset, name: str) -> None:
@@ -159,6 +196,7 @@ def record_of(footer: Footer) -> Commit:
         finished_at=footer.finished_at,
         worker=footer.worker,
         cut=footer.cut,
+        replaced=footer.replaced,
     )
 
 

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from clipfleet.messages import Shard
-from clipfleet.storage.commit.commit import Commit, read_record
+from clipfleet.storage.commit.commit import Commit, complete, read_record, take_vectors
 from clipfleet.storage.format.dataset import Dataset, part_names, record_names
 from clipfleet.storage.plan.reader import Job, jobs, shards
-from clipfleet.storage.plan.retries import job_of, retry_jobs
+from clipfleet.storage.plan.retries import job_of, replaced_parts, retry_jobs
 
 _READERS = 16  # threads
 
@@ -25,11 +25,13 @@ class Manifest:
         self._dataset = dataset
         self._prefix = prefix
         self._counts: dict[str, tuple[int, int]] = {}  # name → (vectors, errors)
-        self._cut: dict[str, int] = {}  # name → vectors of cut texts, if there are any
+        self._cut: dict[str, int] = {}  # name → vectors of cut texts
         self._retries: set[str] = set()  # ids of jobs
 
-    def refresh(self) -> None:
-        """Read the records that are new since the last call.
+    def refresh(self, again: Collection[str] = ()) -> set[str]:
+        """Read the records that are new since the last call, and those named in `again`.
+
+        Returns the names of the parts that lost vectors to new ones.
 
         Raises:
             DatasetError: A record is damaged.
@@ -40,10 +42,18 @@ class Manifest:
         for name in self._counts.keys() - committed:
             del self._counts[name]
             self._cut.pop(name, None)
-        for name, record in read_records(self._dataset, committed - self._counts.keys()):
+        new = self._read(committed - (self._counts.keys() - set(again)))
+        self._read(new & self._counts.keys())  # these have other counts now
+        return new
+
+    def _read(self, names: Collection[str]) -> set[str]:
+        """Read records; return the names of the parts that lost vectors to theirs."""
+        replaced: set[str] = set()
+        for name, record in read_records(self._dataset, names):
             self._counts[name] = (record.vectors, record.errors)
-            if record.cut:
-                self._cut[name] = record.cut
+            self._cut[name] = record.cut
+            replaced.update(record.replaced)
+        return replaced
 
     @property
     def names(self) -> frozenset[str]:
@@ -104,11 +114,23 @@ def missing_shards(dataset: Dataset, planned: Sequence[Job] | None = None) -> It
         yield from (shard for shard in shards(job) if shard.name not in done)
 
 
-def unfinished(dataset: Dataset) -> list[str]:
-    """Return the names of the parts without a record: their workers died before writing it.
+def finish(dataset: Dataset) -> None:
+    """Finish what workers left that died: parts without a record, and vectors that were replaced.
 
-    `complete` finishes them. That is safe while workers run: they would write the same files.
+    That is safe while workers run: they would write the same files.
+
+    Raises:
+        DatasetError: A part or a plan is damaged, or is another dataset's.
+        StorageError: The disk did not answer.
     """
+    for name in unfinished(dataset):
+        complete(dataset, name)
+    for name in replaced_parts(dataset):
+        take_vectors(dataset, name)
+
+
+def unfinished(dataset: Dataset) -> list[str]:
+    """Return the names of the parts without a record: their workers died before writing it."""
     # Parts first: a record follows its part, so a part without a listed record may lack it.
     parts = part_names(dataset.fs)
     return sorted(parts - record_names(dataset.fs))

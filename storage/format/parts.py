@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -27,6 +28,7 @@ from clipfleet.storage.format.parquet import (
     open_parquet,
     parquet_bytes,
     parquet_error,
+    read_row_groups,
 )
 
 FORMAT = "1"
@@ -36,6 +38,7 @@ MAX_ATTEMPT = 1_000_000  # of an item
 
 _NAME = re.compile(r"[0-9A-Za-z_-]+")  # of a part: it cannot name a path in another folder
 
+_KEYS = b"clipfleet."
 VERSION_KEY = b"clipfleet.version"
 _SHARD_KEY = b"clipfleet.shard"
 _MODEL_KEY = b"clipfleet.model"
@@ -45,6 +48,7 @@ _FAILURES_KEY = b"clipfleet.failures"
 _WORKER_KEY = b"clipfleet.worker"
 _FINISHED_KEY = b"clipfleet.finished_at"
 _RETRIES_KEY = b"clipfleet.retries"
+_REPLACED_KEY = b"clipfleet.replaced"
 _CUT_KEY = b"clipfleet.cut"
 
 
@@ -64,8 +68,8 @@ class Embedded:
 
     `vectors` is float32 (len(items), D) with L2 norms of 1. `sizes` are the images' original
     (width, height) in pixels, None for texts. `retries` names the parts in which these items were
-    failures before. `cut` are the ids of texts longer than the model's context length: only their
-    beginnings were embedded.
+    failures before, `replaced` those in which they have vectors of earlier content. `cut` are the
+    ids of texts longer than the model's context length: only their beginnings were embedded.
     """
 
     items: list[Item]
@@ -73,6 +77,7 @@ class Embedded:
     sizes: list[tuple[int, int]] | None
     failures: list[Failure]
     retries: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
     cut: frozenset[str] = frozenset()
 
 
@@ -80,7 +85,8 @@ class Embedded:
 class Footer:
     """The metadata of a part.
 
-    `vectors` counts the rows, `cut` the rows of cut texts; `retries` is as in `Embedded`.
+    `vectors` counts the rows, `cut` the rows of cut texts; `retries` and `replaced` are as in
+    `Embedded`.
     """
 
     shard: str
@@ -91,6 +97,7 @@ class Footer:
     vectors: int
     failures: tuple[Failure, ...]
     retries: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
     cut: int = 0
 
 
@@ -154,6 +161,7 @@ def part_of(
         vectors=len(embedded.items),
         failures=tuple(embedded.failures),
         retries=embedded.retries,
+        replaced=embedded.replaced,
         cut=sum(item.id in embedded.cut for item in embedded.items),
     )
     metadata = {
@@ -166,6 +174,7 @@ def part_of(
         _FINISHED_KEY: footer.finished_at,
         _FAILURES_KEY: json.dumps([_failure_fields(f) for f in footer.failures]),
         _RETRIES_KEY: json.dumps(footer.retries),
+        _REPLACED_KEY: json.dumps(footer.replaced),
         _CUT_KEY: json.dumps(footer.cut),
     }
     return parquet_bytes(_part_table(embedded, info), metadata), footer
@@ -202,13 +211,62 @@ def footer_of(parquet: pq.FileMetaData, *, path: str) -> Footer:
             finished_at=metadata[_FINISHED_KEY].decode(),
             vectors=parquet.num_rows,
             failures=tuple(failures),
-            # Older parts lack these two keys.
+            # Older parts lack these keys.
             retries=tuple(map(plain_name, json.loads(metadata.get(_RETRIES_KEY, b"[]")))),
+            replaced=tuple(map(plain_name, json.loads(metadata.get(_REPLACED_KEY, b"[]")))),
             cut=_count(json.loads(metadata.get(_CUT_KEY, b"0"))),
         )
     except (LookupError, TypeError, ValueError, RecursionError) as error:
         remedy = part_remedy(PurePosixPath(path).stem)
         raise parquet_error(error, path, remedy=remedy) from error
+
+
+def row_ids(file: BinaryIO, *, path: str) -> list[str]:
+    """Return the ids of the vectors of the part in `file`; `path` is for messages.
+
+    Raises:
+        DatasetError: It is damaged.
+        StorageError: The disk did not answer.
+    """
+    try:
+        groups = read_row_groups(open_parquet(file), ["id"])
+        return [id_ for rows in groups for id_ in rows["id"].to_pylist()]
+    except PARQUET_ERRORS as error:
+        raise parquet_error(error, path, remedy=part_remedy(PurePosixPath(path).stem)) from error
+
+
+def without_rows(
+    file: BinaryIO, taken: Mapping[str, Failure], info: DatasetInfo, *, path: str
+) -> memoryview:
+    """Return a part again, with failures in place of the vectors of some ids.
+
+    A failure keeps the row's uri or text. `cut` of the footer keeps its count, as far as there are
+    rows: a part does not say which texts were cut.
+
+    Raises:
+        DatasetError: The part is damaged, or was not written by clipfleet.
+        StorageError: The disk did not answer.
+    """
+    column, schema = value_column(info.tower), part_schema(info)
+    try:
+        parquet = open_parquet(file)
+        groups = [*read_row_groups(parquet, schema.names)]
+        table = pa.concat_tables([schema.empty_table(), *(g.cast(schema) for g in groups)])
+        footer = footer_of(parquet.metadata, path=path)
+    except (*PARQUET_ERRORS, ValueError) as error:  # ValueError: other columns
+        raise parquet_error(error, path, remedy=part_remedy(PurePosixPath(path).stem)) from error
+    rows = zip(table["id"].to_pylist(), table[column].to_pylist(), strict=True)
+    failures, kept = list(footer.failures), []
+    for n, (id_, value) in enumerate(rows):
+        if id_ in taken:
+            failures.append(replace(taken[id_], item=Item(id=id_, **{column: value})))
+        else:
+            kept.append(n)
+    found = parquet.metadata.metadata.items()
+    metadata = {key: value.decode() for key, value in found if key.startswith(_KEYS)}
+    metadata[_FAILURES_KEY] = json.dumps([_failure_fields(f) for f in failures])
+    metadata[_CUT_KEY] = json.dumps(min(footer.cut, len(kept)))
+    return parquet_bytes(table.take(pa.array(kept, pa.int64())), metadata)
 
 
 def _check(embedded: Embedded, info: DatasetInfo, name: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
+from clipfleet.error_codes import REPLACED
 from clipfleet.items import Item
 from clipfleet.messages import Shard
 from clipfleet.storage.format.dataset import PLAN_FOLDER, Dataset
@@ -35,14 +36,16 @@ _NO_JOB = ""  # of single items; sorts before the id of every job
 class ShardWork:
     """The work for a shard: its `items` are to be embedded.
 
-    For a retry's shard, `earlier` are the items' failures so far by id, and `earlier_parts` the
-    parts that have those. `retried_later` are failures of the shard that a later retry has: they
-    are not embedded, and stand in the shard's part again.
+    For a retry's shard, `earlier` are the items' failures so far by id, `earlier_parts` the parts
+    that have those, and `replaced_parts` the parts with vectors of earlier content. `retried_later`
+    are failures of the shard that a later retry has: they are not embedded, and stand in the
+    shard's part again.
     """
 
     items: list[Item]
     earlier: dict[str, Failure]
     earlier_parts: tuple[str, ...]
+    replaced_parts: tuple[str, ...]
     retried_later: list[Failure]
 
     def finish(self, embedded: Embedded) -> Embedded:
@@ -54,7 +57,10 @@ class ShardWork:
             for f in embedded.failures
         ]
         return replace(
-            embedded, failures=[*failures, *self.retried_later], retries=self.earlier_parts
+            embedded,
+            failures=[*failures, *self.retried_later],
+            retries=self.earlier_parts,
+            replaced=self.replaced_parts,
         )
 
 
@@ -70,18 +76,22 @@ def read_shard_work(dataset: Dataset, shard: Shard) -> ShardWork:
     """
     earlier: dict[str, Failure] = {}
     parts: set[str] = set()
+    replaced: set[str] = set()
     with PlanReader(dataset) as plan:
         job = plan.job(shard)
         if job.retry:
             for failure, part in _failures(dataset, plan, job, shard.index):
                 earlier[failure.item.id] = failure
                 parts.add(part)
+                if failure.error == REPLACED:
+                    replaced.add(part)
         items = plan.read(shard)
     later = _retried_later(dataset, {item.id for item in items}, after=shard.job)
     return ShardWork(
         items=[item for item in items if item.id not in later],
         earlier=earlier,
         earlier_parts=tuple(sorted(parts)),
+        replaced_parts=tuple(sorted(replaced)),
         retried_later=[later[item.id] for item in items if item.id in later],
     )
 
@@ -121,6 +131,41 @@ def superseded_ids(dataset: Dataset, ids: Collection[str], *, after: str) -> set
                 here = {id_ for id_ in plan.read_rows(job, shard.index)[0] if id_ in ids}
                 if here and dataset.fs.exists(part_path(shard.name)):
                     found |= here
+    return found
+
+
+def replaced_ids(dataset: Dataset, name: str, ids: Collection[str]) -> dict[str, Failure]:
+    """Return those ids of a part whose vectors retries replace, with their failures meanwhile.
+
+    Raises:
+        DatasetError: A plan is damaged.
+        StorageError: The disk did not answer.
+    """
+    found: dict[str, Failure] = {}
+    for job in retry_jobs(dataset, after=job_of(name)) if ids else ():
+        with PlanReader(dataset) as plan:
+            for shard in _shards_with(plan, job, ids):
+                for failure, part in _failures(dataset, plan, job, shard.index):
+                    if part == name and failure.error == REPLACED and failure.item.id in ids:
+                        found[failure.item.id] = failure
+    return found
+
+
+def replaced_parts(dataset: Dataset) -> set[str]:
+    """Return the parts whose vectors the parts of retries replaced.
+
+    Raises:
+        DatasetError: A plan is damaged.
+        StorageError: The disk did not answer.
+    """
+    found: set[str] = set()
+    for job in retry_jobs(dataset):
+        with PlanReader(dataset) as plan:
+            for shard in shards(job):
+                rows = _failures(dataset, plan, job, shard.index)
+                parts = {part for failure, part in rows if failure.error == REPLACED}
+                if not parts <= found and dataset.fs.exists(part_path(shard.name)):
+                    found |= parts
     return found
 
 

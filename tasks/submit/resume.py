@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from clipfleet.settings import Settings
-from clipfleet.storage.commit.commit import complete
-from clipfleet.storage.commit.manifest import missing_shards, unfinished
+from clipfleet.storage.commit.manifest import finish, missing_shards
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.tasks.broker.redis_client import check_broker
 from clipfleet.tasks.submit.enqueue import later, queue_missing
@@ -47,8 +46,7 @@ def resume(dataset_root: str, *, settings: Settings) -> Resumption:
     """
     dataset = Dataset.open(dataset_root, store_timeout_s=settings.store_timeout_s)
     check_broker(settings.redis_url)
-    for name in unfinished(dataset):  # a worker died between a part and its record
-        complete(dataset, name)
+    finish(dataset)
     open_shards = sum(1 for _ in missing_shards(dataset))
     if not open_shards:
         return Resumption(dataset=dataset.root, open_shards=0, queued_shards=0)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from clipfleet.settings import Settings
-from clipfleet.storage.commit.commit import complete
-from clipfleet.storage.commit.manifest import unfinished
+from clipfleet.storage.commit.manifest import finish
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.plan.planner import plan_retry
+from clipfleet.storage.plan.planner import PlannedMeanwhileError, plan_retry
+from clipfleet.storage.plan.reader import Job
 from clipfleet.tasks.broker.redis_client import check_broker
 from clipfleet.tasks.submit.enqueue import later, queue_missing
+
+_ATTEMPTS = 10  # the workers of a stream plan jobs too, for newer content
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +54,12 @@ def retry(dataset_root: str, only: Collection[str] = (), *, settings: Settings) 
     Raises:
         BrokerError: Redis does not answer. Nothing was planned, or not all shards were queued;
             another `retry` continues.
-        DatasetError: There is no dataset, it is damaged, or another process planned meanwhile.
+        DatasetError: There is no dataset, it is damaged, or other processes plan all the time.
     """
     dataset = Dataset.open(dataset_root, store_timeout_s=settings.store_timeout_s)
     check_broker(settings.redis_url)
-    for name in unfinished(dataset):  # a worker died between a part and its record
-        complete(dataset, name)
-    job = plan_retry(dataset, only, settings.shard_size)
+    finish(dataset)
+    job = _plan(dataset, only, settings.shard_size)
     queueing = queue_missing(dataset, settings)
     return Retry(
         dataset=dataset.root,
@@ -67,3 +69,10 @@ def retry(dataset_root: str, only: Collection[str] = (), *, settings: Settings) 
         queued_shards=queueing.queued,
         later_shards=queueing.later,
     )
+
+
+def _plan(dataset: Dataset, only: Collection[str], shard_size: int) -> Job | None:
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(PlannedMeanwhileError):
+            return plan_retry(dataset, only, shard_size)
+    return plan_retry(dataset, only, shard_size)

@@ -11,9 +11,8 @@ from typing import Any
 
 from clipfleet.model_card import load_card
 from clipfleet.settings import Settings
-from clipfleet.storage.commit.commit import complete
 from clipfleet.storage.commit.kinds import check_kind
-from clipfleet.storage.commit.manifest import unfinished
+from clipfleet.storage.commit.manifest import finish
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import Source
@@ -77,8 +76,7 @@ def submit(
         store_timeout_s=settings.store_timeout_s,
     )
     check_kind(dataset, "planned")
-    for name in unfinished(dataset):  # a worker died between a part and its record
-        complete(dataset, name)
+    finish(dataset)
     job = plan_items(dataset, source, settings.shard_size)
     queueing = queue_missing(dataset, settings)
     return Submission(

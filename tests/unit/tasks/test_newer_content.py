@@ -224,3 +224,61 @@ def test_two_workers_with_one_right_item_write_it_once(process: Embedder, datase
     send(process, dataset, item("b", "words"))
     assert_whole(dataset, vectors=2, errors=0)
     assert np.isfinite(ReadDataset(dataset.root).vectors()).all()
+
+
+REPLACE = pytest.mark.parametrize("process", ["replace"], indirect=True)
+
+
+@REPLACE
+def test_newer_content_replaces_a_vector(process: Embedder, dataset: Dataset) -> None:
+    send(process, dataset, *(item(id_, f"old {id_}") for id_ in "abc"), bad("d"))
+    outcome = send(process, dataset, item("b", "new b"), item("e", "e"))
+    assert outcome.conflicts == []
+    assert texts_of(dataset) == {"a": "old a", "b": "new b", "c": "old c", "e": "e"}
+    assert_whole(dataset, vectors=4, errors=1)
+    send(process, dataset, item("b", "newest b"), item("a", "new a"))
+    assert texts_of(dataset) == {"a": "new a", "b": "newest b", "c": "old c", "e": "e"}
+    assert_whole(dataset, vectors=4, errors=1)
+
+
+@REPLACE
+def test_newer_content_that_fails_is_the_error_of_its_id(
+    process: Embedder, dataset: Dataset
+) -> None:
+    send(process, dataset, item("a", "old"))
+    send(process, dataset, item("a", " "))
+    assert texts_of(dataset) == {}
+    (row,) = ReadDataset(dataset.root).errors()
+    assert (row.text, row.error, row.attempt) == (" ", EMPTY_TEXT, 2)
+    assert_whole(dataset, vectors=0, errors=1)
+    send(process, dataset, item("a", "new"))
+    assert texts_of(dataset) == {"a": "new"}
+    assert_whole(dataset, vectors=1, errors=0)
+
+
+@REPLACE
+def test_a_wrong_item_replaces_no_vector(process: Embedder, dataset: Dataset) -> None:
+    send(process, dataset, item("a", "old"))
+    outcome = send(process, dataset, bad("a"))
+    assert [conflict.id for conflict in outcome.conflicts] == ["a"]
+    assert texts_of(dataset) == {"a": "old"}
+
+
+@REPLACE
+def test_the_vector_is_that_of_the_newer_content(process: Embedder, dataset: Dataset) -> None:
+    send(process, dataset, item("a", "old"), item("b", "new"))
+    send(process, dataset, item("a", "new"))
+    read = ReadDataset(dataset.root)
+    vectors = dict(zip(read.ids, read.vectors(), strict=True))
+    assert (vectors["a"] == vectors["b"]).all()
+
+
+@REPLACE
+def test_a_late_delivery_of_replaced_content_changes_nothing(
+    process: Embedder, dataset: Dataset
+) -> None:
+    send(process, dataset, item("a", "old"))
+    send(process, dataset, item("a", "new"))
+    outcome = send(process, dataset, item("a", "old"))
+    assert (outcome.commits, outcome.conflicts) == ([], [])
+    assert texts_of(dataset) == {"a": "new"}

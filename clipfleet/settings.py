@@ -45,6 +45,7 @@ SEPARATORS = {  # of the settings that are lists
     "url_private_hosts": HOST_SEPARATOR,
     "url_schemes": HOST_SEPARATOR,
 }
+OnConflict = Literal["keep", "replace", "error"]
 _SECRET = ("message_key", "message_key_old", "redis_url")
 
 
@@ -107,7 +108,7 @@ class Settings(BaseSettings):
     """Seconds that the first single item of a window waits for others. Smaller values write
     sooner; larger values give fewer files."""
 
-    on_conflict: Literal["keep", "replace", "error"] = "keep"
+    on_conflict: OnConflict = "keep"
     """Treatment of an id that comes again with another uri or text, as a single item or in
     `submit --refresh`. `keep` keeps its vector and counts the conflict, `replace` embeds the newer
     content in its place, `error` refuses the item. An id without a vector always takes the newer

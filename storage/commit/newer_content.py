@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from clipfleet.items import Item
 from clipfleet.storage.commit.single_items import KnownIds
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.plan.planner import PlannedMeanwhileError, Row, plan_newer
+from clipfleet.storage.plan.planner import PlannedMeanwhileError, Row, plan_rows
 from clipfleet.storage.plan.reader import Job
 from clipfleet.storage.plan.standing import standing_of
 
@@ -48,7 +48,7 @@ def plan_newer_content(
         newer = NewerContent()
         rows = _rows(dataset, known, items, newer, replace=replace)
         try:
-            newer.job = plan_newer(dataset, rows, shard_size)
+            newer.job = plan_rows(dataset, rows, "newer content", shard_size, retry=True)
         except PlannedMeanwhileError:
             continue  # perhaps with these ids: look again
         return newer

@@ -41,6 +41,7 @@ from clipfleet.storage.format.parts import (
     value_column,
 )
 from clipfleet.storage.plan.reader import (
+    is_shard_number,
     job_ids,
     numbered_shard,
     read_job,
@@ -111,8 +112,9 @@ class KnownIds:
         found = self._index.get(id_)
         if found is None:
             return None
-        shard = numbered_shard(found[1])
-        return shard_name(*shard) if shard else self._names[found[1]]
+        if is_shard_number(found[1]):
+            return shard_name(*numbered_shard(found[1]))
+        return self._names[found[1]]
 
     def open_shards(self, ids: Iterable[str]) -> list[Shard]:
         """Return the shards of retries that have some of these ids and are not committed.
@@ -122,10 +124,10 @@ class KnownIds:
             StorageError: The disk did not answer.
         """
         found = (self._index.get(id_) for id_ in ids)
-        numbers = {number for _, number in filter(None, found) if numbered_shard(number)}
+        numbers = {number for _, number in filter(None, found) if is_shard_number(number)}
         shards = []
         for number in sorted(numbers):
-            job, index = numbered_shard(number) or ("", 0)
+            job, index = numbered_shard(number)
             shard = shard_of(read_job(self._dataset, job), index)
             if shard.name in self._committed:
                 continue

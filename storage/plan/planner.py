@@ -22,16 +22,17 @@ from clipfleet.storage.format.dataset import PLAN_FOLDER, Dataset, utc_now
 from clipfleet.storage.format.errors_table import errors_schema
 from clipfleet.storage.format.parts import item_value, value_column
 from clipfleet.storage.plan.failures import standing_failures
+from clipfleet.storage.plan.moves import read_moves
 from clipfleet.storage.plan.new_items import new_items
 from clipfleet.storage.plan.reader import Job, jobs, plan_file_path, publish
-from clipfleet.storage.plan.retries import RETRY_MARK, RetriedIds
+from clipfleet.storage.plan.retries import RETRY_MARK, RetriedIds, job_of
 from clipfleet.storage.sources.base import Source
 
 MAX_JOBS = 99_999  # five digits in file names
 SHARDS_PER_FILE = 1000
 FILE_SIZE_BYTES = 16 << 20  # compressed; a planner holds one file in memory
 
-Row = tuple[str | int, ...]  # of a plan file: see `_schema`
+Row = tuple[str | int, ...]  # of a plan file: see `_schema`, `item_row` and `Standing.row`
 
 
 class PlannedMeanwhileError(DatasetError):
@@ -49,8 +50,8 @@ def plan_items(dataset: Dataset, source: Source, shard_size: int) -> Job | None:
         DatasetError: A plan is damaged.
     """
     with closing(new_items(dataset, source)) as items:
-        rows = (_row(dataset, item) for item in items)
-        return _plan(dataset, rows, source.description, shard_size, retry=False)
+        rows = (item_row(dataset, item) for item in items)
+        return plan_rows(dataset, rows, source.description, shard_size, retry=False)
 
 
 def plan_retry(dataset: Dataset, only: Collection[str], shard_size: int) -> Job | None:
@@ -64,23 +65,15 @@ def plan_retry(dataset: Dataset, only: Collection[str], shard_size: int) -> Job 
         DatasetError: An errors table is damaged.
     """
     source = f"retry of {', '.join(only) or 'all errors'}"
-    return _plan(dataset, _retry_rows(dataset, only), source, shard_size, retry=True)
+    return plan_rows(dataset, _retry_rows(dataset, only), source, shard_size, retry=True)
 
 
-def plan_newer(dataset: Dataset, rows: Iterable[Row], shard_size: int) -> Job | None:
-    """Plan a retry that embeds newer content of ids; None if there are no rows.
-
-    The rows are those of `Standing.row`, in `clipfleet.storage.plan.standing`. The first one is
-    read after the job's number was chosen.
+def item_row(dataset: Dataset, item: Item) -> Row:
+    """Return the row of an item in the plan of a source.
 
     Raises:
-        PlannedMeanwhileError: Another process planned a job meanwhile; nothing is planned.
-        DatasetError: A plan is damaged.
+        SourceError: It is an item of the other tower.
     """
-    return _plan(dataset, rows, "newer content", shard_size, retry=True)
-
-
-def _row(dataset: Dataset, item: Item) -> Row:
     tower = dataset.info.tower
     value = getattr(item, value_column(tower))
     if value is None:
@@ -97,25 +90,35 @@ def _retry_rows(dataset: Dataset, only: Collection[str]) -> Iterator[Row]:
     Only a new job can supersede a standing failure. So if that number was still free, all of these
     failures still stand.
     """
+    moves = read_moves(dataset)
     with closing(RetriedIds(dataset)) as retried:
         for part, failure in standing_failures(dataset, retried):
             if failure.error != BAD_ITEM and (not only or failure.error in only):
                 item = failure.item
                 reason = (failure.error, failure.message, failure.attempt)
-                yield (item.id, item_value(item), *reason, part)
+                yield (item.id, moves.uri(item_value(item), job_of(part)), *reason, part)
 
 
-def _plan(
-    dataset: Dataset, rows: Iterable[Row], source: str, shard_size: int, *, retry: bool
+def plan_rows(
+    dataset: Dataset,
+    rows: Iterable[Row],
+    source: str,
+    shard_size: int,
+    *,
+    retry: bool,
+    known: list[Job] | None = None,
 ) -> Job | None:
-    """Plan rows; the job's number is chosen before the first row is read.
+    """Plan rows as the next job after those that are `known`, by default all; None without rows.
 
-    So a job that is planned meanwhile, which the rows do not take into account, takes that number,
-    and this plan fails.
+    The job's number is chosen before the first row is read. So a job that is planned meanwhile,
+    which the rows do not take into account, takes that number, and this plan fails.
+
+    Raises:
+        PlannedMeanwhileError: Another process planned a job meanwhile; nothing is planned.
     """
     if shard_size < 1:
         raise DatasetError(f"shard size {shard_size}: a shard has at least one item")
-    known = jobs(dataset)
+    known = jobs(dataset) if known is None else known
     _delete_leftovers(dataset, known)
     writer = _PlanWriter(dataset, _next_id(dataset, known), shard_size, retry=retry)
     with writer.discarded_on_error():

@@ -25,6 +25,7 @@ from clipfleet.storage.format.parquet import (
     read_row_group,
 )
 from clipfleet.storage.format.parts import value_column
+from clipfleet.storage.plan.moves import Moves, read_moves
 from clipfleet.validation import problems
 
 _RECORD_SUFFIX = ".json"
@@ -144,10 +145,14 @@ def shard_number(job_id: str, index: int) -> int:
     return int(job_id) << _INDEX_BITS | index
 
 
-def numbered_shard(number: int) -> tuple[str, int] | None:
-    """Return the job's id and the index of a shard's number; None for a number below 2^32."""
-    job, index = number >> _INDEX_BITS, number & ((1 << _INDEX_BITS) - 1)
-    return (f"{job:05d}", index) if job else None
+def numbered_shard(number: int) -> tuple[str, int]:
+    """Return the id of the job and the index of the shard with a number."""
+    return f"{number >> _INDEX_BITS:05d}", number & ((1 << _INDEX_BITS) - 1)
+
+
+def is_shard_number(number: int) -> bool:
+    """Return whether a number is that of a shard: smaller ones have another meaning."""
+    return number >= 1 << _INDEX_BITS
 
 
 def read_job_rows(dataset: Dataset, job: Job) -> Iterator[tuple[list[str], list[str]]]:
@@ -171,6 +176,7 @@ class PlanReader:
         self._path = ""
         self._file: BinaryIO | None = None
         self._parquet: pq.ParquetFile | None = None
+        self._moves: Moves | None = None
 
     def read(self, shard: Shard) -> list[Item]:
         """Return the items of a shard, in the source's order.
@@ -199,7 +205,7 @@ class PlanReader:
         return table["id"].to_pylist(), table[column].to_pylist()
 
     def read_table(self, job: Job, index: int, columns: list[str]) -> pa.Table:
-        """Return columns of the plan of the shard with an index.
+        """Return columns of the plan of the shard with an index; uris as `moved.json` has them.
 
         Raises:
             DatasetError: A plan file is missing or damaged.
@@ -207,7 +213,8 @@ class PlanReader:
         """
         path, group = _file_and_group(job, index)
         with self._plan_errors(path):
-            return read_row_group(self._open(path), group, columns)
+            table = read_row_group(self._open(path), group, columns)
+        return self._at_present_place(table, job) if "uri" in columns else table
 
     def may_have(self, job: Job, index: int, first: str, last: str) -> bool:
         """Return whether a shard may have ids from `first` to `last`; reads no row.
@@ -249,6 +256,15 @@ class PlanReader:
                 f"{shard.size} items"
             )
         return job
+
+    def _at_present_place(self, table: pa.Table, job: Job) -> pa.Table:
+        if self._moves is None:
+            self._moves = read_moves(self._dataset)
+        if not self._moves.moves:
+            return table
+        uris = [self._moves.uri(uri, job.id) for uri in table["uri"].to_pylist()]
+        at = table.schema.get_field_index("uri")
+        return table.set_column(at, table.schema.field(at), pa.array(uris, pa.string()))
 
     @contextmanager
     def _plan_errors(self, path: str) -> Iterator[None]:

@@ -204,17 +204,17 @@ def planned_retries(
 
 
 def attempts_of(dataset: Dataset, name: str) -> dict[str, int]:
-    """Return the attempts at the ids of a retry's shard before it; {} for any other shard.
+    """Return the attempts at the ids of a retry's part before it; {} for any other part.
 
     Raises:
         DatasetError: The plan is damaged.
     """
-    for job in retry_jobs(dataset):
-        if job.id == job_of(name):
-            with PlanReader(dataset) as plan:
-                rows = _failures(dataset, plan, job, int(name.partition("-")[2]))
-                return {failure.item.id: failure.attempt for failure, _ in rows}
-    return {}
+    job = read_job(dataset, job_of(name)) if job_of(name) else None
+    if job is None or not job.retry:
+        return {}
+    with PlanReader(dataset) as plan:
+        rows = _failures(dataset, plan, job, int(name.partition("-")[2]))
+        return {failure.item.id: failure.attempt for failure, _ in rows}
 
 
 def _shards_with(plan: PlanReader, job: Job, ids: Collection[str]) -> Iterator[Shard]:

@@ -25,6 +25,7 @@ class Source(Protocol):
     """A stream of items; while the files do not change, each iteration yields the same items."""
 
     description: str  # for messages: kind and location
+    folder: str | None  # absolute: relative paths of items begin there; None: items in memory
 
     def __iter__(self) -> Iterator[Item]:
         """Yield the items.
@@ -44,6 +45,7 @@ class ListSource:
 
     def __init__(self, items: Sequence[Item], description: str = "a list of items") -> None:
         self.description = description
+        self.folder = None
         self._items = items
 
     def __iter__(self) -> Iterator[Item]:

@@ -120,6 +120,11 @@ class CsvSource(_TableSource):
 class ParquetSource(_TableSource):
     """A Parquet file, or all of them in a folder and its subfolders, in order."""
 
+    def __init__(self, path: str, columns: Columns) -> None:
+        super().__init__(path, columns)
+        if os.path.isdir(self.path):
+            self.folder = self.path
+
     kind = "Parquet"
 
     def _located(self) -> Iterator[tuple[str, Item]]:

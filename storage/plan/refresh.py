@@ -1,0 +1,131 @@
+"""A refresh: a source is planned again, with newer content of ids that the dataset has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from clipfleet.errors import DuplicateIdError, UsageError
+from clipfleet.settings import OnConflict
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.parts import value_column
+from clipfleet.storage.plan.moves import Move, Moves, is_below, read_moves, write_moves
+from clipfleet.storage.plan.new_items import SHOWN, ChangedItems, new_items
+from clipfleet.storage.plan.planner import Row, item_row, plan_rows
+from clipfleet.storage.plan.reader import Job, jobs, read_job_rows
+from clipfleet.storage.plan.standing import standing_of
+from clipfleet.storage.sources.base import Source
+
+
+@dataclass(kw_only=True, slots=True)
+class Refresh:
+    """The result of `refresh_items`: a job of new ids, and one of ids that take newer content.
+
+    `conflicts` counts the ids that keep their vectors, `first_conflicts` has some of them.
+    `waiting` counts the ids with newer content in shards that are not embedded yet.
+    """
+
+    job: Job | None = None
+    newer: Job | None = None
+    conflicts: int = 0
+    first_conflicts: list[str] = field(default_factory=list)
+    waiting: int = 0
+
+
+def refresh_items(
+    dataset: Dataset, source: Source, shard_size: int, *, on_conflict: OnConflict
+) -> Refresh:
+    """Plan the new items of a source, and the newer content of ids that the dataset has.
+
+    An id without a vector takes newer content; an id with a vector by the rule `on_conflict`.
+
+    Raises:
+        DuplicateIdError: Two items have one id; or the rule is `error`, and ids with vectors have
+            other content. Nothing is planned.
+        SourceError: The source cannot be read; nothing is planned.
+        PlannedMeanwhileError: Another process planned a job meanwhile: run again.
+        DatasetError: A plan or a part is damaged.
+    """
+    known, refresh = jobs(dataset), Refresh()
+    with closing(ChangedItems()) as changed:
+        rows = _new_rows(dataset, source, changed, on_conflict)
+        refresh.job = plan_rows(
+            dataset, rows, source.description, shard_size, retry=False, known=known
+        )
+        refresh.newer = plan_rows(
+            dataset,
+            _newer_rows(dataset, changed, refresh, replace=on_conflict == "replace"),
+            f"newer content in {source.description}",
+            shard_size,
+            retry=True,
+            known=[*known, refresh.job] if refresh.job else known,
+        )
+    return refresh
+
+
+def move_source(dataset: Dataset, source: Source, old: str) -> None:
+    """Record that the folder `old`, an absolute path, of planned items is the source's folder now.
+
+    A second call changes nothing.
+
+    Raises:
+        UsageError: The items are texts or in memory, or no planned item is below `old`.
+        DatasetError: A plan or `moved.json` is damaged.
+    """
+    new = source.folder
+    if new is None or dataset.info.tower == "txt":
+        raise UsageError(f"{source.description} has no folder of images that could be moved")
+    moves, known = read_moves(dataset), jobs(dataset)
+    if any((move.old, move.new) == (old, new) for move in moves.moves):
+        return
+    uris = (uri for job in known for _, uris in read_job_rows(dataset, job) for uri in uris)
+    if not any(is_below(uri, old) for uri in uris):
+        raise UsageError(
+            f"no item of dataset {dataset.root} is below {old}: name the folder in which the "
+            "source was when it was planned"
+        )
+    write_moves(dataset, Moves((*moves.moves, Move(old=old, new=new, last_job=known[-1].id))))
+
+
+def _new_rows(
+    dataset: Dataset, source: Source, changed: ChangedItems, on_conflict: OnConflict
+) -> Iterator[Row]:
+    with closing(new_items(dataset, source, changed)) as items:
+        for item in items:
+            yield item_row(dataset, item)
+    if on_conflict == "error":
+        found = Refresh()
+        for _ in _newer_rows(dataset, changed, found, replace=False):
+            pass
+        if found.conflicts:
+            raise _conflicts_error(dataset, found)
+
+
+def _newer_rows(
+    dataset: Dataset, changed: ChangedItems, refresh: Refresh, *, replace: bool
+) -> Iterator[Row]:
+    """Yield the rows of ids that take newer content, and count the others in `refresh`."""
+    for name, items in changed.by_shard(dataset.info.tower):
+        standing = standing_of(dataset, {item.id: name for item in items})
+        for item in items:
+            found = standing.get(item.id)
+            if found is None:
+                refresh.waiting += 1
+            elif found.failure is not None or replace:
+                yield found.row(item)
+            else:
+                refresh.conflicts += 1
+                if len(refresh.first_conflicts) < SHOWN:
+                    refresh.first_conflicts.append(item.id)
+
+
+def _conflicts_error(dataset: Dataset, found: Refresh) -> DuplicateIdError:
+    column = value_column(dataset.info.tower)
+    shown = ", ".join(map(repr, found.first_conflicts))
+    more = ", …" if found.conflicts > len(found.first_conflicts) else ""
+    return DuplicateIdError(
+        f"{found.conflicts} ids of dataset {dataset.root} have vectors of another {column}: "
+        f"{shown}{more}. --on-conflict replace embeds the newer content, --on-conflict keep leaves "
+        "the vectors. Nothing was planned"
+    )

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from clipfleet.errors import UsageError
-from clipfleet.settings import Settings, load_settings
+from clipfleet.settings import OnConflict, Settings, load_settings
 
 if TYPE_CHECKING:
     from clipfleet.storage.sources.base import Source
@@ -38,6 +38,9 @@ def embed(
     id_column: str | None = None,
     uri_column: str | None = None,
     text_column: str | None = None,
+    refresh: bool = False,
+    on_conflict: OnConflict | None = None,
+    moved_from: str | Path | None = None,
     settings: Settings | None = None,
     on_progress: OnProgress | None = None,
 ) -> Summary:
@@ -60,6 +63,13 @@ def embed(
         id_column: The table's column of ids; without it, `id` or another usual name.
         uri_column: The table's column of paths or URLs of images.
         text_column: The table's column of texts.
+        refresh: Also embed newer content of ids that the dataset has: other uris or texts in the
+            source. Without it, such a source is refused.
+        on_conflict: With `refresh`, the rule for ids that have vectors: "keep" them and count the
+            conflicts, "replace" them, or "error". Without it, that of the settings. Ids without
+            vectors always take newer content.
+        moved_from: The folder of the source when it was planned, if it was moved since. Its images
+            are not embedded again, and open shards find them at the present place.
         settings: Without them, those of `load_settings()`.
         on_progress: Called with a `Snapshot` several times a second.
 
@@ -70,7 +80,7 @@ def embed(
     """
     from clipfleet.tasks.local.run import embed_source
 
-    settings = settings or load_settings()
+    settings = _with_rule(settings or load_settings(), on_conflict, refresh=refresh)
     processes = _processes(workers, gpus)
     return embed_source(
         _source(source, model, id_column, uri_column, text_column),
@@ -79,6 +89,8 @@ def embed(
         settings=settings,
         own_redis=own_redis,
         show=on_progress or _show_nothing,
+        refresh=refresh,
+        moved_from=str(moved_from) if moved_from is not None else None,
         **processes,
     )
 
@@ -91,6 +103,9 @@ def submit(
     id_column: str | None = None,
     uri_column: str | None = None,
     text_column: str | None = None,
+    refresh: bool = False,
+    on_conflict: OnConflict | None = None,
+    moved_from: str | Path | None = None,
     settings: Settings | None = None,
 ) -> Submission:
     """Plan a source into the dataset at `out`, and queue its shards for a fleet's workers.
@@ -104,8 +119,15 @@ def submit(
     """
     from clipfleet.tasks.submit.submit import submit as submit_source
 
-    items = _source(source, model, id_column, uri_column, text_column)
-    return submit_source(items, str(out), model, settings=settings or load_settings())
+    settings = _with_rule(settings or load_settings(), on_conflict, refresh=refresh)
+    return submit_source(
+        _source(source, model, id_column, uri_column, text_column),
+        str(out),
+        model,
+        settings=settings,
+        refresh=refresh,
+        moved_from=str(moved_from) if moved_from is not None else None,
+    )
 
 
 def resume(dataset: str | Path, *, settings: Settings | None = None) -> Resumption:
@@ -163,8 +185,8 @@ def retry(
     classes = chosen_classes([only] if isinstance(only, str) else only)
     if BAD_ITEM in classes:
         raise UsageError(
-            f"{BAD_ITEM}: nothing of such an item was kept that could be embedded; queue it under "
-            "another id, in the right form"
+            f"{BAD_ITEM}: nothing of such an item was kept that could be embedded; queue it again, "
+            "in the right form"
         )
     if model is None:
         if workers or gpus:
@@ -218,6 +240,17 @@ def _processes(workers: int | None, gpus: str | None) -> dict[str, Any]:
 
     refuse_workers_with_gpus(workers, gpus)
     return {"workers": workers or 1, "gpus": choose_gpus(gpus) if gpus else ()}
+
+
+def _with_rule(settings: Settings, on_conflict: OnConflict | None, *, refresh: bool) -> Settings:
+    if on_conflict is None:
+        return settings
+    if not refresh:
+        raise UsageError("on_conflict is for a refresh: without one, changed items are refused")
+    if on_conflict not in get_args(OnConflict):
+        rules = ", ".join(get_args(OnConflict))
+        raise UsageError(f"on_conflict is {on_conflict!r}: expected one of {rules}")
+    return settings.model_copy(update={"on_conflict": on_conflict})
 
 
 def _source(

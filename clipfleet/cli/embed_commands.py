@@ -17,10 +17,13 @@ from clipfleet.cli.options import (
     IdColumn,
     Json,
     Model,
+    MovedFrom,
+    OnConflictOption,
     OutArgument,
     OwnRedisUrl,
     ProviderName,
     RedisUrl,
+    Refresh,
     ShardSize,
     SourceArgument,
     TextColumn,
@@ -46,6 +49,9 @@ def embed(
     id_column: IdColumn = None,
     uri_column: UriColumn = None,
     text_column: TextColumn = None,
+    refresh: Refresh = False,
+    on_conflict: OnConflictOption = None,
+    moved_from: MovedFrom = None,
     provider: Annotated[ProviderName | None, typer.Option(help="ONNX Runtime's provider.")] = None,
     contexts: Contexts = None,
     allow_unverified: AllowUnverified = False,
@@ -55,7 +61,8 @@ def embed(
     """Embed a source on this machine, and verify the dataset.
 
     Starts a Redis and workers, and stops both at the end, also after Ctrl-C.
-    The same command continues where the last one stopped.
+    The same command continues where the last one stopped. A source with other paths or texts for
+    known ids needs --refresh, or --moved-from.
 
     \b
     clipfleet embed photos/ vectors/photos --model models/vit-b-16.img.fp32.onnx
@@ -83,6 +90,9 @@ def embed(
             id_column=id_column,
             uri_column=uri_column,
             text_column=text_column,
+            refresh=refresh,
+            on_conflict=on_conflict.value if on_conflict else None,
+            moved_from=moved_from,
             settings=settings,
             on_progress=show,
         )
@@ -99,14 +109,22 @@ def submit(
     id_column: IdColumn = None,
     uri_column: UriColumn = None,
     text_column: TextColumn = None,
+    refresh: Refresh = False,
+    on_conflict: OnConflictOption = None,
+    moved_from: MovedFrom = None,
     as_json: Json = False,
 ) -> None:
     """Plan a source, and queue its shards for the workers of a fleet.
 
-    Submitting the same source to the same dataset again queues only what is missing.
+    Submitting the same source to the same dataset again queues only what is missing. A source with
+    other paths or texts for known ids needs --refresh, or --moved-from.
 
     \b
     clipfleet submit photos/ /vectors/photos --model models/vit-b-16.img.fp32.onnx
+    clipfleet submit captions.jsonl /vectors/captions --model models/vit-b-16.txt.fp32.onnx \\
+        --refresh --on-conflict replace
+    clipfleet submit /new/photos /vectors/photos --model models/vit-b-16.img.fp32.onnx \\
+        --moved-from /old/photos
     """
     settings = settings_from(shard_size=shard_size, embedding_dtype=dtype, redis_url=redis_url)
     submission = clipfleet.submit(
@@ -116,6 +134,9 @@ def submit(
         id_column=id_column,
         uri_column=uri_column,
         text_column=text_column,
+        refresh=refresh,
+        on_conflict=on_conflict.value if on_conflict else None,
+        moved_from=moved_from,
         settings=settings,
     )
     print_result(submission.to_json(), submission.lines(), as_json)

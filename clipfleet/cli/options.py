@@ -33,6 +33,14 @@ class ProviderName(str, Enum):
     cuda = "cuda"
 
 
+class OnConflictName(str, Enum):
+    """The values of `--on-conflict`."""
+
+    keep = "keep"
+    replace = "replace"
+    error = "error"
+
+
 class DtypeName(str, Enum):
     """The values of `--dtype`: the type of the stored vectors."""
 
@@ -62,6 +70,25 @@ UriColumn = Annotated[
 ]
 TextColumn = Annotated[
     str | None, typer.Option("--text-column", metavar="NAME", help="Column of the texts.")
+]
+Refresh = Annotated[
+    bool,
+    typer.Option(
+        "--refresh", help="Also embed ids whose paths or texts changed, by --on-conflict."
+    ),
+]
+OnConflictOption = Annotated[
+    OnConflictName | None,
+    typer.Option(
+        "--on-conflict",
+        help="With --refresh: what to do with ids that have vectors of other content "
+        "[default: CLIPFLEET_ON_CONFLICT, or keep].",
+        show_default=False,
+    ),
+]
+MovedFrom = Annotated[
+    str | None,
+    typer.Option("--moved-from", metavar="FOLDER", help="The source's folder before it was moved."),
 ]
 SourceArgument = Annotated[
     str, typer.Argument(help="A folder of images, or a JSONL, CSV, TSV, Parquet or TXT file.")

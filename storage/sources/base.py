@@ -25,7 +25,11 @@ class Source(Protocol):
     """A stream of items; while the files do not change, each iteration yields the same items."""
 
     description: str  # for messages: kind and location
-    folder: str | None  # absolute: relative paths of items begin there; None: items in memory
+
+    @property
+    def folder(self) -> str | None:
+        """The folder where relative paths begin, an absolute path; None for items in memory."""
+        ...
 
     def __iter__(self) -> Iterator[Item]:
         """Yield the items.

@@ -36,7 +36,8 @@ class FolderSource:
     """
 
     def __init__(self, root: str) -> None:
-        self.root = self.folder = os.path.abspath(root)
+        self.root = os.path.abspath(root)
+        self.folder = self.root
         self.description = f"folder {readable(self.root)}"
 
     def __iter__(self) -> Iterator[Item]:

@@ -130,7 +130,7 @@ def _tell_unwritten(embedder: Embedder, dataset: Dataset, outcome: Outcome) -> N
     rule, conflicts, stuck = embedder.settings.on_conflict, outcome.conflicts, outcome.stuck
     if conflicts:
         fields = {"dataset": dataset.root, "items": len(conflicts), "ids": _some_ids(conflicts)}
-        log.warning("ids came again with other content", extra={**fields, "on_conflict": rule})
+        log.warning("ids have other content", extra={**fields, "on_conflict": rule})
         count_conflicts(embedder.settings, dataset.root, len(conflicts))
     if conflicts and rule == "error":
         reason = (

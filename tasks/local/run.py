@@ -83,12 +83,13 @@ class Summary:
         return [
             f"{self.verification.dataset}: {done}",
             *self.verification.lines(),
+            *(self.submission.newer_lines() if isinstance(self.submission, Submission) else []),
             *failed,
             *remedy,
         ]
 
 
-def embed_source(
+def embed_source(  # noqa: PLR0913 - those of `clipfleet.embed`
     source: Source,
     out: str,
     model: str | Path,
@@ -98,12 +99,14 @@ def embed_source(
     gpus: Sequence[str] = (),
     own_redis: bool,
     show: Show,
+    refresh: bool = False,
+    moved_from: str | None = None,
 ) -> Summary:
     """Embed a source into the dataset at `out`, and verify the dataset.
 
     With `gpus`, values of CUDA_VISIBLE_DEVICES, there is one worker for each, otherwise `workers`.
     All processes are stopped at the end, also after an error. Committed shards stay, and the same
-    call continues from there.
+    call continues from there. `refresh` and `moved_from` are as in `submit`.
 
     Raises:
         UsageError: The source, the model or the dataset is not fit for use.
@@ -111,7 +114,9 @@ def embed_source(
         EngineError: The workers do not start, or refuse the work.
     """
     return _run(
-        lambda fleet: submit(source, out, model, settings=fleet),
+        lambda fleet: submit(
+            source, out, model, settings=fleet, refresh=refresh, moved_from=moved_from
+        ),
         _fleet_settings(settings, out, model),
         workers=workers,
         gpus=gpus,

@@ -13,8 +13,10 @@ from clipfleet.model_card import load_card
 from clipfleet.settings import Settings
 from clipfleet.storage.commit.kinds import check_kind
 from clipfleet.storage.commit.manifest import finish
+from clipfleet.storage.filesystem.locations import local_path
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.plan.planner import plan_items
+from clipfleet.storage.plan.refresh import Refresh, move_source, refresh_items
 from clipfleet.storage.sources.base import Source
 from clipfleet.tasks.broker.redis_client import check_broker, is_local
 from clipfleet.tasks.broker.security_check import log_security_warnings
@@ -23,7 +25,12 @@ from clipfleet.tasks.submit.enqueue import later, queue_missing
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """The result of `submit`; `job` is None if the dataset had every item already."""
+    """The result of `submit`; `job` is None if the dataset had every id already.
+
+    Of a refresh: `newer_items` is the number of ids that take newer content, in job `newer_job`.
+    `conflicts` counts the ids with newer content that keep their vectors; `first_conflicts` are
+    some of them. `waiting_items` counts the ids with newer content whose shards are not done.
+    """
 
     dataset: str
     job: str | None
@@ -31,6 +38,11 @@ class Submission:
     planned_shards: int
     queued_shards: int
     later_shards: int = 0  # the workers queue these when there is room
+    newer_job: str | None = None
+    newer_items: int = 0
+    conflicts: int = 0
+    first_conflicts: tuple[str, ...] = ()
+    waiting_items: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the result in JSON's types."""
@@ -42,7 +54,7 @@ class Submission:
             f"planned {self.planned_items:,} items in {self.planned_shards:,} shards as job "
             f"{self.job}"
             if self.job
-            else "planned nothing: every item is in the dataset's plan"
+            else "planned no new item: every id is in the dataset's plan"
         )
         if self.queued_shards:
             queued = f"queued {self.queued_shards:,} shards"
@@ -50,13 +62,43 @@ class Submission:
             queued = "queued nothing: the queue is full"
         else:
             queued = "queued nothing: every planned shard is done or in the queue"
-        return [f"{self.dataset}: {planned}; {queued}{later(self.later_shards)}"]
+        head = f"{self.dataset}: {planned}; {queued}{later(self.later_shards)}"
+        return [head, *self.newer_lines()]
+
+    def newer_lines(self) -> list[str]:
+        """Return what a refresh did with ids that came with newer content, as lines of text."""
+        lines = []
+        if self.newer_items:
+            lines.append(
+                f"  {self.newer_items:,} ids take newer content, planned as job {self.newer_job}"
+            )
+        if self.conflicts:
+            shown = ", ".join(map(repr, self.first_conflicts))
+            lines.append(
+                f"  {self.conflicts:,} conflicts: ids with newer content that keep their vectors, "
+                f"such as {shown}; `--on-conflict replace` embeds them again"
+            )
+        if self.waiting_items:
+            lines.append(
+                f"  {self.waiting_items:,} ids with newer content are in shards that are not done: "
+                "refresh again when these are done"
+            )
+        return lines
 
 
 def submit(
-    source: Source, dataset_root: str, model: str | Path, *, settings: Settings
+    source: Source,
+    dataset_root: str,
+    model: str | Path,
+    *,
+    settings: Settings,
+    refresh: bool = False,
+    moved_from: str | None = None,
 ) -> Submission:
     """Plan the items of a source that a dataset does not have, and queue the missing shards.
+
+    With `refresh`, newer content of known ids is planned too, by `settings.on_conflict`. With
+    `moved_from`, the source's folder was there when it was planned.
 
     Raises:
         BrokerError: Redis does not answer. Nothing was planned, or not all shards were queued;
@@ -77,7 +119,10 @@ def submit(
     )
     check_kind(dataset, "planned")
     finish(dataset)
-    job = plan_items(dataset, source, settings.shard_size)
+    if moved_from is not None:
+        move_source(dataset, source, local_path(moved_from))
+    planned = _plan(dataset, source, settings, refresh=refresh)
+    job, newer = planned.job, planned.newer
     queueing = queue_missing(dataset, settings)
     return Submission(
         dataset=dataset.root,
@@ -86,4 +131,16 @@ def submit(
         planned_shards=job.shards if job else 0,
         queued_shards=queueing.queued,
         later_shards=queueing.later,
+        newer_job=newer.id if newer else None,
+        newer_items=newer.items if newer else 0,
+        conflicts=planned.conflicts,
+        first_conflicts=tuple(planned.first_conflicts),
+        waiting_items=planned.waiting,
     )
+
+
+def _plan(dataset: Dataset, source: Source, settings: Settings, *, refresh: bool) -> Refresh:
+    size = settings.shard_size
+    if refresh:
+        return refresh_items(dataset, source, size, on_conflict=settings.on_conflict)
+    return Refresh(job=plan_items(dataset, source, size))

@@ -48,7 +48,8 @@ class Dataset:
     """The vectors of a dataset, in a folder or at `s3://bucket/prefix`.
 
     The object reads the parts that were there when it was made. A job or a retry adds parts and
-    changes none, so ids and vectors stay in step. `refresh()` looks for newer parts.
+    changes none, so ids and vectors stay in step. Only newer content that replaces vectors changes
+    parts: reading one raises an error then. `refresh()` looks for newer parts.
 
     Without `settings`, those of `clipfleet.load_settings()` are used.
 

@@ -36,9 +36,9 @@ class ProviderName(str, Enum):
 class OnConflictName(str, Enum):
     """The values of `--on-conflict`."""
 
-    keep = "keep"
-    replace = "replace"
-    error = "error"
+    KEEP = "keep"
+    REPLACE = "replace"  # in capitals: strings have a method `replace`
+    ERROR = "error"
 
 
 class DtypeName(str, Enum):

@@ -80,26 +80,28 @@ def read_row_groups(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[pa.
         yield read_row_group(parquet, index, columns)
 
 
-def may_have_between(
-    parquet: pq.ParquetFile, index: int, column: str, first: str, last: str
-) -> bool:
-    """Return whether a row group may have strings from `first` to `last`, by its statistics.
+def ranges_of(parquet: pq.ParquetFile, column: str) -> list[tuple[str, str] | None]:
+    """Return the least and the largest string of each row group, by its statistics.
 
-    True also without that row group or column: the read that follows raises the error.
+    None if the file does not say: then the row group may have any string.
     """
     number = parquet.schema_arrow.get_field_index(column)
-    if number < 0 or index >= parquet.num_row_groups:
-        return True
-    statistics = parquet.metadata.row_group(index).column(number).statistics
+    groups = range(parquet.num_row_groups)
+    return [
+        _range(parquet.metadata.row_group(n).column(number)) if number >= 0 else None
+        for n in groups
+    ]
+
+
+def _range(chunk: pq.ColumnChunkMetaData) -> tuple[str, str] | None:
+    statistics = chunk.statistics
     if statistics is None or not statistics.has_min_max or statistics.physical_type != "BYTE_ARRAY":
-        return True
+        return None
     try:
         least, most = statistics.min, statistics.max
     except UnicodeDecodeError:
-        return True
-    if not (isinstance(least, str) and isinstance(most, str)):
-        return True
-    return least <= last and first <= most
+        return None
+    return (least, most) if isinstance(least, str) and isinstance(most, str) else None
 
 
 def parquet_error(error: Exception, path: str, *, remedy: str) -> DatasetError | StorageError:

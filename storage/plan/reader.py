@@ -19,9 +19,9 @@ from clipfleet.messages import Shard
 from clipfleet.storage.format.dataset import PLAN_FOLDER, Dataset
 from clipfleet.storage.format.parquet import (
     PARQUET_ERRORS,
-    may_have_between,
     open_parquet,
     parquet_error,
+    ranges_of,
     read_row_group,
 )
 from clipfleet.storage.format.parts import value_column
@@ -30,6 +30,7 @@ from clipfleet.validation import problems
 
 _RECORD_SUFFIX = ".json"
 _INDEX_BITS = 32  # of a shard's number; an index has 31 bits
+_MAX_RANGES = 10_000  # plan files
 RESTORE = "restore it, or submit into a new dataset"  # the remedy for a damaged plan
 
 
@@ -167,6 +168,11 @@ def read_job_rows(dataset: Dataset, job: Job) -> Iterator[tuple[list[str], list[
             yield reader.read_rows(job, index)
 
 
+# Of ids in the row groups of plan files, by dataset and path. A plan file never changes, and its
+# name has a token of its planner.
+_ranges: dict[tuple[str, str], list[tuple[str, str] | None]] = {}
+
+
 class PlanReader:
     """A reader of shards' plans; it keeps the last plan file open."""
 
@@ -224,8 +230,16 @@ class PlanReader:
             StorageError: The disk did not answer.
         """
         path, group = _file_and_group(job, index)
-        with self._plan_errors(path):
-            return may_have_between(self._open(path), group, "id", first, last)
+        key = (self._dataset.root, path)
+        if key not in _ranges:
+            with self._plan_errors(path):
+                ranges = ranges_of(self._open(path), "id")
+            if len(_ranges) >= _MAX_RANGES:
+                _ranges.clear()
+            _ranges[key] = ranges
+        # Without that row group, the read that follows raises the error.
+        found = _ranges[key][group] if group < len(_ranges[key]) else None
+        return found is None or (found[0] <= last and first <= found[1])
 
     def close(self) -> None:
         if self._file is not None:

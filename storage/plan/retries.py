@@ -29,6 +29,10 @@ from clipfleet.storage.plan.reader import Job, PlanReader, damaged_plan, read_jo
 
 RETRY_MARK = "retry-"  # begins the token of a retry's plan files: their names show retries
 
+_ID_DIGITS = 5  # of a job's id, which begins the names of its files
+_MAX_JOBS = 10_000  # in memory
+_jobs: dict[tuple[str, tuple[str, ...]], Job] = {}
+
 _NO_JOB = ""  # of single items; sorts before the id of every job
 
 
@@ -103,11 +107,28 @@ def job_of(part: str) -> str:
 
 def retry_jobs(dataset: Dataset, *, after: str = _NO_JOB) -> list[Job]:
     """Return the retries that are later than a job, oldest first."""
-    names = dataset.fs.list(PLAN_FOLDER)
-    marked = {name.partition("-")[0] for name in names if f"-{RETRY_MARK}" in name}
-    later = sorted(id_ for id_ in marked if id_ > after and f"{id_}.json" in names)
-    found = [read_job(dataset, id_) for id_ in later]
-    return [job for job in found if job.retry]  # another planner may have won the number of a retry
+    files: dict[str, list[str]] = {}
+    for name in dataset.fs.list(PLAN_FOLDER):
+        files.setdefault(name[:_ID_DIGITS], []).append(name)
+    later = (
+        _read_once(dataset, id_, tuple(names))
+        for id_, names in sorted(files.items())
+        if id_ > after and f"{id_}.json" in names and any(RETRY_MARK in name for name in names)
+    )
+    return [job for job in later if job.retry]  # another planner may have won a retry's number
+
+
+def _read_once(dataset: Dataset, id_: str, names: tuple[str, ...]) -> Job:
+    """Return a job, from memory if it was read before; `names` are its files in the plan.
+
+    A record never changes, and the names have the tokens of its planner and of those that lost.
+    """
+    key = (dataset.root, names)
+    if key not in _jobs:
+        if len(_jobs) >= _MAX_JOBS:
+            _jobs.clear()
+        _jobs[key] = read_job(dataset, id_)
+    return _jobs[key]
 
 
 def _retried_later(dataset: Dataset, ids: Collection[str], *, after: str) -> dict[str, Failure]:

@@ -49,7 +49,7 @@ _RECORD = "manifest records are damaged or differ from their parts (delete them,
 _ERRORS = "errors tables differ from their parts (delete their manifest records, and resume)"
 _VECTORS = "vectors are not finite or not of norm 1"
 _MISSING = "planned ids are neither in a part nor in an errors table"
-_DOUBLED = "ids are in parts and errors tables more than once"
+_DOUBLED = "ids are in parts and errors tables twice (if replaced, `clipfleet resume` mends them)"
 _UNPLANNED = "ids in the parts of shards are in no plan"
 _PLANNED_TWICE = "ids are planned more than once"
 

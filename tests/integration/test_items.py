@@ -322,3 +322,70 @@ def test_messages_in_hand_are_bounded(make_bench: MakeBench) -> None:
     wait_until(done, what="all items")
     assert most <= 2 * 30 + 2
     bench.assert_whole(ITEMS, vectors=300)
+
+
+def newer(*ids: str, text: str = "newer words") -> list[dict[str, Any]]:
+    return [{"id": id_, "text": text} for id_ in ids]
+
+
+def texts_of(bench: Bench, name: str = ITEMS) -> dict[str, str]:
+    """Return the texts of the vectors, by a plain read of the parts."""
+    table = pq.read_table(Path(bench.dataset_path(name), "parts"), columns=["id", "text"])
+    ids = table["id"].to_pylist()
+    assert len(ids) == len(set(ids))
+    return dict(zip(ids, table["text"].to_pylist(), strict=True))
+
+
+def test_a_failed_id_takes_a_right_item_and_a_vector_is_kept_and_counted(bench: Bench) -> None:
+    worker = bench.start_worker()
+    bench.queue_items([{"id": "item-0"}, *texts(3, start=1)])
+    bench.wait_for_items(4, ITEMS)
+    bench.assert_whole(ITEMS, vectors=3, errors=1)
+
+    bench.queue_items(texts(4), size=4)  # three of them come again as they were
+    wait_until(lambda: bench.in_redis() == (0, 0), what="the right item")
+    bench.assert_whole(ITEMS, vectors=4)
+    bench.queue_items(newer("item-1", "item-2", "item-9"), size=3)
+    worker.wait_for("ids have other content")
+    wait_until(lambda: bench.in_redis() == (0, 0), what="the conflicts")
+    bench.assert_whole(ITEMS, vectors=5)
+    words = {item["id"]: item["text"] for item in texts(4)}
+    assert texts_of(bench) == {**words, "item-9": "newer words"}
+    progress = read_progress(bench.dataset_path(ITEMS), bench.settings)
+    assert (progress.to_json()["conflicts"], progress.to_json()["errors"]) == (2, 0)
+    assert any("2 conflicts" in line for line in progress.lines())
+
+
+def test_the_rule_error_refuses_other_content_with_its_ids(make_bench: MakeBench) -> None:
+    bench = make_bench(on_conflict="error")
+    bench.start_worker()
+    bench.queue_items([*texts(2), {"id": "bad"}], size=3)
+    bench.wait_for_items(3, ITEMS)
+    bench.queue_items(newer("item-0", "item-1", "bad"), size=3)
+    wait_until(lambda: bench.in_redis() == (0, 0), what="the conflicts")
+    bench.assert_whole(ITEMS, vectors=3)
+    progress = read_progress(bench.dataset_path(ITEMS), bench.settings)
+    assert progress.conflicts == 2
+    (refusal,) = progress.refusals
+    assert refusal.message == "2 items of clipfleet.embed_items"
+    assert "'item-0', 'item-1'; queue the items under other ids" in refusal.reason
+
+
+def test_a_child_killed_while_it_replaces_vectors_leaves_each_id_once(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(on_conflict="replace")
+    worker = bench.start_held_worker()
+    bench.queue_items(texts(5), size=5)
+    bench.wait_for_items(5, ITEMS)
+    bench.hold(Step.ENGINE)
+    bench.queue_items(newer("item-1", "item-3"), size=2)
+    bench.wait_held(Step.ENGINE)
+    worker.signal_child(signal.SIGKILL)
+    bench.release(Step.ENGINE)
+    wait_until(lambda: bench.in_redis() == (0, 0), what="the newer content")
+    bench.assert_whole(ITEMS, vectors=5)
+    words = {item["id"]: item["text"] for item in texts(5)}
+    assert texts_of(bench) == {**words, "item-1": "newer words", "item-3": "newer words"}
+    progress = read_progress(bench.dataset_path(ITEMS), bench.settings)
+    assert (progress.total, progress.vectors, progress.done, progress.conflicts) == (5, 5, 5, 0)

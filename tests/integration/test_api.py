@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,6 +115,19 @@ def test_the_functions_refuse_what_does_not_fit(tmp_path: Path, settings: Settin
     for only in ("nonsense", ["nonsense"]):
         with pytest.raises(clipfleet.UsageError, match="nonsense"):
             clipfleet.retry(tmp_path / "absent", only=only, settings=settings)
+    with pytest.raises(clipfleet.UsageError, match="on_conflict is for a refresh"):
+        clipfleet.submit(
+            items, tmp_path / "out", model=model, on_conflict="keep", settings=settings
+        )
+    with pytest.raises(clipfleet.UsageError, match="'merge': expected one of keep, replace, error"):
+        clipfleet.submit(
+            items,
+            tmp_path / "out",
+            model=model,
+            refresh=True,
+            on_conflict="merge",  # type: ignore[arg-type]
+            settings=settings,
+        )
     nobody = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
     with pytest.raises(clipfleet.BrokerError, match=r"127\.0\.0\.1:1"):
         clipfleet.submit(items, tmp_path / "out", model=model, settings=nobody)
@@ -217,3 +231,56 @@ def test_an_item_queue_has_the_environments_settings_where_none_are_given(
         with pytest.raises(clipfleet.QueueFullError, match="2 messages wait, 2 may") as caught:
             queue.put(texts(1, 2), wait_s=0.01)
         assert (caught.value.length, caught.value.limit, queue.length()) == (2, 2, 2)
+
+
+def test_a_refresh_embeds_newer_content_by_the_rule_for_conflicts(bench: Bench) -> None:
+    settings, out = bench.settings, bench.dataset_path()
+    bench.start_worker()
+
+    def submit(text: str, count: int, **how: Any) -> clipfleet.Submission:
+        """Submit texts, of which the first was empty before, and the next two change."""
+        texts = [text if n < 3 else f"text {n}" for n in range(count)]
+        items = [{"id": f"t{n}", "text": t} for n, t in enumerate(texts)]
+        items[0]["text"] = " " if text == "first" else text
+        done = clipfleet.submit(items, out, model=str(settings.model), settings=settings, **how)
+        wait_until(lambda: clipfleet.status(out, settings=settings).finished, what="all shards")
+        assert clipfleet.verify(out, settings=settings).problems == []
+        return done
+
+    def texts() -> list[str]:
+        dataset = clipfleet.Dataset(out, settings=settings)
+        table = dataset.to_arrow().select(["id", "text"]).to_pydict()
+        return [text for _, text in sorted(zip(table["id"], table["text"], strict=True))][:3]
+
+    submit("first", 8)
+    with pytest.raises(clipfleet.UsageError, match="--refresh"):
+        submit("second", 8)
+    with pytest.raises(clipfleet.UsageError, match="2 ids of .*: 't1', 't2'"):
+        submit("second", 9, refresh=True, on_conflict="error")
+    kept = submit("second", 9, refresh=True)
+    assert (kept.planned_items, kept.newer_items, kept.conflicts) == (1, 1, 2)
+    assert "such as 't1', 't2'" in "\n".join(kept.lines())
+    assert texts() == ["second", "first", "first"]
+    replaced = submit("second", 9, refresh=True, on_conflict="replace")
+    assert (replaced.planned_items, replaced.newer_items, replaced.conflicts) == (0, 2, 0)
+    assert texts() == ["second"] * 3
+    progress = clipfleet.status(out, settings=settings)
+    assert (progress.total, progress.done, progress.vectors, progress.errors) == (9, 9, 9, 0)
+
+
+def test_a_moved_folder_is_embedded_no_second_time_and_retried_at_its_new_place(
+    tmp_path: Path, settings: Settings, photos: Path
+) -> None:
+    model = write_fake_engine(tmp_path, "img")
+    out, new = tmp_path / "vectors", tmp_path / "moved"
+    (photos / "broken.jpg").write_bytes(b"no picture")
+    clipfleet.embed(photos, out, model=model, settings=settings)
+    photos.rename(new)
+    with pytest.raises(clipfleet.UsageError, match="--moved-from"):
+        clipfleet.embed(new, out, model=model, settings=settings)
+    again = clipfleet.embed(new, out, model=model, moved_from=photos, settings=settings)
+    assert (again.embedded_items, again.verification.vectors) == (0, COUNT)
+    (new / "broken.jpg").write_bytes(next(new.glob("[!b]*.jpg")).read_bytes())
+    retried = clipfleet.retry(out, model=model, settings=settings)
+    assert isinstance(retried, clipfleet.Summary)
+    assert (retried.ok, retried.embedded_items) == (True, 1)

@@ -255,7 +255,7 @@ def test_a_refresh_embeds_newer_content_by_the_rule_for_conflicts(bench: Bench) 
     submit("first", 8)
     with pytest.raises(clipfleet.UsageError, match="--refresh"):
         submit("second", 8)
-    with pytest.raises(clipfleet.UsageError, match="2 ids of .*: 't1', 't2'"):
+    with pytest.raises(clipfleet.UsageError, match=r"2 ids of .*: 't1', 't2'"):
         submit("second", 9, refresh=True, on_conflict="error")
     kept = submit("second", 9, refresh=True)
     assert (kept.planned_items, kept.newer_items, kept.conflicts) == (1, 1, 2)

@@ -247,14 +247,19 @@ def without_rows(
         DatasetError: The part is damaged, or was not written by clipfleet.
         StorageError: The disk did not answer.
     """
-    column, schema = value_column(info.tower), part_schema(info)
     try:
-        parquet = open_parquet(file)
-        groups = [*read_row_groups(parquet, schema.names)]
-        table = pa.concat_tables([schema.empty_table(), *(g.cast(schema) for g in groups)])
-        footer = footer_of(parquet.metadata, path=path)
-    except (*PARQUET_ERRORS, ValueError) as error:  # ValueError: other columns
+        return _without_rows(open_parquet(file), taken, info, path)
+    except (*PARQUET_ERRORS, ValueError) as error:  # ValueError: other columns or metadata
         raise parquet_error(error, path, remedy=part_remedy(PurePosixPath(path).stem)) from error
+
+
+def _without_rows(
+    parquet: pq.ParquetFile, taken: Mapping[str, Failure], info: DatasetInfo, path: str
+) -> memoryview:
+    column, schema = value_column(info.tower), part_schema(info)
+    groups = (group.cast(schema) for group in read_row_groups(parquet, schema.names))
+    table = pa.concat_tables([schema.empty_table(), *groups])
+    footer = footer_of(parquet.metadata, path=path)
     rows = zip(table["id"].to_pylist(), table[column].to_pylist(), strict=True)
     failures, kept = list(footer.failures), []
     for n, (id_, value) in enumerate(rows):

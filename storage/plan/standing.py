@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from clipfleet.error_codes import REPLACED
 from clipfleet.items import Item
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.format.parts import Failure, item_value, part_path, read_footer
+from clipfleet.storage.format.parts import (
+    MAX_ATTEMPT,
+    Failure,
+    item_value,
+    part_path,
+    read_footer,
+)
 from clipfleet.storage.plan.planner import Row
 from clipfleet.storage.plan.retries import attempts_of
 
@@ -59,5 +65,6 @@ def standing_of(dataset: Dataset, parts: Mapping[str, str]) -> dict[str, Standin
         for id_ in ids:
             failure = failed.get(id_)
             attempt = earlier.get(id_, 0) + 1 if failure is None else failure.attempt
+            attempt = min(attempt, MAX_ATTEMPT)
             found[id_] = Standing(part=name, failure=failure, attempt=attempt)
     return found

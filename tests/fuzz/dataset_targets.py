@@ -16,7 +16,7 @@ from clipfleet.error_codes import MISSING, NOT_A_FILE
 from clipfleet.errors import ClipfleetError
 from clipfleet.items import Item
 from clipfleet.storage.commit.commit import commit, complete
-from clipfleet.storage.commit.manifest import Manifest, missing_shards, unfinished
+from clipfleet.storage.commit.manifest import Manifest, finish, missing_shards, unfinished
 from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format.dataset import Dataset, part_names
 from clipfleet.storage.format.discovery import find_datasets
@@ -26,6 +26,7 @@ from clipfleet.storage.format.parts import Embedded, Failure
 from clipfleet.storage.plan.failures import error_classes
 from clipfleet.storage.plan.planner import plan_items, plan_retry
 from clipfleet.storage.plan.reader import jobs
+from clipfleet.storage.plan.refresh import refresh_items
 from clipfleet.storage.plan.retries import read_shard_work
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.verify.verify import verify_dataset
@@ -143,13 +144,24 @@ def _retry(dataset: Dataset) -> None:
     plan_retry(dataset, (), 3)
 
 
+def _refresh(dataset: Dataset) -> None:
+    """Plan newer content of a vector and of failures, and embed it."""
+    items = [Item(id=f"t{n}", text="newer") for n in range(4)]
+    refresh_items(dataset, ListSource(items), 2, on_conflict="replace")
+    for shard in missing_shards(dataset):
+        work = read_shard_work(dataset, shard)
+        done = work.finish(_embedded(work.items, []))
+        commit(dataset, shard.name, done, card=CARD, worker="w")
+    finish(dataset)
+
+
 def _arrive(dataset: Dataset) -> None:
     _commit_singly(dataset, "b")
 
 
 _USES = (
     *(_prove, _status, _look_for_lost, _resume, _read_plan, _read_errors, _complete),
-    *(_complete_again, _retry, _arrive),
+    *(_complete_again, _retry, _arrive, _refresh),
 )
 
 

@@ -54,7 +54,7 @@ class Submission:
             f"planned {self.planned_items:,} items in {self.planned_shards:,} shards as job "
             f"{self.job}"
             if self.job
-            else "planned no new item: every id is in the dataset's plan"
+            else "planned nothing new: every id is in the dataset's plan"
         )
         if self.queued_shards:
             queued = f"queued {self.queued_shards:,} shards"

@@ -20,7 +20,7 @@ from clipfleet.tasks.broker.refusals import Refusals
 from clipfleet.tasks.status import read_progress
 from clipfleet.tasks.submit.retry_failed import retry
 from tests.integration.conftest import MakeBench
-from tests.integration.support import Bench, texts, wait_until
+from tests.integration.support import Bench, WorkerProcess, texts, wait_until
 from tests.steps import Step
 
 pytestmark = pytest.mark.integration
@@ -328,6 +328,13 @@ def newer(*ids: str, text: str = "newer words") -> list[dict[str, Any]]:
     return [{"id": id_, "text": text} for id_ in ids]
 
 
+def send(bench: Bench, worker: WorkerProcess, items: list[dict[str, Any]]) -> None:
+    """Queue items as one message, and wait until the only worker has written it."""
+    before = len(worker.events("items embedded"))
+    bench.queue_items(items, size=len(items))
+    worker.wait_for("items embedded", count=before + 1)
+
+
 def texts_of(bench: Bench, name: str = ITEMS) -> dict[str, str]:
     """Return the texts of the vectors, by a plain read of the parts."""
     table = pq.read_table(Path(bench.dataset_path(name), "parts"), columns=["id", "text"])
@@ -338,16 +345,12 @@ def texts_of(bench: Bench, name: str = ITEMS) -> dict[str, str]:
 
 def test_a_failed_id_takes_a_right_item_and_a_vector_is_kept_and_counted(bench: Bench) -> None:
     worker = bench.start_worker()
-    bench.queue_items([{"id": "item-0"}, *texts(3, start=1)])
-    bench.wait_for_items(4, ITEMS)
+    send(bench, worker, [{"id": "item-0"}, *texts(3, start=1)])
     bench.assert_whole(ITEMS, vectors=3, errors=1)
-
-    bench.queue_items(texts(4), size=4)  # three of them come again as they were
-    wait_until(lambda: bench.in_redis() == (0, 0), what="the right item")
+    send(bench, worker, texts(4))  # three of them come again as they were
     bench.assert_whole(ITEMS, vectors=4)
-    bench.queue_items(newer("item-1", "item-2", "item-9"), size=3)
-    worker.wait_for("ids have other content")
-    wait_until(lambda: bench.in_redis() == (0, 0), what="the conflicts")
+    send(bench, worker, newer("item-1", "item-2", "item-9"))
+    assert worker.events("ids have other content")
     bench.assert_whole(ITEMS, vectors=5)
     words = {item["id"]: item["text"] for item in texts(4)}
     assert texts_of(bench) == {**words, "item-9": "newer words"}
@@ -358,11 +361,9 @@ def test_a_failed_id_takes_a_right_item_and_a_vector_is_kept_and_counted(bench: 
 
 def test_the_rule_error_refuses_other_content_with_its_ids(make_bench: MakeBench) -> None:
     bench = make_bench(on_conflict="error")
-    bench.start_worker()
-    bench.queue_items([*texts(2), {"id": "bad"}], size=3)
-    bench.wait_for_items(3, ITEMS)
-    bench.queue_items(newer("item-0", "item-1", "bad"), size=3)
-    wait_until(lambda: bench.in_redis() == (0, 0), what="the conflicts")
+    worker = bench.start_worker()
+    send(bench, worker, [*texts(2), {"id": "bad"}])
+    send(bench, worker, newer("item-0", "item-1", "bad"))
     bench.assert_whole(ITEMS, vectors=3)
     progress = read_progress(bench.dataset_path(ITEMS), bench.settings)
     assert progress.conflicts == 2
@@ -376,14 +377,13 @@ def test_a_child_killed_while_it_replaces_vectors_leaves_each_id_once(
 ) -> None:
     bench = make_bench(on_conflict="replace")
     worker = bench.start_held_worker()
-    bench.queue_items(texts(5), size=5)
-    bench.wait_for_items(5, ITEMS)
+    send(bench, worker, texts(5))
     bench.hold(Step.ENGINE)
     bench.queue_items(newer("item-1", "item-3"), size=2)
     bench.wait_held(Step.ENGINE)
     worker.signal_child(signal.SIGKILL)
     bench.release(Step.ENGINE)
-    wait_until(lambda: bench.in_redis() == (0, 0), what="the newer content")
+    worker.wait_for("items embedded", count=2)
     bench.assert_whole(ITEMS, vectors=5)
     words = {item["id"]: item["text"] for item in texts(5)}
     assert texts_of(bench) == {**words, "item-1": "newer words", "item-3": "newer words"}

@@ -26,8 +26,10 @@ from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.items.embed import Outcome, embed_single_items
 from clipfleet.tasks.items.parse import SingleItem
 from clipfleet.tasks.items.task import open_dataset
+from clipfleet.tasks.submit import retry_failed
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.fake import write_fake_engine
+from tests.interleavings.interleaving import overtaken
 
 RULES = pytest.mark.parametrize("process", ["keep", "replace", "error"], indirect=True)
 
@@ -282,3 +284,28 @@ def test_a_late_delivery_of_replaced_content_changes_nothing(
     outcome = send(process, dataset, item("a", "old"))
     assert (outcome.commits, outcome.conflicts) == ([], [])
     assert texts_of(dataset) == {"a": "new"}
+
+
+def test_a_retry_is_planned_although_a_worker_plans_newer_content_meanwhile(
+    process: Embedder, dataset: Dataset
+) -> None:
+    send(process, dataset, item("a", " "), item("b", " "))
+
+    def overtake() -> None:
+        plan_and_die(process, dataset, item("a", "words"))
+
+    slow = overtaken(dataset, after=5, overtake=overtake, crash_after=-1)
+    job = retry_failed._plan(slow, (), 10)
+    assert job is not None
+    assert (job.id, job.items) == ("00002", 1)  # a is in the job of its newer content
+
+
+def test_newer_content_of_an_id_whose_part_was_moved_away_is_embedded_as_new(
+    process: Embedder, dataset: Dataset
+) -> None:
+    send(process, dataset, item("a", "old"))
+    dataset.fs.delete(part_path("items-0000000001"))
+    outcome = send(process, dataset, item("a", "new"))
+    assert outcome.conflicts == []
+    assert texts_of(dataset) == {"a": "new"}
+    assert_whole(dataset, vectors=1, errors=0)

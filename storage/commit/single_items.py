@@ -126,15 +126,14 @@ class KnownIds:
         found = (self._index.get(id_) for id_ in ids)
         numbers = {number for _, number in filter(None, found) if is_shard_number(number)}
         shards = []
-        for number in sorted(numbers):
-            job, index = numbered_shard(number)
-            shard = shard_of(read_job(self._dataset, job), index)
-            if shard.name in self._committed:
+        for job, index in map(numbered_shard, sorted(numbers)):
+            name = shard_name(job, index)
+            if name in self._committed:
                 continue
-            if is_committed(self._dataset, shard.name):
-                self._committed.add(shard.name)
+            if is_committed(self._dataset, name):
+                self._committed.add(name)
             else:
-                shards.append(shard)
+                shards.append(shard_of(read_job(self._dataset, job), index))
         return shards
 
     def _add(self, ids: Collection[str], values: Collection[str], origin: int) -> None:

@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import redis
 import torch
+from pydantic import TypeAdapter
 
-from clipfleet.architectures import load_architecture
+from clipfleet.architectures import Architecture, VisionTransformer, load_architecture
 from clipfleet.convert.checkpoints.load import save_checkpoint
 from clipfleet.convert.model.chinese_clip import ChineseClip
 from clipfleet.tasks.local.redis_server import server_command
@@ -53,31 +55,36 @@ def run(block: str, cwd: Path, environment: dict[str, str], exit_code: int = 0) 
 
 
 @pytest.fixture(scope="module")
-def checkpoint() -> bytes:
-    """A ViT-B-16 checkpoint in the published form; its weights are random."""
-    torch.manual_seed(0)
-    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"clipfleet-readme-{os.getpid()}.pt"
-    save_checkpoint(ChineseClip(load_architecture("ViT-B-16")), path, half=True)
-    try:
-        return path.read_bytes()
-    finally:
-        path.unlink()
+def model() -> Architecture:
+    """A small model with the name, the inputs and the outputs of the README's ViT-B-16."""
+    full = load_architecture("ViT-B-16")
+    vision = VisionTransformer(kind="vit", layers=1, width=64, head_width=32, patch_size=32)
+    text = replace(full.text, layers=1, width=64, heads=2, intermediate_width=128)
+    return replace(full, vision=vision, text=text)
 
 
 @pytest.fixture(scope="module")
-def hub(checkpoint: bytes) -> Iterator[Hub]:
-    published = load_architecture("ViT-B-16").published
-    assert published is not None
-    with serve(Hub(path=resolve_path(published), content=checkpoint)) as served:
+def hub(model: Architecture, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A hub with a checkpoint of the small model in the published form, with random weights."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("hub") / "checkpoint.pt"
+    save_checkpoint(ChineseClip(model), path, half=True)
+    assert model.published is not None
+    with serve(Hub(path=resolve_path(model.published), content=path.read_bytes())) as served:
         yield served
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository in place of the clone, with a user's photos/ and queries.txt."""
+def checkout(model: Architecture, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository in place of the clone, with a user's photos/ and queries.txt.
+
+    Its ViT-B-16 is the small model.
+    """
     folder = tmp_path_factory.mktemp("user") / "clipfleet"
     ignored = shutil.ignore_patterns(*NOT_CLONED, *CACHES)
     shutil.copytree(ROOT, folder, symlinks=True, ignore=ignored)
+    described = TypeAdapter(Architecture).dump_json(model)
+    (folder / "clipfleet" / "architectures" / "ViT-B-16.json").write_bytes(described)
     subprocess.run([sys.executable, SCENES, folder, "--count", str(PICTURES)], check=True)
     (folder / "images").rename(folder / "photos")
     (folder / "photos" / "000000.jpg").rename(folder / "photos" / "cat.jpg")

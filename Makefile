@@ -41,15 +41,19 @@ lint:
 docs: $(BIN)/mkdocs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
+# Each process of a test computes with one thread. It keeps the bytecode of what it imports, though the
+# environment may say otherwise: else each of the many processes would compile the project again.
+TEST_ENV := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
+
 # tests/unit/conftest.py refuses a test that starts a process or sleeps.
 unit: $(BIN)/python
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --hypothesis-profile=quick tests/unit
+	$(TEST_ENV) $(BIN)/pytest -q -n 2 --hypothesis-profile=quick tests/unit
 
 # Two files of tests run at once for each core, because many tests wait for processes. A file's tests run
-# in order in one process. Each process computes with one thread. tests/conftest.py orders the files, slow
-# ones first. The supervisor kills every process that is left when the run ends or is interrupted.
+# in order in one process. tests/conftest.py orders the files, slow ones first. The supervisor kills every
+# process that is left when the run ends or is interrupted.
 test: $(BIN)/ruff lint
-	exec env OMP_NUM_THREADS=1 $(BIN)/python -m tests.supervisor $(BIN)/pytest \
+	exec env $(TEST_ENV) $(BIN)/python -m tests.supervisor $(BIN)/pytest \
 		-n $$(( 2 * $$(nproc) )) --dist loadfile --no-loadscope-reorder \
 		--durations=15
 

@@ -41,7 +41,7 @@ from clipfleet.workers.engines.fake import write_fake_engine
 from clipfleet.workers.environment import environment_of
 from tests.faults.counting import count_ids
 from tests.faults.proxy import Proxy
-from tests.integration.support import PATIENCE_S, Bench, forget_settings, wait_until
+from tests.integration.support import PATIENCE_S, Bench, forget_settings, pause, wait_until
 from tests.redis_server import KEEPS_NOTHING, RedisServer, free_port, url_of
 from tests.steps import Step, steps_environment
 
@@ -49,7 +49,6 @@ FULL_VARIABLE = "FAULTS_FULL"  # set: outages last a minute, and settings are th
 FULL = bool(os.environ.get(FULL_VARIABLE))
 
 _QUICK: dict[str, Any] = {"visibility_timeout_s": 2, "reconcile_interval_s": 1.0}
-_POLL_S = 0.02
 
 
 def seconds(full: float, quick: float) -> float:
@@ -175,10 +174,10 @@ class Rig(Bench):
         return outcome_of(fault, path, self.submitted[name], recovery_s, files=self.files)
 
     def _seconds_until(self, condition: Callable[[], bool], timeout_s: float) -> float | None:
-        while time.monotonic() - self._begin_s < timeout_s:
+        while (passed_s := time.monotonic() - self._begin_s) < timeout_s:
             if condition():
                 return time.monotonic() - self._begin_s
-            time.sleep(_POLL_S)
+            pause(passed_s)
         return None
 
     def close(self) -> None:

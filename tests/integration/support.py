@@ -31,17 +31,24 @@ from clipfleet.workers.environment import environment_of
 from tests.steps import Step, steps_environment
 
 PATIENCE_S = 120.0  # for what comes in a second or two, on a machine that does much else
-_POLL_S = 0.02
+_POLLS_S = (0.02, 0.2)  # the first look and the last ones: a look takes CPU
 _LOG_LINES = 40
 
 
 def wait_until(condition: Callable[[], Any], *, timeout_s: float = PATIENCE_S, what: str) -> None:
-    """Wait until a condition holds."""
-    deadline_s = time.monotonic() + timeout_s
+    """Wait until a condition holds that stays."""
+    begin_s = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline_s:
+        waited_s = time.monotonic() - begin_s
+        if waited_s > timeout_s:
             raise AssertionError(f"not within {timeout_s} s: {what}")
-        time.sleep(_POLL_S)
+        pause(waited_s)
+
+
+def pause(waited_s: float) -> None:
+    """Sleep before the next look at a condition, for longer if it was waited for longer."""
+    least_s, most_s = _POLLS_S
+    time.sleep(min(max(least_s, waited_s / 10), most_s))
 
 
 def forget_settings(patch: pytest.MonkeyPatch) -> None:

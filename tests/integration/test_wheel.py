@@ -105,16 +105,9 @@ def python(
     if found is None:
         pytest.fail("no CPython 3.10") if os.environ.get("CI") else pytest.skip("no CPython 3.10")
     subprocess.run([str(found), "-m", "venv", str(venv)], check=True)
-    install = [
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "-c",
-        str(ROOT / "constraints.txt"),
-        f"{wheel}[cpu,s3]",
-    ]
-    subprocess.run([str(python), *install], check=True)
+    # A few modules of the packages are imported: to compile all of them would take longer.
+    install = ["-m", "pip", "install", "-q", "--no-compile", "-c", str(ROOT / "constraints.txt")]
+    subprocess.run([str(python), *install, f"{wheel}[cpu,s3]"], check=True)
     return python
 
 

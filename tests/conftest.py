@@ -23,8 +23,8 @@ else:
     settings.register_profile("quick", deadline=None, max_examples=20)  # `make unit`
     settings.load_profile("patient")
 
-# These files share converted models, and the import of the exporter, which takes seconds: one process
-# runs them all.
+# These files share converted models, and the import of the exporter, which takes seconds: one
+# process runs them all.
 TOGETHER = "tests/convert/"
 
 # The longest files start first, so that none runs alone at the end: a file's tests run in one

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import onnx_ir
 import pytest
 import torch
 from torch import nn
@@ -12,13 +13,17 @@ from clipfleet.architectures import (
     Architecture,
     ModifiedResNet,
     TextTransformer,
+    Tower,
     VisionTransformer,
 )
 from clipfleet.convert.checkpoints.load import save_checkpoint
 from clipfleet.convert.conversion import convert
 from clipfleet.convert.model.chinese_clip import ChineseClip
 from clipfleet.convert.model.layers import LayerNorm
-from clipfleet.model_card import ModelCard
+from clipfleet.convert.staging import EXTRA_FILE_SUFFIX
+from clipfleet.model_card import ModelCard, TensorSpec
+
+Converted = dict[str, tuple[ModelCard, Path]]
 
 TEXT = TextTransformer(
     vocabulary_size=21128, layers=2, width=32, heads=4, intermediate_width=64, max_positions=64
@@ -105,7 +110,7 @@ def vit_checkpoint(
 
 
 @pytest.fixture(scope="session")
-def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[ModelCard, Path]]:
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Converted:
     """Every engine of the small vision transformer, by `tower.precision`; do not change them."""
     folder = tmp_path_factory.mktemp("converted")
     torch.manual_seed(0)
@@ -114,6 +119,19 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Model
         architecture=VIT, checkpoint=folder / "small.pt", save_prefix=folder / "models" / "small"
     )
     return {f"{card.tower}.{card.precision}": (card, path) for card, path in models}
+
+
+@pytest.fixture
+def copied_exports(converted: Converted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have conversions of `vit_checkpoint` copy the engines of `converted`, and export nothing."""
+
+    def copy(model: ChineseClip, tower: Tower, path: Path, **_: TensorSpec) -> None:
+        precision = "fp16" if model.dtype == torch.float16 else "fp32"
+        card, where = converted[f"{tower}.{precision}"]
+        graph = onnx_ir.load(where.parent / card.engine)
+        onnx_ir.save(graph, path, external_data=path.name + EXTRA_FILE_SUFFIX)
+
+    monkeypatch.setattr("clipfleet.convert.conversion.export_tower", copy)
 
 
 @pytest.fixture(scope="session")

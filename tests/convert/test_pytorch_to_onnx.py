@@ -1,5 +1,5 @@
 import os
-import signal
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -63,6 +63,7 @@ def test_the_cards_say_what_the_engines_are(converted: Converted) -> None:
     assert len({card.identity for card, _ in converted.values()}) == 4
 
 
+@pytest.mark.usefixtures("copied_exports")
 def test_the_guides_command_prints_the_guides_lines(
     tmp_path: Path, vit_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,22 +103,13 @@ def test_the_guide_names_the_extra_file_of_a_float32_tower_of_over_2_gb(
     assert line.endswith(f"is saved at {tmp_path / card.engine} with extra file {extra}")
 
 
-def test_the_command_line_is_a_module_and_an_error_is_one_line(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "clipfleet.convert.pytorch_to_onnx",
-        "--model-arch",
-        "ViT-B-16",
-    ]
-    command += ["--save-onnx-path", str(tmp_path / "m"), "--convert-text"]
-    command += ["--pytorch-ckpt-path", str(tmp_path / "none.pt")]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert run.returncode == 2
-    assert run.stderr.splitlines()[-1].startswith(
+def test_an_error_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--model-arch", "ViT-B-16", "--save-onnx-path", str(tmp_path / "m")]
+    arguments += ["--convert-text", "--pytorch-ckpt-path", str(tmp_path / "none.pt")]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith(
         f"pytorch_to_onnx: checkpoint {tmp_path / 'none.pt'} is missing"
     )
-    assert "Traceback" not in run.stderr
     assert os.listdir(tmp_path) == []
 
 
@@ -169,6 +161,7 @@ def test_a_fixed_batch_size_is_kept(
         assert engine(np.zeros((4, 3, 32, 32), dtype=np.float32)).shape == (4, 16)
 
 
+@pytest.mark.usefixtures("copied_exports")
 def test_a_float32_engine_that_strays_is_not_kept_and_the_old_pair_stays(
     tmp_path: Path, vit: Architecture, vit_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +179,7 @@ def test_a_float32_engine_that_strays_is_not_kept_and_the_old_pair_stays(
         assert path.read_text() == f"the old {path.name}"
 
 
+@pytest.mark.usefixtures("copied_exports")
 def test_float16_engines_that_stray_leave_the_float32_engines_of_both_towers(
     tmp_path: Path, vit: Architecture, vit_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +203,7 @@ def test_float16_engines_that_stray_leave_the_float32_engines_of_both_towers(
         assert (folder / name).read_text() == f"the old {name}"
 
 
+@pytest.mark.usefixtures("copied_exports")
 def test_a_float16_engine_alone_that_strays_leaves_nothing(
     tmp_path: Path,
     vit_checkpoint: Path,
@@ -238,35 +233,30 @@ def test_weights_that_are_not_finite_are_not_converted(
 
 
 def test_a_second_conversion_replaces_the_first(
-    tmp_path: Path, vit: Architecture, build: Build, vit_checkpoint: Path
+    tmp_path: Path, vit: Architecture, build: Build, converted: Converted
 ) -> None:
-    folder = tmp_path / "models"
-
-    def run(checkpoint: Path) -> ModelCard:
-        ((card, path),) = convert(
-            architecture=vit,
-            checkpoint=checkpoint,
-            save_prefix=folder / "m",
-            towers=("txt",),
-            precisions=("fp32",),
-        )
-        OnnxEngine(*load_card(path), provider="cpu").close()  # checks both files' SHA-256
-        return card
-
-    first = run(vit_checkpoint)
+    first, path = converted["txt.fp32"]
+    for name in files_of("small", "txt.fp32"):
+        shutil.copy(path.parent / name, tmp_path)
     model = build(vit)
     with torch.no_grad():
         model.text_projection.mul_(2)
     save_checkpoint(model, tmp_path / "other.pt", half=True)
-    second = run(tmp_path / "other.pt")
+    ((second, path),) = convert(
+        architecture=vit,
+        checkpoint=tmp_path / "other.pt",
+        save_prefix=tmp_path / "small",
+        towers=("txt",),
+        precisions=("fp32",),
+    )
+    OnnxEngine(*load_card(path), provider="cpu").close()  # checks both files' SHA-256
     assert second.extra_file_sha256 != first.extra_file_sha256
     assert second.identity != first.identity
-    assert sorted(os.listdir(folder)) == files_of("m", "txt.fp32")
+    assert sorted(os.listdir(tmp_path)) == ["other.pt", *files_of("small", "txt.fp32")]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_conversion_leaves_nothing(
-    tmp_path: Path, vit_checkpoint: Path, number: signal.Signals
+def test_a_conversion_stopped_with_sigterm_leaves_nothing(
+    tmp_path: Path, vit_checkpoint: Path
 ) -> None:
     (tmp_path / "small.json").write_text(VIT_JSON)
     folder = tmp_path / "models"
@@ -280,11 +270,29 @@ def test_a_stopped_conversion_leaves_nothing(
         for line in child.stdout:
             if line.startswith("exporting"):
                 assert len(os.listdir(folder)) == 1, "the hidden folder it builds in"
-                child.send_signal(number)
+                child.terminate()
                 break
         child.stdout.read()
     assert child.returncode != 0
     assert os.listdir(folder) == []
+
+
+def test_a_conversion_stopped_with_ctrl_c_leaves_nothing(
+    tmp_path: Path, vit: Architecture, vit_checkpoint: Path
+) -> None:
+    def stop(step: str) -> None:
+        if step.startswith("exporting"):
+            assert len(os.listdir(tmp_path / "models")) == 1, "the hidden folder it builds in"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(
+            architecture=vit,
+            checkpoint=vit_checkpoint,
+            save_prefix=tmp_path / "models" / "m",
+            progress=stop,
+        )
+    assert os.listdir(tmp_path / "models") == []
 
 
 @pytest.mark.parametrize(

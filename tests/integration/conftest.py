@@ -76,3 +76,33 @@ def _settings(redis_url: str, folder: Path, model: Path, **changes: Any) -> Sett
 def bench(make_bench: MakeBench) -> Bench:
     """A bench with the usual settings."""
     return make_bench()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """A bench with a Redis of its own and a worker; `served` prepares it for each test."""
+    folder = tmp_path_factory.mktemp("running")
+    server = RedisServer(folder / "redis")
+    server.start()
+    model = write_fake_engine(folder, "txt")
+    running = Bench(_settings(server.url, folder, model), folder)
+    yield running
+    running.close()
+    server.stop()
+
+
+@pytest.fixture
+def served(running: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """A bench whose worker, `workers[-1]`, is ready and serves all tests of a file.
+
+    Each test has datasets of its own name, and sees only its own lines of the worker's log and
+    its own refusals.
+    """
+    forget_settings(monkeypatch)
+    monkeypatch.chdir(running.folder)
+    if not running.workers or running.workers[-1].process.poll() is not None:
+        running.start_worker().ready()
+    running.workers[-1].forget_log()
+    for refusals in running.client.scan_iter("*.refused.*"):
+        running.client.delete(refusals)
+    return running

@@ -87,6 +87,7 @@ class WorkerProcess:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.log_path = log_path
+        self._forgotten_bytes = 0  # of the log
         self._log = open(log_path, "wb")  # noqa: SIM115 - closed by `kill`
         command = [sys.executable, "-m", program, "worker"]
         command += ["--tower", str(settings.tower), "--model", str(settings.model)]
@@ -101,7 +102,13 @@ class WorkerProcess:
         )
 
     def log_text(self) -> str:
-        return self.log_path.read_text(encoding="utf-8", errors="replace")
+        with self.log_path.open("rb") as log:
+            log.seek(self._forgotten_bytes)
+            return log.read().decode("utf-8", errors="replace")
+
+    def forget_log(self) -> None:
+        """Leave what the log has until now out of `log_text` and `events`."""
+        self._forgotten_bytes = self.log_path.stat().st_size
 
     def events(self, name: str = "") -> list[dict[str, Any]]:
         """Return the lines of the log with an event, or all that are JSON."""

@@ -1,9 +1,11 @@
 """The command line: help, exit codes, and errors of one line."""
 
+import io
 import json
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from clipfleet.cli.main import app
+from clipfleet.cli.main import app, main
 from clipfleet.cli.output import DONE, WRONG_USE
 from clipfleet.error_codes import FETCH_TIMEOUT, MISSING, SERVER_BUSY
 from clipfleet.errors import ClipfleetError
@@ -35,9 +37,18 @@ def run(*arguments: str, columns: int = 80) -> Result:
     return CliRunner().invoke(app, list(arguments), env={"COLUMNS": str(columns)})
 
 
-def run_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "clipfleet", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+def run_main(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command as its process does, in this process, which keeps its signal handlers."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", ["clipfleet", *arguments])
+        patch.setattr(signal, "signal", lambda *_: None)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return subprocess.CompletedProcess(
+        arguments, ended.value.code or DONE, out.getvalue(), err.getvalue()
+    )
 
 
 def test_version() -> None:
@@ -65,7 +76,9 @@ def test_an_unknown_option_is_wrong_use() -> None:
 
 def test_a_missing_model_card_is_one_line_that_says_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    result = run_process("embed", "photos", "out", "--model", "absent.onnx", cwd=tmp_path)
+    command = [sys.executable, "-m", "clipfleet", "embed", "photos", "out"]
+    command += ["--model", "absent.onnx"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == WRONG_USE
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
@@ -74,7 +87,7 @@ def test_a_missing_model_card_is_one_line_that_says_the_way_out(tmp_path: Path) 
 
 
 def test_verifying_no_dataset_is_wrong_use(tmp_path: Path) -> None:
-    result = run_process("verify", "nowhere", cwd=tmp_path)
+    result = run_main("verify", "nowhere", cwd=tmp_path)
     assert result.returncode == WRONG_USE
     assert "nowhere" in result.stderr
     assert "Traceback" not in result.stderr
@@ -82,13 +95,13 @@ def test_verifying_no_dataset_is_wrong_use(tmp_path: Path) -> None:
 
 def test_a_wrong_setting_names_itself(tmp_path: Path) -> None:
     (tmp_path / "clipfleet.toml").write_text("shard_sise = 5\n")
-    result = run_process("doctor", cwd=tmp_path)
+    result = run_main("doctor", cwd=tmp_path)
     assert result.returncode == WRONG_USE
     assert "shard_sise" in result.stderr
 
 
 def test_doctor_names_a_card_that_is_missing(tmp_path: Path) -> None:
-    result = run_process("doctor", "--json", "--model", "absent.onnx", cwd=tmp_path)
+    result = run_main("doctor", "--json", "--model", "absent.onnx", cwd=tmp_path)
     assert result.returncode == WRONG_USE
     checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
     assert checks["model absent.onnx"]["state"] == "broken"
@@ -99,7 +112,7 @@ def test_doctor_names_a_card_that_is_missing(tmp_path: Path) -> None:
 def test_workers_and_gpus_are_one_or_the_other(tmp_path: Path) -> None:
     card = write_fake_engine(tmp_path, "txt")
     arguments = ["t.txt", "out", "--model", str(card), "--workers", "2", "--gpus", "all"]
-    result = run_process("embed", *arguments, cwd=tmp_path)
+    result = run_main("embed", *arguments, cwd=tmp_path)
     assert result.returncode == WRONG_USE
     assert result.stderr.startswith("clipfleet: --workers and --gpus: --gpus starts one worker")
 
@@ -109,7 +122,7 @@ def test_a_redis_that_does_not_answer_is_wrong_environment_in_one_line(tmp_path:
     (tmp_path / "t.txt").write_text("a\nb\n")
     arguments = ["t.txt", "out", "--model", str(card), "--redis-url", "redis://127.0.0.1:1/0"]
     for command in ("embed", "submit"):
-        result = run_process(command, *arguments, cwd=tmp_path)
+        result = run_main(command, *arguments, cwd=tmp_path)
         assert result.returncode == WRONG_USE
         assert "Redis at redis://127.0.0.1:1/0 does not answer" in result.stderr.splitlines()[-1]
         assert "Traceback" not in result.stderr
@@ -138,24 +151,29 @@ def test_models_that_are_there_are_not_converted_again(tmp_path: Path) -> None:
     assert "no-architecture" in str(result.exception)
 
 
-@pytest.mark.parametrize("missing", ["torch", "onnx_ir"])
-def test_converting_without_pytorch_or_onnx_names_the_way_out(tmp_path: Path, missing: str) -> None:
-    blocked = f"import sys; sys.modules[{missing!r}] = None; "
-    for module, arguments in (
-        ("clipfleet.cli.main", ["convert", "demo", "m"]),
+@pytest.mark.parametrize(
+    ("missing", "module", "arguments"),
+    [
+        ("torch", "clipfleet.cli.main", ["convert", "demo", "m"]),
         (
+            "onnx_ir",
             "clipfleet.convert.pytorch_to_onnx",
             ["--model-arch", "demo", "--save-onnx-path", "m", "--convert-text"],
         ),
-    ):
-        script = f"{blocked}from {module} import main; sys.exit(main())"
-        command = [sys.executable, "-c", script, *arguments]
-        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert result.returncode == WRONG_USE
-        (line,) = result.stderr.splitlines()
-        assert missing in line
-        assert "from a checkout, pip install -c constraints.txt --extra-index-url" in line
-        assert line.endswith("then pip install -c constraints.txt '.[cpu,convert]'")
+    ],
+)
+def test_converting_without_pytorch_or_onnx_names_the_way_out(
+    tmp_path: Path, missing: str, module: str, arguments: list[str]
+) -> None:
+    script = f"import sys; sys.modules[{missing!r}] = None; "
+    script += f"from {module} import main; sys.exit(main())"
+    command = [sys.executable, "-c", script, *arguments]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == WRONG_USE
+    (line,) = result.stderr.splitlines()
+    assert missing in line
+    assert "from a checkout, pip install -c constraints.txt --extra-index-url" in line
+    assert line.endswith("then pip install -c constraints.txt '.[cpu,convert]'")
 
 
 def test_options_of_checkpoints_are_refused_with_an_onnx_file() -> None:
@@ -213,7 +231,7 @@ def test_what_cannot_be_retried_is_wrong_use(tmp_path: Path) -> None:
         (("--workers", "2"), "name the model too"),
         (("--url-host", "a.example"), "name the --model as well"),
     ):
-        result = run_process("retry", "out", *options, cwd=tmp_path)
+        result = run_main("retry", "out", *options, cwd=tmp_path)
         assert result.returncode == WRONG_USE
         assert said in result.stderr
         assert "Traceback" not in result.stderr

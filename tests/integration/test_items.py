@@ -55,14 +55,15 @@ def error_rows(bench: Bench, name: str = ITEMS) -> list[tuple[str, str, str]]:
     ]
 
 
-def test_a_producer_that_imports_nothing_of_ours_gets_its_items_embedded(bench: Bench) -> None:
-    bench.start_worker()
+def test_a_producer_that_imports_nothing_of_ours_gets_its_items_embedded(
+    served: Bench,
+) -> None:
     words = [f"the words of {n}" for n in range(30)]
     run = subprocess.run(
         [sys.executable, "-c", PRODUCER, str(EXAMPLE), "--tower", "txt", "--each", "7"],
         input="\n".join(words),
-        env={"CLIPFLEET_REDIS_URL": bench.settings.redis_url, "PATH": ""},
-        cwd=bench.folder,
+        env={"CLIPFLEET_REDIS_URL": served.settings.redis_url, "PATH": ""},
+        cwd=served.folder,
         capture_output=True,
         text=True,
         check=True,
@@ -70,8 +71,8 @@ def test_a_producer_that_imports_nothing_of_ours_gets_its_items_embedded(bench: 
     said, modules = run.stdout.splitlines()
     assert said == "queued 30 items"
     assert json.loads(modules) == []
-    bench.wait_for_items(30, ITEMS)
-    bench.assert_whole(ITEMS, vectors=30)
+    served.wait_for_items(30, ITEMS)
+    served.assert_whole(ITEMS, vectors=30)
 
 
 def test_a_window_closes_by_size_and_by_time_and_a_stopped_worker_hands_back(
@@ -101,21 +102,19 @@ def test_thousands_of_messages_become_few_parts(make_bench: MakeBench) -> None:
     bench.assert_whole(ITEMS, vectors=2_000)
 
 
-def test_a_list_larger_than_the_window_is_written_whole(bench: Bench) -> None:
-    bench.start_worker()
-    bench.queue_items(texts(550), size=550)
-    bench.wait_for_items(550, ITEMS)
-    assert parts(bench) == [110] * 5
-    bench.assert_whole(ITEMS, vectors=550)
+def test_a_list_larger_than_the_window_is_written_whole(served: Bench) -> None:
+    served.queue_items(texts(550), size=550, dataset="large")
+    served.wait_for_items(550, "large")
+    assert parts(served, "large") == [110] * 5
+    served.assert_whole("large", vectors=550)
 
 
-def test_an_id_that_comes_twice_is_written_once(bench: Bench) -> None:
-    bench.start_worker()
-    bench.queue_items(texts(40) + texts(40))
-    bench.wait_for_items(40, ITEMS)
-    bench.queue_items(texts(50), size=10)
-    bench.wait_for_items(50, ITEMS)
-    bench.assert_whole(ITEMS, vectors=50)
+def test_an_id_that_comes_twice_is_written_once(served: Bench) -> None:
+    served.queue_items(texts(40) + texts(40), dataset="twice")
+    served.wait_for_items(40, "twice")
+    served.queue_items(texts(50), size=10, dataset="twice")
+    served.wait_for_items(50, "twice")
+    served.assert_whole("twice", vectors=50)
 
 
 def test_two_workers_with_the_same_items_write_them_once(make_bench: MakeBench) -> None:
@@ -130,8 +129,7 @@ def test_two_workers_with_the_same_items_write_them_once(make_bench: MakeBench) 
     assert all(worker.events("items embedded") for worker in workers)
 
 
-def test_wrong_items_are_error_rows_and_spoil_no_neighbour(bench: Bench) -> None:
-    bench.start_worker()
+def test_wrong_items_are_error_rows_and_spoil_no_neighbour(served: Bench) -> None:
     wrong = [
         {"id": "a picture", "uri": "/x.jpg"},
         {"id": "no text"},
@@ -145,10 +143,11 @@ def test_wrong_items_are_error_rows_and_spoil_no_neighbour(bench: Bench) -> None
         "no object",
         None,
     ]
-    bench.queue_items([*texts(3), *wrong, *texts(3, start=3)], size=100)  # type: ignore[list-item]
-    bench.wait_for_items(12, ITEMS)
-    bench.assert_whole(ITEMS, vectors=6, errors=6)
-    errors = {id_: error for id_, error, _ in error_rows(bench)}
+    items: list[Any] = [*texts(3), *wrong, *texts(3, start=3)]
+    served.queue_items(items, size=100, dataset="wrong")
+    served.wait_for_items(12, "wrong")
+    served.assert_whole("wrong", vectors=6, errors=6)
+    errors = {id_: error for id_, error, _ in error_rows(served, "wrong")}
     assert errors == {
         "a picture": "bad_item",
         "no text": "bad_item",
@@ -157,25 +156,27 @@ def test_wrong_items_are_error_rows_and_spoil_no_neighbour(bench: Bench) -> None
         "half a letter": "bad_item",
         "empty": "empty_text",
     }
-    assert len(bench.workers[0].events("item refused")) == 5
-    (refusal,) = read_progress(bench.dataset_path(ITEMS), bench.settings).refusals
+    assert len(served.workers[-1].events("item refused")) == 5
+    (refusal,) = read_progress(served.dataset_path("wrong"), served.settings).refusals
     assert refusal.message == "5 items of clipfleet.embed_items"
 
 
-def test_a_named_dataset_is_made_inside_the_output_folder_and_nowhere_else(bench: Bench) -> None:
-    worker = bench.start_worker()
-    bench.queue_items(texts(5), dataset="captions/2026")
-    outside = bench.folder / "elsewhere"
+def test_a_named_dataset_is_made_inside_the_output_folder_and_nowhere_else(
+    served: Bench,
+) -> None:
+    worker = served.workers[-1]
+    served.queue_items(texts(5), dataset="captions/2026")
+    outside = served.folder / "elsewhere"
     for wrong in (str(outside), "../elsewhere", "s3://bucket/captions", ""):
-        bench.queue_items(texts(5), size=5, dataset=wrong)
-    bench.wait_for_items(5, "captions/2026")
-    bench.assert_whole("captions/2026", vectors=5)
+        served.queue_items(texts(5), size=5, dataset=wrong)
+    served.wait_for_items(5, "captions/2026")
+    served.assert_whole("captions/2026", vectors=5)
     worker.wait_for("message refused", count=4)
     assert not outside.exists()
 
 
-def test_messages_that_are_none_are_dropped_with_a_reason(bench: Bench) -> None:
-    worker = bench.start_worker().ready()
+def test_messages_that_are_none_are_dropped_with_a_reason(served: Bench) -> None:
+    worker = served.workers[-1]
     wrong: list[tuple[list[Any], dict[str, Any]]] = [
         ([], {}),
         (["items"], {}),
@@ -186,15 +187,15 @@ def test_messages_that_are_none_are_dropped_with_a_reason(bench: Bench) -> None:
     ]
     from celery import Celery
 
-    with Celery(broker=bench.settings.redis_url, set_as_current=False) as app:
+    with Celery(broker=served.settings.redis_url, set_as_current=False) as app:
         for args, kwargs in wrong:
-            app.send_task("clipfleet.embed_items", args=args, kwargs=kwargs, queue=bench.queue)
-    bench.queue_items(texts(1))
-    bench.wait_for_items(1, ITEMS)
+            app.send_task("clipfleet.embed_items", args=args, kwargs=kwargs, queue=served.queue)
+    served.queue_items(texts(1), dataset="neighbour")
+    served.wait_for_items(1, "neighbour")
     refused = worker.events("message refused")
     assert len(refused) == len(wrong)
     assert all("MessageError" in event["reason"] for event in refused)
-    bench.assert_whole(ITEMS, vectors=1)
+    served.assert_whole("neighbour", vectors=1)
 
 
 def test_a_failed_batch_is_acknowledged_by_none_and_tried_again(make_bench: MakeBench) -> None:
@@ -234,45 +235,47 @@ def test_items_wait_while_their_dataset_is_another_models(make_bench: MakeBench)
     bench.assert_whole("captions", vectors=30)
 
 
-def test_items_for_a_planned_dataset_are_refused_with_the_way_out(bench: Bench) -> None:
-    worker = bench.start_worker()
-    bench.submit(20)
-    bench.queue_items(texts(5), size=5, dataset="dataset")
+def test_items_for_a_planned_dataset_are_refused_with_the_way_out(served: Bench) -> None:
+    worker = served.workers[-1]
+    served.submit(20)
+    served.queue_items(texts(5), size=5, dataset="dataset")
     event = worker.wait_for("message refused")
     assert "is planned: " in event["reason"]
     assert "name another dataset" in event["reason"]
-    bench.queue_items(texts(3))  # others do not wait
-    bench.wait_for_items(3, ITEMS)
-    bench.wait_for_items(20)
-    bench.assert_whole(vectors=20)
-    progress = read_progress(bench.dataset_path(), bench.settings)
+    served.queue_items(texts(3), dataset="others")  # others do not wait
+    served.wait_for_items(3, "others")
+    served.wait_for_items(20)
+    served.assert_whole(vectors=20)
+    progress = read_progress(served.dataset_path(), served.settings)
     assert any("is planned: " in line for line in progress.lines())
-    assert bench.in_redis() == (0, 0)
+    assert served.in_redis() == (0, 0)
 
 
-def test_a_source_for_a_stream_is_refused_with_the_way_out_and_a_retry_is_not(bench: Bench) -> None:
-    bench.start_worker()
-    bench.queue_items([*texts(3), {"id": "empty", "text": " "}])
-    bench.wait_for_items(4, ITEMS)
-    stream = bench.dataset_path(ITEMS)
+def test_a_source_for_a_stream_is_refused_with_the_way_out_and_a_retry_is_not(
+    served: Bench,
+) -> None:
+    served.queue_items([*texts(3), {"id": "empty", "text": " "}], dataset="stream")
+    served.wait_for_items(4, "stream")
+    stream = served.dataset_path("stream")
     with pytest.raises(DatasetKindError, match=rf"{stream} is a stream: .* another output folder"):
-        bench.submit(5, ITEMS)
-    retried = retry(stream, settings=bench.settings)
+        served.submit(5, "stream")
+    retried = retry(stream, settings=served.settings)
     assert (retried.items, retried.queued_shards) == (1, 1)
-    wait_until(lambda: read_progress(stream, bench.settings).finished, what="the retry")
-    bench.assert_whole(ITEMS, vectors=3, errors=1)
+    wait_until(lambda: read_progress(stream, served.settings).finished, what="the retry")
+    served.assert_whole("stream", vectors=3, errors=1)
 
 
-def test_half_a_letter_in_a_dataset_name_is_refused_and_the_worker_lives(bench: Bench) -> None:
-    worker = bench.start_worker()
-    bench.queue_items(texts(3), size=3, dataset="\ud800")
+def test_half_a_letter_in_a_dataset_name_is_refused_and_the_worker_lives(
+    served: Bench,
+) -> None:
+    worker = served.workers[-1]
+    served.queue_items(texts(3), size=3, dataset="\ud800")
     worker.wait_for("message refused")
-    bench.queue_items(texts(3))
-    bench.wait_for_items(3, ITEMS)
-    (refusal,) = Refusals(bench.client, bench.settings.queue_prefix).all()
+    served.queue_items(texts(3), dataset="letters")
+    served.wait_for_items(3, "letters")
+    (refusal,) = Refusals(served.client, served.settings.queue_prefix).all()
     assert "no usable path" in refusal.reason
     assert refusal.dataset == ""
-    assert worker.stop() == 0
 
 
 def test_a_child_killed_in_a_batch_loses_nothing(bench: Bench) -> None:

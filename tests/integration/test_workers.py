@@ -161,16 +161,17 @@ def test_a_shard_that_hangs_is_killed_at_its_deadline_and_runs_again(
     bench.assert_whole(vectors=200)
 
 
-def test_a_failing_disk_puts_a_shard_off_and_loses_nothing(bench: Bench) -> None:
-    bench.submit(200)
-    parts = Path(bench.dataset_path(), "parts")
-    parts.write_text("not a folder")
-    worker = bench.start_worker()
+def test_a_failing_disk_puts_a_shard_off_and_loses_nothing(served: Bench) -> None:
+    worker = served.workers[-1]
+    with worker.suspended():
+        served.submit(200, "disk")
+        parts = Path(served.dataset_path("disk"), "parts")
+        parts.write_text("not a folder")
     worker.wait_for("shard failed, will be tried again", count=3)
-    wait_until(lambda: sum(bench.in_redis()) == 2, what="both shards in Redis")
+    wait_until(lambda: sum(served.in_redis()) == 2, what="both shards in Redis")
     parts.unlink()
-    bench.wait_for_items(200)
-    bench.assert_whole(vectors=200)
+    served.wait_for_items(200, "disk")
+    served.assert_whole("disk", vectors=200)
 
 
 def test_wrong_messages_are_refused_with_a_reason_and_the_worker_lives(bench: Bench) -> None:
@@ -209,17 +210,16 @@ def test_wrong_messages_are_refused_with_a_reason_and_the_worker_lives(bench: Be
     assert read_progress(submission.dataset, bench.settings).refusals == []
 
 
-def test_broken_bodies_and_headers_do_not_end_the_worker(bench: Bench) -> None:
-    worker = bench.start_worker().ready()
+def test_broken_bodies_and_headers_do_not_end_the_worker(served: Bench) -> None:
+    worker = served.workers[-1]
     bodies: list[Any] = [[], [1], {"a": 1}, "text", [[], {}, {}]]
     for task in (EMBED_TASK, "clipfleet.embed_items", "somebody.elses"):
         for body in bodies:
             for headers in ({"task": task}, {"task": task, "id": "x"}):
-                publish(bench, body, headers)
-    bench.submit(100)
-    bench.wait_for_items(100)
+                publish(served, body, headers)
+    served.submit(100, "broken")
+    served.wait_for_items(100, "broken")
     assert worker.process.poll() is None
-    assert worker.stop() == 0
 
 
 def publish(bench: Bench, body: Any, headers: dict[str, Any]) -> None:
@@ -240,14 +240,12 @@ def test_control_answers_while_a_shard_runs(bench: Bench) -> None:
     assert worker.events("shard embedded") == []
 
 
-def test_credentials_are_never_logged(bench: Bench) -> None:
-    worker = bench.start_worker()
-    bench.submit(100)
-    bench.wait_for_items(100)
-    worker.stop()
-    assert "open-sesame" in bench.settings.redis_url
-    assert "open-sesame" not in worker.log_text()
-    assert "open-sesame" not in Path(f"{bench.folder}/worker-0.log").read_text()
+def test_credentials_are_never_logged(served: Bench) -> None:
+    worker = served.workers[-1]
+    served.submit(100, "told")
+    served.wait_for_items(100, "told")
+    assert "open-sesame" in served.settings.redis_url
+    assert "open-sesame" not in worker.log_path.read_text()
     done = worker.wait_for("shard embedded")
     assert {"time", "level", "shard", "dataset", "items", "errors", "seconds", "items_per_s"} <= {
         *done
@@ -259,14 +257,12 @@ def test_credentials_are_never_logged(bench: Bench) -> None:
     [
         ({"redis_url": "redis://:hush@127.0.0.1:1/0"}, "Redis at redis://:**@127.0.0.1:1/0 does"),
         ({"redis_url": "amqp://127.0.0.1"}, "expected redis://"),
-        ({"tower": "img"}, "is the txt tower's engine and this worker serves img"),
-        ({"model": "/nowhere/model.onnx"}, "no model card at /nowhere/model.onnx"),
-        ({"output": "/proc/clipfleet"}, "cannot write to the output folder /proc/clipfleet"),
     ],
 )
-def test_a_worker_refuses_to_start_and_says_why(
+def test_a_worker_without_a_redis_refuses_to_start_and_says_why(
     bench: Bench, changes: dict[str, Any], reason: str
 ) -> None:
+    """tests/unit/tasks/test_lifecycle.py has what else a worker refuses before it starts."""
     worker = bench.start_worker(**changes)
     assert worker.wait() == 2
     assert reason in worker.log_text()
@@ -294,13 +290,14 @@ def test_a_worker_runs_nothing_that_lies_in_its_working_folder(bench: Bench) -> 
     assert "a stranger" not in worker.log_text()
 
 
-def test_a_part_that_is_damaged_does_not_stop_the_other_shards(bench: Bench) -> None:
-    bench.submit(300)
-    part = Path(bench.dataset_path(), part_path("00001-0000001"))
-    part.parent.mkdir()
-    part.write_bytes(b"no parquet")
-    worker = bench.start_worker()
-    wait_until(lambda: bench.counts("dataset") == (200, 0), what="two shards")
+def test_a_part_that_is_damaged_does_not_stop_the_other_shards(served: Bench) -> None:
+    worker = served.workers[-1]
+    with worker.suspended():
+        served.submit(300, "damaged")
+        part = Path(served.dataset_path("damaged"), part_path("00001-0000001"))
+        part.parent.mkdir()
+        part.write_bytes(b"no parquet")
+    wait_until(lambda: served.counts("damaged") == (200, 0), what="two shards")
     refused = worker.wait_for("message refused")
     assert "00001-0000001" in refused["reason"]
 

@@ -257,7 +257,6 @@ def wait_for_line(process: subprocess.Popen[str], expected: str) -> str:
     raise AssertionError(f"the process ended without {expected!r}")
 
 
-@pytest.mark.timeout(60)
 def test_of_eight_processes_one_builds_and_the_others_wait(tmp_path: Path) -> None:
     onnx = write_onnx(tmp_path)
     first = start(onnx, tmp_path)
@@ -267,13 +266,12 @@ def test_of_eight_processes_one_builds_and_the_others_wait(tmp_path: Path) -> No
         line = wait_for_line(other, "waiting for m.txt.fp16.trt, which process")
         assert f"process {first.pid} is building" in line
     (tmp_path / "go").touch()
-    cards = {process.communicate(timeout=30)[0].strip() for process in (first, *others)}
+    cards = {process.communicate(timeout=120)[0].strip() for process in (first, *others)}
     assert len(cards) == 1
     assert load_card(cards.pop())[0].gpu == PLACE.gpu
     assert (tmp_path / "builds").read_text() == "built\n"
 
 
-@pytest.mark.timeout(60)
 def test_a_build_that_dies_leaves_no_lock_and_the_next_one_builds(tmp_path: Path) -> None:
     onnx = write_onnx(tmp_path)
     first = start(onnx, tmp_path)
@@ -285,7 +283,7 @@ def test_a_build_that_dies_leaves_no_lock_and_the_next_one_builds(tmp_path: Path
     os.kill(first.pid, signal.SIGKILL)
     wait_for_line(second, "building")  # at once
     (tmp_path / "go").touch()
-    out, errors = second.communicate(timeout=30)
+    out, errors = second.communicate(timeout=120)
     assert load_card(out.strip())[0].runtime == "tensorrt", errors
     assert (tmp_path / "builds").read_text() == "built\n" * 2
     first.communicate()

@@ -41,7 +41,14 @@ from clipfleet.workers.engines.fake import write_fake_engine
 from clipfleet.workers.environment import environment_of
 from tests.faults.counting import count_ids
 from tests.faults.proxy import Proxy
-from tests.integration.support import PATIENCE_S, Bench, forget_settings, pause, wait_until
+from tests.integration.support import (
+    PATIENCE_S,
+    Bench,
+    forget_settings,
+    pause,
+    run_command,
+    wait_until,
+)
 from tests.redis_server import KEEPS_NOTHING, RedisServer, free_port, url_of
 from tests.steps import Step, steps_environment
 
@@ -123,13 +130,9 @@ class Rig(Bench):
         app.send_task(EMBED_TASK, kwargs=task.to_json(), queue=self.queue)
         app.close()
 
-    def run(
-        self, *arguments: str, timeout_s: float = PATIENCE_S
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a `clipfleet` command to its end."""
-        with self.start(*arguments) as process:
-            out, err = process.communicate(timeout=timeout_s)
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+        return run_command(*arguments, environment=environment_of(self.settings))
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a `clipfleet` command that stops at the steps that `hold` names."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -10,12 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clipfleet.cli.main import main
 from clipfleet.items import Item
 from clipfleet.messages import queue_name
 from clipfleet.settings import PREFIX, Settings
@@ -49,6 +51,26 @@ def pause(waited_s: float) -> None:
     """Sleep before the next look at a condition, for longer if it was waited for longer."""
     least_s, most_s = _POLLS_S
     time.sleep(min(max(least_s, waited_s / 10), most_s))
+
+
+def run_command(
+    *arguments: str, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `clipfleet` to its end as its process does, in this process: a start takes a second.
+
+    This process keeps its handlers of signals, and `environment` has what is changed of its own.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(cwd or Path.cwd())
+        patch.setattr(sys, "argv", ["clipfleet", *arguments])
+        patch.setattr(signal, "signal", lambda *_: None)
+        for name, value in (environment or {}).items():
+            patch.setenv(name, value)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    exit_code = int(ended.value.code or 0)
+    return subprocess.CompletedProcess(arguments, exit_code, out.getvalue(), err.getvalue())
 
 
 def forget_settings(patch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.support import PATIENCE_S
+
 ROOT = Path(__file__).parents[2]
 # Stands for both interpreters: writes down what it is asked, and fails on what FAIL says.
 STAND_IN = f"""#!/bin/sh
@@ -35,7 +37,7 @@ def engines(folder: Path, *, fail: str = "nothing") -> tuple[subprocess.Complete
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     return run, asked.read_text()
 

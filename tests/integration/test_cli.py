@@ -1,11 +1,9 @@
 """The command line: help, exit codes, and errors of one line."""
 
-import io
 import json
 import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from clipfleet.cli.main import app, main
+from clipfleet.cli.main import app
 from clipfleet.cli.output import DONE, WRONG_USE
 from clipfleet.error_codes import FETCH_TIMEOUT, MISSING, SERVER_BUSY
 from clipfleet.errors import ClipfleetError
@@ -29,26 +27,13 @@ from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.tasks.progress import Snapshot, duration, sentence
 from clipfleet.workers.engines.fake import fake_card, write_fake_engine
+from tests.integration.support import run_command
 
 COMMANDS = tuple(get_command(app).commands)  # type: ignore[attr-defined]
 
 
 def run(*arguments: str, columns: int = 80) -> Result:
     return CliRunner().invoke(app, list(arguments), env={"COLUMNS": str(columns)})
-
-
-def run_main(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command as its process does, in this process, which keeps its signal handlers."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.chdir(cwd)
-        patch.setattr(sys, "argv", ["clipfleet", *arguments])
-        patch.setattr(signal, "signal", lambda *_: None)
-        with pytest.raises(SystemExit) as ended:
-            main()
-    return subprocess.CompletedProcess(
-        arguments, ended.value.code or DONE, out.getvalue(), err.getvalue()
-    )
 
 
 def test_version() -> None:
@@ -87,7 +72,7 @@ def test_a_missing_model_card_is_one_line_that_says_the_way_out(tmp_path: Path) 
 
 
 def test_verifying_no_dataset_is_wrong_use(tmp_path: Path) -> None:
-    result = run_main("verify", "nowhere", cwd=tmp_path)
+    result = run_command("verify", "nowhere", cwd=tmp_path)
     assert result.returncode == WRONG_USE
     assert "nowhere" in result.stderr
     assert "Traceback" not in result.stderr
@@ -95,13 +80,13 @@ def test_verifying_no_dataset_is_wrong_use(tmp_path: Path) -> None:
 
 def test_a_wrong_setting_names_itself(tmp_path: Path) -> None:
     (tmp_path / "clipfleet.toml").write_text("shard_sise = 5\n")
-    result = run_main("doctor", cwd=tmp_path)
+    result = run_command("doctor", cwd=tmp_path)
     assert result.returncode == WRONG_USE
     assert "shard_sise" in result.stderr
 
 
 def test_doctor_names_a_card_that_is_missing(tmp_path: Path) -> None:
-    result = run_main("doctor", "--json", "--model", "absent.onnx", cwd=tmp_path)
+    result = run_command("doctor", "--json", "--model", "absent.onnx", cwd=tmp_path)
     assert result.returncode == WRONG_USE
     checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
     assert checks["model absent.onnx"]["state"] == "broken"
@@ -112,7 +97,7 @@ def test_doctor_names_a_card_that_is_missing(tmp_path: Path) -> None:
 def test_workers_and_gpus_are_one_or_the_other(tmp_path: Path) -> None:
     card = write_fake_engine(tmp_path, "txt")
     arguments = ["t.txt", "out", "--model", str(card), "--workers", "2", "--gpus", "all"]
-    result = run_main("embed", *arguments, cwd=tmp_path)
+    result = run_command("embed", *arguments, cwd=tmp_path)
     assert result.returncode == WRONG_USE
     assert result.stderr.startswith("clipfleet: --workers and --gpus: --gpus starts one worker")
 
@@ -122,7 +107,7 @@ def test_a_redis_that_does_not_answer_is_wrong_environment_in_one_line(tmp_path:
     (tmp_path / "t.txt").write_text("a\nb\n")
     arguments = ["t.txt", "out", "--model", str(card), "--redis-url", "redis://127.0.0.1:1/0"]
     for command in ("embed", "submit"):
-        result = run_main(command, *arguments, cwd=tmp_path)
+        result = run_command(command, *arguments, cwd=tmp_path)
         assert result.returncode == WRONG_USE
         assert "Redis at redis://127.0.0.1:1/0 does not answer" in result.stderr.splitlines()[-1]
         assert "Traceback" not in result.stderr
@@ -231,7 +216,7 @@ def test_what_cannot_be_retried_is_wrong_use(tmp_path: Path) -> None:
         (("--workers", "2"), "name the model too"),
         (("--url-host", "a.example"), "name the --model as well"),
     ):
-        result = run_main("retry", "out", *options, cwd=tmp_path)
+        result = run_command("retry", "out", *options, cwd=tmp_path)
         assert result.returncode == WRONG_USE
         assert said in result.stderr
         assert "Traceback" not in result.stderr

@@ -26,7 +26,6 @@ def embed_demo(out: Path, *arguments: object) -> subprocess.CompletedProcess[str
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from typing import Any
 
 import pytest
@@ -105,11 +104,9 @@ def test_a_worker_that_starts_among_mistakes_starts(bench: Bench) -> None:
     for element in ELEMENTS.values():
         bench.client.lpush(bench.queue, element)
     bench.queue_items(texts(1))
-    began_s = time.monotonic()
     worker = bench.start_worker().ready()
     bench.wait_for_items(1, "items-txt")
-    assert time.monotonic() - began_s < 30
-    wait_until(lambda: bench.in_redis() == (0, 0), timeout_s=5, what="Redis is empty")
+    wait_until(lambda: bench.in_redis() == (0, 0), what="Redis is empty")
     assert worker.stop() == 0
 
 

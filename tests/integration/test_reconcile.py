@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from clipfleet.tasks.submit.resume import resume
 from clipfleet.workers.environment import environment_of
 from tests.datasets import numbered_texts
 from tests.integration.conftest import MakeBench
-from tests.integration.support import Bench, wait_until
+from tests.integration.support import Bench, run_command, wait_until
 from tests.steps import Step
 
 pytestmark = pytest.mark.integration
@@ -38,14 +36,8 @@ INTERVAL_S = 1.0
 def run_resume(bench: Bench) -> dict[str, Any]:
     """Resume from the dataset alone: no model, no tower in the settings."""
     bare = bench.settings.model_copy(update={"model": None, "tower": None, "output": None})
-    done = subprocess.run(
-        [sys.executable, "-m", "clipfleet", "resume", bench.dataset_path(), "--json"],
-        env=environment_of(bare),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
+    done = run_command("resume", bench.dataset_path(), "--json", environment=environment_of(bare))
+    assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

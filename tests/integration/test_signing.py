@@ -21,7 +21,7 @@ from clipfleet.tasks.submit.resume import resume
 from clipfleet.workers.environment import environment_of
 from clipfleet.workers.preflight import preflight
 from tests.integration.conftest import MakeBench
-from tests.integration.support import Bench, processes_of, texts, wait_until
+from tests.integration.support import PATIENCE_S, Bench, processes_of, texts, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -165,5 +165,5 @@ def test_one_shot_embedding_signs_and_checks_like_a_fleet(signed: Bench) -> None
     source.write_text("one\ntwo\n")
     command = [sys.executable, "-m", "clipfleet", "embed", str(source)]
     command += [signed.dataset_path(), "--model", str(signed.settings.model)]
-    subprocess.run(command, env=environment_of(signed.settings), check=True, timeout=60)
+    subprocess.run(command, env=environment_of(signed.settings), check=True, timeout=PATIENCE_S)
     signed.assert_whole(vectors=2)

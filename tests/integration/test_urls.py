@@ -20,7 +20,7 @@ from PIL import Image
 from clipfleet.cli.output import ITEMS_FAILED
 from clipfleet.storage.sources.base import open_source
 from clipfleet.workers.engines.fake import write_fake_engine
-from tests.integration.support import forget_settings
+from tests.integration.support import PATIENCE_S, forget_settings
 from tests.web import Web, after, make_certificate, redirect, serve_web, status
 
 pytestmark = pytest.mark.integration
@@ -49,7 +49,7 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
 
 def run(*arguments: str) -> tuple[int, dict[str, Any]]:
     command = [sys.executable, "-m", "clipfleet", *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 

@@ -16,6 +16,8 @@ from PIL import Image
 
 from clipfleet.tasks.local.redis_server import private_redis
 
+pytestmark = pytest.mark.timeout(1200)  # packages are installed
+
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "examples/demo/model/demo.img.fp32.onnx"
 
@@ -104,10 +106,11 @@ def python(
     found = _python_310()
     if found is None:
         pytest.fail("no CPython 3.10") if os.environ.get("CI") else pytest.skip("no CPython 3.10")
-    subprocess.run([str(found), "-m", "venv", str(venv)], check=True)
+    subprocess.run([str(found), "-m", "venv", "--without-pip", str(venv)], check=True)
     # A few modules of the packages are imported: to compile all of them would take longer.
-    install = ["-m", "pip", "install", "-q", "--no-compile", "-c", str(ROOT / "constraints.txt")]
-    subprocess.run([str(python), *install, f"{wheel}[cpu,s3]"], check=True)
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-compile"]
+    constraints = ["-q", "-c", str(ROOT / "constraints.txt")]
+    subprocess.run([*install, *constraints, f"{wheel}[cpu,s3]"], check=True)
     return python
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from clipfleet.storage.format.dataset import Dataset
 from tests.datasets import Crash, WatchedFilesystem, crashing_after
+from tests.integration.support import PATIENCE_S
 
 
 class Turns:
@@ -24,7 +25,7 @@ class Turns:
         with self._changed:
             self._waiting.add(thread)
             self._choose()
-            assert self._changed.wait_for(lambda: self._turn == thread, timeout=30)
+            assert self._changed.wait_for(lambda: self._turn == thread, timeout=PATIENCE_S)
             self._turn = None
             self._waiting.discard(thread)
 
@@ -68,7 +69,7 @@ def run_interleaved(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=PATIENCE_S)
     assert failures == []
 
 

@@ -122,7 +122,7 @@ def test_a_folder_named_like_an_image(tmp_path: Path) -> None:
     assert str(error).endswith("x.png' cannot be read: it is a folder")
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jpg")
     assert failure(tmp_path / "a.jpg").code == "not_a_file"

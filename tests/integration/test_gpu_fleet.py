@@ -63,7 +63,7 @@ def test_each_gpu_has_a_worker_that_sees_no_other_and_sigterm_stops_all_graceful
 
 
 def test_a_worker_that_ends_is_told_of_and_the_others_go_on(make_bench: MakeBench) -> None:
-    bench = make_bench(item_s=0.006)
+    bench = make_bench(item_s=0.006, visibility_timeout_s=3)  # what the dead worker held comes back
     bench.submit(1_000)
     fleet = bench.start_worker("--gpus", "0,1")
     fleet.wait_for("engine loaded", count=2)

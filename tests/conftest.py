@@ -57,9 +57,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Return the scheduler of `--dist loadfile`, with one scope for the files of `TOGETHER`."""
     from xdist.scheduler import LoadFileScheduling
 
-    class LoadFolderScheduling(LoadFileScheduling):
+    class LoadFolderScheduling(LoadFileScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return TOGETHER if nodeid.startswith(TOGETHER) else super()._split_scope(nodeid)
+            return TOGETHER if nodeid.startswith(TOGETHER) else str(super()._split_scope(nodeid))
 
     return LoadFolderScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 

@@ -17,7 +17,7 @@ from clipfleet.model_card import write_card
 from clipfleet.settings import Settings
 from clipfleet.tasks.local.engine_build import cache_folder, engine_of_this_machine
 from clipfleet.workers.engines.fake import fake_card
-from tests.integration.support import PATIENCE_S
+from tests.integration.support import PATIENCE_S, run_command
 
 ROOT = Path(__file__).parents[2]
 SetBuilder = Callable[[str], None]
@@ -85,25 +85,17 @@ def test_what_a_worker_lacks_is_told_before_anything_is_built(
     builder: SetBuilder, tmp_path: Path, named: str, problems: list[tuple[str, str, str]]
 ) -> None:
     """Of the engine there is only what it is built from; there is no Redis."""
-    builder("import sys; sys.stderr.write('building')")
+    builder(f"open({str(tmp_path / 'built')!r}, 'w')")
     card = replace(fake_card("txt"), engine="m.onnx")
     (tmp_path / "m.onnx").write_text("an engine")
     write_card(card, tmp_path / "m.onnx.card.json")
-    command = [sys.executable, "-m", "clipfleet", "worker", "--build-if-missing"]
-    command += ["--model", str(tmp_path / named), "--redis-url", "redis://127.0.0.1:9"]
+    command = ["worker", "--build-if-missing", "--model", str(tmp_path / named)]
+    command += ["--redis-url", "redis://127.0.0.1:9"]
     for tower, output, problem in problems:
-        run = subprocess.run(
-            [*command, "--tower", tower, "--output", str(tmp_path / output)],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE_S,
-        )
+        run = run_command(*command, "--tower", tower, "--output", str(tmp_path / output))
         assert run.returncode == 2
         assert problem in run.stderr
-        assert "building" not in run.stderr
+        assert not (tmp_path / "built").exists()
 
 
 WORKER = """

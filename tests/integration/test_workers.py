@@ -44,39 +44,6 @@ def send_embed(bench: Bench, *args: Any, **kwargs: Any) -> None:
         app.send_task(EMBED_TASK, args=args, kwargs=kwargs, queue=bench.queue)
 
 
-def test_a_killed_child_costs_its_shard_a_second_run_and_nothing_else(
-    bench: Bench,
-) -> None:
-    worker = start_run(bench, 300)
-    worker.signal_child(signal.SIGKILL)
-    worker.wait_for("engine loaded", count=2)
-    bench.wait_for_items(300)
-    bench.assert_whole(vectors=300)
-    assert worker.stop() == 0
-
-
-def test_what_a_killed_worker_held_goes_to_another_within_the_visibility_timeout(
-    make_bench: MakeBench,
-) -> None:
-    bench = make_bench(visibility_timeout_s=2)
-    first = start_run(bench, 200)
-    first.kill()
-    assert bench.in_redis() == (0, 2)
-    bench.start_worker()
-    bench.wait_for_items(200)
-    bench.assert_whole(vectors=200)
-
-
-def test_a_shard_that_outlasts_the_visibility_timeout_runs_once(make_bench: MakeBench) -> None:
-    bench = make_bench(item_s=0.06, visibility_timeout_s=VISIBILITY_TIMEOUT_S)
-    bench.submit(100)
-    workers = [bench.start_worker(), bench.start_worker()]
-    bench.wait_for_items(100)
-    assert [worker.stop() for worker in workers] == [0, 0]  # which would finish a second run
-    runs = [event for worker in workers for event in worker.events() if "shard" in event]
-    assert [event["event"] for event in runs] == ["shard embedded"]
-
-
 def test_sigterm_finishes_the_running_shard_and_hands_back_the_rest(bench: Bench) -> None:
     worker = start_run(bench, 300)
     worker.process.send_signal(signal.SIGTERM)

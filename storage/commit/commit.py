@@ -1,8 +1,8 @@
 """How a shard is committed: its part first, then its errors table and its record.
 
 The part decides: of several writers, the first to create it wins. The errors table and the record
-follow from the part's footer. Any process that finds the part can write them, in this order: the
-same worker, another worker, or a later run.
+follow from the part's file. Any process that finds the part can write them, in this order: the
+same worker, another worker, or a later run. A damaged part is not finished.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 
 from clipfleet.errors import DatasetError, DatasetMismatchError
 from clipfleet.model_card import ModelCard
+from clipfleet.storage.format.checksums import file_sha256
 from clipfleet.storage.format.dataset import MANIFEST_FOLDER, Dataset, utc_now
 from clipfleet.storage.format.errors_table import errors_bytes, errors_path
 from clipfleet.storage.format.parts import (
+    ITEMS_PREFIX,
     Embedded,
     Footer,
+    check_payload,
     part_of,
     part_path,
     part_remedy,
@@ -49,12 +52,14 @@ class Commit:
     worker: str
     cut: NonNegativeInt = 0  # older records lack it
     replaced: tuple[str, ...] = ()  # parts that lost vectors to this one; older records lack it
+    sha256: str | None = None  # of the part's file; older records lack it
 
     def to_json(self) -> str:
-        """Return the record's text, without `replaced` if it is empty."""
+        """Return the record's text, without `replaced` and `sha256` if they are empty."""
         fields = asdict(self)
-        if not self.replaced:
-            del fields["replaced"]
+        for name in ("replaced", "sha256"):
+            if not fields[name]:
+                del fields[name]
         return json.dumps(fields, indent=2) + "\n"
 
 
@@ -102,7 +107,7 @@ def commit_first(
         take_vectors(dataset, part)
     if not dataset.fs.create(part_path(name), data):
         return None
-    return _finish(dataset, footer)
+    return _finish(dataset, footer, file_sha256(data))
 
 
 def is_committed(dataset: Dataset, name: str) -> bool:
@@ -118,13 +123,12 @@ def complete(dataset: Dataset, name: str) -> Commit | None:
         DatasetMismatchError: The part holds another model's vectors.
     """
     try:
-        file = dataset.fs.open(part_path(name))
+        data = dataset.fs.read(part_path(name))
     except FileNotFoundError:
         return None
-    with file:
-        footer = read_footer(file, path=part_path(name))
+    footer = check_payload(data, path=part_path(name))
     _check_footer(dataset, name, footer)
-    return _finish(dataset, footer)
+    return _finish(dataset, footer, file_sha256(data))
 
 
 def take_vectors(dataset: Dataset, name: str) -> None:
@@ -146,18 +150,46 @@ def take_vectors(dataset: Dataset, name: str) -> None:
         if part == last:
             return
         last = part
+        footer = check_payload(part, path=path)
         with closing(io.BytesIO(part)) as file:
             taken = replaced_ids(dataset, name, set(row_ids(file, path=path)))
             if taken:
                 dataset.fs.replace(path, without_rows(file, taken, dataset.info, path=path))
             else:
-                _finish(dataset, read_footer(file, path=path))
+                _finish(dataset, footer, file_sha256(part))
 
 
 def withdraw(dataset: Dataset, name: str) -> None:
-    """Delete the errors table and the record of a shard whose part was moved away."""
+    """Delete the errors table and the record of a shard whose part was moved away.
+
+    A record of single items becomes an empty one: it shows that the gap in the numbers is meant.
+    """
     dataset.fs.delete(errors_path(name))
-    dataset.fs.delete(record_path(name))  # last: while it exists, the next call repeats both
+    # The record last: while it exists, the next call repeats both.
+    if not name.startswith(ITEMS_PREFIX):
+        dataset.fs.delete(record_path(name))
+        return
+    if not has_empty_record(dataset, name):
+        empty = Commit(
+            name=name,
+            vectors=0,
+            errors=0,
+            part=part_path(name),
+            model=dataset.info.model,
+            engine_sha256="",
+            finished_at=utc_now(),
+            worker="",
+        )
+        dataset.fs.replace(record_path(name), empty.to_json().encode())
+
+
+def has_empty_record(dataset: Dataset, name: str) -> bool:
+    """Return whether a record has no item: of a withdrawn part, or a part of earlier versions."""
+    try:
+        record = read_record(dataset, name)
+    except DatasetError:
+        return False
+    return record is not None and record.vectors == record.errors == 0
 
 
 def record_path(name: str) -> str:
@@ -184,8 +216,8 @@ def read_record(dataset: Dataset, name: str) -> Commit | None:
         ) from error
 
 
-def record_of(footer: Footer) -> Commit:
-    """Return the record of a part; it follows from the footer alone."""
+def record_of(footer: Footer, sha256: str | None) -> Commit:
+    """Return the record of a part: its footer, and the SHA-256 of its file."""
     return Commit(
         name=footer.shard,
         vectors=footer.vectors,
@@ -197,15 +229,16 @@ def record_of(footer: Footer) -> Commit:
         worker=footer.worker,
         cut=footer.cut,
         replaced=footer.replaced,
+        sha256=sha256,
     )
 
 
-def _finish(dataset: Dataset, footer: Footer) -> Commit:
+def _finish(dataset: Dataset, footer: Footer, sha256: str) -> Commit:
     """Write the errors table and then the record of a part; a second call changes nothing."""
     _write_errors(dataset, footer)
     for part in footer.retries:
         _trim_errors(dataset, part)
-    record = record_of(footer)
+    record = record_of(footer, sha256)
     dataset.fs.replace(record_path(footer.shard), record.to_json().encode())
     return record
 

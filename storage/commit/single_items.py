@@ -5,8 +5,8 @@ it has read all parts with lower numbers, so it knows every earlier id. Hence no
 twice, however many workers have it: a worker that loses a number reads the winner's part and
 tries the next number.
 
-The record of a part that was moved away stays until the next part is committed. Meanwhile it keeps
-the number taken, so that a worker that has read the part notices its absence.
+The record of a part that was moved away stays, and keeps the number taken: a worker that has read
+the part notices its absence. The commit of the next part makes the record empty.
 """
 
 from __future__ import annotations

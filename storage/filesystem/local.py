@@ -44,7 +44,10 @@ class LocalFilesystem:
     def open(self, path: str) -> BinaryIO:
         full = self._full(path)
         with _storage_errors("open", full, unchanged=(FileNotFoundError,)):
-            return open(full, "rb")
+            try:
+                return open(full, "rb")
+            except IsADirectoryError as error:
+                raise DatasetError(f"{full} is a folder, not a file: move it away") from error
 
     def create(self, path: str, data: bytes | memoryview) -> bool:
         full = self._full(path)
@@ -139,6 +142,11 @@ class LocalFilesystem:
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder)
         _sync_folder(parent)
+
+
+def is_folder(error: Exception) -> bool:
+    """Return whether an error says that a folder has the place of a file."""
+    return isinstance(error.__cause__, IsADirectoryError)
 
 
 def _sync_folder(folder: str) -> None:

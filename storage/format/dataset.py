@@ -28,6 +28,7 @@ PLAN_FOLDER = "plan"
 PARTS_FOLDER = "parts"
 ERRORS_FOLDER = "errors"
 MANIFEST_FOLDER = "manifest"
+DAMAGED_FOLDER = "_damaged"  # the parts that `repair` moved away
 FOLDERS = (PLAN_FOLDER, PARTS_FOLDER, ERRORS_FOLDER, MANIFEST_FOLDER, TEMPORARY_FOLDER)
 
 _IDENTITY_DIGITS = 12  # of a model's identity, in messages

@@ -8,6 +8,7 @@ fleet, and it knows which shards are still to be queued.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 
 from clipfleet.errors import DatasetError
@@ -15,6 +16,8 @@ from clipfleet.messages import Shard
 from clipfleet.storage.format.dataset import Dataset
 
 QUEUED_PATH = "queued.json"
+
+_JOB = re.compile(r"[0-9]{5}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +54,8 @@ def read_queued(dataset: Dataset) -> Queued | None:
         queued = Queued(**fields)
         if not all(isinstance(value, str) for value in fields.values()):
             raise TypeError(f"not all are strings: {fields}")
+        if not _JOB.fullmatch(queued.last_job):
+            raise ValueError(f"{queued.last_job[:40]!r} is no job")
     except FileNotFoundError:
         return None
     except (AttributeError, TypeError, ValueError, RecursionError) as error:

@@ -23,7 +23,8 @@ def parquet_bytes(table: pa.Table, metadata: dict[bytes, str]) -> memoryview:
     """Return a table as a Parquet file that every common reader opens, and opens fast.
 
     Values are PLAIN, compressed by Zstandard: DuckDB cannot read float16 as BYTE_STREAM_SPLIT.
-    Only ids have statistics and no column has a dictionary: vectors gain nothing by them.
+    Only ids have statistics and no column has a dictionary: vectors gain nothing by them. Each page
+    has a checksum.
     """
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
@@ -33,6 +34,7 @@ def parquet_bytes(table: pa.Table, metadata: dict[bytes, str]) -> memoryview:
         use_dictionary=False,
         column_encoding={_leaf(field): "PLAIN" for field in table.schema},
         write_statistics=["id"],
+        write_page_checksum=True,
     ) as writer:
         if table.num_rows:  # Hugging Face datasets fails at a row group without rows
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
@@ -42,12 +44,18 @@ def parquet_bytes(table: pa.Table, metadata: dict[bytes, str]) -> memoryview:
 
 
 def open_parquet(file: BinaryIO) -> pq.ParquetFile:
-    """Return a Parquet file that is read only in the calling thread.
+    """Return a Parquet file that is read only in the calling thread; pages are checked.
 
     By default pyarrow reads ahead in its own threads. If such a thread still holds a Python file
     while the interpreter exits, `std::terminate` ends the process.
+
+    Raises:
+        pyarrow.ArrowException, OSError: It is damaged.
     """
-    return pq.ParquetFile(file, pre_buffer=False)
+    try:
+        return pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
+    except UnicodeDecodeError as error:  # a column's name
+        raise pa.ArrowInvalid(str(error)) from error
 
 
 def read_row_group(parquet: pq.ParquetFile, index: int, columns: list[str]) -> pa.Table:

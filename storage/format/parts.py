@@ -6,6 +6,7 @@ errors table and its manifest record; nothing is embedded again.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from clipfleet.architectures import Tower
 from clipfleet.errors import DatasetError
 from clipfleet.items import Item
 from clipfleet.model_card import ModelCard
+from clipfleet.storage.format.checksums import payload_sha256
 from clipfleet.storage.format.dataset import PARTS_FOLDER, DatasetInfo
 from clipfleet.storage.format.parquet import (
     PARQUET_ERRORS,
@@ -38,7 +40,7 @@ MAX_ATTEMPT = 1_000_000  # of an item
 
 _NAME = re.compile(r"[0-9A-Za-z_-]+")  # of a part: it cannot name a path in another folder
 
-_KEYS = b"clipfleet."
+_KEYS = b"clipfleet."  # begins the keys of a footer that are not Arrow's
 VERSION_KEY = b"clipfleet.version"
 _SHARD_KEY = b"clipfleet.shard"
 _MODEL_KEY = b"clipfleet.model"
@@ -50,6 +52,7 @@ _FINISHED_KEY = b"clipfleet.finished_at"
 _RETRIES_KEY = b"clipfleet.retries"
 _REPLACED_KEY = b"clipfleet.replaced"
 _CUT_KEY = b"clipfleet.cut"
+_PAYLOAD_KEY = b"clipfleet.payload_sha256"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +89,7 @@ class Footer:
     """The metadata of a part.
 
     `vectors` counts the rows, `cut` the rows of cut texts; `retries` and `replaced` are as in
-    `Embedded`.
+    `Embedded`. `card` is the model card's JSON.
     """
 
     shard: str
@@ -99,6 +102,8 @@ class Footer:
     retries: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
     cut: int = 0
+    card: str = ""
+    payload_sha256: str | None = None  # older parts lack it
 
 
 def part_path(name: str) -> str:
@@ -109,8 +114,8 @@ def part_path(name: str) -> str:
 def part_remedy(name: str) -> str:
     """Return the remedy for a damaged part, for messages."""
     if name.startswith(ITEMS_PREFIX):  # no plan has its items
-        return "move it away, and queue its items again"
-    return "delete it, and `clipfleet resume` embeds its shard again"
+        return "`clipfleet repair` moves it away and names its items: queue them again"
+    return "`clipfleet repair` moves it away and embeds its shard again"
 
 
 def value_column(tower: Tower) -> str:
@@ -152,6 +157,8 @@ def part_of(
         DatasetError: The vectors are not (len(items), D), not finite, or not of norm 1.
     """
     _check(embedded, info, name)
+    table = _part_table(embedded, info)
+    card_text = json.dumps(json.loads(card.to_json()))
     footer = Footer(
         shard=name,
         model=card.identity,
@@ -163,12 +170,13 @@ def part_of(
         retries=embedded.retries,
         replaced=embedded.replaced,
         cut=sum(item.id in embedded.cut for item in embedded.items),
+        card=card_text,
     )
     metadata = {
         VERSION_KEY: FORMAT,
         _SHARD_KEY: footer.shard,
         _MODEL_KEY: footer.model,
-        _CARD_KEY: json.dumps(json.loads(card.to_json())),
+        _CARD_KEY: card_text,
         _ENGINE_KEY: footer.engine_sha256,
         _WORKER_KEY: footer.worker,
         _FINISHED_KEY: footer.finished_at,
@@ -177,7 +185,8 @@ def part_of(
         _REPLACED_KEY: json.dumps(footer.replaced),
         _CUT_KEY: json.dumps(footer.cut),
     }
-    return parquet_bytes(_part_table(embedded, info), metadata), footer
+    data, digest = _with_digest(table, metadata)
+    return data, replace(footer, payload_sha256=digest)
 
 
 def read_footer(file: BinaryIO, *, path: str) -> Footer:
@@ -192,6 +201,32 @@ def read_footer(file: BinaryIO, *, path: str) -> Footer:
     except PARQUET_ERRORS as error:
         remedy = part_remedy(PurePosixPath(path).stem)
         raise parquet_error(error, path, remedy=remedy) from error
+
+
+def check_payload(data: bytes, *, path: str) -> Footer:
+    """Return the footer of a whole part whose payload has the checksum in the footer.
+
+    An older part has no checksum: its payload is not checked.
+
+    Raises:
+        DatasetError: It is damaged, or was not written by clipfleet.
+    """
+    remedy = part_remedy(PurePosixPath(path).stem)
+    try:
+        parquet = open_parquet(io.BytesIO(data))
+        footer = footer_of(parquet.metadata, path=path)
+        if footer.payload_sha256 is None:
+            return footer
+        rows = read_row_groups(parquet, parquet.schema_arrow.names)
+        found = payload_sha256(rows, _metadata_of(parquet.metadata))
+    except PARQUET_ERRORS as error:
+        raise parquet_error(error, path, remedy=remedy) from error
+    if found != footer.payload_sha256:
+        raise DatasetError(
+            f"{path} is damaged (the SHA-256 of its payload is {found}, its footer says "
+            f"{footer.payload_sha256}): {remedy}"
+        )
+    return footer
 
 
 def footer_of(parquet: pq.FileMetaData, *, path: str) -> Footer:
@@ -211,10 +246,12 @@ def footer_of(parquet: pq.FileMetaData, *, path: str) -> Footer:
             finished_at=metadata[_FINISHED_KEY].decode(),
             vectors=parquet.num_rows,
             failures=tuple(failures),
-            # Older parts lack these keys.
+            # Older parts lack some of these keys.
             retries=tuple(map(plain_name, json.loads(metadata.get(_RETRIES_KEY, b"[]")))),
             replaced=tuple(map(plain_name, json.loads(metadata.get(_REPLACED_KEY, b"[]")))),
             cut=_count(json.loads(metadata.get(_CUT_KEY, b"0"))),
+            card=metadata.get(_CARD_KEY, b"").decode(),
+            payload_sha256=metadata[_PAYLOAD_KEY].decode() if _PAYLOAD_KEY in metadata else None,
         )
     except (LookupError, TypeError, ValueError, RecursionError) as error:
         remedy = part_remedy(PurePosixPath(path).stem)
@@ -267,11 +304,22 @@ def _without_rows(
             failures.append(replace(taken[id_], item=Item(id=id_, **{column: value})))
         else:
             kept.append(n)
-    found = parquet.metadata.metadata.items()
-    metadata = {key: value.decode() for key, value in found if key.startswith(_KEYS)}
+    metadata = {key: value.decode() for key, value in _metadata_of(parquet.metadata).items()}
     metadata[_FAILURES_KEY] = json.dumps([_failure_fields(f) for f in failures])
     metadata[_CUT_KEY] = json.dumps(min(footer.cut, len(kept)))
-    return parquet_bytes(table.take(pa.array(kept, pa.int64())), metadata)
+    return _with_digest(table.take(pa.array(kept, pa.int64())), metadata)[0]
+
+
+def _metadata_of(parquet: pq.FileMetaData) -> dict[bytes, bytes]:
+    """Return the values of a part's footer that its payload has."""
+    found = parquet.metadata.items()
+    return {k: value for k, value in found if k.startswith(_KEYS) and k != _PAYLOAD_KEY}
+
+
+def _with_digest(table: pa.Table, metadata: dict[bytes, str]) -> tuple[memoryview, str]:
+    """Return a part's file and the digest of its payload."""
+    digest = payload_sha256([table], {key: value.encode() for key, value in metadata.items()})
+    return parquet_bytes(table, {**metadata, _PAYLOAD_KEY: digest}), digest
 
 
 def _check(embedded: Embedded, info: DatasetInfo, name: str) -> None:

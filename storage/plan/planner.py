@@ -18,6 +18,7 @@ from clipfleet.architectures import Tower
 from clipfleet.error_codes import BAD_ITEM
 from clipfleet.errors import DatasetError, SourceError
 from clipfleet.items import Item
+from clipfleet.storage.format.checksums import file_sha256
 from clipfleet.storage.format.dataset import PLAN_FOLDER, Dataset, utc_now
 from clipfleet.storage.format.errors_table import errors_schema
 from clipfleet.storage.format.parts import item_value, value_column
@@ -157,6 +158,7 @@ class _PlanWriter:
         self._shard: list[Row] = []
         self._items = 0
         self._files: list[int] = []  # shards of each finished file
+        self._sha256: list[str] = []  # of each finished file
         self._shards_in_file = 0
         self._sink = pa.BufferOutputStream()
         self._parquet: pq.ParquetWriter | None = None
@@ -183,6 +185,7 @@ class _PlanWriter:
             files=tuple(self._files),
             created_at=utc_now(),
             retry=self._retry,
+            sha256=tuple(self._sha256),
         )
 
     @contextmanager
@@ -207,6 +210,7 @@ class _PlanWriter:
                 compression="zstd",
                 use_dictionary=False,
                 write_statistics=["id"] if self._retry else False,  # ids are searched in retries
+                write_page_checksum=True,
             )
         self._parquet.write_table(table, row_group_size=len(self._shard))
         self._items += len(self._shard)
@@ -220,8 +224,10 @@ class _PlanWriter:
             return
         self._parquet.close()
         path = plan_file_path(self._job_id, self._token, len(self._files))
-        if not self._dataset.fs.create(path, memoryview(self._sink.getvalue())):
+        data = memoryview(self._sink.getvalue())
+        if not self._dataset.fs.create(path, data):
             raise DatasetError(f"plan file {self._dataset.root}/{path} exists already: run again")
+        self._sha256.append(file_sha256(data))
         self._files.append(self._shards_in_file)
         self._shards_in_file = 0
         self._sink = pa.BufferOutputStream()

@@ -38,7 +38,8 @@ RESTORE = "restore it, or submit into a new dataset"  # the remedy for a damaged
 class Job:
     """A job's record; `files` has the number of shards in each of its plan files.
 
-    The items of a `retry` were planned before, and ended as errors.
+    `sha256` has the SHA-256 of each plan file; older records lack it. The items of a `retry` were
+    planned before, and ended as errors.
     """
 
     id: Annotated[str, Field(pattern=r"^[0-9]{5}$")]
@@ -51,12 +52,14 @@ class Job:
     files: tuple[NonNegativeInt, ...]
     created_at: str  # ISO 8601, UTC
     retry: bool = False
+    sha256: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """Return the record's text, without `retry` if it is false."""
+        """Return the record's text, without `retry` if it is false, and `sha256` if it is empty."""
         fields = asdict(self)
-        if not self.retry:
-            del fields["retry"]
+        for name in ("retry", "sha256"):
+            if not fields[name]:
+                del fields[name]
         return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -111,7 +114,8 @@ def parse_job(text: str | bytes, location: str, *, remedy: str) -> Job:
     except ValidationError as error:
         raise DatasetError(f"{location} is damaged ({problems(error)}): {remedy}") from error
     shards = -(-job.items // job.shard_size)
-    if not sum(job.files) == job.shards == shards:
+    checksums = len(job.sha256) or len(job.files)
+    if not sum(job.files) == job.shards == shards or checksums != len(job.files):
         raise DatasetError(f"{location} is damaged, its numbers contradict each other: {remedy}")
     return job
 

@@ -16,7 +16,6 @@ from clipfleet.messages import Shard
 from clipfleet.storage.format.dataset import PLAN_FOLDER, Dataset
 from clipfleet.storage.format.id_index import IdIndex
 from clipfleet.storage.format.parts import (
-    ITEMS_PREFIX,
     MAX_ATTEMPT,
     Embedded,
     Failure,
@@ -102,7 +101,8 @@ def read_shard_work(dataset: Dataset, shard: Shard) -> ShardWork:
 
 def job_of(part: str) -> str:
     """Return the id of a part's job; for a part of single items, "", which sorts before all ids."""
-    return _NO_JOB if part.startswith(ITEMS_PREFIX) else part.partition("-")[0]
+    job = part.partition("-")[0]
+    return job if job.isdecimal() else _NO_JOB
 
 
 def retry_jobs(dataset: Dataset, *, after: str = _NO_JOB) -> list[Job]:

@@ -30,11 +30,12 @@ class IdCounts:
             """
         )
 
-    def plan(self, ids: Iterable[str]) -> None:
+    def plan(self, ids: Iterable[str], *, written: bool) -> None:
+        """Note that a plan has ids, and whether a part has them too."""
         self._database.executemany(
-            "INSERT INTO ids VALUES (?, 1, 0, 0, 0) ON CONFLICT DO UPDATE "
-            "SET planned = planned + 1",
-            ((id_,) for id_ in ids),
+            "INSERT INTO ids VALUES (?, 1, ?, 0, 0) ON CONFLICT DO UPDATE "
+            "SET planned = planned + 1, written = written + excluded.written",
+            ((id_, int(written)) for id_ in ids),
         )
 
     def retry(self, ids: Iterable[str], job: int) -> None:

@@ -20,7 +20,8 @@ from clipfleet.storage.filesystem.locations import absolute
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.plan.failures import count_failures
 from clipfleet.storage.sources.base import Source
-from clipfleet.storage.verify.verify import Verification, verify_dataset
+from clipfleet.storage.verify.verification import Verification
+from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.broker.redis_client import connect, unreachable
 from clipfleet.tasks.local.fleet import LocalFleet
 from clipfleet.tasks.local.redis_server import private_redis

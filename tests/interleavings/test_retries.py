@@ -17,12 +17,13 @@ from clipfleet.errors import DatasetError
 from clipfleet.storage.commit.commit import commit, complete
 from clipfleet.storage.commit.manifest import Manifest, missing_shards, unfinished
 from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
+from clipfleet.storage.format.checksums import file_sha256
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parquet import parquet_bytes
 from clipfleet.storage.format.parts import MAX_ATTEMPT, Failure
 from clipfleet.storage.plan.failures import count_failures, error_classes, standing_failures
 from clipfleet.storage.plan.planner import plan_items, plan_retry
-from clipfleet.storage.plan.reader import Job, jobs, plan_file_path, shards
+from clipfleet.storage.plan.reader import Job, job_path, jobs, plan_file_path, shards
 from clipfleet.storage.plan.retries import RetriedIds, read_shard_work
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.verify.verify import verify_dataset
@@ -393,8 +394,10 @@ def change_plan(dataset: Dataset, job: Job, column: str, value: Any) -> None:
     index = table.schema.get_field_index(column)
     field = table.schema.field(column)
     changed = table.set_column(index, field, pa.array([value] * len(table), field.type))
-    dataset.fs.delete(path)
-    dataset.fs.create(path, parquet_bytes(changed, {}))
+    data = parquet_bytes(changed, {})
+    dataset.fs.replace(path, data)
+    record = replace(job, sha256=(file_sha256(data),))
+    dataset.fs.replace(job_path(job.id), record.to_json().encode())
 
 
 def standing(dataset: Dataset) -> list[tuple[str, Failure]]:

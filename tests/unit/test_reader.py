@@ -246,7 +246,7 @@ def test_a_damaged_part_is_named_with_the_way_out(tmp_path: Path, read: str, dam
     else:
         pq.write_table(rows.set_column(2, "embedding", vectors[damage]), part)
     opened = clipfleet.Dataset(tmp_path)
-    with pytest.raises(clipfleet.DatasetError, match=r"parquet is damaged .*`clipfleet resume`"):
+    with pytest.raises(clipfleet.DatasetError, match=r"parquet is damaged .*`clipfleet repair`"):
         read_by(opened, read)
 
 

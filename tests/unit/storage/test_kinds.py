@@ -90,7 +90,8 @@ def put_marker(dataset: Dataset, number: int, job: Job, *, finished: bool = True
     file = pq.ParquetFile(io.BytesIO(data))
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, file.schema_arrow) as writer:
-        metadata = {k: v for k, v in file.metadata.metadata.items() if k != b"ARROW:schema"}
+        newer = (b"ARROW:schema", b"clipfleet.payload_sha256")
+        metadata = {k: v for k, v in file.metadata.metadata.items() if k not in newer}
         writer.add_key_value_metadata({**metadata, b"clipfleet.job": job.to_json()})
     assert dataset.fs.create(part_path(name), sink.getvalue())
     if finished:

@@ -15,8 +15,9 @@ from clipfleet.storage.commit.commit import (
     record_of,
 )
 from clipfleet.storage.commit.manifest import Manifest, missing_shards, unfinished
+from clipfleet.storage.format.checksums import file_sha256
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.format.parts import read_footer
+from clipfleet.storage.format.parts import check_payload
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
 from tests.datasets import (
@@ -91,9 +92,9 @@ def test_a_commit_and_its_completion_write_the_same(dataset: Dataset) -> None:
     rows = embedded(texts("a", "b"), failing="b")
     done = commit(dataset, FIRST, rows, card=make_card(), worker="w")
     assert complete(dataset, FIRST) == done
-    with dataset.fs.open(f"parts/{FIRST}.parquet") as file:
-        footer = read_footer(file, path=FIRST)
-    assert (record_of(footer), footer.failures) == (done, tuple(rows.failures))
+    data = dataset.fs.read(f"parts/{FIRST}.parquet")
+    footer = check_payload(data, path=FIRST)
+    assert (record_of(footer, file_sha256(data)), footer.failures) == (done, tuple(rows.failures))
 
 
 def test_the_commit_of_a_shard_without_failures_looks_for_no_retry(dataset: Dataset) -> None:
@@ -199,7 +200,7 @@ def test_a_damaged_part_is_refused_with_the_remedy(dataset: Dataset) -> None:
     do(dataset, FIRST)
     dataset.fs.replace(f"parts/{FIRST}.parquet", b"PAR1")
     with pytest.raises(
-        DatasetError, match="delete it, and `clipfleet resume` embeds its shard again"
+        DatasetError, match="`clipfleet repair` moves it away and embeds its shard again"
     ):
         do(dataset, FIRST)
 

@@ -136,5 +136,5 @@ def test_damaged_and_foreign_parts_are_named() -> None:
     foreign = io.BytesIO()
     pq.write_table(pa.table({"id": ["a"]}), foreign)
     for data in (b"", b"PAR1", whole[:-20], foreign.getvalue()):
-        with pytest.raises(DatasetError, match=r"^parts/x\.parquet is damaged .*delete it"):
+        with pytest.raises(DatasetError, match=r"^parts/x\.parquet is damaged .*clipfleet repair"):
             read_footer(io.BytesIO(data), path="parts/x.parquet")

@@ -17,30 +17,34 @@ from clipfleet.storage.format import parts
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.errors_table import errors_bytes
 from clipfleet.storage.format.parts import Embedded
-from clipfleet.storage.plan.planner import plan_items
+from clipfleet.storage.plan.moves import Move, Moves, write_moves
+from clipfleet.storage.plan.planner import plan_items, plan_retry
 from clipfleet.storage.plan.reader import PlanReader
+from clipfleet.storage.plan.retries import read_shard_work
 from clipfleet.storage.sources.base import ListSource
-from clipfleet.storage.verify.verify import Verification, verify_dataset
-from tests.datasets import DIM, embedded, make_card, memory_dataset, texts
+from clipfleet.storage.verify.verification import Verification
+from clipfleet.storage.verify.verify import verify_dataset
+from tests.datasets import DIM, embedded, images, make_card, memory_dataset, texts
 
+EMBEDS_AGAIN = "`clipfleet repair` embeds their shards again"
 FIRST, SECOND = "00001-0000000", "00001-0000001"
 
 
 @pytest.fixture
 def dataset() -> Dataset:
-    made = memory_dataset()
+    made = memory_dataset(kind=None)  # of an earlier version, which may have both
     fill(made)
+    single = embedded(texts("x", "y"), failing="y")
+    commit_single_items(made, KnownIds(made), single, card=make_card(), worker="w")
     return made
 
 
 def fill(dataset: Dataset) -> None:
-    """Five planned items and two single items; b and y fail."""
+    """Five planned items; b fails."""
     plan_items(dataset, ListSource(texts(*"abcde")), 3)
     for shard in list(missing_shards(dataset)):
         items = PlanReader(dataset).read(shard)
         commit(dataset, shard.name, embedded(items, failing="b"), card=make_card(), worker="w")
-    single = embedded(texts("x", "y"), failing="y")
-    commit_single_items(dataset, KnownIds(dataset), single, card=make_card(), worker="w")
 
 
 def problem_of(dataset: Dataset) -> tuple[Verification, str]:
@@ -67,9 +71,9 @@ def test_a_whole_dataset_is_verified(tmp_path: Path) -> None:
     assert result.ok
     assert result.problems == []
     counts = (result.planned, result.parts, result.vectors, result.errors)
-    assert counts == (5, 3, 5, 2)
+    assert counts == (5, 2, 4, 1)
     assert json.loads(json.dumps(result.to_json()))["ok"] is True
-    assert result.lines()[0].startswith("5 items planned; 5 vectors and 2 errors in 3 parts")
+    assert result.lines()[0].startswith("5 items planned; 4 vectors and 1 errors in 2 parts")
     assert "every item once" in result.lines()[1]
 
 
@@ -86,7 +90,10 @@ def test_a_missing_part_is_found(dataset: Dataset) -> None:
     dataset.fs.delete(f"parts/{FIRST}.parquet")
     result, problem = problem_of(dataset)
     assert result.missing == 3
-    assert "3 planned ids are neither in a part nor in an errors table: 'a', 'b', 'c'" in problem
+    assert (
+        "3 planned ids are neither in a part nor in an errors table (`clipfleet resume`" in problem
+    )
+    assert ": 'a', 'b', 'c'" in problem
     assert (
         f"1 manifest records have no part (`clipfleet resume` embeds these shards again): {FIRST}"
         in problem
@@ -114,6 +121,7 @@ def test_a_doubled_row_is_found(dataset: Dataset) -> None:
     result, problem = problem_of(dataset)
     assert (result.missing, result.doubled, result.unplanned) == (0, 1, 0)
     assert "1 ids are in parts and errors tables twice (if replaced," in problem
+    assert ": 'd'" in problem
 
 
 def test_an_item_that_is_a_vector_and_an_error_is_doubled(dataset: Dataset) -> None:
@@ -133,7 +141,8 @@ def test_a_row_in_no_plan_is_found(dataset: Dataset) -> None:
     replace_part(dataset, SECOND, texts("d", "e", "z"))
     result, problem = problem_of(dataset)
     assert result.unplanned == 1
-    assert "1 ids in the parts of shards are in no plan: 'z'" in problem
+    assert "1 ids in the parts of shards are in no plan (`clipfleet repair`" in problem
+    assert ": 'z'" in problem
 
 
 def test_an_id_that_is_planned_twice_is_found(dataset: Dataset) -> None:
@@ -144,7 +153,7 @@ def test_an_id_that_is_planned_twice_is_found(dataset: Dataset) -> None:
     copy = dataset.fs.read(f"plan/{path}")
     dataset.fs.create(f"plan/{path.replace('00001', '00002')}", copy)
     _, problem = problem_of(dataset)
-    assert problem.startswith("5 ids are planned more than once: 'a'")
+    assert problem.startswith("5 ids are planned more than once (restore the plan")
 
 
 @pytest.mark.parametrize("value", [0.99, 1.01, 0.0, float("nan"), float("inf")])
@@ -158,9 +167,8 @@ def test_a_vector_of_another_norm_is_found(
         replace_part(dataset, SECOND, texts("d", "e"), vectors)
     result, problem = problem_of(dataset)
     assert result.bad_vectors == 1
-    assert (
-        f"1 vectors are not finite or not of norm 1: 'e' (norm {np.float16(value):.2g}" in problem
-    )
+    found = f"'e' (norm {np.float16(value):.2g}"
+    assert f"1 vectors are not finite or not of norm 1 ({EMBEDS_AGAIN}): {found}" in problem
 
 
 def test_a_norm_within_a_thousandth_is_fine(dataset: Dataset) -> None:
@@ -176,7 +184,7 @@ def test_another_models_part_is_found(dataset: Dataset) -> None:
     dataset.fs.delete(f"parts/{SECOND}.parquet")
     commit(foreign, SECOND, embedded(texts("d", "e")), card=other, worker="w")
     _, problem = problem_of(dataset)
-    assert f"1 parts hold another model's vectors (delete them and resume): {SECOND}" in problem
+    assert f"1 parts hold another model's vectors ({EMBEDS_AGAIN}): {SECOND}" in problem
 
 
 def test_a_part_without_a_record_is_unfinished(dataset: Dataset) -> None:
@@ -219,7 +227,7 @@ def test_a_damaged_part_is_found(dataset: Dataset) -> None:
     for data in (b"", whole[:-9], bytes(flipped)):
         dataset.fs.replace(f"parts/{FIRST}.parquet", data)
         result, problem = problem_of(dataset)
-        assert f"1 parts are damaged or foreign (delete them and resume): {FIRST}" in problem
+        assert f"1 parts are damaged or foreign ({EMBEDS_AGAIN}): {FIRST}" in problem
         assert result.missing > 0
 
 
@@ -232,10 +240,7 @@ def test_a_part_with_other_columns_is_found(dataset: Dataset) -> None:
         writer.add_key_value_metadata(file.metadata.metadata)
     dataset.fs.replace(path, sink.getvalue())
     _, problem = problem_of(dataset)
-    assert (
-        f"1 parts have other columns than the dataset's (delete them and resume): {FIRST}"
-        in problem
-    )
+    assert f"1 parts have other columns than the dataset's ({EMBEDS_AGAIN}): {FIRST}" in problem
 
 
 def test_a_renamed_part_is_found(dataset: Dataset) -> None:
@@ -243,3 +248,78 @@ def test_a_renamed_part_is_found(dataset: Dataset) -> None:
     result, problem = problem_of(dataset)
     assert f"00001-0000009 (is {FIRST})" in problem
     assert result.doubled == 3
+
+
+def test_a_quick_verification_counts_the_same(dataset: Dataset) -> None:
+    plan_retry(dataset, (), 3)
+    for shard in list(missing_shards(dataset)):
+        work = read_shard_work(dataset, shard)
+        rows = work.finish(embedded(work.items, failing="y"))
+        commit(dataset, shard.name, rows, card=make_card(), worker="w")
+    deep, quick = (verify_dataset(dataset, quick=quick) for quick in (False, True))
+    assert deep.ok
+    assert quick.quick
+    assert dataclasses.replace(quick, quick=False) == deep
+    assert "no row was read" in quick.lines()[-1]
+
+
+def test_a_quick_verification_reads_no_row(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("a row was read")
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", read)
+    assert verify_dataset(dataset, quick=True).ok
+    with pytest.raises(AssertionError):
+        verify_dataset(dataset)
+
+
+def test_a_quick_verification_finds_missing_shards_and_rows(dataset: Dataset) -> None:
+    dataset.fs.delete(f"parts/{FIRST}.parquet")
+    replace_part(dataset, SECOND, texts("d"))
+    result = verify_dataset(dataset, quick=True)
+    assert result.missing == 3
+    problem = "\n".join(result.problems)
+    assert f"{SECOND} (1 items, planned 2)" in problem
+    assert f"have no part (`clipfleet resume` embeds these shards again): {FIRST}" in problem
+    assert result.damaged == [SECOND]
+
+
+def test_parts_of_another_model_are_not_moved_if_all_are(dataset: Dataset) -> None:
+    card = dataclasses.replace(make_card(), precision="fp16")
+    info = dataclasses.replace(dataset.info, card=card)
+    result = verify_dataset(dataclasses.replace(dataset, info=info))
+    assert result.damaged == []
+    assert "3 parts are all of another model than dataset.json" in "\n".join(result.problems)
+
+
+def test_a_part_that_a_damaged_plan_contradicts_is_not_damaged(dataset: Dataset) -> None:
+    (path,) = (n for n in dataset.fs.list("plan") if n.endswith(".parquet"))
+    other = memory_dataset()
+    plan_items(other, ListSource(texts(*"abcdz")), 3)
+    (copy,) = (n for n in other.fs.list("plan") if n.endswith(".parquet"))
+    dataset.fs.replace(f"plan/{path}", other.fs.read(f"plan/{copy}"))
+    result, problem = problem_of(dataset)
+    assert f"plan/{path} (its SHA-256 is not that in plan/00001.json)" in problem
+    assert (result.damaged, result.unplanned) == ([], 0)
+
+
+def test_a_planner_that_was_killed_leaves_no_damage(dataset: Dataset) -> None:
+    for name in ("00002-0123456789ab-0000", "00001-0123456789ab-0000"):  # before, and after another
+        dataset.fs.create(f"plan/{name}.parquet", b"")
+    dataset.fs.create("parts/.nfs0001", b"")  # an open file that was deleted
+    assert verify_dataset(dataset).ok
+
+
+def test_images_that_were_moved_are_those_of_the_plan() -> None:
+    dataset = memory_dataset("img")
+    plan_items(dataset, ListSource(images("a.jpg", "b.jpg", "c.jpg")), 2)
+    for number, shard in enumerate(list(missing_shards(dataset))):
+        if number == 1:  # the second shard is embedded after the move
+            write_moves(dataset, Moves((Move(old="/pictures", new="/moved", last_job="00001"),)))
+        items = PlanReader(dataset).read(shard)
+        assert items[0].uri == ("/pictures/a.jpg", "/moved/c.jpg")[number]
+        rows = embedded(items, failing=("b.jpg",))
+        commit(dataset, shard.name, rows, card=make_card("img"), worker="w")
+    assert verify_dataset(dataset).ok

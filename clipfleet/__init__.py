@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False  # as in `typing`, which takes longer to load than all of this module
 if TYPE_CHECKING:
-    from clipfleet.api import embed, resume, retry, status, submit, verify
+    from clipfleet.api import embed, repair, resume, retry, status, submit, verify
     from clipfleet.errors import (
         BrokerError,
         CardError,
@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from clipfleet.model_card import ModelCard
     from clipfleet.reader import Dataset, ErrorRow
     from clipfleet.settings import Settings, load_settings
-    from clipfleet.storage.verify.verify import Verification
+    from clipfleet.storage.verify.verification import Verification
     from clipfleet.tasks.items.queue import ItemQueue
     from clipfleet.tasks.local.run import Summary
     from clipfleet.tasks.progress import Snapshot
     from clipfleet.tasks.status import Progress
+    from clipfleet.tasks.submit.repair import Repair
     from clipfleet.tasks.submit.resume import Resumption
     from clipfleet.tasks.submit.retry_failed import Retry
     from clipfleet.tasks.submit.submit import Submission
@@ -58,6 +59,7 @@ __all__ = [
     "ModelCard",
     "Progress",
     "QueueFullError",
+    "Repair",
     "Resumption",
     "Retry",
     "Settings",
@@ -73,6 +75,7 @@ __all__ = [
     "embed",
     "load_model",
     "load_settings",
+    "repair",
     "resume",
     "retry",
     "status",
@@ -89,7 +92,8 @@ _MODULES = {  # of the names above
     "Model": "clipfleet.model",
     "ModelCard": "clipfleet.model_card",
     "Progress": "clipfleet.tasks.status",
-    "Verification": "clipfleet.storage.verify.verify",
+    "Verification": "clipfleet.storage.verify.verification",
+    "Repair": "clipfleet.tasks.submit.repair",
     "Resumption": "clipfleet.tasks.submit.resume",
     "Retry": "clipfleet.tasks.submit.retry_failed",
     "Settings": "clipfleet.settings",
@@ -100,6 +104,7 @@ _MODULES = {  # of the names above
     "embed": "clipfleet.api",
     "load_model": "clipfleet.model",
     "load_settings": "clipfleet.settings",
+    "repair": "clipfleet.api",
     "resume": "clipfleet.api",
     "retry": "clipfleet.api",
     "status": "clipfleet.api",

@@ -15,10 +15,11 @@ from clipfleet.settings import OnConflict, Settings, load_settings
 
 if TYPE_CHECKING:
     from clipfleet.storage.sources.base import Source
-    from clipfleet.storage.verify.verify import Verification
+    from clipfleet.storage.verify.verification import Verification
     from clipfleet.tasks.local.run import Summary
     from clipfleet.tasks.progress import Snapshot
     from clipfleet.tasks.status import Progress
+    from clipfleet.tasks.submit.repair import Repair
     from clipfleet.tasks.submit.resume import Resumption
     from clipfleet.tasks.submit.retry_failed import Retry
     from clipfleet.tasks.submit.submit import Submission
@@ -203,19 +204,84 @@ def retry(
     )
 
 
-def verify(dataset: str | Path, *, settings: Settings | None = None) -> Verification:
-    """Read a whole dataset, and check it: every planned id once, L2 norms of 1, one model.
+def repair(
+    dataset: str | Path,
+    *,
+    dry_run: bool = False,
+    queue: bool = True,
+    settings: Settings | None = None,
+) -> Repair:
+    """Verify a dataset, move its damaged parts to `_damaged/`, and queue the missing shards.
 
-    `ok` of the result says whether the dataset is whole, `problems` names what is wrong. Memory
-    stays flat, whatever the size of the dataset.
+    A record or an errors table that differs from its part is written again. No plan has the items
+    of a stream: the result has the items of its moved parts, which are to be queued again.
+
+    Args:
+        dataset: The dataset's folder, or `s3://bucket/prefix`.
+        dry_run: Only say what would be done.
+        queue: False queues nothing and needs no Redis: `embed` embeds what is missing.
+        settings: Without them, those of `load_settings()`.
 
     Raises:
-        DatasetError: There is no dataset, or its plan cannot be read.
+        DatasetError: There is no dataset, or its `dataset.json` is damaged.
+        BrokerError: Redis does not answer; the same call again goes on.
     """
+    from clipfleet.tasks.submit.repair import repair as repair_dataset
+
+    return repair_dataset(
+        str(dataset), dry_run=dry_run, queue=queue, settings=settings or load_settings()
+    )
+
+
+def verify(
+    dataset: str | Path,
+    *,
+    quick: bool = False,
+    recompute: float = 0.0,
+    model: str | Path | None = None,
+    settings: Settings | None = None,
+) -> Verification:
+    """Read a whole dataset, and check it: its checksums, every planned id once, L2 norms of 1.
+
+    `ok` of the result says whether the dataset is whole, `problems` names what is wrong, with the
+    remedy. Memory stays flat, whatever the size of the dataset.
+
+    Args:
+        dataset: The dataset's folder, or `s3://bucket/prefix`.
+        quick: Read only names, footers and records; no row, and no checksum.
+        recompute: The fraction of the vectors that `model` computes again, 0.001 for one in a
+            thousand. The sample is always the same.
+        model: The dataset's own model; its engine is loaded into this process.
+        settings: Without them, those of `load_settings()`.
+
+    Raises:
+        UsageError: `recompute` is no fraction, or is without `model` or with `quick`; or the model
+            is another than the dataset's.
+        DatasetError: There is no dataset, or its `dataset.json` is damaged.
+        EngineError: The engine does not load, or fails.
+    """
+    from clipfleet.storage.format.dataset import Dataset
     from clipfleet.storage.verify.verify import verify_dataset
 
     settings = settings or load_settings()
-    return verify_dataset(str(dataset), store_timeout_s=settings.store_timeout_s)
+    if not 0 <= recompute <= 1:
+        raise UsageError(f"recompute is {recompute:g}: it is a fraction of the vectors, 0 to 1")
+    if bool(recompute) != (model is not None):
+        raise UsageError("recompute and model go together: a fraction, and the dataset's own model")
+    if recompute and quick:
+        raise UsageError("recompute reads rows, and quick reads none: leave one out")
+    opened = Dataset.open(str(dataset), store_timeout_s=settings.store_timeout_s)
+    if model is None:
+        return verify_dataset(opened, quick=quick)
+    from clipfleet.workers.embedder import Embedder
+    from clipfleet.workers.recompute import recompute as recompute_rows
+
+    one = {"model": str(model), "tower": opened.info.tower}
+    with Embedder.from_settings(settings.model_copy(update=one)) as embedder:
+        opened.check_model(embedder.card)
+        verification = verify_dataset(opened)
+        recompute_rows(opened, embedder, recompute, verification)
+    return verification
 
 
 def status(dataset: str | Path, *, settings: Settings | None = None) -> Progress:

@@ -1,8 +1,9 @@
-"""The commands that look at a dataset: `clipfleet status` and `clipfleet verify`."""
+"""The commands about a dataset: `clipfleet status`, `clipfleet verify`, `clipfleet repair`."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -48,15 +49,62 @@ def status(
     raise typer.Exit(ITEMS_FAILED if progress.errors else DONE)
 
 
-def verify(dataset: DatasetArgument, as_json: Json = False) -> None:
+def verify(
+    dataset: DatasetArgument,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Read names, footers and records; no row, no checksum.")
+    ] = False,
+    recompute: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Compute this fraction of the vectors again, with --model."
+        ),
+    ] = 0.0,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="The dataset's own model, for --recompute.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Verify that a dataset has every item exactly once.
 
-    An item is a vector or a row of the table of errors. All L2 norms are 1, and all vectors are of
-    one model.
+    Every byte is read, and compared with its checksum. An item is a vector or a row of the table of
+    errors. All L2 norms are 1, and all vectors are of one model. Exits with 1 if the dataset is not
+    whole; each problem names its remedy.
 
     \b
     clipfleet verify /vectors/photos && build-index /vectors/photos/parts
+    clipfleet verify /vectors/photos --recompute 0.001 --model models/vit-b-16.img.fp32.onnx
     """
-    verification = clipfleet.verify(dataset, settings=settings_from())
+    verification = clipfleet.verify(
+        dataset, quick=quick, recompute=recompute, model=model, settings=settings_from()
+    )
     print_result(verification.to_json(), verification.lines(), as_json)
     raise typer.Exit(DONE if verification.ok else ITEMS_FAILED)
+
+
+def repair(
+    dataset: DatasetArgument,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be done.")
+    ] = False,
+    no_queue: Annotated[
+        bool, typer.Option("--no-queue", help="Queue nothing; `clipfleet embed` does the rest.")
+    ] = False,
+    redis_url: RedisUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Embed the shards of a dataset's damaged parts again.
+
+    Verifies the dataset, moves damaged parts to _damaged/, writes records that differ from their
+    parts again, and queues the missing shards, as `clipfleet resume` does. Exits with 1 if
+    something is left to do by hand: single items to queue again, foreign files, a damaged plan.
+
+    \b
+    clipfleet repair /vectors/photos
+    clipfleet repair vectors/photos --no-queue
+    """
+    done = clipfleet.repair(
+        dataset, dry_run=dry_run, queue=not no_queue, settings=settings_from(redis_url=redis_url)
+    )
+    print_result(done.to_json(), done.lines(), as_json)
+    raise typer.Exit(DONE if done.ok else ITEMS_FAILED)

@@ -82,6 +82,7 @@ for _command in (
     embed_commands.worker,
     dataset_commands.status,
     dataset_commands.verify,
+    dataset_commands.repair,
     error_commands.errors,
     error_commands.retry,
     doctor,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path, PurePath
 
-from clipfleet.errors import MessageError, UsageError
+from clipfleet.architectures import TOWERS
+from clipfleet.errors import MessageError, StorageError, UsageError
 from clipfleet.messages import MAX_DATASET_LENGTH
 from clipfleet.storage.filesystem.locations import (
     STORE_TIMEOUT_S,
@@ -14,12 +17,15 @@ from clipfleet.storage.filesystem.locations import (
     in_object_store,
     local_path,
     open_filesystem,
+    resolved,
 )
-from clipfleet.storage.format.dataset import FOLDERS, INFO_PATH
+from clipfleet.storage.format.dataset import FOLDERS, INFO_PATH, single_items_name
+from clipfleet.storage.format.discovery import find_datasets
 
 _SHOWN_LENGTH = 100  # characters
 _NAME_BYTES = 255  # of one file or folder, on Linux
 _PATH_BYTES = 4096 - 256  # with room for the files in it
+_WRONG_NAME = {errno.ELOOP, errno.ENAMETOOLONG}  # the name is wrong, whatever the disk holds
 
 
 def dataset_root(output: str, dataset: str, *, store_timeout_s: float = STORE_TIMEOUT_S) -> str:
@@ -30,7 +36,7 @@ def dataset_root(output: str, dataset: str, *, store_timeout_s: float = STORE_TI
     Raises:
         MessageError: The name is not a usable path, is too long, contains `..`, leads out of
             `output`, or lies inside another dataset.
-        StorageError: The object store of `output` does not answer.
+        StorageError: The disk or the object store of `output` does not answer, or forbids a look.
     """
     if len(dataset) > MAX_DATASET_LENGTH:
         raise MessageError(
@@ -49,12 +55,42 @@ def dataset_root(output: str, dataset: str, *, store_timeout_s: float = STORE_TI
         raise MessageError(f"dataset {dataset!r} is no usable path: {error}") from error
     if not dataset or not root.is_relative_to(allowed):
         raise _outside(output, dataset)
-    try:
-        _check_location(root, allowed)
-        _check_folders(root, allowed)
-    except PermissionError as error:
-        raise MessageError(f"dataset {dataset!r} cannot be looked at: {error}") from error
+    _check_location(root, allowed)
+    _check_folders(root, allowed)
     return str(root)
+
+
+def check_new_root(output: str, root: str, *, store_timeout_s: float = STORE_TIMEOUT_S) -> None:
+    """Refuse a new dataset that would keep the items of another dataset out.
+
+    `root` is as `dataset_root` returns it. An existing dataset, and one of those for items without
+    a dataset's name, is never refused.
+
+    Raises:
+        MessageError: It is the output folder, or lies below a dataset for items without a name, or
+            above an existing dataset.
+        StorageError: The disk or the object store does not answer.
+    """
+    fs = open_filesystem(root, store_timeout_s=store_timeout_s)
+    inside = PurePath(root).relative_to(resolved(output)).parts
+    defaults = {single_items_name(tower) for tower in TOWERS}
+    if fs.exists(INFO_PATH) or (len(inside) == 1 and inside[0] in defaults):
+        return
+    if not inside:
+        raise MessageError(
+            f"dataset {root} is this worker's output folder, which holds datasets: name a folder "
+            "in it"
+        )
+    if inside[0] in defaults:
+        raise MessageError(
+            f"dataset {root} lies inside {inside[0]}, the dataset of items without a dataset's "
+            "name: name a folder beside that"
+        )
+    others = find_datasets(root, store_timeout_s=store_timeout_s).roots if fs.list("") else []
+    if others:
+        raise MessageError(
+            f"dataset {root} lies above the dataset {others[0]}: name that, or a folder beside it"
+        )
 
 
 def _root_in_store(output: str, dataset: str, store_timeout_s: float) -> str:
@@ -99,10 +135,31 @@ def _check_location(root: Path, allowed: Path) -> None:
     for folder in (root, *root.parents):
         if not folder.is_relative_to(allowed):
             return
-        if folder.exists() and not folder.is_dir():
+        mode = _mode(folder)
+        if mode is not None and not stat.S_ISDIR(mode):
             raise MessageError(f"dataset {root} is no folder: {folder} is a file")
-        if folder != root and (folder / INFO_PATH).exists():
+        if folder != root and _mode(folder / INFO_PATH) is not None:
             raise _inside_another(root, folder)
+
+
+def _mode(path: Path) -> int | None:
+    """Return the mode of a file or folder; None if it does not exist.
+
+    Raises:
+        MessageError: The name is none that a disk could hold.
+        StorageError: The disk does not tell: the message waits, because its name may be right.
+    """
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno in _WRONG_NAME:
+            raise MessageError(f"dataset {path} is no usable path: {error.strerror}") from error
+        raise StorageError(
+            f"cannot look at {path}: {error.strerror}; give this user the right to it, or mend "
+            "the disk"
+        ) from error
 
 
 def _check_folders(root: Path, allowed: Path) -> None:

@@ -123,7 +123,7 @@ class LocalFilesystem:
             if os.stat(temporary).st_nlink != 2:
                 return False
         except OSError as error:
-            if error.errno not in _NO_HARD_LINKS:
+            if error.errno not in _NO_HARD_LINKS or _has_hard_links(temporary):
                 raise
             raise DatasetError(
                 f"cannot write {full}: its file system has no hard links ({error.strerror}), which "
@@ -147,6 +147,16 @@ class LocalFilesystem:
 def is_folder(error: Exception) -> bool:
     """Return whether an error says that a folder has the place of a file."""
     return isinstance(error.__cause__, IsADirectoryError)
+
+
+def _has_hard_links(path: str) -> bool:
+    """Return whether a file can get a second name beside it: EPERM also means an immutable folder."""
+    try:
+        os.link(path, f"{path}-link")
+    except OSError:
+        return False
+    os.unlink(f"{path}-link")
+    return True
 
 
 def _sync_folder(folder: str) -> None:

@@ -27,7 +27,7 @@ from clipfleet.storage.commit.kinds import check_kind
 from clipfleet.storage.format.dataset import Dataset, single_items_name
 from clipfleet.tasks.broker.conflicts import count_conflicts
 from clipfleet.tasks.broker.refusals import refuse
-from clipfleet.tasks.dataset_access import dataset_root
+from clipfleet.tasks.dataset_access import check_new_root, dataset_root
 from clipfleet.tasks.items.batcher import Batcher, GivenUp
 from clipfleet.tasks.items.embed import Outcome, embed_single_items
 from clipfleet.tasks.items.parse import read_single_items
@@ -45,17 +45,20 @@ def open_dataset(embedder: Embedder, named: str | None) -> Dataset:
     """Return the dataset of a message; its first item creates it.
 
     Raises:
-        MessageError: It lies outside the worker's output folder.
+        MessageError: It lies outside the worker's output folder, or a dataset of this name would
+            keep items out of another (`check_new_root`).
         DatasetKindError: It is planned.
         DatasetError: It is damaged, or of another model.
+        StorageError: The disk or the object store did not answer, or forbids it.
     """
     settings, card = embedder.settings, embedder.card
+    output, store_timeout_s = str(settings.output), settings.store_timeout_s
     name = single_items_name(card.tower) if named is None else named
-    store_timeout_s = settings.store_timeout_s
-    root = dataset_root(str(settings.output), name, store_timeout_s=store_timeout_s)
+    root = dataset_root(output, name, store_timeout_s=store_timeout_s)
     try:
         dataset = Dataset.open(root, store_timeout_s=store_timeout_s)
     except DatasetError:
+        check_new_root(output, root, store_timeout_s=store_timeout_s)
         dataset = Dataset.create(
             root,
             card,

@@ -34,6 +34,8 @@ from tests.steps import Step, steps_environment
 
 PATIENCE_S = 120.0  # for what comes in a second or two, on a machine that does much else
 _POLLS_S = (0.02, 0.2)  # the first look and the last ones: a look takes CPU
+# Root without the capabilities that let it read and write where the mode forbids it.
+WITHOUT_OVERRIDE = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 _LOG_LINES = 40
 
 
@@ -96,7 +98,8 @@ def processes_of(folder: Path) -> list[int]:
 class WorkerProcess:
     """A real `clipfleet worker`, in a session of its own; `settings` are all it gets.
 
-    `program` is a module that runs the command line, `environment` what it has besides.
+    `program` is a module that runs the command line, `environment` what it has besides, `launcher`
+    a command that starts it.
     """
 
     def __init__(
@@ -107,11 +110,12 @@ class WorkerProcess:
         *,
         program: str = "clipfleet",
         environment: Mapping[str, str] | None = None,
+        launcher: Sequence[str] = (),
     ) -> None:
         self.log_path = log_path
         self._forgotten_bytes = 0  # of the log
         self._log = open(log_path, "wb")  # noqa: SIM115 - closed by `kill`
-        command = [sys.executable, "-m", program, "worker"]
+        command = [*launcher, sys.executable, "-m", program, "worker"]
         command += ["--tower", str(settings.tower), "--model", str(settings.model)]
         command += ["--output", str(settings.output), *options]
         self.process = subprocess.Popen(
@@ -205,6 +209,10 @@ class Bench:
         """Start a worker that stops at the steps that `hold` names."""
         environment = steps_environment(self.folder)
         return self._start(changes, program="tests.steps", environment=environment)
+
+    def start_plain_worker(self, **changes: Any) -> WorkerProcess:
+        """Start a worker that a chmod binds, also where the tests run as root."""
+        return self._start(changes, launcher=WITHOUT_OVERRIDE if os.geteuid() == 0 else ())
 
     def _start(
         self, changes: dict[str, Any], options: Sequence[str] = (), **keywords: Any

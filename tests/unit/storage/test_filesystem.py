@@ -172,6 +172,22 @@ def test_a_file_system_without_hard_links_is_refused(tmp_path: Path, broken: Bro
         LocalFilesystem(str(tmp_path)).create("a", b"")
 
 
+def test_an_immutable_folder_is_a_disk_that_refuses_a_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def refuse_parts(source: str, target: str) -> None:
+        if os.path.dirname(target).endswith("parts"):
+            raise OSError(errno.EPERM, "Operation not permitted")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", refuse_parts)
+    with pytest.raises(StorageError, match="Operation not permitted"):
+        LocalFilesystem(str(tmp_path)).create("parts/a", b"")
+    assert list((tmp_path / "_temporary").iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_synced_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

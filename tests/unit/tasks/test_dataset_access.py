@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from pathlib import Path
 
 import pytest
 
-from clipfleet.errors import MessageError
-from clipfleet.tasks.dataset_access import dataset_root
+from clipfleet.errors import MessageError, StorageError
+from clipfleet.tasks.dataset_access import check_new_root, dataset_root
 
 
 def test_paths_inside_the_output_folder_are_taken(tmp_path: Path) -> None:
@@ -93,3 +96,58 @@ def test_a_dataset_inside_another_or_below_a_file_is_refused(tmp_path: Path) -> 
         with pytest.raises(MessageError, match="is a file"):
             dataset_root(str(tmp_path), named)
     assert dataset_root(str(tmp_path), "d") == str(tmp_path.resolve() / "d")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.EACCES, StorageError),
+        (errno.EPERM, StorageError),
+        (errno.EIO, StorageError),
+        (errno.ESTALE, StorageError),
+        (errno.ETIMEDOUT, StorageError),
+        (errno.ENAMETOOLONG, MessageError),
+    ],
+)
+def test_what_a_disk_says_is_not_the_messages_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(kind, match=re.escape(os.strerror(number))):
+        dataset_root(str(tmp_path), "d")
+
+
+@pytest.mark.parametrize(
+    ("named", "reason"),
+    [
+        (".", "is this worker's output folder"),
+        ("items-txt/2026", "lies inside items-txt"),
+        ("items-img/2026/07", "lies inside items-img"),
+        ("a", "lies above the dataset .*/a/b"),
+    ],
+)
+def test_a_new_dataset_that_would_keep_items_out_of_another_is_refused(
+    tmp_path: Path, named: str, reason: str
+) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "dataset.json").write_text("{}")
+    with pytest.raises(MessageError, match=reason):
+        check_new_root(str(tmp_path), dataset_root(str(tmp_path), named))
+
+
+@pytest.mark.parametrize("named", ["items-txt", "items-img", "a/b", "a/c", "b/items-txt/c", "files"])
+def test_a_new_dataset_beside_others_is_taken(tmp_path: Path, named: str) -> None:
+    for folder in ("a/b", "items-txt/2026"):  # the second is of an earlier version
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "dataset.json").write_text("{}")
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "picture.jpg").touch()
+    check_new_root(str(tmp_path), dataset_root(str(tmp_path), named))
+
+
+def test_an_output_folder_that_is_a_dataset_already_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text("{}")
+    check_new_root(str(tmp_path), dataset_root(str(tmp_path), "."))

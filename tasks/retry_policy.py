@@ -78,13 +78,18 @@ class BatchFailed(Reject):
     """A batch that failed for another reason, perhaps because of one of its items."""
 
 
+def is_postponed(error: BaseException) -> bool:
+    """Return whether a batch failed for a reason outside its items, so that it waits."""
+    return isinstance(error, (*TRANSIENT, UsageError))
+
+
 def requeue_batch(error: Exception) -> NoReturn:
     """Make the parent process, which holds a batch's messages, run the batch again.
 
     Raises:
         BatchPostponed, BatchFailed: Always.
     """
-    kind = BatchPostponed if isinstance(error, (*TRANSIENT, UsageError)) else BatchFailed
+    kind = BatchPostponed if is_postponed(error) else BatchFailed
     raise kind(reason_of(error), requeue=True) from error
 
 

@@ -6,10 +6,13 @@ import re
 import string
 import time
 from collections import deque
+from dataclasses import asdict
 from typing import Any
 
 from redis.exceptions import RedisError
 
+from clipfleet.architectures import TOWERS
+from clipfleet.errors import DatasetError, StorageError
 from clipfleet.messages import queue_name
 from clipfleet.settings import Settings
 from clipfleet.storage.commit.manifest import Manifest
@@ -18,9 +21,11 @@ from clipfleet.storage.format.dataset import INFO_PATH, Dataset
 from clipfleet.storage.format.parts import ITEMS_PREFIX
 from clipfleet.storage.plan.reader import Job, jobs, read_job
 from clipfleet.tasks.broker.conflicts import Conflicts
+from clipfleet.tasks.broker.deferred import deferred_length
 from clipfleet.tasks.broker.queue_stats import message_counts
 from clipfleet.tasks.broker.redis_client import connect, unreachable
 from clipfleet.tasks.broker.refusals import Refusal, Refusals
+from clipfleet.tasks.items.waiting import Waiting, waiting_items
 from clipfleet.tasks.progress import Snapshot, sentence
 from clipfleet.tasks.submit.enqueue import name_in_messages
 
@@ -36,16 +41,34 @@ def read_progress(name: str, settings: Settings) -> Progress:
 
     Raises:
         DatasetError: There is no such dataset or job.
+        StorageError: The disk or the object store does not answer.
     """
+    try:
+        progress = _open_progress(name, settings)
+        progress.refresh()
+    except (DatasetError, StorageError) as error:
+        raise type(error)(f"{error}{_waiting_for(name, settings)}") from error
+    return progress
+
+
+def _open_progress(name: str, settings: Settings) -> Progress:
     store_timeout_s = settings.store_timeout_s
     match = _JOB_SUFFIX.fullmatch(name)
     if match and (in_object_store(name) or not open_filesystem(name).exists(INFO_PATH)):
         dataset = Dataset.open(match["dataset"], store_timeout_s=store_timeout_s)
-        progress = Progress(dataset, settings, job=read_job(dataset, match["job"]))
-    else:
-        progress = Progress(Dataset.open(name, store_timeout_s=store_timeout_s), settings)
-    progress.refresh()
-    return progress
+        return Progress(dataset, settings, job=read_job(dataset, match["job"]))
+    return Progress(Dataset.open(name, store_timeout_s=store_timeout_s), settings)
+
+
+def _waiting_for(root: str, settings: Settings) -> str:
+    """Return what waits for a dataset that does not exist or cannot be read; "" for nothing."""
+    try:
+        with connect(settings.redis_url) as client:
+            queues = [queue_name(tower, settings.queue_prefix) for tower in TOWERS]
+            found = [one for queue in queues for one in waiting_items(client, queue, root)]
+    except (RedisError, OSError):  # the dataset's error says more
+        return ""
+    return "".join(f"; {waiting.sentence()}" for waiting in found)
 
 
 class Progress:
@@ -55,7 +78,7 @@ class Progress:
     and `held` count the messages of the dataset's tower and fleet, for all datasets; they are None
     if Redis does not answer, see `broker_error`. `conflicts` counts the single items of the last
     week whose ids have other content, and keep it. `unnamed_refusals` are those of messages that
-    name no dataset.
+    name no dataset. `waiting_items` are single items that a worker cannot write now.
     """
 
     def __init__(self, dataset: Dataset, settings: Settings, *, job: Job | None = None) -> None:
@@ -69,6 +92,7 @@ class Progress:
         self.conflicts: int | None = None
         self.refusals: list[Refusal] = []
         self.unnamed_refusals: list[Refusal] = []
+        self.waiting_items: list[Waiting] = []
         self.broker_error: str | None = None
         self._settings = settings
         self._planned = Manifest(dataset, f"{job.id}-" if job else tuple(string.digits))
@@ -174,6 +198,7 @@ class Progress:
             "waiting": self.waiting,
             "held": self.held,
             "conflicts": self.conflicts,
+            "waiting_items": [asdict(waiting) for waiting in self.waiting_items],
             "broker_error": self.broker_error,
             "refusals": [
                 {"message": r.message, "reason": r.reason}
@@ -186,14 +211,8 @@ class Progress:
         name = f"{self.dataset.root}:{self.job.id}" if self.job else self.dataset.root
         head = f"{name}: {sentence(self.snapshot())}; {self.shards_done:,}/{self.shards:,} shards"
         cut = [f"  {self.cut:,} texts were cut to the model's length"] if self.cut else []
-        return [
-            head,
-            *cut,
-            *self._redis_lines(),
-            *self._missing_lines(),
-            *self._conflict_lines(),
-            *self._refusal_lines(),
-        ]
+        more = [*self._missing_lines(), *self._conflict_lines(), *self._refusal_lines()]
+        return [head, *cut, *self._redis_lines(), *self._waiting_lines(), *more]
 
     def _redis_lines(self) -> list[str]:
         if self.finished and not self.waiting and not self.held:
@@ -203,6 +222,9 @@ class Progress:
         return [
             f"  {self.waiting:,} messages wait for this tower's workers, {self.held:,} are held"
         ]
+
+    def _waiting_lines(self) -> list[str]:
+        return [f"  {waiting.sentence()}" for waiting in self.waiting_items]
 
     def _missing_lines(self) -> list[str]:
         if self.finished or self.waiting != 0 or self.held != 0:
@@ -233,7 +255,9 @@ class Progress:
         queue = queue_name(self.dataset.info.tower, settings.queue_prefix)
         try:
             with connect(settings.redis_url) as client:
-                self.waiting, self.held = message_counts(client, queue)
+                waiting, self.held = message_counts(client, queue)
+                self.waiting = waiting + deferred_length(client, queue)
+                self.waiting_items = waiting_items(client, queue, self.dataset.root)
                 refusals = Refusals(client, settings.queue_prefix).all()
                 # Messages may name the dataset by another path.
                 root = self.dataset.root
@@ -244,4 +268,5 @@ class Progress:
                 self.broker_error = None
         except (RedisError, OSError) as error:
             self.waiting = self.held = self.conflicts = None
+            self.waiting_items = []
             self.broker_error = str(unreachable(settings.redis_url, error))

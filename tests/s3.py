@@ -24,7 +24,12 @@ from xml.sax.saxutils import escape
 PAGE = 50  # keys; S3's own has 1,000
 
 # The effects of a fault on a request.
-REFUSE_500, REFUSE_503, CONFLICT = "500", "503", "409"  # answered so, and not done
+REFUSE_403, REFUSE_500, REFUSE_503, CONFLICT = (
+    "403",
+    "500",
+    "503",
+    "409",
+)  # answered so, and not done
 HANG = "hang"  # no answer, for as long as the fault is there
 CUT_UPLOAD = "cut upload"  # the connection ends after half of the request's body
 CUT_DOWNLOAD = "cut download"  # … and of the answer's
@@ -158,8 +163,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == HANG:
             s3.wait_healed()
             self._hang_up()
-        elif fault in (REFUSE_500, REFUSE_503, CONFLICT):
-            self._refuse(int(fault), {"409": "ConditionalRequestConflict"}.get(fault, "Trouble"))
+        elif fault in (REFUSE_403, REFUSE_500, REFUSE_503, CONFLICT):
+            codes = {REFUSE_403: "AccessDenied", CONFLICT: "ConditionalRequestConflict"}
+            self._refuse(int(fault), codes.get(fault, "Trouble"))
         elif self.headers["x-amz-content-sha256"] != hashlib.sha256(body).hexdigest():
             self._refuse(400, "XAmzContentSHA256Mismatch")
         elif self.bucket not in s3.buckets:

@@ -40,12 +40,17 @@ def held_length(client: Client, queue: str) -> int:
 def waiting_messages(client: Client, queue: str) -> Iterator[Any]:
     """Yield the messages that wait in a queue; one that moves meanwhile may come twice."""
     for name in _lists(queue):
-        # Read from the end where messages enter: a worker takes from the other end, which moves
-        # no message that is still to be read.
-        start = 0
-        while batch := client.lrange(name, start, start + _SCAN_MESSAGES - 1):
-            yield from filter(None, map(_parsed, batch))
-            start += len(batch)
+        yield from elements(client, name)
+
+
+def elements(client: Client, name: str) -> Iterator[Any]:
+    """Yield the messages in a list of Redis; one that moves meanwhile may come twice."""
+    # Read from the end where messages enter: a worker takes from the other end, which moves no
+    # message that is still to be read.
+    start = 0
+    while batch := client.lrange(name, start, start + _SCAN_MESSAGES - 1):
+        yield from filter(None, map(_parsed, batch))
+        start += len(batch)
 
 
 def held_messages(client: Client, queue: str) -> Iterator[Any]:

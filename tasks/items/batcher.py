@@ -2,12 +2,13 @@
 
 This module does not use Celery. A message is acknowledged when its items are written. A batch that
 failed runs again after a delay. A message that failed too often is given up: its items are written
-as errors.
+as errors. A batch whose dataset cannot be written waits without limit; if another one waits
+already, its messages are deferred: they leave this worker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -25,13 +26,14 @@ GivenUp = tuple[str, str]  # the class of the errors, and their message
 class Delivery:
     """A message that this worker holds: its unparsed items, and how to acknowledge it.
 
-    `redelivered`: a worker died, or stopped, while it held the message. `lost`: how often the
+    `raw` returns the message in the JSON of its queue. `redelivered`: a worker died, or stopped, while it held the message. `lost`: how often the
     process that had its items, or its worker, died.
     """
 
     dataset: str | None  # None: the default, see clipfleet.tasks.items.task
     items: list[Any]
     ack: Callable[[], None]
+    raw: Callable[[], str] = str
     redelivered: bool = False
     lost: int = 0
 
@@ -63,7 +65,8 @@ class Batcher:
 
     `run(batch)` starts a batch, which ends in `finish`, `try_again` or `lost`. A delivery that
     failed alone, or was lost, `attempts` times is given up. `after(delay_s, call)` is a timer.
-    `extend(n)` raises (or lowers) the prefetch limit by n messages.
+    `extend(n)` raises (or lowers) the prefetch limit by n messages. `defer(deliveries)` puts
+    messages aside in Redis and returns whether it did; they are then acknowledged.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Batcher:
         run: Callable[[Batch], None],
         after: Callable[[float, Callable[[], None]], object],
         extend: Callable[[int], None],
+        defer: Callable[[Sequence[Delivery]], bool],
     ) -> None:
         self._window_items = window_items
         self._window_s = window_s
@@ -82,9 +86,11 @@ class Batcher:
         self._run = run
         self._after = after
         self._extend = extend
+        self._defer = defer
         self._windows: dict[tuple[str | None, GivenUp | None], Batch] = {}
         self._held: set[Delivery] = set()
         self._held_items = 0
+        self._waiting_items = 0  # of the held ones, in batches whose dataset cannot be written
         self._credit = 0
         self._closed = False
 
@@ -118,14 +124,18 @@ class Batcher:
         """Run a failed batch again after a delay.
 
         With `split`, run it in two halves from the second failure on, so that a message that is
-        the cause does not hold up its neighbours.
+        the cause does not hold up its neighbours. Without, its dataset cannot be written: at most
+        a window of such messages stays here, or they would hold up all others.
         """
+        if not split:
+            self._wait(batch)
+            return
         alone = len(batch.deliveries) == 1
-        batch.failed_alone += split and alone
+        batch.failed_alone += alone
         if batch.failed_alone >= self._attempts and batch.given_up is None:
             message = f"it failed {batch.failed_alone} times without its neighbours: {reason}"
             batch.given_up = (ENGINE_FAILED, message)
-        halved = split and not alone and batch.attempt > 1
+        halved = not alone and batch.attempt > 1
         self._go_later(batch, _halves(batch) if halved else [batch])
 
     def lost(self, batch: Batch, error: BaseException) -> None:
@@ -162,13 +172,34 @@ class Batcher:
             part.attempt = attempt + 1
             self._after(retry_delay_s(attempt), partial(self._go, part))
 
+    def _wait(self, batch: Batch) -> None:
+        """Run a batch again after a delay, or defer it if it is too much beside those that wait."""
+        waiting = self._waiting_items + batch.size
+        too_much = self._waiting_items > 0 and waiting > self._window_items
+        # Redis does not keep that a batch was given up.
+        if too_much and batch.given_up is None and self._defer(batch.deliveries):
+            self.finish(batch)
+            return
+        self._waiting_items = waiting
+        self._update_credit()
+        delay_s = retry_delay_s(batch.attempt)
+        batch.attempt += 1
+        self._after(delay_s, partial(self._go_after_waiting, batch))
+
+    def _go_after_waiting(self, batch: Batch) -> None:
+        self._waiting_items -= batch.size
+        self._go(batch)
+
     def _go(self, batch: Batch) -> None:
         if not self._closed:
             self._run(batch)
 
     def _update_credit(self) -> None:
-        """Keep the prefetch limit above the held messages, up to `MAX_HELD_WINDOWS` of items."""
-        full = self._held_items >= MAX_HELD_WINDOWS * self._window_items
+        """Keep the prefetch limit above the held messages, up to `MAX_HELD_WINDOWS` of items.
+
+        Waiting items do not count: shards and the items of other datasets pass.
+        """
+        full = self._held_items - self._waiting_items >= MAX_HELD_WINDOWS * self._window_items
         wanted = min(len(self._held), self._credit if full else _MAX_CREDIT)
         if wanted != self._credit:
             self._extend(wanted - self._credit)

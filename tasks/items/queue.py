@@ -15,6 +15,7 @@ from clipfleet.errors import QueueFullError, UsageError
 from clipfleet.messages import EMBED_ITEMS_TASK, queue_name
 from clipfleet.settings import Settings, load_settings
 from clipfleet.tasks.app import make_app
+from clipfleet.tasks.broker.deferred import deferred_length
 from clipfleet.tasks.broker.queue_stats import queue_length
 from clipfleet.tasks.broker.redis_client import connect
 from clipfleet.tasks.submit.enqueue import broker_errors
@@ -84,7 +85,7 @@ class ItemQueue:
             BrokerError: Redis does not answer.
         """
         with broker_errors(self._settings):
-            return queue_length(self._client, self._name)
+            return self._length()
 
     def close(self) -> None:
         """Close the connections to Redis."""
@@ -106,12 +107,15 @@ class ItemQueue:
         deadline_s = time.monotonic() + wait_s
         limit = self._settings.max_queued_messages
         pause_s = _FIRST_WAIT_S
-        while (length := queue_length(self._client, self._name)) >= limit:
+        while (length := self._length()) >= limit:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 raise self._full(length, limit, wait_s)
             time.sleep(min(left_s, pause_s * random.uniform(0.5, 1.0)))  # not all at once
             pause_s = min(2 * pause_s, _MAX_WAIT_S)
+
+    def _length(self) -> int:
+        return queue_length(self._client, self._name) + deferred_length(self._client, self._name)
 
     def _full(self, length: int, limit: int, wait_s: float) -> QueueFullError:
         waited = f" after {wait_s:g} s" if wait_s else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -17,12 +17,14 @@ from typing import Any
 from billiard.exceptions import WorkerLostError
 from celery.worker.request import Request
 from celery.worker.state import task_reserved
+from kombu.utils.json import dumps
 
 from clipfleet.errors import MessageError
 from clipfleet.messages import EMBED_ITEMS_TASK, MAX_MESSAGE_ITEMS
 from clipfleet.settings import Settings
 from clipfleet.tasks.broker.amqp import settings_of
 from clipfleet.tasks.broker.consumer import Handler, arguments_of, refuse_message
+from clipfleet.tasks.broker.deferred import bring_back, defer
 from clipfleet.tasks.items.batcher import Batch, Batcher, Delivery
 from clipfleet.tasks.retry_policy import (
     BatchFailed,
@@ -34,6 +36,7 @@ from clipfleet.tasks.retry_policy import (
 from clipfleet.validation import shortened
 
 _SHOWN_LENGTH = 200  # characters of a wrong argument in its refusal
+_RETURNS_S = 5.0  # between two looks for deferred messages that are due
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,9 @@ def strategy(task: Any, app: Any, consumer: Any) -> Handler:
     if task.batcher is not None:
         task.batcher.close()
         task.batcher = None
+    if task.returns is not None:
+        task.returns.cancel()
+    task.returns = consumer.timer.call_repeatedly(_RETURNS_S, _bring_back, (consumer,))
     return partial(_receive, task, consumer, settings_of(app))
 
 
@@ -64,6 +70,9 @@ def make_batcher(task: Any, consumer: Any, settings: Settings) -> Batcher:
         else:
             consumer.qos.decrement_eventually(-messages)
 
+    def put_aside(deliveries: Sequence[Delivery]) -> bool:
+        return _defer(consumer, deliveries)
+
     batcher = Batcher(
         window_items=settings.window_items,
         window_s=settings.window_s,
@@ -71,6 +80,7 @@ def make_batcher(task: Any, consumer: Any, settings: Settings) -> Batcher:
         run=run,
         after=consumer.timer.call_after,
         extend=extend,
+        defer=put_aside,
     )
     return batcher
 
@@ -111,9 +121,37 @@ def _receive(task: Any, consumer: Any, settings: Settings, message: Any, *_: Any
         refuse_message(settings, message, error)
         ack()
     else:
+        delivery.raw = partial(dumps, message._raw)  # noqa: SLF001 - as kombu records it
         if task.batcher is None:  # the first message on this connection
             task.batcher = make_batcher(task, consumer, settings)
         task.batcher.add(delivery)
+
+
+def _defer(consumer: Any, deliveries: Sequence[Delivery]) -> bool:
+    """Put messages aside in Redis; return False, so that they are held, if Redis does not."""
+    channel, queue = consumer.task_consumer.channel, consumer.app.conf.task_default_queue
+    fields = {"messages": len(deliveries), "items": sum(len(one.items) for one in deliveries)}
+    try:
+        with channel.conn_or_acquire() as client:
+            defer(client, queue, [delivery.raw() for delivery in deliveries])
+    except channel.connection_errors as error:
+        log.warning("items not put aside", extra={**fields, "reason": reason_of(error)})
+        return False
+    log.info("items put aside in Redis: others wait for their dataset already", extra=fields)
+    return True
+
+
+def _bring_back(consumer: Any) -> None:
+    """Move deferred messages back to their queue, if that is due."""
+    channel = consumer.task_consumer.channel
+    try:
+        with channel.conn_or_acquire() as client:
+            moved = bring_back(client, consumer.app.conf.task_default_queue)
+    except channel.connection_errors as error:  # the next call does it
+        log.warning("items not brought back", extra={"reason": reason_of(error)})
+        return
+    if moved:
+        log.info("items brought back to their queue", extra={"messages": moved})
 
 
 class BatchRequest(Request):

@@ -21,9 +21,10 @@ from clipfleet.errors import (
     UsageError,
 )
 from clipfleet.items import Item
-from clipfleet.messages import EMBED_ITEMS_TASK
+from clipfleet.messages import EMBED_ITEMS_TASK, queue_name
 from clipfleet.storage.commit.commit import Commit
 from clipfleet.storage.commit.kinds import check_kind
+from clipfleet.storage.filesystem.locations import below
 from clipfleet.storage.format.dataset import Dataset, single_items_name
 from clipfleet.tasks.broker.conflicts import count_conflicts
 from clipfleet.tasks.broker.refusals import refuse
@@ -31,7 +32,8 @@ from clipfleet.tasks.dataset_access import check_new_root, dataset_root
 from clipfleet.tasks.items.batcher import Batcher, GivenUp
 from clipfleet.tasks.items.embed import Outcome, embed_single_items
 from clipfleet.tasks.items.parse import read_single_items
-from clipfleet.tasks.retry_policy import reason_of, requeue_batch
+from clipfleet.tasks.items.waiting import forget_waiting, record_waiting
+from clipfleet.tasks.retry_policy import is_postponed, reason_of, requeue_batch
 from clipfleet.tasks.worker.fatal_error import gpu_lost
 from clipfleet.tasks.worker.watchdog import working
 from clipfleet.workers.embedder import Embedder, current_embedder
@@ -76,7 +78,9 @@ class BatchedTask(Task[..., None]):
 
     Strategy = "clipfleet.tasks.items.receive:strategy"
     acks_on_failure = False  # after any error, the batch is queued again
-    batcher: Batcher | None = None  # of the present connection, in the parent process
+    # Of the present connection, in the parent process.
+    batcher: Batcher | None = None
+    returns: Any = None  # the timer that brings deferred messages back
 
 
 @shared_task(name=EMBED_ITEMS_TASK, bind=True, base=BatchedTask)
@@ -110,8 +114,13 @@ def embed_items(
         _refuse(embedder, "", len(items), reason_of(error))
     except Exception as error:  # noqa: BLE001 - the edge of the task; `requeue_batch` raises
         _log_failed(error, len(items), dataset)
+        if is_postponed(error):
+            name = single_items_name(embedder.card.tower) if dataset is None else dataset
+            root = below(str(embedder.settings.output), name)
+            record_waiting(*_queue_of(embedder), dataset, root, reason_of(error))
         requeue_batch(error)
     else:
+        forget_waiting(*_queue_of(embedder), dataset)
         for fault in faults:
             log.error("item refused", extra={"dataset": opened.root, "reason": fault})
         if faults:
@@ -121,6 +130,12 @@ def embed_items(
             fields = {"dataset": opened.root, "items": len(items), "reason": given_up[1]}
             log.error("items given up: they are errors, see `clipfleet retry`", extra=fields)
         _log_done(len(items), outcome, opened, time.monotonic() - started_s, isolated=isolated)
+
+
+def _queue_of(embedder: Embedder) -> tuple[str, str]:
+    """Return the Redis and the queue of this worker."""
+    settings = embedder.settings
+    return settings.redis_url, queue_name(embedder.card.tower, settings.queue_prefix)
 
 
 def _refuse(embedder: Embedder, dataset: str, items: int, reason: str) -> None:

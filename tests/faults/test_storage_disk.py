@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -9,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import Record
+from clipfleet.tasks.broker.refusals import Refusals
+from tests.faults.conftest import MakeRig, Record
 from tests.faults.harness import Rig, open_rig, seconds
 from tests.faults.tmpfs import Tmpfs, mounted_tmpfs
-from tests.integration.support import wait_until
+from tests.integration.support import texts, wait_until
 
 pytestmark = pytest.mark.integration
 
 ITEMS = 1_000
+SINGLE = "items-txt"
 OUTAGE_S = seconds(60, 1)
 SIZE_BYTES = 8 << 20
 
@@ -83,6 +87,46 @@ def test_a_read_only_output_holds_a_job_up_until_it_is_writable(
     tmpfs.make_writable()
     rig.recovery_begins()
     record(rig.outcome("output read-only, then writable", name="read-only"))
+
+
+@pytest.fixture
+def forbidden(make_rig: MakeRig) -> Iterator[Rig]:
+    """A fleet whose output `forbid` closes to it, as an expired ticket of a network disk does."""
+    rig = make_rig()
+    rig.start_plain_worker().ready()
+    yield rig
+    os.chmod(str(rig.settings.output), 0o755)
+
+
+def test_a_forbidden_output_holds_a_job_up_until_it_is_allowed(
+    forbidden: Rig, record: Record
+) -> None:
+    rig = forbidden
+    rig.submit(ITEMS, "forbidden")
+    os.chmod(str(rig.settings.output), 0o000)
+    wait_until(lambda: rig.workers[0].events("shard failed, will be tried again"), what="a refusal")
+    os.chmod(str(rig.settings.output), 0o755)
+    rig.recovery_begins()
+    record(rig.outcome("output forbidden (EACCES), then allowed", name="forbidden"))
+    assert Refusals(rig.client, rig.settings.queue_prefix).all() == []
+
+
+def test_a_forbidden_output_makes_single_items_wait_and_status_counts_them(
+    forbidden: Rig, record: Record
+) -> None:
+    rig, worker = forbidden, forbidden.workers[0]
+    rig.queue_items(texts(100))
+    rig.wait_for_items(100, SINGLE)
+    os.chmod(str(rig.settings.output), 0o000)
+    rig.queue_items(texts(100, start=100))
+    worker.wait_for("batch failed, will be tried again", count=2)
+    told = json.loads(rig.run("status", rig.dataset_path(SINGLE), "--json").stdout)
+    assert [w["items"] for w in told["waiting_items"]] == [100]
+    assert "Permission denied" in told["waiting_items"][0]["reason"]
+    os.chmod(str(rig.settings.output), 0o755)
+    rig.recovery_begins()
+    record(rig.outcome("output forbidden (EACCES), then allowed, with single items", name=SINGLE))
+    assert Refusals(rig.client, rig.settings.queue_prefix).all() == []
 
 
 def test_a_dataset_that_is_removed_ends_its_job_and_may_be_submitted_again(

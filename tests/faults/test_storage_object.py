@@ -23,6 +23,7 @@ from tests.s3 import (
     HANG,
     LOSE_ANSWER,
     LOSE_ANSWER_500,
+    REFUSE_403,
     REFUSE_500,
     REFUSE_503,
     S3,
@@ -75,13 +76,14 @@ def parts(s3: S3, name: str) -> list[str]:
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
+        (REFUSE_403, "object store answers 403 for a while"),
         (REFUSE_500, "object store answers 500 for a while"),
         (REFUSE_503, "object store answers 503 for a while"),
         (HANG, "object store does not answer for a while"),
         (CUT_UPLOAD, "uploads to the object store are cut off for a while"),
         (CUT_DOWNLOAD, "downloads from the object store are cut off for a while"),
     ],
-    ids=["500", "503", "hang", "cut-upload", "cut-download"],
+    ids=["403", "500", "503", "hang", "cut-upload", "cut-download"],
 )
 def test_a_store_that_is_out_of_order_holds_a_job_up_until_it_is_not(
     rig: Rig, s3: S3, record: Record, fault: str, told: str
@@ -167,6 +169,21 @@ def test_items_that_come_singly_are_written_once_while_the_store_loses_answers(
     rig.recovery_begins()
     rig.submitted[name] = rig.submitted.pop(rig.dataset_path(name))
     record(rig.outcome("object store loses answers, items come singly and twice", name=name))
+
+
+def test_items_that_come_singly_wait_while_the_store_forbids_their_dataset(
+    rig: Rig, s3: S3, record: Record
+) -> None:
+    s3.break_(REFUSE_403)
+    rig.queue_items(texts(50), dataset="forbidden")
+    failed, before = "batch failed, will be tried again", len(rig.workers[-1].events())
+    wait_until(
+        lambda: any(e["event"] == failed for e in rig.workers[-1].events()[before:]),
+        what="a refusal",
+    )
+    s3.heal()
+    rig.recovery_begins()
+    record(rig.outcome("object store answers 403, with single items", name="forbidden"))
 
 
 def test_the_commands_take_a_dataset_in_a_store(rig: Rig) -> None:

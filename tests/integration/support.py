@@ -26,6 +26,7 @@ from clipfleet.storage.filesystem.locations import below, open_filesystem
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.verify.verify import verify_dataset
+from clipfleet.tasks.broker.deferred import deferred_length
 from clipfleet.tasks.broker.queue_stats import held_length, queue_length
 from clipfleet.tasks.broker.redis_client import connect
 from clipfleet.tasks.submit.submit import Submission, submit
@@ -294,8 +295,9 @@ class Bench:
             ) from error
 
     def in_redis(self) -> tuple[int, int]:
-        """Return how many messages wait, and how many workers hold."""
-        return queue_length(self.client, self.queue), held_length(self.client, self.queue)
+        """Return how many messages wait, in the queue or deferred, and how many workers hold."""
+        waiting = queue_length(self.client, self.queue) + deferred_length(self.client, self.queue)
+        return waiting, held_length(self.client, self.queue)
 
     def assert_whole(self, name: str = "dataset", *, vectors: int, errors: int = 0) -> None:
         result = verify_dataset(self.dataset_path(name))

@@ -16,6 +16,7 @@ import pytest
 from clipfleet.errors import DatasetKindError
 from clipfleet.model_card import load_card
 from clipfleet.storage.format.dataset import Dataset, part_names
+from clipfleet.tasks.broker.deferred import deferred_key, deferred_length
 from clipfleet.tasks.broker.refusals import Refusals
 from clipfleet.tasks.status import read_progress
 from clipfleet.tasks.submit.retry_failed import retry
@@ -233,6 +234,43 @@ def test_items_wait_while_their_dataset_is_another_models(make_bench: MakeBench)
     folder.rename(folder.with_name("away"))
     bench.wait_for_items(30, "captions")
     bench.assert_whole("captions", vectors=30)
+
+
+def test_waiting_items_let_shards_and_the_items_of_other_datasets_pass(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(window_items=30)
+    worker = bench.start_worker()
+    folder = Path(bench.dataset_path("captions"))
+    other = replace(load_card(str(bench.settings.model))[0], checkpoint_sha256="1" * 64)
+    Dataset.create(str(folder), other, kind="stream", embedding_dtype="float16")
+    bench.queue_items(texts(200), dataset="captions")
+    bench.submit(100)
+    bench.queue_items(texts(5))
+    wait_until(lambda: sum(bench.counts("dataset")) == 100, what="the shard")
+    wait_until(lambda: sum(bench.counts(ITEMS)) == 5, what="the items of the other dataset")
+    waiting = read_progress(str(folder), bench.settings).waiting_items
+    assert [one.items for one in waiting] == [200]
+    assert "choose another output folder" in waiting[0].reason
+    assert sum(bench.in_redis()) == 200
+    assert deferred_length(bench.client, bench.queue) > 100
+    folder.rename(folder.with_name("away"))
+    bench.client.delete(f"{deferred_key(bench.queue)}.returned")  # do not wait a minute
+    worker.wait_for("items brought back to their queue")
+    bench.wait_for_items(200, "captions")
+    bench.assert_whole("captions", vectors=200)
+    assert read_progress(str(folder), bench.settings).waiting_items == []
+
+
+def test_names_that_would_keep_items_out_of_another_dataset_are_refused(bench: Bench) -> None:
+    worker = bench.start_worker()
+    for n, wrong in enumerate((f"{ITEMS}/2026", ".")):
+        bench.queue_items(texts(1), dataset=wrong)
+        worker.wait_for("message refused", count=n + 1)
+    bench.queue_items(texts(3))
+    bench.wait_for_items(3, ITEMS)
+    reasons = [r.reason for r in Refusals(bench.client, bench.settings.queue_prefix).all()]
+    assert ["lies inside items-txt" in reasons[0], "output folder" in reasons[1]] == [True, True]
 
 
 def test_items_for_a_planned_dataset_are_refused_with_the_way_out(served: Bench) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
@@ -45,6 +45,8 @@ class Stand:
         self.clock = Clock()
         self.started: list[Batch] = []
         self.acked: list[str] = []
+        self.deferred: list[str] = []
+        self.redis_takes = True
         self.extension = 0
         self.batcher = Batcher(
             window_items=window_items,
@@ -53,10 +55,15 @@ class Stand:
             run=self.started.append,
             after=self.clock.after,
             extend=self._extend,
+            defer=self._defer,
         )
 
     def _extend(self, messages: int) -> None:
         self.extension += messages
+
+    def _defer(self, deliveries: Sequence[Delivery]) -> bool:
+        self.deferred += [delivery.raw() for delivery in deliveries if self.redis_takes]
+        return self.redis_takes
 
     def add(
         self,
@@ -71,6 +78,7 @@ class Stand:
             dataset=dataset,
             items=[name] * items,
             ack=partial(self.acked.append, name),
+            raw=lambda: name,
             redelivered=redelivered,
             lost=lost,
         )
@@ -259,6 +267,57 @@ def test_a_transient_failure_keeps_a_batch_together() -> None:
     assert stand.sizes() == [4] * 5
 
 
+def test_one_window_waits_for_its_dataset_and_further_batches_are_deferred() -> None:
+    stand = Stand(window_items=2)
+    for name in "abcdef":
+        stand.add(name)
+    for batch in list(stand.started):
+        stand.batcher.try_again(batch, split=False)
+    assert stand.deferred == stand.acked == ["c", "d", "e", "f"]
+    stand.clock.pass_s(1)
+    assert [one.raw() for one in stand.started[-1].deliveries] == ["a", "b"]
+
+
+def test_waiting_messages_leave_the_prefetch_limit_to_others() -> None:
+    stand = Stand(window_items=2)
+    for name in "abcd":
+        stand.add(name)
+    assert stand.extension == 3  # two windows are held: no further message is taken
+    stand.batcher.try_again(stand.started[0], split=False)
+    assert stand.extension == 4
+    stand.batcher.try_again(stand.started[1], split=False)
+    assert stand.extension == 2
+
+
+def test_a_batch_larger_than_the_window_waits_here_if_no_other_does() -> None:
+    stand = Stand(window_items=2)
+    stand.add("a", items=9)
+    stand.batcher.try_again(stand.started[0], split=False)
+    stand.clock.pass_s(1)
+    assert (stand.sizes(), stand.deferred) == ([9, 9], [])
+
+
+def test_messages_that_redis_does_not_take_wait_here() -> None:
+    stand = Stand(window_items=1)
+    stand.redis_takes = False
+    stand.add("a")
+    stand.add("b")
+    for batch in list(stand.started):
+        stand.batcher.try_again(batch, split=False)
+    assert stand.acked == []
+    stand.clock.pass_s(1)
+    assert stand.sizes() == [1] * 4
+
+
+def test_a_message_that_was_given_up_is_not_deferred_because_redis_would_forget_that() -> None:
+    stand = Stand(window_items=1)
+    stand.add("a", lost=ATTEMPTS)
+    stand.add("b", lost=ATTEMPTS)
+    for batch in list(stand.started):
+        stand.batcher.try_again(batch, split=False)
+    assert stand.deferred == []
+
+
 def test_a_closed_batcher_starts_nothing() -> None:
     stand = Stand()
     stand.add("a", items=10)
@@ -310,4 +369,5 @@ def test_every_message_is_acknowledged_once_and_the_extension_returns_to_zero(
         else:
             stand.batcher.finish(batch)
     assert sorted(stand.acked) == sorted(f"m{n}" for n in range(len(arrivals)))
+    assert len(set(stand.deferred)) == len(stand.deferred)
     assert stand.extension == 0

@@ -138,7 +138,9 @@ def test_a_new_dataset_that_would_keep_items_out_of_another_is_refused(
         check_new_root(str(tmp_path), dataset_root(str(tmp_path), named))
 
 
-@pytest.mark.parametrize("named", ["items-txt", "items-img", "a/b", "a/c", "b/items-txt/c", "files"])
+@pytest.mark.parametrize(
+    "named", ["items-txt", "items-img", "a/b", "a/c", "b/items-txt/c", "files"]
+)
 def test_a_new_dataset_beside_others_is_taken(tmp_path: Path, named: str) -> None:
     for folder in ("a/b", "items-txt/2026"):  # the second is of an earlier version
         (tmp_path / folder).mkdir(parents=True)

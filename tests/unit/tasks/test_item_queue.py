@@ -55,6 +55,7 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> ItemQueue:
 def lengths(monkeypatch: pytest.MonkeyPatch, *found: int) -> None:
     """Have the queue be so long at one look after the other; the last stands."""
     left = list(found)
+    monkeypatch.setattr(item_queue, "deferred_length", lambda *_: 0)
     monkeypatch.setattr(
         item_queue, "queue_length", lambda *_: left.pop(0) if len(left) > 1 else left[0]
     )

@@ -150,7 +150,7 @@ def is_folder(error: Exception) -> bool:
 
 
 def _has_hard_links(path: str) -> bool:
-    """Return whether a file can get a second name beside it: EPERM also means an immutable folder."""
+    """Return whether a file can get a second name here: EPERM also means an immutable folder."""
     try:
         os.link(path, f"{path}-link")
     except OSError:

@@ -26,8 +26,9 @@ GivenUp = tuple[str, str]  # the class of the errors, and their message
 class Delivery:
     """A message that this worker holds: its unparsed items, and how to acknowledge it.
 
-    `raw` returns the message in the JSON of its queue. `redelivered`: a worker died, or stopped, while it held the message. `lost`: how often the
-    process that had its items, or its worker, died.
+    `raw` returns the message in the JSON of its queue. `redelivered`: a worker died, or stopped,
+    while it held the message. `lost`: how often the process that had its items, or its worker,
+    died.
     """
 
     dataset: str | None  # None: the default, see clipfleet.tasks.items.task

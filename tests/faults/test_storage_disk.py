@@ -95,7 +95,7 @@ def forbidden(make_rig: MakeRig) -> Iterator[Rig]:
     rig = make_rig()
     rig.start_plain_worker().ready()
     yield rig
-    os.chmod(str(rig.settings.output), 0o755)
+    os.chmod(str(rig.settings.output), 0o700)
 
 
 def test_a_forbidden_output_holds_a_job_up_until_it_is_allowed(
@@ -105,7 +105,7 @@ def test_a_forbidden_output_holds_a_job_up_until_it_is_allowed(
     rig.submit(ITEMS, "forbidden")
     os.chmod(str(rig.settings.output), 0o000)
     wait_until(lambda: rig.workers[0].events("shard failed, will be tried again"), what="a refusal")
-    os.chmod(str(rig.settings.output), 0o755)
+    os.chmod(str(rig.settings.output), 0o700)
     rig.recovery_begins()
     record(rig.outcome("output forbidden (EACCES), then allowed", name="forbidden"))
     assert Refusals(rig.client, rig.settings.queue_prefix).all() == []
@@ -123,7 +123,7 @@ def test_a_forbidden_output_makes_single_items_wait_and_status_counts_them(
     told = json.loads(rig.run("status", rig.dataset_path(SINGLE), "--json").stdout)
     assert [w["items"] for w in told["waiting_items"]] == [100]
     assert "Permission denied" in told["waiting_items"][0]["reason"]
-    os.chmod(str(rig.settings.output), 0o755)
+    os.chmod(str(rig.settings.output), 0o700)
     rig.recovery_begins()
     record(rig.outcome("output forbidden (EACCES), then allowed, with single items", name=SINGLE))
     assert Refusals(rig.client, rig.settings.queue_prefix).all() == []

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +20,13 @@ from clipfleet.errors import CardError, ItemError, UsageError
 from clipfleet.items import Item
 from clipfleet.model_card import ModelCard, load_card
 from clipfleet.settings import Settings, cores, load_settings
+from clipfleet.workers.closing import Closing
 from clipfleet.workers.engines.base import Engine, l2_normalise
 from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.images.decode import ImageLimits, read_image
 from clipfleet.workers.images.preprocess import preprocess_into
 from clipfleet.workers.images.read import is_http_url
 from clipfleet.workers.text.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from typing_extensions import Self  # in typing from Python 3.11
 
 Vectors = NDArray[np.float32]
 Picture = str | Path | Image.Image | NDArray[np.uint8]
@@ -51,7 +49,7 @@ def load_model(card: str | Path, *, settings: Settings | None = None) -> Model:
     return Model(card, settings=settings or load_settings())
 
 
-class Model:
+class Model(Closing):
     """The towers of one checkpoint in this process, from `load_model`; a context manager.
 
     The vectors are those that a worker with the same engine and settings computes. Where the number
@@ -145,12 +143,6 @@ class Model:
         """Free the engines; a later call loads them again."""
         while self._engines:
             self._engines.popitem()[1].close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _encode(
         self, tower: Tower, count: int, fill: Callable[[range, NDArray[Any]], None]

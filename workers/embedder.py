@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
-from types import TracebackType
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +16,7 @@ from clipfleet.items import Item
 from clipfleet.model_card import ModelCard
 from clipfleet.settings import Settings, cores
 from clipfleet.storage.format.parts import Embedded, Failure
+from clipfleet.workers.closing import Closing
 from clipfleet.workers.engines.base import Engine, l2_normalise
 from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.http.prefetch import Prefetcher
@@ -44,7 +44,7 @@ def no_progress() -> None:
     """Ignore progress."""
 
 
-class Embedder:
+class Embedder(Closing):
     """An engine, its settings and the threads that make its inputs; a context manager.
 
     One call of `embed` at a time.
@@ -138,17 +138,6 @@ class Embedder:
         self._urls.close()
         self._pool.shutdown(cancel_futures=True)
         self.engine.close()
-
-    def __enter__(self) -> Embedder:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_embedder(settings: Settings) -> Embedder:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Mapping
-from types import TracebackType
 
 from clipfleet.architectures import TOWERS, Tower
 from clipfleet.errors import QueueFullError, UsageError
@@ -19,12 +18,13 @@ from clipfleet.tasks.broker.deferred import deferred_length
 from clipfleet.tasks.broker.queue_stats import queue_length
 from clipfleet.tasks.broker.redis_client import connect
 from clipfleet.tasks.submit.enqueue import broker_errors
+from clipfleet.workers.closing import Closing
 
 _FIRST_WAIT_S = 0.05
 _MAX_WAIT_S = 2.0
 
 
-class ItemQueue:
+class ItemQueue(Closing):
     """The queue of a tower, "img" or "txt", for a producer of single items; a context manager.
 
         with clipfleet.ItemQueue("txt") as queue:
@@ -91,17 +91,6 @@ class ItemQueue:
         """Close the connections to Redis."""
         self._client.close()
         self._app.close()
-
-    def __enter__(self) -> ItemQueue:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _wait_for_room(self, wait_s: float) -> None:
         deadline_s = time.monotonic() + wait_s

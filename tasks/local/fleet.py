@@ -6,16 +6,16 @@ import json
 import logging
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from clipfleet.errors import EngineError
 from clipfleet.gpus import VISIBLE_VARIABLE
 from clipfleet.settings import Settings, cores
 from clipfleet.tasks.local.child_processes import ask_to_end, end_all, start_child_process
+from clipfleet.tasks.local.scratch import scratch_folder
 from clipfleet.workers.environment import environment_of
 
 MAX_STARTS = 3  # of one worker; then the others continue without it
@@ -47,11 +47,12 @@ class LocalFleet:
         self._gpus: list[str | None] = [*gpus] or [None] * count
         self._settings = _with_short_waits(share_of_cores(settings, len(self._gpus)))
         self._workers: list[_Worker] = []
+        self._open = ExitStack()
 
     def __enter__(self) -> LocalFleet:
-        self._folder = tempfile.TemporaryDirectory(prefix="clipfleet-")
+        self._folder = self._open.enter_context(scratch_folder())
         for number, gpu in enumerate(self._gpus):
-            log_path = Path(self._folder.name, f"worker-{number}.log")
+            log_path = Path(self._folder, f"worker-{number}.log")
             process = self._start(log_path, gpu)
             self._workers.append(_Worker(log_path=log_path, gpu=gpu, process=process))
         return self
@@ -90,16 +91,9 @@ class LocalFleet:
         """Send SIGTERM to all; `__exit__` waits for them."""
         ask_to_end(self._processes)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
+    def __exit__(self, *_: object) -> None:
+        with self._open:
             end_all(self._processes, grace_s=self._settings.stop_grace_s + STOP_EXTRA_S)
-        finally:
-            self._folder.cleanup()
 
     @property
     def _processes(self) -> list[subprocess.Popen[bytes]]:
@@ -107,6 +101,7 @@ class LocalFleet:
 
     def _start(self, log_path: Path, gpu: str | None) -> subprocess.Popen[bytes]:
         environment = environment_of(self._settings)
+        environment["TMPDIR"] = self._folder  # what a killed worker leaves goes with the folder
         if gpu is not None:
             environment[VISIBLE_VARIABLE] = gpu
         with open(log_path, "ab") as log:

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from clipfleet.errors import BrokerError, DependencyError
 from clipfleet.tasks.broker.redis_client import connect
 from clipfleet.tasks.local.child_processes import end, start_child_process
+from clipfleet.tasks.local.scratch import scratch_folder
 
 _PROGRAMS = ("redis-server", "valkey-server")
 _START_S = 10.0
@@ -62,7 +63,7 @@ def private_redis() -> Iterator[str]:
         BrokerError: The server does not start.
     """
     command = server_command()
-    with tempfile.TemporaryDirectory(prefix="clipfleet-", dir=_folder()) as folder:  # mode 0700
+    with scratch_folder(_folder()) as folder:
         socket, log_path = Path(folder, "redis.sock"), Path(folder, "redis.log")
         with open(log_path, "wb") as log:
             server = start_child_process([*command, *_options(folder, socket)], output=log)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -22,13 +21,15 @@ from clipfleet.storage.plan.failures import count_failures
 from clipfleet.storage.sources.base import Source
 from clipfleet.storage.verify.verification import Verification
 from clipfleet.storage.verify.verify import verify_dataset
-from clipfleet.tasks.broker.redis_client import connect, unreachable
+from clipfleet.tasks.broker.redis_client import check_broker, connect, unreachable
 from clipfleet.tasks.local.fleet import LocalFleet
 from clipfleet.tasks.local.redis_server import private_redis
 from clipfleet.tasks.progress import Show, duration
 from clipfleet.tasks.status import Progress
+from clipfleet.tasks.submit.enqueue import queue_of
+from clipfleet.tasks.submit.local_run import HeldDataset, hold_dataset, local_prefix
 from clipfleet.tasks.submit.retry_failed import Retry, retry
-from clipfleet.tasks.submit.submit import Submission, submit
+from clipfleet.tasks.submit.submit import Submission, create_planned, submit
 
 _POLL_S = 0.25
 _STALL_S = 15.0  # without progress, before the last reason in the workers' logs is shown
@@ -110,11 +111,14 @@ def embed_source(  # noqa: PLR0913 - those of `clipfleet.embed`
     call continues from there. `refresh` and `moved_from` are as in `submit`.
 
     Raises:
-        UsageError: The source, the model or the dataset is not fit for use.
+        UsageError: The source, the model or the dataset is not fit for use, or another command or
+            fleet embeds the dataset.
         BrokerError: Redis does not start or answer.
         EngineError: The workers do not start, or refuse the work.
     """
+    card, _ = load_card(model)
     return _run(
+        lambda: create_planned(out, card, settings),
         lambda fleet: submit(
             source, out, model, settings=fleet, refresh=refresh, moved_from=moved_from
         ),
@@ -145,8 +149,10 @@ def retry_here(
         EngineError: The workers do not start, or refuse the work.
     """
     card, _ = load_card(model)
-    Dataset.open(dataset, store_timeout_s=settings.store_timeout_s).check_model(card)
+    opened = Dataset.open(dataset, store_timeout_s=settings.store_timeout_s)
+    opened.check_model(card)
     return _run(
+        lambda: opened,
         lambda fleet: retry(dataset, only, settings=fleet),
         _fleet_settings(settings, dataset, model),
         workers=workers,
@@ -157,6 +163,7 @@ def retry_here(
 
 
 def _run(
+    open_dataset: Callable[[], Dataset],
     queue: Callable[[Settings], Submission | Retry],
     settings: Settings,
     *,
@@ -165,22 +172,24 @@ def _run(
     own_redis: bool,
     show: Show,
 ) -> Summary:
-    """Queue, embed what is queued, and verify the dataset."""
+    """Queue, embed what is queued, and verify the dataset, which this process holds meanwhile."""
     with _redis(settings, own=own_redis) as redis_url:
         settings = settings.model_copy(update={"redis_url": redis_url})
-        submission = queue(settings)
-        dataset = Dataset.open(submission.dataset, store_timeout_s=settings.store_timeout_s)
-        progress = Progress(dataset, settings)
-        progress.refresh()
-        before, started_s = progress.done, time.monotonic()
-        if not progress.finished:
-            with LocalFleet(settings, workers, gpus) as fleet:
-                _wait(progress, fleet, show)
-                seconds = time.monotonic() - started_s
-                fleet.ask_to_stop()  # while the dataset is verified
-                verification = verify_dataset(dataset)
-        else:
-            seconds, verification = 0.0, verify_dataset(dataset)
+        check_broker(redis_url)
+        dataset = open_dataset()
+        with hold_dataset(dataset, queue_of(dataset, settings)) as held:
+            submission = queue(settings)
+            progress = Progress(dataset, settings)
+            progress.refresh()
+            before, started_s = progress.done, time.monotonic()
+            if not progress.finished:
+                with LocalFleet(settings, workers, gpus) as fleet:
+                    _wait(progress, fleet, held, show)
+                    seconds = time.monotonic() - started_s
+                    fleet.ask_to_stop()  # while the dataset is verified
+                    verification = verify_dataset(dataset)
+            else:
+                seconds, verification = 0.0, verify_dataset(dataset)
     return Summary(
         submission=submission,
         verification=verification,
@@ -190,16 +199,18 @@ def _run(
     )
 
 
-def _wait(progress: Progress, fleet: LocalFleet, show: Show) -> None:
+def _wait(progress: Progress, fleet: LocalFleet, held: HeldDataset, show: Show) -> None:
     """Show progress until everything is done.
 
     Raises:
+        DatasetError: Another command took the dataset over.
         EngineError: The workers end too often, or refuse shards.
         BrokerError: Redis has not answered for a minute.
     """
     while not progress.finished:
         time.sleep(_POLL_S)
         fleet.check()
+        held.check()
         progress.refresh()
         reason = fleet.last_reason() if progress.stalled_s > _STALL_S else None
         show(replace(progress.snapshot(), stall_reason=reason))
@@ -217,7 +228,7 @@ def _fleet_settings(settings: Settings, out: str, model: str | Path) -> Settings
         "tower": card.tower,
         "model": str(Path(model).resolve()),
         "output": absolute(out),
-        "queue_prefix": f"{settings.queue_prefix}.{uuid.uuid4().hex[:8]}",
+        "queue_prefix": local_prefix(settings.queue_prefix),
         "reconcile_interval_s": _RECONCILE_S,
     }
     return settings.model_copy(update=fleet)

@@ -9,7 +9,8 @@ from clipfleet.settings import Settings
 from clipfleet.storage.commit.manifest import finish, missing_shards
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.tasks.broker.redis_client import check_broker
-from clipfleet.tasks.submit.enqueue import later, queue_missing
+from clipfleet.tasks.submit.enqueue import later, queue_missing, queue_of
+from clipfleet.tasks.submit.local_run import refuse_local_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +39,16 @@ class Resumption:
 def resume(dataset_root: str, *, settings: Settings) -> Resumption:
     """Queue the open shards of all jobs of a dataset that are not in Redis.
 
-    Neither the source nor the model is needed. Single items have no plan and are not queued.
+    Neither the source nor the model is needed. Single items have no plan and are not queued. Shards
+    that were queued for another fleet are this fleet's from now on.
 
     Raises:
-        DatasetError: There is no dataset, or it is damaged.
+        DatasetError: There is no dataset, it is damaged, or a local run embeds it now.
         BrokerError: Redis does not answer; another `resume` continues.
     """
     dataset = Dataset.open(dataset_root, store_timeout_s=settings.store_timeout_s)
     check_broker(settings.redis_url)
+    refuse_local_run(dataset, queue_of(dataset, settings))
     finish(dataset)
     open_shards = sum(1 for _ in missing_shards(dataset))
     if not open_shards:

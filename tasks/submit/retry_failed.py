@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from clipfleet.settings import Settings
-from clipfleet.storage.commit.manifest import finish
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.plan.planner import PlannedMeanwhileError, plan_retry
 from clipfleet.storage.plan.reader import Job
 from clipfleet.tasks.broker.redis_client import check_broker
-from clipfleet.tasks.submit.enqueue import later, queue_missing
+from clipfleet.tasks.submit.enqueue import later
+from clipfleet.tasks.submit.job import plan_and_queue
 
 _ATTEMPTS = 10  # the workers of a stream plan jobs too, for newer content
 
@@ -54,13 +54,14 @@ def retry(dataset_root: str, only: Collection[str] = (), *, settings: Settings) 
     Raises:
         BrokerError: Redis does not answer. Nothing was planned, or not all shards were queued;
             another `retry` continues.
-        DatasetError: There is no dataset, it is damaged, or other processes plan all the time.
+        DatasetError: There is no dataset, it is damaged, other processes plan all the time, or
+            another command or fleet embeds it.
     """
     dataset = Dataset.open(dataset_root, store_timeout_s=settings.store_timeout_s)
     check_broker(settings.redis_url)
-    finish(dataset)
-    job = _plan(dataset, only, settings.shard_size)
-    queueing = queue_missing(dataset, settings)
+    job, queueing = plan_and_queue(
+        dataset, settings, lambda: _plan(dataset, only, settings.shard_size)
+    )
     return Retry(
         dataset=dataset.root,
         job=job.id if job else None,

@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clipfleet.model_card import load_card
+from clipfleet.model_card import ModelCard, load_card
 from clipfleet.settings import Settings
 from clipfleet.storage.commit.kinds import check_kind
-from clipfleet.storage.commit.manifest import finish
 from clipfleet.storage.filesystem.locations import local_path
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.plan.planner import plan_items
@@ -20,7 +19,8 @@ from clipfleet.storage.plan.refresh import Refresh, move_source, refresh_items
 from clipfleet.storage.sources.base import Source
 from clipfleet.tasks.broker.redis_client import check_broker, is_local
 from clipfleet.tasks.broker.security_check import log_security_warnings
-from clipfleet.tasks.submit.enqueue import later, queue_missing
+from clipfleet.tasks.submit.enqueue import later
+from clipfleet.tasks.submit.job import plan_and_queue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,26 +104,22 @@ def submit(
         BrokerError: Redis does not answer. Nothing was planned, or not all shards were queued;
             another `submit` continues.
         DatasetKindError: The dataset is a stream of single items.
-        UsageError: The card, the source or the dataset is not fit for use.
+        UsageError: The card, the source or the dataset is not fit for use, or another command or
+            fleet embeds the dataset.
     """
     card, _ = load_card(model)
     check_broker(settings.redis_url)
     if not is_local(settings.redis_url):
         log_security_warnings(settings.redis_url)
-    dataset = Dataset.create(
-        dataset_root,
-        card,
-        kind="planned",
-        embedding_dtype=settings.embedding_dtype,
-        store_timeout_s=settings.store_timeout_s,
-    )
-    check_kind(dataset, "planned")
-    finish(dataset)
-    if moved_from is not None:
-        move_source(dataset, source, local_path(moved_from))
-    planned = _plan(dataset, source, settings, refresh=refresh)
+    dataset = create_planned(dataset_root, card, settings)
+
+    def plan() -> Refresh:
+        if moved_from is not None:
+            move_source(dataset, source, local_path(moved_from))
+        return _plan(dataset, source, settings, refresh=refresh)
+
+    planned, queueing = plan_and_queue(dataset, settings, plan)
     job, newer = planned.job, planned.newer
-    queueing = queue_missing(dataset, settings)
     return Submission(
         dataset=dataset.root,
         job=job.id if job else None,
@@ -137,6 +133,25 @@ def submit(
         first_conflicts=tuple(planned.first_conflicts),
         waiting_items=planned.waiting,
     )
+
+
+def create_planned(root: str, card: ModelCard, settings: Settings) -> Dataset:
+    """Create a planned dataset for a model's vectors, or open it.
+
+    Raises:
+        DatasetMismatchError: It exists, for another model or embedding dtype.
+        DatasetKindError: It is a stream of single items.
+        DatasetError: The folder holds other files, or the dataset is damaged.
+    """
+    dataset = Dataset.create(
+        root,
+        card,
+        kind="planned",
+        embedding_dtype=settings.embedding_dtype,
+        store_timeout_s=settings.store_timeout_s,
+    )
+    check_kind(dataset, "planned")
+    return dataset
 
 
 def _plan(dataset: Dataset, source: Source, settings: Settings, *, refresh: bool) -> Refresh:

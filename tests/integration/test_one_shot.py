@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import redis
 
-from clipfleet.errors import DependencyError
+from clipfleet.api import resume, submit
+from clipfleet.errors import DatasetError, DependencyError
+from clipfleet.settings import load_settings
 from clipfleet.tasks.broker.redis_client import broker_version, connect
 from clipfleet.tasks.local.redis_server import private_redis, server_command
 from clipfleet.workers.engines.fake import write_fake_engine
@@ -60,6 +65,10 @@ def start_embed(
 
 def parts(home: Path) -> int:
     return len(list((home / "out" / "manifest").glob("00001-*.json")))
+
+
+def has_parts(home: Path, count: int) -> bool:
+    return parts(home) >= count
 
 
 def worker_processes(home: Path) -> list[int]:
@@ -114,6 +123,54 @@ def test_what_it_started_dies_with_it(home: Path) -> None:
     run.kill()
     run.communicate(timeout=PATIENCE_S)
     wait_until(lambda: not processes_of(home), what="no process left")
+
+
+def test_a_second_command_on_a_dataset_is_refused_and_the_first_one_ends_its_work(
+    home: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPFLEET_MAX_QUEUED_SHARDS", "2")  # the others need `queued.json`
+    run = start_embed(home, item_s=0.01)
+    wait_until(lambda: parts(home) >= 1, what="a shard")
+    told = f"process {run.pid} on {socket.gethostname()} embeds dataset {home / 'out'} now"
+    second = start_embed(home, item_s=0.01)
+    assert told in second.communicate(timeout=PATIENCE_S)[1]
+    assert second.returncode == 2
+    settings = load_settings(redis_url=redis_url)
+    with pytest.raises(DatasetError, match=re.escape(told)):
+        submit(home / "texts.jsonl", home / "out", model=home / "fake.txt", settings=settings)
+    with pytest.raises(DatasetError, match=re.escape(told)):
+        resume(home / "out", settings=settings)
+    out, said = run.communicate(timeout=PATIENCE_S)
+    assert json.loads(out)["embedded_items"] == ITEMS, said
+
+
+def test_killed_commands_hold_no_dataset_and_the_next_one_removes_their_files(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPFLEET_MAX_QUEUED_SHARDS", "2")
+    for _ in range(2):
+        wanted = parts(home) + 1
+        run = start_embed(home, item_s=0.01)
+        wait_until(partial(has_parts, home, wanted), what="a shard")
+        run.kill()
+        run.communicate(timeout=PATIENCE_S)
+        assert len(list((home / "t").iterdir())) in (1, 2)  # the workers', and perhaps Redis's
+    out, said = start_embed(home).communicate(timeout=PATIENCE_S)
+    assert json.loads(out)["verification"]["vectors"] == ITEMS, said
+    assert not (home / "out" / "running.json").exists()
+    assert_nothing_left(home)
+
+
+def test_a_command_leaves_a_fleets_job_to_the_fleet(home: Path, redis_url: str) -> None:
+    model = write_fake_engine(home, "txt")
+    settings = load_settings(redis_url=redis_url, shard_size=50)
+    submit(home / "texts.jsonl", home / "out", model=model, settings=settings)
+    run = start_embed(home)
+    said = run.communicate(timeout=PATIENCE_S)[1]
+    assert (run.returncode, "were queued in clipfleet.txt" in said) == (2, True), said
+    (home / "out" / "queued.json").unlink()  # as the message says
+    out, said = start_embed(home).communicate(timeout=PATIENCE_S)
+    assert json.loads(out)["embedded_items"] == ITEMS, said
 
 
 def test_a_worker_that_dies_is_started_again(home: Path) -> None:

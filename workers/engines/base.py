@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipfleet.errors import EngineError
 from clipfleet.model_card import ModelCard, TensorSpec
-
-if TYPE_CHECKING:
-    from typing_extensions import Self  # in typing from Python 3.11
+from clipfleet.workers.closing import Closing
 
 Array = NDArray[Any]
 
 
-class Engine(Protocol):
+class Engine(Closing, Protocol):
     """A tower compiled for one runtime, ready to run; a context manager.
 
     Calling it with (n, …) inputs of the card's input spec, n ≥ 0 of any size, returns
@@ -37,19 +34,6 @@ class Engine(Protocol):
         """
         spec = self.card.input
         return np.empty((count, *(size or 1 for size in spec.shape[1:])), np.dtype(spec.dtype))
-
-    def close(self) -> None: ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def checked_inputs(inputs: Array, card: ModelCard) -> Array:

@@ -17,7 +17,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from clipfleet.error_codes import DECODE_TIMEOUT, DECODER_CRASHED, ERROR_CODES
 from clipfleet.errors import ItemError, StorageError
 from clipfleet.settings import PREFIX
+from clipfleet.workers.closing import Closing
 from clipfleet.workers.images.decode import ImageLimits
 from clipfleet.workers.item_errors import item_error, shown
 
@@ -46,7 +46,7 @@ _CLOSED = "the decoder was closed while it had an image"
 log = logging.getLogger(__name__)
 
 
-class IsolatedDecoder:
+class IsolatedDecoder(Closing):
     """Decodes images one at a time in another process; a context manager, safe between threads.
 
     If the process dies or exceeds `timeout_s`, the picture is tried again, up to `attempts` times.
@@ -124,17 +124,6 @@ class IsolatedDecoder:
             process.kill()  # so that the thread that waits for it releases the lock
         with self._lock:
             self._end_process()
-
-    def __enter__(self) -> IsolatedDecoder:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _DecoderLostError(Exception):

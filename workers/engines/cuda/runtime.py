@@ -14,16 +14,14 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipfleet.errors import DependencyError, EngineError, GpuLostError
+from clipfleet.workers.closing import Closing
 from clipfleet.workers.engines.cuda.errors import error_of
-
-if TYPE_CHECKING:
-    from typing_extensions import Self  # in typing from Python 3.11
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +110,7 @@ def detect_lost_gpu() -> Iterator[None]:
         raise
 
 
-class Handle:
+class Handle(Closing):
     """A CUDA handle that is released at most once; a context manager."""
 
     def __init__(self, handle: Any, release: str) -> None:
@@ -127,12 +125,6 @@ class Handle:
         error = getattr(runtime(), self._release)(handle)[0]
         if error:
             log.debug("%s failed: %s", self._release, error.name)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class Stream(Handle):

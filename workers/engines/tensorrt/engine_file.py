@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clipfleet.errors import (
     EngineDamagedError,
@@ -16,12 +16,10 @@ from clipfleet.errors import (
     GpuMemoryError,
 )
 from clipfleet.model_card import TensorSpec
+from clipfleet.workers.closing import Closing
 from clipfleet.workers.engines.cuda import runtime as cuda
 from clipfleet.workers.engines.tensorrt.compat import numpy_name, take_profile
 from clipfleet.workers.engines.tensorrt.logger import process_logger
-
-if TYPE_CHECKING:
-    from typing_extensions import Self  # in typing from Python 3.11
 
 # Phrases of TensorRT's messages, which differ between versions.
 _NO_MEMORY = re.compile(
@@ -45,7 +43,7 @@ class Sizes:
     largest: int
 
 
-class EngineFile:
+class EngineFile(Closing):
     """A deserialised engine with one input and one output; a context manager."""
 
     def __init__(self, trt: ModuleType, path: Path, data: bytes) -> None:
@@ -198,12 +196,6 @@ class EngineFile:
         """Free the engine, after all of its contexts."""
         self._engine = None
         self._runtime = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _row(spec: TensorSpec) -> tuple[int, ...]:

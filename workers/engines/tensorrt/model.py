@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipfleet.errors import EngineError
 from clipfleet.model_card import card_path, load_card
+from clipfleet.workers.closing import Closing
 from clipfleet.workers.engines.base import check_inputs
 from clipfleet.workers.engines.cuda.device_array import Features, gpu_array, wait_for
 from clipfleet.workers.engines.tensorrt.open import open_engine
 from clipfleet.workers.engines.tensorrt.runner import Runner
 
-if TYPE_CHECKING:
-    from typing_extensions import Self  # in typing from Python 3.11
 
-
-class TensorRTModel:
+class TensorRTModel(Closing):
     """An engine file that is called with named inputs; a context manager.
 
     For a NumPy array it returns a NumPy array. An array in GPU memory, with
@@ -99,9 +97,3 @@ class TensorRTModel:
         if self._resources is not None:
             resources, self._resources = self._resources, None
             resources.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

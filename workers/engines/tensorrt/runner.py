@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import cycle
 from threading import Lock
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipfleet.errors import EngineError, GpuMemoryError
+from clipfleet.workers.closing import Closing
 from clipfleet.workers.engines.base import Array
 from clipfleet.workers.engines.cuda import runtime as cuda
 from clipfleet.workers.engines.cuda.host_copy import HostCopy
@@ -20,9 +20,6 @@ from clipfleet.workers.engines.cuda.pinned_memory import PinnedArrays
 from clipfleet.workers.engines.tensorrt.autotune import Piece, items_per_second, sample_inputs
 from clipfleet.workers.engines.tensorrt.engine_file import EngineFile, ProfileTakenError
 from clipfleet.workers.engines.tensorrt.execution_slot import ExecutionSlot, run_batches
-
-if TYPE_CHECKING:
-    from typing_extensions import Self  # in typing from Python 3.11
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +29,7 @@ MEASURED_S = 0.15
 _WARM_UP_S = 0.1  # an idle GPU runs at a lower clock
 
 
-class Runner:
+class Runner(Closing):
     """An engine's execution slots: some for its largest batch, and one for each smaller size.
 
     One call at a time, from any thread.
@@ -197,9 +194,3 @@ class Runner:
             while self._slots:
                 self._slots.pop().close()
             self._pinned.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

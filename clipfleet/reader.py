@@ -23,7 +23,8 @@ from clipfleet.storage.format.parquet import (
     read_row_groups,
 )
 from clipfleet.storage.format.parts import Failure, footer_of, part_path, part_remedy, part_schema
-from clipfleet.storage.plan.retries import RetriedIds, job_of
+from clipfleet.storage.plan.failures import standing_failures
+from clipfleet.storage.plan.retries import RetriedIds
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -162,17 +163,15 @@ class Dataset:
             DatasetError: A part or a plan is damaged, or a part was moved away or replaced.
         """
         with closing(RetriedIds(self._stored, self._parts)) as retried:
-            for name in self._parts:
-                for failure in self._failures(name):
-                    if not retried.has(failure.item.id, after=job_of(name)):
-                        yield ErrorRow(
-                            id=failure.item.id,
-                            uri=failure.item.uri,
-                            text=failure.item.text,
-                            error=failure.error,
-                            message=failure.message,
-                            attempt=failure.attempt,
-                        )
+            for _, failure in standing_failures(self._parts, self._failures, retried):
+                yield ErrorRow(
+                    id=failure.item.id,
+                    uri=failure.item.uri,
+                    text=failure.item.text,
+                    error=failure.error,
+                    message=failure.message,
+                    attempt=failure.attempt,
+                )
 
     def to_arrow(self) -> pa.Table:
         """Return all columns of n rows: id, uri (width, height in pixels) or text, embedding.

@@ -1,16 +1,20 @@
-"""Standing failures: the rows of errors tables that no retry has superseded."""
+"""Standing failures: those in the footers of parts that no retry has superseded.
+
+Not in the errors tables, which a commit writes and deletes after its part appeared: a walk over
+one list of parts counts each id once, also while a retry writes.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 from clipfleet.error_codes import ERROR_CODES
-from clipfleet.storage.format.dataset import Dataset, error_names, part_names
-from clipfleet.storage.format.errors_table import read_errors
-from clipfleet.storage.format.parts import Failure
+from clipfleet.storage.format.dataset import Dataset, error_names, part_names, record_names
+from clipfleet.storage.format.parts import Failure, part_path, read_footer
 from clipfleet.storage.plan.retries import RetriedIds, job_of
 
 
@@ -31,15 +35,16 @@ def error_classes(dataset: Dataset, only: Collection[str] = ()) -> dict[str, Err
     """Return the classes of error that occur (of those in `only`, if given).
 
     They are in the order of `ERROR_CODES`. The first failure of a class is the first in the order
-    of the tables' names. Memory stays flat.
+    of the parts' names. Memory stays flat.
 
     Raises:
-        DatasetError: An errors table or a plan is damaged.
+        DatasetError: A part or a plan is damaged.
         StorageError: The disk did not answer.
     """
     found: dict[str, ErrorClass] = {}
-    with closing(RetriedIds(dataset, part_names(dataset.fs))) as retried:
-        for _, failure in standing_failures(dataset, retried):
+    parts, failed = list_parts(dataset)
+    with closing(RetriedIds(dataset, parts)) as retried:
+        for _, failure in standing_failures(failed, partial(read_failures, dataset), retried):
             if only and failure.error not in only:
                 continue
             if failure.error in found:
@@ -50,17 +55,41 @@ def error_classes(dataset: Dataset, only: Collection[str] = ()) -> dict[str, Err
     return dict(sorted(found.items(), key=lambda entry: (order.get(entry[0], len(order)), entry)))
 
 
-def standing_failures(dataset: Dataset, retried: RetriedIds) -> Iterator[tuple[str, Failure]]:
-    """Yield the names of parts and the rows of their errors tables, but those in `retried`.
+def standing_failures(
+    parts: Iterable[str], failures_of: Callable[[str], Iterable[Failure]], retried: RetriedIds
+) -> Iterator[tuple[str, Failure]]:
+    """Yield the names of parts and their failures, but those in `retried`.
 
     Raises:
-        DatasetError: An errors table is damaged.
+        DatasetError: A part is damaged.
         StorageError: The disk did not answer.
     """
-    parts = part_names(dataset.fs)
-    for name in sorted(
-        error_names(dataset.fs) & parts
-    ):  # the parts of other tables were moved away
-        for failure in read_errors(dataset, name):
+    for name in parts:
+        for failure in failures_of(name):
             if not retried.has(failure.item.id, after=job_of(name)):
                 yield name, failure
+
+
+def list_parts(dataset: Dataset) -> tuple[set[str], list[str]]:
+    """Return the names of all parts, and in order those that may have standing failures."""
+    # In this order. A part's errors table is written before its record, and deleted after the parts
+    # that supersede all of its failures: so a part with a record and without a table has none.
+    recorded = record_names(dataset.fs)
+    with_table = error_names(dataset.fs)
+    parts = part_names(dataset.fs)
+    return parts, sorted(parts - (recorded - with_table))
+
+
+def read_failures(dataset: Dataset, name: str) -> tuple[Failure, ...]:
+    """Return the failures in a part's footer; none if the part was moved away.
+
+    Raises:
+        DatasetError: The part is damaged.
+        StorageError: The disk did not answer.
+    """
+    try:
+        file = dataset.fs.open(part_path(name))
+    except FileNotFoundError:
+        return ()
+    with file:
+        return read_footer(file, path=part_path(name)).failures

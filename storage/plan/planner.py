@@ -10,6 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ from clipfleet.storage.format.checksums import file_sha256
 from clipfleet.storage.format.dataset import PLAN_FOLDER, Dataset, utc_now
 from clipfleet.storage.format.errors_table import errors_schema
 from clipfleet.storage.format.parts import item_value, value_column
-from clipfleet.storage.plan.failures import standing_failures
+from clipfleet.storage.plan.failures import list_parts, read_failures, standing_failures
 from clipfleet.storage.plan.moves import read_moves
 from clipfleet.storage.plan.new_items import new_items
 from clipfleet.storage.plan.reader import Job, jobs, plan_file_path, publish
@@ -63,7 +64,7 @@ def plan_retry(dataset: Dataset, only: Collection[str], shard_size: int) -> Job 
 
     Raises:
         PlannedMeanwhileError: Another process planned a job meanwhile; nothing is planned.
-        DatasetError: An errors table is damaged.
+        DatasetError: A part is damaged.
     """
     source = f"retry of {', '.join(only) or 'all errors'}"
     return plan_rows(dataset, _retry_rows(dataset, only), source, shard_size, retry=True)
@@ -92,8 +93,10 @@ def _retry_rows(dataset: Dataset, only: Collection[str]) -> Iterator[Row]:
     failures still stand.
     """
     moves = read_moves(dataset)
+    _, failed = list_parts(dataset)
     with closing(RetriedIds(dataset)) as retried:
-        for part, failure in standing_failures(dataset, retried):
+        found = standing_failures(failed, partial(read_failures, dataset), retried)
+        for part, failure in found:
             if failure.error != BAD_ITEM and (not only or failure.error in only):
                 item = failure.item
                 reason = (failure.error, failure.message, failure.attempt)

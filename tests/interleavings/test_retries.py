@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +22,13 @@ from clipfleet.storage.format.checksums import file_sha256
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parquet import parquet_bytes
 from clipfleet.storage.format.parts import MAX_ATTEMPT, Failure
-from clipfleet.storage.plan.failures import count_failures, error_classes, standing_failures
+from clipfleet.storage.plan.failures import (
+    count_failures,
+    error_classes,
+    list_parts,
+    read_failures,
+    standing_failures,
+)
 from clipfleet.storage.plan.planner import plan_items, plan_retry
 from clipfleet.storage.plan.reader import Job, job_path, jobs, plan_file_path, shards
 from clipfleet.storage.plan.retries import RetriedIds, read_shard_work
@@ -361,6 +368,23 @@ def test_a_retry_that_loses_its_number_plans_nothing() -> None:
     assert plan_retry(dataset, (), 3) is not None
 
 
+@MAKERS
+def test_a_walk_over_failures_counts_each_item_once_while_a_retry_writes(
+    make: Callable[[], Dataset],
+) -> None:
+    counts = set()
+    for after in range(30):
+        dataset = make()
+        slow = overtaken(
+            dataset,
+            after=after,
+            overtake=lambda dataset=dataset: retry(dataset, failing=("c",)),
+            crash_after=-1,
+        )
+        counts.add(count_failures(slow)[EMPTY_FILE])
+    assert counts == {len(FAILED), 1}  # before the retry, and after it
+
+
 def test_errors_tables_of_parts_that_were_moved_away_are_ignored() -> None:
     dataset = single_items_dataset()
     dataset.fs.delete("parts/items-0000000001.parquet")
@@ -402,4 +426,5 @@ def change_plan(dataset: Dataset, job: Job, column: str, value: Any) -> None:
 
 def standing(dataset: Dataset) -> list[tuple[str, Failure]]:
     with contextlib.closing(RetriedIds(dataset)) as retried:
-        return list(standing_failures(dataset, retried))
+        _, failed = list_parts(dataset)
+        return list(standing_failures(failed, partial(read_failures, dataset), retried))

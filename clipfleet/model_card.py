@@ -101,7 +101,8 @@ class Build:
 class ModelCard:
     """The description of an engine: its model, tower, files, tensors and verification.
 
-    `engine` and `extra_file` are file names beside the card. `input.shape[0]` is the batch
+    `engine` and `extra_file` are file names beside the card; an ONNX file whose weights lie outside
+    it names its extra file, and no other. `input.shape[0]` is the batch
     size, or None if the engine accepts any. `logit_scale` is the checkpoint's parameter, whose
     exponential multiplies cosines.
     """

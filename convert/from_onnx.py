@@ -29,10 +29,10 @@ from clipfleet.model_card import (
     Precision,
     TensorSpec,
     card_path,
-    check_files,
     load_card,
 )
 from clipfleet.workers.engines.onnx import OnnxEngine
+from clipfleet.workers.engines.onnx_files import check_onnx_files
 
 _MAX_BATCH = 4  # items at once in verification, where the engine takes any number
 _TOWERS: dict[str, Tower] = {"image": "img", "text": "txt"}  # by the input's name
@@ -117,7 +117,7 @@ def _source_card(
     if card_path(path).is_file():
         card, _ = load_card(path)
         check_is_reference(card, path)
-        check_files(card, path)
+        check_onnx_files(card, path)
         if card.architecture != architecture.name:
             raise UsageError(f"{path} is of {card.architecture}, not of {architecture.name}")
         if logit_scale not in (None, card.logit_scale):

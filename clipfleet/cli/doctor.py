@@ -139,10 +139,13 @@ def _server_program() -> Check:
 
 
 def _model(path: Path) -> Check:
+    from clipfleet.workers.engines.onnx_files import check_onnx_files
+
     name = f"model {path}"
     try:
         card, engine = load_card(path)
-        check_files(card, engine)
+        check = check_onnx_files if card.runtime == "onnxruntime" else check_files
+        check(card, engine)
     except ClipfleetError as error:
         return Check(name=name, state="broken", detail=str(error), remedy="clipfleet convert")
     parity = (

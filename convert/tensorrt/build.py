@@ -24,8 +24,8 @@ from clipfleet.model_card import (
     Build,
     ModelCard,
     Precision,
-    check_files,
 )
+from clipfleet.workers.engines.onnx_files import check_onnx_files
 from clipfleet.workers.engines.tensorrt import compat as versions
 
 Progress = Callable[[str], None]
@@ -68,7 +68,7 @@ def build_engine(  # noqa: PLR0913
     precision = precision or card.precision
     _check_precision(trt, card, onnx_path, precision, fp32_ops)
     reference_card, reference_path = find_reference(card, onnx_path, reference)
-    check_files(card, onnx_path)
+    check_onnx_files(card, onnx_path)
     progress(f"computing float32 features with {reference_path.name}")
     expected = compute_reference(
         reference_card, reference_path, images=verify_images, texts=verify_texts

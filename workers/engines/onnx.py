@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from clipfleet.architectures import Tower
 from clipfleet.errors import DependencyError, EngineError, EngineMismatchError, GpuLostError
-from clipfleet.model_card import ModelCard, TensorSpec, check_files
+from clipfleet.model_card import ModelCard, TensorSpec
 from clipfleet.settings import cores
 from clipfleet.workers.engines.base import Array, Engine, batches, checked_inputs
+from clipfleet.workers.engines.onnx_files import check_onnx_files
 
 Provider = Literal["auto", "cpu", "cuda"]
 
@@ -80,7 +81,7 @@ class OnnxEngine(Engine):
             GpuLostError: The GPU is lost.
             EngineMismatchError: The names, shapes or dtypes are not the card's.
         """
-        check_files(card, engine_path)
+        check_onnx_files(card, engine_path)
         self.card = card
         self.max_batch = card.batch_size or max_batch
         self._session = _session(engine_path, provider)

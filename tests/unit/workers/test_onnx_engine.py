@@ -11,12 +11,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx.external_data_helper import set_external_data
 
 from clipfleet.architectures import Tower
-from clipfleet.errors import DependencyError, EngineError, EngineMismatchError, GpuLostError
-from clipfleet.model_card import TensorSpec, sha256_of
+from clipfleet.errors import (
+    DependencyError,
+    EngineDamagedError,
+    EngineError,
+    EngineMismatchError,
+    GpuLostError,
+)
+from clipfleet.model_card import ModelCard, TensorSpec, sha256_of
 from clipfleet.workers.engines.onnx import CPU_PROVIDER, CUDA_PROVIDER, OnnxEngine
+from clipfleet.workers.engines.onnx_files import external_files
 from tests.unit.workers.conftest import DIM, Made, engine_inputs, expected_features
 
 Make = Callable[..., Made]
@@ -49,6 +58,67 @@ def test_ids_are_given_in_the_dtype_that_the_engine_takes(
     ids = engine_inputs("txt", 5).astype(given)
     with OnnxEngine(*make_engine("txt", dtype=taken)) as engine:
         np.testing.assert_allclose(engine(ids), expected_features("txt", ids), atol=1e-6)
+
+
+EXTERNAL = "weights.bin"
+
+
+def write_external(
+    card: ModelCard, path: Path, *, nested: bool = False, named: bool = False
+) -> ModelCard:
+    """Move the weights out of an ONNX file, into a file that the card names or does not."""
+    model = onnx.load(path)
+    tensor = model.graph.initializer[0]
+    path.with_name(EXTERNAL).write_bytes(tensor.raw_data)
+    set_external_data(tensor, EXTERNAL)
+    tensor.ClearField("raw_data")
+    if nested:  # as an attribute of a node in the branch of another
+        constant = onnx.helper.make_node("Constant", [], ["weights"], value=tensor)
+        branch = onnx.helper.make_graph([constant], "branch", [], [])
+        model.graph.node.append(
+            onnx.helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
+        )
+        del model.graph.initializer[:]
+    path.write_bytes(model.SerializeToString())
+    extra = {"extra_file": EXTERNAL, "extra_file_sha256": sha256_of(path.with_name(EXTERNAL))}
+    return replace(card, engine_sha256=sha256_of(path), **(extra if named else {}))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_weights_outside_the_file_that_the_card_does_not_name_are_refused(
+    make_engine: Make, nested: bool
+) -> None:
+    card, path = make_engine("txt")
+    card = write_external(card, path, nested=nested)
+    told = r"reads weights from 'weights\.bin', and its card has no extra file: name the file"
+    with pytest.raises(EngineDamagedError, match=told):
+        OnnxEngine(card, path)
+    other = path.with_name("other")
+    other.touch()
+    card = replace(card, extra_file=other.name, extra_file_sha256=sha256_of(other))
+    with pytest.raises(EngineDamagedError, match="its card has only other"):
+        OnnxEngine(card, path)
+
+
+def test_weights_outside_the_file_that_the_card_names_are_read_and_checked(
+    make_engine: Make,
+) -> None:
+    card, path = make_engine("txt")
+    card = write_external(card, path, named=True)
+    ids = engine_inputs("txt", 5)
+    with OnnxEngine(card, path) as engine:
+        np.testing.assert_allclose(engine(ids), expected_features("txt", ids), atol=1e-6)
+    with path.with_name(EXTERNAL).open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(EngineDamagedError, match=r"weights\.bin has SHA-256"):
+        OnnxEngine(card, path)
+
+
+def test_files_that_are_no_onnx_name_no_other_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    for data in (b"", b"x", b"\x3a\xff", b"\x80" * 20, bytes(range(256)), b"\x3a\x02\x2a\x09"):
+        path.write_bytes(data)
+        assert external_files(path) == set()
 
 
 def test_float16_features_become_float32(make_engine: Make) -> None:

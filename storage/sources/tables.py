@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import os
+import stat
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -133,6 +134,7 @@ class ParquetSource(_TableSource):
 
     def _file(self, path: str) -> Iterator[tuple[str, Item]]:
         folder, row = os.path.dirname(path), 0
+        _check_regular(path)
         try:
             for ids, values in self._batches(path):
                 for id_, value in zip(ids, values, strict=True):
@@ -183,10 +185,28 @@ def _lines(path: str) -> Iterator[tuple[str, str]]:
 
 
 def _opened(path: str) -> BinaryIO:
+    _check_regular(path)
     try:
         return open(path, "rb")
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _check_regular(path: str) -> None:
+    """Refuse a pipe, which would wait for a writer, and a device, which may never end.
+
+    Raises:
+        SourceError: The path is one, or cannot be looked at.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        raise SourceError(
+            f"{path} is a pipe, a socket, a device or a folder: a source is a regular file, which "
+            "may be read more than once; write the items into one"
+        )
 
 
 def _parquet_files(path: str) -> Iterator[str]:

@@ -243,3 +243,21 @@ def test_a_location_without_a_source_is_refused(write: Write, tmp_path: Path) ->
         open_source("s3://bucket/t.jsonl", tower="txt")
     with pytest.raises(SourceError, match="'title' was named for the text"):
         open_source(write("i.jsonl"), tower="img", text_column="title")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt"])
+def test_a_pipe_or_a_device_is_no_source_and_is_not_waited_for(tmp_path: Path, suffix: str) -> None:
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    (tmp_path / f"zero{suffix}").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        path = str(tmp_path / f"{name}{suffix}")
+        with pytest.raises(SourceError, match=rf"{name}\{suffix} is a pipe, .* regular file"):
+            list(open_source(path, tower="txt"))
+
+
+def test_a_pipe_in_a_folder_of_parquet_files_is_not_waited_for(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["a"], "text": ["b"]}), tmp_path / "a.parquet")
+    (tmp_path / "more").mkdir()
+    os.mkfifo(tmp_path / "more" / "b.parquet")
+    with pytest.raises(SourceError, match=r"more/b\.parquet is a pipe"):
+        list(open_source(str(tmp_path), tower="txt"))

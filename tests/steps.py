@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+INDEX_VARIABLE = "FAULTS_INDEX_KIB"  # memory of an index of ids; a small one is soon on the disk
 _VARIABLE = "FAULTS_STEPS"
 _ROOT = Path(__file__).parents[1]
 _POLL_S = 0.02
@@ -105,6 +106,7 @@ def _pause_at(step_of: Callable[..., Step | None] | None, args: tuple[Any, ...])
 def _wrap_steps() -> None:
     from celery import Celery
 
+    from clipfleet.storage.format import id_index
     from clipfleet.tasks.broker.transport import FleetTransport
     from clipfleet.tasks.submit import enqueue as queueing
     from clipfleet.workers import input_chunks as inputs
@@ -118,6 +120,7 @@ def _wrap_steps() -> None:
     wrap(os, "link", before=_before_link, after=_after_link)
     wrap(os, "replace", after=_after_replace)
     queueing.BATCH_MESSAGES = _BATCH_MESSAGES
+    id_index._CACHE_KIB = int(os.environ.get(INDEX_VARIABLE, id_index._CACHE_KIB))
     sent: list[None] = []
     wrap(Celery, "send_task", before=lambda *_: _before_send(sent))
 

@@ -72,13 +72,15 @@ class KnownIds:
         """Read the parts of single items and the plans of retries that are new.
 
         An item in a retry stays known if its first part is gone. If a part is gone that was read
-        before, everything is read again: its ids may be embedded again.
+        before, everything is read again: its ids may be embedded again. So is it after the
+        temporary folder was full.
 
         Raises:
             DatasetError: A plan or a part is damaged.
+            StorageError: The disk did not answer, or the temporary folder is full.
         """
         names = single_items_parts(self._dataset)
-        if not self._parts.issubset(names):
+        if self._index.damaged or not self._parts.issubset(names):
             self._clear()
         for id_ in job_ids(self._dataset):
             if id_ not in self._jobs:

@@ -11,7 +11,7 @@ from clipfleet.errors import DuplicateIdError
 from clipfleet.items import Item
 from clipfleet.messages import shard_name
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.format.id_index import IdIndex, content_digest, open_scratch_database
+from clipfleet.storage.format.id_index import IdIndex, ScratchDatabase, content_digest
 from clipfleet.storage.format.parts import item_value, value_column
 from clipfleet.storage.plan.reader import jobs, numbered_shard, read_job_rows, shard_number
 from clipfleet.storage.sources.base import Source
@@ -26,7 +26,7 @@ class ChangedItems:
     """Items with other content than their ids have, each with its shard and position; on disk."""
 
     def __init__(self) -> None:
-        self._database = open_scratch_database(
+        self._database = ScratchDatabase(
             "changed (id TEXT PRIMARY KEY, value TEXT, shard INTEGER, position INTEGER)"
         )
 
@@ -36,26 +36,26 @@ class ChangedItems:
         `shard` is the number of the newest shard with the id, `position` that in the source.
         """
         row = (item.id, item_value(item), shard, position)
-        self._database.execute("INSERT OR IGNORE INTO changed VALUES (?, ?, ?, ?)", row)
+        self._database.write("INSERT OR IGNORE INTO changed VALUES (?, ?, ?, ?)", [row])
         query = "SELECT position FROM changed WHERE id = ?"
-        (first,) = self._database.execute(query, (item.id,)).fetchone()
+        ((first,),) = self._database.read(query, (item.id,))
         return int(first)
 
     def first(self, limit: int) -> list[tuple[str, str, int]]:
         """Return the ids, contents and shards of the first few items, in the source's order."""
         query = "SELECT id, value, shard FROM changed ORDER BY position LIMIT ?"
-        return list(self._database.execute(query, (limit,)))
+        return self._database.read(query, (limit,))
 
     def by_shard(self, tower: Tower) -> Iterator[tuple[str, list[Item]]]:
         """Yield the names of shards, oldest first, each with its changed items."""
-        rows = self._database.execute("SELECT shard, id, value FROM changed ORDER BY shard, id")
+        rows = self._database.stream("SELECT shard, id, value FROM changed ORDER BY shard, id")
         column = value_column(tower)
         for number, group in itertools.groupby(rows, key=lambda row: int(row[0])):
             name = shard_name(*numbered_shard(number))
             yield name, [Item(id=id_, **{column: value}) for _, id_, value in group]
 
     def __len__(self) -> int:
-        (count,) = self._database.execute("SELECT count(*) FROM changed").fetchone()
+        ((count,),) = self._database.read("SELECT count(*) FROM changed")
         return int(count)
 
     def close(self) -> None:

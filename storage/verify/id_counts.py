@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from clipfleet.storage.format.id_index import open_scratch_database
+from clipfleet.storage.format.id_index import ScratchDatabase
 
 # Conditions for `IdCounts.count` and `IdCounts.first`.
 PLANNED = "planned > 0"
@@ -15,10 +15,13 @@ UNPLANNED = "planned = 0 AND retried = 0 AND written > single"
 
 
 class IdCounts:
-    """For each id: how often plans have it, and how often parts and errors tables have it."""
+    """For each id: how often plans have it, and how often parts and errors tables have it.
+
+    Every method raises StorageError if the temporary folder is full.
+    """
 
     def __init__(self) -> None:
-        self._database = open_scratch_database(
+        self._database = ScratchDatabase(
             """
             ids (
                 id TEXT PRIMARY KEY,
@@ -32,7 +35,7 @@ class IdCounts:
 
     def plan(self, ids: Iterable[str], *, written: bool) -> None:
         """Note that a plan has ids, and whether a part has them too."""
-        self._database.executemany(
+        self._database.write(
             "INSERT INTO ids VALUES (?, 1, ?, 0, 0) ON CONFLICT DO UPDATE "
             "SET planned = planned + 1, written = written + excluded.written",
             ((id_, int(written)) for id_ in ids),
@@ -40,7 +43,7 @@ class IdCounts:
 
     def retry(self, ids: Iterable[str], job: int) -> None:
         """Note that a part of a retry has ids; jobs come oldest first."""
-        self._database.executemany(
+        self._database.write(
             "INSERT INTO ids VALUES (?, 0, 0, 0, ?) ON CONFLICT DO UPDATE "
             "SET retried = excluded.retried",
             ((id_, job) for id_ in ids),
@@ -49,10 +52,10 @@ class IdCounts:
     def standing(self, ids: Iterable[str], job: int) -> list[str]:
         """Return the ids, of failures in a part of a job, that no later retry has."""
         query = "SELECT 1 FROM ids WHERE id = ? AND retried > ?"
-        return [i for i in ids if not self._database.execute(query, (i, job)).fetchone()]
+        return [i for i in ids if not self._database.read(query, (i, job))]
 
     def write(self, ids: Iterable[str], *, single: bool) -> None:
-        self._database.executemany(
+        self._database.write(
             "INSERT INTO ids VALUES (?, 0, 1, ?, 0) ON CONFLICT DO UPDATE "
             "SET written = written + 1, single = single + excluded.single",
             ((id_, int(single)) for id_ in ids),
@@ -60,14 +63,14 @@ class IdCounts:
 
     def count(self, condition: str) -> int:
         """Return the number of ids that meet one of the conditions above."""
-        (count,) = self._database.execute(
+        ((count,),) = self._database.read(
             f"SELECT count(*) FROM ids WHERE {condition}"  # noqa: S608 - constants of this module
-        ).fetchone()
+        )
         return int(count)
 
     def first(self, condition: str, limit: int) -> list[str]:
         """Return the first few ids, sorted, that meet one of the conditions above."""
-        rows = self._database.execute(
+        rows = self._database.read(
             f"SELECT id FROM ids WHERE {condition} ORDER BY id LIMIT {limit}"  # noqa: S608
         )
         return [id_ for (id_,) in rows]

@@ -1,0 +1,68 @@
+"""The temporary folder full, where the indexes of ids are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import MakeRig, Record
+from tests.faults.tmpfs import Tmpfs, mounted_tmpfs
+from tests.integration.support import texts, wait_until
+from tests.steps import INDEX_VARIABLE
+
+pytestmark = pytest.mark.integration
+
+INDEX_KIB = 16
+ITEMS = 2_000
+SIZE_BYTES = 4 << 20
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tmpfs]:
+    """A small file system as the temporary folder of the processes that a test starts."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setenv(INDEX_VARIABLE, str(INDEX_KIB))
+    with mounted_tmpfs(folder, SIZE_BYTES) as tmpfs:
+        yield tmpfs
+
+
+def test_a_full_temporary_folder_is_named_by_the_commands_that_need_it(
+    make_rig: MakeRig, tmp_path: Path, temporary: Tmpfs
+) -> None:
+    rig = make_rig()
+    source, path = str(rig.write_source(ITEMS)), rig.dataset_path()
+    submit = ("submit", source, path, "--model", str(rig.settings.model))
+    temporary.fill()
+    refused = [rig.run(*submit)]
+    temporary.empty()
+    assert rig.run(*submit).returncode == 0
+    temporary.fill()
+    refused.append(rig.run("verify", path))
+    for run in refused:
+        assert run.returncode == 2
+        assert f"the temporary folder {tmp_path}/temporary (" in run.stderr
+        assert "set TMPDIR" in run.stderr
+        assert "Traceback" not in run.stderr
+
+
+def test_a_worker_whose_index_of_known_ids_broke_reads_the_dataset_again(
+    make_rig: MakeRig, record: Record, temporary: Tmpfs
+) -> None:
+    rig = make_rig()
+    worker = rig.start_held_worker()
+    rig.queue_items(texts(ITEMS), size=100)
+    rig.wait_for_items(ITEMS, "items-txt")
+    temporary.fill()
+    rig.queue_items(texts(ITEMS, start=ITEMS), size=100)
+    wait_until(
+        lambda: sum("TMPDIR" in e["reason"] for e in worker.events("items failed")) >= 2,
+        what="the full folder in the log, twice",
+    )
+    temporary.empty()
+    rig.recovery_begins()
+    fault = "temporary folder of a worker full, then freed, with single items"
+    record(rig.outcome(fault, name="items-txt"))

@@ -7,6 +7,12 @@ from contextlib import contextmanager
 
 from clipfleet.errors import DependencyError
 
+INSTALL = (  # PyTorch first: another index has it without CUDA, which takes gigabytes
+    "from a checkout, pip install -c constraints.txt --extra-index-url "
+    "https://download.pytorch.org/whl/cpu torch (the CPU's PyTorch), then pip install "
+    "-c constraints.txt '.[cpu,convert]'"
+)
+
 
 @contextmanager
 def naming_missing_packages() -> Iterator[None]:
@@ -14,8 +20,4 @@ def naming_missing_packages() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise DependencyError(
-            f"converting needs PyTorch and ONNX ({error}): from a checkout, pip install "
-            "-c constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu torch (the "
-            "CPU's PyTorch), then pip install -c constraints.txt '.[cpu,convert]'"
-        ) from error
+        raise DependencyError(f"converting needs PyTorch and ONNX ({error}): {INSTALL}") from error

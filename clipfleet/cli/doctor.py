@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from clipfleet.convert.dependencies import INSTALL
 from clipfleet.errors import ClipfleetError, DependencyError
 from clipfleet.gpus import list_gpus
 from clipfleet.model_card import ModelCard, check_files, load_card
@@ -17,15 +18,15 @@ from clipfleet.settings import Settings, cores
 
 State = Literal["ok", "absent", "broken"]
 
-_PACKAGES = {  # distribution: its extra, or None if every installation has it
+_PACKAGES = {  # distribution: how to install it, or None if every installation has it
     "celery": None,
     "redis": None,
     "numpy": None,
     "pillow": None,
     "pyarrow": None,
-    "torch": "convert",
-    "onnx": "convert",
-    "cuda-bindings": "gpu",
+    "torch": INSTALL,
+    "onnx": INSTALL,
+    "cuda-bindings": "from a checkout: pip install '.[gpu]'",
 }
 
 
@@ -58,13 +59,12 @@ def _package(name: str) -> Check:
     try:
         return Check(name=name, state="ok", detail=metadata.version(name))
     except metadata.PackageNotFoundError:
-        extra = _PACKAGES[name]
-        target = f"'.[{extra}]'" if extra else "."
+        remedy = _PACKAGES[name]
         return Check(
             name=name,
-            state="absent" if extra else "broken",
+            state="absent" if remedy else "broken",
             detail="not installed",
-            remedy=f"from a checkout: pip install {target}",
+            remedy=remedy or "from a checkout: pip install .",
         )
 
 

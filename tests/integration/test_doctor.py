@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -115,3 +116,18 @@ def test_an_engine_that_does_not_fit_is_broken_with_its_remedy(
     monkeypatch.setattr("clipfleet.workers.engines.cuda.runtime.device_name", no_gpu)
     engine = write_engine(tmp_path)
     assert "no CUDA-capable device" in checks(engine)[f"model {engine}"].detail
+
+
+def test_without_pytorch_the_remedy_brings_the_one_without_cuda(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", none)
+    found = checks()
+    assert (found["torch"].state, found["celery"].state) == ("absent", "broken")
+    for name in ("torch", "onnx"):
+        first, second = found[name].remedy.split(", then ")
+        assert "https://download.pytorch.org/whl/cpu torch" in first
+        assert second == "pip install -c constraints.txt '.[cpu,convert]'"

@@ -378,7 +378,7 @@ def test_a_walk_over_failures_counts_each_item_once_while_a_retry_writes(
         slow = overtaken(
             dataset,
             after=after,
-            overtake=lambda dataset=dataset: retry(dataset, failing=("c",)),
+            overtake=partial(retry, dataset, failing=("c",)),
             crash_after=-1,
         )
         counts.add(count_failures(slow)[EMPTY_FILE])

@@ -80,8 +80,9 @@ def write_external(
         )
         del model.graph.initializer[:]
     path.write_bytes(model.SerializeToString())
-    extra = {"extra_file": EXTERNAL, "extra_file_sha256": sha256_of(path.with_name(EXTERNAL))}
-    return replace(card, engine_sha256=sha256_of(path), **(extra if named else {}))
+    card = replace(card, engine_sha256=sha256_of(path))
+    digest = sha256_of(path.with_name(EXTERNAL))
+    return replace(card, extra_file=EXTERNAL, extra_file_sha256=digest) if named else card
 
 
 @pytest.mark.parametrize("nested", [False, True])

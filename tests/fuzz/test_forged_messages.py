@@ -190,6 +190,8 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
         worker = Worker(tmp_path, embedder)
         for module in ("clipfleet.tasks.embed_shard", "clipfleet.tasks.items.task"):
             monkeypatch.setattr(f"{module}.refuse", worker.refuse)
+        for name in ("forget_waiting", "record_waiting"):  # there is no Redis
+            monkeypatch.setattr(f"clipfleet.tasks.items.task.{name}", lambda *_: None)
         yield worker
 
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -21,7 +20,7 @@ from redis.exceptions import RedisError
 from clipfleet.messages import EMBED_ITEMS_TASK
 from clipfleet.storage.filesystem.locations import same_location
 from clipfleet.tasks.broker.deferred import deferred_messages
-from clipfleet.tasks.broker.queue_stats import held_messages
+from clipfleet.tasks.broker.queue_stats import held_messages, waiting_messages
 from clipfleet.tasks.broker.redis_client import Client, connect
 
 _KEPT_S = 7 * 24 * 3600
@@ -69,8 +68,9 @@ def waiting_items(client: Client, queue: str, root: str) -> list[Waiting]:
             reasons[json.loads(name)] = record["reason"]
     counts: Counter[str | None] = Counter()
     if reasons:
-        for raw in chain(held_messages(client, queue), deferred_messages(client, queue)):
-            counts.update(dict(_items_of(raw)))
+        for messages in (waiting_messages, held_messages, deferred_messages):
+            for raw in messages(client, queue):
+                counts.update(dict(_items_of(raw)))
     found = (Waiting(items=counts[name], reason=reason) for name, reason in reasons.items())
     return [waiting for waiting in found if waiting.items]
 

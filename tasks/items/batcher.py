@@ -175,6 +175,8 @@ class Batcher:
 
     def _wait(self, batch: Batch) -> None:
         """Run a batch again after a delay, or defer it if it is too much beside those that wait."""
+        if self._closed:  # Redis delivers its messages again
+            return
         waiting = self._waiting_items + batch.size
         too_much = self._waiting_items > 0 and waiting > self._window_items
         # Redis does not keep that a batch was given up.

@@ -22,6 +22,8 @@ from clipfleet.storage.filesystem.locations import same_location
 from clipfleet.tasks.broker.deferred import deferred_messages
 from clipfleet.tasks.broker.queue_stats import held_messages, waiting_messages
 from clipfleet.tasks.broker.redis_client import Client, connect
+from clipfleet.tasks.broker.refusals import MAX_REASON_LENGTH
+from clipfleet.validation import printable
 
 _KEPT_S = 7 * 24 * 3600
 
@@ -42,7 +44,7 @@ class Waiting:
 
 def record_waiting(redis_url: str, queue: str, named: str | None, root: str, reason: str) -> None:
     """Record why the items of a dataset wait: at the location `root`, `named` by their messages."""
-    record = json.dumps({"root": root, "reason": reason})
+    record = json.dumps({"root": root, "reason": printable(reason[:MAX_REASON_LENGTH])})
     with suppress(RedisError), _client(redis_url).pipeline(transaction=False) as pipe:  # logged too
         pipe.hset(_key(queue), json.dumps(named), record)
         pipe.expire(_key(queue), _KEPT_S)
@@ -77,13 +79,14 @@ def waiting_items(client: Client, queue: str, root: str) -> list[Waiting]:
 
 def _items_of(raw: Any) -> Iterator[tuple[str | None, int]]:
     """Yield the dataset and the number of the items of a message of single items."""
-    # Another task's message, or none that a worker took.
-    with suppress(LookupError, TypeError, ValueError, AttributeError):
+    # Another task's message, or one that a worker will refuse.
+    with suppress(LookupError, TypeError, ValueError, AttributeError, RecursionError):
         body = json.loads(base64.b64decode(raw["body"]))
         args, kwargs = (body["args"], body["kwargs"]) if isinstance(body, dict) else body[:2]
         task = body["task"] if isinstance(body, dict) else raw["headers"]["task"]
-        if task == EMBED_ITEMS_TASK:
-            yield kwargs.get("dataset"), len(args[0])
+        named, count = kwargs.get("dataset"), len(args[0])
+        if task == EMBED_ITEMS_TASK and isinstance(named, str | None):
+            yield named, count
 
 
 def _key(queue: str) -> str:

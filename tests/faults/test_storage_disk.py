@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from clipfleet.errors import DatasetError
 from clipfleet.tasks.broker.refusals import Refusals
+from clipfleet.tasks.status import read_progress
 from tests.faults.conftest import MakeRig, Record
 from tests.faults.harness import Rig, open_rig, seconds
 from tests.faults.tmpfs import Tmpfs, mounted_tmpfs
@@ -56,6 +59,13 @@ def wait_refused(rig: Rig, name: str, words: str) -> None:
     assert sum(rig.counts(name)) < ITEMS
 
 
+def why_not(rig: Rig, name: str) -> str:
+    """Return why a dataset has no status."""
+    with pytest.raises(DatasetError) as caught:
+        read_progress(rig.dataset_path(name), rig.settings)
+    return str(caught.value)
+
+
 def test_a_full_disk_holds_a_job_up_until_there_is_room(
     small: tuple[Rig, Tmpfs], record: Record
 ) -> None:
@@ -84,9 +94,13 @@ def test_a_read_only_output_holds_a_job_up_until_it_is_writable(
     another = rig.start_worker()
     assert another.wait() == 2
     assert "cannot write to the output folder" in another.log_text()
+    rig.queue_items(texts(5), dataset="fresh")
+    told = "no dataset at .*; 5 single items wait for the dataset: .* Read-only file system"
+    wait_until(lambda: re.match(told, why_not(rig, "fresh")), what=told)
     tmpfs.make_writable()
     rig.recovery_begins()
     record(rig.outcome("output read-only, then writable", name="read-only"))
+    rig.wait_for_items(5, "fresh")
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ READS_THE_ENVIRONMENT = {
     "convert/checkpoints/download.py": "HF_ENDPOINT, which is Hugging Face's",
     "convert/tensorrt/builder_process.py": "hands it to a child",
     "storage/filesystem/s3.py": "AWS_ENDPOINT_URL, which is AWS's",
+    "storage/format/id_index.py": "SQLITE_TMPDIR and TMPDIR, which are SQLite's",
     "tasks/worker/fatal_error.py": "names a file for a child",
     "tasks/worker/main.py": "CUDA_VISIBLE_DEVICES, for the log; PYTHONSAFEPATH, for a child",
     "workers/engines/cuda/runtime.py": "CUDA_MODULE_LOADING, which is CUDA's",

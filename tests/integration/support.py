@@ -139,7 +139,8 @@ class WorkerProcess:
 
     def events(self, name: str = "") -> list[dict[str, Any]]:
         """Return the lines of the log with an event, or all that are JSON."""
-        lines = [json.loads(line) for line in self.log_text().splitlines() if line[:1] == "{"]
+        whole = self.log_text().rpartition("\n")[0]  # without a line that is being written
+        lines = [json.loads(line) for line in whole.splitlines() if line[:1] == "{"]
         return [line for line in lines if not name or line["event"] == name]
 
     def wait_for(

@@ -128,7 +128,7 @@ def test_what_it_started_dies_with_it(home: Path) -> None:
 def test_a_second_command_on_a_dataset_is_refused_and_the_first_one_ends_its_work(
     home: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CLIPFLEET_MAX_QUEUED_SHARDS", "2")  # the others need `queued.json`
+    monkeypatch.setenv("CLIPFLEET_MAX_QUEUED_SHARDS", "6")  # the others need `queued.json`
     run = start_embed(home, item_s=0.01)
     wait_until(lambda: parts(home) >= 1, what="a shard")
     told = f"process {run.pid} on {socket.gethostname()} embeds dataset {home / 'out'} now"
@@ -145,9 +145,8 @@ def test_a_second_command_on_a_dataset_is_refused_and_the_first_one_ends_its_wor
 
 
 def test_killed_commands_hold_no_dataset_and_the_next_one_removes_their_files(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path,
 ) -> None:
-    monkeypatch.setenv("CLIPFLEET_MAX_QUEUED_SHARDS", "2")
     for _ in range(2):
         wanted = parts(home) + 1
         run = start_embed(home, item_s=0.01)

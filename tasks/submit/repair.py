@@ -16,7 +16,8 @@ from clipfleet.storage.format.parts import ITEMS_PREFIX, part_path
 from clipfleet.storage.plan.retries import replaced_parts
 from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.broker.redis_client import check_broker
-from clipfleet.tasks.submit.enqueue import later, queue_missing
+from clipfleet.tasks.submit.enqueue import later, queue_missing, queue_of
+from clipfleet.tasks.submit.local_run import refuse_local_run
 
 
 @dataclass(kw_only=True)
@@ -79,13 +80,15 @@ def repair(
     nothing changes. Without `queue`, nothing is queued: `clipfleet embed` or `resume` does it.
 
     Raises:
-        DatasetError: There is no dataset, or its `dataset.json` is damaged.
+        DatasetError: There is no dataset, its `dataset.json` is damaged, or a local run embeds it.
         BrokerError: Redis does not answer; another `repair` continues.
     """
     dataset = Dataset.open(dataset_root, store_timeout_s=settings.store_timeout_s)
     queue = queue and not dry_run
     if queue:
         check_broker(settings.redis_url)
+    if not dry_run:
+        refuse_local_run(dataset, queue_of(dataset, settings))
     verification = verify_dataset(dataset)
     result = Repair(dataset=dataset.root, dry_run=dry_run, left=list(verification.by_hand))
     for name in verification.damaged:

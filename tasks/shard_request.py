@@ -9,6 +9,7 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from clipfleet.tasks.broker.amqp import settings_of
+from clipfleet.tasks.broker.consumer import arguments_of, used_headers
 from clipfleet.tasks.broker.refusals import refuse
 from clipfleet.tasks.embed_shard import names_of
 from clipfleet.tasks.retry_policy import lost_reason, times_lost
@@ -16,6 +17,17 @@ from clipfleet.tasks.retry_policy import lost_reason, times_lost
 
 class ShardRequest(Request):
     """Refuses a shard whose process died too often; otherwise its message is queued again."""
+
+    def __init__(self, message: Any, *, headers: Any = None, **options: Any) -> None:
+        """Make the request of a message's arguments and of the headers that clipfleet uses.
+
+        In protocol 1 the body has the headers. In both protocols the body may have callbacks, a
+        chain or a chord; no shard has any.
+        """
+        args, kwargs = arguments_of(message)
+        used = used_headers(message.headers if headers is None else headers)
+        options |= {"headers": used, "body": (args, kwargs, {}), "decoded": True}
+        super().__init__(message, **options)
 
     def on_failure(self, exc_info: Any, *rest: Any, **more: Any) -> None:
         """Count a lost process, unless the worker is stopping; then let Celery continue."""

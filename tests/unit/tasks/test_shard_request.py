@@ -28,7 +28,8 @@ class Stand:
             delivery_info=info,
             delivery_tag="tag",
             properties={"delivery_info": info},
-            headers={},
+            headers={"id": "id", "task": EMBED_TASK, "chain": [5], "timelimit": 5},
+            payload=[[], {"dataset": "/out/d", "shard": SHARD}, {"callbacks": [5], "chain": [5]}],
             channel=SimpleNamespace(process_lost=lambda tag: self.ends.append(f"lost {tag}")),
         )
         app = make_app(load_settings(tower="txt"))
@@ -39,9 +40,6 @@ class Stand:
             on_reject=lambda *_: self.ends.append("put back"),
             app=app,
             task=app.tasks[EMBED_TASK],
-            headers={"id": "id", "task": EMBED_TASK},
-            body=([], {"dataset": "/out/d", "shard": SHARD}, {}),
-            decoded=True,
             connection_errors=(OSError,),
         )
 
@@ -61,6 +59,13 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
         shard_request, "refuse", lambda _, *names, reason: refused.append((*names, reason))
     )
     return refused
+
+
+def test_a_shard_has_no_callbacks_and_no_limits() -> None:
+    request = Stand(0).request
+    assert request.body == ([], {"dataset": "/out/d", "shard": SHARD}, {})
+    assert not {"chain", "callbacks", "timelimit"} & request.request_dict.keys()
+    assert request.id == "id"
 
 
 KILLED = WorkerLostError("Worker exited prematurely: signal 11 (SIGSEGV) Job: 0.")

@@ -91,6 +91,10 @@ class Settings(BaseSettings):
     """Messages of single items in a tower's queue at which `ItemQueue` reports a full queue. Larger
     values bridge longer pauses of the workers and take more memory of Redis."""
 
+    allow_eviction: bool = False
+    """Also use a Redis that deletes queued messages when it is full (`maxmemory-policy
+    allkeys-…`). Single items in these messages are lost; shards are queued again."""
+
     # == Shards and datasets ==
 
     shard_size: PositiveInt = 1024

@@ -50,7 +50,7 @@ def examine(settings: Settings, models: list[Path]) -> Iterator[Check]:
     yield _onnxruntime()
     yield _tensorrt()
     yield _gpu()
-    yield _redis(settings.redis_url)
+    yield _redis(settings)
     yield _server_program()
     yield from map(_model, models)
 
@@ -113,14 +113,21 @@ def _gpu() -> Check:
     return Check(name="GPU", state="ok", detail="; ".join(described))
 
 
-def _redis(url: str) -> Check:
-    from clipfleet.tasks.broker.redis_client import broker_version
+def _redis(settings: Settings) -> Check:
+    from clipfleet.tasks.broker.redis_client import broker_version, check_broker
 
+    name, url = "Redis", settings.redis_url
     try:
-        return Check(name="Redis", state="ok", detail=broker_version(url))
+        version = broker_version(url)
     except ClipfleetError as error:
         remedy = "set CLIPFLEET_REDIS_URL to a Redis; `clipfleet embed` starts its own instead"
-        return Check(name="Redis", state="absent", detail=str(error), remedy=remedy)
+        return Check(name=name, state="absent", detail=str(error), remedy=remedy)
+    try:
+        check_broker(url, allow_eviction=settings.allow_eviction)
+    except ClipfleetError as error:
+        remedy = "redis-cli CONFIG SET maxmemory-policy noeviction, and the same in redis.conf"
+        return Check(name=name, state="broken", detail=str(error), remedy=remedy)
+    return Check(name=name, state="ok", detail=version)
 
 
 def _server_program() -> Check:

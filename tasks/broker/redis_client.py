@@ -86,14 +86,40 @@ def connect(url: str) -> Client:
         raise SettingsError(f"redis_url {redacted(url)!r}: {error}") from error
 
 
-def check_broker(url: str) -> None:
-    """Check that Redis answers.
+def check_broker(url: str, *, allow_eviction: bool = False) -> None:
+    """Check that Redis answers, and deletes no messages when it is full.
 
     Raises:
-        BrokerError: Redis does not answer, or refuses the password.
+        BrokerError: Redis does not answer, refuses the password, or evicts messages.
         SettingsError: The URL is wrong.
     """
-    broker_version(url)
+    with connect(url) as client:
+        try:
+            policy = evicting_policy(client)
+        except (RedisError, OSError) as error:
+            raise unreachable(url, error) from error
+    if policy and not allow_eviction:
+        raise BrokerError(eviction_reason(url, policy))
+
+
+def evicting_policy(client: Client) -> str:
+    """Return the policy by which a full Redis deletes messages; "" if it refuses new ones instead.
+
+    Redis needs a `maxmemory` to be full. A policy `volatile-…` deletes only keys that expire: locks
+    and the list of refusals, but no messages.
+    """
+    memory = client.info("memory")
+    policy = str(memory.get("maxmemory_policy", ""))
+    return policy if memory.get("maxmemory") and policy.startswith("allkeys") else ""
+
+
+def eviction_reason(url: str, policy: str) -> str:
+    """Return what is wrong with an evicting policy, and the remedy."""
+    return (
+        f"Redis at {redacted(url)} deletes queued messages when it is full (maxmemory-policy "
+        f"{policy}): set its maxmemory-policy to noeviction, or CLIPFLEET_ALLOW_EVICTION=true to "
+        "accept lost items"
+    )
 
 
 def broker_version(url: str) -> str:
@@ -126,12 +152,17 @@ def is_local(url: str) -> bool:
         return False  # a name
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether Redis refused a command because it is out of memory."""
+    return _OUT_OF_MEMORY in str(error)
+
+
 def unreachable(url: str, error: Exception) -> BrokerError:
     """Return the error for a Redis that cannot be used, without its password."""
     reason = str(error)
     for secret in secrets_of(url):
         reason = reason.replace(secret, HIDDEN)
-    if _OUT_OF_MEMORY in reason:
+    if is_out_of_memory(error):
         return BrokerError(
             f"Redis at {redacted(url)} is out of memory ({reason}): wait until workers have made "
             "room, or raise its maxmemory"

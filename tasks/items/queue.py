@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import random
 import time
+import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+
+from redis.exceptions import NoPermissionError
 
 from clipfleet.architectures import TOWERS, Tower
 from clipfleet.errors import QueueFullError, UsageError
@@ -16,7 +20,7 @@ from clipfleet.settings import Settings, load_settings
 from clipfleet.tasks.app import make_app
 from clipfleet.tasks.broker.deferred import deferred_length
 from clipfleet.tasks.broker.queue_stats import queue_length
-from clipfleet.tasks.broker.redis_client import connect
+from clipfleet.tasks.broker.redis_client import connect, evicting_policy, eviction_reason
 from clipfleet.tasks.submit.enqueue import broker_errors
 from clipfleet.workers.closing import Closing
 
@@ -44,6 +48,7 @@ class ItemQueue(Closing):
         self._name = queue_name(tower, settings.queue_prefix)
         self._client = connect(settings.redis_url)
         self._app = make_app(settings)
+        self._may_evict = not settings.allow_eviction  # unknown yet
 
     def put(
         self,
@@ -67,6 +72,8 @@ class ItemQueue(Closing):
         """
         message = _message(items)
         with broker_errors(self._settings):
+            if self._may_evict:
+                self._warn_of_eviction()
             self._wait_for_room(wait_s)
             self._app.send_task(
                 EMBED_ITEMS_TASK,
@@ -91,6 +98,15 @@ class ItemQueue(Closing):
         """Close the connections to Redis."""
         self._client.close()
         self._app.close()
+
+    def _warn_of_eviction(self) -> None:
+        """Warn, once, of a Redis that deletes messages when it is full."""
+        self._may_evict = False
+        with suppress(NoPermissionError):  # a producer's user may be allowed to queue only
+            policy = evicting_policy(self._client)
+            if policy:
+                reason = eviction_reason(self._settings.redis_url, policy)
+                warnings.warn(reason, RuntimeWarning, stacklevel=3)
 
     def _wait_for_room(self, wait_s: float) -> None:
         deadline_s = time.monotonic() + wait_s

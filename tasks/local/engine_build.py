@@ -36,7 +36,7 @@ def check_before_build(settings: Settings) -> None:
     preflight(
         settings.model_copy(update={"model": str(_model_to_check(Path(str(settings.model))))})
     )
-    check_broker(settings.redis_url)
+    check_broker(settings.redis_url, allow_eviction=settings.allow_eviction)
 
 
 def _model_to_check(model: Path) -> Path:

@@ -46,7 +46,7 @@ def run_gpu_workers(
         check_before_build(settings)
     else:
         preflight(settings)
-        check_broker(settings.redis_url)
+        check_broker(settings.redis_url, allow_eviction=settings.allow_eviction)
     set_up_logs(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -86,7 +86,7 @@ def repair(
     dataset = Dataset.open(dataset_root, store_timeout_s=settings.store_timeout_s)
     queue = queue and not dry_run
     if queue:
-        check_broker(settings.redis_url)
+        check_broker(settings.redis_url, allow_eviction=settings.allow_eviction)
     if not dry_run:
         refuse_local_run(dataset, queue_of(dataset, settings))
     verification = verify_dataset(dataset)

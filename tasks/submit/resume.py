@@ -47,7 +47,7 @@ def resume(dataset_root: str, *, settings: Settings) -> Resumption:
         BrokerError: Redis does not answer; another `resume` continues.
     """
     dataset = Dataset.open(dataset_root, store_timeout_s=settings.store_timeout_s)
-    check_broker(settings.redis_url)
+    check_broker(settings.redis_url, allow_eviction=settings.allow_eviction)
     refuse_local_run(dataset, queue_of(dataset, settings))
     finish(dataset)
     open_shards = sum(1 for _ in missing_shards(dataset))

@@ -108,7 +108,7 @@ def submit(
             fleet embeds the dataset.
     """
     card, _ = load_card(model)
-    check_broker(settings.redis_url)
+    check_broker(settings.redis_url, allow_eviction=settings.allow_eviction)
     if not is_local(settings.redis_url):
         log_security_warnings(settings.redis_url)
     dataset = create_planned(dataset_root, card, settings)

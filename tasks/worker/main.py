@@ -48,7 +48,7 @@ def run_worker(settings: Settings) -> int:
         GpuLostError: The GPU failed, at the start or later; the messages are back in Redis.
     """
     card = preflight(settings)
-    check_broker(settings.redis_url)
+    check_broker(settings.redis_url, allow_eviction=settings.allow_eviction)
     if settings.heartbeat_file:
         start_heartbeat(settings.heartbeat_file)
     os.environ[SAFE_PATH_VARIABLE] = "1"  # for the child

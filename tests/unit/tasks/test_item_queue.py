@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from redis.exceptions import NoPermissionError
 
 from clipfleet.errors import (
     BrokerError,
@@ -49,6 +50,7 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> ItemQueue:
     sent: list[Any] = []
     monkeypatch.setattr(queue._app, "send_task", lambda name, **told: sent.append(told))
     monkeypatch.setattr(queue, "sent", sent, raising=False)
+    monkeypatch.setattr(item_queue, "evicting_policy", lambda _: "")
     return queue
 
 
@@ -117,6 +119,29 @@ def test_items_may_be_generated(queue: Any, monkeypatch: pytest.MonkeyPatch) -> 
     lengths(monkeypatch, 0)
     queue.put(item for item in (ITEM, ITEM))
     assert [told["args"] for told in queue.sent] == [[[ITEM, ITEM]]]
+
+
+def test_a_redis_that_deletes_messages_is_warned_of_once(
+    queue: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths(monkeypatch, 0)
+    monkeypatch.setattr(item_queue, "evicting_policy", lambda _: "allkeys-lru")
+    with pytest.warns(RuntimeWarning, match=r"policy allkeys-lru.*noeviction") as found:
+        [queue.put([ITEM]) for _ in range(2)]
+    assert len(found) == 1
+    assert len(queue.sent) == 2
+
+
+def test_a_producer_that_may_not_ask_redis_for_its_policy_queues(
+    queue: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Any) -> str:
+        raise NoPermissionError("no permissions to run the 'info' command")
+
+    lengths(monkeypatch, 0)
+    monkeypatch.setattr(item_queue, "evicting_policy", refuse)
+    queue.put([ITEM])
+    assert len(queue.sent) == 1
 
 
 def test_another_tower_is_refused() -> None:

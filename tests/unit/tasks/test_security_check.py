@@ -127,7 +127,7 @@ def test_submit_and_worker_warn_at_their_start(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for module in ("submit.submit", "worker.main"):
-        monkeypatch.setattr(f"clipfleet.tasks.{module}.check_broker", lambda _: None)
+        monkeypatch.setattr(f"clipfleet.tasks.{module}.check_broker", lambda *_, **__: None)
         monkeypatch.setattr(f"clipfleet.tasks.{module}.log_security_warnings", _asked)
     monkeypatch.setenv("PYTHONSAFEPATH", "1")  # as `run_worker` sets it
     for name in ("preflight", "set_up_logs"):

@@ -12,7 +12,7 @@ from clipfleet.architectures import TOWERS
 from clipfleet.messages import queue_name
 from clipfleet.settings import Settings, load_settings
 from clipfleet.tasks.broker.amqp import FleetAMQP
-from clipfleet.tasks.broker.queue_stats import unacked_key
+from clipfleet.tasks.broker.held_messages import HeldMessages
 from clipfleet.tasks.broker.redis_client import CONNECT_TIMEOUT_S
 
 TASK_MODULES = (
@@ -26,7 +26,6 @@ _SWEEP_S = 1  # between sweeps for the messages of dead workers
 # `_HEALTH_CHECK_S`, others after `_SOCKET_TIMEOUT_S`.
 _HEALTH_CHECK_S = 5
 _SOCKET_TIMEOUT_S = 5.0
-_SWEEP_LOCK_S = 10  # a worker that is killed in its sweep blocks other sweeps for this long
 _ENGINE_LOAD_S = 900  # a child that is not ready after this is killed and started again
 
 
@@ -114,21 +113,14 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
         "settings": settings,  # for refusals in clipfleet.tasks.broker.transport
         "visibility_timeout": settings.visibility_timeout_s,
         "unacked_restore_interval": _SWEEP_S,
-        "unacked_restore_throttle": 1,
-        "unacked_mutex_expire": _SWEEP_LOCK_S,
         "health_check_interval": _HEALTH_CHECK_S,
         "socket_timeout": _SOCKET_TIMEOUT_S,
         "socket_keepalive": True,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
     }
     if settings.tower:
-        # A key for each tower and fleet, so that `status` can count its held messages.
-        held = unacked_key(queue_name(settings.tower, settings.queue_prefix))
-        options |= {
-            "unacked_key": held,
-            "unacked_index_key": f"{held}.index",
-            "unacked_mutex_key": f"{held}.mutex",
-        }
+        queue = queue_name(settings.tower, settings.queue_prefix)
+        options["held"] = HeldMessages(queue, visibility_timeout_s=settings.visibility_timeout_s)
     return options
 
 

@@ -25,7 +25,7 @@ _QUEUED_BEFORE = 30  # messages: one batch is in Redis, another begun
 class Step(enum.Enum):
     """The steps of a process, in the words of the table of faults."""
 
-    TAKEN = "has taken a message from the queue, and not recorded it"
+    TAKEN = "has taken a message from the queue, and not begun it"
     DECODES = "decodes"
     ENGINE = "runs the engine"
     WRITES = "writes the part, whose temporary file is there"
@@ -114,7 +114,7 @@ def _wrap_steps() -> None:
 
     for name in ("fill_texts", "fill_images"):
         wrap(inputs, name, before=lambda *_: Step.DECODES)
-    wrap(FleetTransport, "_deliver", before=lambda *_: Step.TAKEN)
+    wrap(FleetTransport, "deliver", before=lambda *_: Step.TAKEN)
     wrap(FakeEngine, "__call__", before=lambda *_: Step.ENGINE)
     # Every file of a dataset gets its name from one of these two.
     wrap(os, "link", before=_before_link, after=_after_link)

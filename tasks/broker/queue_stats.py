@@ -22,7 +22,7 @@ def message_counts(client: Client, queue: str) -> tuple[int, int]:
 def queue_length(client: Client, queue: str) -> int:
     """Return how many messages wait in a queue, of all priorities."""
     with client.pipeline(transaction=False) as pipe:
-        for name in _lists(queue):
+        for name in lists_of(queue):
             pipe.llen(name)
         return sum(pipe.execute())
 
@@ -39,7 +39,7 @@ def held_length(client: Client, queue: str) -> int:
 
 def waiting_messages(client: Client, queue: str) -> Iterator[Any]:
     """Yield the messages that wait in a queue; one that moves meanwhile may come twice."""
-    for name in _lists(queue):
+    for name in lists_of(queue):
         yield from elements(client, name)
 
 
@@ -55,10 +55,8 @@ def elements(client: Client, name: str) -> Iterator[Any]:
 
 def held_messages(client: Client, queue: str) -> Iterator[Any]:
     """Yield the messages of a queue that workers hold and have not acknowledged."""
-    for _, value in client.hscan_iter(unacked_key(queue), count=_SCAN_MESSAGES):
-        entry = _parsed(value)  # [message, exchange, routing key]
-        if isinstance(entry, list) and entry:
-            yield entry[0]
+    held = client.hscan_iter(unacked_key(queue), count=_SCAN_MESSAGES)
+    yield from filter(None, (_parsed(message) for _, message in held))
 
 
 def _parsed(value: bytes | str) -> Any:
@@ -68,5 +66,6 @@ def _parsed(value: bytes | str) -> Any:
         return None  # not a message
 
 
-def _lists(queue: str) -> list[str]:
+def lists_of(queue: str) -> list[str]:
+    """Return the lists of a queue, in the order in which workers take from them."""
     return [queue, *(f"{queue}{_PRIORITY_SEPARATOR}{step}" for step in _PRIORITIES)]

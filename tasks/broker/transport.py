@@ -1,99 +1,77 @@
 """The transport to Redis: kombu's, with three changes.
 
-- kombu parses an element of a queue's list after it popped it, where Celery handles no error. An
-  element that is not a message, such as an item in bare JSON, would end the worker's event loop.
-  Here it becomes a refusal.
-- While Redis is out of memory, workers still take, embed and acknowledge messages, which frees
-  memory.
-- A message on its way to a worker is always in Redis: see `clipfleet.tasks.broker.in_flight`.
+- A script in Redis takes a message and holds it for this worker, so no fault on the way loses it:
+  see `clipfleet.tasks.broker.held_messages`. An empty queue is asked again after a pause.
+- kombu parses an element of a queue's list where Celery handles no error. An element that is not a
+  message, such as an item in bare JSON, would end the worker's event loop. Here it becomes a
+  refusal.
+- While Redis is out of memory, workers still start, take, embed and acknowledge messages, which
+  frees memory.
 
-The classes override names of kombu 5.7: `_brpop_start`, `_brpop_read` and `_do_restore_message` of
-`Channel`, `_deliver` of `Transport`, and `append`, `ack`, `reject`, `restore_visible` and
-`restore_by_tag` of `QoS`. A test checks that each exists.
+The classes override names of kombu 5.7: `_brpop_start`, `_brpop_read`, `_size`, `_queue_bind` and
+`_connparams` of `Channel`, `_deliver` of `Transport`, and `append`, `ack`, `reject`,
+`restore_unacked`, `restore_visible` and `restore_by_tag` of `QoS`. A test checks that each exists.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+import uuid
 from queue import Empty
 from typing import Any
 
 from kombu import Connection
+from kombu.asynchronous import get_event_loop
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import DataError, OutOfMemoryError
+from redis.exceptions import DataError, OutOfMemoryError, ResponseError
 
-from clipfleet.tasks.broker.in_flight import InFlight, put_back
+from clipfleet.tasks.broker.queue_stats import queue_length
+from clipfleet.tasks.broker.redis_client import Client, is_out_of_memory
 from clipfleet.tasks.broker.refusals import refuse
 from clipfleet.tasks.retry_policy import count_lost
 
-# Errors from parsing a malformed message, here and in Celery's consumer. DataError: its tag is
-# null, which Redis cannot store.
+# Errors from parsing a malformed message, here and in Celery's consumer. DataError: a field is
+# null where Redis needs a value.
 PARSE_ERRORS = (AttributeError, LookupError, TypeError, ValueError, DataError)
 
-_NO_IN_FLIGHT_S = 5.0  # after Redis was out of memory
-_MAX_MOVED = 1000  # messages at once: the event loop waits
+_PAUSE_S = 0.1  # before a queue that was empty is asked again
 
 log = logging.getLogger(__name__)
 
 
 class FleetQoS(kombu_redis.QoS):
-    """kombu's QoS; it also works while Redis is out of memory, or after a lost connection."""
+    """kombu's list of the messages that this worker holds, without kombu's commands to Redis."""
+
+    channel: FleetChannel
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Record that this worker holds a message that was taken out of its queue.
-
-        A Redis that is out of memory delivers the message, and refuses the record. The message is
-        embedded nevertheless; it is lost only if this worker dies before.
-        """
-        in_flight = self.channel.in_flight  # type: ignore[attr-defined]
-        try:
-            if in_flight is None or not in_flight.full:
-                super().append(message, delivery_tag)
-            else:
-                self._append_from(in_flight, message, delivery_tag)
-        except OutOfMemoryError as error:
-            virtual.QoS.append(self, message, delivery_tag)
-            log.warning("message held without a record in Redis", extra={"reason": str(error)})
-
-    def _append_from(self, in_flight: InFlight, message: Any, tag: str) -> None:
-        """Write kombu's record and delete the message in flight, in one transaction."""
-        info = message.delivery_info
-        record = dumps([message._raw, info["exchange"], info["routing_key"]])  # noqa: SLF001
-        with self.pipe_or_acquire() as pipe:
-            pipe.zadd(self.unacked_index_key, {tag: time.time()})
-            pipe.hset(self.unacked_key, tag, record)
-            pipe.delete(in_flight.key)
-            pipe.execute()
-        in_flight.full = False
-        virtual.QoS.append(self, message, tag)
+        """Remember a message; Redis holds it for this worker already."""
+        virtual.QoS.append(self, message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
-        """Delete the record of a message that is done.
+        """Delete a message that is done.
 
-        Not in a transaction, which a Redis that is out of memory refuses. If the deletion fails,
-        the message is released nevertheless: it is delivered again, and found done. Otherwise it
-        would count towards the prefetch limit forever.
+        If that fails, the message is released nevertheless: it is delivered again, and found done.
+        Otherwise it would count towards the prefetch limit forever.
         """
         try:
-            with (
-                self.channel.conn_or_acquire() as client,  # type: ignore[attr-defined]
-                client.pipeline(transaction=False) as pipe,
-            ):
-                pipe.hdel(self.unacked_key, delivery_tag)  # kombu sweeps a mere index entry
-                pipe.zrem(self.unacked_index_key, delivery_tag)
-                pipe.execute()
+            with self.channel.conn_or_acquire() as client:
+                self.channel.held.delete(client, delivery_tag)
         finally:
             virtual.QoS.ack(self, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Drop a message, or put it back; release it in any case, as `ack` does."""
+        """Delete a message, or put it back; release it in any case, as `ack` does."""
+        if not requeue:
+            self.ack(delivery_tag)
+            return
         try:
-            super().reject(delivery_tag, requeue)
+            self.restore_by_tag(delivery_tag, leftmost=True)
         finally:
             virtual.QoS.ack(self, delivery_tag)
 
@@ -108,131 +86,145 @@ class FleetQoS(kombu_redis.QoS):
         else:
             super().restore_unacked(client)
 
-    def restore_visible(self, start: int = 0, num: int = 10, interval: int = 10) -> None:
-        """Put back the messages of dead workers, unacknowledged and in flight."""
-        super().restore_visible(start, num, interval)
-        channel: Any = self.channel
-        for queue in channel.active_queues:
+    def restore_visible(self, *_: Any, **__: Any) -> None:
+        """Put back the messages that dead workers held."""
+        channel = self.channel
+        if channel.held is not None:
             with channel.conn_or_acquire() as client:
-                self._put_back_lost(channel, client, queue)
-
-    def _put_back_lost(self, channel: Any, client: Any, queue: str) -> None:
-        """Move in-flight messages of dead workers, and those of other priorities, to a queue."""
-        try:
-            put = put_back(client, queue, visibility_timeout_s=self.visibility_timeout)
-            if put:
-                log.info("messages of dead workers put back", extra={"messages": put})
-            for priority in channel.priority_steps:
-                other = channel._q_for_pri(queue, priority)  # noqa: SLF001
-                for _ in range(_MAX_MOVED if other != queue else 0):
-                    if client.lmove(other, queue, "RIGHT", "RIGHT") is None:
-                        break
-        except OutOfMemoryError as error:  # tried again at the next sweep
-            log.warning("messages not put back", extra={"reason": str(error)})
+                for tag, message in channel.held.expired(client):
+                    channel.put_back(client, tag, message)
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
-        """Put back a message that its worker did not acknowledge."""
-        try:
-            super().restore_by_tag(tag, client, leftmost)
-        except OutOfMemoryError as error:  # put back later
-            log.warning("message not put back", extra={"reason": str(error)})
+        """Put back a message that this worker holds."""
+        with self.channel.conn_or_acquire(client) as connected:
+            message = self.channel.held.read(connected, tag)
+            if message is not None:
+                self.channel.put_back(connected, tag, message, last=leftmost)
 
 
 class FleetChannel(kombu_redis.Channel):
-    """A channel that takes messages through the in-flight list, and drops malformed elements."""
+    """A channel that takes messages with a script, and refuses malformed elements."""
 
     QoS = FleetQoS
+    from_transport_options = (*kombu_redis.Channel.from_transport_options, "held")
 
-    in_flight: InFlight | None = None  # set on a channel that takes messages
+    held: Any = None  # the `HeldMessages` of the queue that a worker serves
+    _tag = ""  # of the message that the pending command takes; "": it is another command
+    _pausing = False
     _lost: frozenset[str] = frozenset()  # tags of messages whose process died
-    _taking = False  # the pending command moves a message to the in-flight list
-    _no_in_flight_until_s = float("-inf")
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        """Ask Redis to move the next message to this worker's in-flight list.
-
-        A worker has one queue. While Redis is out of memory it refuses to move a message, but
-        not to pop it; then messages are taken as kombu does.
-        """
-        queues = list(self.active_queues)
-        self._taking = len(queues) == 1 and self._announce(queues[0])
-        if not self._taking:
+        """Ask Redis for the next message, unless the queue was empty a moment ago."""
+        if self.held is None or list(self.active_queues) != [self.held.queue]:
             super()._brpop_start(timeout)  # type: ignore[misc]
-            return
-        wait_s = self.brpop_timeout if timeout is None else timeout
-        self._in_poll = self.client.connection
-        self._brpop_sent_at = time.monotonic()
-        self.client.connection.send_command(
-            *self._in_flight_for(queues[0]).take_command(wait_s or 0)
-        )
-
-    def _announce(self, queue: str) -> bool:
-        """Return whether the in-flight list can be used; renew its time stamp if necessary."""
-        if time.monotonic() < self._no_in_flight_until_s:
-            return False
-        in_flight = self._in_flight_for(queue)
-        try:
-            if not in_flight.is_announced:
-                with self.conn_or_acquire() as client:
-                    in_flight.announce(client)
-        except OutOfMemoryError:
-            self._no_in_flight_until_s = time.monotonic() + _NO_IN_FLIGHT_S
-            return False
-        return True
-
-    def _in_flight_for(self, queue: str) -> InFlight:
-        if self.in_flight is None or self.in_flight.queue != queue:
-            self.in_flight = InFlight(queue, visibility_timeout_s=self.visibility_timeout)
-        return self.in_flight
+        elif not self._pausing:
+            self._tag = uuid.uuid4().hex
+            self._in_poll = self.client.connection
+            self._brpop_sent_at = time.monotonic()
+            self.client.connection.send_command(*self.held.take_command(self._tag))
 
     def _brpop_read(self, **options: Any) -> Any:
         """Take the message that Redis sent."""
         try:
-            if self._taking and self.in_flight is not None:
-                return self._take(self.in_flight, **options)
+            if self._tag:
+                return self._take(**options)
             return super()._brpop_read(**options)  # type: ignore[misc]
-        except OutOfMemoryError as error:
-            self._no_in_flight_until_s = time.monotonic() + _NO_IN_FLIGHT_S
-            raise Empty from error
         except PARSE_ERRORS as error:  # not JSON; `_deliver` handles other errors
             self.connection.drop(error)  # type: ignore[attr-defined]
             raise Empty from error
 
-    def _take(self, in_flight: InFlight, **options: Any) -> bool:
-        """Deliver the message in flight; `FleetQoS.append` records it and clears the list."""
-        try:
-            element = self._reply(**options)
-            if element is None:
-                raise Empty
-            in_flight.full = True
-            self._deliver_from(in_flight, element)
-            return True
-        finally:
-            self._in_poll = None
-            self._flush_brpop_reauth()  # type: ignore[attr-defined]
-
-    def _deliver_from(self, in_flight: InFlight, element: Any) -> None:
-        try:
-            self.connection._deliver(loads(bytes_to_str(element)), in_flight.queue)  # noqa: SLF001
-        except self.connection_errors:  # type: ignore[attr-defined]
-            raise  # it may have no record: it stays in flight, and is put back from there
-        except PARSE_ERRORS:
-            self._clear(in_flight)
-            raise
-        if in_flight.full:  # it was not a message
-            self._clear(in_flight)
-
-    def _reply(self, **options: Any) -> Any:
+    def _take(self, **options: Any) -> bool:
+        tag, self._tag = self._tag, ""
         connection = self.client.connection
         try:
-            return self.client.parse_response(connection, "BLMOVE", **options)
+            element = self.client.parse_response(connection, "EVAL", **options)
         except self.connection_errors:  # type: ignore[attr-defined]
             connection.disconnect()  # the next command connects again
             raise
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()  # type: ignore[attr-defined]
+        if element is None:
+            self._pause()
+            raise Empty
+        self._hand_over(tag, element)
+        return True
 
-    def _clear(self, in_flight: InFlight) -> None:
+    def _pause(self) -> None:
+        """Let the event loop, if there is one, ask again in a moment."""
+        loop = get_event_loop()
+        if loop is not None:
+            self._pausing = True
+            loop.call_later(_PAUSE_S, self._end_pause)
+
+    def _end_pause(self) -> None:
+        self._pausing = False  # the loop asks next
+
+    def _hand_over(self, tag: str, element: bytes) -> None:
+        """Give a message to its consumer; delete it if it is none."""
+        transport: Any = self.connection
+        if self.held.queue not in transport._callbacks:  # the worker stops  # noqa: SLF001
+            with self.conn_or_acquire() as client:
+                self.put_back(client, tag, element, lost=False)
+            return
+        try:
+            message = loads(bytes_to_str(element))
+            message["properties"]["delivery_tag"] = tag
+        except PARSE_ERRORS as error:
+            transport.drop(error)
+            self.qos.ack(tag)
+            return
+        if not transport.deliver(message, self.held.queue):
+            self.qos.ack(tag)
+
+    def put_back(
+        self,
+        client: Client,
+        tag: str,
+        element: bytes,
+        *,
+        last: bool = False,
+        lost: bool | None = None,
+    ) -> None:
+        """Put a held message back; count the loss if its process or another worker died with it."""
+        if lost is None:
+            mine = self.qos._delivered or ()  # noqa: SLF001
+            lost = tag in self._lost or tag not in mine
+        self._lost -= {tag}
+        to, restored = self.held.queue, bytes_to_str(element)
+        try:
+            message = loads(restored)
+            properties = message["properties"]
+            info = properties["delivery_info"] = properties.get("delivery_info") or {}
+            info["redelivered"] = True
+            if lost:
+                count_lost(message)
+            to = self._q_for_pri(to, self._get_message_priority(message))  # type: ignore[attr-defined]
+            restored = dumps(message)
+        except PARSE_ERRORS:  # the worker that takes it next refuses it
+            log.debug("an element is put back as it is", exc_info=True)
+        self.held.put_back(client, tag, restored, to=to, last=last)
+
+    def process_lost(self, tag: str) -> None:
+        """Count a message that this worker holds as lost when it is put back."""
+        self._lost |= {tag}
+
+    def _size(self, queue: str) -> int:
+        """Return how many messages wait; not in a transaction, which a full Redis refuses."""
         with self.conn_or_acquire() as client:
-            in_flight.clear(client)
+            return queue_length(client, queue)
+
+    def _queue_bind(self, *binding: Any) -> None:
+        """Write in Redis that an exchange leads to a queue.
+
+        Only producers that name the exchange need that; clipfleet's name the queue. So a worker
+        also starts while Redis is out of memory.
+        """
+        try:
+            super()._queue_bind(*binding)  # type: ignore[misc]
+        except ResponseError as error:
+            if not is_out_of_memory(error):
+                raise
 
     def _connparams(self, asynchronous: bool = False) -> Any:
         """Return the connection parameters of Redis.
@@ -247,22 +239,6 @@ class FleetChannel(kombu_redis.Channel):
             raise RedisConnectionError("the connection to Redis was lost meanwhile")
         return super()._connparams(asynchronous)  # type: ignore[misc]
 
-    def process_lost(self, tag: str) -> None:
-        """Count a message that this worker holds as lost when it is put back."""
-        self._lost |= {tag}
-
-    def _do_restore_message(
-        self, payload: Any, exchange: str, routing_key: str, pipe: Any, leftmost: bool = False
-    ) -> None:
-        """Put a message back; count the loss if its process or another worker died with it."""
-        tag = payload["properties"]["delivery_tag"]
-        if tag in self._lost or tag not in (self.qos._delivered or ()):  # noqa: SLF001
-            count_lost(payload)
-        self._lost -= {tag}
-        super()._do_restore_message(  # type: ignore[misc]
-            payload, exchange, routing_key, pipe, leftmost
-        )
-
 
 class FleetTransport(kombu_redis.Transport):
     """A transport that refuses an element that is not a message."""
@@ -271,11 +247,17 @@ class FleetTransport(kombu_redis.Transport):
     # A Redis that is out of memory refuses a worker's first commands; the worker tries again.
     connection_errors = (*kombu_redis.Transport.connection_errors, OutOfMemoryError)
 
-    def _deliver(self, message: Any, queue: str | None) -> None:
+    def deliver(self, message: Any, queue: str | None) -> bool:
+        """Give a message to the queue's consumer; return False if it was refused."""
         try:
             super()._deliver(message, queue)
         except PARSE_ERRORS as error:
             self.drop(error)
+            return False
+        return True
+
+    def _deliver(self, message: Any, queue: str | None) -> None:
+        self.deliver(message, queue)
 
     def drop(self, error: BaseException) -> None:
         """Refuse an element that cannot be parsed; the settings are a transport option."""

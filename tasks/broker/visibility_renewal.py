@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from typing import Any
 
 from celery import bootsteps
 
-from clipfleet.tasks.broker.in_flight import RENEWALS
-
+_RENEWALS = 4  # per visibility timeout
 _JOIN_S = 10.0
 
 log = logging.getLogger(__name__)
@@ -38,7 +36,7 @@ class VisibilityRenewal(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         """Start the timer, at each connection."""
         channel = consumer.task_consumer.channel
-        interval_s = channel.visibility_timeout / RENEWALS
+        interval_s = channel.visibility_timeout / _RENEWALS
         self._entry = consumer.timer.call_repeatedly(interval_s, renew, (channel,))
 
     def stop(self, consumer: Any) -> None:
@@ -58,15 +56,15 @@ class VisibilityRenewal(bootsteps.StartStopStep):
             self._drain.join(_JOIN_S)
 
     def _renew(self, channel: Any) -> None:
-        while not self._drained.wait(channel.visibility_timeout / RENEWALS):
+        while not self._drained.wait(channel.visibility_timeout / _RENEWALS):
             renew(channel)
 
 
 def renew(channel: Any) -> None:
-    """Set the time of every unacknowledged message of a channel to now.
+    """Hold every unacknowledged message of a channel for another visibility timeout.
 
     This uses private names of kombu: the tags of these messages are in `QoS._delivered` and not in
-    `QoS._dirty`; a sorted set in Redis has their times. Tags that left the set are not added again.
+    `QoS._dirty`. A message whose answer was lost on the way has a tag that is in neither.
     """
     qos = channel.qos
     delivered = list(qos._delivered)  # noqa: SLF001 - a copy: the worker runs beside the thread
@@ -75,7 +73,7 @@ def renew(channel: Any) -> None:
         return
     try:
         with channel.conn_or_acquire() as client:
-            client.zadd(channel.unacked_index_key, dict.fromkeys(tags, time.time()), xx=True)
+            channel.held.renew(client, tags)
     except channel.connection_errors as error:
         # The event loop connects again, and the messages are then delivered again.
         log.warning("visibility timeout not renewed", extra={"reason": str(error)})

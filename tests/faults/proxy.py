@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import struct
 import threading
 
 _CHUNK_BYTES = 1 << 16
+_MESSAGE = re.compile(rb"\$\d+\r\n\{")  # Redis's answer when a worker takes a message
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
 
 
@@ -20,6 +22,7 @@ class Proxy:
         self._listener: socket.socket | None = None
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._deaf: set[socket.socket] = set()
+        self.to_lose = 0  # messages that `lose_messages` has not lost yet
 
     def open(self) -> None:
         """Listen."""
@@ -42,6 +45,10 @@ class Proxy:
         for pair in self._pairs:
             self._deaf.update(pair)
 
+    def lose_messages(self, count: int) -> None:
+        """Lose the next messages on their way to workers, and then each one's connection."""
+        self.to_lose = count
+
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):  # closed by `cut`
             while True:
@@ -54,6 +61,9 @@ class Proxy:
     def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):  # the other direction's end, or `cut`
             while data := source.recv(_CHUNK_BYTES):
+                if self.to_lose and _MESSAGE.match(data):
+                    self.to_lose -= 1
+                    self._deaf.update((source, sink))
                 if source not in self._deaf:
                     sink.sendall(data)
             if source not in self._deaf:

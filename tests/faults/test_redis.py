@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 
 import pytest
+from redis.exceptions import OutOfMemoryError
 
+from clipfleet.errors import BrokerError
+from clipfleet.tasks.items.queue import ItemQueue
 from tests.faults.conftest import MakeRig, Record
 from tests.faults.harness import Rig, seconds
-from tests.integration.support import wait_until
+from tests.integration.support import texts, wait_until
 from tests.redis_server import KEEPS_ALL
+from tests.steps import Step
 
 pytestmark = pytest.mark.integration
 
@@ -88,6 +92,33 @@ def test_workers_go_on_while_redis_is_out_of_memory_and_make_room(
     rig.recovery_begins()
     record(rig.outcome("Redis out of memory, and left so"))
     assert rig.workers[0].stop() == 0
+
+
+def test_workers_start_while_redis_is_out_of_memory_and_make_room(
+    make_rig: MakeRig, record: Record
+) -> None:
+    rig = make_rig(max_queued_messages=1_000_000)
+    rig.client.config_set("maxmemory", int(rig.client.info("memory")["used_memory"]) + 500_000)
+    with pytest.raises(BrokerError, match="out of memory"):
+        put_many(rig)
+    rig.hold(Step.ENGINE)
+    killed = rig.start_held_worker()
+    rig.wait_held(Step.ENGINE)
+    killed.kill()
+    with pytest.raises(OutOfMemoryError):
+        rig.client.set("more", "x")
+    rig.recovery_begins()
+    rig.start_worker()
+    record(rig.outcome("Redis out of memory, all workers killed and started again", name="full"))
+    assert rig.workers[-1].stop() == 0
+
+
+def put_many(rig: Rig) -> None:
+    """Queue single items until Redis refuses one."""
+    with ItemQueue("txt", settings=rig.settings) as queue:
+        for item in texts(1_000_000):
+            queue.put([item], dataset="full")
+            rig.note("full", [item["id"]])
 
 
 def test_a_submit_into_a_full_redis_says_so_and_goes_on_later(

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.conftest import Record
+from tests.faults.conftest import MakeRig, Record
 from tests.faults.harness import Rig, open_rig
-from tests.integration.support import texts
+from tests.integration.support import texts, wait_until
 from tests.steps import Step
 
 pytestmark = pytest.mark.integration
+
+LOST = 5
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +53,18 @@ def test_a_worker_killed_with_a_message_on_its_way_loses_no_item(rig: Rig, recor
     rig.release(Step.TAKEN)
     rig.start_worker()
     record(rig.outcome(f"single items: worker killed while it {Step.TAKEN.value}", name="taken"))
+
+
+def test_a_network_that_loses_messages_on_their_way_loses_no_item(
+    make_rig: MakeRig, record: Record
+) -> None:
+    rig = make_rig(proxied=True, visibility_timeout_s=10)  # the default: it reconnects before
+    for _ in range(2):
+        rig.start_worker().ready()
+    rig.proxy.lose_messages(LOST)
+    rig.queue_items(texts(25))
+    wait_until(lambda: not rig.proxy.to_lose, what=f"{LOST} lost messages")
+    rig.recovery_begins()
+    what = f"single items: {LOST} messages swallowed on their way to workers"
+    record(rig.outcome(what, name="items-txt"))
+    assert all(worker.process.poll() is None for worker in rig.workers)

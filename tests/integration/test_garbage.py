@@ -36,12 +36,23 @@ def _message(body: str = "e30=", **changes: Any) -> str:
 def _told(protocol: int, **options: Any) -> str:
     """Return a message that tells Celery something of its task, of which nothing else is wrong."""
     task = {"id": "x", "task": EMBED_TASK}
-    body: Any = [[], {}, {}]
+    body: Any = [[], {}, options.pop("embed", {}) if protocol == 2 else {}]
     if protocol == 1:
+        options |= options.pop("embed", {})
         body, options, task = {**task, "args": [], "kwargs": {}, **options}, {}, {}
     encoded = base64.b64encode(json.dumps(body).encode()).decode()
     return _message(encoded, headers={**task, **options})
 
+
+# After a task that returned, Celery queues these.
+_STRANGE: dict[str, Any] = {
+    "task": "a.strangers",
+    "args": [],
+    "kwargs": {},
+    "options": {"queue": "clipfleet.img"},
+    "subtask_type": None,
+    "immutable": True,
+}
 
 # What a producer that speaks to Redis by itself may put there by mistake: no messages.
 ELEMENTS: dict[str, str | bytes] = {
@@ -55,13 +66,13 @@ ELEMENTS: dict[str, str | bytes] = {
     "a body that is not base64": _message("not base64 at all"),
     "a body of another type": _message(body=[1]),  # type: ignore[arg-type]
     "an unknown body encoding": _message(properties={"body_encoding": "rot13"}),
-    "no tag": _message(properties={"delivery_tag": None}),
-    "no delivery": _message(properties={"delivery_info": None}),
     "headers that are a list": _message(headers=[1]),
     "no properties": _message(properties={}).replace('"properties": {', '"p": {'),
 }
 # These are messages: Celery, or our tasks, say what is wrong with them.
 READABLE = {
+    "no tag": _message(properties={"delivery_tag": None}),
+    "no delivery": _message(properties={"delivery_info": None}),
     "no headers": _message(headers={}),
     "an unknown task": _message(headers={"id": "x", "task": "somebody.elses"}),
     "a body that is no JSON": _message("AAAA"),
@@ -70,6 +81,11 @@ READABLE = {
         headers={"id": "x", "task": EMBED_TASK, "compression": "application/x-gzip"}
     ),
     "a time limit that is not two": _told(2, timelimit=5),
+    **{
+        f"a {name} in the body, protocol {protocol}": _told(protocol, embed={name: [_STRANGE]})
+        for name in ("callbacks", "chain")
+        for protocol in (1, 2)
+    },
     "pickle": _message(**{"content-type": "application/x-python-serialize"}),
     **{
         f"{name} {value!r}, protocol {protocol}": _told(protocol, **{name: value})
@@ -93,6 +109,7 @@ def test_no_mistake_in_a_queue_ends_a_worker(bench: Bench) -> None:
     assert worker.process.poll() is None
     refused = [e for e in worker.events("message refused") if e["refused"] == "garbage in Redis"]
     assert len(refused) >= len(ELEMENTS)
+    assert bench.client.llen("clipfleet.img") == 0
     assert len(worker.events("engine loaded")) == 1
     shown = "\n".join(read_progress(bench.dataset_path("items-txt"), bench.settings).lines())
     assert "refused garbage in Redis: what was queued is no message" in shown

@@ -43,9 +43,9 @@ def test_a_message_is_acknowledged_late_and_one_is_reserved() -> None:
 
 def test_what_a_towers_workers_hold_is_counted_by_itself() -> None:
     options = make_app(load_settings(tower="img")).conf.broker_transport_options
-    assert options["unacked_key"] == "clipfleet.img.unacked"
+    assert options["held"].queue == "clipfleet.img"
     assert options["visibility_timeout"] == 10
-    assert "unacked_key" not in make_app(load_settings()).conf.broker_transport_options
+    assert "held" not in make_app(load_settings()).conf.broker_transport_options
 
 
 @pytest.mark.parametrize(

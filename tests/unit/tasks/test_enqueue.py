@@ -40,10 +40,9 @@ def test_the_shards_in_redis_are_found_among_other_messages() -> None:
     other = [{"headers": {"id": "some-uuid"}}, {"headers": None}, [1], "text", 5, {}]
     waiting = [json.dumps(m).encode() for m in (*messages, *other)] + [b"garbage", b"\xff"]
     held = [
-        json.dumps([{"headers": {"id": f"{mine}.00002-0000001.y"}}, "", "q"]).encode(),
+        json.dumps({"headers": {"id": f"{mine}.00002-0000001.y"}}).encode(),
         b"garbage",
         b"[]",
-        b"{}",
     ]
     client: Any = Lists(waiting, held)
     found = shards_in_redis(client, "q")[mine]

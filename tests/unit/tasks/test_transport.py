@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
@@ -11,31 +13,42 @@ import pytest
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
+from clipfleet.tasks.broker.held_messages import HeldMessages
 from clipfleet.tasks.broker.transport import FleetChannel, FleetQoS, FleetTransport
-from clipfleet.tasks.retry_policy import times_lost
+from clipfleet.tasks.retry_policy import is_redelivered, times_lost
+
+HELD = HeldMessages("q", visibility_timeout_s=10)
+FULL = "command not allowed when used memory > 'maxmemory'."
 
 
 def qos_of(**channel: Any) -> FleetQoS:
-    known = {"unacked_key": "held", "unacked_index_key": "held.index", "do_restore": False}
-    return FleetQoS(SimpleNamespace(**known, in_flight=None, **channel))
+    return FleetQoS(SimpleNamespace(held=HELD, do_restore=False, **channel))
 
 
-def held(qos: FleetQoS) -> dict[str, Any]:
-    delivered: dict[str, Any] = qos._delivered  # type: ignore[assignment]
+def held(qos: Any) -> dict[str, Any]:
+    delivered: dict[str, Any] = qos._delivered
     return delivered
 
 
 def failing(error: Exception) -> MagicMock:
     """Return a channel's way to a client whose pipelines fail."""
     acquire = MagicMock()
-    client = acquire.return_value.__enter__.return_value
-    for pipe in (client.pipeline.return_value, client.pipeline.return_value.__enter__.return_value):
-        pipe.execute.side_effect = error
-        pipe.zrem.return_value.hdel.return_value = pipe
-        pipe.zadd.return_value.hset.return_value = pipe
+    pipeline = acquire.return_value.__enter__.return_value.pipeline.return_value
+    pipeline.__enter__.return_value.execute.side_effect = error
     return acquire
+
+
+def channel_of(**attributes: Any) -> FleetChannel:
+    """Return a channel without a Redis; its making would connect."""
+    channel = FleetChannel.__new__(FleetChannel)
+    channel.do_restore = False
+    channel.held = HELD
+    channel._qos = FleetQoS(channel, prefetch_count=1)
+    for name, value in attributes.items():
+        setattr(channel, name, value)
+    return channel
 
 
 def test_an_acknowledgement_that_fails_keeps_no_place() -> None:
@@ -48,20 +61,12 @@ def test_an_acknowledgement_that_fails_keeps_no_place() -> None:
     assert qos.can_consume()
 
 
-def test_a_message_that_a_full_redis_does_not_record_is_held_all_the_same() -> None:
-    qos = qos_of(conn_or_acquire=failing(OutOfMemoryError("full")))
-    message = SimpleNamespace(delivery_info={"exchange": "", "routing_key": "q"}, _raw={})
-    qos.append(message, "tag")
-    assert list(held(qos)) == ["tag"]
-
-
 @pytest.mark.parametrize("connection", [None, SimpleNamespace(client=None)])
 def test_an_acknowledgement_on_a_closed_channel_ends_no_worker(
     connection: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    channel = FleetChannel.__new__(FleetChannel)  # its making would connect
-    channel.connection = connection
-    channel._qos = qos = FleetQoS(channel, prefetch_count=1)
+    channel = channel_of(connection=connection)
+    qos = channel.qos
     held(qos)["tag"] = object()
     properties = {"delivery_tag": "tag", "delivery_info": {}}
     message = virtual.Message({"body": "", "properties": properties}, channel=channel)
@@ -80,16 +85,8 @@ def test_a_connection_that_is_gone_ends_no_worker() -> None:
 @pytest.mark.parametrize("overriding", [FleetChannel, FleetQoS, FleetTransport])
 def test_what_is_overridden_is_there_to_be_called(overriding: type) -> None:
     ours = {
-        "_append_from",
-        "_put_back_lost",
-        "_announce",
-        "_in_flight_for",
-        "_take",
-        "_deliver_from",
-        "_reply",
-        "process_lost",
-        "_clear",
-        "drop",
+        *("_take", "_pause", "_end_pause", "_hand_over", "put_back", "process_lost"),
+        *("deliver", "drop"),
     }
     names = {name for name, value in vars(overriding).items() if callable(value)} - ours
     assert names
@@ -105,18 +102,52 @@ def test_what_is_overridden_is_there_to_be_called(overriding: type) -> None:
     ],
 )
 def test_a_message_that_is_put_back_counts_the_losses_of_its_process_and_its_worker(
-    monkeypatch: pytest.MonkeyPatch, tag: str, process_died: bool, losses: int
+    tag: str, process_died: bool, losses: int
 ) -> None:
-    restored: list[Any] = []
-    monkeypatch.setattr(
-        kombu_redis.Channel, "_do_restore_message", lambda _, payload, *__: restored.append(payload)
-    )
-    channel = FleetChannel.__new__(FleetChannel)  # its making would connect
-    channel.do_restore = False
-    channel._qos = qos = FleetQoS(channel, prefetch_count=1)
-    held(qos)["mine"] = object()
+    channel = channel_of()
+    held(channel.qos)["mine"] = object()
     if process_died:
         channel.process_lost(tag)
-    payload = {"properties": {"delivery_tag": tag, "delivery_info": {"exchange": "e"}}}
-    channel._do_restore_message(payload, "e", "q", None)
-    assert times_lost(restored[0]["properties"]["delivery_info"]) == losses
+    client = MagicMock()
+    message = {"properties": {"priority": 3, "delivery_info": {}}}
+    channel.put_back(client, tag, json.dumps(message).encode())
+    *_, to, found, put, push = client.eval.call_args.args
+    assert (to, found, push) == ("q\x06\x163", tag, "RPUSH")
+    info = json.loads(put)["properties"]["delivery_info"]
+    assert (times_lost(info), is_redelivered(info)) == (losses, True)
+
+
+def test_an_element_that_is_no_message_is_put_back_as_it_is() -> None:
+    client = MagicMock()
+    channel_of().put_back(client, "another worker's", b"garbage", last=True)
+    assert client.eval.call_args.args[-4:] == ("q", "another worker's", "garbage", "LPUSH")
+
+
+def test_an_answer_that_comes_after_the_last_consumer_left_is_put_back() -> None:
+    client = MagicMock()
+    connection = SimpleNamespace(_callbacks={})
+    channel = channel_of(connection=connection, _create_client=lambda: client)
+    channel._hand_over("tag", b'{"properties": {"delivery_info": {}}}')
+    *_, to, tag, put, push = client.eval.call_args.args
+    assert (to, tag, push) == ("q", "tag", "RPUSH")
+    assert times_lost(json.loads(put)["properties"]["delivery_info"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "starts"),
+    [
+        (OutOfMemoryError(FULL), True),
+        (ResponseError(f"-OOM {FULL}"), True),
+        (ResponseError(), False),
+    ],
+    ids=["Redis 7", "Redis 6.2, in a script", "another error"],
+)
+def test_a_worker_starts_while_redis_is_out_of_memory(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, starts: bool
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(kombu_redis.Channel, "_queue_bind", refuse)
+    with nullcontext() if starts else pytest.raises(ResponseError):
+        channel_of()._queue_bind("exchange", "key", "", "q")

@@ -28,8 +28,5 @@ def test_messages_in_hand_are_renewed_while_the_worker_takes_others() -> None:
     channel.qos = SimpleNamespace(_delivered=delivered, _dirty=Busy(delivered, "acknowledged"))
     channel.connection_errors = (OSError,)
     renew(channel)
-    zadd = channel.conn_or_acquire.return_value.__enter__.return_value.zadd
-    (key, times), options = zadd.call_args
-    assert key is channel.unacked_index_key
-    assert sorted(times) == ["a", "b"]
-    assert options == {"xx": True}
+    (_, tags), _ = channel.held.renew.call_args
+    assert sorted(tags) == ["a", "b"]

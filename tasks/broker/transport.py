@@ -244,7 +244,7 @@ class FleetTransport(kombu_redis.Transport):
     """A transport that refuses an element that is not a message."""
 
     Channel = FleetChannel
-    # A Redis that is out of memory refuses a worker's first commands; the worker tries again.
+    # A Redis that is out of memory may have room in a moment: kombu tries a refused command again.
     connection_errors = (*kombu_redis.Transport.connection_errors, OutOfMemoryError)
 
     def deliver(self, message: Any, queue: str | None) -> bool:

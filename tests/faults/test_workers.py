@@ -35,6 +35,25 @@ def test_a_killed_worker_leaves_its_shards_to_the_others(make_rig: MakeRig, reco
     assert runs_of(first, second) == ["shard embedded"] * 5
 
 
+def test_a_killed_worker_whose_clock_is_ahead_holds_nothing_for_longer(
+    make_rig: MakeRig, record: Record
+) -> None:
+    rig = make_rig(item_s=0.02)
+    rig.submit(200)
+    ahead = WorkerProcess(
+        rig.settings,
+        rig.folder / "ahead.log",
+        program="tests.faults.fast_clock",
+        environment={"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    rig.workers.append(ahead)
+    ahead.wait_for("shard embedded")
+    ahead.kill()
+    rig.recovery_begins()
+    rig.start_worker()
+    record(rig.outcome("worker whose clock is an hour ahead killed, another started"))
+
+
 def test_a_parent_killed_alone_takes_its_child_along(make_rig: MakeRig, record: Record) -> None:
     rig = make_rig()
     rig.hold(Step.ENGINE)

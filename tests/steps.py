@@ -114,7 +114,7 @@ def _wrap_steps() -> None:
 
     for name in ("fill_texts", "fill_images"):
         wrap(inputs, name, before=lambda *_: Step.DECODES)
-    wrap(FleetTransport, "deliver", before=lambda *_: Step.TAKEN)
+    wrap(FleetTransport, "_deliver", before=lambda *_: Step.TAKEN)
     wrap(FakeEngine, "__call__", before=lambda *_: Step.ENGINE)
     # Every file of a dataset gets its name from one of these two.
     wrap(os, "link", before=_before_link, after=_after_link)

@@ -36,8 +36,8 @@ from clipfleet.tasks.broker.refusals import refuse
 from clipfleet.tasks.retry_policy import count_lost
 
 # Errors from parsing a malformed message, here and in Celery's consumer. DataError: a field is
-# null where Redis needs a value.
-PARSE_ERRORS = (AttributeError, LookupError, TypeError, ValueError, DataError)
+# null where Redis needs a value. RecursionError: thousands of lists in each other.
+PARSE_ERRORS = (AttributeError, LookupError, RecursionError, TypeError, ValueError, DataError)
 
 _PAUSE_S = 0.1  # before a queue that was empty is asked again
 
@@ -125,15 +125,8 @@ class FleetChannel(kombu_redis.Channel):
 
     def _brpop_read(self, **options: Any) -> Any:
         """Take the message that Redis sent."""
-        try:
-            if self._tag:
-                return self._take(**options)
+        if not self._tag:
             return super()._brpop_read(**options)  # type: ignore[misc]
-        except PARSE_ERRORS as error:  # not JSON; `_deliver` handles other errors
-            self.connection.drop(error)  # type: ignore[attr-defined]
-            raise Empty from error
-
-    def _take(self, **options: Any) -> bool:
         tag, self._tag = self._tag, ""
         connection = self.client.connection
         try:
@@ -163,33 +156,19 @@ class FleetChannel(kombu_redis.Channel):
     def _hand_over(self, tag: str, element: bytes) -> None:
         """Give a message to its consumer; delete it if it is none."""
         transport: Any = self.connection
-        if self.held.queue not in transport._callbacks:  # the worker stops  # noqa: SLF001
-            with self.conn_or_acquire() as client:
-                self.put_back(client, tag, element, lost=False)
-            return
         try:
             message = loads(bytes_to_str(element))
             message["properties"]["delivery_tag"] = tag
+            delivered = transport._deliver(message, self.held.queue)  # noqa: SLF001
         except PARSE_ERRORS as error:
             transport.drop(error)
-            self.qos.ack(tag)
-            return
-        if not transport.deliver(message, self.held.queue):
+            delivered = False
+        if not delivered:
             self.qos.ack(tag)
 
-    def put_back(
-        self,
-        client: Client,
-        tag: str,
-        element: bytes,
-        *,
-        last: bool = False,
-        lost: bool | None = None,
-    ) -> None:
+    def put_back(self, client: Client, tag: str, element: bytes, *, last: bool = False) -> None:
         """Put a held message back; count the loss if its process or another worker died with it."""
-        if lost is None:
-            mine = self.qos._delivered or ()  # noqa: SLF001
-            lost = tag in self._lost or tag not in mine
+        lost = tag in self._lost or tag not in (self.qos._delivered or ())  # noqa: SLF001
         self._lost -= {tag}
         to, restored = self.held.queue, bytes_to_str(element)
         try:
@@ -247,7 +226,9 @@ class FleetTransport(kombu_redis.Transport):
     # A Redis that is out of memory may have room in a moment: kombu tries a refused command again.
     connection_errors = (*kombu_redis.Transport.connection_errors, OutOfMemoryError)
 
-    def deliver(self, message: Any, queue: str | None) -> bool:
+    def _deliver(  # type: ignore[override]
+        self, message: Any, queue: str | None
+    ) -> bool:
         """Give a message to the queue's consumer; return False if it was refused."""
         try:
             super()._deliver(message, queue)
@@ -255,9 +236,6 @@ class FleetTransport(kombu_redis.Transport):
             self.drop(error)
             return False
         return True
-
-    def _deliver(self, message: Any, queue: str | None) -> None:
-        self.deliver(message, queue)
 
     def drop(self, error: BaseException) -> None:
         """Refuse an element that cannot be parsed; the settings are a transport option."""

@@ -101,12 +101,12 @@ class ItemQueue(Closing):
 
     def _warn_of_eviction(self) -> None:
         """Warn, once, of a Redis that deletes messages when it is full."""
-        self._may_evict = False
         with suppress(NoPermissionError):  # a producer's user may be allowed to queue only
             policy = evicting_policy(self._client)
             if policy:
                 reason = eviction_reason(self._settings.redis_url, policy)
                 warnings.warn(reason, RuntimeWarning, stacklevel=3)
+        self._may_evict = False
 
     def _wait_for_room(self, wait_s: float) -> None:
         deadline_s = time.monotonic() + wait_s

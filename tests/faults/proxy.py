@@ -53,7 +53,11 @@ class Proxy:
         with contextlib.suppress(OSError):  # closed by `cut`
             while True:
                 near, _ = listener.accept()
-                far = socket.create_connection(("127.0.0.1", self._to_port))
+                try:
+                    far = socket.create_connection(("127.0.0.1", self._to_port))
+                except ConnectionRefusedError:  # Redis is being restarted
+                    near.close()
+                    continue
                 self._pairs.append((near, far))
                 for source, sink in ((near, far), (far, near)):
                     threading.Thread(target=self._forward, args=(source, sink), daemon=True).start()

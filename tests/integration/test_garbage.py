@@ -62,6 +62,7 @@ ELEMENTS: dict[str, str | bytes] = {
     "a number": "5",
     "null": "null",
     "a list": "[1, 2]",
+    "lists in each other": "[" * 100_000,
     "an item": '{"id": "a", "text": "words"}',
     "a body that is not base64": _message("not base64 at all"),
     "a body of another type": _message(body=[1]),  # type: ignore[arg-type]

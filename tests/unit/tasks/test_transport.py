@@ -84,10 +84,7 @@ def test_a_connection_that_is_gone_ends_no_worker() -> None:
 
 @pytest.mark.parametrize("overriding", [FleetChannel, FleetQoS, FleetTransport])
 def test_what_is_overridden_is_there_to_be_called(overriding: type) -> None:
-    ours = {
-        *("_take", "_pause", "_end_pause", "_hand_over", "put_back", "process_lost"),
-        *("deliver", "drop"),
-    }
+    ours = {"_pause", "_end_pause", "_hand_over", "put_back", "process_lost", "drop"}
     names = {name for name, value in vars(overriding).items() if callable(value)} - ours
     assert names
     assert [name for name in names if not hasattr(overriding.__base__, name)] == []
@@ -121,16 +118,6 @@ def test_an_element_that_is_no_message_is_put_back_as_it_is() -> None:
     client = MagicMock()
     channel_of().put_back(client, "another worker's", b"garbage", last=True)
     assert client.eval.call_args.args[-4:] == ("q", "another worker's", "garbage", "LPUSH")
-
-
-def test_an_answer_that_comes_after_the_last_consumer_left_is_put_back() -> None:
-    client = MagicMock()
-    connection = SimpleNamespace(_callbacks={})
-    channel = channel_of(connection=connection, _create_client=lambda: client)
-    channel._hand_over("tag", b'{"properties": {"delivery_info": {}}}')
-    *_, to, tag, put, push = client.eval.call_args.args
-    assert (to, tag, push) == ("q", "tag", "RPUSH")
-    assert times_lost(json.loads(put)["properties"]["delivery_info"]) == 0
 
 
 @pytest.mark.parametrize(

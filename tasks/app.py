@@ -109,8 +109,10 @@ def _queue(name: str) -> Queue:
 
 
 def _transport_options(settings: Settings) -> dict[str, Any]:
-    options: dict[str, Any] = {
+    queue = queue_name(settings.tower or TOWERS[0], settings.queue_prefix)
+    return {
         "settings": settings,  # for refusals in clipfleet.tasks.broker.transport
+        "held": HeldMessages(queue, visibility_timeout_s=settings.visibility_timeout_s),
         "visibility_timeout": settings.visibility_timeout_s,
         "unacked_restore_interval": _SWEEP_S,
         "health_check_interval": _HEALTH_CHECK_S,
@@ -118,10 +120,6 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
         "socket_keepalive": True,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
     }
-    if settings.tower:
-        queue = queue_name(settings.tower, settings.queue_prefix)
-        options["held"] = HeldMessages(queue, visibility_timeout_s=settings.visibility_timeout_s)
-    return options
 
 
 def __getattr__(name: str) -> Celery:

@@ -30,6 +30,7 @@ from kombu.utils.json import dumps, loads
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, OutOfMemoryError, ResponseError
 
+from clipfleet.tasks.broker.held_messages import HeldMessages
 from clipfleet.tasks.broker.queue_stats import queue_length
 from clipfleet.tasks.broker.redis_client import Client, is_out_of_memory
 from clipfleet.tasks.broker.refusals import refuse
@@ -89,7 +90,7 @@ class FleetQoS(kombu_redis.QoS):
     def restore_visible(self, *_: Any, **__: Any) -> None:
         """Put back the messages that dead workers held."""
         channel = self.channel
-        if channel.held is not None:
+        if channel.held.queue in channel.active_queues:  # a monitor reads only answers
             with channel.conn_or_acquire() as client:
                 for tag, message in channel.held.expired(client):
                     channel.put_back(client, tag, message)
@@ -108,14 +109,14 @@ class FleetChannel(kombu_redis.Channel):
     QoS = FleetQoS
     from_transport_options = (*kombu_redis.Channel.from_transport_options, "held")
 
-    held: Any = None  # the `HeldMessages` of the queue that a worker serves
+    held: HeldMessages  # of the queue that a worker serves; a transport option
     _tag = ""  # of the message that the pending command takes; "": it is another command
     _pausing = False
     _lost: frozenset[str] = frozenset()  # tags of messages whose process died
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Ask Redis for the next message, unless the queue was empty a moment ago."""
-        if self.held is None or list(self.active_queues) != [self.held.queue]:
+        if list(self.active_queues) != [self.held.queue]:  # a monitor waits for answers
             super()._brpop_start(timeout)  # type: ignore[misc]
         elif not self._pausing:
             self._tag = uuid.uuid4().hex

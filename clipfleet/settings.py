@@ -46,6 +46,8 @@ SEPARATORS = {  # of the settings that are lists
     "url_schemes": HOST_SEPARATOR,
 }
 OnConflict = Literal["keep", "replace", "error"]
+_SHARD_SIZE = 1024  # items
+_TENSORRT_SHARD_SIZE = 4096  # the GPU idles between two shards: fewer shards, fewer pauses
 _SECRET = ("message_key", "message_key_old", "redis_url")
 
 
@@ -97,9 +99,10 @@ class Settings(BaseSettings):
 
     # == Shards and datasets ==
 
-    shard_size: PositiveInt = 1024
-    """Items in a shard. Smaller values lose less work if a worker dies; larger values have less
-    overhead for each item. Choose a size that takes a few seconds."""
+    shard_size: int = Field(default=0, ge=0)
+    """Items in a shard; 0: 4,096 for a TensorRT engine, and 1,024 for every other engine and for
+    `retry`. Smaller values lose less work if a worker dies; larger values have less overhead for
+    each item. Choose a size that takes a few seconds."""
 
     embedding_dtype: Literal["float16", "float32"] = "float16"
     """Type of the stored vectors. float16 takes half the space and rounds each component by at most
@@ -137,9 +140,15 @@ class Settings(BaseSettings):
 
     # == Engines ==
 
-    decode_threads: int = Field(default=0, ge=0)
-    """Threads of a worker that read and decode images; 0: one for each core of this process. More
-    threads hide slow disks and take cores from an engine on the CPU."""
+    decoders: int = Field(default=0, ge=0)
+    """Processes of a worker that read and decode images; 0: one for each core of this process.
+    Workers that `embed` or `--gpus` starts on one machine share its cores. More processes hide slow
+    disks; they take cores from an engine on the CPU, and some 50 MB each."""
+
+    decode_memory_mib: PositiveInt = 512
+    """Memory of a worker with a TensorRT engine for images that are decoded and not resized yet, in
+    MiB; its decoders share it. An image that finds no room is resized by its decoder, which is
+    slower. Larger values hold more large images; the memory is locked."""
 
     engine_threads: int = Field(default=0, ge=0)
     """Threads of an engine on the CPU; 0: one for each core of this process. More threads speed up
@@ -180,13 +189,13 @@ class Settings(BaseSettings):
     more memory."""
 
     decode_attempts: PositiveInt = 3
-    """Attempts of an image that ends its decoding process, or takes longer than `decode_timeout_s`,
-    before it becomes an error row. Only a shard whose process died before uses such processes.
-    Smaller values give up sooner; larger values survive more chance failures."""
+    """Attempts of an image that ends its decoder, or takes longer than `decode_timeout_s`, before
+    the image becomes an error row. Smaller values give up sooner; larger values survive more chance
+    failures."""
 
     decode_timeout_s: PositiveFloat = 60.0
-    """Seconds for one image in a decoding process, or half of `shard_deadline_s` if that is less.
-    Smaller values end a hang sooner; larger values allow slower images."""
+    """Seconds for one image in a decoder, or half of `shard_deadline_s` if that is less. Smaller
+    values end a hang sooner; larger values allow slower images and slower disks."""
 
     input_roots: Annotated[tuple[str, ...], NoDecode] = ()
     """Folders of which workers may read images: absolute paths, separated by `:` in the
@@ -251,6 +260,12 @@ class Settings(BaseSettings):
 
     tower: Literal["img", "txt"] | None = None
     """Queue that the worker serves; set by `--tower`."""
+
+    def items_in_shard(self, runtime: str = "") -> int:
+        """Return `shard_size`; or if it is 0, the size for a runtime, as a model card names it."""
+        if self.shard_size:
+            return self.shard_size
+        return _TENSORRT_SHARD_SIZE if runtime == "tensorrt" else _SHARD_SIZE
 
     @property
     def message_keys(self) -> tuple[str, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 _SHOWN_CHARACTERS = 80
 _SHOWN_PROBLEMS = 5
@@ -18,6 +19,8 @@ def problems(error: Exception, *, hidden: Collection[str] = ()) -> str:
 
     The values of `hidden` fields are not shown.
     """
+    from pydantic import ValidationError  # slow to import: a decoder shows no such error
+
     if not isinstance(error, ValidationError):
         return str(error)
     found = error.errors(include_url=False)

@@ -18,7 +18,6 @@ from clipfleet.storage.plan.retries import read_shard_work
 from clipfleet.tasks.broker.refusals import refuse
 from clipfleet.tasks.dataset_access import dataset_root
 from clipfleet.tasks.retry_policy import (
-    is_redelivered,
     lost_reason,
     may_retry,
     reason_of,
@@ -43,12 +42,11 @@ def embed_shard(
     embedder: Embedder,
     *,
     worker: str,
-    isolated: bool = False,
     lost: int = 0,
 ) -> Commit | None:
     """Embed and commit a shard; return None if it was committed before.
 
-    `isolated`: see `Embedder.embed`. `lost`: how often its process, or its worker, was lost.
+    `lost`: how often its process, or its worker, was lost.
 
     Raises:
         LostShardError: `lost` reached `shard_attempts`.
@@ -71,7 +69,7 @@ def embed_shard(
         raise LostShardError(lost_reason(lost))
     work = read_shard_work(dataset, task.shard)
     progress = working().progress
-    embedded = embedder.embed(work.items, isolated=isolated, progress=progress)
+    embedded = embedder.embed(work.items, progress=progress)
     embedded = work.finish(embedded)
     return commit(dataset, name, embedded, card=embedder.card, worker=worker)
 
@@ -102,11 +100,8 @@ def embed(self: ShardTask, /, *args: Any, **message: Any) -> None:
         if args:
             raise MessageError(f"{EMBED_TASK} takes keyword arguments only, not {len(args)} others")
         task = EmbedTask.from_json(message)
-        isolated = is_redelivered(self.request.delivery_info)
         with working().at_work():
-            done = embed_shard(
-                task, embedder, worker=str(self.request.hostname), isolated=isolated, lost=lost
-            )
+            done = embed_shard(task, embedder, worker=str(self.request.hostname), lost=lost)
     except GpuLostError as error:
         gpu_lost(error)
     except UsageError as error:
@@ -119,10 +114,10 @@ def embed(self: ShardTask, /, *args: Any, **message: Any) -> None:
         else:
             retry_later(self, error, named=" of ".join(names))
     else:
-        _log_done(task, done, time.monotonic() - started_s, isolated=isolated)
+        _log_done(task, done, time.monotonic() - started_s)
 
 
-def _log_done(task: EmbedTask, done: Commit | None, seconds: float, *, isolated: bool) -> None:
+def _log_done(task: EmbedTask, done: Commit | None, seconds: float) -> None:
     where = {"dataset": task.dataset, "shard": task.shard.name}
     if done is None:
         log.info("shard was done before", extra=where)
@@ -132,7 +127,6 @@ def _log_done(task: EmbedTask, done: Commit | None, seconds: float, *, isolated:
         "items": items,
         "errors": done.errors,
         "cut": done.cut,
-        "isolated": isolated,
         "seconds": round(seconds, 3),
         "items_per_s": round(items / max(seconds, 1e-9), 1),
     }

@@ -41,14 +41,6 @@ def may_retry(error: BaseException, attempt: int, attempts: int) -> bool:
     return isinstance(error, TRANSIENT) or attempt < attempts
 
 
-def is_redelivered(delivery_info: Mapping[str, Any] | None) -> bool:
-    """Return whether a message was put back by a worker that died or stopped.
-
-    One of its images may have killed the process, so they are decoded in a separate one.
-    """
-    return bool((delivery_info or {}).get("redelivered"))
-
-
 def times_lost(delivery_info: Mapping[str, Any] | None) -> int:
     """Return how often the process that ran a message, or its worker, was lost."""
     found = (delivery_info or {}).get(_LOST, 0)

@@ -1,10 +1,9 @@
-"""From items to vectors: read → decode → preprocess | tokenise → engine → L2-normalise."""
+"""From items to vectors: decode and preprocess | tokenise → engine → L2-normalise."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from typing import ClassVar
 
 import numpy as np
@@ -17,27 +16,23 @@ from clipfleet.model_card import ModelCard
 from clipfleet.settings import Settings, cores
 from clipfleet.storage.format.parts import Embedded, Failure
 from clipfleet.workers.closing import Closing
-from clipfleet.workers.engines.base import Engine, l2_normalise
+from clipfleet.workers.engines.base import Engine, PictureEngine, l2_normalise
 from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.http.prefetch import Prefetcher
-from clipfleet.workers.images.decode import ImageLimits, configure_pillow
-from clipfleet.workers.images.isolated_decoder import IsolatedDecoder
+from clipfleet.workers.images.decode import ImageLimits
+from clipfleet.workers.images.decoder import Picture
+from clipfleet.workers.images.decoders import Decoders
 from clipfleet.workers.images.read import is_http_url
-from clipfleet.workers.input_chunks import (
-    Chunk,
-    Fill,
-    Outcome,
-    TextFit,
-    chunks,
-    fill_for,
-    isolated_fill,
-)
+from clipfleet.workers.images.region import Layout
+from clipfleet.workers.input_chunks import Chunk, Outcome, TextFit, image_chunks, text_chunks
+from clipfleet.workers.text.tokenizer import Tokenizer
 
 Progress = Callable[[], None]  # called as items get done, from any thread
 
 _MIN_CHUNK = 32  # items
-_DECODE_SHARE = 0.5  # of the shard's deadline, at most, for one picture in the isolated decoder
-_ITEMS_A_THREAD = 4  # in a chunk, so that threads seldom idle at its end
+_CHUNKS_AHEAD = 3  # of decoded pictures: one that the engine has, and two for a slow file
+_MIN_SLOTS = 8  # pictures that each decoder may be ahead, at least
+_DECODE_SHARE = 0.5  # of the shard's deadline, at most, for one picture
 
 
 def no_progress() -> None:
@@ -45,7 +40,7 @@ def no_progress() -> None:
 
 
 class Embedder(Closing):
-    """An engine, its settings and the threads that make its inputs; a context manager.
+    """An engine, its settings and what makes its inputs; a context manager.
 
     One call of `embed` at a time.
     """
@@ -55,13 +50,15 @@ class Embedder(Closing):
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine = engine
         self.settings = settings
+        self._chunk = max(_MIN_CHUNK, engine.max_batch)
         self._urls = Prefetcher.from_settings(settings)
         self._is_fetching = False
-        self._limits = ImageLimits.from_settings(settings, fetch=self._urls.take)
-        self._fill = fill_for(engine.card, self._limits)
-        threads = settings.decode_threads or cores()
-        self._chunk = max(_MIN_CHUNK, engine.max_batch, _ITEMS_A_THREAD * threads)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._decoders: Decoders | None = None
+        self._tokenizer: Tokenizer | None = None
+        if engine.card.tower == "img":
+            self._decoders = _decoders(engine, settings, self._urls, self._chunk)
+        else:
+            self._tokenizer = Tokenizer()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Embedder:
@@ -81,7 +78,6 @@ class Embedder(Closing):
                 f"{settings.model} is the {engine.card.tower} tower, and this worker is for "
                 f"{settings.tower}: name that tower's model card"
             )
-        configure_pillow(ImageLimits.from_settings(settings))
         return cls(engine, settings)
 
     @property
@@ -89,54 +85,56 @@ class Embedder(Closing):
         """The engine's model card."""
         return self.engine.card
 
-    def embed(
-        self,
-        items: Sequence[Item],
-        *,
-        isolated: bool = False,
-        progress: Progress = no_progress,
-    ) -> Embedded:
+    def embed(self, items: Sequence[Item], *, progress: Progress = no_progress) -> Embedded:
         """Return a vector or a failure for each of `items`, in order.
-
-        With `isolated`, images are decoded one at a time in another process. Use it if one of
-        the items may have ended a process: an image that ends its decoder is a failure.
 
         Raises:
             EngineError: The engine failed.
             StorageError: A file system did not answer.
         """
+        if self._decoders is None:
+            texts = text_chunks(items, self.engine, size=self._chunk, tokenizer=self._tokenizer)
+            return embed_chunks(items, self.engine, texts, progress=progress)
         self._prefetch([item.uri for item in items if item.uri and is_http_url(item.uri)])
-        isolate = isolated and self.card.tower == "img"
-        with self._isolated_fill(progress) if isolate else nullcontext(self._fill) as fill:
-            return embed_in_chunks(
-                items,
-                self.engine,
-                size=self._chunk,
-                fill=fill,
-                pool=self._pool,
-                progress=progress,
-            )
+        if isinstance(self.engine, PictureEngine) and self.engine.takes_pictures:
+            return self._embed_pictures(items, self.engine, self._decoders, progress)
+        pictures = self._decoders.run(items, progress=progress)
+        images = image_chunks(items, self.engine, size=self._chunk, pictures=pictures)
+        return embed_chunks(items, self.engine, images, progress=progress)
+
+    def _embed_pictures(
+        self, items: Sequence[Item], engine: PictureEngine, decoders: Decoders, progress: Progress
+    ) -> Embedded:
+        """Embed pictures in their own size, which the engine resizes on the GPU."""
+        outcomes: list[Outcome] = []
+        features = np.empty((len(items), engine.card.dim), dtype=np.float32)
+
+        def decoded() -> Iterator[Picture]:
+            for outcome in stream:
+                if isinstance(outcome, Failure):
+                    outcomes.append(outcome)
+                else:
+                    outcomes.append(outcome.size)
+                    yield outcome
+
+        with closing(
+            decoders.run(items, progress=progress, idle=engine.collect_pictures)
+        ) as stream:
+            count = engine.run_pictures(decoded(), features, progress)
+        chunk = Chunk(items=items, outcomes=outcomes, inputs=features[:0])
+        vectors, outcomes = _normalised(chunk, features[:count])
+        return _embedded(items, outcomes, vectors, has_sizes=True)
 
     def _prefetch(self, urls: Sequence[str]) -> None:
         if urls or self._is_fetching:  # fetches of an earlier run may be unfinished: it failed
             self._urls.begin(urls)
             self._is_fetching = bool(urls)
 
-    @contextmanager
-    def _isolated_fill(self, progress: Progress) -> Iterator[Fill]:
-        """Make images' inputs in another process, which ends with this context."""
-        limits, settings = self._limits, self.settings
-        # With a longer timeout the deadline would end this process first, at every attempt.
-        timeout_s = min(settings.decode_timeout_s, settings.shard_deadline_s * _DECODE_SHARE)
-        with IsolatedDecoder(
-            limits, attempts=settings.decode_attempts, timeout_s=timeout_s, progress=progress
-        ) as decoder:
-            yield isolated_fill(decoder, limits, progress)
-
     def close(self) -> None:
-        """Stop the threads and free the engine."""
+        """End the decoders and free the engine."""
         self._urls.close()
-        self._pool.shutdown(cancel_futures=True)
+        if self._decoders is not None:
+            self._decoders.close()
         self.engine.close()
 
 
@@ -168,19 +166,36 @@ def close_embedder() -> None:
     Embedder.current = None
 
 
-def embed_in_chunks(
+def _decoders(engine: Engine, settings: Settings, urls: Prefetcher, chunk: int) -> Decoders:
+    """Start the decoders for an image tower's engine."""
+    count = settings.decoders or cores()
+    gpu = engine if isinstance(engine, PictureEngine) and engine.takes_pictures else None
+    layout = Layout(
+        resolution=engine.card.input.shape[-1] or 0,
+        slots=max(_MIN_SLOTS, -(-_CHUNKS_AHEAD * chunk // count)),
+        ring_bytes=(settings.decode_memory_mib << 20) // count if gpu else 0,
+    )
+    return Decoders(
+        ImageLimits.from_settings(settings, fetch=urls.take),
+        layout,
+        count=count,
+        attempts=settings.decode_attempts,
+        # With a longer timeout the deadline would end this process first, at every attempt.
+        timeout_s=min(settings.decode_timeout_s, settings.shard_deadline_s * _DECODE_SHARE),
+        pin=gpu.pin if gpu else None,
+    )
+
+
+def embed_chunks(
     items: Sequence[Item],
     engine: Engine,
+    chunks: Generator[Chunk, None, None],
     *,
-    size: int,
-    fill: Fill,
-    pool: ThreadPoolExecutor,
     progress: Progress = no_progress,
 ) -> Embedded:
     """Return a vector or a failure for each of `items`, in order.
 
-    `fill` makes the engine's inputs of `size` items at a time. `pool` runs it for the next items
-    while the engine runs. `progress` is called after each call of the engine.
+    `chunks` yields their inputs. `progress` is called after each call of the engine.
 
     Raises:
         EngineError: The engine failed.
@@ -189,18 +204,24 @@ def embed_in_chunks(
     vectors = np.empty((len(items), engine.card.dim), dtype=np.float32)
     outcomes: list[Outcome] = []
     kept = 0
-    with closing(chunks(items, engine, size=size, fill=fill, pool=pool)) as ready:
-        for chunk in ready:
-            features = engine(chunk.inputs)  # float32 (k, D)
-            normalised = l2_normalise(features)  # float32 (k, D), NaN without a direction
-            bad = np.isnan(normalised[:, 0])
-            outcomes += _outcomes(chunk, features, bad)
-            good = normalised[~bad]
+    with closing(chunks):
+        for chunk in chunks:
+            good, of_chunk = _normalised(chunk, engine(chunk.inputs))
+            outcomes += of_chunk
             vectors[kept : kept + len(good)] = good
             kept += len(good)
             del chunk  # so that the next chunk can use its memory, which may be pinned
             progress()
     return _embedded(items, outcomes, vectors[:kept], has_sizes=engine.card.tower == "img")
+
+
+def _normalised(
+    chunk: Chunk, features: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], list[Outcome]]:
+    """Return unit vectors (k, D), and the chunk's outcomes with a failure for each bad feature."""
+    normalised = l2_normalise(features)  # float32 (k, D), NaN without a direction
+    bad = np.isnan(normalised[:, 0])
+    return normalised[~bad], _outcomes(chunk, features, bad)
 
 
 def _outcomes(chunk: Chunk, features: NDArray[np.float32], bad: NDArray[np.bool_]) -> list[Outcome]:

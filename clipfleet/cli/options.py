@@ -60,7 +60,12 @@ RedisUrl = Annotated[
     str | None,
     typer.Option("--redis-url", help="Redis to use [default: CLIPFLEET_REDIS_URL].", metavar="URL"),
 ]
-ShardSize = Annotated[int | None, typer.Option("--shard-size", min=1, help="Items in a shard.")]
+ShardSize = Annotated[
+    int | None,
+    typer.Option(
+        "--shard-size", min=1, help="Items in a shard [default: 1024; for TensorRT 4096]."
+    ),
+]
 Dtype = Annotated[DtypeName | None, typer.Option("--dtype", help="Type of the stored vectors.")]
 IdColumn = Annotated[
     str | None, typer.Option("--id-column", metavar="NAME", help="Column of the ids.")

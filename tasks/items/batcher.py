@@ -26,16 +26,14 @@ GivenUp = tuple[str, str]  # the class of the errors, and their message
 class Delivery:
     """A message that this worker holds: its unparsed items, and how to acknowledge it.
 
-    `raw` returns the message in the JSON of its queue. `redelivered`: a worker died, or stopped,
-    while it held the message. `lost`: how often the process that had its items, or its worker,
-    died.
+    `raw` returns the message in the JSON of its queue. `lost`: how often the process that had its
+    items, or its worker, died.
     """
 
     dataset: str | None  # None: the default, see clipfleet.tasks.items.task
     items: list[Any]
     ack: Callable[[], None]
     raw: Callable[[], str] = str
-    redelivered: bool = False
     lost: int = 0
 
 
@@ -44,15 +42,13 @@ class Batch:
     """Deliveries for one dataset that are embedded together.
 
     `attempt` counts from 1. `failed_alone` counts the errors of a batch of one delivery that one
-    of its items may have caused. After its process died, a batch is `isolated` (see
-    `Embedder.embed`).
+    of its items may have caused.
     """
 
     dataset: str | None
     deliveries: list[Delivery] = field(default_factory=list)
     attempt: int = 1
     failed_alone: int = 0
-    isolated: bool = False
     given_up: GivenUp | None = None
 
     @property
@@ -106,7 +102,6 @@ class Batcher:
             window = self._windows[key] = Batch(dataset=delivery.dataset, given_up=given_up)
             self._after(self._window_s, partial(self._start, window))
         window.deliveries.append(delivery)
-        window.isolated |= delivery.redelivered
         self._held.add(delivery)
         self._held_items += len(delivery.items)
         self._update_credit()
@@ -140,11 +135,10 @@ class Batcher:
         self._go_later(batch, _halves(batch) if halved else [batch])
 
     def lost(self, batch: Batch, error: BaseException) -> None:
-        """Run a batch whose process died again after a delay: isolated, and not split.
+        """Run a batch whose process died again after a delay, and do not split it.
 
         Its deliveries that were lost too often are given up.
         """
-        batch.isolated = True
         for delivery in batch.deliveries:
             delivery.lost += 1
         last = [one for one in batch.deliveries if one.lost >= self._attempts]

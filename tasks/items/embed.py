@@ -43,20 +43,19 @@ def embed_single_items(
     embedder: Embedder,
     *,
     worker: str,
-    isolated: bool = False,
     given_up: GivenUp | None = None,
 ) -> Outcome:
     """Embed the items that a dataset does not have, and commit them as parts of about a window.
 
-    An id that comes again with other content is treated by `settings.on_conflict`. `isolated`: see
-    `Embedder.embed`. If `given_up`, the items become failures without an attempt.
+    An id that comes again with other content is treated by `settings.on_conflict`. If
+    `given_up`, the items become failures without an attempt.
 
     Raises:
         UsageError: The dataset is damaged, or of another model.
         TransientError: Worth trying again; the parts that were committed stay.
         GpuLostError: This process can embed nothing any more; no item caused it.
     """
-    arrival = _Arrival(dataset, embedder, worker=worker, isolated=isolated, given_up=given_up)
+    arrival = _Arrival(dataset, embedder, worker=worker, given_up=given_up)
     rest = list(single_items)
     while rest:  # a second time only for what came twice, or changed meanwhile
         rest = arrival.write(rest)
@@ -72,14 +71,12 @@ class _Arrival:
         embedder: Embedder,
         *,
         worker: str,
-        isolated: bool,
         given_up: GivenUp | None,
     ) -> None:
         self.outcome = Outcome()
         self._dataset = dataset
         self._embedder = embedder
         self._worker = worker
-        self._isolated = isolated
         self._given_up = given_up
         self._known = known_ids(dataset)
 
@@ -172,7 +169,7 @@ class _Arrival:
             code, reason = self._given_up
             failures += [Failure(item=item, error=code, message=reason) for item in valid]
             valid = []
-        embedded = self._embedder.embed(valid, isolated=self._isolated, progress=working().progress)
+        embedded = self._embedder.embed(valid, progress=working().progress)
         return replace(embedded, failures=[*embedded.failures, *failures])
 
 

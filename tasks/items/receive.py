@@ -29,7 +29,6 @@ from clipfleet.tasks.items.batcher import Batch, Batcher, Delivery
 from clipfleet.tasks.retry_policy import (
     BatchFailed,
     BatchPostponed,
-    is_redelivered,
     reason_of,
     times_lost,
 )
@@ -108,7 +107,6 @@ def parse_delivery(message: Any, ack: Callable[[], None]) -> Delivery:
         dataset=dataset,
         items=args[0],
         ack=ack,
-        redelivered=is_redelivered(info),
         lost=times_lost(info),
     )
 
@@ -164,7 +162,6 @@ class BatchRequest(Request):
         arguments = [[item for delivery in batch.deliveries for item in delivery.items]]
         keywords = {
             "dataset": batch.dataset,
-            "isolated": batch.isolated,
             "given_up": batch.given_up,
         }
         headers: dict[str, Any] = {

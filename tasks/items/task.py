@@ -89,7 +89,6 @@ def embed_items(
     items: list[Any],
     *,
     dataset: str | None,
-    isolated: bool,
     given_up: GivenUp | None = None,
 ) -> None:
     """Embed a batch, or requeue it: the parent process still holds its messages."""
@@ -104,7 +103,6 @@ def embed_items(
                 opened,
                 embedder,
                 worker=str(self.request.hostname),
-                isolated=isolated,
                 given_up=given_up,
             )
     except GpuLostError as error:
@@ -129,7 +127,7 @@ def embed_items(
         if given_up is not None:
             fields = {"dataset": opened.root, "items": len(items), "reason": given_up[1]}
             log.error("items given up: they are errors, see `clipfleet retry`", extra=fields)
-        _log_done(len(items), outcome, opened, time.monotonic() - started_s, isolated=isolated)
+        _log_done(len(items), outcome, opened, time.monotonic() - started_s)
 
 
 def _queue_of(embedder: Embedder) -> tuple[str, str]:
@@ -177,16 +175,13 @@ def _log_failed(error: Exception, items: int, dataset: str | None) -> None:
         log.warning("items failed", extra=fields)
 
 
-def _log_done(
-    received: int, outcome: Outcome, dataset: Dataset, seconds: float, *, isolated: bool
-) -> None:
+def _log_done(received: int, outcome: Outcome, dataset: Dataset, seconds: float) -> None:
     commits: list[Commit] = outcome.commits
     items = sum(done.vectors + done.errors for done in commits)
     measured = {
         "items": items,
         "errors": sum(done.errors for done in commits),
         "cut": sum(done.cut for done in commits),
-        "isolated": isolated,
         "seconds": round(seconds, 3),
         "items_per_s": round(items / max(seconds, 1e-9), 1),
     }

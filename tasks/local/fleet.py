@@ -128,9 +128,7 @@ def share_of_cores(settings: Settings, count: int) -> Settings:
     if count <= 1:
         return settings
     share = max(1, cores() // count)
-    threads = {
-        name: getattr(settings, name) or share for name in ("decode_threads", "engine_threads")
-    }
+    threads = {name: getattr(settings, name) or share for name in ("decoders", "engine_threads")}
     return settings.model_copy(update=threads)
 
 

@@ -60,7 +60,7 @@ def retry(dataset_root: str, only: Collection[str] = (), *, settings: Settings) 
     dataset = Dataset.open(dataset_root, store_timeout_s=settings.store_timeout_s)
     check_broker(settings.redis_url, allow_eviction=settings.allow_eviction)
     job, queueing = plan_and_queue(
-        dataset, settings, lambda: _plan(dataset, only, settings.shard_size)
+        dataset, settings, lambda: _plan(dataset, only, settings.items_in_shard())
     )
     return Retry(
         dataset=dataset.root,

@@ -116,7 +116,8 @@ def submit(
     def plan() -> Refresh:
         if moved_from is not None:
             move_source(dataset, source, local_path(moved_from))
-        return _plan(dataset, source, settings, refresh=refresh)
+        size = settings.items_in_shard(card.runtime)
+        return _plan(dataset, source, settings, size=size, refresh=refresh)
 
     planned, queueing = plan_and_queue(dataset, settings, plan)
     job, newer = planned.job, planned.newer
@@ -154,8 +155,9 @@ def create_planned(root: str, card: ModelCard, settings: Settings) -> Dataset:
     return dataset
 
 
-def _plan(dataset: Dataset, source: Source, settings: Settings, *, refresh: bool) -> Refresh:
-    size = settings.shard_size
+def _plan(
+    dataset: Dataset, source: Source, settings: Settings, *, size: int, refresh: bool
+) -> Refresh:
     if refresh:
         return refresh_items(dataset, source, size, on_conflict=settings.on_conflict)
     return Refresh(job=plan_items(dataset, source, size))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from clipfleet.errors import EngineError
 from clipfleet.model_card import ModelCard, TensorSpec
 from clipfleet.workers.closing import Closing
+from clipfleet.workers.images.decoder import Picture
 
 Array = NDArray[Any]
 
@@ -34,6 +35,36 @@ class Engine(Closing, Protocol):
         """
         spec = self.card.input
         return np.empty((count, *(size or 1 for size in spec.shape[1:])), np.dtype(spec.dtype))
+
+
+@runtime_checkable
+class PictureEngine(Engine, Protocol):
+    """An engine that can take decoded pictures in their own size, and resize them on its GPU."""
+
+    takes_pictures: bool  # whether it does, with pixels equal to Pillow's
+
+    def pin(self, address: int, size_bytes: int) -> Callable[[], None]:
+        """Let the GPU copy from memory of this process; return what ends this."""
+        ...
+
+    def run_pictures(
+        self,
+        pictures: Iterable[Picture],
+        features: NDArray[np.float32],
+        progress: Callable[[], None],
+    ) -> int:
+        """Write the features of n pictures to the first rows of `features`, and return n.
+
+        Each picture is freed, in order. `progress` is called after each batch.
+
+        Raises:
+            EngineError: The engine failed.
+        """
+        ...
+
+    def collect_pictures(self) -> None:
+        """Free the pictures of the batches that are done; called while a picture is waited for."""
+        ...
 
 
 def checked_inputs(inputs: Array, card: ModelCard) -> Array:

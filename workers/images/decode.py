@@ -15,16 +15,19 @@ import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError
 
 from clipfleet.error_codes import DECODE_FAILED, MISSING, TOO_LARGE, UNSUPPORTED_FORMAT
 from clipfleet.errors import ItemError
 from clipfleet.images import IMAGE_FORMATS
-from clipfleet.items import Item
-from clipfleet.settings import Settings
 from clipfleet.workers.images.read import read_bytes, refuse_url
 from clipfleet.workers.item_errors import item_error, shown
+
+if TYPE_CHECKING:  # a decoder's process needs neither
+    from clipfleet.items import Item
+    from clipfleet.settings import Settings
 
 Image.init()  # load all plug-ins now, not in the first thread with an unusual file
 _FORMATS = tuple(

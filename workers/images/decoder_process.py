@@ -1,8 +1,9 @@
-"""A process that decodes one image after another, apart from the engine's process.
+"""A decoder: a process that reads and decodes one picture after another.
 
-`isolated_decoder` starts it. Requests and answers go over its standard input, a socket: a line
-of JSON, then bytes. The process opens no file: the request has the picture's bytes. If a
-picture ends the process, that costs one attempt of the picture.
+`decoders` starts it. Requests and answers are lines of JSON on its standard input, a socket. A
+request names a file, or comes with an open file that has a picture's bytes. The pixels go to the
+decoder's region of shared memory. If a picture ends the process, that costs the picture one
+attempt.
 """
 
 from __future__ import annotations
@@ -15,54 +16,120 @@ import resource
 import signal
 import socket
 import sys
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from PIL import Image
 
-from clipfleet.errors import ItemError
+from clipfleet.errors import ItemError, StorageError
 from clipfleet.workers.images.decode import ImageLimits, configure_pillow, decode
-from clipfleet.workers.images.preprocess import preprocess_into
+from clipfleet.workers.images.jpeg import decode_jpeg_into, jpeg_size
+from clipfleet.workers.images.preprocess import preprocess_into, resized_rgb
+from clipfleet.workers.images.read import read_bytes
+from clipfleet.workers.images.region import Layout, Region, Room
 
 _PR_SET_PDEATHSIG = 1
 _OOM_SCORE_PATH = "/proc/self/oom_score_adj"
 _MAX_OOM_SCORE = "1000"
+_RECEIVED_BYTES = 1 << 16
+# Modes of 8 bits a channel without alpha or palette. Pillow resizes each channel by itself, so a
+# grey picture may become RGB before its resize.
+_OWN_SIZE_MODES = frozenset({"RGB", "L"})
 
 
-def main(parent_pid: int, max_pixels: int, memory_bytes: int) -> None:
+def main(parent_pid: int, region_file: int, options: str) -> None:
     """Answer requests until the other end closes the socket or exits."""
+    given = json.loads(options)
     _exit_with(parent_pid)
-    _limit_memory(memory_bytes)
-    configure_pillow(ImageLimits(max_pixels=max_pixels))
+    limits = ImageLimits(
+        **{**given["limits"], "input_roots": tuple(given["limits"]["input_roots"])}
+    )
+    region = Region(Layout(**given["layout"]), region_file)
+    region.close_file()
+    _limit_memory(given["memory_bytes"] + region.layout.size_bytes)
+    configure_pillow(limits)
     with socket.socket(fileno=sys.stdin.fileno()) as connection:
-        requests, answers = connection.makefile("rb"), connection.makefile("wb")
-        answers.write(b"ready\n")
-        answers.flush()
-        while line := requests.readline():
+        connection.sendall(b"ready\n")
+        _serve(connection, limits, region, Room(region))
+
+
+def _serve(connection: socket.socket, limits: ImageLimits, region: Region, room: Room) -> None:
+    files: list[int] = []
+    buffer = b""
+    while True:
+        received, new_files, _, _ = socket.recv_fds(connection, _RECEIVED_BYTES, 64)
+        if not received:
+            return
+        files += new_files
+        *lines, buffer = (buffer + received).split(b"\n")
+        for line in lines:
             request = json.loads(line)
-            pixels = np.empty((3, request["resolution"], request["resolution"]), dtype=np.float32)
-            data = requests.read(request["bytes"])
-            answer = _decoded(data, request["name"], max_pixels, pixels)
-            del data  # free it before the next request
-            _send(answers, answer, pixels)
+            file = files.pop(0) if "bytes" in request else None
+            answer = _answer(request, file, limits, region, room)
+            connection.sendall(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
 
 
-def _decoded(
-    data: bytes, name: str, max_pixels: int, pixels: NDArray[np.float32]
-) -> dict[str, object]:
+def _answer(
+    request: dict[str, Any], file: int | None, limits: ImageLimits, region: Region, room: Room
+) -> list[Any]:
+    """Return [offset, width and height as placed, width and height], or [class, message]."""
     try:
-        image, size = decode(data, name, max_pixels)
-        preprocess_into(image, pixels)
+        uri = request["uri"]
+        if file is None:
+            data = read_bytes(uri, limits.max_bytes, limits.input_roots, attempts=limits.attempts)
+        else:
+            with open(file, "rb") as opened:
+                data = opened.read()
+        placed = _placed_jpeg(data, limits, region, room)
+        if placed is not None:
+            return [*placed, *placed[1:]]
+        image, size = decode(data, uri, limits.max_pixels)
+        start, width, height = _placed(image, region, room)
     except ItemError as error:
-        return {"error": error.code, "message": str(error)}
-    return {"size": size}
+        return [error.code, str(error)]
+    except StorageError as error:
+        return ["", str(error)]
+    return [start, width, height, *size]
 
 
-def _send(answers: BinaryIO, answer: dict[str, object], pixels: NDArray[np.float32]) -> None:
-    answers.write(json.dumps(answer).encode() + b"\n")
-    if "size" in answer:
-        answers.write(pixels.data.cast("B"))
-    answers.flush()
+def _placed_jpeg(
+    data: bytes, limits: ImageLimits, region: Region, room: Room
+) -> tuple[int, int, int] | None:
+    """Decode a JPEG file into the ring, as `_placed` does; return None if that is not possible."""
+    size = jpeg_size(data) if region.layout.has_ring else None
+    if size is None or size[0] * size[1] > limits.max_pixels:
+        return None
+    width, height = size
+    start = room.ring(3 * width * height)
+    if start is None or not decode_jpeg_into(
+        data, region.array(start, (height, width, 3), "uint8")
+    ):
+        return None
+    room.take()
+    return start, width, height
+
+
+def _placed(image: Image.Image, region: Region, room: Room) -> tuple[int, int, int]:
+    """Write a picture's pixels to the region; return their offset, width and height."""
+    side = region.layout.resolution
+    if not region.layout.has_ring:
+        start = room.slot()
+        preprocess_into(image, region.array(start, (3, side, side), "float32"))
+        room.take()
+        return start, side, side
+    if image.mode in _OWN_SIZE_MODES:
+        found = room.ring(3 * image.width * image.height)
+        if found is not None:
+            rgb = np.asarray(image.convert("RGB"))
+            region.array(found, rgb.shape, "uint8")[:] = rgb
+            room.take()
+            return found, image.width, image.height
+    # No room for its own size, or a mode that Pillow resizes in its own way.
+    small = np.asarray(resized_rgb(image, side, side))
+    start = room.slot()
+    region.array(start, small.shape, "uint8")[:] = small
+    room.take()
+    return start, side, side
 
 
 def _exit_with(parent_pid: int) -> None:
@@ -86,4 +153,4 @@ def _limit_memory(memory_bytes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

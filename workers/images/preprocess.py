@@ -45,7 +45,7 @@ def preprocess_into(image: Image.Image, out: NDArray[np.float32]) -> None:
         ItemError: Pillow cannot resize the image's mode or convert it to RGB.
     """
     _, height, width = out.shape
-    rgb = np.asarray(_resized_rgb(image, width, height))  # uint8 (S, S, 3)
+    rgb = np.asarray(resized_rgb(image, width, height))  # uint8 (S, S, 3)
     np.divide(rgb.transpose(2, 0, 1), _WHITE, out=out, dtype=np.float32)
     np.subtract(out, _MEAN, out=out)
     np.divide(out, _STD, out=out)
@@ -70,7 +70,7 @@ def preprocess_batch(
     return out
 
 
-def _resized_rgb(image: Image.Image, width: int, height: int) -> Image.Image:
+def resized_rgb(image: Image.Image, width: int, height: int) -> Image.Image:
     try:
         return image.resize((width, height), Image.Resampling.BICUBIC).convert("RGB")
     except (ValueError, OSError, MemoryError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
@@ -17,7 +17,9 @@ from clipfleet.workers.engines.cuda import runtime as cuda
 from clipfleet.workers.engines.cuda.graph import Graph
 from clipfleet.workers.engines.cuda.host_copy import HostCopy
 from clipfleet.workers.engines.cuda.pinned_memory import PinnedArrays, address_of
+from clipfleet.workers.engines.cuda.resize import PictureBuffer, Resizer
 from clipfleet.workers.engines.tensorrt.engine_file import EngineFile
+from clipfleet.workers.images.decoder import Picture
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ class ExecutionSlot:
         self._pinned = pinned
         self._batch: Array | None = None  # the batch in flight, if the GPU reads it in place
         self._rows: NDArray[np.float32] | None = None  # for the features of the batch in flight
+        self._pictures: Sequence[Picture] = ()  # of the batch in flight
+        self._buffer: PictureBuffer | None = None
         self._context: Any = None
         with ExitStack() as stack:
             self._stream = stack.enter_context(cuda.Stream())
@@ -122,6 +126,7 @@ class ExecutionSlot:
         cudart, event = cuda.runtime(), self._events[blocking].handle
         self._record = partial(cudart.cudaEventRecord, event, self._stream.handle)
         self._wait = partial(cudart.cudaEventSynchronize, event)
+        self._query = partial(cudart.cudaEventQuery, event)
 
     def launch(self, batch: Array, rows: NDArray[np.float32]) -> None:
         """Start a batch of up to `size` inputs; `collect` writes its features to `rows`.
@@ -140,11 +145,27 @@ class ExecutionSlot:
         (error,) = self._copy_in(source)
         if error:
             raise cuda.failure(error, "cudaMemcpyAsync")
+        self._run()
+        self._rows = rows
+
+    def _run(self) -> None:
         self._start()
         (error,) = self._record()
         if error:
             raise cuda.failure(error, "cudaEventRecord")
-        self._rows = rows
+
+    def launch_pictures(
+        self, pictures: Sequence[Picture], rows: NDArray[np.float32], resizer: Resizer
+    ) -> None:
+        """Start a batch of up to `size` pictures, which the GPU resizes; `collect` frees them.
+
+        The rest of a short batch keeps earlier inputs.
+        """
+        if self._buffer is None:
+            self._buffer = PictureBuffer(resizer, self.size)
+        self._buffer.copy(pictures, self._device_input.handle, self._stream)
+        self._run()
+        self._pictures, self._rows = pictures, rows
 
     def collect(self) -> None:
         """Wait for the batch in flight, if there is one, and write its features to its rows."""
@@ -155,7 +176,20 @@ class ExecutionSlot:
         if error:
             raise cuda.failure(error, "cudaEventSynchronize")
         rows[:] = self._made[: len(rows)]
+        for picture in self._pictures:
+            picture.free()
         self._rows = self._batch = None
+        self._pictures = ()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether `collect` has not to wait."""
+        if self._rows is None:
+            return True
+        (error,) = self._query()
+        if error and error.name != "cudaErrorNotReady":
+            raise cuda.failure(error, "cudaEventQuery")
+        return not error
 
     def abandon(self) -> None:
         """Drop the batch in flight, whether it fails or not."""
@@ -163,6 +197,7 @@ class ExecutionSlot:
         with suppress(EngineError):  # the error of the call that failed is raised instead
             self._stream.synchronize()
         self._batch = None
+        self._pictures = ()
 
     def launch_on_gpu(self, source: int, target: int, count: int) -> None:
         """Start a batch of `count` inputs at GPU address `source`; the features go to `target`.
@@ -186,6 +221,8 @@ class ExecutionSlot:
     def close(self) -> None:
         """Free graph, context, buffers and stream, in this order. Do not use the slot again."""
         self.abandon()
+        if self._buffer is not None:
+            self._buffer.close()
         self._closing.close()
 
 

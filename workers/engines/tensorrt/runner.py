@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from itertools import cycle
+from itertools import cycle, islice
 from threading import Lock
 
 import numpy as np
@@ -17,9 +18,11 @@ from clipfleet.workers.engines.base import Array
 from clipfleet.workers.engines.cuda import runtime as cuda
 from clipfleet.workers.engines.cuda.host_copy import HostCopy
 from clipfleet.workers.engines.cuda.pinned_memory import PinnedArrays
+from clipfleet.workers.engines.cuda.resize import Resizer
 from clipfleet.workers.engines.tensorrt.autotune import Piece, items_per_second, sample_inputs
 from clipfleet.workers.engines.tensorrt.engine_file import EngineFile, ProfileTakenError
 from clipfleet.workers.engines.tensorrt.execution_slot import ExecutionSlot, run_batches
+from clipfleet.workers.images.decoder import Picture
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,8 @@ class Runner(Closing):
         self._pinned = PinnedArrays()
         self._slots: list[ExecutionSlot] = []
         self._small: list[ExecutionSlot] = []
+        self._in_flight: deque[ExecutionSlot] = deque()  # with pictures, the oldest first
+        self._resizer: Resizer | None = None
         self._closed = False
         self.items_s: float | None = None  # the measured speed; None if `contexts` was given
         self._lock = Lock()
@@ -92,6 +97,59 @@ class Runner(Closing):
             self._check_open()
             with cuda.detect_lost_gpu():
                 run_batches(self._pieces(inputs, features))
+
+    def run_pictures(
+        self,
+        pictures: Iterable[Picture],
+        features: NDArray[np.float32],
+        progress: Callable[[], None],
+    ) -> int:
+        """Write the features of n pictures to the first n rows of `features`, and return n.
+
+        The GPU resizes the pictures. Each is freed when its batch is done, in order. `progress` is
+        called after the start of each batch.
+
+        Raises:
+            EngineError: The engine failed; GpuLostError if the GPU is lost.
+        """
+        with self._lock:
+            self._check_open()
+            resizer = self._resizer = self._resizer or Resizer(self._file.input_row[-1])
+            with cuda.detect_lost_gpu():
+                try:
+                    return self._run_pictures(iter(pictures), features, resizer, progress)
+                except BaseException:
+                    for slot in self._in_flight:
+                        slot.abandon()
+                    raise
+                finally:
+                    self._in_flight.clear()
+
+    def _run_pictures(
+        self,
+        pictures: Iterator[Picture],
+        features: NDArray[np.float32],
+        resizer: Resizer,
+        progress: Callable[[], None],
+    ) -> int:
+        start, ring = 0, cycle(self._slots)
+        while batch := list(islice(pictures, self._largest)):
+            fits = (slot for slot in self._small if len(batch) <= slot.size)
+            slot = next(fits, None) or next(ring)
+            while slot in self._in_flight:
+                self._in_flight.popleft().collect()
+            slot.launch_pictures(batch, features[start : start + len(batch)], resizer)
+            self._in_flight.append(slot)
+            start += len(batch)
+            progress()
+        while self._in_flight:
+            self._in_flight.popleft().collect()
+        return start
+
+    def collect_done(self) -> None:
+        """Free the pictures of the batches that are done, during `run_pictures`."""
+        while self._in_flight and self._in_flight[0].is_done:
+            self._in_flight.popleft().collect()
 
     def run_on_gpu(self, source: int, target: int, count: int) -> None:
         """Compute `count` inputs at GPU address `source`; the features go to address `target`.
@@ -141,7 +199,7 @@ class Runner(Closing):
         self._choose_wait()
 
     def _choose_wait(self) -> None:
-        """Wait asleep if other batches keep the GPU busy: the decoder threads need the core."""
+        """Wait asleep if other batches keep the GPU busy: the decoders need the core."""
         for slot in self._slots:
             slot.wait_with(blocking=len(self._slots) > 1)
 
@@ -194,3 +252,5 @@ class Runner(Closing):
             while self._slots:
                 self._slots.pop().close()
             self._pinned.close()
+            if self._resizer is not None:
+                self._resizer.close()

@@ -1,0 +1,307 @@
+"""A decoder, as the engine's process sees it: a process, a socket to it, and its region."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from clipfleet.error_codes import ERROR_CODES
+from clipfleet.errors import ItemError, StorageError
+from clipfleet.workers.images.decode import ImageLimits
+from clipfleet.workers.images.region import Layout, Region
+from clipfleet.workers.item_errors import item_error
+
+log = logging.getLogger(__name__)
+
+_MODULE = "clipfleet.workers.images.decoder_process"
+_END_S = 5.0
+_ANSWERS_BYTES = 1 << 16  # that are received at once; no line is longer
+_READY = b"ready"
+# A socket's buffer takes 200 kB: so no request waits for a decoder that a picture holds.
+_MAX_REQUESTED_BYTES = 1 << 16
+_MAX_WITH_BYTES = 4  # requests that come with a picture's bytes
+
+# A decoder's memory limit: above the measured need of any sound image of the allowed pixels (JPEG
+# 2000 needs most, some 40 bytes a pixel), and low enough that a bomb fails before the machine.
+_MEMORY_A_PIXEL = 48  # bytes
+_MEMORY_BESIDES = 1 << 30  # bytes
+
+# What a decoder has of this process's environment: neither Redis's URL nor a key nor a password.
+_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV")
+_KEPT_PREFIX = "PYTHON"
+
+
+class DecoderLostError(Exception):
+    """A decoder died, or exceeded its time; str(error) continues a sentence that begins with it."""
+
+    def __init__(self, reason: str, *, timed_out: bool = False, killed: bool = False) -> None:
+        super().__init__(reason)
+        self.timed_out = timed_out
+        self.killed = killed
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Request:
+    """A picture to decode: a file, or the bytes that were fetched from a URL.
+
+    `number` is its position in its run. `losses` is how often it ended its decoder.
+    """
+
+    number: int
+    uri: str
+    data: bytes | None = None
+    losses: int = 0
+    not_before_s: float = 0.0
+    line_bytes: int = 0
+
+
+class Picture:
+    """A decoded picture in a decoder's region.
+
+    `width` and `height` are those of its pixels, and `size` is the (width, height) of the image.
+    """
+
+    __slots__ = ("_decoder", "_start", "height", "is_free", "size", "width")
+
+    def __init__(
+        self, decoder: Decoder, start: int, width: int, height: int, size: tuple[int, int]
+    ) -> None:
+        self._decoder = decoder
+        self._start = start
+        self.width = width
+        self.height = height
+        self.size = size
+        self.is_free = False
+
+    @property
+    def pixels(self) -> NDArray[Any]:
+        """The pixels, uint8 (height, width, 3); or an engine's input, float32 (3, S, S)."""
+        region = self._decoder.region
+        if region.layout.has_ring:
+            return region.array(self._start, (self.height, self.width, 3), "uint8")
+        return region.array(self._start, (3, self.height, self.width), "float32")
+
+    @property
+    def address(self) -> int:
+        """The address of the pixels."""
+        return self._decoder.region.address + self._start
+
+    def free(self) -> None:
+        """Let the decoder use the memory again; once."""
+        self.is_free = True
+        self._decoder.free_room()
+
+
+class Decoder:
+    """A running decoder process."""
+
+    def __init__(
+        self,
+        limits: ImageLimits,
+        layout: Layout,
+        *,
+        pin: Callable[[int, int], Callable[[], None]] | None = None,
+    ) -> None:
+        """Start the process; for `pin`, see `Decoders`.
+
+        Raises:
+            OSError: No process starts.
+        """
+        self.started = False  # it has said that it is ready
+        self.since_s = time.monotonic()  # the start, or when its first request became the first
+        self.requests: deque[Request] = deque()  # not answered yet
+        self._layout = layout
+        self.region = Region(layout)
+        if pin is not None:
+            unpin = pin(self.region.address, layout.size_bytes)
+            # A picture keeps its region: so the GPU copies no more from it.
+            weakref.finalize(self.region, unpin).atexit = False
+        self._held: deque[Picture] = deque()  # not freed, or behind one that is not
+        self._requested_bytes = 0
+        self._lines: list[bytes] = []
+        self._files: list[int] = []
+        self._received = b""
+        self.socket, theirs = socket.socketpair()
+        memory = _MEMORY_BESIDES + limits.max_bytes + _MEMORY_A_PIXEL * limits.max_pixels
+        given = {
+            "limits": {
+                "max_pixels": limits.max_pixels,
+                "max_bytes": limits.max_bytes,
+                "input_roots": limits.input_roots,
+                "attempts": limits.attempts,
+            },
+            "layout": asdict(layout),
+            "memory_bytes": memory,
+        }
+        try:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", _MODULE),
+                    *(str(os.getpid()), str(self.region.file), json.dumps(given)),
+                ],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                env=_environment(),
+                pass_fds=[self.region.file],
+            )
+        except OSError:
+            self.socket.close()
+            raise
+        finally:
+            theirs.close()
+            self.region.close_file()
+
+    def has_room(self, request: Request, *, reserve: int) -> bool:
+        """Return whether the decoder can have a request, and its region `reserve` more pictures."""
+        if self._requested_bytes > _MAX_REQUESTED_BYTES:
+            return False
+        if request.data is not None and len(self.requests) >= _MAX_WITH_BYTES:
+            return False
+        return len(self.requests) + len(self._held) + reserve < self._layout.slots
+
+    def add(self, request: Request) -> None:
+        """Give the decoder a request, which `flush` sends."""
+        if not self.requests:
+            self.since_s = time.monotonic()
+        self.requests.append(request)
+        message: dict[str, Any] = {"uri": request.uri}
+        if request.data is not None:
+            message["bytes"] = len(request.data)
+            self._files.append(_file_of(request.data))
+        line = json.dumps(message).encode() + b"\n"
+        request.line_bytes = len(line)
+        self._requested_bytes += len(line)
+        self._lines.append(line)
+
+    def flush(self) -> None:
+        """Send the requests that were added; `answers` tells if the process has ended."""
+        if not self._lines:
+            return
+        lines, files = b"".join(self._lines), self._files
+        self._lines, self._files = [], []
+        try:
+            sent = socket.send_fds(self.socket, [lines], files) if files else 0
+            self.socket.sendall(lines[sent:])
+        except OSError as error:
+            log.debug("decoder %d takes no request: %s", self._process.pid, error)
+        finally:
+            for file in files:
+                os.close(file)
+
+    def answers(self) -> Iterator[tuple[Request, Picture | ItemError | StorageError]]:
+        """Receive, and yield each request that is answered, with its answer.
+
+        Raises:
+            DecoderLostError: The process ended, or its answer is none.
+        """
+        try:
+            received = self.socket.recv(_ANSWERS_BYTES)
+        except OSError:
+            received = b""
+        if not received:
+            raise self._lost()
+        *lines, self._received = (self._received + received).split(b"\n")
+        for line in lines:
+            if not self.started and line == _READY:
+                self.started = True
+                self.since_s = time.monotonic()
+                continue
+            try:
+                answer = self._parsed(json.loads(line))
+                request = self.requests.popleft()
+                self._requested_bytes -= request.line_bytes
+            # Any content: a picture may have taken control of the process.
+            except (ValueError, LookupError, TypeError, RecursionError) as error:
+                raise DecoderLostError("gave an answer that is none") from error
+            self.since_s = time.monotonic()
+            if isinstance(answer, Picture):
+                self._held.append(answer)
+            yield request, answer
+        if len(self._received) > _ANSWERS_BYTES:
+            raise DecoderLostError("gave an answer that is none")
+
+    def _parsed(self, answer: Any) -> Picture | ItemError | StorageError:
+        if len(answer) == 2:
+            code, message = answer
+            if not isinstance(message, str) or code not in ("", *ERROR_CODES):
+                raise ValueError("its answer is no class of error with a message")
+            return item_error(code, message) if code else StorageError(message)
+        start, width, height, *size = answer
+        for side in (width, height, *size):
+            if type(side) is not int or not 0 < side < 1 << 31:
+                raise ValueError(f"{side!r} is no width or height")
+        side = self._layout.resolution
+        if not self._layout.has_ring and (width, height) != (side, side):
+            raise ValueError(f"{width}x{height} is not the size of a slot")
+        self.region.check(start, 3 * width * height * (1 if self._layout.has_ring else 4))
+        return Picture(self, start, width, height, (size[0], size[1]))
+
+    def free_room(self) -> None:
+        """Free the room of the oldest pictures, as the region is used in order."""
+        while self._held and self._held[0].is_free:
+            self._held.popleft()
+            self.region.freed += 1
+
+    def _lost(self) -> DecoderLostError:
+        """Wait for a process that closed its socket, and return how it ended."""
+        try:
+            code = self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            return DecoderLostError("did not answer")
+        if code < 0:
+            killed = code == -signal.SIGKILL
+            return DecoderLostError(f"died of {_signal_name(-code)}", killed=killed)
+        return DecoderLostError(f"ended with exit code {code}")
+
+    def close(self) -> list[Request]:
+        """End the process, and return what it did not answer; its pictures stay."""
+        self._process.kill()
+        self._process.wait()
+        self.socket.close()
+        for file in self._files:
+            os.close(file)
+        self._files = []
+        return list(self.requests)
+
+
+def _file_of(data: bytes) -> int:
+    """Return an open file in memory with these bytes."""
+    file = os.memfd_create("clipfleet-picture")
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(file, rest) :]
+        os.lseek(file, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
+def _environment() -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _KEPT or name.startswith(_KEPT_PREFIX)
+    }
+    return {**kept, "OPENBLAS_NUM_THREADS": "1"}  # each thread's stack counts as memory

@@ -1,0 +1,311 @@
+"""Decoders: processes that read and decode pictures ahead of the engine.
+
+Decoding in processes uses all cores, which threads of one Python process do not. A picture can end
+the process that decodes it (by a fault in a decoder's C code, or by its memory) or block it for
+ever. That costs one process, which is started again, and the picture that the process held one
+attempt. After a few attempts the picture becomes an error; the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from clipfleet.error_codes import DECODE_TIMEOUT, DECODER_CRASHED, MISSING
+from clipfleet.errors import ItemError, StorageError
+from clipfleet.items import Item
+from clipfleet.storage.format.parts import Failure
+from clipfleet.workers.images.decode import ImageLimits
+from clipfleet.workers.images.decoder import Decoder, DecoderLostError, Picture, Request
+from clipfleet.workers.images.read import is_http_url
+from clipfleet.workers.images.region import Layout
+from clipfleet.workers.item_errors import shown
+
+Outcome = Picture | Failure
+
+_START_S = 60.0  # a busy machine starts a process slowly
+_STARTS = 3  # of a decoder that ends before it is ready
+_PAUSE_S = 0.5  # doubled each time, after a kill that may have come from outside
+_LOOK_S = 0.5  # between two looks for held decoders
+_FULL_S = 0.01  # the same while no decoder has room, until the caller has freed some
+_TAKEN = 16  # pictures between two looks for answers
+_FETCHES = 8  # threads that wait for URLs
+
+log = logging.getLogger(__name__)
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Run:
+    """One call of `Decoders.run`."""
+
+    items: Sequence[Item]
+    outcomes: list[Outcome | None]
+    next: int = 0  # the first item that no decoder and no fetch has had
+    again: list[Request] = field(default_factory=list)  # fetched, or to be tried again
+    fetched: deque[Request | Exception] = field(default_factory=deque)  # filled by threads
+    awaited: int = 0  # the first item that the caller has not taken
+
+
+class Decoders:
+    """A pool of decoder processes, which starts at once; a context manager.
+
+    One thread uses it: it hands out pictures and takes answers whenever it takes a picture. A
+    decoder has as many requests as its region has slots, so it works while the engine does.
+    """
+
+    def __init__(
+        self,
+        limits: ImageLimits,
+        layout: Layout,
+        *,
+        count: int,
+        attempts: int,
+        timeout_s: float,
+        pause_s: float = _PAUSE_S,
+        pin: Callable[[int, int], Callable[[], None]] | None = None,
+    ) -> None:
+        """Start `count` processes.
+
+        `pin` gets the address and the size of each region, and returns what releases them.
+
+        Raises:
+            StorageError: No process starts.
+        """
+        self._limits = limits
+        self._layout = layout
+        self._count = count
+        self._attempts = attempts
+        self._timeout_s = timeout_s
+        self._pause_s = pause_s
+        self._pin = pin
+        self._failed_starts = 0  # since the last decoder that started
+        self._decoders: list[Decoder] = []
+        self._selector = selectors.DefaultSelector()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # a URL was fetched
+        self._selector.register(self._wake, selectors.EVENT_READ)
+        self._fetches = ThreadPoolExecutor(_FETCHES, thread_name_prefix="url")
+        self._closing = threading.Lock()  # held while a thread wakes this one, or after the end
+        try:
+            self._start_missing()
+        except StorageError:
+            self.close()
+            raise
+
+    def run(
+        self,
+        items: Sequence[Item],
+        *,
+        progress: Callable[[], None] = nothing,
+        idle: Callable[[], None] = nothing,
+    ) -> Generator[Outcome, None, None]:
+        """Yield a picture or a failure for each of `items`, in order.
+
+        The caller frees each picture. Before it has to wait for one, `idle` is called, in which it
+        may free others. `progress` is called when pictures get done while it waits.
+
+        Raises:
+            StorageError: A file system did not answer, or no process starts.
+        """
+        run = _Run(items=items, outcomes=[None] * len(items))
+        try:
+            self._start_missing()
+            for number in range(len(items)):
+                run.awaited = number
+                if number % _TAKEN == 0:
+                    self._look(run, 0)
+                while (outcome := run.outcomes[number]) is None:
+                    idle()
+                    if self._look(run, _LOOK_S):
+                        progress()
+                run.outcomes[number] = None
+                yield outcome
+            run.awaited = len(items)
+        finally:
+            if run.awaited < len(items):  # an error: what the decoders still do is not needed
+                self._end_all()
+
+    def _look(self, run: _Run, timeout_s: float) -> bool:
+        """Take answers, and hand out pictures; return whether there were answers."""
+        self._hand_out(run)
+        if not any(decoder.requests for decoder in self._decoders):
+            timeout_s = min(timeout_s, _FULL_S)
+        found = False
+        for key, _ in self._selector.select(timeout_s):
+            if key.data is None:
+                os.eventfd_read(self._wake)
+            elif key.data in self._decoders:  # not ended meanwhile
+                found |= self._receive(run, key.data)
+        self._end_held(run)
+        self._take_fetched(run)
+        self._hand_out(run)
+        return found
+
+    def _receive(self, run: _Run, decoder: Decoder) -> bool:
+        found = False
+        try:
+            for request, answer in decoder.answers():
+                found = True
+                if isinstance(answer, StorageError):
+                    raise answer
+                if isinstance(answer, Picture):
+                    run.outcomes[request.number] = answer
+                else:
+                    run.outcomes[request.number] = self._failure(run, request, answer)
+        except DecoderLostError as lost:
+            self._replace(run, decoder, lost)
+            found = True
+        return found
+
+    @staticmethod
+    def _failure(run: _Run, request: Request, error: ItemError) -> Failure:
+        return Failure(item=run.items[request.number], error=error.code, message=str(error))
+
+    def _replace(self, run: _Run, decoder: Decoder, lost: DecoderLostError) -> None:
+        """Start a decoder in place of one that ended; its pictures are decoded again."""
+        requests = self._end(decoder)
+        if decoder.started:
+            self._failed_starts = 0
+        else:
+            self._failed_starts += 1
+            if self._failed_starts == _STARTS:
+                self._failed_starts = 0
+                raise StorageError(f"no process to decode pictures starts: one {lost}")
+        if requests:
+            first, *others = requests
+            self._blame(run, first, lost)
+            run.again += others
+        self._start_missing()
+
+    def _blame(self, run: _Run, request: Request, lost: DecoderLostError) -> None:
+        """Try the picture that a lost decoder held again, or give it up."""
+        request.losses += 1
+        name = shown(request.uri)
+        context = {"image": name, "attempt": request.losses, "reason": str(lost)}
+        log.warning("image ended its decoder", extra=context)
+        if request.losses < self._attempts:
+            if lost.killed:  # perhaps by an operator, or for a short lack of memory
+                pause_s = self._pause_s * 2 ** (request.losses - 1)
+                request.not_before_s = time.monotonic() + pause_s
+            run.again.append(request)
+            return
+        times = f"{self._attempts} times; the last time it {lost}"
+        if lost.timed_out:
+            error = ItemError(DECODE_TIMEOUT, f"{name} held its decoder {times}")
+        else:
+            error = ItemError(DECODER_CRASHED, f"{name} ended its decoder {times}")
+        run.outcomes[request.number] = self._failure(run, request, error)
+
+    def _end_held(self, run: _Run) -> None:
+        """End the decoders whose picture takes too long."""
+        now_s = time.monotonic()
+        for decoder in list(self._decoders):
+            allowed_s = self._timeout_s if decoder.started else _START_S
+            if decoder.requests and now_s - decoder.since_s > allowed_s:
+                reason = f"took more than {allowed_s:g} s"
+                self._replace(run, decoder, DecoderLostError(reason, timed_out=True))
+
+    def _hand_out(self, run: _Run) -> None:
+        """Give pictures to the decoders that have room."""
+        waiting = list(self._decoders)
+        while waiting:
+            # The fewest requests first, so that all have some before one has many.
+            decoder = min(waiting, key=lambda one: len(one.requests))
+            request = self._next(run)
+            if request is None:
+                break
+            # After a loss, later pictures may hold all other room: the awaited one needs its own.
+            if decoder.has_room(request, reserve=0 if request.number == run.awaited else 1):
+                decoder.add(request)
+            else:
+                waiting.remove(decoder)
+                run.again.append(request)
+        for decoder in self._decoders:
+            decoder.flush()
+
+    def _next(self, run: _Run) -> Request | None:
+        """Return the next picture that a decoder can have; start the fetches of URLs before it."""
+        if run.again:
+            now_s = time.monotonic()
+            due = [request for request in run.again if request.not_before_s <= now_s]
+            if due:
+                first = min(due, key=lambda request: request.number)
+                run.again.remove(first)
+                return first
+        ahead = self._count * self._layout.slots
+        while run.next < len(run.items) and run.next - run.awaited < ahead:
+            number, item = run.next, run.items[run.next]
+            run.next += 1
+            if item.uri is None:
+                reason = f"item {shown(item.id)} has a text and no uri: no image to embed"
+                run.outcomes[number] = Failure(item=item, error=MISSING, message=reason)
+            elif is_http_url(item.uri):
+                self._fetches.submit(self._fetch, run, Request(number=number, uri=item.uri))
+            else:
+                return Request(number=number, uri=item.uri)
+        return None
+
+    def _fetch(self, run: _Run, request: Request) -> None:
+        """Wait for a URL, in a thread."""
+        try:
+            request.data = self._limits.fetch(request.uri)
+        except ItemError as error:
+            run.outcomes[request.number] = self._failure(run, request, error)
+        except Exception as error:  # noqa: BLE001 - the edge of the thread; the run raises it
+            run.fetched.append(error)
+        else:
+            run.fetched.append(request)
+        with self._closing, suppress(OSError):  # closed meanwhile
+            os.eventfd_write(self._wake, 1)
+
+    @staticmethod
+    def _take_fetched(run: _Run) -> None:
+        while run.fetched:
+            fetched = run.fetched.popleft()
+            if isinstance(fetched, Exception):
+                raise fetched
+            run.again.append(fetched)
+
+    def _start_missing(self) -> None:
+        while len(self._decoders) < self._count:
+            try:
+                decoder = Decoder(self._limits, self._layout, pin=self._pin)
+            except OSError as error:
+                raise StorageError(f"no process to decode pictures starts: {error}") from error
+            self._decoders.append(decoder)
+            self._selector.register(decoder.socket, selectors.EVENT_READ, decoder)
+
+    def _end(self, decoder: Decoder) -> list[Request]:
+        """End a decoder, and return what it had not answered."""
+        self._decoders.remove(decoder)
+        self._selector.unregister(decoder.socket)
+        return decoder.close()
+
+    def _end_all(self) -> None:
+        for decoder in list(self._decoders):
+            self._end(decoder)
+
+    def close(self) -> None:
+        """End the processes."""
+        self._end_all()
+        self._fetches.shutdown(wait=False, cancel_futures=True)
+        self._selector.close()
+        with self._closing:
+            os.close(self._wake)
+
+    def __enter__(self) -> Decoders:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -197,7 +197,7 @@ class Soak:
             max_queued_shards=self.options.max_queued_shards,
             visibility_timeout_s=self.options.redelivery_s,
             reconcile_interval_s=3.0,
-            decode_threads=1,
+            decoders=1,
             engine_threads=1,
         )
 

@@ -18,9 +18,9 @@ _ROOT = Path(__file__).parents[2]
 def poisoned_environment(marks: Path) -> dict[str, str]:
     """Return what a process has in its environment for poisoned pictures to work on it.
 
-    A process that a picture holds says so in the folder `marks`.
+    A process that a picture holds says so in the folder `marks`. Decoders get variables of Python.
     """
-    return {"PYTHONPATH": f"{_POISON_FOLDER}{os.pathsep}{_ROOT}", "POISON_MARKS": str(marks)}
+    return {"PYTHONPATH": f"{_POISON_FOLDER}{os.pathsep}{_ROOT}", "PYTHON_POISON_MARKS": str(marks)}
 
 
 def held_processes(marks: Path) -> list[int]:

@@ -38,7 +38,7 @@ def test_a_decoder_that_hangs_ends_as_an_error_after_the_deadline(
 
 
 def test_a_slow_shard_that_goes_on_is_never_killed(make_rig: MakeRig, record: Record) -> None:
-    rig = make_rig(tower="img", shard_size=160, shard_deadline_s=8, decode_threads=1, max_batch=8)
+    rig = make_rig(tower="img", shard_size=160, shard_deadline_s=8, decoders=1, max_batch=8)
     slow = dict.fromkeys(range(160), "SLOW")  # 16 s, which is 0.8 s a batch
     submit_pictures(rig, write_pictures(rig.folder / "in", 160, slow))
     worker = start_poisoned_worker(rig)

@@ -30,7 +30,7 @@ _RESOLUTION = 4
 def _embedder(tower: Tower, output: Path, roots: tuple[str, ...]) -> Embedder:
     card = CARD if tower == "txt" else fake_card("img", dim=DIM, resolution=_RESOLUTION)
     settings = Settings(
-        output=str(output), tower=tower, input_roots=roots, decode_threads=1, read_attempts=1
+        output=str(output), tower=tower, input_roots=roots, decoders=1, read_attempts=1
     )
     return Embedder(FakeEngine(card), settings)
 

@@ -30,7 +30,7 @@ def test_isolated_decoding_gives_equal_vectors_and_reports_progress_for_each_ima
     (tmp_path / "broken.png").write_bytes(b"no picture")
     items.append(Item(id="broken", uri=str(tmp_path / "broken.png")))
     reported: list[None] = []
-    with Embedder(engine, Settings(decode_threads=2)) as embedder:
+    with Embedder(engine, Settings(decoders=2)) as embedder:
         isolated = embedder.embed(items, isolated=True, progress=lambda: reported.append(None))
         fast = embedder.embed(items)
     np.testing.assert_array_equal(isolated.vectors, fast.vectors)

@@ -52,7 +52,7 @@ def test_each_gpu_has_a_worker_that_sees_no_other_and_sigterm_stops_all_graceful
         assert environment["CUDA_VISIBLE_DEVICES"] == gpu
         assert environment["CLIPFLEET_ENGINE_THREADS"] == "3"
         share = max(1, len(os.sched_getaffinity(0)) // GPUS)
-        assert environment["CLIPFLEET_DECODE_THREADS"] == str(share)
+        assert environment["CLIPFLEET_DECODERS"] == str(share)
 
     assert fleet.stop() == 0
     done = len(fleet.events("shard embedded"))

@@ -119,7 +119,7 @@ def test_the_vectors_are_a_workers_to_the_bit(
         else [Item(id=str(n), text=text) for n, text in enumerate(texts)]
     )
     # Two threads: as many items at once as in `Model`, whatever the machine.
-    settings = Settings(model=str(DEMO / f"demo.{tower}.fp32.onnx"), decode_threads=2)
+    settings = Settings(model=str(DEMO / f"demo.{tower}.fp32.onnx"), decoders=2)
     with Embedder.from_settings(settings) as embedder:
         written = embedder.embed(items).vectors
     found = model.encode_images(photos) if tower == "img" else model.encode_texts(texts)

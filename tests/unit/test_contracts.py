@@ -197,6 +197,13 @@ def test_settings_come_from_the_environment_before_the_file(
     assert (settings.shard_size, settings.window_s, settings.max_batch) == (7, 0.5, 9)
 
 
+def test_a_shard_has_more_items_for_tensorrt_unless_the_setting_says_how_many() -> None:
+    default = load_settings()
+    assert default.items_in_shard("tensorrt") == 4096
+    assert default.items_in_shard("onnxruntime") == default.items_in_shard() == 1024
+    assert load_settings(shard_size=5).items_in_shard("tensorrt") == 5
+
+
 def test_a_wrong_setting_is_named_with_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIPFLEET_SHARD_SIZE", "many")
     with pytest.raises(SettingsError, match=r"shard_size.*many"):

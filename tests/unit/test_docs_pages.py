@@ -47,7 +47,7 @@ def test_every_setting_is_on_its_page_with_its_variable_its_default_and_its_mean
 
 def test_a_default_is_shown_as_a_variable_would_be_written() -> None:
     defaults = {setting.name: setting.default for setting in documented_settings()}
-    assert defaults["shard_size"] == "`1024`"
+    assert defaults["window_items"] == "`1024`"
     assert defaults["url_schemes"] == "`https`"
     assert defaults["input_roots"] == defaults["model"] == "unset"
 

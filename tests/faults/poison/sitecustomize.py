@@ -24,7 +24,7 @@ def _poisoned_open(file: Any, *args: Any, **keywords: Any) -> Any:
     if data.endswith(b"SIGKILL"):  # as the kernel does where memory is short
         os.kill(os.getpid(), signal.SIGKILL)
     if data.endswith(b"HANG"):
-        Path(os.environ["POISON_MARKS"], f"hangs-{os.getpid()}").touch()
+        Path(os.environ["PYTHON_POISON_MARKS"], f"hangs-{os.getpid()}").touch()
         time.sleep(3600)
     if data.endswith(b"MEMORY"):
         bytearray(1 << 40)

@@ -110,7 +110,7 @@ def test_workers_of_one_machine_share_its_cores(
 ) -> None:
     monkeypatch.setattr("clipfleet.tasks.local.fleet.cores", lambda: 8)
     assert LocalFleet(settings, 3)._settings.engine_threads == 2
-    assert LocalFleet(settings, 20)._settings.decode_threads == 1
+    assert LocalFleet(settings, 20)._settings.decoders == 1
     assert LocalFleet(settings, 1)._settings.engine_threads == 0  # all
     given = settings.model_copy(update={"engine_threads": 5})
     assert LocalFleet(given, 3)._settings.engine_threads == 5

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from clipfleet.error_codes import ERROR_CODES
 from clipfleet.errors import ItemError, StorageError
 from clipfleet.workers.images.decode import ImageLimits
-from clipfleet.workers.images.region import Layout, Region
-from clipfleet.workers.item_errors import item_error
+from clipfleet.workers.images.region import MAX_OWN_SIDE, Layout, Region
+from clipfleet.workers.item_errors import item_error, shown
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,7 @@ _MODULE = "clipfleet.workers.images.decoder_process"
 _END_S = 5.0
 _ANSWERS_BYTES = 1 << 16  # that are received at once; no line is longer
 _READY = b"ready"
-# A socket's buffer takes 200 kB: so no request waits for a decoder that a picture holds.
-_MAX_REQUESTED_BYTES = 1 << 16
+_MAX_REQUESTED_BYTES = 1 << 16  # that are not answered
 _MAX_WITH_BYTES = 4  # requests that come with a picture's bytes
 
 # A decoder's memory limit: above the measured need of any sound image of the allowed pixels (JPEG
@@ -130,9 +129,10 @@ class Decoder:
             # A picture keeps its region: so the GPU copies no more from it.
             weakref.finalize(self.region, unpin).atexit = False
         self._held: deque[Picture] = deque()  # not freed, or behind one that is not
+        self._freed = 0  # pictures; a decoder that was taken over may change the region's count
         self._requested_bytes = 0
-        self._lines: list[bytes] = []
-        self._files: list[int] = []
+        self._unsent = b""
+        self._files: list[int] = []  # that go with the unsent requests
         self._received = b""
         self.socket, theirs = socket.socketpair()
         memory = _MEMORY_BESIDES + limits.max_bytes + _MEMORY_A_PIXEL * limits.max_pixels
@@ -164,42 +164,63 @@ class Decoder:
             theirs.close()
             self.region.close_file()
 
-    def has_room(self, request: Request, *, reserve: int) -> bool:
-        """Return whether the decoder can have a request, and its region `reserve` more pictures."""
+    @property
+    def is_held(self) -> bool:
+        """Whether some of its pictures are not free."""
+        return bool(self._held)
+
+    @property
+    def room(self) -> int:
+        """How many more requests the region has room for."""
+        return self._layout.slots - len(self.requests) - len(self._held)
+
+    def takes(self, request: Request) -> bool:
+        """Return whether the decoder can have a request now."""
         if self._requested_bytes > _MAX_REQUESTED_BYTES:
             return False
         if request.data is not None and len(self.requests) >= _MAX_WITH_BYTES:
             return False
-        return len(self.requests) + len(self._held) + reserve < self._layout.slots
+        return self.room > 0
 
     def add(self, request: Request) -> None:
-        """Give the decoder a request, which `flush` sends."""
-        if not self.requests:
-            self.since_s = time.monotonic()
-        self.requests.append(request)
+        """Give the decoder a request, which `flush` sends.
+
+        Raises:
+            StorageError: This process has no file handle or memory left for the picture's bytes.
+        """
         message: dict[str, Any] = {"uri": request.uri}
         if request.data is not None:
             message["bytes"] = len(request.data)
-            self._files.append(_file_of(request.data))
+            self._files.append(_file_of(request))
+        if not self.requests:
+            self.since_s = time.monotonic()
+        self.requests.append(request)
         line = json.dumps(message).encode() + b"\n"
         request.line_bytes = len(line)
         self._requested_bytes += len(line)
-        self._lines.append(line)
+        self._unsent += line
 
     def flush(self) -> None:
-        """Send the requests that were added; `answers` tells if the process has ended."""
-        if not self._lines:
+        """Send the requests that were added, as far as the socket takes them.
+
+        It never waits: the decoder may wait until its answers are received. `answers` tells if the
+        process has ended.
+        """
+        if not self._unsent:
             return
-        lines, files = b"".join(self._lines), self._files
-        self._lines, self._files = [], []
+        flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
         try:
-            sent = socket.send_fds(self.socket, [lines], files) if files else 0
-            self.socket.sendall(lines[sent:])
+            if self._files:
+                sent = socket.send_fds(self.socket, [self._unsent], self._files, flags)
+            else:
+                sent = self.socket.send(self._unsent, flags)
+        except BlockingIOError:
+            return
         except OSError as error:
             log.debug("decoder %d takes no request: %s", self._process.pid, error)
-        finally:
-            for file in files:
-                os.close(file)
+            sent = len(self._unsent)
+        self._unsent = self._unsent[sent:]
+        self._close_files()
 
     def answers(self) -> Iterator[tuple[Request, Picture | ItemError | StorageError]]:
         """Receive, and yield each request that is answered, with its answer.
@@ -240,12 +261,15 @@ class Decoder:
                 raise ValueError("its answer is no class of error with a message")
             return item_error(code, message) if code else StorageError(message)
         start, width, height, *size = answer
-        for side in (width, height, *size):
-            if type(side) is not int or not 0 < side < 1 << 31:
-                raise ValueError(f"{side!r} is no width or height")
+        for number in answer:
+            if type(number) is not int or not 0 < number < 1 << 62:
+                raise ValueError(f"{number!r} is no offset, width or height")
+        if max(size) >= 1 << 31:  # int32 in parts
+            raise ValueError(f"{size} is no size of an image")
         side = self._layout.resolution
-        if not self._layout.has_ring and (width, height) != (side, side):
-            raise ValueError(f"{width}x{height} is not the size of a slot")
+        is_own_size = self._layout.has_ring and max(width, height) <= MAX_OWN_SIDE
+        if not is_own_size and not width == height == side:
+            raise ValueError(f"{width}x{height} is no size of a picture in this region")
         self.region.check(start, 3 * width * height * (1 if self._layout.has_ring else 4))
         return Picture(self, start, width, height, (size[0], size[1]))
 
@@ -253,7 +277,8 @@ class Decoder:
         """Free the room of the oldest pictures, as the region is used in order."""
         while self._held and self._held[0].is_free:
             self._held.popleft()
-            self.region.freed += 1
+            self._freed += 1
+        self.region.freed = self._freed
 
     def _lost(self) -> DecoderLostError:
         """Wait for a process that closed its socket, and return how it ended."""
@@ -271,24 +296,24 @@ class Decoder:
         self._process.kill()
         self._process.wait()
         self.socket.close()
-        for file in self._files:
-            os.close(file)
-        self._files = []
+        self._close_files()
+        self._held.clear()  # they refer to this object, which has the memory
         return list(self.requests)
 
+    def _close_files(self) -> None:
+        while self._files:
+            os.close(self._files.pop())
 
-def _file_of(data: bytes) -> int:
-    """Return an open file in memory with these bytes."""
-    file = os.memfd_create("clipfleet-picture")
+
+def _file_of(request: Request) -> int:
+    """Return an open file in memory with a request's bytes."""
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(file, rest) :]
-        os.lseek(file, 0, os.SEEK_SET)
-    except BaseException:
-        os.close(file)
-        raise
-    return file
+        with open(os.memfd_create("clipfleet-picture"), "wb") as file:
+            file.write(request.data or b"")
+            file.seek(0)
+            return os.dup(file.fileno())
+    except OSError as error:
+        raise StorageError(f"{shown(request.uri)} cannot be decoded now: {error}") from error
 
 
 def _signal_name(number: int) -> str:

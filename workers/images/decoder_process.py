@@ -26,7 +26,7 @@ from clipfleet.workers.images.decode import ImageLimits, configure_pillow, decod
 from clipfleet.workers.images.jpeg import decode_jpeg_into, jpeg_size
 from clipfleet.workers.images.preprocess import preprocess_into, resized_rgb
 from clipfleet.workers.images.read import read_bytes
-from clipfleet.workers.images.region import Layout, Region, Room
+from clipfleet.workers.images.region import MAX_OWN_SIDE, Layout, Region, Room
 
 _PR_SET_PDEATHSIG = 1
 _OOM_SCORE_PATH = "/proc/self/oom_score_adj"
@@ -97,7 +97,7 @@ def _placed_jpeg(
 ) -> tuple[int, int, int] | None:
     """Decode a JPEG file into the ring, as `_placed` does; return None if that is not possible."""
     size = jpeg_size(data) if region.layout.has_ring else None
-    if size is None or size[0] * size[1] > limits.max_pixels:
+    if size is None or size[0] * size[1] > limits.max_pixels or max(size) > MAX_OWN_SIDE:
         return None
     width, height = size
     start = room.ring(3 * width * height)
@@ -117,14 +117,14 @@ def _placed(image: Image.Image, region: Region, room: Room) -> tuple[int, int, i
         preprocess_into(image, region.array(start, (3, side, side), "float32"))
         room.take()
         return start, side, side
-    if image.mode in _OWN_SIZE_MODES:
+    if image.mode in _OWN_SIZE_MODES and max(image.size) <= MAX_OWN_SIDE:
         found = room.ring(3 * image.width * image.height)
         if found is not None:
             rgb = np.asarray(image.convert("RGB"))
             region.array(found, rgb.shape, "uint8")[:] = rgb
             room.take()
             return found, image.width, image.height
-    # No room for its own size, or a mode that Pillow resizes in its own way.
+    # No room for its own size, too long, or a mode that Pillow resizes in its own way.
     small = np.asarray(resized_rgb(image, side, side))
     start = room.slot()
     region.array(start, small.shape, "uint8")[:] = small

@@ -15,8 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from clipfleet.error_codes import DECODE_TIMEOUT, DECODER_CRASHED, MISSING
@@ -25,7 +24,7 @@ from clipfleet.items import Item
 from clipfleet.storage.format.parts import Failure
 from clipfleet.workers.images.decode import ImageLimits
 from clipfleet.workers.images.decoder import Decoder, DecoderLostError, Picture, Request
-from clipfleet.workers.images.read import is_http_url
+from clipfleet.workers.images.read import is_http_url, read_bytes
 from clipfleet.workers.images.region import Layout
 from clipfleet.workers.item_errors import shown
 
@@ -38,6 +37,7 @@ _LOOK_S = 0.5  # between two looks for held decoders
 _FULL_S = 0.01  # the same while no decoder has room, until the caller has freed some
 _TAKEN = 16  # pictures between two looks for answers
 _FETCHES = 8  # threads that wait for URLs
+_MAX_BODIES = 2 * _FETCHES  # of URLs, until decoders have them
 
 log = logging.getLogger(__name__)
 
@@ -54,15 +54,30 @@ class _Run:
     outcomes: list[Outcome | None]
     next: int = 0  # the first item that no decoder and no fetch has had
     again: list[Request] = field(default_factory=list)  # fetched, or to be tried again
-    fetched: deque[Request | Exception] = field(default_factory=deque)  # filled by threads
+    fetches: dict[int, Future[None]] = field(default_factory=dict)  # by the item's position
+    # Filled by the threads of `fetches`.
+    fetched: deque[tuple[Request, Exception | None]] = field(default_factory=deque)
     awaited: int = 0  # the first item that the caller has not taken
+
+    def waiting_before(self, number: int) -> int:
+        """Return how many earlier items no decoder has yet."""
+        later = [request.number for request in self.again if request.number < number]
+        return len(later) + sum(fetching < number for fetching in self.fetches)
+
+    @property
+    def may_fetch(self) -> bool:
+        """Whether another URL may be fetched: bodies take memory until a decoder has them."""
+        bodies = sum(request.data is not None for request in self.again)
+        return len(self.fetches) + bodies < _MAX_BODIES
 
 
 class Decoders:
     """A pool of decoder processes, which starts at once; a context manager.
 
     One thread uses it: it hands out pictures and takes answers whenever it takes a picture. A
-    decoder has as many requests as its region has slots, so it works while the engine does.
+    decoder has as many requests as its region has slots, so it works while the engine does. All
+    regions together have a third more slots than pictures are decoded ahead. The caller may hold
+    so many pictures.
     """
 
     def __init__(
@@ -120,6 +135,9 @@ class Decoders:
         """
         run = _Run(items=items, outcomes=[None] * len(items))
         try:
+            for decoder in list(self._decoders):
+                if decoder.is_held:  # by an earlier run, whose caller failed
+                    self._end(decoder)
             self._start_missing()
             for number in range(len(items)):
                 run.awaited = number
@@ -133,6 +151,8 @@ class Decoders:
                 yield outcome
             run.awaited = len(items)
         finally:
+            for fetch in run.fetches.values():
+                fetch.cancel()
             if run.awaited < len(items):  # an error: what the decoders still do is not needed
                 self._end_all()
 
@@ -145,6 +165,7 @@ class Decoders:
         for key, _ in self._selector.select(timeout_s):
             if key.data is None:
                 os.eventfd_read(self._wake)
+                found = True
             elif key.data in self._decoders:  # not ended meanwhile
                 found |= self._receive(run, key.data)
         self._end_held(run)
@@ -182,10 +203,9 @@ class Decoders:
             if self._failed_starts == _STARTS:
                 self._failed_starts = 0
                 raise StorageError(f"no process to decode pictures starts: one {lost}")
-        if requests:
-            first, *others = requests
-            self._blame(run, first, lost)
-            run.again += others
+        if requests and decoder.started:
+            self._blame(run, requests.pop(0), lost)
+        run.again += requests
         self._start_missing()
 
     def _blame(self, run: _Run, request: Request, lost: DecoderLostError) -> None:
@@ -218,19 +238,15 @@ class Decoders:
 
     def _hand_out(self, run: _Run) -> None:
         """Give pictures to the decoders that have room."""
-        waiting = list(self._decoders)
-        while waiting:
-            # The fewest requests first, so that all have some before one has many.
-            decoder = min(waiting, key=lambda one: len(one.requests))
-            request = self._next(run)
-            if request is None:
-                break
-            # After a loss, later pictures may hold all other room: the awaited one needs its own.
-            if decoder.has_room(request, reserve=0 if request.number == run.awaited else 1):
-                decoder.add(request)
-            else:
-                waiting.remove(decoder)
+        while (request := self._next(run)) is not None:
+            able = [decoder for decoder in self._decoders if decoder.takes(request)]
+            # The caller takes pictures in order: so each earlier one keeps room.
+            earlier = run.waiting_before(request.number)
+            if not able or (earlier and sum(one.room for one in self._decoders) <= earlier):
                 run.again.append(request)
+                break
+            # The fewest requests first, so that all have some before one has many.
+            min(able, key=lambda one: len(one.requests)).add(request)
         for decoder in self._decoders:
             decoder.flush()
 
@@ -243,39 +259,47 @@ class Decoders:
                 first = min(due, key=lambda request: request.number)
                 run.again.remove(first)
                 return first
-        ahead = self._count * self._layout.slots
+        # Room is freed in the order in which it was taken. So a picture that was decoded early
+        # keeps the room of all that were decoded after it, until its batch is complete and done.
+        ahead = max(1, self._count * self._layout.slots * 2 // 3)
         while run.next < len(run.items) and run.next - run.awaited < ahead:
             number, item = run.next, run.items[run.next]
             run.next += 1
             if item.uri is None:
                 reason = f"item {shown(item.id)} has a text and no uri: no image to embed"
                 run.outcomes[number] = Failure(item=item, error=MISSING, message=reason)
-            elif is_http_url(item.uri):
-                self._fetches.submit(self._fetch, run, Request(number=number, uri=item.uri))
-            else:
+            elif not is_http_url(item.uri):
                 return Request(number=number, uri=item.uri)
+            elif run.may_fetch:
+                request = Request(number=number, uri=item.uri)
+                run.fetches[number] = self._fetches.submit(self._fetch, run, request)
+            else:
+                run.next = number
+                break
         return None
 
     def _fetch(self, run: _Run, request: Request) -> None:
         """Wait for a URL, in a thread."""
         try:
-            request.data = self._limits.fetch(request.uri)
-        except ItemError as error:
-            run.outcomes[request.number] = self._failure(run, request, error)
+            request.data = read_bytes(request.uri, self._limits.max_bytes, fetch=self._limits.fetch)
         except Exception as error:  # noqa: BLE001 - the edge of the thread; the run raises it
-            run.fetched.append(error)
+            run.fetched.append((request, error))
         else:
-            run.fetched.append(request)
-        with self._closing, suppress(OSError):  # closed meanwhile
-            os.eventfd_write(self._wake, 1)
+            run.fetched.append((request, None))
+        with self._closing:
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
 
-    @staticmethod
-    def _take_fetched(run: _Run) -> None:
+    def _take_fetched(self, run: _Run) -> None:
         while run.fetched:
-            fetched = run.fetched.popleft()
-            if isinstance(fetched, Exception):
-                raise fetched
-            run.again.append(fetched)
+            request, error = run.fetched.popleft()
+            del run.fetches[request.number]
+            if error is None:
+                run.again.append(request)
+            elif isinstance(error, ItemError):
+                run.outcomes[request.number] = self._failure(run, request, error)
+            else:
+                raise error
 
     def _start_missing(self) -> None:
         while len(self._decoders) < self._count:
@@ -303,6 +327,7 @@ class Decoders:
         self._selector.close()
         with self._closing:
             os.close(self._wake)
+            self._wake = -1
 
     def __enter__(self) -> Decoders:
         return self

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 _COUNTER = struct.Struct("=q")  # pictures that the engine's process has freed
 _HEADER_BYTES = 64  # the counter, and what aligns the pictures
 _ALIGNMENT = 64  # bytes
+MAX_OWN_SIDE = 1 << 14  # pixels: a GPU's weights for a longer side take megabytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,6 +145,7 @@ class Room:
 
     def take(self) -> None:
         """Take the room that was found last."""
+        self._forget_freed()
         self._taken += 1
         self._ends.append(self._found)
         self._head = self._found[1] or self._head

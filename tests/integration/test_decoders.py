@@ -1,0 +1,140 @@
+"""The decoders' room: every picture finds some, in whichever order pictures get done."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clipfleet.error_codes import EMPTY_FILE
+from clipfleet.items import Item
+from clipfleet.storage.format.parts import Failure
+from clipfleet.workers.images.decode import ImageLimits, decode
+from clipfleet.workers.images.decoder import Picture
+from clipfleet.workers.images.decoders import Decoders, Outcome
+from clipfleet.workers.images.preprocess import preprocess, resized_rgb
+from clipfleet.workers.images.region import Layout
+from tests.faults.pictures import picture_bytes, write_pictures
+from tests.integration.support import PATIENCE_S
+
+pytestmark = pytest.mark.timeout(3 * PATIENCE_S)
+
+SLOTS = 12
+INPUTS = Layout(resolution=8, slots=SLOTS, ring_bytes=0)
+OWN_SIZE = Layout(resolution=8, slots=SLOTS, ring_bytes=6 * 1856)  # room for six pictures
+
+
+def start(layout: Layout = INPUTS, limits: ImageLimits | None = None) -> Decoders:
+    limits = limits or ImageLimits()
+    return Decoders(limits, layout, count=1, attempts=1, timeout_s=PATIENCE_S)
+
+
+def assert_inputs(outcome: Outcome, seed: int) -> None:
+    assert isinstance(outcome, Picture)
+    np.testing.assert_array_equal(
+        outcome.pixels, preprocess(decode(picture_bytes(seed), "a", 1000)[0], 8)
+    )
+
+
+def test_pictures_whose_urls_are_slow_find_room_beside_later_ones(tmp_path: Path) -> None:
+    """Room is freed in its order: the later pictures' stays taken until the slow ones are done."""
+    later_done = threading.Event()
+
+    def fetch(url: str) -> bytes:
+        assert later_done.wait(PATIENCE_S)
+        return picture_bytes(int(url[-1]))
+
+    files = write_pictures(tmp_path / "in", 3 * SLOTS, {})
+    items = [Item(id=str(n), uri=f"https://a/{n}") for n in range(4)] + files[4:]
+    with start(limits=ImageLimits(fetch=fetch)) as decoders:
+
+        def idle() -> None:
+            (decoder,) = decoders._decoders
+            if decoder.is_held and not decoder.requests:
+                later_done.set()
+
+        for number, outcome in enumerate(decoders.run(items, idle=idle)):
+            assert_inputs(outcome, number)
+            assert isinstance(outcome, Picture)
+            outcome.free()
+
+
+def test_a_caller_may_hold_a_third_of_the_slots(tmp_path: Path) -> None:
+    items = write_pictures(tmp_path / "in", 4 * SLOTS, {})
+    held: list[Picture] = []
+    with start() as decoders:
+        for number, outcome in enumerate(decoders.run(items)):
+            assert isinstance(outcome, Picture)
+            held.append(outcome)
+            if len(held) == SLOTS // 3:
+                for first, picture in enumerate(held, number + 1 - len(held)):
+                    assert_inputs(picture, first)
+                    picture.free()
+                held.clear()
+
+
+def test_many_requests_and_answers_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """A socket holds some hundreds of messages in each direction, however short they are."""
+    (item,) = write_pictures(tmp_path / "in", 1, {})
+    layout = Layout(resolution=2, slots=1024, ring_bytes=0)
+    with start(layout) as decoders:
+        count = 0
+        for outcome in decoders.run([item] * 2500):
+            assert isinstance(outcome, Picture)
+            outcome.free()
+            count += 1
+    assert count == 2500
+
+
+def test_a_picture_without_room_in_its_own_size_is_resized_by_its_decoder(tmp_path: Path) -> None:
+    items = write_pictures(tmp_path / "in", SLOTS, {})
+    sizes: list[tuple[int, int]] = []
+    held: list[Picture] = []
+    # A ring that no picture fits into, and one that has room for some.
+    for layout in (Layout(resolution=8, slots=3 * SLOTS, ring_bytes=64), OWN_SIZE):
+        with start(layout) as decoders:
+            for number, outcome in enumerate(decoders.run(items)):
+                assert isinstance(outcome, Picture)
+                image, _ = decode(picture_bytes(number), "a", 1000)
+                made = resized_rgb(image, outcome.width, outcome.height)
+                np.testing.assert_array_equal(outcome.pixels, np.asarray(made))
+                assert outcome.size == image.size
+                sizes.append((outcome.width, outcome.height))
+                held.append(outcome)
+                if len(held) == 4:
+                    for picture in held:
+                        picture.free()
+                    held.clear()
+    assert set(sizes[:SLOTS]) == {(8, 8)}
+    assert (30, 20) in sizes[SLOTS:]
+
+
+def test_a_run_after_one_whose_pictures_were_not_freed_has_all_room(tmp_path: Path) -> None:
+    """As an engine that failed leaves them, even those of the last batch."""
+    items = write_pictures(tmp_path / "in", SLOTS, {})
+    with start() as decoders:
+        for _ in range(3):
+            kept: Sequence[Outcome] = list(decoders.run(items[: SLOTS // 3]))
+            for number, outcome in enumerate(kept):
+                assert_inputs(outcome, number)
+        for number, outcome in enumerate(decoders.run(items[: SLOTS // 3])):
+            assert_inputs(outcome, number)
+
+
+def test_a_url_without_a_body_is_an_empty_file() -> None:
+    with start(limits=ImageLimits(fetch=lambda _: b"")) as decoders:
+        (failure,) = decoders.run([Item(id="a", uri="https://a/b")])
+    assert isinstance(failure, Failure)
+    assert failure.error == EMPTY_FILE
+
+
+def test_urls_that_fail_are_progress() -> None:
+    reported: list[None] = []
+    with start(limits=ImageLimits(fetch=lambda _: b"")) as decoders:
+        items = [Item(id=str(n), uri=f"https://a/{n}") for n in range(40)]
+        failures = list(decoders.run(items, progress=lambda: reported.append(None)))
+    assert len(failures) == 40
+    assert reported

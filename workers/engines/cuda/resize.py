@@ -190,7 +190,7 @@ class PictureBuffer:
         self._resizer.launch(rows, len(pictures), longest, inputs, stream)
 
     def _reserve(self, size_bytes: int, stream: cuda.Stream) -> None:
-        if size_bytes > self._memory.size_bytes:
+        if self._memory.handle is None or size_bytes > self._memory.size_bytes:
             stream.synchronize()
             self._memory.close()
             self._memory = cuda.DeviceBuffer(size_bytes + size_bytes // 4)

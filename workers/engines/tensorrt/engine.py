@@ -70,7 +70,9 @@ class TensorRTEngine(PictureEngine):
             self._runner = stack.enter_context(
                 Runner(file, contexts=contexts, cuda_graphs=cuda_graphs)
             )
-            self.takes_pictures = card.tower == "img" and self._resizes_exactly()
+            # The kernels write float32.
+            is_taken = card.tower == "img" and file.input.dtype == "float32"
+            self.takes_pictures = is_taken and self._resizes_exactly()
             self._resources: ExitStack | None = stack.pop_all()
         self.contexts = self._runner.contexts
         self.uses_graphs = self._runner.uses_graphs

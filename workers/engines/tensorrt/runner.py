@@ -138,8 +138,8 @@ class Runner(Closing):
             slot = next(fits, None) or next(ring)
             while slot in self._in_flight:
                 self._in_flight.popleft().collect()
+            self._in_flight.append(slot)  # first: if the launch fails, some copies are in flight
             slot.launch_pictures(batch, features[start : start + len(batch)], resizer)
-            self._in_flight.append(slot)
             start += len(batch)
             progress()
         while self._in_flight:

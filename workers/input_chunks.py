@@ -67,6 +67,7 @@ def image_chunks(
                 outcomes.append(picture.size)
                 count += 1
             yield Chunk(items=chunk, outcomes=outcomes, inputs=rows[:count])
+            del rows  # so that the next chunk can use its memory, which may be pinned
 
 
 def text_chunks(

@@ -1,55 +1,98 @@
-"""The answers of the isolated decoder's process, which a picture may have taken over."""
+"""The answers of a decoder's process, which a picture may have taken over."""
 
 from __future__ import annotations
 
 import json
 import socket
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clipfleet.workers.images.isolated_decoder import _DecoderLostError, _Process
+from clipfleet.errors import ItemError
+from clipfleet.workers.images.decoder import Decoder, DecoderLostError, Picture, Request
+from clipfleet.workers.images.region import Layout, Region
 from tests.fuzz.target import Make, Target, rows
 
 _RESOLUTION = 2
-_PIXELS = bytes(4 * 3 * _RESOLUTION**2)
+_REQUESTS = 4
+_INPUTS = Layout(resolution=_RESOLUTION, slots=_REQUESTS, ring_bytes=0)
+_OWN_SIZE = Layout(resolution=_RESOLUTION, slots=_REQUESTS, ring_bytes=1024)
 
 
 class _Ended:
     """A process that has ended."""
 
-    returncode = 1
-
     def wait(self, _: float) -> int:
         return 1
 
 
+def _decoder(layout: Layout) -> tuple[Any, socket.socket]:
+    """Return a decoder without a process, and the process's end of the socket."""
+    decoder: Any = Decoder.__new__(Decoder)
+    decoder.socket, theirs = socket.socketpair()
+    decoder._process = _Ended()
+    decoder._layout = layout
+    decoder.region = Region(layout)
+    decoder.region.close_file()
+    decoder.started = False
+    decoder.requests = deque(Request(number=n, uri="a") for n in range(_REQUESTS))
+    decoder._requested_bytes = decoder._freed = 0
+    decoder._held = deque()
+    decoder._received = b""
+    return decoder, theirs
+
+
+def _use(picture: Picture) -> None:
+    """Read the pixels as engines do."""
+    assert 0 < min(picture.size) <= max(picture.size) < 1 << 31  # int32 in parts
+    layout = picture._decoder.region.layout
+    shape = (picture.height, picture.width, 3) if layout.has_ring else (3, _RESOLUTION, _RESOLUTION)
+    pixels = picture.pixels
+    assert pixels.shape == shape
+    assert picture.address == pixels.ctypes.data
+    first = picture._decoder.region.address
+    assert first <= picture.address <= first + layout.size_bytes - pixels.nbytes
+    np.array(pixels)
+    picture.free()
+
+
 def decoder(folder: Path) -> Target:
-    """An answer of the decoder's."""
+    """The answers of a decoder."""
 
     def run(data: bytes) -> None:
-        process: Any = _Process.__new__(_Process)
-        process._socket, theirs = socket.socketpair()
-        process._process = _Ended()
-        process._answers = process._socket.makefile("rb")
-        pixels = np.zeros((3, _RESOLUTION, _RESOLUTION), np.float32)
-        try:
-            theirs.sendall(data)
-            theirs.shutdown(socket.SHUT_WR)
-            with rows():
-                width, height = process.decode_into(b"picture", "a", pixels, 1.0)
-                assert 0 < min(width, height) <= max(width, height) < 1 << 31  # int32 in parts
-        except _DecoderLostError as lost:
-            str(lost).encode()
-        finally:
-            for end in (process._answers, process._socket, theirs):
-                end.close()
+        for layout in (_INPUTS, _OWN_SIZE):
+            decoder, theirs = _decoder(layout)
+            try:
+                theirs.sendall(data)
+                theirs.shutdown(socket.SHUT_WR)
+                # As its process might, at any moment.
+                decoder.region.array(0, (8,), "uint8")[:] = 255
+                while True:
+                    for _, answer in decoder.answers():
+                        with rows():
+                            if isinstance(answer, ItemError):
+                                raise answer
+                        if isinstance(answer, Picture):
+                            _use(answer)
+            except DecoderLostError as lost:
+                str(lost).encode()
+            finally:
+                decoder.socket.close()
+                theirs.close()
 
-    right = json.dumps({"size": [3, 4]}).encode() + b"\n" + _PIXELS
-    wrong = json.dumps({"error": "decode_failed", "message": "\ud800"}).encode() + b"\n"
-    large = b'{"size": [1e400, 99999999999]}\n' + _PIXELS
-    return Target(run=run, seeds=(right, wrong, large, right[:-1], b"[]\n", b"[" * 5000 + b"\n"))
+    def lines(*answers: object) -> bytes:
+        return b"ready\n" + b"".join(json.dumps(answer).encode() + b"\n" for answer in answers)
+
+    right = lines([64, 2, 2, 3, 4], ["decode_failed", "\ud800"], ["", "too many open files"])
+    wrong = lines([64.5, 2, 2, 3, 4], [True, 2, 2, 3, 4])
+    large = b"ready\n[1e400, 1, 1, 1, 99999999999]\n"
+    outside = lines([128, 2, 2, 3, 4], [1085, 2, 2, 1, 1])
+    odd = lines([64, 1, 1, 1, 1], [256, 1, 256, 1, 1], [64, 2, 2, 2, 2, 2])
+    deep = b"ready\n" + b"[" * 5000 + b"\n"
+    seeds = (right, wrong, large, outside, odd, right[:-1], b"[]\n{}\n", deep, b"x" * 70000)
+    return Target(run=run, seeds=seeds)
 
 
 PROCESS_TARGETS: dict[str, Make] = {"decoder": decoder}

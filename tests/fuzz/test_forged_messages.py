@@ -260,7 +260,7 @@ def test_forged_items_are_rows_or_refusals(
     given = parse_delivery(_message([[real(items)], {"dataset": dataset}, {}]), ack=lambda: None)
     with touched.watch() as paths:
         try:
-            worker.tasks[EMBED_ITEMS_TASK].run(given.items, dataset=given.dataset, isolated=False)
+            worker.tasks[EMBED_ITEMS_TASK].run(given.items, dataset=given.dataset)
         except BatchPostponed:  # an existing folder without a dataset: the message waits
             assert dataset == "."
     worker.assert_nothing_elsewhere(paths)

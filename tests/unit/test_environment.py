@@ -35,7 +35,7 @@ READS_THE_ENVIRONMENT = {
     "tasks/worker/fatal_error.py": "names a file for a child",
     "tasks/worker/main.py": "CUDA_VISIBLE_DEVICES, for the log; PYTHONSAFEPATH, for a child",
     "workers/engines/cuda/runtime.py": "CUDA_MODULE_LOADING, which is CUDA's",
-    "workers/images/isolated_decoder.py": "hands it to a child, without the settings",
+    "workers/images/decoder.py": "hands it to a child, without the settings",
     "workers/environment.py": "hands it to a child, with the settings",
     "tasks/worker/watchdog.py": "names a file for a child",
 }

@@ -71,7 +71,6 @@ class Stand:
         items: int = 1,
         dataset: str | None = None,
         *,
-        redelivered: bool = False,
         lost: int = 0,
     ) -> None:
         delivery = Delivery(
@@ -79,7 +78,6 @@ class Stand:
             items=[name] * items,
             ack=partial(self.acked.append, name),
             raw=lambda: name,
-            redelivered=redelivered,
             lost=lost,
         )
         self.batcher.add(delivery)
@@ -201,9 +199,7 @@ def test_a_message_that_fails_by_itself_some_times_is_given_up() -> None:
     assert stand.acked == ["a"]
 
 
-def test_a_batch_whose_process_died_goes_again_isolated_and_whole_and_is_given_up_in_the_end() -> (
-    None
-):
+def test_a_batch_whose_process_died_goes_again_whole_and_is_given_up_in_the_end() -> None:
     stand = Stand(window_items=2)
     stand.add("a")
     stand.add("b")
@@ -212,7 +208,6 @@ def test_a_batch_whose_process_died_goes_again_isolated_and_whole_and_is_given_u
         stand.batcher.lost(stand.started[-1], KILLED)
         stand.clock.pass_s(10)
     assert stand.sizes() == [2] * (1 + ATTEMPTS)
-    assert [batch.isolated for batch in stand.started] == [True] * (1 + ATTEMPTS)
     told = "it ended the engine's process 3 times; the last time: signal 11 (SIGSEGV)"
     assert stand.started[-1].given_up == (ENGINE_CRASHED, told)
 
@@ -245,15 +240,6 @@ def test_messages_that_come_after_too_many_losses_are_given_up_without_their_nei
     ]
     told = "its workers died, or lost Redis, 3 times while they had it"
     assert [batch.given_up for batch in stand.started] == [None, (ENGINE_CRASHED, told)]
-
-
-def test_a_window_with_a_message_that_came_back_is_isolated() -> None:
-    stand = Stand(window_items=2)
-    stand.add("a")
-    stand.add("b", redelivered=True)
-    stand.add("c")
-    stand.add("d")
-    assert [batch.isolated for batch in stand.started] == [True, False]
 
 
 def test_a_transient_failure_keeps_a_batch_together() -> None:

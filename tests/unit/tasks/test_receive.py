@@ -68,7 +68,6 @@ def test_a_request_has_the_items_of_all_its_deliveries(consumer: Any) -> None:
     assert request.request_dict["args"] == [["a", "b", "c"]]
     assert request.request_dict["kwargs"] == {
         "dataset": "d",
-        "isolated": False,
         "given_up": None,
     }
     assert "'a'" not in request.argsrepr  # items are not for logs

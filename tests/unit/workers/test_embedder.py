@@ -4,61 +4,35 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
-from clipfleet.errors import CardError, EngineError, SettingsError, StorageError
+from clipfleet.error_codes import DECODE_FAILED
+from clipfleet.errors import CardError, EngineError, SettingsError
 from clipfleet.items import Item
 from clipfleet.model_card import load_card
 from clipfleet.settings import Settings
-from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.format.parts import Embedded, Failure
 from clipfleet.workers import embedder as embedder_module
-from clipfleet.workers import input_chunks as inputs_module
-from clipfleet.workers.embedder import Embedder, embed_in_chunks
+from clipfleet.workers.embedder import Embedder, embed_chunks
 from clipfleet.workers.engines.base import Array, l2_normalise
 from clipfleet.workers.engines.fake import FakeEngine, fake_card, write_fake_engine
-from clipfleet.workers.images.decode import ImageLimits, read_image
-from clipfleet.workers.images.isolated_decoder import IsolatedDecoder
-from clipfleet.workers.images.preprocess import preprocess_batch
-from clipfleet.workers.input_chunks import CHUNKS_AHEAD, Outcome
+from clipfleet.workers.images import decoders
+from clipfleet.workers.images.decoder import Picture
+from clipfleet.workers.input_chunks import image_chunks, text_chunks
 from clipfleet.workers.text.tokenizer import Tokenizer
 
 CHUNK = 32  # items
 
 
-@pytest.fixture(autouse=True)
-def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More cores would make larger chunks."""
-    monkeypatch.setattr(embedder_module, "cores", lambda: 2)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Embedder:
-    return Embedder(FakeEngine(fake_card("img", dim=8, resolution=16)), Settings(decode_threads=2))
-
-
 @pytest.fixture
 def texts() -> Embedder:
-    return Embedder(FakeEngine(fake_card("txt", dim=8)), Settings(decode_threads=2))
-
-
-def picture(path: Path, seed: int) -> Item:
-    size = (10 + seed % 7, 20 + seed % 5)
-    random = np.random.default_rng(seed)
-    Image.fromarray(random.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).save(path)
-    return Item(id=path.name, uri=str(path))
-
-
-def broken(path: Path) -> Item:
-    path.write_bytes(b"")
-    return Item(id=path.name, uri=str(path))
+    return Embedder(FakeEngine(fake_card("txt", dim=8)), Settings())
 
 
 def assert_complete(embedded: Embedded, items: Sequence[Item]) -> None:
@@ -74,38 +48,6 @@ def assert_complete(embedded: Embedded, items: Sequence[Item]) -> None:
     np.testing.assert_allclose(np.linalg.norm(embedded.vectors, axis=1), 1, atol=1e-6)
 
 
-@pytest.mark.parametrize(("deadline_s", "expected_s"), [(1800, 60.0), (30, 15.0)])
-def test_a_picture_may_hold_its_decoder_for_less_than_the_deadline(
-    monkeypatch: pytest.MonkeyPatch, deadline_s: int, expected_s: float
-) -> None:
-    """Else the deadline would end the process before the picture is found, for ever."""
-    given: list[float] = []
-
-    class Decoder(IsolatedDecoder):
-        def __init__(self, limits: ImageLimits, *, timeout_s: float, **rest: Any) -> None:
-            given.append(timeout_s)
-            super().__init__(limits, timeout_s=timeout_s, **rest)
-
-    monkeypatch.setattr(embedder_module, "IsolatedDecoder", Decoder)
-    settings = Settings(shard_deadline_s=deadline_s)
-    with Embedder(FakeEngine(fake_card("img", dim=8, resolution=16)), settings) as embedder:
-        embedder.embed([], isolated=True)
-    assert given == [expected_s]
-
-
-@pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 200])
-def test_images_become_the_vectors_of_their_pixels(
-    tmp_path: Path, images: Embedder, count: int
-) -> None:
-    items = [picture(tmp_path / f"{i}.png", i) for i in range(count)]
-    embedded = images.embed(items)
-    assert_complete(embedded, items)
-    loaded = [read_image(item) for item in items]
-    pixels = preprocess_batch([image for image, _ in loaded], 16)
-    np.testing.assert_array_equal(embedded.vectors, l2_normalise(images.engine(pixels)))
-    assert embedded.sizes == [size for _, size in loaded]
-
-
 @pytest.mark.parametrize("count", [0, 1, 32, 33, 200])
 def test_texts_become_the_vectors_of_their_ids(texts: Embedder, count: int) -> None:
     items = [Item(id=f"t{i}", text=f"第{i}只猫") for i in range(count)]
@@ -115,24 +57,6 @@ def test_texts_become_the_vectors_of_their_ids(texts: Embedder, count: int) -> N
     np.testing.assert_array_equal(embedded.vectors, l2_normalise(texts.engine(ids)))
     assert embedded.sizes is None
     assert embedded.failures == []
-
-
-@pytest.mark.parametrize("bad", [{0}, {99}, {31, 32, 33}, set(range(32)), set(range(100))])
-def test_failures_leave_the_others_in_place(
-    tmp_path: Path, images: Embedder, bad: set[int]
-) -> None:
-    items = [
-        broken(tmp_path / f"{i}.png") if i in bad else picture(tmp_path / f"{i}.png", i)
-        for i in range(100)
-    ]
-    embedded = images.embed(items)
-    assert_complete(embedded, items)
-    assert [failure.item for failure in embedded.failures] == [items[i] for i in sorted(bad)]
-    assert {failure.error for failure in embedded.failures} == {"empty_file"}
-    assert embedded.failures[0].message.endswith("is empty: it has 0 bytes")
-    good = [item for i, item in enumerate(items) if i not in bad]
-    np.testing.assert_array_equal(embedded.vectors, images.embed(good).vectors)
-    assert embedded.sizes == images.embed(good).sizes
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t\u3000", "\u200b", "\0", "\u0301"])
@@ -147,16 +71,6 @@ def test_a_text_without_a_word_is_a_failure(texts: Embedder, text: str) -> None:
 
 def test_a_text_whose_only_word_is_unknown_has_a_vector(texts: Embedder) -> None:
     assert texts.embed([Item(id="a", text="\ue000")]).failures == []
-
-
-def test_an_item_of_the_other_tower_is_a_failure(
-    tmp_path: Path, images: Embedder, texts: Embedder
-) -> None:
-    image, text = picture(tmp_path / "a.png", 0), Item(id="t", text="猫")
-    assert [f.item for f in images.embed([image, text]).failures] == [text]
-    (failure,) = texts.embed([text, image]).failures
-    assert failure.item == image
-    assert failure.message == "the item has a uri and no text: this worker embeds texts"
 
 
 class BadEngine(FakeEngine):
@@ -193,40 +107,6 @@ def test_vectors_without_a_direction_are_failures() -> None:
     ]
 
 
-def test_a_file_system_that_does_not_answer_stops_the_run_and_the_next_one_works(
-    tmp_path: Path, images: Embedder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    items = [picture(tmp_path / f"{i}.png", i) for i in range(200)]
-    read = []
-
-    def fail_at_40(item: Item, limits: object) -> object:
-        read.append(item)
-        if item.id == "40.png":
-            raise StorageError("too many open files")
-        return read_image(item)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(inputs_module, "read_image", fail_at_40)
-        with pytest.raises(StorageError, match="too many open files"):
-            images.embed(items)
-    assert len(images.embed(items).items) == 200
-    assert len(read) <= CHUNK * (CHUNKS_AHEAD + 2)
-
-
-def test_a_run_without_urls_does_not_use_the_prefetcher(
-    tmp_path: Path, images: Embedder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun: list[list[str]] = []
-    monkeypatch.setattr(images._urls, "begin", lambda urls: begun.append(list(urls)))
-    local, remote = picture(tmp_path / "a.png", 0), Item(id="u", uri="https://a.example/x")
-    images.embed([local])
-    assert begun == []
-    images.embed([local, remote])
-    for _ in range(2):
-        images.embed([local])
-    assert begun == [["https://a.example/x"], []]  # the second drops the rest of the first
-
-
 def test_an_engine_that_fails_stops_the_run() -> None:
     class FailingEngine(FakeEngine):
         def __call__(self, inputs: Array) -> NDArray[np.float32]:
@@ -239,73 +119,9 @@ def test_an_engine_that_fails_stops_the_run() -> None:
         embedder.embed([Item(id="a", text="a")])
 
 
-def test_the_next_images_are_decoded_while_the_engine_runs() -> None:
-    """An engine that waits for the next chunk's items: without overlap it would wait for ever."""
-    begun = threading.Semaphore(0)
-
-    class WaitingEngine(FakeEngine):
-        calls = 0
-
-        def __call__(self, inputs: Array) -> NDArray[np.float32]:
-            self.calls += 1
-            if self.calls == 1:
-                for _ in range(2 * CHUNK):  # this chunk's items and the next one's
-                    assert begun.acquire(timeout=20)
-            return super().__call__(inputs)
-
-    def fill(items: Sequence[Item], rows: Array) -> list[Outcome]:
-        rows[:] = 1
-        begun.release()
-        return [(1, 1)] * len(items)
-
-    engine = WaitingEngine(fake_card("img", dim=8, resolution=4))
-    items = [Item(id=str(i), uri="/x") for i in range(3 * CHUNK)]
-    with ThreadPoolExecutor(2) as pool:
-        embedded = embed_in_chunks(items, engine, size=CHUNK, fill=fill, pool=pool)
-    assert len(embedded.items) == len(items)
-
-
-def test_no_more_than_a_few_chunks_of_pixels_are_held() -> None:
-    count = 12
-    alive: set[int] = set()
-    others: list[int] = []  # chunks that are held when the next one's memory is taken
-    begun = threading.Semaphore(0)
-
-    class CountingEngine(FakeEngine):
-        calls = 0
-
-        def empty_inputs(self, count: int) -> Array:
-            others.append(len(alive))
-            rows = super().empty_inputs(count)
-            alive.add(id(rows))
-            weakref.finalize(rows, alive.discard, id(rows))
-            return rows
-
-        def __call__(self, inputs: Array) -> NDArray[np.float32]:
-            self.calls += 1
-            if self.calls < count:  # the only thread is at the next chunk, done with this one
-                for _ in range(CHUNK + (self.calls == 1)):
-                    assert begun.acquire(timeout=20)
-            return super().__call__(inputs)
-
-    def fill(items: Sequence[Item], rows: Array) -> list[Outcome]:
-        begun.release()
-        rows[:] = 1
-        return [(1, 1)] * len(items)
-
-    engine = CountingEngine(fake_card("img", dim=8, resolution=4))
-    items = [Item(id=str(i), uri="/x") for i in range(count * CHUNK)]
-    with ThreadPoolExecutor(1) as pool:
-        embed_in_chunks(items, engine, size=CHUNK, fill=fill, pool=pool)
-    assert len(others) == count
-    assert max(others) == CHUNKS_AHEAD
-
-
 @pytest.fixture
-def model(tmp_path: Path) -> Iterator[str]:
-    kept = Image.MAX_IMAGE_PIXELS
-    yield str(write_fake_engine(tmp_path, "txt", dim=8))
-    Image.MAX_IMAGE_PIXELS = kept
+def model(tmp_path: Path) -> str:
+    return str(write_fake_engine(tmp_path, "txt", dim=8))
 
 
 def test_an_embedder_comes_from_settings(model: str) -> None:
@@ -324,12 +140,15 @@ def test_an_embedder_of_the_other_tower_is_refused(model: str) -> None:
         Embedder.from_settings(Settings(model=model, tower="img"))
 
 
-def test_a_closed_embedder_has_stopped_its_threads(model: str) -> None:
-    embedder = Embedder.from_settings(Settings(model=model))
-    embedder.embed([Item(id="a", text="a")])
-    embedder.close()
-    with pytest.raises(RuntimeError, match="shutdown"):
-        embedder.embed([Item(id="a", text="a")])
+def test_a_run_ends_its_threads_even_after_an_error(texts: Embedder) -> None:
+    items = [Item(id=f"t{i}", text="a") for i in range(200)]
+    before = threading.active_count()
+    texts.embed(items)
+    chunks = text_chunks(items, texts.engine, size=CHUNK)
+    next(chunks)
+    assert threading.active_count() == before + 1
+    chunks.close()
+    assert threading.active_count() == before
 
 
 def test_cut_texts_are_named_and_have_vectors(texts: Embedder) -> None:
@@ -337,3 +156,109 @@ def test_cut_texts_are_named_and_have_vectors(texts: Embedder) -> None:
     embedded = texts.embed([*items, Item(id="none", text=" ")])
     assert embedded.cut == {"long"}
     assert [item.id for item in embedded.items] == ["short", "long"]
+
+
+def test_an_image_is_a_failure_for_an_embedder_of_texts(texts: Embedder) -> None:
+    image, text = Item(id="i", uri="/a.png"), Item(id="t", text="猫")
+    (failure,) = texts.embed([text, image]).failures
+    assert failure.item == image
+    assert failure.message == "the item has a uri and no text: this worker embeds texts"
+
+
+class FakePicture:
+    """A picture without a decoder, all of one value."""
+
+    def __init__(self, number: int, freed: list[int]) -> None:
+        self.number = number
+        self.size = (number + 1, 2)
+        self.pixels: NDArray[np.float32] = np.full((3, 4, 4), number, dtype=np.float32)
+        self._freed = freed
+
+    def free(self) -> None:
+        self.pixels[:] = -1  # the decoder may write the next one
+        self._freed.append(self.number)
+
+
+def outcomes(
+    items: Sequence[Item], bad: set[int], freed: list[int]
+) -> Generator[decoders.Outcome, None, None]:
+    for number, item in enumerate(items):
+        if number in bad:
+            yield Failure(item=item, error=DECODE_FAILED, message="damaged")
+        else:
+            yield cast("Picture", FakePicture(number, freed))
+
+
+@pytest.mark.parametrize("bad", [set(), {0}, {99}, {31, 32, 33}, set(range(32)), set(range(100))])
+def test_pictures_become_vectors_in_order_and_are_freed_at_once(bad: set[int]) -> None:
+    engine = FakeEngine(fake_card("img", dim=8, resolution=4))
+    items = [Item(id=str(i), uri="/x") for i in range(100)]
+    freed: list[int] = []
+    chunks = image_chunks(items, engine, size=CHUNK, pictures=outcomes(items, bad, freed))
+    embedded = embed_chunks(items, engine, chunks)
+    assert_complete(embedded, items)
+    good = [number for number in range(100) if number not in bad]
+    assert freed == good
+    assert [failure.item for failure in embedded.failures] == [items[i] for i in sorted(bad)]
+    assert embedded.sizes == [(number + 1, 2) for number in good]
+    pixels = np.stack([np.full((3, 4, 4), n, np.float32) for n in good]) if good else None
+    if pixels is not None:
+        np.testing.assert_array_equal(embedded.vectors, l2_normalise(engine(pixels)))
+
+
+def test_one_chunk_of_pixels_is_held_at_a_time_and_each_is_progress() -> None:
+    alive: set[int] = set()
+    others: list[int] = []  # chunks that are held when the next one's memory is taken
+
+    class CountingEngine(FakeEngine):
+        def empty_inputs(self, count: int) -> Array:
+            others.append(len(alive))
+            rows = super().empty_inputs(count)
+            alive.add(id(rows))
+            weakref.finalize(rows, alive.discard, id(rows))
+            return rows
+
+    engine = CountingEngine(fake_card("img", dim=8, resolution=4))
+    items = [Item(id=str(i), uri="/x") for i in range(5 * CHUNK)]
+    reported: list[None] = []
+    embed_chunks(
+        items,
+        engine,
+        image_chunks(items, engine, size=CHUNK, pictures=outcomes(items, set(), [])),
+        progress=lambda: reported.append(None),
+    )
+    assert others == [0] * 5
+    assert len(reported) == 5
+
+
+def test_an_engine_that_fails_ends_the_decoding() -> None:
+    class FailingEngine(FakeEngine):
+        def __call__(self, inputs: Array) -> NDArray[np.float32]:
+            raise EngineError("out of memory")
+
+    engine = FailingEngine(fake_card("img", dim=8, resolution=4))
+    items = [Item(id=str(i), uri="/x") for i in range(5 * CHUNK)]
+    pictures = outcomes(items, set(), [])
+    with pytest.raises(EngineError, match="out of memory"):
+        embed_chunks(items, engine, image_chunks(items, engine, size=CHUNK, pictures=pictures))
+    assert next(pictures, None) is None
+
+
+@pytest.mark.parametrize(("deadline_s", "expected_s"), [(1800, 60.0), (30, 15.0)])
+def test_a_picture_may_hold_its_decoder_for_less_than_the_deadline(
+    monkeypatch: pytest.MonkeyPatch, deadline_s: int, expected_s: float
+) -> None:
+    """Else the deadline would end the process before the picture is found, for ever."""
+    given: list[dict[str, Any]] = []
+
+    class NoDecoders:
+        def __init__(self, *_: object, **options: Any) -> None:
+            given.append(options)
+
+        def close(self) -> None:
+            """End nothing."""
+
+    monkeypatch.setattr(embedder_module, "Decoders", NoDecoders)
+    settings = Settings(shard_deadline_s=deadline_s, decoders=3)
+    with Embedder(FakeEngine(fake_card("img", dim=8, resolution=16)), settings):
+        assert [(one["timeout_s"], one["count"]) for one in given] == [(expected_s, 3)]

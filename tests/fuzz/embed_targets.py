@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from clipfleet.architectures import Tower
 from clipfleet.errors import ClipfleetError
@@ -19,9 +20,11 @@ from clipfleet.tasks.embed_shard import embed_shard
 from clipfleet.tasks.items.embed import embed_single_items
 from clipfleet.tasks.items.parse import read_single_items
 from clipfleet.tasks.items.task import open_dataset
+from clipfleet.workers import embedder as embedder_module
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.fake import FakeEngine, fake_card
 from tests.fuzz.dataset_targets import CARD, DIM, contents, make_dataset, restore
+from tests.fuzz.decoders_here import DecodersHere
 from tests.fuzz.target import Make, Target
 
 _RESOLUTION = 4
@@ -32,7 +35,8 @@ def _embedder(tower: Tower, output: Path, roots: tuple[str, ...]) -> Embedder:
     settings = Settings(
         output=str(output), tower=tower, input_roots=roots, decoders=1, read_attempts=1
     )
-    return Embedder(FakeEngine(card), settings)
+    with mock.patch.object(embedder_module, "Decoders", DecodersHere):
+        return Embedder(FakeEngine(card), settings)
 
 
 def items(tower: Tower, folder: Path) -> Target:

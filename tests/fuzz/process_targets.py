@@ -28,7 +28,7 @@ class _Ended:
         return 1
 
 
-def _decoder(layout: Layout) -> tuple[Any, socket.socket]:
+def decoder_without_process(layout: Layout) -> tuple[Any, socket.socket]:
     """Return a decoder without a process, and the process's end of the socket."""
     decoder: Any = Decoder.__new__(Decoder)
     decoder.socket, theirs = socket.socketpair()
@@ -63,7 +63,7 @@ def decoder(folder: Path) -> Target:
 
     def run(data: bytes) -> None:
         for layout in (_INPUTS, _OWN_SIZE):
-            decoder, theirs = _decoder(layout)
+            decoder, theirs = decoder_without_process(layout)
             try:
                 theirs.sendall(data)
                 theirs.shutdown(socket.SHUT_WR)

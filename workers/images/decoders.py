@@ -128,7 +128,8 @@ class Decoders:
         """Yield a picture or a failure for each of `items`, in order.
 
         The caller frees each picture. Before it has to wait for one, `idle` is called, in which it
-        may free others. `progress` is called when pictures get done while it waits.
+        may free others. `progress` is called when pictures get done while it waits, and after each
+        attempt of a picture that ended its decoder.
 
         Raises:
             StorageError: A file system did not answer, or no process starts.
@@ -140,7 +141,6 @@ class Decoders:
                     self._end(decoder)
             self._start_missing()
             for number in range(len(items)):
-                run.awaited = number
                 if number % _TAKEN == 0:
                     self._look(run, 0)
                 while (outcome := run.outcomes[number]) is None:
@@ -148,8 +148,8 @@ class Decoders:
                     if self._look(run, _LOOK_S):
                         progress()
                 run.outcomes[number] = None
+                run.awaited = number + 1
                 yield outcome
-            run.awaited = len(items)
         finally:
             for fetch in run.fetches.values():
                 fetch.cancel()
@@ -168,7 +168,7 @@ class Decoders:
                 found = True
             elif key.data in self._decoders:  # not ended meanwhile
                 found |= self._receive(run, key.data)
-        self._end_held(run)
+        found |= self._end_held(run)
         self._take_fetched(run)
         self._hand_out(run)
         return found
@@ -227,14 +227,17 @@ class Decoders:
             error = ItemError(DECODER_CRASHED, f"{name} ended its decoder {times}")
         run.outcomes[request.number] = self._failure(run, request, error)
 
-    def _end_held(self, run: _Run) -> None:
-        """End the decoders whose picture takes too long."""
+    def _end_held(self, run: _Run) -> bool:
+        """End the decoders whose picture takes too long; return whether there were any."""
+        found = False
         now_s = time.monotonic()
         for decoder in list(self._decoders):
             allowed_s = self._timeout_s if decoder.started else _START_S
             if decoder.requests and now_s - decoder.since_s > allowed_s:
                 reason = f"took more than {allowed_s:g} s"
                 self._replace(run, decoder, DecoderLostError(reason, timed_out=True))
+                found = True
+        return found
 
     def _hand_out(self, run: _Run) -> None:
         """Give pictures to the decoders that have room."""

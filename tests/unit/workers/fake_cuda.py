@@ -1,10 +1,11 @@
 # ruff: noqa: N802, N803, N815 - the names are CUDA's
 """CUDA's runtime as cuda-bindings offers it, on the CPU: work waits in streams until waited for.
 
-`Cuda` has those functions of `cuda.bindings.runtime` that are used, with the real ones' names
-and parameters (`test_cuda.py` compares them with the real module where that is installed), so a
-call that does not exist there fails here too. Addresses are real ones of the host's memory.
-Work runs only when something waits for it: what is read or overwritten too early shows.
+`Cuda` has those functions of `cuda.bindings.runtime` that are used, and `fake_driver.Driver` those
+of `cuda.bindings.driver`, with the real ones' names and parameters: `test_fake_cuda.py` compares
+them with the real modules, so a call that does not exist there fails here too. Addresses are real
+ones of the host's memory. Work runs only when something waits for it: what is read or overwritten
+too early shows.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class _Stream:
     def __init__(self) -> None:
         self.waiting: list[Op] = []
         self.captured: list[Op] | None = None
+        self.done = 0  # operations
 
     def put(self, op: Op) -> None:
         (self.waiting if self.captured is None else self.captured).append(op)
@@ -67,6 +69,7 @@ class _Stream:
         ready, self.waiting = self.waiting[:count], self.waiting[len(self.waiting[:count]) :]
         for op in ready:
             op()
+            self.done += 1
 
 
 class Cuda:
@@ -77,6 +80,7 @@ class Cuda:
     cudaEventDisableTiming = 2
     cudaEventBlockingSync = 1
     cudaHostAllocDefault = 0
+    cudaHostRegisterDefault = 0
     cudaMemcpyKind = IntEnum(
         "cudaMemcpyKind",
         {
@@ -95,6 +99,7 @@ class Cuda:
 
     def __init__(self) -> None:
         self.held: dict[int, Any] = {}  # what was taken and not given back
+        self.registered: dict[int, int] = {}  # the sizes of pinned memory of others, by address
         self.calls: list[str] = []
         self.limit_bytes = TOTAL_BYTES
         self.known: list[tuple[int, int]] = []  # addresses and sizes of other libraries' memory
@@ -192,6 +197,17 @@ class Cuda:
     def cudaFreeHost(self, ptr: int) -> tuple[Error]:
         return self._give_back("cudaFreeHost", ptr)
 
+    def cudaHostRegister(self, ptr: int, size: int, flags: int) -> tuple[Error]:
+        error = self._error("cudaHostRegister")
+        if not error:
+            assert ptr not in self.registered
+            self.registered[ptr] = size
+        return (error,)
+
+    def cudaHostUnregister(self, ptr: int) -> tuple[Error]:
+        del self.registered[ptr]
+        return (self._error("cudaHostUnregister"),)
+
     def cudaMemcpy(self, dst: int, src: int, count: int, kind: Any) -> tuple[Error]:
         ctypes.memmove(dst, src, count)
         return (self._error("cudaMemcpy"),)
@@ -251,7 +267,8 @@ class Cuda:
         error = self._error("cudaEventRecord")
         if not error:
             marked = self.stream(stream)
-            self.held[event].update(stream=marked, count=len(marked.waiting))
+            count = len(marked.waiting)
+            self.held[event].update(stream=marked, count=count, done=marked.done + count)
             busy = [s for s in self.held.values() if isinstance(s, _Stream) and s.waiting]
             self.in_flight_most = max(self.in_flight_most, len(busy))
         return (error,)
@@ -262,6 +279,12 @@ class Cuda:
         if not error:
             self.held[event]["stream"].run(self.held[event]["count"])
         return (error,)
+
+    def cudaEventQuery(self, event: int) -> tuple[Error]:
+        error = self._error("cudaEventQuery")
+        known = self.held[event]
+        is_done = "stream" not in known or known["stream"].done >= known["done"]
+        return (error or (SUCCESS if is_done else Error["cudaErrorNotReady"]),)
 
 
 def _full(size: int) -> bytes:

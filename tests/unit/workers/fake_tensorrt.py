@@ -31,6 +31,7 @@ from clipfleet.model_card import (
 )
 from clipfleet.workers.engines.fake import fake_card
 from tests.unit.workers.fake_cuda import GPU, Cuda
+from tests.unit.workers.fake_driver import Driver
 
 NUMPY_NAMES = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT64": "int64"}
 SERIAL = "Error Code 1: Serialization (Serialization assertion "
@@ -93,6 +94,7 @@ class State:
 
     def __init__(self, cuda: Cuda, version: str) -> None:
         self.cuda = cuda
+        self.driver = Driver(cuda)
         self.version = version
         self.major = int(version.split(".", maxsplit=1)[0])
         self.logger: Any = None
@@ -287,6 +289,7 @@ def install(monkeypatch: pytest.MonkeyPatch, version: str = "8.6.0") -> State:
     cuda = Cuda()
     state = State(cuda, version)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cast("ModuleType", cuda))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", cast("ModuleType", state.driver))
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(state))
     return state
 
@@ -336,4 +339,6 @@ def images(count: int) -> Any:
 
 def assert_nothing_held(state: State) -> None:
     assert not state.cuda.held
+    assert not state.cuda.registered
+    assert not state.driver.modules
     assert not state.alive

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,9 +44,9 @@ class Resizer:
         self.resolution = resolution
         self._tables: OrderedDict[int, Table] = OrderedDict()
         cuda.synchronize()  # the driver's calls need the context that the runtime makes
-        module = _driver_call("cuModuleLoadData", _PTX.read_bytes() + b"\0")
-        self._first = _driver_call("cuModuleGetFunction", module, b"first_pass")
-        self._second = _driver_call("cuModuleGetFunction", module, b"second_pass")
+        self._module = _driver_call("cuModuleLoadData", _PTX.read_bytes() + b"\0")
+        self._first = _driver_call("cuModuleGetFunction", self._module, b"first_pass")
+        self._second = _driver_call("cuModuleGetFunction", self._module, b"second_pass")
 
     def table(self, size: int) -> Table:
         """Return the weights for a width or a height."""
@@ -93,9 +93,10 @@ class Resizer:
         )
 
     def close(self) -> None:
-        """Free the weights."""
+        """Free the weights and the kernels; never raises, as `Handle.close`."""
         while self._tables:
             self._tables.popitem()[1][0].close()
+        _driver().cuModuleUnload(self._module)
 
 
 def resizes_exactly(resolution: int) -> bool:
@@ -220,6 +221,5 @@ def _driver_call(name: str, *arguments: Any) -> Any:
     return results[0] if results else None
 
 
-@cache
 def _driver() -> Any:
     return importlib.import_module("cuda.bindings.driver")

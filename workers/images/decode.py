@@ -13,7 +13,8 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -127,16 +128,44 @@ def decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, tuple[
     """Return the loaded image that `data` holds, and its (width, height) in pixels.
 
     Raises:
+        ItemError: As for `open_image` and `load_image`.
+    """
+    image = open_image(data, name, max_pixels)
+    load_image(image, name, max_pixels)
+    return image, image.size
+
+
+def open_image(data: bytes, name: str, max_pixels: int) -> Image.Image:
+    """Return the image that `data` holds, with its pixels not decoded yet.
+
+    Raises:
         ItemError: The bytes are no image of a known format, are damaged, or hold more than
             `max_pixels`. `name` is for its message.
     """
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        if image.width * image.height > max_pixels:
-            raise _too_large(name, f"{image.width}x{image.height} pixels", max_pixels)
-        image.load()
+        with _item_errors(name, max_pixels):
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError as error:
         raise _unidentified(data, name) from error
+    if image.width * image.height > max_pixels:
+        raise _too_large(name, f"{image.width}x{image.height} pixels", max_pixels)
+    return image
+
+
+def load_image(image: Image.Image, name: str, max_pixels: int) -> None:
+    """Decode the pixels of an opened image.
+
+    Raises:
+        ItemError: The image is damaged, or holds more than `max_pixels`.
+    """
+    with _item_errors(name, max_pixels):
+        image.load()
+
+
+@contextmanager
+def _item_errors(name: str, max_pixels: int) -> Iterator[None]:
+    try:
+        yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Pillow's own limit is twice `max_pixels`; it also covers images inside a format's file.
         found = re.search(r"\((\d+) pixels\)", str(error))
@@ -144,10 +173,11 @@ def decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, tuple[
         raise _too_large(name, size, max_pixels) from error
     except MemoryError as error:
         raise item_error(DECODE_FAILED, f"{shown(name)} takes more memory than there is") from error
+    except UnidentifiedImageError:
+        raise
     except _DECODER_ERRORS as error:
         reason = str(error) or type(error).__name__
         raise item_error(DECODE_FAILED, f"{shown(name)} is damaged: {reason}") from error
-    return image, image.size
 
 
 def _too_large(name: str, size: str, max_pixels: int) -> ItemError:

@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 from clipfleet.errors import ItemError, StorageError
-from clipfleet.workers.images.decode import ImageLimits, configure_pillow, decode
-from clipfleet.workers.images.jpeg import decode_jpeg_into, jpeg_size
+from clipfleet.workers.images.decode import ImageLimits, configure_pillow, load_image, open_image
+from clipfleet.workers.images.jpeg import decode_jpeg_into, may_be_taken
 from clipfleet.workers.images.preprocess import preprocess_into, resized_rgb
 from clipfleet.workers.images.read import read_bytes
 from clipfleet.workers.images.region import MAX_OWN_SIDE, Layout, Region, Room
@@ -80,26 +80,25 @@ def _answer(
         else:
             with open(file, "rb") as opened:
                 data = opened.read()
-        placed = _placed_jpeg(data, limits, region, room)
-        if placed is not None:
-            return [*placed, *placed[1:]]
-        image, size = decode(data, uri, limits.max_pixels)
-        start, width, height = _placed(image, region, room)
+        image = open_image(data, uri, limits.max_pixels)
+        placed = _placed_jpeg(image, data, region, room)
+        if placed is None:
+            load_image(image, uri, limits.max_pixels)
+            placed = _placed(image, region, room)
     except ItemError as error:
         return [error.code, str(error)]
     except StorageError as error:
         return ["", str(error)]
-    return [start, width, height, *size]
+    return [*placed, *image.size]
 
 
 def _placed_jpeg(
-    data: bytes, limits: ImageLimits, region: Region, room: Room
+    image: Image.Image, data: bytes, region: Region, room: Room
 ) -> tuple[int, int, int] | None:
     """Decode a JPEG file into the ring, as `_placed` does; return None if that is not possible."""
-    size = jpeg_size(data) if region.layout.has_ring else None
-    if size is None or size[0] * size[1] > limits.max_pixels or max(size) > MAX_OWN_SIDE:
+    width, height = image.size
+    if not region.layout.has_ring or max(width, height) > MAX_OWN_SIDE or not may_be_taken(image):
         return None
-    width, height = size
     start = room.ring(3 * width * height)
     if start is None or not decode_jpeg_into(
         data, region.array(start, (height, width, 3), "uint8")

@@ -111,9 +111,10 @@ def _wrap_steps() -> None:
     from clipfleet.tasks.submit import enqueue as queueing
     from clipfleet.workers import input_chunks as inputs
     from clipfleet.workers.engines.fake import FakeEngine
+    from clipfleet.workers.images.decoders import Decoders
 
-    for name in ("fill_texts", "fill_images"):
-        wrap(inputs, name, before=lambda *_: Step.DECODES)
+    wrap(inputs, "fill_texts", before=lambda *_: Step.DECODES)
+    wrap(Decoders, "_hand_out", before=lambda *_: Step.DECODES)
     wrap(FleetTransport, "_deliver", before=lambda *_: Step.TAKEN)
     wrap(FakeEngine, "__call__", before=lambda *_: Step.ENGINE)
     # Every file of a dataset gets its name from one of these two.

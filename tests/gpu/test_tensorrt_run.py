@@ -14,14 +14,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from clipfleet.errors import (
     EngineDamagedError,
@@ -30,10 +31,18 @@ from clipfleet.errors import (
     EngineVersionError,
     GpuMemoryError,
 )
-from clipfleet.model_card import ModelCard, load_card, write_card
+from clipfleet.items import Item
+from clipfleet.model_card import ModelCard, card_path, load_card, write_card
+from clipfleet.settings import Settings
+from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.base import l2_normalise
 from clipfleet.workers.engines.cuda import runtime as cuda
+from clipfleet.workers.engines.cuda.resize import PictureBuffer, Resizer, resizes_exactly
 from clipfleet.workers.engines.tensorrt.engine import TensorRTEngine, TensorRTModel
+from clipfleet.workers.images.decode import read_image
+from clipfleet.workers.images.decoder import Picture
+from clipfleet.workers.images.preprocess import preprocess, preprocess_batch
+from clipfleet.workers.images.region import MAX_OWN_SIDE
 
 pytest.importorskip("tensorrt")
 pytest.importorskip("cuda.bindings.runtime")
@@ -146,6 +155,99 @@ def test_a_dynamic_engine_agrees_with_a_static_one(engine_of: Engines, tower: st
             cosines = np.einsum("nd,nd->n", l2_normalise(engine(given[:count])), expected[:count])
             print(f"\n{tower} {count}: worst cosine {cosines.min():.8f}")
             assert cosines.min() >= 0.99999
+
+
+class HostPicture:
+    """A picture in pinned memory, as a decoder's region has it."""
+
+    def __init__(self, image: Image.Image) -> None:
+        self.width, self.height = image.size
+        self._memory = cuda.PinnedBuffer((self.height, self.width, 3), "uint8")
+        self._memory.array[:] = np.asarray(image)
+        self.address = self._memory.handle
+
+    def free(self) -> None:
+        self._memory.close()
+
+
+def random_images(count: int, side: int) -> list[Image.Image]:
+    """Return noise of many sizes, the odd ones first."""
+    random = np.random.default_rng(side)
+    sizes = [(side, side), (1, 1), (5000, 3), (3, 5000), (side, 2 * side), (1, MAX_OWN_SIDE)]
+    while len(sizes) < count:
+        width, height = (int(size) for size in np.exp(random.uniform(0, 7.3, 2)))
+        sizes.append((width, height))
+    return [
+        Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        for width, height in sizes[:count]
+    ]
+
+
+@pytest.mark.parametrize("side", [224, 336])
+def test_the_kernels_compute_pillows_pixels_to_the_bit(side: int) -> None:
+    assert resizes_exactly(side)
+    count = 32
+    with ExitStack() as stack:
+        resizer = stack.enter_context(closing(Resizer(side)))
+        buffer = stack.enter_context(closing(PictureBuffer(resizer, count)))
+        stream = stack.enter_context(cuda.Stream())
+        made = stack.enter_context(cuda.PinnedBuffer((count, 3, side, side), "float32"))
+        given = stack.enter_context(cuda.DeviceBuffer(made.size_bytes))
+        images = random_images(6 * count, side)
+        for start in range(0, len(images), count):
+            batch = images[start : start + count]
+            pictures = [HostPicture(image) for image in batch]
+            buffer.copy(pictures, given.handle, stream)
+            cuda.copy_async(made.handle, given.handle, made.size_bytes, "DeviceToHost", stream)
+            stream.synchronize()
+            for image, pixels in zip(batch, made.array, strict=True):
+                assert np.array_equal(pixels, preprocess(image, side)), image.size
+            for picture in pictures:
+                picture.free()
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("contexts", [1, 4])
+def test_features_of_pictures_are_those_of_their_inputs_to_the_bit(
+    engine_of: Engines, contexts: int, dynamic: bool
+) -> None:
+    made = engine_of("img", dynamic=dynamic)
+    side = made[0].input.shape[-1] or 0
+    images = random_images(ITEMS, side)
+    features = np.empty((ITEMS, made[0].dim), np.float32)
+    with TensorRTEngine(*made, contexts=contexts) as engine:
+        assert engine.takes_pictures
+        expected = engine(preprocess_batch(images, side))
+        for count in (ITEMS, 1, MAX_BATCH):
+            pictures = cast("list[Picture]", [HostPicture(image) for image in images[:count]])
+            assert engine.run_pictures(pictures, features, lambda: None) == count
+            # Of a dynamic engine's batch sizes, each may round in its own way.
+            if count == ITEMS or not dynamic:
+                assert np.array_equal(features[:count], expected[:count])
+
+
+def test_files_become_the_vectors_of_their_pixels_to_the_bit(
+    engine_of: Engines, tmp_path: Path
+) -> None:
+    """Through decoder processes: JPEG and PNG, colour, grey and palette, and a damaged file."""
+    card, path = engine_of("img")
+    side = card.input.shape[-1] or 0
+    items = []
+    for number, image in enumerate(random_images(200, side)[6:]):
+        mode, kind = [("RGB", "jpg"), ("L", "jpg"), ("RGB", "png"), ("P", "png")][number % 4]
+        file = tmp_path / f"{number}.{kind}"
+        image.convert(mode).save(file)
+        items.append(Item(id=file.name, uri=str(file)))
+    (tmp_path / "damaged.jpg").write_bytes(Path(str(items[0].uri)).read_bytes()[:300])
+    damaged = Item(id="damaged", uri=str(tmp_path / "damaged.jpg"))
+    settings = Settings(model=str(card_path(path)), tower="img", decoders=4)
+    with Embedder.from_settings(settings) as embedder:
+        embedded = embedder.embed([*items[:90], damaged, *items[90:]])
+        assert [failure.item for failure in embedded.failures] == [damaged]
+        pixels = preprocess_batch([read_image(item)[0] for item in items], side)
+        expected = l2_normalise(embedder.engine(pixels))
+        assert np.array_equal(embedded.vectors, expected)
+        assert embedded.sizes == [read_image(item)[1] for item in items]
 
 
 @pytest.mark.parametrize("tower", TOWERS)

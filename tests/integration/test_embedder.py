@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+import clipfleet
 from clipfleet.errors import EngineError, StorageError
 from clipfleet.items import Item
 from clipfleet.settings import Settings
@@ -18,7 +19,7 @@ from clipfleet.storage.format.parts import Embedded
 from clipfleet.workers import embedder as embedder_module
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.base import Array, l2_normalise
-from clipfleet.workers.engines.fake import FakeEngine, fake_card
+from clipfleet.workers.engines.fake import FakeEngine, fake_card, write_fake_engine
 from clipfleet.workers.images.decode import read_image
 from clipfleet.workers.images.decoder import Decoder
 from clipfleet.workers.images.preprocess import preprocess_batch
@@ -259,3 +260,13 @@ def test_decoders_stay_from_run_to_run_and_end_with_their_embedder(items: list[I
         assert embedder._decoders._decoders == [decoder]
         assert decoder._process.poll() is None
     assert decoder._process.returncode is not None
+
+
+def test_a_loaded_model_has_the_vectors_of_a_worker(tmp_path: Path, items: list[Item]) -> None:
+    card = str(write_fake_engine(tmp_path, "img"))
+    settings = Settings(model=card, decoders=1)
+    with Embedder.from_settings(settings) as embedder:
+        expected = embedder.embed(items).vectors
+    with clipfleet.load_model(card, settings=settings) as model:
+        images = [str(item.uri) for item in items]
+        np.testing.assert_array_equal(model.encode_images(images), expected)

@@ -14,10 +14,8 @@ from PIL import Image
 
 import clipfleet
 from clipfleet.error_codes import DECODE_FAILED, EMPTY_TEXT, MISSING, UNSUPPORTED_FORMAT
-from clipfleet.items import Item
 from clipfleet.model_card import card_path, load_card, write_card
 from clipfleet.settings import Settings
-from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.fake import write_fake_engine
 
 DEMO = Path(__file__).parents[2] / "examples/demo/model"
@@ -104,17 +102,6 @@ def test_no_item_gives_no_vector(model: clipfleet.Model) -> None:
     assert model.encode_images([]).shape == (0, DIM)
     assert model.encode_texts([]).shape == (0, DIM)
     assert model.similarity([], ["a"]).shape == (0, 1)
-
-
-@pytest.mark.parametrize("max_batch", [32, 40])
-def test_the_vectors_are_those_of_a_worker(
-    tmp_path: Path, photos: list[Path], max_batch: int
-) -> None:
-    settings = Settings(model=str(write_fake_engine(tmp_path, "img")), max_batch=max_batch)
-    with Embedder.from_settings(settings) as embedder:
-        expected = embedder.embed([Item(id=p.name, uri=str(p)) for p in photos]).vectors
-    with clipfleet.load_model(str(settings.model), settings=settings) as model:
-        np.testing.assert_array_equal(model.encode_images(photos), expected)
 
 
 def test_similarity_is_a_softmax_of_the_scaled_cosines(

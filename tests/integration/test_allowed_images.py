@@ -46,6 +46,7 @@ def test_images_below_no_root_are_error_rows_planned_or_queued_singly(
         model=str(write_fake_engine(tmp_path, "img")),
         output=str(tmp_path / "out"),
         input_roots=[str(tmp_path / "in")],
+        decoders=1,
     )
     with Embedder.from_settings(settings) as embedder:
         root = str(tmp_path / "out" / "d")

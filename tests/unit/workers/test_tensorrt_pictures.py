@@ -203,7 +203,7 @@ def test_an_engine_whose_resize_is_not_pillows_takes_no_pictures(
     monkeypatch.setattr(resize, "is_y_first", lambda width, height, side: height < width)
     with caplog.at_level(logging.WARNING), engine_of(tmp_path, machine, contexts=1) as engine:
         assert not engine.takes_pictures
-    assert "the GPU's resize differs from Pillow" in caplog.text
+    assert "the CPU resizes all pictures: the GPU's pixels differ" in caplog.text
     assert_nothing_held(machine)
 
 

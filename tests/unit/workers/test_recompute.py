@@ -30,7 +30,7 @@ CARD = fake_card("txt", dim=16)
 
 @pytest.fixture
 def embedder() -> Iterator[Embedder]:
-    with Embedder(FakeEngine(CARD), Settings(decode_threads=2)) as made:
+    with Embedder(FakeEngine(CARD), Settings(decoders=2)) as made:
         yield made
 
 
@@ -103,16 +103,16 @@ def test_an_item_that_has_no_vector_now_is_counted(tmp_path: Path) -> None:
         def __call__(self, inputs: np.ndarray) -> np.ndarray:
             return np.zeros((len(inputs), self.card.dim), np.float32)
 
-    with Embedder(FakeEngine(CARD), Settings(decode_threads=2)) as embedder:
+    with Embedder(FakeEngine(CARD), Settings(decoders=2)) as embedder:
         dataset = fill(tmp_path, embedder)
-    with Embedder(Blind(CARD), Settings(decode_threads=2)) as embedder:
+    with Embedder(Blind(CARD), Settings(decoders=2)) as embedder:
         found = recomputed(dataset, embedder, 1.0)
     assert (found.recomputed, found.not_recomputed, found.ok) == (0, 40, True)
 
 
 def test_a_model_is_loaded_from_its_card(tmp_path: Path) -> None:
     model = write_fake_engine(tmp_path, "txt", dim=16)
-    settings = Settings(model=str(model), decode_threads=2)
+    settings = Settings(model=str(model), decoders=2)
     with Embedder.from_settings(settings) as embedder:
         dataset = fill(tmp_path / "dataset", embedder)
     found = clipfleet.verify(dataset.root, recompute=1.0, model=model, settings=settings)

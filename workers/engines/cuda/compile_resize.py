@@ -1,6 +1,6 @@
 """`python -m clipfleet.workers.engines.cuda.compile_resize`: compile resize.cu to resize.ptx.
 
-NVRTC compiles without a GPU: `pip install nvidia-cuda-nvrtc-cu12==12.0.140`. Old drivers take the
+NVRTC compiles without a GPU. Take the package nvidia-cuda-nvrtc-cu12 12.0.140: old drivers take the
 PTX of an old version, too.
 """
 
@@ -25,7 +25,7 @@ def compile_resize() -> None:
     """Write resize.ptx."""
     found = find_spec("nvidia.cuda_nvrtc")
     if found is None or found.submodule_search_locations is None:
-        raise SystemExit("pip install nvidia-cuda-nvrtc-cu12==12.0.140")
+        raise SystemExit("NVRTC is missing: install the package nvidia-cuda-nvrtc-cu12 12.0.140")
     folder = Path(found.submodule_search_locations[0])
     nvrtc = ctypes.CDLL(str(folder / "lib" / "libnvrtc.so.12"))
     program, size = ctypes.c_void_p(), ctypes.c_size_t()

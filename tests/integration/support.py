@@ -21,7 +21,7 @@ from clipfleet.cli.main import main
 from clipfleet.items import Item
 from clipfleet.messages import queue_name
 from clipfleet.settings import PREFIX, Settings
-from clipfleet.storage.commit.manifest import Manifest
+from clipfleet.storage.commit.manifest import Manifest, unfinished
 from clipfleet.storage.filesystem.locations import below, open_filesystem
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset
 from clipfleet.storage.sources.base import ListSource
@@ -301,7 +301,10 @@ class Bench:
         return waiting, held_length(self.client, self.queue)
 
     def assert_whole(self, name: str = "dataset", *, vectors: int, errors: int = 0) -> None:
-        result = verify_dataset(self.dataset_path(name))
+        """Check that a dataset is whole, once the last commit has written its record."""
+        dataset = Dataset.open(self.dataset_path(name))
+        wait_until(lambda: not unfinished(dataset), what="the last commit's record")
+        result = verify_dataset(dataset)
         assert result.problems == []
         assert (result.vectors, result.errors) == (vectors, errors)
 

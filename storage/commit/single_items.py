@@ -40,6 +40,7 @@ from clipfleet.storage.format.parts import (
     read_footer,
     value_column,
 )
+from clipfleet.storage.format.stream_state import write_last_part
 from clipfleet.storage.plan.reader import (
     is_shard_number,
     job_ids,
@@ -222,8 +223,9 @@ def commit_single_items(
         name = _next_name(known.parts | lost)
         done = commit_first(dataset, name, new, card=card, worker=worker)
         if done is not None:
-            for name in lost:
-                withdraw(dataset, name)
+            for lost_name in lost:
+                withdraw(dataset, lost_name)
+            write_last_part(dataset, single_items_part_number(name))
             return done
 
 

@@ -18,6 +18,7 @@ from clipfleet.storage.format.dataset import (
 )
 from clipfleet.storage.format.enqueue_state import QUEUED_PATH, read_queued
 from clipfleet.storage.format.parts import ITEMS_PREFIX, part_path, read_footer
+from clipfleet.storage.format.stream_state import STREAM_PATH, read_last_part
 from clipfleet.storage.plan.reader import Job
 from clipfleet.storage.verify import verification as kinds
 from clipfleet.storage.verify.verification import Findings
@@ -53,7 +54,7 @@ def check_names(
     _check_plan_files(dataset, jobs, findings)
     _check_jobs(dataset, findings)
     _check_kind(dataset, jobs, parts, findings)
-    for number in _gaps(dataset, parts, records):
+    for number in _gaps(dataset, parts, records, findings):
         name = single_items_part(number)
         findings.stale[name] = None
         findings.add(kinds.GONE, f"{name} ({_time_of(dataset, number)})")
@@ -99,7 +100,9 @@ def _check_kind(dataset: Dataset, jobs: Sequence[Job], parts: Set[str], findings
         findings.add(kinds.KIND, f"{INFO_PATH} says planned, but {min(single)} has single items")
 
 
-def _gaps(dataset: Dataset, parts: Set[str], records: Set[str]) -> Iterator[int]:
+def _gaps(
+    dataset: Dataset, parts: Set[str], records: Set[str], findings: Findings
+) -> Iterator[int]:
     """Yield the numbers of parts of single items that are gone with their records.
 
     A record stays when its part was moved away. Earlier versions deleted it: so a gap counts only
@@ -116,6 +119,14 @@ def _gaps(dataset: Dataset, parts: Set[str], records: Set[str]) -> Iterator[int]
                 if not dataset.fs.exists(part_path(single_items_part(gap))):
                     yield gap
         below = number
+    try:
+        last = read_last_part(dataset)
+    except DatasetError:
+        findings.add(kinds.STREAM, STREAM_PATH)
+        return
+    for number in range(below + 1, last + 1):
+        if not dataset.fs.exists(part_path(single_items_part(number))):
+            yield number
 
 
 def _number(name: str) -> int:

@@ -291,6 +291,13 @@ def _part_files() -> Iterator[Damage]:
         untold=True,
     )
     yield Damage(
+        title="the last single items' part removed with its record",
+        apply=_remove((part, ITEMS_4), (record, ITEMS_4), (errors, ITEMS_4)),
+        names=ITEMS_4,
+        maker="stream",
+        untold=True,
+    )
+    yield Damage(
         title="the first two single items' parts removed with their records",
         apply=_remove(
             *((k, n) for n in (ITEMS_1, ITEMS_2) for k in (part, record, errors)),
@@ -478,6 +485,17 @@ def _dataset_files() -> Iterator[Damage]:
         maker="stream",
         by_hand=True,
     )
+    for title, change in (
+        ("a stream.json that is no JSON", lambda path: path.write_text("{")),
+        ("no number in stream.json", partial(change_json, last_part="2")),
+    ):
+        yield Damage(
+            title=title,
+            apply=_to_file("stream.json", change),
+            names="stream.json",
+            maker="stream",
+            by_hand=True,
+        )
     for title, change, by_hand in (
         ("a queued.json that is no JSON", lambda path: path.write_text("{"), False),
         ("an empty queued.json", lambda path: path.write_text(""), False),

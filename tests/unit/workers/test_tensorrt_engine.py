@@ -14,6 +14,7 @@ from clipfleet.errors import EngineError, GpuLostError, GpuMemoryError
 from clipfleet.settings import Settings
 from clipfleet.workers.engines.cuda.host_copy import HostCopy
 from clipfleet.workers.engines.load import load_engine
+from clipfleet.workers.engines.tensorrt import engine as engine_module
 from clipfleet.workers.engines.tensorrt.autotune import items_per_second
 from clipfleet.workers.engines.tensorrt.engine import TensorRTEngine
 from tests.unit.workers import fake_tensorrt
@@ -33,6 +34,12 @@ DYNAMIC = plan(shape=(-1, 3, 8, 8), sizes=(1, 4, 8))
 STATIC = plan(shape=(4, 3, 8, 8))
 SPEED = "clipfleet.workers.engines.tensorrt.runner.items_per_second"
 TEXT = plan(name="text", shape=(1, 10), dtype="INT32")
+
+
+@pytest.fixture(autouse=True)
+def unchecked_resize(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`test_tensorrt_pictures.py` tests what is computed at each load of an image engine."""
+    monkeypatch.setattr(engine_module, "resizes_exactly", lambda _: True)
 
 
 @pytest.fixture(params=VERSIONS)

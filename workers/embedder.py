@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -51,12 +52,11 @@ class Embedder(Closing):
         self.engine = engine
         self.settings = settings
         self._chunk = max(_MIN_CHUNK, engine.max_batch)
-        self._urls = Prefetcher.from_settings(settings)
         self._is_fetching = False
         self._decoders: Decoders | None = None
         self._tokenizer: Tokenizer | None = None
         if engine.card.tower == "img":
-            self._decoders = _decoders(engine, settings, self._urls, self._chunk)
+            self._decoders = _decoders(engine, settings, self._fetch, self._chunk)
         else:
             self._tokenizer = Tokenizer()
 
@@ -125,6 +125,14 @@ class Embedder(Closing):
         vectors, outcomes = _normalised(chunk, features[:count])
         return _embedded(items, outcomes, vectors, has_sizes=True)
 
+    @cached_property
+    def _urls(self) -> Prefetcher:
+        """What fetches URLs, from the first URL on."""
+        return Prefetcher.from_settings(self.settings)
+
+    def _fetch(self, url: str) -> bytes:
+        return self._urls.take(url)
+
     def _prefetch(self, urls: Sequence[str]) -> None:
         if urls or self._is_fetching:  # fetches of an earlier run may be unfinished: it failed
             self._urls.begin(urls)
@@ -132,7 +140,8 @@ class Embedder(Closing):
 
     def close(self) -> None:
         """End the decoders and free the engine."""
-        self._urls.close()
+        if "_urls" in vars(self):
+            self._urls.close()
         if self._decoders is not None:
             self._decoders.close()
         self.engine.close()
@@ -166,7 +175,9 @@ def close_embedder() -> None:
     Embedder.current = None
 
 
-def _decoders(engine: Engine, settings: Settings, urls: Prefetcher, chunk: int) -> Decoders:
+def _decoders(
+    engine: Engine, settings: Settings, fetch: Callable[[str], bytes], chunk: int
+) -> Decoders:
     """Start the decoders for an image tower's engine."""
     count = settings.decoders or cores()
     gpu = engine if isinstance(engine, PictureEngine) and engine.takes_pictures else None
@@ -176,7 +187,7 @@ def _decoders(engine: Engine, settings: Settings, urls: Prefetcher, chunk: int) 
         ring_bytes=(settings.decode_memory_mib << 20) // count if gpu else 0,
     )
     return Decoders(
-        ImageLimits.from_settings(settings, fetch=urls.take),
+        ImageLimits.from_settings(settings, fetch=fetch),
         layout,
         count=count,
         attempts=settings.decode_attempts,

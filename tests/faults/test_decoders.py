@@ -198,7 +198,9 @@ def test_a_decoder_has_no_settings_and_no_credentials(
     monkeypatch.setenv("CLIPFLEET_REDIS_URL", "redis://:secret@host/0")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with make_decoders():
-        environment = Path(f"/proc/{starts[0]}/environ").read_bytes()
+        environ = Path(f"/proc/{starts[0]}/environ")
+        wait_until(environ.read_bytes, what="the program's start")  # empty until then
+        environment = environ.read_bytes()
     assert b"PATH=" in environment
     assert b"secret" not in environment
 

@@ -22,7 +22,7 @@ from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.http.prefetch import Prefetcher
 from clipfleet.workers.images.decode import ImageLimits
 from clipfleet.workers.images.decoder import Picture
-from clipfleet.workers.images.decoders import Decoders
+from clipfleet.workers.images.decoders import Decoders, nothing
 from clipfleet.workers.images.read import is_http_url
 from clipfleet.workers.images.region import Layout
 from clipfleet.workers.input_chunks import Chunk, Outcome, TextFit, image_chunks, text_chunks
@@ -34,10 +34,6 @@ _MIN_CHUNK = 32  # items
 _CHUNKS_AHEAD = 3  # of decoded pictures: one that the engine has, and two for a slow file
 _MIN_SLOTS = 8  # pictures that each decoder may be ahead, at least
 _DECODE_SHARE = 0.5  # of the shard's deadline, at most, for one picture
-
-
-def no_progress() -> None:
-    """Ignore progress."""
 
 
 class Embedder(Closing):
@@ -53,12 +49,11 @@ class Embedder(Closing):
         self.settings = settings
         self._chunk = max(_MIN_CHUNK, engine.max_batch)
         self._is_fetching = False
-        self._decoders: Decoders | None = None
-        self._tokenizer: Tokenizer | None = None
+        self._source: Decoders | Tokenizer  # of the engine's inputs
         if engine.card.tower == "img":
-            self._decoders = _decoders(engine, settings, self._fetch, self._chunk)
+            self._source = _decoders(engine, settings, self._fetch, self._chunk)
         else:
-            self._tokenizer = Tokenizer()
+            self._source = Tokenizer()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Embedder:
@@ -85,20 +80,21 @@ class Embedder(Closing):
         """The engine's model card."""
         return self.engine.card
 
-    def embed(self, items: Sequence[Item], *, progress: Progress = no_progress) -> Embedded:
+    def embed(self, items: Sequence[Item], *, progress: Progress = nothing) -> Embedded:
         """Return a vector or a failure for each of `items`, in order.
 
         Raises:
             EngineError: The engine failed.
             StorageError: A file system did not answer.
         """
-        if self._decoders is None:
-            texts = text_chunks(items, self.engine, size=self._chunk, tokenizer=self._tokenizer)
+        source = self._source
+        if isinstance(source, Tokenizer):
+            texts = text_chunks(items, self.engine, size=self._chunk, tokenizer=source)
             return embed_chunks(items, self.engine, texts, progress=progress)
         self._prefetch([item.uri for item in items if item.uri and is_http_url(item.uri)])
         if isinstance(self.engine, PictureEngine) and self.engine.takes_pictures:
-            return self._embed_pictures(items, self.engine, self._decoders, progress)
-        pictures = self._decoders.run(items, progress=progress)
+            return self._embed_pictures(items, self.engine, source, progress)
+        pictures = source.run(items, progress=progress)
         images = image_chunks(items, self.engine, size=self._chunk, pictures=pictures)
         return embed_chunks(items, self.engine, images, progress=progress)
 
@@ -121,8 +117,7 @@ class Embedder(Closing):
             decoders.run(items, progress=progress, idle=engine.collect_pictures)
         ) as stream:
             count = engine.run_pictures(decoded(), features, progress)
-        chunk = Chunk(items=items, outcomes=outcomes, inputs=features[:0])
-        vectors, outcomes = _normalised(chunk, features[:count])
+        vectors, outcomes = _normalised(items, outcomes, features[:count])
         return _embedded(items, outcomes, vectors, has_sizes=True)
 
     @cached_property
@@ -142,8 +137,8 @@ class Embedder(Closing):
         """End the decoders and free the engine."""
         if "_urls" in vars(self):
             self._urls.close()
-        if self._decoders is not None:
-            self._decoders.close()
+        if isinstance(self._source, Decoders):
+            self._source.close()
         self.engine.close()
 
 
@@ -202,7 +197,7 @@ def embed_chunks(
     engine: Engine,
     chunks: Generator[Chunk, None, None],
     *,
-    progress: Progress = no_progress,
+    progress: Progress = nothing,
 ) -> Embedded:
     """Return a vector or a failure for each of `items`, in order.
 
@@ -217,7 +212,8 @@ def embed_chunks(
     kept = 0
     with closing(chunks):
         for chunk in chunks:
-            good, of_chunk = _normalised(chunk, engine(chunk.inputs))
+            features = engine(chunk.inputs)
+            good, of_chunk = _normalised(chunk.items, chunk.outcomes, features)
             outcomes += of_chunk
             vectors[kept : kept + len(good)] = good
             kept += len(good)
@@ -227,25 +223,30 @@ def embed_chunks(
 
 
 def _normalised(
-    chunk: Chunk, features: NDArray[np.float32]
+    items: Sequence[Item], outcomes: Sequence[Outcome], features: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], list[Outcome]]:
-    """Return unit vectors (k, D), and the chunk's outcomes with a failure for each bad feature."""
+    """Return unit vectors (k, D), and the items' outcomes with a failure for each bad feature."""
     normalised = l2_normalise(features)  # float32 (k, D), NaN without a direction
     bad = np.isnan(normalised[:, 0])
-    return normalised[~bad], _outcomes(chunk, features, bad)
+    return normalised[~bad], _outcomes(items, outcomes, features, bad)
 
 
-def _outcomes(chunk: Chunk, features: NDArray[np.float32], bad: NDArray[np.bool_]) -> list[Outcome]:
-    """Return the chunk's outcomes, with a failure for each bad row of the features (k, D)."""
+def _outcomes(
+    items: Sequence[Item],
+    outcomes: Sequence[Outcome],
+    features: NDArray[np.float32],
+    bad: NDArray[np.bool_],
+) -> list[Outcome]:
+    """Return the items' outcomes, with a failure for each bad row of the features (k, D)."""
     rows = iter(zip(features, bad, strict=True))
-    outcomes: list[Outcome] = []
-    for item, outcome in zip(chunk.items, chunk.outcomes, strict=True):
+    found: list[Outcome] = []
+    for item, outcome in zip(items, outcomes, strict=True):
         if isinstance(outcome, Failure):
-            outcomes.append(outcome)
+            found.append(outcome)
             continue
         row, is_bad = next(rows)
-        outcomes.append(_non_finite(item, row) if is_bad else outcome)
-    return outcomes
+        found.append(_non_finite(item, row) if is_bad else outcome)
+    return found
 
 
 def _non_finite(item: Item, features: NDArray[np.float32]) -> Failure:

@@ -75,10 +75,9 @@ def text_chunks(
     engine: Engine,
     *,
     size: int,
-    tokenizer: Tokenizer | None = None,
+    tokenizer: Tokenizer,
 ) -> Generator[Chunk, None, None]:
     """Yield chunks of `size` texts in order; a thread tokenises the next chunks meanwhile."""
-    tokenizer = tokenizer or Tokenizer()
     ahead: deque[Future[Chunk]] = deque()
 
     def tokenised(chunk: Sequence[Item]) -> Chunk:

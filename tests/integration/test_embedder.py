@@ -22,6 +22,7 @@ from clipfleet.workers.engines.base import Array, l2_normalise
 from clipfleet.workers.engines.fake import FakeEngine, fake_card, write_fake_engine
 from clipfleet.workers.images.decode import read_image
 from clipfleet.workers.images.decoder import Decoder
+from clipfleet.workers.images.decoders import Decoders
 from clipfleet.workers.images.preprocess import preprocess_batch
 from tests.faults.pictures import picture_bytes, poisoned_environment, write_pictures
 from tests.integration.support import PATIENCE_S
@@ -226,8 +227,8 @@ def test_the_next_images_are_decoded_while_the_engine_runs(
     seen: list[object] = []
 
     def wait() -> None:
-        decoders = shared._decoders
-        assert decoders is not None
+        decoders = shared._source
+        assert isinstance(decoders, Decoders)
         if engine.calls == 1:
             sockets = [decoder.socket for decoder in decoders._decoders]
             seen.extend(select.select(sockets, [], [], PATIENCE_S)[0])
@@ -253,11 +254,11 @@ def test_decoders_stay_from_run_to_run_and_end_with_their_embedder(items: list[I
     with Embedder(
         FakeEngine(fake_card("img", dim=8, resolution=16)), Settings(decoders=1)
     ) as embedder:
-        assert embedder._decoders is not None
-        (decoder,) = embedder._decoders._decoders
+        assert isinstance(embedder._source, Decoders)
+        (decoder,) = embedder._source._decoders
         for count in (1, CHUNK, CHUNK + 1):
             assert len(embedder.embed(items[:count]).items) == count
-        assert embedder._decoders._decoders == [decoder]
+        assert embedder._source._decoders == [decoder]
         assert decoder._process.poll() is None
     assert decoder._process.returncode is not None
 

@@ -113,7 +113,7 @@ def read_image_bytes(item: Item, limits: ImageLimits) -> tuple[bytes, str]:
         ItemError, StorageError: As for `read_image`.
     """
     if item.uri is None:
-        raise ItemError(MISSING, f"item {shown(item.id)} has a text and no uri: no image to embed")
+        raise no_image(item)
     data = read_bytes(
         item.uri,
         limits.max_bytes,
@@ -122,6 +122,11 @@ def read_image_bytes(item: Item, limits: ImageLimits) -> tuple[bytes, str]:
         fetch=limits.fetch,
     )
     return data, item.uri
+
+
+def no_image(item: Item) -> ItemError:
+    """Return the error of an item that is a text."""
+    return ItemError(MISSING, f"item {shown(item.id)} has a text and no uri: no image to embed")
 
 
 def decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, tuple[int, int]]:

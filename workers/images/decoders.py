@@ -18,11 +18,12 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from clipfleet.error_codes import DECODE_TIMEOUT, DECODER_CRASHED, MISSING
+from clipfleet.error_codes import DECODE_TIMEOUT, DECODER_CRASHED
 from clipfleet.errors import ItemError, StorageError
 from clipfleet.items import Item
 from clipfleet.storage.format.parts import Failure
-from clipfleet.workers.images.decode import ImageLimits
+from clipfleet.workers.closing import Closing
+from clipfleet.workers.images.decode import ImageLimits, no_image
 from clipfleet.workers.images.decoder import Decoder, DecoderLostError, Picture, Request
 from clipfleet.workers.images.read import is_http_url, read_bytes
 from clipfleet.workers.images.region import Layout
@@ -71,7 +72,7 @@ class _Run:
         return len(self.fetches) + bodies < _MAX_BODIES
 
 
-class Decoders:
+class Decoders(Closing):
     """A pool of decoder processes, which starts at once; a context manager.
 
     One thread uses it: it hands out pictures and takes answers whenever it takes a picture. A
@@ -269,8 +270,8 @@ class Decoders:
             number, item = run.next, run.items[run.next]
             run.next += 1
             if item.uri is None:
-                reason = f"item {shown(item.id)} has a text and no uri: no image to embed"
-                run.outcomes[number] = Failure(item=item, error=MISSING, message=reason)
+                error = no_image(item)
+                run.outcomes[number] = Failure(item=item, error=error.code, message=str(error))
             elif not is_http_url(item.uri):
                 return Request(number=number, uri=item.uri)
             elif run.may_fetch:
@@ -331,9 +332,3 @@ class Decoders:
         with self._closing:
             os.close(self._wake)
             self._wake = -1
-
-    def __enter__(self) -> Decoders:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

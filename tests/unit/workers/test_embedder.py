@@ -144,7 +144,7 @@ def test_a_run_ends_its_threads_even_after_an_error(texts: Embedder) -> None:
     items = [Item(id=f"t{i}", text="a") for i in range(200)]
     before = threading.active_count()
     texts.embed(items)
-    chunks = text_chunks(items, texts.engine, size=CHUNK)
+    chunks = text_chunks(items, texts.engine, size=CHUNK, tokenizer=Tokenizer())
     next(chunks)
     assert threading.active_count() == before + 1
     chunks.close()

@@ -12,7 +12,7 @@ from clipfleet.errors import UsageError
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 ALL = "all"
 
-_FIELDS = ("uuid", "name", "compute_cap", "memory.total", "driver_version")
+_FIELDS = ("uuid", "name", "compute_cap", "memory.total", "memory.free", "driver_version")
 _TIMEOUT_S = 10
 
 
@@ -24,7 +24,14 @@ class Gpu:
     name: str
     compute_capability: str  # "9.0"
     memory: str  # "81559 MiB"
+    free_memory: str  # "81008 MiB"
     driver: str
+
+    @property
+    def free_memory_bytes(self) -> int:
+        """The free memory, 0 where nvidia-smi does not tell."""
+        amount = self.free_memory.removesuffix(" MiB")
+        return int(amount) << 20 if amount.isdecimal() else 0
 
 
 def list_gpus() -> list[Gpu]:
@@ -55,9 +62,13 @@ def _gpu(line: str) -> Gpu:
     fields = [field.strip() for field in line.split(",")]
     if len(fields) != len(_FIELDS):
         raise UsageError(f"nvidia-smi printed {line!r} where {', '.join(_FIELDS)} were asked for")
-    uuid, name, compute_capability, memory, driver = fields
     return Gpu(
-        uuid=uuid, name=name, compute_capability=compute_capability, memory=memory, driver=driver
+        uuid=fields[0],
+        name=fields[1],
+        compute_capability=fields[2],
+        memory=fields[3],
+        free_memory=fields[4],
+        driver=fields[5],
     )
 
 

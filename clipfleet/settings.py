@@ -140,6 +140,12 @@ class Settings(BaseSettings):
 
     # == Engines ==
 
+    engine_processes: int = Field(default=0, ge=0, le=16)
+    """Processes of a worker that each hold its engine, and share its decoders and cores; 0: two for
+    a TensorRT engine that finds room twice in the GPU's free memory, otherwise one. One process
+    embeds while the other writes, so the GPU has no pause between two shards. More processes take
+    more GPU memory."""
+
     decoders: int = Field(default=0, ge=0)
     """Processes of a worker that read and decode images; 0: one for each core of this process.
     Workers that `embed` or `--gpus` starts on one machine share its cores. More processes hide slow

@@ -58,7 +58,8 @@ def make_app(settings: Settings) -> Celery:
         **_JSON_ONLY,
         **_ACKNOWLEDGED_LATE,
         include=TASK_MODULES,
-        **_ONE_SPAWNED_CHILD,
+        worker_concurrency=settings.engine_processes or 1,
+        **_SPAWNED_CHILDREN,
     )
     return app
 
@@ -82,12 +83,11 @@ _ACKNOWLEDGED_LATE: dict[str, Any] = {
     "worker_cancel_long_running_tasks_on_connection_loss": False,
 }
 
-_ONE_SPAWNED_CHILD: dict[str, Any] = {
+_SPAWNED_CHILDREN: dict[str, Any] = {
     "worker_pool": "clipfleet.tasks.worker.pool:TaskPool",  # prefork
     "worker_pool_start_method": "spawn",
-    "worker_concurrency": 1,
     "worker_consumer": "clipfleet.tasks.broker.consumer:FleetConsumer",
-    "worker_prefetch_multiplier": 2,  # the running shard, and one reserved
+    "worker_prefetch_multiplier": 2,  # a child: the running shard, and one reserved
     "worker_proc_alive_timeout": _ENGINE_LOAD_S,
     "worker_hijack_root_logger": False,
     "worker_redirect_stdouts": False,

@@ -1,7 +1,7 @@
-"""The worker: Celery's consumer in this process, the engine in one spawned child.
+"""The worker: Celery's consumer in this process, the engine in spawned children.
 
-This process talks to Redis and survives the child's death; see
-docs/explanation/adr/0003-worker-pool.md.
+This process talks to Redis and survives a child's death; see 0003-worker-pool.md and
+0028-engine-processes.md in docs/explanation/adr.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from clipfleet.tasks.broker.redis_client import check_broker, is_local, redacted
 from clipfleet.tasks.broker.security_check import log_security_warnings
 from clipfleet.tasks.broker.visibility_renewal import VisibilityRenewal
 from clipfleet.tasks.submit.reconcile import Reconciler
+from clipfleet.tasks.worker.engine_processes import with_engine_processes
 from clipfleet.tasks.worker.fatal_error import FatalErrorReport, end_worker
 from clipfleet.tasks.worker.heartbeat import start_heartbeat
 from clipfleet.tasks.worker.logs import set_up_logs
@@ -48,10 +49,11 @@ def run_worker(settings: Settings) -> int:
         GpuLostError: The GPU failed, at the start or later; the messages are back in Redis.
     """
     card = preflight(settings)
+    settings = with_engine_processes(settings)
     check_broker(settings.redis_url, allow_eviction=settings.allow_eviction)
     if settings.heartbeat_file:
         start_heartbeat(settings.heartbeat_file)
-    os.environ[SAFE_PATH_VARIABLE] = "1"  # for the child
+    os.environ[SAFE_PATH_VARIABLE] = "1"  # for the children
     set_up_logs(settings)
     fatal_error = FatalErrorReport()
     if not is_local(settings.redis_url):
@@ -65,9 +67,10 @@ def run_worker(settings: Settings) -> int:
             "model": card.identity,
             "redis": redacted(settings.redis_url),
             "gpus": os.environ.get(VISIBLE_VARIABLE, "all"),
+            "engine_processes": settings.engine_processes,
         },
     )
-    with Reconciler(settings, card), watchdog(settings.shard_deadline_s):
+    with Reconciler(settings, card), watchdog(settings.shard_deadline_s, settings.engine_processes):
         worker.start()
     fatal_error.check()
     log.info("worker stopped", extra={"worker": worker.hostname})

@@ -1,11 +1,11 @@
 """The watchdog: kills a child that makes no progress within the deadline.
 
-Its messages then go back to Redis. A worker and its child share a few bytes of memory: the child
-increments a counter as items get done, and the worker reads it. This works even if the child hangs
-while it holds Python's global lock. Slow work with progress has no time limit.
+Its messages then go back to Redis. A worker and its children share a few bytes of memory: each
+child increments a counter as items get done, and the worker reads it. This works even if a child
+hangs while it holds Python's global lock. Slow work with progress has no time limit.
 
 The memory is an anonymous file, so no cleaner of temporary folders deletes it, and a killed worker
-leaves nothing behind. The child opens it among its worker's open files.
+leaves nothing behind. A child opens it among its worker's open files.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import threading
 from collections.abc import Iterator
 from functools import cache
 
-from billiard.process import active_children
+from billiard.process import active_children, current_process
 
 from clipfleet.errors import UsageError
 from clipfleet.settings import PREFIX
 
-_VARIABLE = f"{PREFIX}WATCHED_FILE"  # between a worker and its child
-_STATE = struct.Struct("=qq")  # the pid at work (0: none), the progress counter
+_VARIABLE = f"{PREFIX}WATCHED_FILE"  # between a worker and its children
+_STATE = struct.Struct("=qq")  # of a child: its pid at work (0: none), the progress counter
 _PAUSE_S = 1.0  # between two reads
 _MIN_READS = 4  # per deadline
 
@@ -36,8 +36,10 @@ log = logging.getLogger(__name__)
 class Working:
     """The child's side: the deadline applies inside `with working.at_work():`."""
 
-    def __init__(self, shared: mmap.mmap) -> None:
+    def __init__(self, shared: mmap.mmap, number: int = 0) -> None:
+        """Use the place of the child `number`, counted from 0."""
         self._state = shared
+        self._start = number * _STATE.size
         self._lock = threading.Lock()
         self._at_work = False
         self._count = 0
@@ -47,7 +49,7 @@ class Working:
         with self._lock:
             self._count += 1
             if self._at_work:
-                _STATE.pack_into(self._state, 0, os.getpid(), self._count)
+                _STATE.pack_into(self._state, self._start, os.getpid(), self._count)
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
@@ -58,7 +60,7 @@ class Working:
         finally:
             with self._lock:
                 self._at_work = False
-                _STATE.pack_into(self._state, 0, 0, self._count)
+                _STATE.pack_into(self._state, self._start, 0, self._count)
 
 
 @cache
@@ -68,13 +70,14 @@ def working() -> Working:
     Raises:
         UsageError: This process cannot open the memory.
     """
-    return Working(_open())
+    # Celery numbers the children of a pool; one that replaces another has the other's number.
+    return Working(_open(), getattr(current_process(), "index", 0))
 
 
 @contextlib.contextmanager
-def watchdog(deadline_s: float) -> Iterator[None]:
-    """Watch this worker's child until the worker ends."""
-    with _shared_with_children() as state:
+def watchdog(deadline_s: float, children: int) -> Iterator[None]:
+    """Watch this worker's children until the worker ends."""
+    with _shared_with_children(children) as state:
         stop = threading.Event()
         arguments = (state, deadline_s, stop)
         thread = threading.Thread(target=_watch, args=arguments, name="watchdog", daemon=True)
@@ -87,7 +90,7 @@ def watchdog(deadline_s: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _shared_with_children() -> Iterator[mmap.mmap]:
+def _shared_with_children(count: int) -> Iterator[mmap.mmap]:
     """Yield zeroed memory, which `_open` finds in a child by an environment variable.
 
     Raises:
@@ -95,7 +98,7 @@ def _shared_with_children() -> Iterator[mmap.mmap]:
     """
     file = os.memfd_create(_VARIABLE.lower())
     try:
-        os.ftruncate(file, _STATE.size)
+        os.ftruncate(file, count * _STATE.size)
         os.environ[_VARIABLE] = f"/proc/{os.getpid()}/fd/{file}"
         yield _open()
     finally:
@@ -114,10 +117,10 @@ def _open() -> mmap.mmap:
         return mmap.mmap(-1, _STATE.size)
     try:
         with open(path, "r+b") as file:
-            return mmap.mmap(file.fileno(), _STATE.size)
+            return mmap.mmap(file.fileno(), 0)
     except OSError as error:
         raise UsageError(
-            f"cannot open {path}, the memory that a worker shares with its child: "
+            f"cannot open {path}, the memory that a worker shares with its children: "
             f"{error.strerror}; have /proc mounted, and let nothing keep a process from the "
             "open files of another one of its user (SELinux, AppArmor, a worker made undumpable)"
         ) from error
@@ -126,15 +129,16 @@ def _open() -> mmap.mmap:
 def _watch(state: mmap.mmap, deadline_s: float, stop: threading.Event) -> None:
     """Count reads, not clock time, so that a suspended worker and child lose no deadline."""
     pause_s = min(_PAUSE_S, deadline_s / _MIN_READS)
-    last, idle_s = _STATE.unpack_from(state), 0.0
+    last = list(_STATE.iter_unpack(state))
+    idle_s = [0.0] * len(last)
     while not stop.wait(pause_s):
-        seen = _STATE.unpack_from(state)
-        idle_s = idle_s + pause_s if seen == last else 0.0
-        last = seen
-        pid = seen[0]
-        if pid and idle_s >= deadline_s:
-            idle_s = 0.0
-            _kill(pid, deadline_s)
+        for number, seen in enumerate(_STATE.iter_unpack(state)):
+            idle_s[number] = idle_s[number] + pause_s if seen == last[number] else 0.0
+            last[number] = seen
+            pid = seen[0]
+            if pid and idle_s[number] >= deadline_s:
+                idle_s[number] = 0.0
+                _kill(pid, deadline_s)
 
 
 def _kill(pid: int, deadline_s: float) -> None:

@@ -29,12 +29,13 @@ def test_only_json_is_taken_and_nothing_is_stored() -> None:
     assert app.backend.as_uri() == "disabled://"
 
 
-def test_a_message_is_acknowledged_late_and_one_is_reserved() -> None:
-    app = make_app(load_settings())
+def test_a_message_is_acknowledged_late_and_one_a_process_is_reserved() -> None:
+    app = make_app(load_settings(engine_processes=2))
     conf = app.conf
     assert (conf.task_acks_late, conf.task_reject_on_worker_lost) == (True, True)
     assert conf.task_acks_on_timeout is False
-    assert (conf.worker_concurrency, conf.worker_prefetch_multiplier) == (1, 2)
+    assert (conf.worker_concurrency, conf.worker_prefetch_multiplier) == (2, 2)
+    assert make_app(load_settings()).conf.worker_concurrency == 1
     assert conf.worker_pool_start_method == "spawn"
     assert (
         conf.task_time_limit is None

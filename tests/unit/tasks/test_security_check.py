@@ -138,7 +138,7 @@ def test_submit_and_worker_warn_at_their_start(
     with pytest.raises(AskedError, match=r"redis://db\.example"):
         submit(ListSource([]), str(tmp_path / "d"), model, settings=settings)
     with pytest.raises(AskedError, match=r"redis://db\.example"):
-        run_worker(settings)
+        run_worker(settings.model_copy(update={"model": str(model)}))
     local = load_settings(redis_url="redis+socket:///nowhere.sock")  # needs no warning
     with pytest.raises(BrokerError, match="does not answer"):
         submit(ListSource([]), str(tmp_path / "d"), model, settings=local)

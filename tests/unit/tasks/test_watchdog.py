@@ -12,8 +12,8 @@ from clipfleet.tasks.worker import watchdog as deadline
 from clipfleet.tasks.worker.watchdog import Working
 
 
-def state(shared: mmap.mmap) -> tuple[int, ...]:
-    return struct.unpack("=qq", shared[:])
+def state(shared: mmap.mmap, number: int = 0) -> tuple[int, ...]:
+    return list(struct.iter_unpack("=qq", shared[:]))[number]
 
 
 @pytest.fixture
@@ -30,6 +30,16 @@ def test_a_child_tells_that_it_works_and_that_it_gets_on(watched: mmap.mmap) -> 
         working.progress()
         assert state(watched)[1] > first
     assert state(watched)[0] == 0
+
+
+def test_children_tell_in_places_of_their_own() -> None:
+    watched = mmap.mmap(-1, 32)
+    first, second = Working(watched, 0), Working(watched, 1)
+    with first.at_work():
+        assert (state(watched, 0)[0], state(watched, 1)[0]) == (os.getpid(), 0)
+        with second.at_work():
+            pass
+        assert (state(watched, 0)[0], state(watched, 1)[0]) == (os.getpid(), 0)
 
 
 def test_who_is_late_wakes_nobody_after_the_work(watched: mmap.mmap) -> None:
@@ -52,7 +62,7 @@ def test_a_workers_children_find_the_memory_while_the_worker_watches(
 ) -> None:
     monkeypatch.delenv(deadline._VARIABLE, raising=False)
     assert deadline._open()[:] == bytes(16)  # of no worker: its own
-    with deadline._shared_with_children() as shared:
-        deadline._open()[:] = b"0123456789abcdef"
-        assert shared[:] == b"0123456789abcdef"
+    with deadline._shared_with_children(2) as shared:
+        deadline._open()[16:] = b"0123456789abcdef"
+        assert shared[16:] == b"0123456789abcdef"
     assert deadline._VARIABLE not in os.environ  # its file's number is soon another file's

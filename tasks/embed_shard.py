@@ -24,6 +24,7 @@ from clipfleet.tasks.retry_policy import (
     retry_later,
     times_lost,
 )
+from clipfleet.tasks.worker.engine_processes import process_name
 from clipfleet.tasks.worker.fatal_error import gpu_lost
 from clipfleet.tasks.worker.watchdog import working
 from clipfleet.workers.embedder import Embedder, current_embedder
@@ -101,7 +102,12 @@ def embed(self: ShardTask, /, *args: Any, **message: Any) -> None:
             raise MessageError(f"{EMBED_TASK} takes keyword arguments only, not {len(args)} others")
         task = EmbedTask.from_json(message)
         with working().at_work():
-            done = embed_shard(task, embedder, worker=str(self.request.hostname), lost=lost)
+            done = embed_shard(
+                task,
+                embedder,
+                worker=process_name(self.request.hostname, embedder.settings),
+                lost=lost,
+            )
     except GpuLostError as error:
         gpu_lost(error)
     except UsageError as error:

@@ -34,6 +34,7 @@ from clipfleet.tasks.items.embed import Outcome, embed_single_items
 from clipfleet.tasks.items.parse import read_single_items
 from clipfleet.tasks.items.waiting import forget_waiting, record_waiting
 from clipfleet.tasks.retry_policy import is_postponed, reason_of, requeue_batch
+from clipfleet.tasks.worker.engine_processes import process_name
 from clipfleet.tasks.worker.fatal_error import gpu_lost
 from clipfleet.tasks.worker.watchdog import working
 from clipfleet.workers.embedder import Embedder, current_embedder
@@ -102,7 +103,7 @@ def embed_items(
                 single_items,
                 opened,
                 embedder,
-                worker=str(self.request.hostname),
+                worker=process_name(self.request.hostname, embedder.settings),
                 given_up=given_up,
             )
     except GpuLostError as error:

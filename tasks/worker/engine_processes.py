@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from billiard.process import current_process
+
 from clipfleet.gpus import list_gpus
 from clipfleet.model_card import load_card
 from clipfleet.settings import Settings, cores
@@ -29,6 +31,19 @@ def with_engine_processes(settings: Settings) -> Settings:
     share |= {name: getattr(settings, name) or cores() for name in ("decoders", "engine_threads")}
     divided = {name: max(1, whole // count) for name, whole in share.items()}
     return settings.model_copy(update={"engine_processes": count, **divided})
+
+
+def process_number() -> int:
+    """Return the number of this engine process among those of its worker, from 0.
+
+    A process that replaces another has the other's number.
+    """
+    return getattr(current_process(), "index", 0)  # Celery's pool sets it
+
+
+def process_name(worker: object, settings: Settings) -> str:
+    """Return the name of this engine process in a part's footer: its worker's, and its number."""
+    return f"{worker}/{process_number()}" if settings.engine_processes > 1 else str(worker)
 
 
 def _fitting(model: str) -> int:

@@ -20,10 +20,11 @@ import threading
 from collections.abc import Iterator
 from functools import cache
 
-from billiard.process import active_children, current_process
+from billiard.process import active_children
 
 from clipfleet.errors import UsageError
 from clipfleet.settings import PREFIX
+from clipfleet.tasks.worker.engine_processes import process_number
 
 _VARIABLE = f"{PREFIX}WATCHED_FILE"  # between a worker and its children
 _STATE = struct.Struct("=qq")  # of a child: its pid at work (0: none), the progress counter
@@ -70,8 +71,7 @@ def working() -> Working:
     Raises:
         UsageError: This process cannot open the memory.
     """
-    # Celery numbers the children of a pool; one that replaces another has the other's number.
-    return Working(_open(), getattr(current_process(), "index", 0))
+    return Working(_open(), process_number())
 
 
 @contextlib.contextmanager

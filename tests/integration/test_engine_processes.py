@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -58,3 +60,6 @@ def test_single_items_of_one_dataset_are_written_once_by_two_processes(
     bench.wait_for_items(150, "stream")
     bench.assert_whole("stream", vectors=150)
     assert len({event["pid"] for event in worker.events("items embedded")}) == 2
+    records = Path(bench.dataset_path("stream"), "manifest").glob("*.json")
+    names = {json.loads(path.read_text())["worker"] for path in records}
+    assert {name.rpartition("/")[2] for name in names} == {"0", "1"}

@@ -58,7 +58,7 @@ def embed(
             `settings.embedding_dtype`, float16 or float32, with L2 norms of 1.
         model: A model card, or the engine beside it. Its tower says whether `source` holds images
             or texts.
-        workers: The number of worker processes; 1 without `gpus`.
+        workers: The number of workers; 1 by default, and with a TensorRT engine one for each GPU.
         gpus: One worker for each of these GPUs: "all", or numbers such as "0,2".
         own_redis: False uses the Redis of `settings.redis_url` instead of a new one.
         id_column: The table's column of ids; without it, `id` or another usual name.
@@ -82,7 +82,7 @@ def embed(
     from clipfleet.tasks.local.run import embed_source
 
     settings = _with_rule(settings or load_settings(), on_conflict, refresh=refresh)
-    processes = _processes(workers, gpus)
+    processes = _processes(model, workers, gpus)
     return embed_source(
         _source(source, model, id_column, uri_column, text_column),
         str(out),
@@ -200,7 +200,7 @@ def retry(
         settings=settings,
         own_redis=own_redis,
         show=on_progress or _show_nothing,
-        **_processes(workers, gpus),
+        **_processes(model, workers, gpus),
     )
 
 
@@ -301,11 +301,17 @@ def _show_nothing(_: Snapshot) -> None:
     """Show no progress."""
 
 
-def _processes(workers: int | None, gpus: str | None) -> dict[str, Any]:
-    from clipfleet.gpus import choose_gpus, refuse_workers_with_gpus
+def _processes(model: str | Path, workers: int | None, gpus: str | None) -> dict[str, Any]:
+    """Return the number of workers, and the GPU of each; a TensorRT engine uses all GPUs."""
+    from clipfleet.gpus import choose_gpus, gpus_of_model, refuse_workers_with_gpus
+    from clipfleet.model_card import load_card
 
     refuse_workers_with_gpus(workers, gpus)
-    return {"workers": workers or 1, "gpus": choose_gpus(gpus) if gpus else ()}
+    if gpus:
+        return {"workers": 1, "gpus": choose_gpus(gpus)}
+    card, _ = load_card(model)
+    is_free = workers is None and card.runtime == "tensorrt"
+    return {"workers": workers or 1, "gpus": gpus_of_model(card.gpu) if is_free else ()}
 
 
 def _with_rule(settings: Settings, on_conflict: OnConflict | None, *, refresh: bool) -> Settings:

@@ -106,6 +106,16 @@ def choose_gpus(wanted: str) -> list[str]:
     return chosen
 
 
+def gpus_of_model(name: str | None) -> list[str]:
+    """Return all GPUs that this process may use, if the machine has GPUs of this model only.
+
+    They are values of CUDA_VISIBLE_DEVICES. Among several models, CUDA's first GPU is as good a
+    choice as any: none is returned.
+    """
+    gpus = list_gpus()
+    return _visible() if gpus and {gpu.name for gpu in gpus} == {name} else []
+
+
 def _visible() -> list[str]:
     given = os.environ.get(VISIBLE_VARIABLE)
     if given is None:

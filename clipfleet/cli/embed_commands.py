@@ -40,7 +40,8 @@ def embed(
     out: OutArgument,
     model: Model,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes.", show_default="1")
+        int | None,
+        typer.Option(min=1, help="Workers.", show_default="1; with TensorRT, 1 for each GPU"),
     ] = None,
     gpus: Gpus = None,
     redis_url: OwnRedisUrl = None,
@@ -67,7 +68,7 @@ def embed(
     \b
     clipfleet embed photos/ vectors/photos --model models/vit-b-16.img.fp32.onnx
     clipfleet embed captions.jsonl vectors/captions --model models/vit-b-16.txt.fp32.onnx
-    clipfleet embed photos/ vectors/photos --model models/vit-b-16.img.fp16.trt --gpus all
+    clipfleet embed photos/ vectors/photos --model models/vit-b-16.img.fp16.trt
     """
     end_on_sigterm()
     settings = settings_from(

@@ -57,7 +57,7 @@ def retry(
     only: Only = None,
     model: ModelHere = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="With --model: worker processes.", show_default="1")
+        int | None, typer.Option(min=1, help="With --model: workers.", show_default="as embed")
     ] = None,
     gpus: Gpus = None,
     redis_url: RedisUrl = None,

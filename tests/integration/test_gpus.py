@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from clipfleet.api import _processes
 from clipfleet.errors import UsageError
 from clipfleet.gpus import choose_gpus, list_gpus
+from clipfleet.workers.engines.fake import write_fake_engine
 from tests.nvidia_smi import write_nvidia_smi
 
 
@@ -100,3 +104,21 @@ def test_a_gpu_that_is_not_there_is_refused_with_those_that_are(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with pytest.raises(UsageError, match=why):
         choose_gpus(wanted)
+
+
+@pytest.mark.parametrize(
+    ("card", "workers", "gpus"),
+    [
+        ({"runtime": "tensorrt", "gpu": "NVIDIA H100 80GB HBM3"}, None, 3),
+        ({"runtime": "tensorrt", "gpu": "NVIDIA H100 80GB HBM3"}, 2, 0),
+        ({"runtime": "tensorrt", "gpu": "Tesla T4"}, None, 0),
+        ({}, None, 0),
+    ],
+)
+def test_a_tensorrt_engine_gets_a_worker_on_each_gpu_of_its_model(
+    machine: Path, card: dict[str, Any], workers: int | None, gpus: int
+) -> None:
+    path = write_fake_engine(machine, "txt")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **card}))
+    processes = _processes(path, workers, None)
+    assert (processes["workers"], len(processes["gpus"])) == (workers or 1, gpus)

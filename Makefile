@@ -23,6 +23,11 @@ TORCH_INDEX ?=
 
 LOCKS := requirements.lock requirements-flower.lock
 
+# NVIDIA's Python bindings whose interfaces tests/nvidia_bindings.py reads: the versions exclude each other,
+# so each gets a folder of its own. TensorRT 8.6.1 has no wheel after CPython 3.11.
+BINDINGS := 'tensorrt-bindings==8.6.1; python_version < "3.12"' tensorrt-cu12-bindings==10.16.1.11 \
+	tensorrt-cu13-bindings==11.4.0.106 cuda-bindings==12.9.10
+
 .PHONY: install lint docs unit test constraints lock check-lock check-lock-convert check-lock-gpu audit demo clean
 
 $(BIN)/python:
@@ -32,6 +37,9 @@ install: $(BIN)/python
 	$(BIN)/pip install -q -c constraints.txt $(TORCH_INDEX:%=--extra-index-url %) torch
 	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,convert,server,docs,dev]'
 	$(BIN)/pip install -q -c constraints.txt --no-deps cn_clip
+	for pin in $(BINDINGS); do \
+		version=$${pin#*==} && folder=$(VENV)/share/nvidia-bindings/$${version%%;*} && \
+		{ test -d "$$folder" || $(BIN)/pip install -q --no-deps --target "$$folder" "$$pin" || exit 1; }; done
 
 lint:
 	$(BIN)/ruff check .

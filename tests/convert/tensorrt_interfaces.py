@@ -1,139 +1,64 @@
-"""TensorRT's Python interface in each version, and a module that has only the names of one.
+"""A `tensorrt` module of each version, with the names of that version's builder and no others.
 
-8.6.0 and RTX 1.7.1 were recorded from the bindings themselves (`dir`, `__members__`); 8.5 and 10
-are read from the public sources of the bindings, python/src/infer/pyCore.cpp; 11 has the rest of 10
-once its deprecated names are gone. Only the classes that a builder meets are here.
+The names and numbers are read from NVIDIA's bindings (`tests/nvidia_bindings.py`). Those of 8.5,
+which has no wheel for CPython 3.11, are 8.6's without what 8.6 added, by the public sources of the
+bindings (python/src/infer/pyCore.cpp).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
-_CONFIG_85 = """DLA_core add_optimization_profile algorithm_selector avg_timing_iterations
-can_run_on_DLA clear_flag clear_quantization_flag create_timing_cache default_device_type
-engine_capability flags get_calibration_profile get_device_type get_flag get_memory_pool_limit
-get_preview_feature get_quantization_flag get_tactic_sources get_timing_cache int8_calibrator
-is_device_type_set max_workspace_size min_timing_iterations num_optimization_profiles
-profile_stream profiling_verbosity quantization_flags reset reset_device_type
-set_calibration_profile set_device_type set_flag set_memory_pool_limit set_preview_feature
-set_quantization_flag set_tactic_sources set_timing_cache"""
-_CONFIG_86 = f"""{_CONFIG_85} builder_optimization_level hardware_compatibility_level
-max_aux_streams plugins_to_serialize"""
-_CONFIG_RTX = """DLA_core add_optimization_profile all_build_routes avg_timing_iterations
-build_route builder_optimization_level can_run_on_DLA clear_flag create_timing_cache
-default_device_type engine_capability flags get_compute_capability get_device_type get_flag
-get_memory_pool_limit get_preview_feature get_tactic_sources get_timing_cache
-hardware_compatibility_level
-is_device_type_set l2_limit_for_tiling max_aux_streams max_num_tactics num_compute_capabilities
-num_optimization_profiles plugins_to_serialize profile_stream profiling_verbosity
-progress_monitor reset reset_device_type runtime_platform set_compute_capability
-set_device_type set_flag set_memory_pool_limit set_preview_feature set_tactic_sources
-set_timing_cache tiling_optimization_level"""
-_CONFIG_11 = " ".join(
-    name
-    for name in _CONFIG_RTX.split()
-    if "compute_capabilit" not in name and "build_route" not in name
-)
-_CONFIG_10 = f"""{_CONFIG_11} algorithm_selector clear_quantization_flag get_calibration_profile
-get_quantization_flag int8_calibrator quantization_flags set_calibration_profile
-set_quantization_flag"""
-_LAYER_RTX = (
-    "get_input get_output get_output_type metadata name num_inputs num_outputs set_input type"
-)
-_LAYER_86 = f"""{_LAYER_RTX} output_type_is_set precision precision_is_set reset_output_type
-reset_precision set_output_type"""
-_ERROR_85 = "code desc file func line node"
-_ERROR_10 = f"{_ERROR_85} local_function_stack local_function_stack_size node_name node_operator"
-_FLAGS_85 = """FP16 INT8 DEBUG GPU_FALLBACK STRICT_TYPES REFIT DISABLE_TIMING_CACHE TF32
-SPARSE_WEIGHTS SAFETY_SCOPE OBEY_PRECISION_CONSTRAINTS PREFER_PRECISION_CONSTRAINTS DIRECT_IO
-REJECT_EMPTY_ALGORITHMS ENABLE_TACTIC_HEURISTIC"""
-_FLAGS_86 = f"{_FLAGS_85} VERSION_COMPATIBLE EXCLUDE_LEAN_RUNTIME FP8"
-_FLAGS_RTX = """DEBUG GPU_FALLBACK REFIT DISABLE_TIMING_CACHE EDITABLE_TIMING_CACHE TF32
-SPARSE_WEIGHTS SAFETY_SCOPE DIRECT_IO VERSION_COMPATIBLE EXCLUDE_LEAN_RUNTIME
-ERROR_ON_TIMING_CACHE_MISS DISABLE_COMPILATION_CACHE STRIP_PLAN REFIT_IDENTICAL
-WEIGHT_STREAMING REFIT_INDIVIDUAL STRICT_NANS MONITOR_MEMORY DISTRIBUTIVE_INDEPENDENCE
-REQUIRE_USER_ALLOCATION"""
-_FLAGS_10 = f"FP16 BF16 INT8 FP8 OBEY_PRECISION_CONSTRAINTS {_FLAGS_RTX}"
-_SOURCES_RTX = "EDGE_MASK_CONVOLUTIONS JIT_CONVOLUTIONS"
-_SOURCES = f"CUBLAS CUBLAS_LT CUDNN {_SOURCES_RTX}"
-_FEATURES_85 = "FASTER_DYNAMIC_SHAPES_0805 DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805"
-_FEATURES_RTX = "ALIASED_PLUGIN_IO_10_03 RUNTIME_ACTIVATION_RESIZE_10_10"
-_TYPES_85 = "FLOAT HALF INT8 INT32 BOOL UINT8"
-_TYPES_RTX = "FLOAT HALF BF16 INT8 INT32 INT64 BOOL UINT8 FP8 INT4 FP4 E8M0"
+from tests.nvidia_bindings import RTX, TENSORRT, Interface, tensorrt_interface
 
-Names = dict[str, str]
+OLDEST = "8.5.2.2"
+WEAK = (OLDEST, TENSORRT[0])
+STRONG = (*TENSORRT[1:], RTX)
+EVERY = (*WEAK, *STRONG)
+LATEST_WEAK, LATEST = TENSORRT[0], TENSORRT[-1]
+DAMAGED = b"damaged"
 
-INTERFACES: dict[str, Names] = {
-    "8.5.2.2": {
-        "IBuilderConfig": _CONFIG_85,
-        "ILayer": _LAYER_86.replace("metadata ", ""),
-        "ParserError": _ERROR_85,
-        "BuilderFlag": _FLAGS_85,
-        "NetworkDefinitionCreationFlag": "EXPLICIT_BATCH EXPLICIT_PRECISION",
-        "TacticSource": _SOURCES,
-        "DataType": _TYPES_85,
-        "PreviewFeature": _FEATURES_85,
-    },
-    "8.6.0": {
-        "IBuilderConfig": _CONFIG_86,
-        "ILayer": _LAYER_86,
-        "ParserError": _ERROR_85,
-        "BuilderFlag": _FLAGS_86,
-        "NetworkDefinitionCreationFlag": "EXPLICIT_BATCH EXPLICIT_PRECISION",
-        "TacticSource": _SOURCES,
-        "DataType": f"{_TYPES_85} FP8",
-        "PreviewFeature": f"{_FEATURES_85} PROFILE_SHARING_0806",
-    },
-    "10.16.1": {
-        "IBuilderConfig": _CONFIG_10,
-        "ILayer": _LAYER_86,
-        "ParserError": _ERROR_10,
-        "IProgressMonitor": "",
-        "BuilderFlag": _FLAGS_10,
-        "NetworkDefinitionCreationFlag": (
-            "EXPLICIT_BATCH STRONGLY_TYPED PREFER_AOT_PYTHON_PLUGINS PREFER_JIT_PYTHON_PLUGINS"
-        ),
-        "TacticSource": _SOURCES,
-        "DataType": _TYPES_RTX,
-        "PreviewFeature": f"PROFILE_SHARING_0806 {_FEATURES_RTX}",
-    },
-    "11.1.0": {
-        "IBuilderConfig": _CONFIG_11,
-        "ILayer": _LAYER_RTX,
-        "ParserError": _ERROR_10,
-        "IProgressMonitor": "",
-        "BuilderFlag": _FLAGS_RTX,
-        "NetworkDefinitionCreationFlag": "STRONGLY_TYPED",
-        "TacticSource": _SOURCES_RTX,
-        "DataType": _TYPES_RTX,
-        "PreviewFeature": _FEATURES_RTX,
-    },
-    "1.7.1": {
-        "IBuilderConfig": _CONFIG_RTX,
-        "ILayer": f"{_LAYER_RTX} num_ranks",
-        "ParserError": _ERROR_10,
-        "IProgressMonitor": "",
-        "BuilderFlag": _FLAGS_RTX,
-        "NetworkDefinitionCreationFlag": "STRONGLY_TYPED",
-        "TacticSource": _SOURCES_RTX,
-        "DataType": _TYPES_RTX,
-        "PreviewFeature": _FEATURES_RTX,
-    },
+Of = TypeVar("Of")
+
+_ADDED_BY_86 = {
+    "IBuilderConfig": "builder_optimization_level hardware_compatibility_level max_aux_streams "
+    "plugins_to_serialize",
+    "ILayer": "metadata",
+    "BuilderFlag": "VERSION_COMPATIBLE EXCLUDE_LEAN_RUNTIME FP8",
+    "DataType": "FP8",
+    "PreviewFeature": "PROFILE_SHARING_0806",
 }
-RTX = "1.7.1"
-WEAK = ("8.5.2.2", "8.6.0")
-STRONG = ("10.16.1", "11.1.0", RTX)
-_TIMING_CACHE = "combine reset serialize"
 _ENUMERATIONS = (
     "BuilderFlag",
     "NetworkDefinitionCreationFlag",
     "TacticSource",
     "DataType",
     "PreviewFeature",
+    "MemoryPoolType",
 )
-DAMAGED = b"damaged"
+
+
+@cache
+def builder_interface(version: str) -> Interface:
+    """Return the interface of one of `EVERY`."""
+    if version != OLDEST:
+        return tensorrt_interface(version)
+    newer = tensorrt_interface(LATEST_WEAK)
+    classes, enumerations = _older(newer.classes), _older(newer.enumerations)
+    return replace(newer, version=version, classes=classes, enumerations=enumerations)
+
+
+def _older(found: dict[str, dict[str, Of]]) -> dict[str, dict[str, Of]]:
+    """Return the names of 8.6 without those that it added."""
+    added = {name: members.split() for name, members in _ADDED_BY_86.items()}
+    return {
+        name: {key: value for key, value in members.items() if key not in added.get(name, ())}
+        for name, members in found.items()
+    }
 
 
 class Member(int):
@@ -142,15 +67,15 @@ class Member(int):
     name: str
 
 
-def _enum(name: str, members: str) -> type:
+def _enum(name: str, members: dict[str, int]) -> type:
     values = {}
-    for number, member in enumerate(members.split()):
+    for member, number in members.items():
         values[member] = Member(number)
         values[member].name = member
     return type(name, (), {**values, "__members__": values})
 
 
-class Recorded:
+class Named:
     """An object that has the names of one version's class, and no others."""
 
     names: frozenset[str] = frozenset()
@@ -166,24 +91,22 @@ class Recorded:
         super().__setattr__(name, value)
 
 
-class Cache(Recorded):
+class Cache:
     """A timing cache whose content is lines."""
-
-    names = frozenset(_TIMING_CACHE.split())
 
     def __init__(self, content: bytes) -> None:
         self._lines = set(content.split(b"\n")) - {b""}
 
-    def combine(self, other: Cache, ignore_mismatch: bool) -> bool:
+    def combine(self, input_cache: Cache, ignore_mismatch: bool) -> bool:
         assert ignore_mismatch is False
-        self._lines |= other._lines
+        self._lines |= input_cache._lines
         return True
 
     def serialize(self) -> bytes:
         return b"\n".join(sorted(self._lines))
 
 
-class Config(Recorded):
+class Config(Named):
     def __init__(self, trt: Any) -> None:
         self._flags = {"TF32"}
         self._pools: dict[str, int] = {}
@@ -200,23 +123,24 @@ class Config(Recorded):
     def clear_flag(self, flag: Member) -> None:
         self._flags.discard(flag.name)
 
-    def set_memory_pool_limit(self, pool: Member, size: int) -> None:
-        self._pools[pool.name] = size
+    def set_memory_pool_limit(self, pool: Member, pool_size: int) -> None:
+        self._pools[pool.name] = pool_size
 
     def set_preview_feature(self, feature: Member, enable: bool) -> None:
         assert enable
         self._features.add(feature.name)
 
-    def set_tactic_sources(self, sources: int) -> bool:
-        self._sources = sources
+    def set_tactic_sources(self, tactic_sources: int) -> bool:
+        self._sources = tactic_sources
         return True
 
     def add_optimization_profile(self, profile: Any) -> int:
         self._profiles.append(profile)
         return 0
 
-    def create_timing_cache(self, content: bytes) -> Cache | None:
-        return None if content == DAMAGED else Cache(content)
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> Cache | None:
+        damaged = serialized_timing_cache == DAMAGED
+        return None if damaged else Cache(serialized_timing_cache)
 
     def set_timing_cache(self, cache: Cache, ignore_mismatch: bool) -> bool:
         assert ignore_mismatch is False
@@ -229,7 +153,7 @@ class Tensor:
         self.name, self.shape, self.dtype = name, shape, dtype
 
 
-class Layer(Recorded):
+class Layer(Named):
     def __init__(self, name: str, outputs: list[Tensor], metadata: str = "") -> None:
         self._types: dict[int, str] = {}
         self._outputs = outputs
@@ -248,7 +172,7 @@ class Layer(Recorded):
         self._types[index] = dtype.name
 
 
-class ParserError(Recorded):
+class ParserError(Named):
     def code(self) -> str:
         return "UNSUPPORTED_NODE"
 
@@ -269,8 +193,8 @@ class Profile:
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[Any, ...]] = {}
 
-    def set_shape(self, name: str, *shapes: Any) -> None:
-        self.shapes[name] = shapes
+    def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:  # noqa: A002
+        self.shapes[input] = (min, opt, max)
 
 
 class Network:
@@ -294,7 +218,7 @@ class FakeTensorRT(ModuleType):
 
     def __init__(self, version: str) -> None:
         super().__init__("tensorrt_rtx_bindings" if version == RTX else "tensorrt")
-        names = INTERFACES[version]
+        self._interface = builder_interface(version)
         self.__version__ = version
         self.made: dict[str, Any] = {}
         self.input_shape: tuple[int, ...] = (1, 3, 32, 32)
@@ -303,25 +227,23 @@ class FakeTensorRT(ModuleType):
         self.plan: bytes | None = b"plan"
         self.complaint = "Could not find any implementation for node Conv_0."
         for name in _ENUMERATIONS:
-            setattr(self, name, _enum(name, names[name]))
-        self.MemoryPoolType = _enum("MemoryPoolType", "WORKSPACE DLA_MANAGED_SRAM")
-        self.Config = self._recorded(Config, "IBuilderConfig")
-        self.Layer = self._recorded(Layer, "ILayer")
-        self.ParserError = self._recorded(ParserError, "ParserError")
+            setattr(self, name, _enum(name, self._interface.enumerations[name]))
+        self.Config = self._named(Config, "IBuilderConfig")
+        self.Layer = self._named(Layer, "ILayer")
+        self.ParserError = self._named(ParserError, "ParserError")
         self.ILogger = type("ILogger", (), {"__init__": lambda logger: None})
-        if "IProgressMonitor" in names:
+        if "IProgressMonitor" in self._interface.classes:
             self.IProgressMonitor = type("IProgressMonitor", (), {"__init__": lambda monitor: None})
 
-    def _recorded(self, base: type, name: str) -> Any:
-        names = frozenset(INTERFACES[self.__version__][name].split())
-        return type(name, (base,), {"names": names})
+    def _named(self, base: type, name: str) -> Any:
+        return type(name, (base,), {"names": frozenset(self._interface.classes[name])})
 
     def Builder(self, logger: Any) -> Any:  # noqa: N802 - TensorRT's name
         self.made["logger"] = logger
-        return _Builder(self)
+        return Builder(self)
 
     def OnnxParser(self, network: Any, logger: Any) -> Any:  # noqa: N802 - TensorRT's name
-        return _Parser(self)
+        return Parser(self)
 
     def say(self, severity: str, message: str) -> None:
         member = Member(0)
@@ -329,7 +251,7 @@ class FakeTensorRT(ModuleType):
         self.made["logger"].log(member, message)
 
 
-class _Builder:
+class Builder:
     def __init__(self, trt: FakeTensorRT) -> None:
         self._trt = trt
 
@@ -361,14 +283,26 @@ class _Builder:
         return self._trt.plan
 
 
-class _Parser:
+class Parser:
     def __init__(self, trt: FakeTensorRT) -> None:
         self._trt = trt
         self.num_errors = 0 if trt.parses else 1
 
-    def parse_from_file(self, path: str) -> bool:
-        assert Path(path).is_absolute()
+    def parse_from_file(self, model: str) -> bool:
+        assert Path(model).is_absolute()
         return self._trt.parses
 
     def get_error(self, index: int) -> Any:
         return self._trt.ParserError()
+
+
+FAKES: dict[str, type] = {
+    "Builder": Builder,
+    "IBuilderConfig": Config,
+    "ILayer": Layer,
+    "INetworkDefinition": Network,
+    "IOptimizationProfile": Profile,
+    "ITimingCache": Cache,
+    "OnnxParser": Parser,
+    "ParserError": ParserError,
+}

@@ -40,7 +40,8 @@ from clipfleet.model_card import (
     write_card,
 )
 from clipfleet.workers.engines.onnx import OnnxEngine
-from tests.convert.tensorrt_interfaces import FakeTensorRT
+from tests.convert.tensorrt_interfaces import LATEST_WEAK, STRONG, FakeTensorRT
+from tests.nvidia_bindings import RTX
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo" / "model"
 GPU = "NVIDIA H100 80GB HBM3"
@@ -93,7 +94,7 @@ class PlayedEngine:
 
 @pytest.fixture
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[BuildRequest]:
-    """A machine with a GPU and TensorRT 8.6.0; the builds that it was asked for."""
+    """A machine with a GPU and TensorRT 8.6; the builds that it was asked for."""
     made: list[BuildRequest] = []
 
     def run_builder(request: BuildRequest, *, progress: Any, limit_s: Any) -> BuildResult:
@@ -102,13 +103,13 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[BuildRequest]:
         progress("building")
         return BuildResult(
             seconds=12.5,
-            runtime_version="8.6.0",
+            runtime_version=LATEST_WEAK,
             optimization_level=request.optimization_level,
             timing_cache="c" if request.timing_cache else None,
             typing="weak",
         )
 
-    use(monkeypatch, FakeTensorRT("8.6.0"))
+    use(monkeypatch, FakeTensorRT(LATEST_WEAK))
     monkeypatch.setattr("clipfleet.convert.tensorrt.candidates.run_builder", run_builder)
     monkeypatch.setattr("clipfleet.workers.engines.cuda.runtime.device_name", lambda: GPU)
     monkeypatch.setattr("clipfleet.workers.engines.cuda.runtime.compute_capability", lambda: "9.0")
@@ -167,7 +168,7 @@ def test_a_built_engine_is_proved_and_has_a_whole_card(
     assert (card, engine) == load_card(path)
     source, _ = load_card(onnx)
     assert card.identity == source.identity
-    assert (card.runtime, card.runtime_version, card.precision) == ("tensorrt", "8.6.0", "fp16")
+    assert (card.runtime, card.runtime_version, card.precision) == ("tensorrt", LATEST_WEAK, "fp16")
     assert (card.gpu, card.compute_capability) == (GPU, "9.0")
     assert card.profile == BatchProfile(smallest=1, optimum=1, largest=1)
     assert card.input.dtype == ("float32" if tower == "img" else "int32")
@@ -176,7 +177,7 @@ def test_a_built_engine_is_proved_and_has_a_whole_card(
     assert card.parity.passed
     assert card.parity.reference.endswith(f"float32, demo.{tower}.fp32.onnx on the CPU")
     assert card.parity.measured_on == MeasuredOn(
-        engine_sha256=card.engine_sha256, runtime_version="8.6.0", gpu=GPU
+        engine_sha256=card.engine_sha256, runtime_version=LATEST_WEAK, gpu=GPU
     )
     build = card.build
     assert build is not None
@@ -242,7 +243,7 @@ def copy_of(engine: Path) -> Callable[..., BuildResult]:
         shutil.copy(engine, request.plan)
         return BuildResult(
             seconds=1.0,
-            runtime_version="8.6.0",
+            runtime_version=LATEST_WEAK,
             optimization_level=3,
             timing_cache=None,
             typing="weak",
@@ -308,7 +309,7 @@ def test_what_cannot_be_is_refused_before_anything_is_built(
     assert new_files(models) == []
 
 
-@pytest.mark.parametrize("version", ["10.16.1", "11.1.0"])
+@pytest.mark.parametrize("version", [version for version in STRONG if version != RTX])
 def test_strongly_typed_versions_take_the_precision_from_the_file(
     models: Path, requests: list[BuildRequest], monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""The builder process, with every version's recorded interface and with TensorRT-RTX."""
+"""The builder process, with the interface of every version, and with TensorRT-RTX itself."""
 
 import os
 import signal
@@ -20,19 +20,22 @@ from clipfleet.convert.tensorrt.builder_process import run_builder
 from clipfleet.convert.tensorrt.options import BuildRequest
 from clipfleet.errors import ConversionError, UsageError
 from tests.convert.tensorrt_interfaces import (
-    INTERFACES,
-    RTX,
+    EVERY,
+    LATEST,
+    LATEST_WEAK,
+    OLDEST,
     STRONG,
     WEAK,
     FakeTensorRT,
     Tensor,
 )
+from tests.nvidia_bindings import RTX
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "examples" / "demo" / "model"
 
 
-@pytest.fixture(params=tuple(INTERFACES))
+@pytest.fixture(params=EVERY)
 def trt(request: pytest.FixtureRequest) -> FakeTensorRT:
     return FakeTensorRT(request.param)
 
@@ -59,7 +62,7 @@ def test_a_build_uses_only_what_its_version_has(trt: FakeTensorRT, request_: Bui
     result = build_plan(trt, asked, messages.append)
     assert Path(asked.plan).read_bytes() == b"plan"
     assert result.runtime_version == trt.__version__
-    assert result.optimization_level == (None if trt.__version__ == "8.5.2.2" else 4)
+    assert result.optimization_level == (None if trt.__version__ == OLDEST else 4)
     assert result.typing == ("weak" if trt.__version__ in WEAK else "strong")
     assert result.timing_cache is None
     config = trt.made["config"]
@@ -104,11 +107,11 @@ def test_banned_operators_stay_in_float32(version: str, request_: BuildRequest) 
 
 def test_an_operator_that_the_model_has_not_is_refused(request_: BuildRequest) -> None:
     with pytest.raises(ConversionError, match=r"no operator Pow to keep.*it has Add, .*Softmax"):
-        build_plan(FakeTensorRT("8.6.0"), replace(request_, fp32_ops=("Pow", "Add")), silent)
+        build_plan(FakeTensorRT(LATEST_WEAK), replace(request_, fp32_ops=("Pow", "Add")), silent)
 
 
 def test_layers_that_do_not_say_where_they_come_from_are_refused(request_: BuildRequest) -> None:
-    trt = FakeTensorRT("8.6.0")
+    trt = FakeTensorRT(LATEST_WEAK)
     trt.layers = [trt.Layer("(Unnamed Layer* 0)", [])]
     with pytest.raises(ConversionError, match=r"none of the 1 layers .* comes from Softmax"):
         build_plan(trt, replace(request_, fp32_ops=("Softmax",)), silent)
@@ -132,7 +135,7 @@ def test_a_build_that_fails_says_why(trt: FakeTensorRT, request_: BuildRequest) 
 
 
 def test_too_little_memory_names_the_way_out(request_: BuildRequest) -> None:
-    trt = FakeTensorRT("8.6.0")
+    trt = FakeTensorRT(LATEST_WEAK)
     trt.plan, trt.complaint = None, "Cuda Runtime (out of memory)"
     with pytest.raises(ConversionError, match="--workspace-gib"):
         build_plan(trt, request_, silent)
@@ -140,7 +143,7 @@ def test_too_little_memory_names_the_way_out(request_: BuildRequest) -> None:
 
 def test_a_tactic_source_that_this_version_has_not_is_named(request_: BuildRequest) -> None:
     with pytest.raises(ConversionError, match="no tactic source 'CUDNN'"):
-        build_plan(FakeTensorRT("11.1.0"), replace(request_, tactic_sources=("CUDNN",)), silent)
+        build_plan(FakeTensorRT(LATEST), replace(request_, tactic_sources=("CUDNN",)), silent)
 
 
 def test_the_timing_cache_lies_in_the_folder_under_its_own_name(
@@ -157,7 +160,7 @@ def test_the_timing_cache_lies_in_the_folder_under_its_own_name(
 
 
 def test_the_log_holds_all_that_tensorrt_says(request_: BuildRequest, tmp_path: Path) -> None:
-    trt = FakeTensorRT("8.6.0")
+    trt = FakeTensorRT(LATEST_WEAK)
     trt.plan = None
     with pytest.raises(ConversionError):
         build_plan(trt, replace(request_, log=str(tmp_path / "log")), silent)
@@ -171,7 +174,9 @@ def test_the_log_holds_all_that_tensorrt_says(request_: BuildRequest, tmp_path: 
 
 def test_a_log_that_cannot_be_written_is_named(request_: BuildRequest, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot write the log .*none.*give --log another"):
-        build_plan(FakeTensorRT("8.6.0"), replace(request_, log=str(tmp_path / "none/l")), silent)
+        build_plan(
+            FakeTensorRT(LATEST_WEAK), replace(request_, log=str(tmp_path / "none/l")), silent
+        )
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
-"""The differences between TensorRT's versions, against their recorded interfaces."""
+"""The differences between TensorRT's versions, against the interfaces of their real bindings."""
 
+import json
 import sys
 from types import ModuleType
 from typing import Any
@@ -10,15 +11,19 @@ from clipfleet.errors import DependencyError
 from clipfleet.workers.engines.tensorrt import compat as versions
 from clipfleet.workers.engines.tensorrt.logger import Messages
 from tests.convert.tensorrt_interfaces import (
-    INTERFACES,
-    RTX,
+    EVERY,
+    FAKES,
+    LATEST,
+    LATEST_WEAK,
+    OLDEST,
     STRONG,
     WEAK,
     FakeTensorRT,
+    Named,
     Tensor,
+    builder_interface,
 )
-
-EVERY = tuple(INTERFACES)
+from tests.nvidia_bindings import RTX, differences, run_with_tensorrt, takes
 
 
 @pytest.fixture(params=EVERY)
@@ -36,7 +41,7 @@ def test_networks_are_strongly_typed_from_10_on(version: str) -> None:
 
 
 def test_a_version_without_any_flag_is_strongly_typed() -> None:
-    trt: Any = FakeTensorRT("11.1.0")
+    trt: Any = FakeTensorRT(LATEST)
     trt.NetworkDefinitionCreationFlag = type("Flags", (), {})
     assert versions.strongly_typed(trt)
     assert versions.network_flags(trt) == 0
@@ -68,7 +73,7 @@ def test_float32_layers_keep_their_floating_outputs_and_no_others(version: str) 
 
 def test_the_optimisation_level_is_set_where_there_is_one(trt: FakeTensorRT) -> None:
     config = trt.Config(trt)
-    known = trt.__version__ != "8.5.2.2"
+    known = trt.__version__ != OLDEST
     assert versions.set_optimization_level(config, None) == (3 if known else None)
     assert versions.set_optimization_level(config, 5) == (5 if known else None)
 
@@ -99,7 +104,9 @@ def test_progress_is_watched_from_10_on(trt: FakeTensorRT) -> None:
 def test_contexts_share_a_profile_only_where_that_must_be_asked_for(trt: FakeTensorRT) -> None:
     config = trt.Config(trt)
     versions.share_profile(trt, config)
-    assert config._features == ({"PROFILE_SHARING_0806"} if trt.__version__ == "8.6.0" else set())
+    assert config._features == (
+        {"PROFILE_SHARING_0806"} if trt.__version__ == LATEST_WEAK else set()
+    )
 
 
 def test_only_rtx_has_no_timing_cache(trt: FakeTensorRT) -> None:
@@ -125,12 +132,12 @@ def test_what_the_parser_could_not_take_is_named(trt: FakeTensorRT) -> None:
     ],
 )
 def test_a_layer_knows_its_onnx_node(name: str, metadata: str, node: str | None) -> None:
-    layer = FakeTensorRT("8.6.0").Layer(name, [], metadata)
+    layer = FakeTensorRT(LATEST_WEAK).Layer(name, [], metadata)
     assert versions.onnx_node(layer, {"norm", "norm_1"}) == node
 
 
 def test_before_8_6_a_layers_name_is_its_nodes() -> None:
-    layer = FakeTensorRT("8.5.2.2").Layer("norm", [])
+    layer = FakeTensorRT(OLDEST).Layer("norm", [])
     assert versions.onnx_node(layer, {"norm"}) == "norm"
 
 
@@ -167,13 +174,49 @@ def test_without_tensorrt_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) 
         versions.load_tensorrt()
 
 
-def test_the_recorded_interface_of_rtx_is_its_own() -> None:
-    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx is not installed")
-    for name, recorded in INTERFACES[RTX].items():
-        found = getattr(trt, name)
-        members = getattr(found, "__members__", None)
-        names = set(members or {n for n in dir(found) if not n.startswith("_")})
-        if name == "IProgressMonitor":
-            assert names == {"phase_start", "phase_finish", "step_complete"}
-        else:
-            assert names == set(recorded.split()), name
+@pytest.mark.parametrize("version", [version for version in EVERY if version != OLDEST])
+def test_the_fakes_have_the_real_names_and_parameters(version: str) -> None:
+    real = builder_interface(version).classes
+    for name, fake in FAKES.items():
+        different = differences(fake, real[name])
+        if issubclass(fake, Named):  # it refuses the names that this version has not
+            different = {found for found in different if "(" in found}
+        assert different == set(), name
+    assert takes(real["Builder"]["__init__"][0], ["logger"])
+    assert takes(real["OnnxParser"]["__init__"][0], ["network", "logger"])
+    assert {"dtype", "name", "shape"} <= set(real["ITensor"])
+
+
+@pytest.mark.parametrize("name", [name for name, fake in FAKES.items() if issubclass(fake, Named)])
+def test_every_name_of_a_fake_is_one_of_some_version(name: str) -> None:
+    known = set().union(*(builder_interface(version).classes[name] for version in EVERY))
+    assert {found for found in vars(FAKES[name]) if not found.startswith("_")} <= known
+
+
+_SUBCLASSES = """
+import importlib, json, sys
+from types import SimpleNamespace
+from clipfleet.workers.engines.tensorrt import compat
+from clipfleet.workers.engines.tensorrt.logger import Messages
+trt = importlib.import_module(sys.argv[1])
+messages, told, config = Messages(), [], SimpleNamespace()
+logger = messages.logger(trt)
+logger.log(trt.ILogger.Severity.ERROR, "an error")
+if compat.watch_progress(trt, config, told.append):
+    assert isinstance(config.progress_monitor, trt.IProgressMonitor)
+    config.progress_monitor.phase_start("Tactic timing", None, 4)
+    config.progress_monitor.step_complete("Tactic timing", 1)
+    config.progress_monitor.phase_finish("Tactic timing")
+logged = isinstance(logger, trt.ILogger) and messages.errors
+flags, half = compat.network_flags(trt), compat.numpy_name(trt.DataType.HALF)
+json.dump([logged, told, flags, half], sys.stdout)
+"""
+
+
+@pytest.mark.parametrize("version", [version for version in EVERY if version != OLDEST])
+def test_logger_and_monitor_are_subclasses_of_the_real_ones(version: str) -> None:
+    logged, told, flags, half = json.loads(run_with_tensorrt(version, _SUBCLASSES))
+    assert logged == ["an error"]
+    assert told == (["Tactic timing: 2 of 4"] if version in STRONG else [])
+    assert flags == versions.network_flags(FakeTensorRT(version))
+    assert half == "float16"

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from clipfleet.convert.tensorrt.timing_cache import TimingCache, cache_name
-from tests.convert.tensorrt_interfaces import DAMAGED, FakeTensorRT
+from tests.convert.tensorrt_interfaces import DAMAGED, LATEST_WEAK, FakeTensorRT
 
 OWN = "own.timing.cache"
 
 
 @pytest.fixture
 def trt() -> FakeTensorRT:
-    return FakeTensorRT("8.6.0")
+    return FakeTensorRT(LATEST_WEAK)
 
 
 def built(path: Path, trt: FakeTensorRT, *measured: bytes) -> tuple[TimingCache, list[str]]:

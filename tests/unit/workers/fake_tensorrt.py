@@ -1,9 +1,8 @@
 """TensorRT's runtime as its versions offer it, computing on `fake_cuda`'s memory.
 
 An engine's file is JSON (`plan`); each feature is twice an input's number plus one. The classes
-have only names that the real binding of each version has: `INTERFACES` are those of 8.6.0 and
-of TensorRT-RTX 1.7 (10's and 11's interface), read from the bindings; the ones of 8.5 that are
-used are 8.6's (recorded in the table of versions in `workers/engines/tensorrt/compat.py`).
+have only names and parameters of NVIDIA's bindings of each version: `test_fake_tensorrt.py`
+compares them, so a call that does not exist there fails here too.
 """
 
 from __future__ import annotations
@@ -41,31 +40,6 @@ WORDS = {  # of 8.6 and 10
     "gpu": "Engine plan file is generated on an incompatible device, expecting compute 7.5 got "
     "compute 9.0, please rebuild.",
     "memory": "Error Code 2: OutOfMemory (no further information)",
-}
-INTERFACES = {
-    "8.6.0": {
-        "Runtime": "DLA_core deserialize_cuda_engine engine_host_code_allowed error_recorder "
-        "get_plugin_registry gpu_allocator load_runtime logger max_threads num_DLA_cores "
-        "tempfile_control_flags temporary_directory",
-        "ICudaEngine": "create_engine_inspector create_execution_context "
-        "create_execution_context_without_device_memory device_memory_size get_tensor_dtype "
-        "get_tensor_mode get_tensor_name get_tensor_profile_shape get_tensor_shape "
-        "num_io_tensors num_optimization_profiles serialize",
-        "IExecutionContext": "active_optimization_profile device_memory execute_async_v2 "
-        "execute_async_v3 infer_shapes set_input_shape set_optimization_profile_async "
-        "set_tensor_address",
-    },
-    "rtx 1.7": {
-        "Runtime": "DLA_core deserialize_cuda_engine engine_header_size get_engine_validity "
-        "get_plugin_registry gpu_allocator load_runtime logger max_threads",
-        "ICudaEngine": "create_engine_inspector create_execution_context create_runtime_config "
-        "device_memory_size_v2 get_tensor_dtype get_tensor_mode get_tensor_name "
-        "get_tensor_profile_shape get_tensor_shape num_io_tensors num_optimization_profiles "
-        "serialize",
-        "IExecutionContext": "active_optimization_profile device_memory execute_async_v3 "
-        "infer_shapes is_stream_capturable set_device_memory set_input_shape "
-        "set_optimization_profile_async set_tensor_address",
-    },
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.engines.tensorrt import engine as engine_module
 from clipfleet.workers.engines.tensorrt.autotune import items_per_second
 from clipfleet.workers.engines.tensorrt.engine import TensorRTEngine
-from tests.unit.workers import fake_tensorrt
 from tests.unit.workers.fake_tensorrt import (
     WORDS,
     State,
@@ -491,20 +489,3 @@ def test_the_settings_reach_the_engine(machine: State, tmp_path: Path) -> None:
     with load_engine(path, settings) as engine:
         assert isinstance(engine, TensorRTEngine)
         assert (engine.card, engine.contexts, engine.uses_graphs) == (card, 3, False)
-
-
-@pytest.mark.parametrize("name", ["Runtime", "ICudaEngine", "IExecutionContext"])
-@pytest.mark.parametrize("version", fake_tensorrt.INTERFACES)
-def test_the_fake_has_only_names_of_the_real_binding(version: str, name: str) -> None:
-    recorded = fake_tensorrt.INTERFACES[version][name].split()
-    offered = [n for n in vars(getattr(fake_tensorrt, name)) if not n.startswith("_")]
-    assert set(offered) <= set(recorded)
-
-
-def test_the_recorded_names_are_those_of_tensorrt_rtx() -> None:
-    rtx = pytest.importorskip("tensorrt_rtx_bindings")
-    for name, recorded in fake_tensorrt.INTERFACES["rtx 1.7"].items():
-        assert set(recorded.split()) <= set(dir(getattr(rtx, name)))
-    members: Callable[[str], Any] = lambda name: getattr(rtx, name).__members__  # noqa: E731
-    assert {"INPUT", "OUTPUT"} <= set(members("TensorIOMode"))
-    assert set(fake_tensorrt.NUMPY_NAMES) <= set(members("DataType"))

@@ -85,7 +85,11 @@ def _providers(onnxruntime: object) -> list[str]:
 
 
 def _tensorrt() -> Check:
-    from clipfleet.workers.engines.tensorrt.compat import is_rtx, load_tensorrt
+    from clipfleet.workers.engines.tensorrt.compat import (
+        is_rtx,
+        load_tensorrt,
+        untested_note,
+    )
 
     name = "TensorRT"
     try:
@@ -94,7 +98,9 @@ def _tensorrt() -> Check:
         remedy = "from a checkout: pip install '.[gpu]'"
         return Check(name=name, state="absent", detail=str(error), remedy=remedy)
     kind = " (TensorRT-RTX)" if is_rtx(tensorrt) else ""
-    return Check(name=name, state="ok", detail=f"{tensorrt.__version__}{kind}")
+    note = untested_note(tensorrt)
+    detail = f"{tensorrt.__version__}{kind}" + (f"; {note}" if note else "")
+    return Check(name=name, state="ok", detail=detail)
 
 
 def _gpu() -> Check:

@@ -68,6 +68,17 @@ def test_a_gpu_machine_is_described_with_versions_and_compute_capability() -> No
     assert found["cuda-bindings"].remedy in {"", "from a checkout: pip install '.[gpu]'"}
 
 
+@pytest.mark.usefixtures("machine")
+def test_a_tensorrt_that_never_ran_in_the_gpu_tests_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trt = SimpleNamespace(__name__="tensorrt", __version__="11.4.0.106")
+    monkeypatch.setattr("clipfleet.workers.engines.tensorrt.compat.load_tensorrt", lambda: trt)
+    found = checks()["TensorRT"]
+    assert found.state == "ok"
+    assert found.detail.startswith("11.4.0.106; clipfleet's GPU tests ran with TensorRT 8.6.0")
+
+
 def test_a_machine_without_either_is_no_broken_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,22 @@ def test_the_bytes_that_were_checked_are_those_that_run(
     TensorRTEngine(card, path, contexts=1).close()
 
 
+@pytest.mark.parametrize(("version", "warnings"), [("8.6.0", 0), ("11.4.0.106", 1)])
+def test_a_version_that_never_ran_in_the_gpu_tests_is_a_warning_once_a_process(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    version: str,
+    warnings: int,
+) -> None:
+    install(monkeypatch, version)
+    card, path = write_engine(tmp_path, version=version)
+    for _ in range(2):
+        TensorRTEngine(card, path, contexts=1).close()
+    assert caplog.text.count(f"ran with TensorRT 8.6.0, not with TensorRT {version}") == warnings
+    assert caplog.text.count("ran with TensorRT") == warnings
+
+
 @pytest.mark.parametrize("allow_unverified", [False, True])
 @pytest.mark.parametrize(
     ("change", "message"),

@@ -4,21 +4,27 @@ One code path serves TensorRT 8.5, 8.6, 10.x, 11.x and TensorRT-RTX 1.x. It chec
 attributes rather than its version number; each function names the version that made the
 difference. TensorRT is not imported before `load_tensorrt` is called.
 
-Tested with the real library: 8.6.0, on a GPU, and the parser and builder of TensorRT-RTX 1.7.1,
-without a GPU. The tests for 8.5, 10.x and 11.x use recorded interfaces.
+Version 8.6.0 ran on GPUs, and the parser and builder of TensorRT-RTX 1.7.1 without one. All calls
+are compared with NVIDIA's bindings of 8.6.1, 10.16 and 11.4; the differences of 8.5 are recorded.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 from collections.abc import Callable, Container, Iterable, Sequence
+from functools import cache
 from types import ModuleType
 from typing import Any
 
 from clipfleet.errors import DependencyError
 from clipfleet.model_card import Precision
 from clipfleet.workers.engines.cuda.runtime import load_kernels_lazily
+
+log = logging.getLogger(__name__)
+
+TESTED_VERSION = "8.6.0"  # all of tests/gpu ran with it
 
 _PACKAGES = ("tensorrt", "tensorrt_rtx_bindings")  # RTX's wheel has no module of its own name
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
@@ -65,11 +71,30 @@ def is_rtx(trt: ModuleType) -> bool:
     return trt.__name__.startswith("tensorrt_rtx")
 
 
+def untested_note(trt: ModuleType) -> str:
+    """Return what to know of a version that never ran in tests/gpu; empty for the one that did."""
+    if trt.__version__ == TESTED_VERSION:
+        return ""
+    name = "TensorRT-RTX" if is_rtx(trt) else "TensorRT"
+    return (
+        f"clipfleet's GPU tests ran with TensorRT {TESTED_VERSION}, not with {name} "
+        f"{trt.__version__}: `build` and `adopt` keep an engine only if it agrees with its float32 "
+        "ONNX file on this GPU"
+    )
+
+
+@cache
+def warn_if_untested(trt: ModuleType) -> None:
+    """Log the note on an untested version, once in a process."""
+    if note := untested_note(trt):
+        log.warning(note)
+
+
 def strongly_typed(trt: ModuleType) -> bool:
     """Return whether the ONNX file sets each layer's precision, rather than the builder's flags.
 
     10.0 added strongly typed networks, 10.12 deprecated the flags of weakly typed networks, 11.0
-    and RTX removed them.
+    and RTX removed them. Since 11.0 STRONGLY_TYPED has no effect.
     """
     return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or not hasattr(
         trt.BuilderFlag, "FP16"

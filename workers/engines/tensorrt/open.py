@@ -8,7 +8,7 @@ from clipfleet.errors import EngineMismatchError, EngineUnverifiedError
 from clipfleet.model_card import ModelCard, TensorSpec, read_engine
 from clipfleet.workers.engines.cuda import runtime as cuda
 from clipfleet.workers.engines.tensorrt.check_compatible import check_compatible
-from clipfleet.workers.engines.tensorrt.compat import load_tensorrt
+from clipfleet.workers.engines.tensorrt.compat import load_tensorrt, warn_if_untested
 from clipfleet.workers.engines.tensorrt.engine_file import EngineFile
 
 
@@ -29,6 +29,7 @@ def open_engine(card: ModelCard | None, path: Path, *, allow_unverified: bool) -
     data = read_engine(path, card)
     gpu = cuda.device_name()  # first, for TensorRT ends the process if there is no GPU
     trt = load_tensorrt()
+    warn_if_untested(trt)
     if card is not None:
         version = str(trt.__version__)
         check_compatible(card, gpu=gpu, runtime_version=version, allow_unverified=allow_unverified)

@@ -23,7 +23,7 @@ from clipfleet.workers.http.prefetch import Prefetcher
 from clipfleet.workers.images.decode import ImageLimits
 from clipfleet.workers.images.decoder import Picture
 from clipfleet.workers.images.decoders import Decoders, nothing
-from clipfleet.workers.images.read import is_http_url
+from clipfleet.workers.images.read import is_http_url, refuse_url
 from clipfleet.workers.images.region import Layout
 from clipfleet.workers.input_chunks import Chunk, Outcome, TextFit, image_chunks, text_chunks
 from clipfleet.workers.text.tokenizer import Tokenizer
@@ -39,7 +39,7 @@ _DECODE_SHARE = 0.5  # of the shard's deadline, at most, for one picture
 class Embedder(Closing):
     """An engine, its settings and what makes its inputs; a context manager.
 
-    One call of `embed` at a time.
+    `chunk` is the number of items whose inputs are made together. One call of `embed` at a time.
     """
 
     current: ClassVar[Embedder | None] = None  # this process's, see `open_embedder`
@@ -47,11 +47,19 @@ class Embedder(Closing):
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.engine = engine
         self.settings = settings
-        self._chunk = max(_MIN_CHUNK, engine.max_batch)
+        self.chunk = max(_MIN_CHUNK, engine.max_batch)
         self._is_fetching = False
         self._source: Decoders | Tokenizer  # of the engine's inputs
         if engine.card.tower == "img":
-            self._source = _decoders(engine, settings, self._fetch, self._chunk)
+            gpu = engine if isinstance(engine, PictureEngine) and engine.takes_pictures else None
+            self._source = open_decoders(
+                settings,
+                engine,
+                chunk=self.chunk,
+                has_ring=gpu is not None,
+                fetch=self._fetch,
+                pin=gpu.pin if gpu else None,
+            )
         else:
             self._source = Tokenizer()
 
@@ -89,13 +97,13 @@ class Embedder(Closing):
         """
         source = self._source
         if isinstance(source, Tokenizer):
-            texts = text_chunks(items, self.engine, size=self._chunk, tokenizer=source)
+            texts = text_chunks(items, self.engine, size=self.chunk, tokenizer=source)
             return embed_chunks(items, self.engine, texts, progress=progress)
         self._prefetch([item.uri for item in items if item.uri and is_http_url(item.uri)])
         if isinstance(self.engine, PictureEngine) and self.engine.takes_pictures:
             return self._embed_pictures(items, self.engine, source, progress)
         pictures = source.run(items, progress=progress)
-        images = image_chunks(items, self.engine, size=self._chunk, pictures=pictures)
+        images = image_chunks(items, self.engine, size=self.chunk, pictures=pictures)
         return embed_chunks(items, self.engine, images, progress=progress)
 
     def _embed_pictures(
@@ -170,16 +178,32 @@ def close_embedder() -> None:
     Embedder.current = None
 
 
-def _decoders(
-    engine: Engine, settings: Settings, fetch: Callable[[str], bytes], chunk: int
+def decoder_count(settings: Settings) -> int:
+    """Return the number of a worker's decoders: the one that is set, or one for each core."""
+    return settings.decoders or cores()
+
+
+def open_decoders(
+    settings: Settings,
+    engine: Engine,
+    *,
+    chunk: int,
+    has_ring: bool,
+    fetch: Callable[[str], bytes] = refuse_url,
+    pin: Callable[[int, int], Callable[[], None]] | None = None,
 ) -> Decoders:
-    """Start the decoders for an image tower's engine."""
-    count = settings.decoders or cores()
-    gpu = engine if isinstance(engine, PictureEngine) and engine.takes_pictures else None
+    """Start the decoders for an image tower's engine, which takes `chunk` pictures at once.
+
+    With a ring they leave pictures in their own size, without one they also resize them.
+
+    Raises:
+        StorageError: No process starts.
+    """
+    count = decoder_count(settings)
     layout = Layout(
         resolution=engine.card.input.shape[-1] or 0,
         slots=max(_MIN_SLOTS, -(-_CHUNKS_AHEAD * chunk // count)),
-        ring_bytes=(settings.decode_memory_mib << 20) // count if gpu else 0,
+        ring_bytes=(settings.decode_memory_mib << 20) // count if has_ring else 0,
     )
     return Decoders(
         ImageLimits.from_settings(settings, fetch=fetch),
@@ -188,7 +212,7 @@ def _decoders(
         attempts=settings.decode_attempts,
         # With a longer timeout the deadline would end this process first, at every attempt.
         timeout_s=min(settings.decode_timeout_s, settings.shard_deadline_s * _DECODE_SHARE),
-        pin=gpu.pin if gpu else None,
+        pin=pin,
     )
 
 

@@ -16,7 +16,13 @@ from typing import Annotated
 import typer
 
 from clipfleet import __version__
-from clipfleet.cli import dataset_commands, embed_commands, engine_commands, error_commands
+from clipfleet.cli import (
+    bench_commands,
+    dataset_commands,
+    embed_commands,
+    engine_commands,
+    error_commands,
+)
 from clipfleet.cli.options import Json, RedisUrl, settings_from
 from clipfleet.cli.output import DONE, GPU_LOST, INTERRUPTED, WRONG_USE, print_result
 from clipfleet.errors import ClipfleetError, GpuLostError
@@ -85,6 +91,7 @@ for _command in (
     dataset_commands.repair,
     error_commands.errors,
     error_commands.retry,
+    bench_commands.bench,
     doctor,
 ):
     app.command()(_command)

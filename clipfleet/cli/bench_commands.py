@@ -1,0 +1,85 @@
+"""The command that measures: `clipfleet bench`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from clipfleet.cli.options import (
+    AllowUnverified,
+    Contexts,
+    IdColumn,
+    Json,
+    Model,
+    ProviderName,
+    ShardSize,
+    SourceArgument,
+    TextColumn,
+    UriColumn,
+    settings_from,
+)
+from clipfleet.cli.output import DONE, ITEMS_FAILED, end_on_sigterm, print_result
+
+
+def bench(
+    source: SourceArgument,
+    model: Model,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure writing on the disk of this folder [default: the temporary folder's].",
+            metavar="FOLDER",
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Items to measure with, at most.")] = 20_000,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds for each stage.")] = 4.0,
+    shard_size: ShardSize = None,
+    id_column: IdColumn = None,
+    uri_column: UriColumn = None,
+    text_column: TextColumn = None,
+    provider: Annotated[ProviderName | None, typer.Option(help="ONNX Runtime's provider.")] = None,
+    contexts: Contexts = None,
+    allow_unverified: AllowUnverified = False,
+    as_json: Json = False,
+) -> None:
+    """Measure each stage of embedding a source, and name the slowest.
+
+    Reads, decodes or tokenises, computes and writes the first items of the source, each stage alone
+    and then all together, and says what to change. Takes about a minute. The vectors are written to
+    a temporary folder and removed.
+
+    \b
+    clipfleet bench photos/ --model models/vit-b-16.img.fp32.onnx
+    clipfleet bench captions.jsonl --model models/vit-b-16.txt.fp32.onnx --out vectors --json
+    """
+    from clipfleet.model_card import load_card
+    from clipfleet.storage.sources.base import open_source
+    from clipfleet.tasks.bench.run import measure_source
+
+    end_on_sigterm()
+    settings = settings_from(
+        shard_size=shard_size,
+        provider=provider,
+        engine_contexts=contexts,
+        allow_unverified=allow_unverified or None,
+    )
+    card, _ = load_card(model)
+    opened = open_source(
+        source,
+        tower=card.tower,
+        id_column=id_column,
+        uri_column=uri_column,
+        text_column=text_column,
+    )
+    report = measure_source(
+        opened,
+        model,
+        settings=settings,
+        out=out,
+        stage_s=seconds,
+        limit=limit,
+        say=lambda stage: None if as_json else typer.echo(f"measuring {stage}", err=True),
+    )
+    print_result(report.to_json(), report.lines(), as_json)
+    raise typer.Exit(ITEMS_FAILED if report.classes else DONE)

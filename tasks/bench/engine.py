@@ -38,7 +38,7 @@ def tokenise(
     The failed items are added to `failures`.
     """
     tokenizer, engine = Tokenizer(), embedder.engine
-    some: deque[Array] = deque(maxlen=1)
+    some: deque[Array] = deque([engine.empty_inputs(0)], maxlen=1)
 
     def steps() -> Steps:
         chunks = text_chunks(repeated(items), engine, size=embedder.chunk, tokenizer=tokenizer)
@@ -46,7 +46,8 @@ def tokenise(
             for chunk in chunks:
                 failed = [one for one in chunk.outcomes if isinstance(one, Failure)]
                 failures.update((failure.item.id, failure) for failure in failed)
-                some.append(chunk.inputs)
+                if len(chunk.inputs):
+                    some.append(chunk.inputs)
                 yield Count(items=len(chunk.items), errors=len(failed))
 
     limited_by = "this process, one thread"

@@ -55,12 +55,12 @@ def repeated(items: Sequence[Item]) -> list[Item]:
 
 def inputs_of(decoders: Decoders, items: Sequence[Item]) -> NDArray[np.float32]:
     """Return the engine's inputs, float32 (k, 3, S, S), of the k pictures without an error."""
-    made = []
+    made: list[NDArray[np.float32]] = []
     for outcome in decoders.run(items):
         if not isinstance(outcome, Failure):
             made.append(outcome.pixels.copy())
             outcome.free()
-    return np.stack(made)
+    return np.stack(made) if made else np.empty((0, 3, 0, 0), np.float32)
 
 
 class _Recorder(Resizer):

@@ -73,9 +73,10 @@ class Report:
     def _verdict(self) -> Iterator[str]:
         slowest = next(one for one in self.stages if one.name == self.verdict.bottleneck)
         whole = next(one for one in self.stages if one.name == "whole")
+        files = ", with files in the cache," if slowest.name == "read_cold" else ""
         yield (
-            f"bottleneck: {LABELS[slowest.name]}, {shown_rate(slowest.items_s)}; the whole way "
-            f"makes {shown_rate(whole.items_s)}, {self.verdict.share:.0%} of it"
+            f"bottleneck: {LABELS[slowest.name]}, {shown_rate(slowest.items_s)}; the whole way"
+            f"{files} makes {shown_rate(whole.items_s)}, {self.verdict.share:.0%} of it"
         )
         yield from (f"- {text}" for text in self.verdict.advice)
 

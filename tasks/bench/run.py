@@ -26,8 +26,6 @@ from clipfleet.tasks.local.scratch import scratch_folder
 from clipfleet.workers.embedder import Embedder, decoder_count
 from clipfleet.workers.images.decode import ImageLimits
 
-STAGE_S = 4.0
-LIMIT = 20_000  # items
 _WHOLE_STAGES = 2.5  # times the time of another stage, for the whole way
 _SHARDS = 8  # of the whole way, at least: its rate is that of the later ones
 
@@ -37,9 +35,9 @@ def measure_source(
     model: str | Path,
     *,
     settings: Settings,
-    out: str | None = None,
-    stage_s: float = STAGE_S,
-    limit: int = LIMIT,
+    out: str | None,
+    stage_s: float,
+    limit: int,
     say: Say,
 ) -> Report:
     """Measure each stage on the first items of a source, for `stage_s` seconds each.
@@ -59,7 +57,7 @@ def measure_source(
     chosen = {"model": str(Path(model).resolve()), "tower": card.tower}
     settings = settings.model_copy(update=chosen)
     failures: dict[str, Failure] = {}
-    with scratch_folder(_folder_beside(out)) as folder:
+    with scratch_folder(folder_beside(out)) as folder:
         say("the source")
         items, listed = take_sample(source, limit, stage_s)
         stages = [listed]
@@ -90,7 +88,7 @@ def measure_source(
     )
 
 
-def _folder_beside(out: str | None) -> str | None:
+def folder_beside(out: str | None) -> str | None:
     """Return the folder for the measured datasets: `out`, or if it is none yet, one above it."""
     if out is None:
         return None

@@ -20,7 +20,7 @@ from clipfleet.workers.images.decoder import Picture
 from clipfleet.workers.images.decoders import Decoders
 
 _SAMPLE_ITEMS = 64  # whose inputs the engine gets over and over
-_GPU_ITEMS = 32  # pictures that are copied at once, for an engine of any batch size
+_GPU_ITEMS = 32  # pictures that are copied at once
 _CALLS = 4  # of the embedder in its time, at least
 
 Say = Callable[[str], None]
@@ -108,8 +108,7 @@ def _on_gpu(
     embedder: Embedder, decoders: Decoders, items: Sequence[Item], stage_s: float
 ) -> tuple[Stage, Stage]:
     """Copy a batch of pictures to the GPU, and resize it there."""
-    some = items[: embedder.card.batch_size or _GPU_ITEMS]
-    pictures = [found for found in decoders.run(some) if isinstance(found, Picture)]
+    pictures = [found for found in decoders.run(items[:_GPU_ITEMS]) if isinstance(found, Picture)]
     copied, resized = copy_and_resize(pictures, embedder.card.input.shape[-1] or 0, stage_s / 2)
     for picture in pictures:
         picture.free()

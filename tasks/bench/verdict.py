@@ -170,7 +170,8 @@ def _shared_cores(figures: Figures) -> str | None:
     together = 1 / (1 / figures.rate(figures.feed) + 1 / figures.rate("engine"))
     return (
         f"Decoding ({figures.shown(figures.feed)}) and the engine ({figures.shown('engine')}) "
-        f"share {setup.cores} cores, which allows {shown_rate(together)} together."
+        f"share {setup.cores} cores, which allows {shown_rate(together)} together; the whole way "
+        f"makes {figures.rate('whole') / together:.0%} of it."
     )
 
 

@@ -95,6 +95,20 @@ def test_a_job_on_tensorrt_is_whole_and_its_vectors_are_the_cpus(
     assert cosines.min() >= LEAST_COSINE
 
 
+@pytest.mark.parametrize("tower", TOWERS)
+def test_a_measurement_has_the_stages_of_the_gpu(
+    tower: Tower, engines: dict[Tower, Path], corpus: Path
+) -> None:
+    source = corpus / ("images" if tower == "img" else "captions.jsonl")
+    told = clipfleet("bench", source, "--model", engines[tower], "--seconds", "1", timeout_s=RUN_S)
+    rates = {stage["name"]: stage["items_s"] for stage in told["stages"]}
+    print(f"\n{tower}: {rates}; {told['bottleneck']}; {told['advice']}")
+    assert min(rates.values()) > 0
+    assert told["setup"]["is_on_gpu"]
+    assert told["setup"]["takes_pictures"] == (tower == "img")
+    assert ({"copy", "resize"} <= rates.keys()) == (tower == "img")
+
+
 class Workers:
     """Worker processes of one tower's model on a Redis and a folder of their own."""
 

@@ -119,7 +119,9 @@ def test_a_resize_that_the_gpu_does_is_no_limit_of_the_decoders() -> None:
 def test_decoding_and_an_engine_on_the_same_cores_are_limited_together() -> None:
     found = verdict(CPU, decode_resize=300.0, engine=150.0, whole=95.0, embedder=98.0)
     [shared] = found.advice[1:]
-    assert shared.endswith("share 16 cores, which allows 100/s together.")
+    assert shared.endswith(
+        "share 16 cores, which allows 100/s together; the whole way makes 95% of it."
+    )
 
 
 def test_pauses_between_shards_are_named_unless_the_shards_are_smaller_than_those_of_embed() -> (

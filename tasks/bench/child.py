@@ -26,8 +26,8 @@ _CALLS = 4  # of the embedder in its time, at least
 Say = Callable[[str], None]
 
 
-def setup_of(embedder: Embedder, items: Sequence[Item]) -> Setup:
-    """Return what is measured."""
+def setup_of(embedder: Embedder, items: Sequence[Item], engine_processes: int) -> Setup:
+    """Return what is measured, with the number of a worker's engine processes."""
     engine, settings = embedder.engine, embedder.settings
     jpegs = sum((item.uri or "").lower().endswith((".jpg", ".jpeg")) for item in items)
     return Setup(
@@ -38,6 +38,7 @@ def setup_of(embedder: Embedder, items: Sequence[Item]) -> Setup:
         takes_pictures=_picture_engine(embedder) is not None,
         cores=cores(),
         decoders=decoder_count(settings),
+        engine_processes=engine_processes,
         shard_size=settings.items_in_shard(engine.card.runtime),
         jpeg_share=jpegs / len(items),
     )

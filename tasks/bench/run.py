@@ -23,6 +23,7 @@ from clipfleet.tasks.bench.stage import Stage
 from clipfleet.tasks.bench.verdict import judge
 from clipfleet.tasks.local.redis_server import server_command
 from clipfleet.tasks.local.scratch import scratch_folder
+from clipfleet.tasks.worker.engine_processes import with_engine_processes
 from clipfleet.workers.embedder import Embedder, decoder_count
 from clipfleet.workers.images.decode import ImageLimits
 
@@ -65,16 +66,19 @@ def measure_source(
             say("reading")
             items, reads = _read(items, settings, stage_s)
             stages += reads
+        # Before this process takes of the GPU's memory: so many as a worker would have.
+        processes = with_engine_processes(settings).engine_processes
         say("loading the engine")
         with Embedder.from_settings(settings) as embedder:
-            setup = setup_of(embedder, items)
+            setup = setup_of(embedder, items, processes)
             parts = Path(folder, "parts")
             stages += measure_child(embedder, items, parts, stage_s, failures=failures, say=say)
         say("the whole way")
         [here_s] = [stage.items_s for stage in stages if stage.name == "embedder"]
         total = max(_SHARDS, int(here_s * stage_s * _WHOLE_STAGES))
         shard_size = min(setup.shard_size, total // _SHARDS)
-        settings = settings.model_copy(update={"shard_size": shard_size})
+        changes = {"shard_size": shard_size, "engine_processes": processes}
+        settings = settings.model_copy(update=changes)
         setup = replace(setup, is_shard_reduced=shard_size < setup.shard_size)
         stages.append(whole_way(Path(folder, "whole"), items, total, settings))
     return Report(

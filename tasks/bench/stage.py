@@ -67,6 +67,7 @@ class Setup:
     takes_pictures: bool  # the GPU resizes
     cores: int
     decoders: int
+    engine_processes: int  # of a worker
     shard_size: int
     jpeg_share: float
     is_shard_reduced: bool = False

@@ -40,9 +40,13 @@ class Figures:
         """Return the items a second of a stage that was measured."""
         return self.stages[name].items_s
 
+    def worker_rate(self, name: StageName) -> float:
+        """Return what a worker's processes make together; each engine process tokenises."""
+        return self.rate(name) * (self.setup.engine_processes if name == "tokenise" else 1)
+
     def shown(self, name: StageName) -> str:
-        """Return a rate for a sentence: 9,158/s, or 0.52/s."""
-        return shown_rate(self.rate(name))
+        """Return what a worker makes for a sentence: 9,158/s, or 0.52/s."""
+        return shown_rate(self.worker_rate(name))
 
     @property
     def is_disk_slow(self) -> bool:
@@ -69,11 +73,11 @@ def shown_rate(items_s: float) -> str:
 def judge(stages: Sequence[Stage], setup: Setup) -> Verdict:
     """Return the verdict on all stages of a tower's items."""
     figures = Figures(stages={stage.name: stage for stage in stages}, setup=setup)
-    bottleneck = min(_needed(figures), key=figures.rate)
+    bottleneck = min(_needed(figures), key=figures.worker_rate)
     advice = [_ADVICE[bottleneck](figures), *(rule(figures) for rule in _MORE)]
     return Verdict(
         bottleneck=bottleneck,
-        share=figures.rate("whole") / max(figures.rate(bottleneck), 1e-9),
+        share=figures.rate("whole") / max(figures.worker_rate(bottleneck), 1e-9),
         advice=tuple(text for text in advice if text),
     )
 
@@ -133,10 +137,11 @@ def _resizing(figures: Figures) -> str:
 
 
 def _tokenising(figures: Figures) -> str:
+    processes = figures.setup.engine_processes
     return (
-        f"Tokenising makes {figures.shown('tokenise')}, and the engine takes "
-        f"{figures.shown('engine')}: a second worker tokenises too "
-        "(`clipfleet embed --workers 2`)."
+        f"Tokenising makes {figures.shown('tokenise')} in {processes} engine processes, and the "
+        f"engine takes {figures.shown('engine')}: set CLIPFLEET_ENGINE_PROCESSES to "
+        f"{processes + 1}; each of them tokenises."
     )
 
 
@@ -180,13 +185,15 @@ def _pauses(figures: Figures) -> str | None:
     setup = figures.setup
     if setup.is_shard_reduced or figures.rate("whole") >= _WHOLE_SHARE * figures.rate("embedder"):
         return None
-    ways = "larger shards (--shard-size)"
-    if setup.is_on_gpu:
-        ways += ", or a second worker on the GPU (--workers 2),"
+    ways = "use larger shards (--shard-size)"
+    if setup.is_on_gpu and setup.engine_processes == 1:
+        ways += (
+            ", or set CLIPFLEET_ENGINE_PROCESSES to 2, so that one embeds while the other writes"
+        )
     return (
         f"The whole way makes {figures.shown('whole')}, and {figures.feeding} with the engine "
-        f"{figures.shown('embedder')}: the difference is between shards of "
-        f"{setup.shard_size:,} items; {ways} may use this time."
+        f"{figures.shown('embedder')}: there are pauses between shards of {setup.shard_size:,} "
+        f"items; {ways}."
     )
 
 

@@ -24,6 +24,7 @@ SHORT = ("--seconds", "0.1")
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with pictures, texts, and a place for datasets."""
     forget_settings(monkeypatch)
+    monkeypatch.setenv("CLIPFLEET_DECODERS", "1")  # each one is a process to start
     (tmp_path / "photos").mkdir()
     for number in range(6):
         Image.new("RGB", (60 + number, 40), "teal").save(tmp_path / "photos" / f"{number}.jpg")

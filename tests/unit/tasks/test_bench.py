@@ -35,10 +35,18 @@ GPU = Setup(
     takes_pictures=True,
     cores=16,
     decoders=16,
+    engine_processes=2,
     shard_size=4096,
     jpeg_share=1.0,
 )
-CPU = replace(GPU, runtime="onnxruntime", is_on_gpu=False, takes_pictures=False, shard_size=1024)
+CPU = replace(
+    GPU,
+    runtime="onnxruntime",
+    is_on_gpu=False,
+    takes_pictures=False,
+    engine_processes=1,
+    shard_size=1024,
+)
 TEXT = replace(GPU, tower="txt", takes_pictures=False, jpeg_share=0.0)
 RATES: dict[StageName, float] = {  # of pictures; the engine is the slowest
     "list": 80_000,
@@ -85,7 +93,8 @@ def test_an_engine_on_a_gpu_that_is_the_slowest_stage_is_the_goal() -> None:
         (GPU, {"write": 900}, "write", "900/s in shards of 4,096 items"),
         (CPU, {"engine": 90}, "engine", "The engine makes 90/s on 16 cores"),
         (CPU, {}, "decode_resize", "2,800/s, and the engine takes 9,000/s: use a machine with"),
-        (TEXT, {"tokenise": 8000}, "tokenise", "8,000/s, and the engine takes 9,000/s: a second"),
+        (TEXT, {"tokenise": 4000}, "tokenise", "8,000/s in 2 engine processes, and the engine"),
+        (TEXT, {"tokenise": 5000}, "engine", "tokenising could feed it 10,000/s"),
         (
             replace(GPU, runtime="onnxruntime", takes_pictures=False),
             {},
@@ -129,7 +138,9 @@ def test_pauses_between_shards_are_named_unless_the_shards_are_smaller_than_thos
 ):
     [_, pauses] = verdict(GPU, whole=6500.0).advice
     assert "6,500/s, and decoding with the engine 8,800/s" in pauses
-    assert "shards of 4,096 items; larger shards (--shard-size), or a second worker" in pauses
+    assert pauses.endswith("shards of 4,096 items; use larger shards (--shard-size).")
+    [_, pauses] = verdict(replace(GPU, engine_processes=1), whole=6500.0).advice
+    assert "or set CLIPFLEET_ENGINE_PROCESSES to 2" in pauses
     assert len(verdict(replace(GPU, is_shard_reduced=True), whole=6500.0).advice) == 1
 
 

@@ -5,27 +5,25 @@ are equal to the original's for every string. The `tokenizers` library was tried
 is not exact: it drops private-use characters and raises on lone surrogates, knows no final
 sigma, and has its own Unicode tables, while the original uses those of Python. Of 200,000
 unusual strings, 23 % got other ids (docs/explanation/adr/0004-tokenizer.md).
-The results for characters and words are cached, so that common texts cost a few look-ups.
+
+Many texts are encoded at once: NumPy finds their words, and looks up the ids of characters that
+are words of their own. Python sees the other words only, each a look-up.
 """
 
 from __future__ import annotations
 
+import sys
 import unicodedata
-from collections.abc import Sequence
-from functools import lru_cache
-from importlib import resources
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfleet.errors import UsageError
+from clipfleet.workers.text.vocabulary import Vocabulary
 
-VOCABULARY_SHA256 = "45bbac6b341c319adc98a532532882e91a9cefc0329aa57bac9ae761c27b291c"
-MAX_WORD_LENGTH = 200  # characters; a longer word is [UNK]
-
-_CACHED_WORDS = 1 << 17  # 44 MB when full
-_MAX_CACHED_LENGTH = 32  # characters; longer words seldom repeat
+_AT_ONCE = 1 << 16  # characters, or one longer text
 
 _CJK = (  # code points that are words of their own; first and last
     (0x3400, 0x4DBF),
@@ -37,11 +35,14 @@ _CJK = (  # code points that are words of their own; first and last
     (0x2B820, 0x2CEAF),
     (0x2F800, 0x2FA1F),
 )
-_ASCII_PUNCTUATION = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
+# Kinds of characters. A run of letters is a word; so is a single CJK character.
+_UNKNOWN, _DROPPED, _SPACE, _LETTER, _CJK_WORD = range(5)
+
+_UTF_32 = "utf-32-le"  # four bytes a character; with surrogates, which file names and JSON may hold
 
 
 class Tokenizer:
-    """A WordPiece vocabulary that encodes texts; thread-safe."""
+    """Encodes texts with a vocabulary; thread-safe."""
 
     def __init__(self, vocabulary_path: str | Path | None = None) -> None:
         """Read a vocabulary, one entry a line; the one of the published models by default.
@@ -49,17 +50,13 @@ class Tokenizer:
         Raises:
             UsageError: The file is missing, or lacks an entry that every text needs.
         """
-        self._ids = _read_vocabulary(vocabulary_path)
-        try:
-            self._cls, self._sep, self._unk = (self._ids[t] for t in ("[CLS]", "[SEP]", "[UNK]"))
-        except KeyError as missing:
-            raise UsageError(f"vocabulary {vocabulary_path} has no entry {missing}") from None
-        self._longest = max(map(len, self._ids))
-        self._word_ids = lru_cache(maxsize=_CACHED_WORDS)(self._ids_of_word)
-        self._characters = _Characters()
+        self._vocabulary = Vocabulary(vocabulary_path)
+        # By code point, filled as characters occur.
+        self._kinds = np.zeros(sys.maxunicode + 1, np.uint8)
+        self._cjk_ids = np.zeros(sys.maxunicode + 1, np.int32)
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return self._vocabulary.entries
 
     def encode(self, texts: Sequence[str], context_length: int) -> NDArray[np.int64]:
         """Return the ids of n texts, int64 (n, L): [CLS], the text cut to L - 2, [SEP], zeros.
@@ -80,89 +77,86 @@ class Tokenizer:
         if context_length < 2:
             raise ValueError(f"context length is {context_length}: expected at least 2")
         ids = np.zeros((len(texts), context_length), dtype=np.int64)
-        cut = np.zeros(len(texts), dtype=np.bool_)
-        limit = context_length - 2
-        for n, text in enumerate(texts):
-            tokens = self._tokens(text, limit + 1)
-            cut[n] = len(tokens) > limit
-            del tokens[limit:]
-            ids[n, : len(tokens) + 2] = [self._cls, *tokens, self._sep]
-        return ids, cut
+        counts = np.zeros(len(texts), dtype=np.intp)
+        start = 0
+        for group in _groups(texts):
+            stop = start + len(group)
+            tokens, counts[start:stop] = self._tokens(group)
+            self._fill(ids[start:stop], tokens, counts[start:stop])
+            start = stop
+        return ids, counts > context_length - 2
 
-    def _tokens(self, text: str, limit: int) -> list[int]:
-        """Return a text's first tokens: at least `limit`, if the text has as many."""
-        tokens: list[int] = []
-        for word in text.translate(self._characters).split():
-            if len(tokens) >= limit:
-                break
-            cached = len(word) <= _MAX_CACHED_LENGTH
-            tokens += self._word_ids(word) if cached else self._ids_of_word(word)
-        return tokens
+    def _fill(
+        self, ids: NDArray[np.int64], tokens: NDArray[np.int32], counts: NDArray[np.intp]
+    ) -> None:
+        """Write the tokens of n texts, of which each has so many, to ids (n, L) of zeros."""
+        limit = ids.shape[1] - 2
+        rows = np.repeat(np.arange(len(ids)), counts)
+        columns = np.arange(len(tokens)) - np.repeat(np.cumsum(counts) - counts, counts)
+        kept = columns < limit
+        ids[:, 0] = self._vocabulary.cls
+        ids[rows[kept], columns[kept] + 1] = tokens[kept]
+        ids[np.arange(len(ids)), np.minimum(counts, limit) + 1] = self._vocabulary.sep
 
-    def _ids_of_word(self, word: str) -> tuple[int, ...]:
-        return tuple(i for part in _split_punctuation(_fold(word)) for i in self._pieces(part))
+    def _tokens(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+        """Return the tokens of n texts, one text after the other, and how many each has (n,)."""
+        joined = "".join(f"{text}\n" for text in texts)
+        codes = np.frombuffer(joined.encode(_UTF_32, "surrogatepass"), "<u4")
+        ends = np.cumsum([len(text) + 1 for text in texts])  # after each text and its "\n"
+        kinds = self._kinds_of(codes)
+        left = kinds != _DROPPED
+        if not left.all():
+            codes, kinds, ends = codes[left], kinds[left], np.cumsum(left)[ends - 1]
+        is_letter = kinds == _LETTER
+        starts = np.flatnonzero(np.diff(is_letter.view(np.int8), prepend=np.int8(0)) == 1)
+        spaced = np.where(is_letter, codes, np.uint32(ord(" ")))
+        words = spaced.tobytes().decode(_UTF_32, "surrogatepass").split()
+        ids_of_words = list(map(self._vocabulary.__getitem__, words))
+        # How many tokens start at each character: so a token's place is the sum up to it.
+        started = (kinds == _CJK_WORD).astype(np.intp)
+        started[starts] = np.fromiter(map(len, ids_of_words), np.intp, len(words))
+        places = np.cumsum(started)
+        tokens = np.zeros(places[-1], np.int32)
+        characters = np.flatnonzero(kinds == _CJK_WORD)
+        is_character = np.zeros(len(tokens), np.bool_)
+        is_character[places[characters] - 1] = True
+        tokens[is_character] = self._cjk_ids[codes[characters]]
+        tokens[~is_character] = np.fromiter(chain.from_iterable(ids_of_words), np.int32)
+        return tokens, np.diff(places[ends - 1], prepend=0)
 
-    def _pieces(self, word: str) -> list[int]:
-        """Return WordPiece's ids: the longest entry that starts the word, then that of the rest."""
-        if len(word) > MAX_WORD_LENGTH:
-            return [self._unk]
-        pieces: list[int] = []
-        start, prefix = 0, ""
-        while start < len(word):
-            for end in range(min(len(word), start + self._longest), start, -1):
-                piece = self._ids.get(prefix + word[start:end])
-                if piece is not None:
-                    break
-            else:
-                return [self._unk]
-            pieces.append(piece)
-            start, prefix = end, "##"
-        return pieces
+    def _kinds_of(self, codes: NDArray[np.uint32]) -> NDArray[np.uint8]:
+        kinds = self._kinds[codes]
+        if not kinds.all():
+            for code in np.unique(codes[kinds == _UNKNOWN]).tolist():
+                kind = _kind(chr(code))
+                if kind == _CJK_WORD:
+                    (self._cjk_ids[code],) = self._vocabulary[chr(code)]
+                self._kinds[code] = kind  # last: another thread may read it
+            kinds = self._kinds[codes]
+        return kinds
 
 
-class _Characters(dict[int, str]):
-    """The basic tokeniser's replacement of each character, filled on demand."""
+def _groups(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Cut texts into runs, of so few characters that their arrays stay small."""
+    start = size = 0
+    for n, text in enumerate(texts):
+        size += len(text)
+        if size > _AT_ONCE and n > start:
+            yield texts[start:n]
+            start, size = n, len(text)
+    if start < len(texts):
+        yield texts[start:]
 
-    def __missing__(self, code_point: int) -> str:
-        self[code_point] = replacement = _cleaned(chr(code_point))
-        return replacement
 
-
-def _cleaned(char: str) -> str:
+def _kind(char: str) -> int:
+    """Return what the basic tokeniser takes a character for."""
     if char in "\t\n\r":
-        return " "
+        return _SPACE
     category = unicodedata.category(char)
     if category in ("Cc", "Cf") or char == "\ufffd":
-        return ""
-    if category == "Zs":
-        return " "
+        return _DROPPED
+    if category == "Zs" or char.isspace():  # U+2028 and U+2029 are of other categories
+        return _SPACE
     if any(first <= ord(char) <= last for first, last in _CJK):
-        return f" {char} "
-    return char
-
-
-def _fold(word: str) -> str:
-    """Lower-case a word and drop its accents."""
-    decomposed = unicodedata.normalize("NFD", word.lower())
-    return "".join(c for c in decomposed if unicodedata.category(c) != "Mn")
-
-
-def _split_punctuation(word: str) -> list[str]:
-    spaced = "".join(f" {c} " if _is_punctuation(c) else c for c in word)
-    return spaced.split()
-
-
-def _is_punctuation(char: str) -> bool:
-    return char in _ASCII_PUNCTUATION or unicodedata.category(char).startswith("P")
-
-
-def _read_vocabulary(path: str | Path | None) -> dict[str, int]:
-    try:
-        if path is None:
-            text = (resources.files("clipfleet.workers.text") / "vocab.txt").read_bytes().decode()
-        else:
-            text = Path(path).read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"vocabulary {path} cannot be read: {error}") from error
-    lines = text.removesuffix("\n").split("\n")  # not splitlines: U+2028 is an entry
-    return {line.strip(): index for index, line in enumerate(lines)}
+        return _CJK_WORD
+    return _LETTER

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from clipfleet.errors import UsageError
-from clipfleet.workers.text.tokenizer import VOCABULARY_SHA256, Tokenizer
+from clipfleet.workers.text import vocabulary as vocabulary_module
+from clipfleet.workers.text.tokenizer import Tokenizer
+from clipfleet.workers.text.vocabulary import VOCABULARY_SHA256
 
 CLS, SEP, UNK, PAD = 101, 102, 100, 0
 
@@ -90,6 +92,35 @@ def test_a_word_without_matching_entries_is_one_unknown_token(
     tokenizer: Tokenizer, text: str
 ) -> None:
     assert words(tokenizer, text) == [UNK]
+
+
+def test_a_text_has_the_same_ids_alone_and_among_others(tokenizer: Tokenizer) -> None:
+    texts = [
+        "",
+        "猫" * 40_000,
+        "\ud83d",
+        "\ude00 a",
+        "b\0",
+        "\0c",
+        "e",
+        "\u0301",
+        "\n",
+        "dog " * 30_000,
+    ]
+    texts += [*reversed(texts), "x" * 201, "\u2028"]
+    ids, cut = tokenizer.encode_counted(texts, 12)
+    for text, row, is_cut in zip(texts, ids, cut, strict=True):
+        alone, alone_is_cut = tokenizer.encode_counted([text], 12)
+        np.testing.assert_array_equal(row, alone[0])
+        assert is_cut == alone_is_cut[0]
+
+
+def test_a_full_cache_of_words_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocabulary_module, "_CACHED_WORDS", 3)
+    tokenizer = Tokenizer()
+    texts = ["a cat and a dog", "猫 a bird", "a cat"]
+    np.testing.assert_array_equal(tokenizer.encode(texts, 9), Tokenizer().encode(texts, 9))
+    assert len(tokenizer._vocabulary) <= 3
 
 
 def test_another_vocabulary_counts_its_lines(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def _wrap_steps() -> None:
     from clipfleet.workers.engines.fake import FakeEngine
     from clipfleet.workers.images.decoders import Decoders
 
-    wrap(inputs, "fill_texts", before=lambda *_: Step.DECODES)
+    wrap(inputs, "tokenise", before=lambda *_: Step.DECODES)
     wrap(Decoders, "_hand_out", before=lambda *_: Step.DECODES)
     wrap(FleetTransport, "_deliver", before=lambda *_: Step.TAKEN)
     wrap(FakeEngine, "__call__", before=lambda *_: Step.ENGINE)

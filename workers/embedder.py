@@ -25,7 +25,7 @@ from clipfleet.workers.images.decoder import Picture
 from clipfleet.workers.images.decoders import Decoders, nothing
 from clipfleet.workers.images.read import is_http_url, refuse_url
 from clipfleet.workers.images.region import Layout
-from clipfleet.workers.input_chunks import Chunk, Outcome, TextFit, image_chunks, text_chunks
+from clipfleet.workers.input_chunks import Chunk, Outcome, TextFit, image_chunks, text_inputs
 from clipfleet.workers.text.tokenizer import Tokenizer
 
 Progress = Callable[[], None]  # called as items get done, from any thread
@@ -97,14 +97,34 @@ class Embedder(Closing):
         """
         source = self._source
         if isinstance(source, Tokenizer):
-            texts = text_chunks(items, self.engine, size=self.chunk, tokenizer=source)
-            return embed_chunks(items, self.engine, texts, progress=progress)
+            return self._embed_texts(items, source, progress)
         self._prefetch([item.uri for item in items if item.uri and is_http_url(item.uri)])
         if isinstance(self.engine, PictureEngine) and self.engine.takes_pictures:
             return self._embed_pictures(items, self.engine, source, progress)
         pictures = source.run(items, progress=progress)
         images = image_chunks(items, self.engine, size=self.chunk, pictures=pictures)
         return embed_chunks(items, self.engine, images, progress=progress)
+
+    def _embed_texts(
+        self, items: Sequence[Item], tokenizer: Tokenizer, progress: Progress
+    ) -> Embedded:
+        """Embed texts, which are tokenised between two calls of the engine.
+
+        A GPU has other batches meanwhile. A thread that tokenises would take Python's lock from
+        the calls.
+        """
+        outcomes: list[Outcome] = []
+        features = np.empty((len(items), self.card.dim), dtype=np.float32)
+        ids = text_inputs(
+            items,
+            outcomes,
+            context_length=self.card.context_length,
+            size=self.chunk,
+            tokenizer=tokenizer,
+        )
+        count = self.engine.run_stream(ids, features, progress)
+        vectors, outcomes = _normalised(items, outcomes, features[:count])
+        return _embedded(items, outcomes, vectors, has_sizes=False)
 
     def _embed_pictures(
         self, items: Sequence[Item], engine: PictureEngine, decoders: Decoders, progress: Progress
@@ -243,15 +263,17 @@ def embed_chunks(
             kept += len(good)
             del chunk  # so that the next chunk can use its memory, which may be pinned
             progress()
-    return _embedded(items, outcomes, vectors[:kept], has_sizes=engine.card.tower == "img")
+    return _embedded(items, outcomes, vectors[:kept], has_sizes=True)
 
 
 def _normalised(
-    items: Sequence[Item], outcomes: Sequence[Outcome], features: NDArray[np.float32]
+    items: Sequence[Item], outcomes: list[Outcome], features: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], list[Outcome]]:
     """Return unit vectors (k, D), and the items' outcomes with a failure for each bad feature."""
     normalised = l2_normalise(features)  # float32 (k, D), NaN without a direction
     bad = np.isnan(normalised[:, 0])
+    if not bad.any():
+        return normalised, outcomes
     return normalised[~bad], _outcomes(items, outcomes, features, bad)
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +18,6 @@ from clipfleet.workers.engines.base import Array, Engine
 from clipfleet.workers.images import decoders
 from clipfleet.workers.text.tokenizer import Tokenizer
 
-CHUNKS_AHEAD = 2  # of texts, which are tokenised while the engine runs another
-
 
 class TextFit(Enum):
     """Whether a text fits in the context length, or is cut to it."""
@@ -33,6 +28,7 @@ class TextFit(Enum):
 
 Size = tuple[int, int]  # an image's original width and height, in pixels
 Outcome = Size | TextFit | Failure
+Tokenised = tuple[NDArray[np.int64], list[Outcome]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,44 +66,31 @@ def image_chunks(
             del rows  # so that the next chunk can use its memory, which may be pinned
 
 
-def text_chunks(
+def text_inputs(
     items: Sequence[Item],
-    engine: Engine,
+    outcomes: list[Outcome],
     *,
+    context_length: int,
     size: int,
     tokenizer: Tokenizer,
-) -> Generator[Chunk, None, None]:
-    """Yield chunks of `size` texts in order; a thread tokenises the next chunks meanwhile."""
-    ahead: deque[Future[Chunk]] = deque()
-
-    def tokenised(chunk: Sequence[Item]) -> Chunk:
-        ids = engine.empty_inputs(len(chunk))
-        outcomes = fill_texts(chunk, ids, tokenizer)
-        usable = [not isinstance(outcome, Failure) for outcome in outcomes]
-        return Chunk(items=chunk, outcomes=outcomes, inputs=ids if all(usable) else ids[usable])
-
-    pool = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
-    try:
-        for start in range(0, len(items), size):
-            ahead.append(pool.submit(tokenised, items[start : start + size]))
-            if len(ahead) > CHUNKS_AHEAD:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:  # after an error the other chunks are not needed
-        pool.shutdown(cancel_futures=True)
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the ids of `size` texts at a time, and append the outcome of each text."""
+    for start in range(0, len(items), size):
+        ids, of_chunk = tokenise(items[start : start + size], context_length, tokenizer)
+        outcomes += of_chunk
+        yield ids
 
 
-def fill_texts(
-    items: Sequence[Item], ids: NDArray[np.integer[Any]], tokenizer: Tokenizer
-) -> list[Outcome]:
-    """Write the ids of n texts to int64 or int32 (n, L); a text without a word is a failure."""
-    ids[:], cut = tokenizer.encode_counted([item.text or "" for item in items], ids.shape[1])
+def tokenise(items: Sequence[Item], context_length: int, tokenizer: Tokenizer) -> Tokenised:
+    """Return the ids of the texts that have a word, int64 (k, L), and the outcomes of all n."""
+    texts = [item.text or "" for item in items]
+    ids, cut = tokenizer.encode_counted(texts, context_length)
     has_words = ids[:, 2] != 0  # padding, if [SEP] directly follows [CLS]
-    return [
+    outcomes: list[Outcome] = [
         (TextFit.CUT if is_cut else TextFit.WHOLE) if has_word else _empty_text(item)
-        for item, has_word, is_cut in zip(items, has_words, cut, strict=True)
+        for item, has_word, is_cut in zip(items, has_words.tolist(), cut.tolist(), strict=True)
     ]
+    return ids if has_words.all() else ids[has_words], outcomes
 
 
 def _empty_text(item: Item) -> Failure:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import closing
 from itertools import cycle, islice
 
 from clipfleet.items import Item
@@ -16,7 +15,7 @@ from clipfleet.tasks.bench.stage import Count, Stage, Steps, measure
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.base import Array, Engine
 from clipfleet.workers.engines.onnx import CPU_PROVIDER, OnnxEngine
-from clipfleet.workers.input_chunks import text_chunks
+from clipfleet.workers.input_chunks import Outcome, text_inputs
 from clipfleet.workers.text.tokenizer import Tokenizer
 
 _MAX_INPUT_BYTES = 1 << 30  # in one call
@@ -41,14 +40,17 @@ def tokenise(
     some: deque[Array] = deque([engine.empty_inputs(0)], maxlen=1)
 
     def steps() -> Steps:
-        chunks = text_chunks(repeated(items), engine, size=embedder.chunk, tokenizer=tokenizer)
-        with closing(chunks):
-            for chunk in chunks:
-                failed = [one for one in chunk.outcomes if isinstance(one, Failure)]
-                failures.update((failure.item.id, failure) for failure in failed)
-                if len(chunk.inputs):
-                    some.append(chunk.inputs)
-                yield Count(items=len(chunk.items), errors=len(failed))
+        outcomes: list[Outcome] = []
+        length, size = engine.card.context_length, embedder.chunk
+        for ids in text_inputs(
+            repeated(items), outcomes, context_length=length, size=size, tokenizer=tokenizer
+        ):
+            failed = [one for one in outcomes if isinstance(one, Failure)]
+            failures.update((failure.item.id, failure) for failure in failed)
+            if len(ids):
+                some.append(ids)
+            yield Count(items=len(outcomes), errors=len(failed))
+            outcomes.clear()
 
     limited_by = "this process, one thread"
     stage = measure(

@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from unittest.mock import patch
 
-import numpy as np
 import typer.testing
 
 from clipfleet.cli.main import app
@@ -15,9 +14,10 @@ from clipfleet.errors import ClipfleetError
 from clipfleet.items import Item
 from clipfleet.settings import PREFIX, Settings, load_settings
 from clipfleet.storage.filesystem.locations import absolute, in_object_store
+from clipfleet.storage.format.parts import Failure
 from clipfleet.storage.sources.base import open_source
 from clipfleet.workers.environment import environment_of
-from clipfleet.workers.input_chunks import fill_texts
+from clipfleet.workers.input_chunks import tokenise
 from clipfleet.workers.text.tokenizer import Tokenizer
 from tests.fuzz.dataset_targets import make_dataset
 from tests.fuzz.target import Make, Target
@@ -105,12 +105,14 @@ def _remove(root: bytes) -> None:
 def text(folder: Path) -> Target:
     """A text, up to the ids that a model takes."""
     tokenizer = Tokenizer()
-    ids = np.zeros((1, _CONTEXT_LENGTH), np.int64)
+    first = tokenizer.encode([""], _CONTEXT_LENGTH)[0, 0]
 
     def run(data: bytes) -> None:
-        fill_texts([Item(id="a", text=data.decode(errors="replace"))], ids, tokenizer)
-        assert ids[0, 0] == tokenizer.encode([""], _CONTEXT_LENGTH)[0, 0]
-        assert 0 <= ids.min() <= ids.max() < len(tokenizer)
+        item = Item(id="a", text=data.decode(errors="replace"))
+        ids, (outcome,) = tokenise([item], _CONTEXT_LENGTH, tokenizer)
+        assert len(ids) == (not isinstance(outcome, Failure))
+        assert (ids[:, 0] == first).all()
+        assert ((ids >= 0) & (ids < len(tokenizer))).all()
 
     seeds = ("words, 词", "", "\u0130\ufb03\U000e0001 é", "x" * 300, "[CLS] [SEP]")
     return Target(run=run, seeds=tuple(seed.encode() for seed in seeds))

@@ -250,6 +250,21 @@ def test_files_become_the_vectors_of_their_pixels_to_the_bit(
         assert embedded.sizes == [read_image(item)[1] for item in items]
 
 
+@pytest.mark.parametrize("contexts", [1, 4])
+def test_a_stream_of_ids_has_the_features_of_one_call_to_the_bit(
+    engine_of: Engines, contexts: int
+) -> None:
+    made = engine_of("txt")
+    given = inputs(made[0])
+    features = np.empty((ITEMS, made[0].dim), np.float32)
+    with TensorRTEngine(*made, contexts=contexts) as engine:
+        expected = engine(given)
+        for start in (0, 1, 32):  # where the second array starts
+            arrays = np.split(given, [start])
+            assert engine.run_stream(arrays, features, lambda: None) == ITEMS
+            assert np.array_equal(features, expected)
+
+
 @pytest.mark.parametrize("tower", TOWERS)
 def test_the_number_of_contexts_is_measured(engine_of: Engines, tower: str) -> None:
     made = engine_of(tower)

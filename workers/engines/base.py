@@ -28,6 +28,27 @@ class Engine(Closing, Protocol):
 
     def __call__(self, inputs: Array) -> NDArray[np.float32]: ...
 
+    def run_stream(
+        self,
+        inputs: Iterable[Array],
+        features: NDArray[np.float32],
+        progress: Callable[[], None],
+    ) -> int:
+        """Write the features of all inputs to the first rows of `features`, and return their count.
+
+        Each array (k, …) of `inputs` is one call's; an engine may take the next one while it runs.
+        `progress` is called after each array.
+
+        Raises:
+            EngineError: As in a call.
+        """
+        count = 0
+        for given in inputs:
+            features[count : count + len(given)] = self(given)
+            count += len(given)
+            progress()
+        return count
+
     def empty_inputs(self, count: int) -> Array:
         """Return an uninitialised array (count, …) in memory that the engine reads fastest.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from clipfleet.workers.engines.base import Array, l2_normalise
 from clipfleet.workers.engines.fake import FakeEngine, fake_card, write_fake_engine
 from clipfleet.workers.images import decoders
 from clipfleet.workers.images.decoder import Picture
-from clipfleet.workers.input_chunks import image_chunks, text_chunks
+from clipfleet.workers.input_chunks import image_chunks
 from clipfleet.workers.text.tokenizer import Tokenizer
 
 CHUNK = 32  # items
@@ -140,15 +139,25 @@ def test_an_embedder_of_the_other_tower_is_refused(model: str) -> None:
         Embedder.from_settings(Settings(model=model, tower="img"))
 
 
-def test_a_run_ends_its_threads_even_after_an_error(texts: Embedder) -> None:
-    items = [Item(id=f"t{i}", text="a") for i in range(200)]
-    before = threading.active_count()
-    texts.embed(items)
-    chunks = text_chunks(items, texts.engine, size=CHUNK, tokenizer=Tokenizer())
-    next(chunks)
-    assert threading.active_count() == before + 1
-    chunks.close()
-    assert threading.active_count() == before
+def test_the_engine_takes_texts_before_the_last_ones_are_tokenised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps: list[str] = []
+
+    class Engine(FakeEngine):
+        def __call__(self, inputs: Array) -> NDArray[np.float32]:
+            steps.append("run")
+            return super().__call__(inputs)
+
+    def encode_counted(*given: Any) -> Any:
+        steps.append("tokenise")
+        return whole(*given)
+
+    whole = Tokenizer.encode_counted
+    monkeypatch.setattr(Tokenizer, "encode_counted", encode_counted)
+    with Embedder(Engine(fake_card("txt", dim=8)), Settings()) as embedder:
+        embedder.embed([Item(id=str(n), text="a") for n in range(3 * CHUNK)])
+    assert steps == ["tokenise", "run"] * 3
 
 
 def test_cut_texts_are_named_and_have_vectors(texts: Embedder) -> None:

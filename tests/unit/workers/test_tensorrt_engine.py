@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from clipfleet.errors import EngineError, GpuLostError, GpuMemoryError
 from clipfleet.settings import Settings
@@ -90,6 +92,59 @@ def test_as_many_batches_are_in_flight_as_there_are_contexts(
     with engine_of(tmp_path, machine, contexts=5) as engine:
         engine(images(40))
     assert machine.cuda.in_flight_most == 5
+
+
+@pytest.mark.parametrize("data", [plan(), STATIC, DYNAMIC], ids=["batch 1", "batch 4", "dynamic"])
+def test_features_of_a_stream_come_in_order(machine: State, tmp_path: Path, data: bytes) -> None:
+    given = images(40)
+    made = np.full((43, 6), 7, np.float32)
+    done: list[None] = []
+    arrays = np.split(given, [8, 8, 9, 28])
+    with engine_of(tmp_path, machine, data, contexts=3) as engine:
+        assert engine.run_stream(iter(arrays), made, lambda: done.append(None)) == 40
+        assert len(done) == len(arrays)
+        assert engine.run_stream(iter([]), made, lambda: None) == 0
+    np.testing.assert_array_equal(made[:40], expected(given))
+    assert (made[40:] == 7).all()
+    assert_nothing_held(machine)
+
+
+def test_batches_of_a_stream_are_in_flight_while_its_next_inputs_are_made(
+    machine: State, tmp_path: Path
+) -> None:
+    given = images(24)
+
+    def made_late() -> Iterator[NDArray[np.float32]]:
+        for start in (0, 8, 16):
+            assert waiting(machine) == (2 if start else 0)  # streams
+            rows = given[start : start + 8].copy()
+            yield rows
+            rows[:] = 0  # nothing reads them any more
+
+    features = np.empty((24, 6), np.float32)
+    with engine_of(tmp_path, machine, STATIC, contexts=2) as engine:
+        engine.run_stream(made_late(), features, lambda: None)
+    np.testing.assert_array_equal(features, expected(given))
+
+
+def test_a_stream_whose_inputs_fail_leaves_no_batch_and_the_next_run_is_right(
+    machine: State, tmp_path: Path
+) -> None:
+    def broken() -> Iterator[NDArray[np.float32]]:
+        yield images(8)
+        raise OSError("no text")
+
+    with engine_of(tmp_path, machine, STATIC, contexts=2) as engine:
+        with pytest.raises(OSError, match="no text"):
+            engine.run_stream(broken(), np.empty((24, 6), np.float32), lambda: None)
+        assert waiting(machine) == 0
+        np.testing.assert_array_equal(engine(images(5)), expected(images(5)))
+    assert_nothing_held(machine)
+
+
+def waiting(state: State) -> int:
+    """Return how many streams have operations that wait."""
+    return sum(bool(one.waiting) for one in state.cuda.held.values() if hasattr(one, "waiting"))
 
 
 def test_nan_passes_through(machine: State, tmp_path: Path) -> None:

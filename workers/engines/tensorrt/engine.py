@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -27,8 +27,8 @@ __all__ = ["TensorRTEngine", "TensorRTModel"]
 log = logging.getLogger(__name__)
 
 # Items that one call should have. At a call's end the batches in flight finish one after the
-# other, which costs about half of them: a thirtieth of 16 rounds. The embedder holds three such
-# chunks of texts, or decoders' slots for three such chunks of pictures.
+# other, which costs about half of them: a thirtieth of 16 rounds. The embedder holds
+# decoders' slots for three such chunks of pictures.
 _ROUNDS = 16
 _MAX_ITEMS = 256
 
@@ -90,6 +90,28 @@ class TensorRTEngine(PictureEngine):
         features = np.empty((len(inputs), self.card.dim), dtype=np.float32)
         self._runner.run(inputs, features)
         return features
+
+    def run_stream(
+        self,
+        inputs: Iterable[Array],
+        features: NDArray[np.float32],
+        progress: Callable[[], None],
+    ) -> int:
+        """Write the features of all inputs to the first rows of `features`, and return their count.
+
+        Batches stay in flight while the next array of `inputs` is made.
+
+        Raises:
+            EngineError, GpuLostError: As in a call.
+        """
+
+        def pinned() -> Iterator[Array]:
+            for given in inputs:
+                rows = self.empty_inputs(len(given))
+                rows[:] = checked_inputs(given, self.card)
+                yield rows
+
+        return self._runner.run_stream(pinned(), features, progress)
 
     def empty_inputs(self, count: int) -> Array:
         """Return an array (count, …), in pinned memory if there is enough."""

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import cycle, islice
-from threading import Lock
+from threading import RLock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,7 @@ class Runner(Closing):
         self._resizer: Resizer | None = None
         self._closed = False
         self.items_s: float | None = None  # the measured speed; None if `contexts` was given
-        self._lock = Lock()
+        self._lock = RLock()  # the inputs of `run_stream` come from `empty_inputs`
         self._largest = file.sizes.largest
         with ExitStack() as stack:
             stack.callback(self.close)
@@ -97,6 +97,35 @@ class Runner(Closing):
             self._check_open()
             with cuda.detect_lost_gpu():
                 run_batches(self._pieces(inputs, features))
+
+    def run_stream(
+        self,
+        inputs: Iterable[Array],
+        features: NDArray[np.float32],
+        progress: Callable[[], None],
+    ) -> int:
+        """Run one array of inputs after the other, as `run` does; return how many inputs they have.
+
+        Batches of the last array are in flight while the next one is made. `progress` is called
+        after the start of each array's batches.
+
+        Raises:
+            EngineError: The engine failed; GpuLostError if the GPU is lost.
+        """
+        count = 0
+
+        def pieces() -> Iterator[Piece]:
+            nonlocal count
+            for given in inputs:
+                start, count = count, count + len(given)
+                yield from self._pieces(given, features[start:count])
+                progress()
+
+        with self._lock:
+            self._check_open()
+            with cuda.detect_lost_gpu():
+                run_batches(pieces())
+        return count
 
     def run_pictures(
         self,

@@ -134,7 +134,8 @@ def l2_normalise(features: NDArray[Any]) -> NDArray[np.float32]:
     A row that has no direction (all zeros, or with a NaN or an infinity) becomes all NaN.
     """
     wide = features.astype(np.float64)  # squares of float32 can overflow float32
-    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    norms = np.sqrt(np.einsum("nd,nd->n", wide, wide))
     norms[(norms == 0) | ~np.isfinite(norms)] = np.nan
-    vectors: NDArray[np.float32] = (wide / norms).astype(np.float32)
+    vectors = np.empty(features.shape, np.float32)
+    np.divide(wide, norms[:, None], out=vectors, casting="same_kind")
     return vectors

@@ -9,10 +9,10 @@ colours are those of Okabe and Ito, which colour-blind people can distinguish
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from xml.sax.saxutils import escape
 
 from bench.gpu.measurement import CellName
 from bench.gpu.report.rows import CELLS, Row
+from bench.gpu.report.svg import bar, document, text
 from clipfleet.architectures import TOWERS
 
 _COLOURS: dict[CellName, str] = {
@@ -25,7 +25,7 @@ _COLOURS: dict[CellName, str] = {
 }
 # Pixels.
 _NAMES, _BAR, _FIGURE = 190, 200, 70  # across: the runtime's name, the longest bar, its figure
-_LINE, _THICKNESS = 18, 12
+_LINE = 18
 _TITLE, _GAP = 26, 18
 _PANEL_WIDTH = _NAMES + _BAR + _FIGURE
 _PANEL_HEIGHT = _TITLE + _LINE * len(CELLS) + _GAP
@@ -48,51 +48,21 @@ def picture(rows: Sequence[Row]) -> str:
     )
     gpu = rows[0].parts[0].machine.gpu if rows else ""
     title = f"Items a second, float16, {gpu}; each panel has its own scale"
-    size = f'width="{width}" height="{height}"'
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {width} {height}"',
-            '  font-family="sans-serif" font-size="12" role="img">',
-            f"<title>{escape(title)}</title>",
-            f'<rect {size} fill="#ffffff"/>',
-            _text(_GAP // 2, 20, title, weight="bold"),
-            *panels,
-            "</svg>\n",
-        ]
-    )
+    return document(width, height, title, panels)
 
 
 def _panel(row: Row, *, left: int, top: int) -> Iterator[str]:
-    yield _text(left, top + 14, f"{row.architecture}, {_WORDS[row.tower]}", weight="bold")
+    yield text(left, top + 14, f"{row.architecture}, {_WORDS[row.tower]}", weight="bold")
     rates = {name: cell.items_s for name, cell in row.cells.items() if cell.items_s}
     longest = max((rates[name] for name in CELLS if name in rates), default=1.0)
     for number, (name, title) in enumerate(CELLS.items()):
         y = top + _TITLE + number * _LINE
-        yield _text(left + _NAMES - 6, y + 10, title, anchor="end")
+        yield text(left + _NAMES - 6, y + 10, title, anchor="end")
         if name not in rates:
-            yield _text(left + _NAMES, y + 10, "not measured", colour="#666666")
+            yield text(left + _NAMES, y + 10, "not measured", colour="#666666")
             continue
         length = max(_BAR * rates[name] / longest, 1)
-        yield (
-            f'<rect x="{left + _NAMES}" y="{y}" width="{length:.1f}" height="{_THICKNESS}" '
-            f'fill="{_COLOURS[name]}"/>'
-        )
-        yield _text(left + _NAMES + round(length) + 5, y + 10, f"{rates[name]:,.0f}")
+        yield from bar(left + _NAMES, y, length, _COLOURS[name], f"{rates[name]:,.0f}")
 
 
 _WORDS = {"img": "images", "txt": "texts"}
-
-
-def _text(
-    x: int,
-    y: int,
-    text: str,
-    *,
-    anchor: str = "start",
-    weight: str = "normal",
-    colour: str = "#222222",
-) -> str:
-    return (
-        f'<text x="{x}" y="{y}" text-anchor="{anchor}" font-weight="{weight}" '
-        f'fill="{colour}">{escape(text)}</text>'
-    )

@@ -1,117 +1,115 @@
-"""The figures of a pipeline's measurement: rates from a dataset's parts, a JSON file, a table."""
+"""The figures of a pipeline's measurement, and the JSON files that hold them."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from clipfleet.storage.commit.manifest import Manifest, read_records
-from clipfleet.storage.format.dataset import Dataset
+from bench.gpu.machine import Machine
+from clipfleet.atomic_write import atomic_write
 
-HEADER = (
-    "| measured | engine | images/s, steady | images/s, whole | with |\n|---|---|---:|---:|---|"
-)
+Kind = Literal[
+    "embed",
+    "embedder",
+    "engine",
+    "decoders",
+    "decoders-resize",
+    "tokeniser",
+    "dataloader",
+    "original",
+]
+EAGER, COMPILED = "PyTorch eager", "PyTorch compiled"  # engines
+CAPTIONS = "captions"  # inputs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A measured rate, or the reason why there is none.
+    """A measured rate in items a second, or the reason why there is none.
 
-    `images_s` counts while everything runs, `whole_images_s` from the start of the command to its
-    end.
+    `items_s` counts while everything runs, `whole_items_s` from the start of the command to its
+    end. `inputs` is the size of the photos, or captions; empty for an engine, whose inputs all have
+    one size.
     """
 
-    measured: str
+    kind: Kind
+    inputs: str = ""
     engine: str = ""
-    images_s: float | None = None
-    whole_images_s: float | None = None
+    decode: Literal["exact", "gpu"] = "exact"
+    gpus: int = 1
+    items_s: float | None = None
+    whole_items_s: float | None = None
     details: str = ""
     missing: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """The figures of one run, and the conditions that are common to all."""
+    """The figures of each step of a run, and what is common to all.
 
-    conditions: str
-    figures: list[Figure]
-
-
-@dataclass(frozen=True, kw_only=True)
-class WrittenPart:
-    """A part: how many vectors it has, which worker wrote it, and when."""
-
-    vectors: int
-    worker: str
-    written_s: float
-
-
-def written_parts(root: Path) -> list[WrittenPart]:
-    """Return the parts of a dataset on a disk.
-
-    Raises:
-        DatasetError: There is no dataset, or it is damaged.
+    Without a GPU, `machine` is None.
     """
-    dataset = Dataset.open(str(root))
-    manifest = Manifest(dataset)
-    manifest.refresh()
-    return [
-        WrittenPart(
-            vectors=record.vectors,
-            worker=record.worker,
-            written_s=os.stat(root / record.part).st_mtime,
-        )
-        for _, record in read_records(dataset, manifest.names)
-    ]
 
+    date: str
+    conditions: str  # GPU, cores and versions
+    machine: Machine | None
+    sources: list[str]
+    steps: dict[str, list[Figure]]
 
-def steady_rate(parts: Sequence[WrittenPart]) -> float | None:
-    """Return the vectors a second from the moment at which each worker had written a part.
+    @property
+    def head(self) -> str:
+        """A line for the table."""
+        return f"{self.date}: {self.conditions}. Inputs: {', '.join(self.sources)}."
 
-    None if no part was written after this moment.
-    """
-    firsts: dict[str, float] = {}
-    for part in parts:
-        firsts[part.worker] = min(part.written_s, firsts.get(part.worker, part.written_s))
-    begin_s = max(firsts.values(), default=0.0)
-    later = [part for part in parts if part.written_s > begin_s]
-    if not later:
-        return None
-    return sum(part.vectors for part in later) / (max(p.written_s for p in later) - begin_s)
+    @property
+    def figures(self) -> list[Figure]:
+        """The figures of all steps."""
+        return [figure for figures in self.steps.values() for figure in figures]
 
+    def is_comparable(self, other: Session) -> bool:
+        """Whether both are of one GPU machine since its start, with the same versions."""
+        if self.machine is None:
+            return False
+        return (self.machine, self.conditions) == (other.machine, other.conditions)
 
-def table(figures: Iterable[Figure]) -> str:
-    """Return the figures as a Markdown table."""
-    return "\n".join([HEADER, *(f"| {' | '.join(_cells(figure))} |" for figure in figures)])
-
-
-def _cells(figure: Figure) -> Sequence[str]:
-    details = f"not measured: {figure.missing}" if figure.missing else figure.details
-    rates = (figure.images_s, figure.whole_images_s)
-    return (
-        figure.measured,
-        figure.engine or "–",
-        *("–" if rate is None else f"{rate:,.0f}" for rate in rates),
-        details or "–",
-    )
+    def has(self, step: str) -> bool:
+        """Whether all figures of a step were measured."""
+        figures = self.steps.get(step, [])
+        return bool(figures) and not any(figure.missing for figure in figures)
 
 
 _FIGURES = TypeAdapter(list[Figure])
 _SESSION = TypeAdapter(Session)
 
 
-def dump_session(session: Session) -> str:
-    """Return a run as JSON."""
-    return _SESSION.dump_json(session, indent=2).decode() + "\n"
+def write_session(session: Session, path: Path) -> None:
+    """Write a run as JSON."""
+    with atomic_write(path) as part:
+        part.write_bytes(_SESSION.dump_json(session, indent=2) + b"\n")
 
 
-def dump_figures(figures: Sequence[Figure]) -> str:
-    """Return the figures of a step as JSON."""
-    return _FIGURES.dump_json(list(figures), indent=2).decode() + "\n"
+def read_session(path: Path) -> Session:
+    """Return the run of a JSON file.
+
+    Raises:
+        ValueError: The file has another content.
+    """
+    return _SESSION.validate_json(path.read_bytes())
+
+
+def add_figure(figure: Figure, path: Path) -> None:
+    """Add a figure to the JSON file of a step, which may be cut before its next figure."""
+    figures = [*(read_figures(path) if path.exists() else ()), figure]
+    write_figures(figures, path)
+
+
+def write_figures(figures: Sequence[Figure], path: Path) -> None:
+    """Write the figures of a step as JSON."""
+    with atomic_write(path) as part:
+        part.write_bytes(_FIGURES.dump_json(list(figures), indent=2) + b"\n")
 
 
 def read_figures(path: Path) -> list[Figure]:

@@ -1,8 +1,7 @@
-"""The pipeline's measurement: photos, rates from parts, failed steps, and the table."""
+"""The pipeline's measurement: its steps, and what they embed."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,74 +9,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from bench.gpu.pipeline.__main__ import failure_of
+from bench.captions import captions
+from bench.gpu.pipeline.__main__ import parsed
 from bench.gpu.pipeline.figures import (
-    Figure,
-    WrittenPart,
-    dump_figures,
-    read_figures,
-    steady_rate,
-    table,
-    written_parts,
+    CAPTIONS,
 )
 from bench.gpu.pipeline.photos import given, photo, size_of
-from clipfleet.storage.commit.commit import commit
-from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.plan.planner import plan_items
-from clipfleet.storage.sources.base import ListSource
-from tests.datasets import embedded, make_card, texts
-
-
-def part(vectors: int, worker: str, written_s: float) -> WrittenPart:
-    return WrittenPart(vectors=vectors, worker=worker, written_s=written_s)
-
-
-def test_a_rate_begins_with_the_first_part_and_does_not_count_it() -> None:
-    parts = [part(1000, "a", 7.0), part(100, "a", 5.0), part(300, "a", 9.0)]
-    assert steady_rate(parts) == 1300 / 4
-
-
-def test_a_rate_of_several_workers_begins_when_each_has_written_a_part() -> None:
-    parts = [part(64, "a", 1.0), part(64, "b", 3.0), part(64, "a", 2.0), part(50, "b", 5.0)]
-    assert steady_rate(parts) == 50 / 2
-
-
-@pytest.mark.parametrize("parts", [[], [part(64, "a", 1.0)]])
-def test_no_later_part_gives_no_rate(parts: list[WrittenPart]) -> None:
-    assert steady_rate(parts) is None
-
-
-def test_a_part_is_known_with_its_vectors_its_worker_and_its_time(tmp_path: Path) -> None:
-    dataset = Dataset.create(str(tmp_path), make_card(), kind="planned", embedding_dtype="float16")
-    plan_items(dataset, ListSource(texts(*"abc")), 2)
-    for number, ids in enumerate(("ab", "c")):
-        name, rows = f"00001-{number:07d}", embedded(texts(*ids))
-        done = commit(dataset, name, rows, card=make_card(), worker=f"w{number}")
-        os.utime(tmp_path / done.part, (0, 10 + number))
-    found = sorted(written_parts(tmp_path), key=lambda one: one.written_s)
-    assert found == [part(2, "w0", 10), part(1, "w1", 11)]
-
-
-def test_a_table_has_a_line_for_each_figure_and_the_reason_for_a_missing_one() -> None:
-    figures = [
-        Figure(
-            measured="embed", engine="b32.trt", images_s=7019.4, whole_images_s=2105, details="one"
-        ),
-        Figure(measured="PyTorch", missing="no torch"),
-    ]
-    lines = table(figures).splitlines()
-    assert len({line.count("|") for line in lines}) == 1
-    assert lines[2:] == [
-        "| embed | b32.trt | 7,019 | 2,105 | one |",
-        "| PyTorch | – | – | – | not measured: no torch |",
-    ]
-
-
-def test_a_step_hands_its_figures_over_in_a_file(tmp_path: Path) -> None:
-    figures = [Figure(measured="decoders alone", images_s=10094.5, details="16 decoders")]
-    path = tmp_path / "step.json"
-    path.write_text(dump_figures(figures))
-    assert read_figures(path) == figures
+from bench.gpu.pipeline.rates import items_of
+from bench.gpu.pipeline.sources import Source, photo_source
+from bench.gpu.pipeline.steps import Steps, failure_of
 
 
 @pytest.mark.parametrize(
@@ -87,7 +27,7 @@ def test_a_step_hands_its_figures_over_in_a_file(tmp_path: Path) -> None:
             subprocess.CalledProcessError(2, "embed", stderr="a line\nno model\n"),
             "exit code 2: no model",
         ),
-        (subprocess.TimeoutExpired("embed", 1), "not done after 600 s"),
+        (subprocess.TimeoutExpired("embed", 1), "not done after 240 s"),
         (FileNotFoundError("no python3.12"), "no python3.12"),
     ],
 )
@@ -95,7 +35,59 @@ def test_a_failed_step_has_a_reason(error: Exception, reason: str) -> None:
     def run(*_: Any, **__: Any) -> None:
         raise error
 
-    assert failure_of(["embed"], run) == reason
+    assert failure_of(["embed"], {}, run) == reason
+
+
+def test_the_steps_that_tell_most_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    line = "out --engine b32.trt --engine b1.trt --text-engine txt.trt --decode-gpu --gpus"
+    args = parsed([*line.split(), "--checkpoint", "m.pt", "--model-arch", "M", "--workers", "2"])
+    photos = [Source(name=name, path=tmp_path / name, count=9) for name in ("500x375", "9x9")]
+    captions = Source(name=CAPTIONS, path=tmp_path / "captions", count=9)
+    assert [step.name for step in Steps(args, photos, captions)] == [
+        "alone b32.trt 500x375, 9x9",
+        "alone b1.trt 500x375",
+        "decoders b32.trt 500x375",
+        "decoders b32.trt 9x9",
+        "embed b32.trt 500x375",
+        "embed b1.trt 500x375",
+        "dataloader",
+        "alone txt.trt captions",
+        "embed txt.trt captions",
+        "embed b32.trt 9x9",
+        "embed b32.trt 500x375 --decode gpu",
+        "embed b32.trt 9x9 --decode gpu",
+        "embed b32.trt 500x375 --gpus all",
+        "embed txt.trt captions --gpus all",
+        "dataloader --compile",
+        "original",
+        "embed b32.trt 500x375 --workers 2",
+        "embed b1.trt 500x375 --workers 2",
+    ]
+
+
+def test_captions_are_many_different_words_and_the_same_each_time() -> None:
+    found = list(captions(400))
+    assert found == list(captions(400))
+    assert len({word for text in found[1::2] for word in text.split()}) > 1000
+    assert all(text.isascii() for text in found[1::2])
+    assert not any(text.isascii() for text in found[::2])
+
+
+def test_ids_share_the_photos_of_a_size(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.new("RGB", (8, 6)).save(pictures / "a.png")
+    folder = tmp_path / "out"
+    (folder / "photos-4x3-2").mkdir(parents=True)
+    for name in ("a", "b"):
+        Image.new("RGB", (4, 3)).save(folder / "photos-4x3-2" / f"{name}.jpg")
+    source = photo_source(folder, "4x3", 5, different=2, pictures=pictures)
+    items = items_of(source.path, "img", 10)
+    assert [Path(item.uri or "").name for item in items] == ["a.jpg", "b.jpg"] * 2 + ["a.jpg"]
+    assert len({item.id for item in items}) == source.count == 5
 
 
 @pytest.mark.parametrize("size", [(50, 37), (801, 41)])

@@ -174,7 +174,11 @@ def build(
         typer.Option("--fp32", help="Build float32 engines [default: the ONNX file's precision]."),
     ] = False,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Items a call of the engine [default: 1].")
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="Items a call of the engine; auto: the fastest of 32, 64 and 128 [default: 1].",
+        ),
     ] = None,
     max_batch: Annotated[
         int | None, typer.Option(min=1, help="One engine for 1 to this many items a call.")
@@ -211,10 +215,10 @@ def build(
 
     \b
     clipfleet build models/vit-b-16.img.fp16.onnx models/vit-b-16.txt.fp16.onnx
-    clipfleet build models/any.img.fp16.onnx --max-batch 32 --out models/vit-b-16-b32
+    clipfleet build models/any.img.fp16.onnx --batch-size auto --out models/vit-b-16-bulk
     """
     from clipfleet.convert.tensorrt.build import build_engine
-    from clipfleet.convert.tensorrt.options import options_from, split_names
+    from clipfleet.convert.tensorrt.options import options_from, parse_batch_size, split_names
     from clipfleet.convert.tensorrt.requests import (
         asked_precisions,
         build_engines,
@@ -235,7 +239,7 @@ def build(
     )
     one = partial(
         build_engine,
-        batch_size=batch_size,
+        batch_size=parse_batch_size(batch_size),
         max_batch=max_batch,
         optimum_batch=optimum_batch,
         fp32_ops=split_names(fp16_banned_ops),

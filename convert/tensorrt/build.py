@@ -10,7 +10,14 @@ from types import ModuleType
 from clipfleet.convert.staging import publish, staging_folder
 from clipfleet.convert.tensorrt.candidates import build_fastest
 from clipfleet.convert.tensorrt.card import engine_card
-from clipfleet.convert.tensorrt.options import BuildOptions, BuildRequest, BuildResult
+from clipfleet.convert.tensorrt.options import (
+    AUTO,
+    AUTO_SIZES,
+    BatchSize,
+    BuildOptions,
+    BuildRequest,
+    BuildResult,
+)
 from clipfleet.convert.tensorrt.parity_gate import (
     compute_reference,
     find_reference,
@@ -19,12 +26,7 @@ from clipfleet.convert.tensorrt.parity_gate import (
 )
 from clipfleet.convert.tensorrt.requests import load_onnx
 from clipfleet.errors import UsageError
-from clipfleet.model_card import (
-    BatchProfile,
-    Build,
-    ModelCard,
-    Precision,
-)
+from clipfleet.model_card import BatchProfile, Build, ModelCard, Precision
 from clipfleet.workers.engines.onnx_files import check_onnx_files
 from clipfleet.workers.engines.tensorrt import compat as versions
 
@@ -35,7 +37,7 @@ def build_engine(  # noqa: PLR0913
     onnx: str | Path,
     *,
     engine: str | Path,
-    batch_size: int | None = None,
+    batch_size: BatchSize | None = None,
     max_batch: int | None = None,
     optimum_batch: int | None = None,
     precision: Precision | None = None,
@@ -48,8 +50,9 @@ def build_engine(  # noqa: PLR0913
 ) -> tuple[ModelCard, Path]:
     """Build the TensorRT engine of an ONNX engine, verify it, and return its card and its path.
 
-    `batch_size` is the number of items that every call takes (1); `max_batch` instead makes an
-    engine for 1 to that many, tuned for `optimum_batch` (default: the most). `precision`
+    `batch_size` is the number of items that every call takes (1); "auto" builds an engine for each
+    of 32, 64 and 128, measures them as a worker runs them, and keeps the best. `max_batch` instead
+    makes an engine for 1 to that many, tuned for `optimum_batch` (default: the most). `precision`
     defaults to the ONNX's, `reference` to the float32 ONNX beside it. Until the engine is
     verified, nothing changes at `engine`; the card is written last.
 
@@ -64,7 +67,7 @@ def build_engine(  # noqa: PLR0913
     engine = Path(engine).absolute()
     options, progress = options or BuildOptions(), progress or _silent
     trt = _tensorrt()
-    profile = _profile(card, onnx_path, batch_size, max_batch, optimum_batch)
+    profiles = _profiles(card, onnx_path, batch_size, max_batch, optimum_batch)
     precision = precision or card.precision
     _check_precision(trt, card, onnx_path, precision, fp32_ops)
     reference_card, reference_path = find_reference(card, onnx_path, reference)
@@ -75,11 +78,14 @@ def build_engine(  # noqa: PLR0913
     )
     with staging_folder(engine) as staging:
         staged = staging / engine.name
-        request = _request(onnx_path, staged, precision, fp32_ops, profile, options, engine.parent)
+        requests = [
+            _request(onnx_path, staged, precision, fp32_ops, profile, options, engine.parent)
+            for profile in profiles
+        ]
         result = build_fastest(
-            request, count=options.candidates, progress=progress, limit_s=options.limit_s
+            requests, count=options.candidates, progress=progress, limit_s=options.limit_s
         )
-        built = _card(card, staged, request, result)
+        built = _card(card, staged, requests[0], result)
         progress(f"verifying {engine.name}")
         built = replace(built, parity=verify_tensorrt_engine(built, staged, expected))
         return built, publish(built, staged, engine.parent)
@@ -95,6 +101,24 @@ def _tensorrt() -> ModuleType:
 
 def _silent(_: str) -> None:
     """Report no progress."""
+
+
+def _profiles(
+    card: ModelCard,
+    onnx: Path,
+    batch_size: BatchSize | None,
+    most: int | None,
+    optimum: int | None,
+) -> list[BatchProfile]:
+    """Return the batch sizes of each engine that is to be built and compared."""
+    if batch_size != AUTO:
+        return [_profile(card, onnx, batch_size, most, optimum)]
+    if most is not None or optimum is not None:
+        raise UsageError(
+            "--batch-size auto compares engines of one batch size each: leave --max-batch and "
+            "--optimum-batch out"
+        )
+    return [_profile(card, onnx, size, None, None) for size in AUTO_SIZES]
 
 
 def _profile(
@@ -187,4 +211,4 @@ def _card(onnx: ModelCard, engine: Path, request: BuildRequest, result: BuildRes
         size_bytes=engine.stat().st_size,
     )
     card = engine_card(onnx, engine, precision=request.precision)
-    return replace(card, profile=request.profile, build=build)
+    return replace(card, build=build)

@@ -1,7 +1,7 @@
-"""Build several engines of one request at the same time and keep the fastest.
+"""Build several engines of one ONNX file at the same time and keep the fastest.
 
 TensorRT chooses kernels by timing each of them a few times. Two builds of one file may differ by
-a quarter in items a second.
+a quarter in items a second. Which batch size is the fastest depends on the GPU and the model.
 """
 
 from __future__ import annotations
@@ -10,21 +10,23 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from operator import itemgetter
 from pathlib import Path
 
 from clipfleet.convert.tensorrt.builder_process import Progress, run_builder
 from clipfleet.convert.tensorrt.options import BuildRequest, BuildResult
 from clipfleet.errors import ClipfleetError, EngineError, GpuLostError
 
+MIN_GAIN = 1.03  # times the items a second, for a larger batch
+
 _POLL_S = 0.5  # the longest time until an interrupt is seen
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """An engine that was built, at `plan`."""
+    """An engine that was built, at `plan`; `batch` is its largest batch."""
 
     plan: Path
+    batch: int
     result: BuildResult
 
 
@@ -32,9 +34,16 @@ _Ended = Candidate | ClipfleetError | OSError  # how one build ended
 
 
 def build_fastest(
-    request: BuildRequest, *, count: int, progress: Progress, limit_s: float | None = None
+    requests: Sequence[BuildRequest],
+    *,
+    count: int,
+    progress: Progress,
+    limit_s: float | None = None,
 ) -> BuildResult:
-    """Build `count` engines at the same time and leave the fastest at `request.plan`.
+    """Build `count` engines of each request at the same time, and leave the best at their `plan`.
+
+    The requests differ in their batch sizes only. The best engine is the fastest in items a
+    second, but one with a larger batch must gain 3 %.
 
     The builds share no timing cache, which would make them choose the same kernels. Each has its
     own log: a number is added to the log's name. Builds may fail as long as one succeeds; the
@@ -45,22 +54,26 @@ def build_fastest(
         EngineError: No engine that was built runs on this GPU.
         OSError: No builder can be started.
     """
-    if count == 1:
-        return run_builder(request, progress=progress, limit_s=limit_s)
-    built = _build_all(replace(request, timing_cache=None), count, progress, limit_s)
-    best = _fastest(built, progress)
-    best.plan.replace(request.plan)
+    first = requests[0]
+    if len(requests) * count == 1:
+        return run_builder(first, progress=progress, limit_s=limit_s)
+    alone = [replace(each, timing_cache=None) for each in requests for _ in range(count)]
+    built = _build_all(alone, progress, limit_s)
+    best = _best(built, progress)
+    if len(requests) > 1:
+        progress(f"batch {best.batch} is kept")
+    best.plan.replace(first.plan)
     for candidate in built:
         candidate.plan.unlink(missing_ok=True)
     return replace(best.result, candidates=len(built))
 
 
 def _build_all(
-    request: BuildRequest, count: int, progress: Progress, limit_s: float | None
+    requests: Sequence[BuildRequest], progress: Progress, limit_s: float | None
 ) -> list[Candidate]:
-    stop = threading.Event()
+    stop, count = threading.Event(), len(requests)
 
-    def build(number: int) -> _Ended:
+    def build(number: int, request: BuildRequest) -> _Ended:
         plan = Path(f"{request.plan}.{number}")
         log = f"{request.log}.{number}" if request.log else None
 
@@ -77,11 +90,11 @@ def _build_all(
         except (ClipfleetError, OSError) as error:
             say(f"not built: {error}")
             return error
-        return Candidate(plan=plan, result=result)
+        return Candidate(plan=plan, batch=request.largest, result=result)
 
     with ThreadPoolExecutor(count, thread_name_prefix="candidate") as pool:
         try:
-            ended = _results([pool.submit(build, number) for number in range(1, count + 1)])
+            ended = _results([pool.submit(build, *each) for each in enumerate(requests, 1)])
         except BaseException:  # an interrupt: end the builders
             stop.set()
             raise
@@ -105,20 +118,29 @@ def _results(builds: Sequence[Future[_Ended]]) -> list[_Ended]:
     return [build.result() for build in builds]
 
 
-def _fastest(built: Sequence[Candidate], progress: Progress) -> Candidate:
-    speeds: list[tuple[float, Candidate]] = []
+def _best(built: Sequence[Candidate], progress: Progress) -> Candidate:
+    fastest: dict[int, tuple[float, Candidate]] = {}  # by batch
     failures: list[EngineError] = []
     for candidate in built:
         try:
-            speeds.append((_speed(candidate, progress), candidate))
+            speed = _speed(candidate, progress)
         except GpuLostError:  # noqa: PERF203 - a few engines
             raise
         except EngineError as error:
             progress(f"{candidate.plan.name} does not run: {error}")
             failures.append(error)
-    if not speeds:
+        else:
+            known = fastest.get(candidate.batch)
+            if known is None or speed > known[0]:
+                fastest[candidate.batch] = speed, candidate
+    if not fastest:
         raise failures[0]
-    return max(speeds, key=itemgetter(0))[1]
+    items_s, best = fastest[min(fastest)]
+    for batch in sorted(fastest):
+        speed, candidate = fastest[batch]
+        if speed >= items_s * MIN_GAIN:
+            items_s, best = speed, candidate
+    return best
 
 
 def _speed(candidate: Candidate, progress: Progress) -> float:
@@ -132,5 +154,8 @@ def _speed(candidate: Candidate, progress: Progress) -> float:
     ):
         if runner.items_s is None:
             raise EngineError(f"{candidate.plan} was not measured")
-        progress(f"{candidate.plan.name}: {runner.items_s:,.0f} items/s")
+        progress(
+            f"{candidate.plan.name}: {runner.items_s:,.0f} items/s at batch {candidate.batch}, "
+            f"{runner.contexts} in flight"
+        )
         return runner.items_s

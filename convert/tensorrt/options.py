@@ -10,6 +10,11 @@ from typing import Literal
 from clipfleet.errors import UsageError
 from clipfleet.model_card import BatchProfile, Precision
 
+AUTO: Literal["auto"] = "auto"
+AUTO_SIZES = (32, 64, 128)  # batch sizes that "auto" compares
+
+BatchSize = int | Literal["auto"]
+
 _GIB = 1 << 30
 
 
@@ -70,6 +75,19 @@ def options_from(
         log=log,
         candidates=candidates,
     )
+
+
+def parse_batch_size(text: str | None) -> BatchSize | None:
+    """Return the value of `--batch-size`, a number or "auto".
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if text is None or text == AUTO:
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--batch-size is {text!r}: a number of at least 1 is expected, or {AUTO}")
+    return int(text)
 
 
 def split_names(names: str) -> list[str]:

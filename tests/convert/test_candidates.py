@@ -70,11 +70,49 @@ def test_the_fastest_is_kept_and_the_others_are_not(
     monkeypatch: pytest.MonkeyPatch, request_: BuildRequest
 ) -> None:
     asked = use(monkeypatch, build_named, {"1": 2900.0, "2": 3700.0, "3": 3000.0})
-    assert build_fastest(request_, count=3, progress=print).seconds == 2.0
+    assert build_fastest([request_], count=3, progress=print).seconds == 2.0
     assert sorted(asked) == ["m.trt.1", "m.trt.2", "m.trt.3"]
     plan = Path(request_.plan)
     assert plan.read_text() == "2"
     assert list(plan.parent.iterdir()) == [plan]
+
+
+SIZES = (32, 64, 128)
+
+
+@pytest.mark.parametrize(
+    ("speeds", "kept"),
+    [
+        ((9000.0, 9900.0, 9800.0), 64),
+        ((9000.0, 9200.0, 9400.0), 128),  # 2 % more is too little, 4 % is enough
+        ((9000.0, 9200.0, 9250.0), 32),
+        ((9000.0, 8000.0, 7000.0), 32),
+    ],
+)
+def test_a_larger_batch_must_gain_some_percent(
+    monkeypatch: pytest.MonkeyPatch,
+    request_: BuildRequest,
+    speeds: tuple[float, ...],
+    kept: int,
+) -> None:
+    requests = [replace(request_, smallest=n, optimum=n, largest=n) for n in SIZES]
+    use(monkeypatch, build_named, dict(zip("123", speeds, strict=True)))
+    messages: list[str] = []
+    found = build_fastest(requests, count=1, progress=messages.append)
+    assert found.candidates == 3
+    plan = Path(request_.plan)
+    assert plan.read_text() == str(1 + SIZES.index(kept))
+    assert list(plan.parent.iterdir()) == [plan]
+    assert messages[-1] == f"batch {kept} is kept"
+
+
+def test_of_several_builds_of_each_batch_the_fastest_counts(
+    monkeypatch: pytest.MonkeyPatch, request_: BuildRequest
+) -> None:
+    requests = [replace(request_, smallest=n, optimum=n, largest=n) for n in SIZES[:2]]
+    use(monkeypatch, build_named, {"1": 9000.0, "2": 9500.0, "3": 9600.0, "4": 9100.0})
+    build_fastest(requests, count=2, progress=print)
+    assert Path(request_.plan).read_text() == "2"
 
 
 def test_one_that_fails_is_done_without(
@@ -87,7 +125,7 @@ def test_one_that_fails_is_done_without(
 
     use(monkeypatch, build, {"1": 2900.0, "3": 3000.0})
     messages: list[str] = []
-    found = build_fastest(request_, count=3, progress=messages.append)
+    found = build_fastest([request_], count=3, progress=messages.append)
     assert (found.seconds, found.candidates) == (3.0, 2)
     assert messages == ["not built: the kernel killed it (candidate 2 of 3)"]
 
@@ -100,8 +138,8 @@ def test_each_has_a_log_of_its_own(monkeypatch: pytest.MonkeyPatch, request_: Bu
         return build_named(request, **options)
 
     use(monkeypatch, build, {"1": 1.0, "2": 2.0})
-    build_fastest(replace(request_, log="/logs/all"), count=2, progress=print)
-    build_fastest(request_, count=2, progress=print)
+    build_fastest([replace(request_, log="/logs/all")], count=2, progress=print)
+    build_fastest([request_], count=2, progress=print)
     assert sorted(map(str, logs)) == ["/logs/all.1", "/logs/all.2", "None", "None"]
 
 
@@ -115,7 +153,7 @@ def test_one_whose_builder_does_not_start_is_done_without(
         return build_named(request, **options)
 
     use(monkeypatch, build, {"1": 1.0, "2": 2.0, "3": 1.5})
-    assert build_fastest(request_, count=3, progress=print).seconds == 2.0
+    assert build_fastest([request_], count=3, progress=print).seconds == 2.0
 
 
 @pytest.mark.parametrize(("broken", "fastest"), [("", "3"), ("3", "2"), ("23", "1"), ("123", None)])
@@ -133,9 +171,9 @@ def test_one_that_does_not_run_is_done_without(
     messages: list[str] = []
     if fastest is None:
         with pytest.raises(EngineError, match="TensorRT failed in 1"):
-            build_fastest(request_, count=3, progress=messages.append)
+            build_fastest([request_], count=3, progress=messages.append)
     else:
-        build_fastest(request_, count=3, progress=messages.append)
+        build_fastest([request_], count=3, progress=messages.append)
         assert Path(request_.plan).read_text() == fastest
     assert messages == [f"m.trt.{n} does not run: TensorRT failed in {n}" for n in broken]
 
@@ -147,7 +185,7 @@ def test_a_lost_gpu_ends_the_build(monkeypatch: pytest.MonkeyPatch, request_: Bu
     use(monkeypatch, build_named, {})
     monkeypatch.setattr(candidates, "_speed", speed)
     with pytest.raises(GpuLostError):
-        build_fastest(request_, count=2, progress=print)
+        build_fastest([request_], count=2, progress=print)
 
 
 def test_when_all_fail_the_reason_is_told(
@@ -158,7 +196,7 @@ def test_when_all_fail_the_reason_is_told(
 
     use(monkeypatch, build, {})
     with pytest.raises(ConversionError, match=r"no room for m\.trt\.1"):
-        build_fastest(request_, count=2, progress=print)
+        build_fastest([request_], count=2, progress=print)
 
 
 @pytest.mark.parametrize("seen_by", ["waiter", "sender"])
@@ -188,6 +226,6 @@ def test_an_interrupt_stops_every_builder(
     sender = threading.Thread(target=interrupt)
     sender.start()
     with pytest.raises(KeyboardInterrupt):
-        build_fastest(request_, count=2, progress=print)
+        build_fastest([request_], count=2, progress=print)
     sender.join()
     assert sorted(stopped) == ["1", "2"]

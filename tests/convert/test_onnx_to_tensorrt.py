@@ -97,9 +97,10 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[BuildRequest]:
     """A machine with a GPU and TensorRT 8.6; the builds that it was asked for."""
     made: list[BuildRequest] = []
 
-    def run_builder(request: BuildRequest, *, progress: Any, limit_s: Any) -> BuildResult:
+    def run_builder(request: BuildRequest, *, progress: Any, **_: Any) -> BuildResult:
         made.append(request)
-        write_plan(Path(request.plan), Path(request.onnx), request.smallest, request.largest)
+        sizes = request.smallest, request.largest
+        write_plan(Path(request.plan), Path(request.onnx), *sizes, optimum=request.optimum)
         progress("building")
         return BuildResult(
             seconds=12.5,
@@ -285,6 +286,27 @@ def test_a_dynamic_engine_is_proved_in_every_batch_that_it_runs_and_with_a_rest(
     assert card.batch_size == 8
 
 
+def test_the_batch_size_may_be_measured(
+    dynamic_onnx: Path,
+    requests: list[BuildRequest],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    speeds = {32: 9158.0, 64: 9700.0, 128: 9800.0}
+    monkeypatch.setattr(candidates, "_speed", lambda one, progress: speeds[one.batch])
+    prefix = tmp_path / "bulk"
+    result = run_cli("build", dynamic_onnx, "--batch-size", "auto", "--out", prefix, "--json")
+    assert result.exit_code == 0
+    assert sorted(request.largest for request in requests) == [32, 64, 128]
+    assert {request.timing_cache for request in requests} == {None}
+    card, _ = load_card(json.loads(result.stdout)["cards"][0])
+    assert card.profile == BatchProfile(smallest=64, optimum=64, largest=64)
+    assert set(PlayedEngine.calls) == {64}, "only the kept engine is verified"
+    assert sorted(os.listdir(tmp_path)) == ["bulk.img.fp32.trt", "bulk.img.fp32.trt.card.json"]
+    with pytest.raises(UsageError, match=r"--batch-size is 'best': a number .* or auto"):
+        run_cli("build", dynamic_onnx, "--batch-size", "best")
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
@@ -293,6 +315,8 @@ def test_a_dynamic_engine_is_proved_in_every_batch_that_it_runs_and_with_a_rest(
         ({"batch_size": 0}, r"batch sizes are 0 to 0"),
         ({"max_batch": 0}, r"batch sizes are 1 to 0"),
         ({"batch_size": 8, "max_batch": 4}, r"--batch-size 8 .* --max-batch 4 .*give one of them"),
+        ({"batch_size": "auto"}, r"is for batches of 1, and an engine for 32 .*--dynamic-batch"),
+        ({"batch_size": "auto", "max_batch": 64}, r"auto compares .* leave --max-batch .* out"),
         ({"max_batch": 4, "optimum_batch": 5}, r"1 to 4, tuned for 5.*the optimum within"),
         ({"precision": "fp32"}, r"cannot make a fp32 engine .*build it from .*img\.fp32\.onnx"),
         ({"reference": DEMO / "demo.img.fp16.onnx"}, r"is a fp16 engine of onnxruntime"),
@@ -383,9 +407,9 @@ def test_several_candidates_may_be_asked_for(
 ) -> None:
     counts: list[int] = []
 
-    def build_fastest(request: BuildRequest, *, count: int, **options: Any) -> BuildResult:
+    def build_fastest(requests: Any, *, count: int, **options: Any) -> BuildResult:
         counts.append(count)
-        return replace(candidates.build_fastest(request, count=1, **options), candidates=count - 1)
+        return replace(candidates.build_fastest(requests, count=1, **options), candidates=count - 1)
 
     monkeypatch.setattr("clipfleet.convert.tensorrt.build.build_fastest", build_fastest)
     assert main(guide(models, "--candidates", "3")) == 0

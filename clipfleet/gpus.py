@@ -91,7 +91,7 @@ def choose_gpus(wanted: str) -> list[str]:
     Raises:
         UsageError: There is no GPU, or a wanted one is missing or named twice.
     """
-    visible = _visible()
+    visible = visible_gpus()
     if not visible:
         given = os.environ.get(VISIBLE_VARIABLE)
         why = "nvidia-smi lists none" if given is None else f"{VISIBLE_VARIABLE} is {given!r}"
@@ -113,10 +113,15 @@ def gpus_of_model(name: str | None) -> list[str]:
     choice as any: none is returned.
     """
     gpus = list_gpus()
-    return _visible() if gpus and {gpu.name for gpu in gpus} == {name} else []
+    return visible_gpus() if gpus and {gpu.name for gpu in gpus} == {name} else []
 
 
-def _visible() -> list[str]:
+def visible_gpus() -> list[str]:
+    """Return a value of CUDA_VISIBLE_DEVICES for each GPU that this process may use.
+
+    Raises:
+        UsageError: nvidia-smi fails or does not answer: the driver is broken.
+    """
     given = os.environ.get(VISIBLE_VARIABLE)
     if given is None:
         return [gpu.uuid for gpu in list_gpus()]

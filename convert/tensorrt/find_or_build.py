@@ -10,39 +10,27 @@ same engine, one process builds it and the others wait.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import json
-import os
-import re
-import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clipfleet.convert.console import TERMINATED, WRONG_USE
+from clipfleet.convert.tensorrt.build_lock import build_lock
 from clipfleet.convert.tensorrt.requests import ENGINE_SUFFIX, naming_file_errors
 from clipfleet.errors import ClipfleetError, EngineError, GpuLostError, UsageError
 from clipfleet.model_card import CARD_SUFFIX, ModelCard, card_path, check_files, load_card
 from clipfleet.workers.engines.tensorrt.check_compatible import check_compatible
+from clipfleet.workers.engines.tensorrt.place import Place, gpu_slug, this_place
 
 Progress = Callable[[str], None]
 Build = Callable[[ModelCard, Path, Path], object]  # the ONNX's card and path, the engine's path
 
 _ONNX, _TENSORRT = ".onnx", ENGINE_SUFFIX
-_STALE_FOLDERS = ".*.converting-*"  # of killed builds, see clipfleet.convert.staging
+_REMEDY = "set CLIPFLEET_ENGINE_CACHE to a folder that this user may write"
 _DONE, _GPU_LOST = 0, 3  # 1 is an exception of Python
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """The GPU model and the TensorRT version of an engine; it runs with no other."""
-
-    gpu: str
-    runtime_version: str
 
 
 def machine_engine(
@@ -68,9 +56,8 @@ def machine_engine(
     kept = cache / folder_name(card, place) / own.name
     if fits(kept, place, progress, of=card):
         return card_path(kept)
-    with _locked(kept, progress):
+    with build_lock(kept.parent, kept.name, progress=progress, remedy=_REMEDY):
         if not fits(kept, place, progress, of=card):  # another process may have built it
-            _clear(kept.parent)
             progress(f"building {kept.name} for {place.gpu}, TensorRT {place.runtime_version}")
             build(card, onnx, kept)
     return card_path(kept)
@@ -95,8 +82,8 @@ def folder_name(card: ModelCard, place: Place) -> str:
     """
     files = f"{card.engine_sha256} {card.extra_file_sha256}"
     digest = hashlib.sha256(files.encode()).hexdigest()[:16]
-    gpu = re.sub(r"[^a-z0-9]+", "-", place.gpu.lower()).strip("-")
-    return f"{digest}-{gpu}-tensorrt-{place.runtime_version}-batch-{card.batch_size or 1}"
+    gpu, version = gpu_slug(place.gpu), place.runtime_version
+    return f"{digest}-{gpu}-tensorrt-{version}-batch-{card.batch_size or 1}"
 
 
 def fits(engine: Path, place: Place, progress: Progress, *, of: ModelCard | None = None) -> bool:
@@ -113,48 +100,6 @@ def fits(engine: Path, place: Place, progress: Progress, *, of: ModelCard | None
         progress(f"not used: {error}")
         return False
     return True
-
-
-@contextmanager
-def _locked(engine: Path, progress: Progress) -> Iterator[None]:
-    """Hold the lock on this engine's build. The lock of a process that died is free."""
-    try:
-        engine.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(engine.with_name(".lock"), "a+", encoding="utf-8")  # noqa: SIM115
-    except OSError as error:
-        raise UsageError(
-            f"cannot write to the engine cache {engine.parent}: {error.strerror}; set "
-            "CLIPFLEET_ENGINE_CACHE to a folder that this user may write"
-        ) from error
-    with lock:
-        _take(lock.fileno(), engine, progress)
-        os.truncate(lock.fileno(), 0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
-
-
-def _take(lock: int, engine: Path, progress: Progress) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(lock, 20, 0).decode("ascii", "replace") or "unknown"
-        progress(f"waiting for {engine.name}, which process {holder} is building")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-
-
-def _clear(folder: Path) -> None:
-    for stale in folder.glob(_STALE_FOLDERS):
-        shutil.rmtree(stale, ignore_errors=True)
-
-
-def _this_place() -> Place:
-    """Return this machine's GPU and TensorRT. Without a GPU, TensorRT would end the process."""
-    from clipfleet.workers.engines.cuda.runtime import device_name
-    from clipfleet.workers.engines.tensorrt.compat import load_tensorrt
-
-    gpu = device_name()
-    return Place(gpu=gpu, runtime_version=str(load_tensorrt().__version__))
 
 
 def _builder(cache: Path, progress: Progress) -> Build:
@@ -197,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         build = _builder(cache, _say)
         with naming_file_errors():
-            card = machine_engine(model, cache, place=_this_place(), build=build, progress=_say)
+            card = machine_engine(model, cache, place=this_place(), build=build, progress=_say)
     except ClipfleetError as error:
         _say(str(error))
         return _GPU_LOST if isinstance(error, GpuLostError) else WRONG_USE

@@ -7,13 +7,13 @@ may share it: each adds its measurements to the file's present content.
 from __future__ import annotations
 
 import fcntl
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from clipfleet.atomic_write import atomic_write
+from clipfleet.workers.engines.tensorrt.place import gpu_slug
 
 SUFFIX = ".timing.cache"
 
@@ -22,8 +22,7 @@ Report = Callable[[str], None]
 
 def cache_name(version: str, gpu: str) -> str:
     """Return the file name of a TensorRT version's cache for a GPU model."""
-    slug = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
-    return f"tensorrt-{version}-{slug}{SUFFIX}"
+    return f"tensorrt-{version}-{gpu_slug(gpu)}{SUFFIX}"
 
 
 class TimingCache:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from clipfleet.convert.tensorrt.find_or_build import Place, _builder, folder_name, machine_engine
+from clipfleet.convert.tensorrt.find_or_build import _builder, folder_name, machine_engine
 from clipfleet.errors import CardError, UsageError
 from clipfleet.model_card import (
     MeasuredOn,
@@ -24,6 +24,7 @@ from clipfleet.model_card import (
     write_card,
 )
 from clipfleet.workers.engines.fake import fake_card
+from clipfleet.workers.engines.tensorrt.place import Place
 
 ROOT = Path(__file__).parents[2]
 PLACE = Place(gpu="NVIDIA H100 80GB HBM3", runtime_version="8.6.0")

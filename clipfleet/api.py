@@ -6,7 +6,7 @@ Without `settings`, those of `clipfleet.load_settings()` are used. Redis is that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -14,17 +14,17 @@ from clipfleet.errors import UsageError
 from clipfleet.settings import OnConflict, Settings, load_settings
 
 if TYPE_CHECKING:
-    from clipfleet.storage.sources.base import Source
+    from clipfleet.architectures import Tower
     from clipfleet.storage.verify.verification import Verification
     from clipfleet.tasks.local.run import Summary
     from clipfleet.tasks.progress import Snapshot
     from clipfleet.tasks.status import Progress
+    from clipfleet.tasks.submit.inputs import Items
     from clipfleet.tasks.submit.repair import Repair
     from clipfleet.tasks.submit.resume import Resumption
     from clipfleet.tasks.submit.retry_failed import Retry
     from clipfleet.tasks.submit.submit import Submission
 
-Items = str | Path | Iterable[Mapping[str, str]]
 OnProgress = Callable[["Snapshot"], None]
 
 
@@ -33,6 +33,7 @@ def embed(
     out: str | Path,
     *,
     model: str | Path,
+    tower: Tower | None = None,
     workers: int | None = None,
     gpus: str | None = None,
     own_redis: bool = True,
@@ -56,8 +57,9 @@ def embed(
             `{"id": …, "uri": …}` for images, `{"id": …, "text": …}` for texts.
         out: The dataset's folder, or `s3://bucket/prefix`. Its vectors (n, D) are stored as
             `settings.embedding_dtype`, float16 or float32, with L2 norms of 1.
-        model: A model card, or the engine beside it. Its tower says whether `source` holds images
-            or texts.
+        model: A model folder, of which the engine is taken that fits this machine; or a model card,
+            or the engine beside it.
+        tower: With a folder: "img" or "txt". Without it, what `source` holds.
         workers: The number of workers; 1 by default, and with a TensorRT engine one for each GPU.
         gpus: One worker for each of these GPUs: "all", or numbers such as "0,2".
         own_redis: False uses the Redis of `settings.redis_url` instead of a new one.
@@ -79,20 +81,32 @@ def embed(
         BrokerError: Redis does not start or answer.
         EngineError: The workers do not start, or refuse a shard.
     """
+    from clipfleet.gpus import refuse_workers_with_gpus
     from clipfleet.tasks.local.run import embed_source
+    from clipfleet.tasks.submit.inputs import open_inputs
+    from clipfleet.workers.engines.model_folder import find_engine
 
-    settings = _with_rule(settings or load_settings(), on_conflict, refresh=refresh)
-    processes = _processes(model, workers, gpus)
-    return embed_source(
-        _source(source, model, id_column, uri_column, text_column),
-        str(out),
+    chosen = _with_rule(settings or load_settings(), on_conflict, refresh=refresh)
+    refuse_workers_with_gpus(workers, gpus)
+    opened, card = open_inputs(
+        source,
         model,
-        settings=settings,
+        find=lambda folder, tower: find_engine(folder, tower, chosen),
+        tower=tower,
+        id_column=id_column,
+        uri_column=uri_column,
+        text_column=text_column,
+    )
+    return embed_source(
+        opened,
+        str(out),
+        card,
+        settings=chosen,
         own_redis=own_redis,
         show=on_progress or _show_nothing,
         refresh=refresh,
         moved_from=str(moved_from) if moved_from is not None else None,
-        **processes,
+        **_processes(card, workers, gpus),
     )
 
 
@@ -101,6 +115,7 @@ def submit(
     out: str | Path,
     *,
     model: str | Path,
+    tower: Tower | None = None,
     id_column: str | None = None,
     uri_column: str | None = None,
     text_column: str | None = None,
@@ -112,19 +127,31 @@ def submit(
     """Plan a source into the dataset at `out`, and queue its shards for a fleet's workers.
 
     The arguments are those of `embed`. The shards go to the Redis of `settings.redis_url`. The
-    same call again queues only what is missing.
+    same call again queues only what is missing. Of a model folder, a TensorRT engine is taken, or
+    without one the float32 ONNX: the fleet's workers need an engine of the same precision.
 
     Raises:
         UsageError: The source, the model, the dataset or a setting is wrong.
         BrokerError: Redis does not answer; the same call again goes on.
     """
+    from clipfleet.tasks.submit.inputs import open_inputs
     from clipfleet.tasks.submit.submit import submit as submit_source
+    from clipfleet.workers.engines.model_folder import find_fleet_card
 
     settings = _with_rule(settings or load_settings(), on_conflict, refresh=refresh)
-    return submit_source(
-        _source(source, model, id_column, uri_column, text_column),
-        str(out),
+    opened, card = open_inputs(
+        source,
         model,
+        find=find_fleet_card,
+        tower=tower,
+        id_column=id_column,
+        uri_column=uri_column,
+        text_column=text_column,
+    )
+    return submit_source(
+        opened,
+        str(out),
+        card,
         settings=settings,
         refresh=refresh,
         moved_from=str(moved_from) if moved_from is not None else None,
@@ -166,7 +193,7 @@ def retry(
         dataset: The dataset's folder, or `s3://bucket/prefix`.
         only: The classes of errors to retry, such as "missing"; "transient" stands for all
             transient classes. Without any, all classes but "bad_item".
-        model: The dataset's own model, to embed on this machine.
+        model: The dataset's own model, to embed on this machine; as in `embed`.
         workers: As in `embed`; with `model` only.
         gpus: As in `embed`; with `model` only.
         own_redis: As in `embed`; with `model` only.
@@ -179,8 +206,11 @@ def retry(
         EngineError: The workers do not start, or refuse a shard.
     """
     from clipfleet.error_codes import BAD_ITEM, chosen_classes
+    from clipfleet.gpus import refuse_workers_with_gpus
+    from clipfleet.storage.format.dataset import Dataset
     from clipfleet.tasks.local.run import retry_here
     from clipfleet.tasks.submit.retry_failed import retry
+    from clipfleet.workers.engines.model_folder import find_engine
 
     settings = settings or load_settings()
     classes = chosen_classes([only] if isinstance(only, str) else only)
@@ -193,14 +223,19 @@ def retry(
         if workers or gpus:
             raise UsageError("workers and gpus are for a retry on this machine: name the model too")
         return retry(str(dataset), classes, settings=settings)
+    refuse_workers_with_gpus(workers, gpus)
+    engine = Path(model)
+    if engine.is_dir():
+        opened = Dataset.open(str(dataset), store_timeout_s=settings.store_timeout_s)
+        engine = find_engine(engine, opened.info.tower, settings)
     return retry_here(
         str(dataset),
         classes,
-        model,
+        engine,
         settings=settings,
         own_redis=own_redis,
         show=on_progress or _show_nothing,
-        **_processes(model, workers, gpus),
+        **_processes(engine, workers, gpus),
     )
 
 
@@ -251,7 +286,7 @@ def verify(
         quick: Read only names, footers and records; no row, and no checksum.
         recompute: The fraction of the vectors that `model` computes again, 0.001 for one in a
             thousand. The sample is always the same.
-        model: The dataset's own model; its engine is loaded into this process.
+        model: The dataset's own model, as in `embed`; its engine is loaded into this process.
         settings: Without them, those of `load_settings()`.
 
     Raises:
@@ -274,9 +309,11 @@ def verify(
     if model is None:
         return verify_dataset(opened, quick=quick)
     from clipfleet.workers.embedder import Embedder
+    from clipfleet.workers.engines.model_folder import find_engine
     from clipfleet.workers.recompute import recompute as recompute_rows
 
-    one = {"model": str(model), "tower": opened.info.tower}
+    engine = find_engine(model, opened.info.tower, settings)
+    one = {"model": str(engine), "tower": opened.info.tower}
     with Embedder.from_settings(settings.model_copy(update=one)) as embedder:
         opened.check_model(embedder.card)
         verification = verify_dataset(opened)
@@ -303,10 +340,9 @@ def _show_nothing(_: Snapshot) -> None:
 
 def _processes(model: str | Path, workers: int | None, gpus: str | None) -> dict[str, Any]:
     """Return the number of workers, and the GPU of each; a TensorRT engine uses all GPUs."""
-    from clipfleet.gpus import choose_gpus, gpus_of_model, refuse_workers_with_gpus
+    from clipfleet.gpus import choose_gpus, gpus_of_model
     from clipfleet.model_card import load_card
 
-    refuse_workers_with_gpus(workers, gpus)
     if gpus:
         return {"workers": 1, "gpus": choose_gpus(gpus)}
     card, _ = load_card(model)
@@ -323,27 +359,3 @@ def _with_rule(settings: Settings, on_conflict: OnConflict | None, *, refresh: b
         rules = ", ".join(get_args(OnConflict))
         raise UsageError(f"on_conflict is {on_conflict!r}: expected one of {rules}")
     return settings.model_copy(update={"on_conflict": on_conflict})
-
-
-def _source(
-    source: Items,
-    model: str | Path,
-    id_column: str | None,
-    uri_column: str | None,
-    text_column: str | None,
-) -> Source:
-    from clipfleet.model_card import load_card
-    from clipfleet.storage.sources.base import items_source, open_source
-
-    tower = load_card(model)[0].tower
-    if not isinstance(source, str | Path):
-        if id_column or uri_column or text_column:
-            raise UsageError("columns are named for tables: items in memory have id, uri and text")
-        return items_source(source, tower)
-    return open_source(
-        str(source),
-        tower=tower,
-        id_column=id_column,
-        uri_column=uri_column,
-        text_column=text_column,
-    )

@@ -23,6 +23,7 @@ from clipfleet.settings import Settings, cores, load_settings
 from clipfleet.workers.closing import Closing
 from clipfleet.workers.engines.base import Engine, l2_normalise
 from clipfleet.workers.engines.load import load_engine
+from clipfleet.workers.engines.model_folder import find_engine, towers_in
 from clipfleet.workers.images.decode import ImageLimits, read_image
 from clipfleet.workers.images.preprocess import preprocess_into
 from clipfleet.workers.images.read import is_http_url
@@ -37,11 +38,13 @@ _DECODING = Lock()  # of Pillow images that are not loaded yet: one may be in a 
 
 
 def load_model(card: str | Path, *, settings: Settings | None = None) -> Model:
-    """Return the model of a card, or of the engine beside it; both towers where both are there.
+    """Return the model of a folder, a card, or an engine; both towers where both are there.
 
-    The other tower's engine is found by its name: `vit-b-16.img.fp32.onnx` and
-    `vit-b-16.txt.fp32.onnx`. An engine is loaded when it is first used. Without `settings`, those
-    of `clipfleet.load_settings()` are used: `provider`, `max_image_pixels` and others.
+    Of a folder of `clipfleet prepare`, the engines are taken that fit this machine, with TensorRT
+    those of the smallest batch, which answer soonest. Beside a card, the other tower's engine is
+    found by its name: `vit-b-16.img.fp32.onnx` and `vit-b-16.txt.fp32.onnx`. An engine is loaded
+    when it is first used. Without `settings`, those of `clipfleet.load_settings()` are used:
+    `provider`, `max_image_pixels` and others.
 
     Raises:
         CardError: The card or its engine is missing or damaged.
@@ -57,9 +60,13 @@ class Model(Closing):
     """
 
     card: ModelCard
-    """The card of the tower that was named."""
+    """The card of the tower that was named; of a folder, of the image tower where it is there."""
 
     def __init__(self, card: str | Path, *, settings: Settings) -> None:
+        self._folder = Path(card) if Path(card).is_dir() else None
+        if self._folder:
+            towers = towers_in(self._folder) or ["img"]  # none: the error names what is there
+            card = find_engine(self._folder, towers[0], settings, single=True)
         self.card, engine = load_card(card)
         self._path = engine
         self._settings = settings
@@ -190,6 +197,9 @@ class Model(Closing):
         Raises:
             CardError: It is not there, or of another checkpoint.
         """
+        if self._folder:
+            found = find_engine(self._folder, tower, self._settings, single=True)
+            return self._same_model(found, tower)
         head, own, tail = f"{self._path.name}.".rpartition(f".{self.card.tower}.")
         if not own:
             raise CardError(
@@ -202,6 +212,9 @@ class Model(Closing):
                 f"there is no {tower} tower beside {self._path}: expected {path} and its card "
                 "(`clipfleet convert` writes both)"
             )
+        return self._same_model(path, tower)
+
+    def _same_model(self, path: Path, tower: Tower) -> Path:
         card, _ = load_card(path)
         if (card.tower, card.checkpoint_sha256) != (tower, self.card.checkpoint_sha256):
             raise CardError(

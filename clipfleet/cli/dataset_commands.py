@@ -73,7 +73,7 @@ def verify(
 
     \b
     clipfleet verify /vectors/photos && build-index /vectors/photos/parts
-    clipfleet verify /vectors/photos --recompute 0.001 --model models/vit-b-16.img.fp32.onnx
+    clipfleet verify /vectors/photos --recompute 0.001 --model models/vit-b-16
     """
     verification = clipfleet.verify(
         dataset, quick=quick, recompute=recompute, model=model, settings=settings_from()

@@ -10,10 +10,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from clipfleet.architectures import TOWERS
 from clipfleet.convert.dependencies import INSTALL
 from clipfleet.errors import ClipfleetError, DependencyError
 from clipfleet.gpus import list_gpus
-from clipfleet.model_card import ModelCard, check_files, load_card
+from clipfleet.model_card import CARD_SUFFIX, ModelCard, check_files, load_card
 from clipfleet.settings import Settings, cores
 
 State = Literal["ok", "absent", "broken"]
@@ -41,7 +42,7 @@ class Check:
 
 
 def examine(settings: Settings, models: list[Path]) -> Iterator[Check]:
-    """Yield a check for each dependency of clipfleet, and one for each model card."""
+    """Yield a check for each dependency of clipfleet, and for each model: its cards and folders."""
     yield Check(
         name="Python", state="ok", detail=f"{platform.python_version()} at {sys.executable}"
     )
@@ -52,7 +53,8 @@ def examine(settings: Settings, models: list[Path]) -> Iterator[Check]:
     yield _gpu()
     yield _redis(settings)
     yield _server_program()
-    yield from map(_model, models)
+    for model in models:
+        yield from _folder(model, settings) if model.is_dir() else [_model(model)]
 
 
 def _package(name: str) -> Check:
@@ -151,7 +153,24 @@ def _server_program() -> Check:
         )
 
 
-def _model(path: Path) -> Check:
+def _folder(folder: Path, settings: Settings) -> Iterator[Check]:
+    """Yield a check for each engine of a model folder, and which one each tower takes here."""
+    from clipfleet.workers.engines.model_folder import engines_in, find_engine, towers_in
+
+    name = f"model {folder}"
+    try:
+        for engine in engines_in(folder):
+            # An engine of another GPU does no harm beside one that fits.
+            yield _model(engine.path, unfit="absent")
+        for tower in towers_in(folder) or TOWERS:
+            taken = find_engine(folder, tower, settings).name.removesuffix(CARD_SUFFIX)
+            yield Check(name=f"{name} {tower}", state="ok", detail=f"{taken} is taken here")
+    except ClipfleetError as error:
+        yield Check(name=name, state="broken", detail=str(error), remedy="clipfleet prepare")
+
+
+def _model(path: Path, *, unfit: State = "broken") -> Check:
+    """Return the check of an engine; `unfit` is its state if it is another machine's."""
     from clipfleet.workers.engines.onnx_files import check_onnx_files
 
     name = f"model {path}"
@@ -172,7 +191,7 @@ def _model(path: Path) -> Check:
     reason = _incompatibility(card)
     if reason:
         remedy = "clipfleet build, or clipfleet worker --build-if-missing"
-        return Check(name=name, state="broken", detail=f"{detail}; {reason}", remedy=remedy)
+        return Check(name=name, state=unfit, detail=f"{detail}; {reason}", remedy=remedy)
     return Check(name=name, state="ok", detail=f"{detail}, fits this machine")
 
 

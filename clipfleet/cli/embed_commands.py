@@ -13,6 +13,7 @@ from clipfleet.cli.options import (
     Contexts,
     DatasetArgument,
     Dtype,
+    FolderTower,
     Gpus,
     IdColumn,
     Json,
@@ -33,12 +34,14 @@ from clipfleet.cli.options import (
     settings_from,
 )
 from clipfleet.cli.output import end_on_sigterm, end_with, print_result
+from clipfleet.errors import UsageError
 
 
 def embed(
     source: SourceArgument,
     out: OutArgument,
     model: Model,
+    tower: FolderTower = None,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Workers.", show_default="1; with TensorRT, 1 for each GPU"),
@@ -66,9 +69,9 @@ def embed(
     known ids needs --refresh, or --moved-from.
 
     \b
-    clipfleet embed photos/ vectors/photos --model models/vit-b-16.img.fp32.onnx
-    clipfleet embed captions.jsonl vectors/captions --model models/vit-b-16.txt.fp32.onnx
-    clipfleet embed photos/ vectors/photos --model models/vit-b-16.img.fp16.trt
+    clipfleet embed photos/ vectors/photos --model models/vit-b-16
+    clipfleet embed captions.jsonl vectors/captions --model models/vit-b-16 --tower txt
+    clipfleet embed photos/ vectors/photos --model models/vit-b-16 --gpus 0,2
     """
     end_on_sigterm()
     settings = settings_from(
@@ -85,6 +88,7 @@ def embed(
             source,
             out,
             model=model,
+            tower=tower.value if tower else None,
             workers=workers,
             gpus=gpus,
             own_redis=redis_url is None,
@@ -104,6 +108,7 @@ def submit(
     source: SourceArgument,
     out: OutArgument,
     model: Model,
+    tower: FolderTower = None,
     redis_url: RedisUrl = None,
     shard_size: ShardSize = None,
     dtype: Dtype = None,
@@ -121,17 +126,17 @@ def submit(
     other paths or texts for known ids needs --refresh, or --moved-from.
 
     \b
-    clipfleet submit photos/ /vectors/photos --model models/vit-b-16.img.fp32.onnx
-    clipfleet submit captions.jsonl /vectors/captions --model models/vit-b-16.txt.fp32.onnx \\
+    clipfleet submit photos/ /vectors/photos --model models/vit-b-16
+    clipfleet submit captions.jsonl /vectors/captions --model models/vit-b-16 \\
         --refresh --on-conflict replace
-    clipfleet submit /new/photos /vectors/photos --model models/vit-b-16.img.fp32.onnx \\
-        --moved-from /old/photos
+    clipfleet submit /new/photos /vectors/photos --model models/vit-b-16 --moved-from /old/photos
     """
     settings = settings_from(shard_size=shard_size, embedding_dtype=dtype, redis_url=redis_url)
     submission = clipfleet.submit(
         source,
         out,
         model=model,
+        tower=tower.value if tower else None,
         id_column=id_column,
         uri_column=uri_column,
         text_column=text_column,
@@ -194,7 +199,7 @@ def worker(
     with 1: start it again.
 
     \b
-    clipfleet worker --tower img --model models/vit-b-16.img.fp32.onnx --output /vectors
+    clipfleet worker --tower img --model models/vit-b-16 --output /vectors
     clipfleet worker --tower img --model models/vit-b-16.img.fp16.onnx --output /vectors \\
         --build-if-missing --gpus all
     """
@@ -203,22 +208,29 @@ def worker(
     from clipfleet.tasks.local.engine_build import check_before_build, engine_of_this_machine
     from clipfleet.tasks.local.gpu_fleet import run_gpu_workers
     from clipfleet.tasks.worker.main import run_worker
+    from clipfleet.workers.engines.model_folder import find_engine
 
     settings = settings_from(
         redis_url=redis_url,
         tower=tower,
-        model=str(model.resolve()),
         output=resolved(output),
         input_roots=[str(root.absolute()) for root in input_root] if input_root else None,
         url_hosts=url_host or None,
         **_engine_settings(provider, contexts, allow_unverified),
     )
+    if build_if_missing and model.is_dir():
+        raise UsageError(
+            f"--build-if-missing builds from one ONNX file, and {model} is a folder: name the "
+            "file, or build the folder's engines with `clipfleet prepare`, without this option"
+        )
+    engine = find_engine(model.resolve(), tower.value, settings)
+    settings = settings.model_copy(update={"model": str(engine)})
     if gpus:
         chosen = choose_gpus(gpus)
         raise typer.Exit(run_gpu_workers(settings, chosen, build_if_missing=build_if_missing))
     if build_if_missing:
         check_before_build(settings)
-        card = engine_of_this_machine(model.resolve(), settings)
+        card = engine_of_this_machine(engine, settings)
         settings = settings.model_copy(update={"model": str(card)})
     raise typer.Exit(run_worker(settings))
 

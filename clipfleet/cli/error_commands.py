@@ -23,7 +23,7 @@ Only = Annotated[
 
 ModelHere = Annotated[
     Path | None,
-    typer.Option("--model", help="Run on this machine, with this model card or engine."),
+    typer.Option("--model", help="Run on this machine, with this model folder or engine."),
 ]
 
 
@@ -71,7 +71,7 @@ def retry(
     as `clipfleet embed` does; without, it queues the items in Redis.
 
     \b
-    clipfleet retry vectors/photos --model models/vit-b-16.img.fp32.onnx
+    clipfleet retry vectors/photos --model models/vit-b-16
     clipfleet retry /vectors/photos --only missing --only permission_denied
     clipfleet retry /vectors/web --only transient
     """

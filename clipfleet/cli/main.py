@@ -52,14 +52,16 @@ def root(
 
 
 def doctor(
-    model: Annotated[list[Path] | None, typer.Option("--model", help="Cards to examine.")] = None,
+    model: Annotated[
+        list[Path] | None, typer.Option("--model", help="Model folders or cards to examine.")
+    ] = None,
     redis_url: RedisUrl = None,
     as_json: Json = False,
 ) -> None:
     """Check the parts that clipfleet needs on this machine.
 
     \b
-    clipfleet doctor --model models/vit-b-16.img.fp32.onnx
+    clipfleet doctor --model models/vit-b-16
     """
     from clipfleet.cli.doctor import examine
 

@@ -54,7 +54,18 @@ OwnRedisUrl = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 Model = Annotated[
-    Path, typer.Option("--model", help="Model card, or the engine beside it.", show_default=False)
+    Path,
+    typer.Option(
+        "--model",
+        help="Model folder of `clipfleet prepare`, or one engine, or its card.",
+        show_default=False,
+    ),
+]
+FolderTower = Annotated[
+    TowerName | None,
+    typer.Option(
+        "--tower", help="With a model folder: this tower [default: what the source holds]."
+    ),
 ]
 RedisUrl = Annotated[
     str | None,

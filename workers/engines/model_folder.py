@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipfleet.architectures import TOWERS, Tower
-from clipfleet.errors import CardError, ClipfleetError, DependencyError, EngineError
+from clipfleet.errors import CardError, DependencyError, EngineError, GpuLostError
 from clipfleet.gpus import visible_gpus
 from clipfleet.model_card import CARD_SUFFIX, ModelCard, card_path, load_card
 from clipfleet.settings import Settings
@@ -66,31 +66,28 @@ def find_engine(
 
     Raises:
         CardError: The folder has no engine for this tower and machine, or those of several models.
+        GpuLostError: This machine has a GPU that does not work.
+        UsageError: nvidia-smi fails.
     """
     folder = Path(model)
     if not folder.is_dir():
         return folder
     engines = _engines_of(folder, tower)
-    fitting, reason = _fitting(engines, settings)
+    gpus = visible_gpus() if settings.provider == "auto" else []
+    fitting, reason = _fitting(engines, settings, has_gpu=bool(gpus))
     if fitting:
         order = min if single else max
         return card_path(order(fitting, key=lambda engine: engine.batch).path)
-    gpus = visible_gpus() if settings.provider == "auto" else []
     precisions = ("fp16", "fp32") if _onnx_uses_gpu(settings, gpus) else ("fp32",)
     chosen = _first(_others(engines, precisions))
     if chosen is None:
         raise CardError(
-            f"{folder} has no {tower} engine that this machine runs ({reason or 'no GPU is used'}; "
-            f"the CPU runs float32 ONNX): it holds {_names(engines)}. {_remedy(folder, engines)}"
+            f"{folder} has no {tower} engine that this machine runs: it holds {_names(engines)}. "
+            f"TensorRT is not used ({reason}), and the CPU runs float32 ONNX. "
+            f"{_remedy(folder, engines)}"
         )
-    if gpus:
-        log.warning(
-            "%s: TensorRT is not used on this machine's GPU (%s), but %s. %s",
-            folder,
-            reason,
-            chosen.path.name,
-            _remedy(folder, engines),
-        )
+    if gpus or any(engine.is_tensorrt for engine in engines):
+        log.warning("%s: TensorRT is not used (%s), but %s", folder, reason, chosen.path.name)
     return card_path(chosen.path)
 
 
@@ -128,7 +125,9 @@ def _engines_of(folder: Path, tower: Tower) -> list[FoundEngine]:
     return engines
 
 
-def _fitting(engines: Iterable[FoundEngine], settings: Settings) -> tuple[list[FoundEngine], str]:
+def _fitting(
+    engines: Iterable[FoundEngine], settings: Settings, *, has_gpu: bool
+) -> tuple[list[FoundEngine], str]:
     """Return the TensorRT engines that this machine runs; if there is none, also the reason."""
     if settings.provider != "auto":
         return [], f"provider is {settings.provider}"
@@ -137,7 +136,11 @@ def _fitting(engines: Iterable[FoundEngine], settings: Settings) -> tuple[list[F
         return [], "the folder has no TensorRT engine"
     try:
         place = this_place()
-    except (DependencyError, EngineError) as error:
+    except DependencyError as error:
+        return [], str(error)
+    except GpuLostError as error:
+        if has_gpu:  # the vectors of another engine would not go into the fleet's datasets
+            raise
         return [], str(error)
     fitting, reasons = [], []
     for engine in built:
@@ -148,7 +151,7 @@ def _fitting(engines: Iterable[FoundEngine], settings: Settings) -> tuple[list[F
                 runtime_version=place.runtime_version,
                 allow_unverified=settings.allow_unverified,
             )
-        except ClipfleetError as error:  # noqa: PERF203 - a few engines
+        except EngineError as error:  # noqa: PERF203 - a few engines
             reasons.append(str(error))
         else:
             fitting.append(engine)

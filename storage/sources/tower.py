@@ -1,0 +1,67 @@
+"""The tower of a source: whether it holds images or texts, by its first item."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from clipfleet.architectures import TOWERS, Tower
+from clipfleet.errors import SourceError
+from clipfleet.items import Item
+from clipfleet.storage.filesystem.locations import has_scheme, local_path
+from clipfleet.storage.sources.base import open_source
+
+
+def tower_of(
+    location: str,
+    *,
+    id_column: str | None = None,
+    uri_column: str | None = None,
+    text_column: str | None = None,
+) -> Tower:
+    """Return the tower whose items the source at a path holds.
+
+    A text file holds texts, unless its first line is a URL or the path of a file: then it may be
+    a list of images.
+
+    Raises:
+        SourceError: The source holds neither, or may hold both, or cannot be read.
+    """
+    columns = {"id_column": id_column, "uri_column": uri_column, "text_column": text_column}
+    first: dict[Tower, Item | None] = {}
+    reasons: list[str] = []
+    for tower in TOWERS:
+        try:
+            first[tower] = next(iter(open_source(location, tower=tower, **columns)), None)
+        except SourceError as error:  # noqa: PERF203 - two towers
+            reasons.append(str(error))
+    if not first:
+        raise SourceError("; ".join(dict.fromkeys(reasons)))
+    if len(first) == 1:
+        return next(iter(first))
+    text = first["txt"].text if first["txt"] else None
+    if location.lower().endswith(".txt") and text and not _names_a_file(location, text):
+        return "txt"
+    raise SourceError(
+        f"{location} may hold images or texts: say which with --tower img or --tower txt"
+    )
+
+
+def _names_a_file(location: str, line: str) -> bool:
+    folder = os.path.dirname(local_path(location))
+    return has_scheme(line) or os.path.isfile(os.path.join(folder, line))
+
+
+def tower_of_items(items: Sequence[Mapping[str, str]]) -> Tower:
+    """Return the tower of items in memory, by the first one.
+
+    Raises:
+        SourceError: There is no item, or the first one has neither uri nor text, or both.
+    """
+    first = items[0] if items else {}
+    if ("uri" in first) != ("text" in first):
+        return "img" if "uri" in first else "txt"
+    raise SourceError(
+        f"the first item ({dict(first)!r:.200}) does not say whether these are images or texts: "
+        "expected a uri or a text; or name the tower"
+    )

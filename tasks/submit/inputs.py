@@ -1,0 +1,51 @@
+"""The inputs of a job: a source, and the model card of the engine that embeds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from clipfleet.architectures import Tower
+from clipfleet.errors import UsageError
+from clipfleet.model_card import load_card
+from clipfleet.storage.sources.base import Source, items_source, open_source
+from clipfleet.storage.sources.tower import tower_of, tower_of_items
+
+Items = str | Path | Iterable[Mapping[str, str]]
+
+
+def open_inputs(
+    source: Items,
+    model: str | Path,
+    *,
+    find: Callable[[Path, Tower], Path],
+    tower: Tower | None,
+    id_column: str | None,
+    uri_column: str | None,
+    text_column: str | None,
+) -> tuple[Source, Path]:
+    """Return the source, and the model card: of a model folder, the one that `find` returns.
+
+    Without `tower`, the source's items decide which tower of a folder it is.
+
+    Raises:
+        UsageError: The source or the model is not fit for use, or is of another tower.
+    """
+    columns = {"id_column": id_column, "uri_column": uri_column, "text_column": text_column}
+    in_memory = not isinstance(source, str | Path)
+    items = [] if isinstance(source, str | Path) else list(source)
+    if in_memory and any(columns.values()):
+        raise UsageError("columns are named for tables: items in memory have id, uri and text")
+    card = Path(model)
+    if card.is_dir():
+        found = tower or (tower_of_items(items) if in_memory else tower_of(str(source), **columns))
+        card = find(card, found)
+    found = load_card(card)[0].tower
+    if tower not in (None, found):
+        raise UsageError(
+            f"--tower is {tower}, and {card} is the {found} tower: leave --tower out, or name the "
+            "other tower's engine"
+        )
+    if in_memory:
+        return items_source(items, found), card
+    return open_source(str(source), tower=found, **columns), card

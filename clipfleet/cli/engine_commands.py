@@ -120,7 +120,7 @@ def convert(
         "precisions": precisions,
         "verify_images": verify_images,
         "verify_texts": verify_texts,
-        "progress": _print_progress,
+        "progress": print_progress,
     }
     checkpoint_options = {
         "--checkpoint": checkpoint,
@@ -247,7 +247,7 @@ def build(
         options=options,
         verify_images=verify_images,
         verify_texts=verify_texts,
-        progress=_print_progress,
+        progress=print_progress,
     )
     precisions = asked_precisions(fp32=fp32, fp16=fp16)
     with naming_file_errors():
@@ -285,23 +285,26 @@ def adopt(
             precision=precision.value if precision else None,
             verify_images=verify_images,
             verify_texts=verify_texts,
-            progress=_print_progress,
+            progress=print_progress,
         )
     _print([adopted], as_json)
 
 
-def _print_progress(line: str) -> None:
+def print_progress(line: str) -> None:
+    """Print a line about a step to standard error."""
     typer.echo(line, err=True)
 
 
 def _print(engines: Sequence[tuple[ModelCard, Path]], as_json: bool) -> None:
-    lines = [f"{path}: {_verification(card)}" for card, path in engines]
+    lines = [engine_line(card, path) for card, path in engines]
     print_result({"cards": [str(path) for _, path in engines]}, lines, as_json)
 
 
-def _verification(card: ModelCard) -> str:
+def engine_line(card: ModelCard, path: Path) -> str:
+    """Return an engine's card, batch size and verification as a line of text."""
     parity, build = card.parity, card.build
     proof = (
         f"cosine ≥ {parity.cosine_min:.7f} on {parity.items} items" if parity else "not verified"
     )
-    return f"{proof}, built in {build.seconds:g} s" if build else proof
+    batch = f"batch {card.batch_size}, " if card.batch_size not in (None, 1) else ""
+    return f"{path}: {batch}{proof}" + (f", built in {build.seconds:g} s" if build else "")

@@ -1,4 +1,4 @@
-"""The command line: `clipfleet convert | build | adopt | embed | submit | worker | status | …`.
+"""The command line: `clipfleet prepare | convert | build | embed | submit | worker | status | …`.
 
 Exit codes: 0 done; 1 done, but items failed or a dataset is incomplete, or a worker lost its GPU
 and may be started again; 2 wrong use or environment; 130 interrupted. Standard output carries the
@@ -22,6 +22,7 @@ from clipfleet.cli import (
     embed_commands,
     engine_commands,
     error_commands,
+    prepare_command,
 )
 from clipfleet.cli.options import Json, RedisUrl, settings_from
 from clipfleet.cli.output import DONE, GPU_LOST, INTERRUPTED, WRONG_USE, print_result
@@ -81,6 +82,7 @@ def doctor(
 
 
 for _command in (
+    prepare_command.prepare,
     engine_commands.convert,
     engine_commands.build,
     engine_commands.adopt,

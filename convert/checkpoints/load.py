@@ -50,9 +50,7 @@ def load_checkpoint(path: str | Path, architecture: Architecture) -> Checkpoint:
             of another shape; the message names file, key, expected and found shape.
     """
     path = Path(path)
-    state_dict = _read_state_dict(path)
-    if is_hugging_face(state_dict):
-        state_dict = from_hugging_face(state_dict)
+    state_dict = _original_state_dict(path)
     _check_fits(state_dict, architecture, path)
     return Checkpoint(
         path=path,
@@ -60,6 +58,22 @@ def load_checkpoint(path: str | Path, architecture: Architecture) -> Checkpoint:
         state_dict=state_dict,
         logit_scale=float(state_dict["logit_scale"]),
     )
+
+
+def architecture_of(path: str | Path) -> Architecture:
+    """Return the known architecture whose weights a checkpoint holds.
+
+    Raises:
+        CheckpointError: The file is missing or damaged, or holds those of no known architecture.
+    """
+    state_dict = _original_state_dict(Path(path))
+    known = _known({key: tuple(value.shape) for key, value in state_dict.items()})
+    if known is None:
+        raise CheckpointError(
+            f"checkpoint {path} does not hold the weights of {', '.join(architecture_names())}: "
+            "name its architecture's JSON file, and the checkpoint with --checkpoint"
+        )
+    return known
 
 
 def build_model(checkpoint: Checkpoint, architecture: Architecture) -> ChineseClip:
@@ -84,6 +98,12 @@ def save_checkpoint(model: ChineseClip, path: str | Path, *, half: bool) -> None
     # An open file: torch would write a path's name into the file, so the bytes would differ.
     with atomic_write(path) as part, part.open("wb") as file:
         torch.save({"state_dict": state_dict}, file)
+
+
+def _original_state_dict(path: Path) -> StateDict:
+    """Return the weights in a file under the original's keys."""
+    state_dict = _read_state_dict(path)
+    return from_hugging_face(state_dict) if is_hugging_face(state_dict) else state_dict
 
 
 def _read_state_dict(path: Path) -> StateDict:
@@ -182,7 +202,12 @@ def _check_fits(state_dict: StateDict, architecture: Architecture, path: Path) -
 
 def _hint(found: Mapping[str, tuple[int, ...]]) -> str:
     """Name the known architecture that the weights fit, if one does."""
-    for name in architecture_names():
-        if _shapes(load_architecture(name)) == found:
-            return f". It fits {name}"
-    return ""
+    known = _known(found)
+    return f". It fits {known.name}" if known else ""
+
+
+def _known(found: Mapping[str, tuple[int, ...]]) -> Architecture | None:
+    for architecture in map(load_architecture, architecture_names()):
+        if _shapes(architecture) == found:
+            return architecture
+    return None

@@ -7,11 +7,13 @@ from pathlib import Path
 import onnx_ir
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from clipfleet.architectures import (
     Architecture,
     ModifiedResNet,
+    PublishedCheckpoint,
     TextTransformer,
     Tower,
     VisionTransformer,
@@ -20,8 +22,10 @@ from clipfleet.convert.checkpoints.load import save_checkpoint
 from clipfleet.convert.conversion import convert
 from clipfleet.convert.model.chinese_clip import ChineseClip
 from clipfleet.convert.model.layers import LayerNorm
+from clipfleet.convert.prepare import prepare
 from clipfleet.convert.staging import EXTRA_FILE_SUFFIX
 from clipfleet.model_card import ModelCard, TensorSpec
+from tests.hub import Hub, resolve_path, serve
 
 Converted = dict[str, tuple[ModelCard, Path]]
 
@@ -135,17 +139,34 @@ def copied_exports(converted: Converted, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.fixture(scope="session")
-def dynamic_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small vision transformer's float32 image engine for any batch size; do not change it."""
-    folder = tmp_path_factory.mktemp("dynamic")
+def published(vit: Architecture) -> Architecture:
+    """The small vision transformer, as one whose checkpoint a hub has."""
+    return replace(vit, published=PublishedCheckpoint(repository="someone/small", file="small.pt"))
+
+
+@pytest.fixture(scope="session")
+def prepared(published: Architecture, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder without a GPU, from a checkpoint of a hub; do not change it.
+
+    Beside it are `small.json`, the architecture, and `downloads`.
+    """
+    above = tmp_path_factory.mktemp("prepared")
+    (above / "small.json").write_bytes(TypeAdapter(Architecture).dump_json(published))
     torch.manual_seed(0)
-    save_checkpoint(randomised(ChineseClip(VIT)), folder / "small.pt", half=True)
-    ((card, path),) = convert(
-        architecture=VIT,
-        checkpoint=folder / "small.pt",
-        save_prefix=folder / "any",
-        towers=("img",),
-        precisions=("fp32",),
-        batch_size=None,
-    )
-    return path.parent / card.engine
+    save_checkpoint(randomised(ChineseClip(VIT)), above / "checkpoint.pt", half=True)
+    content = (above / "checkpoint.pt").read_bytes()
+    assert published.published is not None
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        serve(Hub(path=resolve_path(published.published), content=content)) as hub,
+    ):
+        patch.setenv("HF_ENDPOINT", hub.endpoint)
+        patch.setattr("clipfleet.convert.prepare.find_place", lambda: "no GPU")
+        prepare(above / "small.json", above / "small", download_root=above / "downloads")
+    return above / "small"
+
+
+@pytest.fixture(scope="session")
+def dynamic_onnx(prepared: Path) -> Path:
+    """The small vision transformer's float32 image engine for any batch size; do not change it."""
+    return prepared / "small.img.fp32.onnx"

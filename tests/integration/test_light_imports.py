@@ -25,6 +25,7 @@ HEAVY = ("onnxruntime", "torch", "tensorrt", "onnx")
         ("a worker's parent process", "clipfleet.tasks.worker.main", HEAVY),
         ("a worker's child", "clipfleet.tasks.embed_shard", ("torch", "onnx")),
         ("the pipeline", "clipfleet.workers.embedder", ("torch", "onnx")),
+        ("the preparation, until it converts", "clipfleet.convert.prepare", HEAVY),
         (
             "the building of engines",
             "clipfleet.convert.onnx_to_tensorrt",

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipfleet.architectures import TOWERS, Tower
-from clipfleet.errors import CardError, DependencyError, EngineError, GpuLostError
+from clipfleet.errors import CardError, EngineError
 from clipfleet.gpus import visible_gpus
 from clipfleet.model_card import CARD_SUFFIX, ModelCard, card_path, load_card
 from clipfleet.settings import Settings
 from clipfleet.workers.engines.tensorrt.check_compatible import check_compatible
-from clipfleet.workers.engines.tensorrt.place import this_place
+from clipfleet.workers.engines.tensorrt.place import find_place
 
 log = logging.getLogger(__name__)
 
@@ -73,11 +73,11 @@ def find_engine(
     if not folder.is_dir():
         return folder
     engines = _engines_of(folder, tower)
-    gpus = visible_gpus() if settings.provider == "auto" else []
-    fitting, reason = _fitting(engines, settings, has_gpu=bool(gpus))
+    fitting, reason = _fitting(engines, settings)
     if fitting:
         order = min if single else max
         return card_path(order(fitting, key=lambda engine: engine.batch).path)
+    gpus = visible_gpus() if settings.provider == "auto" else []
     precisions = ("fp16", "fp32") if _onnx_uses_gpu(settings, gpus) else ("fp32",)
     chosen = _first(_others(engines, precisions))
     if chosen is None:
@@ -125,23 +125,16 @@ def _engines_of(folder: Path, tower: Tower) -> list[FoundEngine]:
     return engines
 
 
-def _fitting(
-    engines: Iterable[FoundEngine], settings: Settings, *, has_gpu: bool
-) -> tuple[list[FoundEngine], str]:
+def _fitting(engines: Iterable[FoundEngine], settings: Settings) -> tuple[list[FoundEngine], str]:
     """Return the TensorRT engines that this machine runs; if there is none, also the reason."""
     if settings.provider != "auto":
         return [], f"provider is {settings.provider}"
     built = [engine for engine in engines if engine.is_tensorrt]
     if not built:
         return [], "the folder has no TensorRT engine"
-    try:
-        place = this_place()
-    except DependencyError as error:
-        return [], str(error)
-    except GpuLostError as error:
-        if has_gpu:  # the vectors of another engine would not go into the fleet's datasets
-            raise
-        return [], str(error)
+    place = find_place()
+    if isinstance(place, str):
+        return [], place
     fitting, reasons = [], []
     for engine in built:
         try:

@@ -24,6 +24,7 @@ from clipfleet.settings import Settings
 from clipfleet.workers.engines import model_folder
 from clipfleet.workers.engines.fake import fake_card
 from clipfleet.workers.engines.model_folder import find_engine, find_fleet_card, towers_in
+from clipfleet.workers.engines.tensorrt import place as place_module
 from clipfleet.workers.engines.tensorrt.place import Place
 
 H200 = Place(gpu="NVIDIA H200", runtime_version="8.6.0")
@@ -85,8 +86,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Play:
             return place
 
         providers = ["CUDAExecutionProvider"] if cuda else []
-        monkeypatch.setattr(model_folder, "this_place", this_place)
-        monkeypatch.setattr(model_folder, "visible_gpus", lambda: ["GPU-1"] * gpus)
+        monkeypatch.setattr(place_module, "this_place", this_place)
+        for module in (model_folder, place_module):
+            monkeypatch.setattr(module, "visible_gpus", lambda: ["GPU-1"] * gpus)
         monkeypatch.setattr("onnxruntime.get_available_providers", lambda: providers)
 
     return play

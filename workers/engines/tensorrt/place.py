@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from clipfleet.errors import DependencyError, GpuLostError
+from clipfleet.gpus import visible_gpus
+
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
@@ -31,3 +34,20 @@ def this_place() -> Place:
 
     gpu = device_name()  # first: without a GPU, TensorRT would end the process
     return Place(gpu=gpu, runtime_version=str(load_tensorrt().__version__))
+
+
+def find_place() -> Place | str:
+    """Return this machine's place, or the reason why no TensorRT engine can run here.
+
+    Raises:
+        GpuLostError: There is a GPU, and it does not work.
+        UsageError: nvidia-smi fails.
+    """
+    try:
+        return this_place()
+    except DependencyError as error:
+        return str(error)
+    except GpuLostError as error:
+        if visible_gpus():
+            raise
+        return str(error)

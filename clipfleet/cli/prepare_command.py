@@ -1,0 +1,83 @@
+"""The command that makes a model folder: `clipfleet prepare`."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipfleet.architectures import TOWERS
+from clipfleet.cli.engine_commands import (
+    VerifyImages,
+    VerifyTexts,
+    engine_line,
+    print_progress,
+)
+from clipfleet.cli.options import Json, TowerName
+from clipfleet.cli.output import print_result
+
+if TYPE_CHECKING:
+    from clipfleet.architectures import Tower
+
+
+def prepare(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="RN50, ViT-B-16, ViT-L-14, ViT-L-14-336, ViT-H-14, demo, or a checkpoint of one "
+            "of them: a file or a folder; or an architecture's JSON file."
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(help="The model folder, new or begun.")],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="A .pt or .safetensors file [default: download the published one]."),
+    ] = None,
+    tower: Annotated[list[TowerName] | None, typer.Option(help="Only this tower.")] = None,
+    download_root: Annotated[Path | None, typer.Option(help="Folder of downloads.")] = None,
+    verify_images: VerifyImages = None,
+    verify_texts: VerifyTexts = None,
+    as_json: Json = False,
+) -> None:
+    """Download, convert, build and verify a model.
+
+    The folder is what --model of the other commands takes. It gets ONNX engines, and on a machine
+    with a GPU and TensorRT also two engines for each tower: for single items, and for the fastest
+    batch size of this GPU. The same command continues where it stopped, also on another machine.
+
+    \b
+    clipfleet prepare ViT-B-16 models/vit-b-16
+    clipfleet prepare finetuned.pt models/mine --tower img
+    """
+    from clipfleet.convert.prepare import prepare as prepare_model
+    from clipfleet.convert.tensorrt.requests import naming_file_errors
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no partial file remains
+
+    towers: tuple[Tower, ...] = tuple(t.value for t in tower) if tower else TOWERS
+    with naming_file_errors():
+        done = prepare_model(
+            model,
+            folder,
+            checkpoint=checkpoint,
+            towers=towers,
+            download_root=download_root,
+            verify_images=verify_images,
+            verify_texts=verify_texts,
+            progress=print_progress,
+        )
+    lines = [engine_line(card, path) for card, path in done.engines]
+    if done.no_tensorrt:
+        lines.append(
+            f"no TensorRT engines were built ({done.no_tensorrt}): on a machine with an NVIDIA GPU "
+            "and TensorRT, the same command builds them from these files"
+        )
+    lines.append(f"use it with --model {folder}")
+    result = {
+        "folder": str(folder),
+        "cards": [str(path) for _, path in done.engines],
+        "no_tensorrt": done.no_tensorrt or None,
+    }
+    print_result(result, lines, as_json)

@@ -160,7 +160,7 @@ def test_a_killed_build_goes_on_with_the_engine_that_is_missing(
     requests: list[BuildRequest],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    build = vars(candidates)["run_builder"]
+    build: Callable[..., BuildResult] = vars(candidates)["run_builder"]
 
     def interrupted(request: BuildRequest, **options: Any) -> BuildResult:
         if len(requests) == 1:

@@ -6,6 +6,7 @@ one of engines for any batch size (default: none, and those tests are skipped).
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from clipfleet.model_card import ModelCard, card_path, load_card, sha256_of, write_card
+from tests.gpu.support import clipfleet, draw
 
 trt = pytest.importorskip("tensorrt")
 
@@ -183,6 +185,41 @@ def test_a_dynamic_onnx_becomes_a_larger_static_or_a_ranged_engine(
     ranged = options[0] == "--max-batch"
     assert (profile.smallest, profile.largest) == ((1, 32) if ranged else (8, 8))
     assert card.batch_size == (None if ranged else 8)
+
+
+def test_a_prepared_folder_has_two_engines_and_is_embedded_with_the_batch_engine(
+    tmp_path: Path,
+) -> None:
+    if DYNAMIC is None:
+        pytest.skip("TEST_MODEL_DYNAMIC names no ONNX engines for any batch size")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    dynamic = Path(DYNAMIC)
+    for path in dynamic.parent.glob(f"{dynamic.name}.img.*.onnx*"):
+        shutil.copy(path, folder)
+    source, _ = load_card(f"{DYNAMIC}.img.fp16.onnx")
+    command = ("prepare", source.architecture, folder, "--tower", "img", "--json")
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    print(f"\n{done.stderr}")
+    cards = [load_card(path)[0] for path in json.loads(done.stdout)["cards"]]
+    batches = sorted(card.profile.largest for card in cards if card.profile)
+    assert batches[0] == 1
+    assert batches[1] in (32, 64, 128)
+    assert len(batches) == 2
+    assert {card.identity for card in cards if card.precision == "fp16"} == {source.identity}
+
+    again = run(*command)
+    assert json.loads(again.stdout) == json.loads(done.stdout)
+    assert "building" not in again.stderr
+
+    pictures = draw(tmp_path / "corpus", 200) / "images"
+    run_s = 240.0
+    summary = clipfleet("embed", pictures, tmp_path / "out", "--model", folder, timeout_s=run_s)
+    assert summary["ok"]
+    checks = clipfleet("doctor", "--model", folder, timeout_s=run_s)["checks"]
+    (taken,) = [check for check in checks if check["name"] == f"model {folder} img"]
+    assert "-batch.img.fp16.trt is taken here" in taken["detail"]
 
 
 def test_an_engine_without_a_card_is_adopted(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def photos(tmp_path: Path) -> Path:
 def test_embed_writes_what_encode_images_computes_and_retry_mends(
     tmp_path: Path, settings: Settings, photos: Path
 ) -> None:
-    model = DEMO / "demo.img.fp32.onnx"
+    model = DEMO  # a folder
     broken = photos / "broken.jpg"
     broken.write_bytes(b"no picture")
     seen: list[clipfleet.Snapshot] = []
@@ -83,9 +83,10 @@ def test_embed_writes_what_encode_images_computes_and_retry_mends(
 
 def test_items_in_memory_are_a_source(tmp_path: Path, settings: Settings) -> None:
     model = write_fake_engine(tmp_path, "txt")
+    write_fake_engine(tmp_path, "img")
     items = [{"id": f"t{n}", "text": f"text {n}"} for n in range(COUNT)]
     out = tmp_path / "vectors"
-    summary = clipfleet.embed(iter(items), str(out), model=str(model), settings=settings)
+    summary = clipfleet.embed(iter(items), str(out), model=str(tmp_path), settings=settings)
     assert summary.ok
     dataset = clipfleet.Dataset(out, settings=settings)
     assert dataset.ids == tuple(item["id"] for item in items)
@@ -96,6 +97,10 @@ def test_items_in_memory_are_a_source(tmp_path: Path, settings: Settings) -> Non
         clipfleet.embed([{"id": "a", "uri": "/a"}], out, model=model, settings=settings)
     with pytest.raises(clipfleet.UsageError, match="columns are named for tables"):
         clipfleet.embed(items, out, model=model, text_column="text", settings=settings)
+    with pytest.raises(clipfleet.UsageError, match=r"--tower is img, and .* is the txt tower"):
+        clipfleet.embed(items, out, model=model, tower="img", settings=settings)
+    with pytest.raises(clipfleet.UsageError, match="item 1 is not an item of the img tower"):
+        clipfleet.embed(items, out, model=tmp_path, tower="img", settings=settings)
 
 
 def test_the_functions_refuse_what_does_not_fit(tmp_path: Path, settings: Settings) -> None:
@@ -135,7 +140,7 @@ def test_the_functions_refuse_what_does_not_fit(tmp_path: Path, settings: Settin
 
 def test_a_job_of_a_fleet_is_submitted_watched_and_retried(bench: Bench) -> None:
     settings, out = bench.settings, bench.dataset_path()
-    model = str(settings.model)
+    model = Path(str(settings.model)).parent  # a folder
     items = [{"id": f"t{n}", "text": f"text {n}" if n else " "} for n in range(250)]
     submission = clipfleet.submit(items, out, model=model, settings=settings)
     assert (submission.planned_items, submission.queued_shards) == (250, 3)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from clipfleet.cli.main import app
 from clipfleet.cli.output import DONE, WRONG_USE
 from clipfleet.error_codes import FETCH_TIMEOUT, MISSING, SERVER_BUSY
-from clipfleet.errors import ClipfleetError
+from clipfleet.errors import CardError, ClipfleetError, UsageError
 from clipfleet.items import Item
 from clipfleet.model_card import card_path
 from clipfleet.storage.commit.commit import commit
@@ -92,6 +92,17 @@ def test_doctor_names_a_card_that_is_missing(tmp_path: Path) -> None:
     assert checks["model absent.onnx"]["state"] == "broken"
     assert checks["model absent.onnx"]["remedy"] == "clipfleet convert"
     assert checks["Python"]["state"] == "ok"
+
+
+def test_a_worker_builds_from_a_file_and_not_from_a_folder(tmp_path: Path) -> None:
+    write_fake_engine(tmp_path, "txt")
+    command = ["worker", "--tower", "txt", "--model", str(tmp_path), "--output", "out"]
+    result = run(*command, "--build-if-missing")
+    assert isinstance(result.exception, UsageError)
+    assert f"{tmp_path} is a folder: name the file, or build" in str(result.exception)
+    result = run(*command[:2], "img", *command[3:])
+    assert isinstance(result.exception, CardError)
+    assert "no engine of the img tower: it holds fake.txt" in str(result.exception)
 
 
 def test_workers_and_gpus_are_one_or_the_other(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from clipfleet.cli.doctor import Check, examine
 from clipfleet.errors import DependencyError, GpuLostError
 from clipfleet.model_card import MeasuredOn, ModelCard, Parity, card_path, sha256_of, write_card
 from clipfleet.settings import Settings
-from clipfleet.workers.engines.fake import fake_card
+from clipfleet.workers.engines.fake import fake_card, write_fake_engine
 from tests.nvidia_smi import write_nvidia_smi
 
 GPU = "NVIDIA H100 80GB HBM3"
@@ -127,6 +127,23 @@ def test_an_engine_that_does_not_fit_is_broken_with_its_remedy(
     monkeypatch.setattr("clipfleet.workers.engines.cuda.runtime.device_name", no_gpu)
     engine = write_engine(tmp_path)
     assert "no CUDA-capable device" in checks(engine)[f"model {engine}"].detail
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_folder_may_hold_engines_of_other_gpus(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    engine = write_engine(folder, gpu="Tesla T4")
+    card = write_fake_engine(folder, "img")
+    found = checks(folder)
+    assert found[f"model {engine}"].state == "absent"
+    assert found[f"model {folder} img"].detail == "fake.img is taken here"
+    write_engine(folder)
+    found = checks(folder)
+    assert found[f"model {engine}"].state == found[f"model {folder / 'fake.img'}"].state == "ok"
+    assert found[f"model {folder} img"].detail == f"{engine.name} is taken here"
+    card.write_text("{}")
+    assert checks(folder)[f"model {folder}"].state == "broken"
 
 
 def test_without_pytorch_the_remedy_brings_the_one_without_cuda(

@@ -139,6 +139,26 @@ def test_either_tower_leads_to_the_other(tmp_path: Path) -> None:
             assert_unit(model.encode_texts(["a"]), 1)
 
 
+def test_a_folder_leads_to_both_towers(tmp_path: Path) -> None:
+    text_card = write_fake_engine(tmp_path, "txt")
+    with clipfleet.load_model(tmp_path, settings=SETTINGS) as model:
+        assert model.card.tower == "txt", "there is no other"
+        assert_unit(model.encode_texts(["a"]), 1)
+        with pytest.raises(clipfleet.CardError, match=r"no engine of the img tower: .* fake\.txt"):
+            model.encode_images([pixels(0)])
+    image_card = write_fake_engine(tmp_path, "img")
+    with clipfleet.load_model(str(tmp_path), settings=SETTINGS) as model:
+        assert model.card == load_card(image_card)[0]
+        assert_unit(model.encode_images([pixels(0)]), 1)
+        assert_unit(model.encode_texts(["a"]), 1)
+    write_card(replace(load_card(text_card)[0], checkpoint_sha256="f" * 64), text_card)
+    with (
+        clipfleet.load_model(tmp_path, settings=SETTINGS) as model,
+        pytest.raises(clipfleet.CardError, match="convert both towers from one checkpoint"),
+    ):
+        model.encode_texts(["a"])
+
+
 def test_only_the_tower_that_is_used_has_to_be_there(tmp_path: Path) -> None:
     with clipfleet.load_model(write_fake_engine(tmp_path, "img"), settings=SETTINGS) as model:
         assert_unit(model.encode_images([pixels(0)]), 1)

@@ -217,7 +217,7 @@ def test_a_prepared_folder_has_two_engines_and_is_embedded_with_the_batch_engine
     run_s = 240.0
     summary = clipfleet("embed", pictures, tmp_path / "out", "--model", folder, timeout_s=run_s)
     assert summary["ok"]
-    checks = clipfleet("doctor", "--model", folder, timeout_s=run_s)["checks"]
+    checks = json.loads(run("doctor", "--model", folder, "--json").stdout)["checks"]
     (taken,) = [check for check in checks if check["name"] == f"model {folder} img"]
     assert "-batch.img.fp16.trt is taken here" in taken["detail"]
 

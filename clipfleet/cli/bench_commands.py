@@ -9,6 +9,7 @@ import typer
 from clipfleet.cli.options import (
     AllowUnverified,
     Contexts,
+    FolderTower,
     IdColumn,
     Json,
     Model,
@@ -25,6 +26,7 @@ from clipfleet.cli.output import DONE, ITEMS_FAILED, end_on_sigterm, print_resul
 def bench(
     source: SourceArgument,
     model: Model,
+    tower: FolderTower = None,
     out: Annotated[
         str | None,
         typer.Option(
@@ -50,12 +52,12 @@ def bench(
     a temporary folder and removed.
 
     \b
-    clipfleet bench photos/ --model models/vit-b-16.img.fp32.onnx
-    clipfleet bench captions.jsonl --model models/vit-b-16.txt.fp32.onnx --out vectors --json
+    clipfleet bench photos/ --model models/vit-b-16
+    clipfleet bench captions.jsonl --model models/vit-b-16 --out vectors --json
     """
-    from clipfleet.model_card import load_card
-    from clipfleet.storage.sources.base import open_source
     from clipfleet.tasks.bench.run import measure_source
+    from clipfleet.tasks.submit.inputs import open_inputs
+    from clipfleet.workers.engines.model_folder import find_engine
 
     end_on_sigterm()
     settings = settings_from(
@@ -64,17 +66,18 @@ def bench(
         engine_contexts=contexts,
         allow_unverified=allow_unverified or None,
     )
-    card, _ = load_card(model)
-    opened = open_source(
+    opened, engine = open_inputs(
         source,
-        tower=card.tower,
+        model,
+        find=lambda folder, tower: find_engine(folder, tower, settings),
+        tower=tower.value if tower else None,
         id_column=id_column,
         uri_column=uri_column,
         text_column=text_column,
     )
     report = measure_source(
         opened,
-        model,
+        engine,
         settings=settings,
         out=out,
         stage_s=seconds,

@@ -313,7 +313,7 @@ def verify(
     from clipfleet.workers.recompute import recompute as recompute_rows
 
     engine = find_engine(model, opened.info.tower, settings)
-    one = {"model": str(engine), "tower": opened.info.tower}
+    one = {"model": str(engine), "tower": opened.info.tower, "decode": opened.info.decode}
     with Embedder.from_settings(settings.model_copy(update=one)) as embedder:
         opened.check_model(embedder.card)
         verification = verify_dataset(opened)

@@ -188,7 +188,9 @@ class Model(Closing):
     def _engine(self, tower: Tower) -> Engine:
         if tower not in self._engines:
             path = self._path if tower == self.card.tower else self._other_path(tower)
-            self._engines[tower] = load_engine(path, self._settings)
+            # The pictures come decoded.
+            exact = self._settings.model_copy(update={"decode": "exact"})
+            self._engines[tower] = load_engine(path, exact)
         return self._engines[tower]
 
     def _other_path(self, tower: Tower) -> Path:

@@ -46,6 +46,7 @@ SEPARATORS = {  # of the settings that are lists
     "url_schemes": HOST_SEPARATOR,
 }
 OnConflict = Literal["keep", "replace", "error"]
+Decode = Literal["exact", "gpu"]
 _SHARD_SIZE = 1024  # items
 _TENSORRT_SHARD_SIZE = 4096  # the GPU idles between two shards: fewer shards, fewer pauses
 _SECRET = ("message_key", "message_key_old", "redis_url")
@@ -155,6 +156,11 @@ class Settings(BaseSettings):
     """Memory of a worker with a TensorRT engine for images that are decoded and not resized yet, in
     MiB; its decoders share it. An image that finds no room is resized by its decoder, which is
     slower. Larger values hold more large images; the memory is locked."""
+
+    decode: Decode = "exact"
+    """Decoder of JPEG files. `exact`: the pixels are Pillow's. `gpu`: the GPU of a TensorRT engine
+    decodes them, which is faster for large images; pixels differ by some levels, and vectors a
+    little. A dataset has vectors of one kind only. Needs the extra `gpu-decode`."""
 
     engine_threads: int = Field(default=0, ge=0)
     """Threads of an engine on the CPU; 0: one for each core of this process. More threads speed up

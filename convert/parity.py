@@ -41,7 +41,7 @@ def verify_inputs(
     """
     if tower == "txt":
         return Tokenizer().encode(_texts(texts)[:MAX_ITEMS], size)
-    with resources.as_file(resources.files("clipfleet.convert.samples")) as samples:
+    with resources.as_file(resources.files("clipfleet.workers.images.samples")) as samples:
         paths = _pictures(images or samples)[:MAX_ITEMS]
         try:
             pictures = [read_image(Item(id=path.name, uri=str(path)))[0] for path in paths]

@@ -60,6 +60,7 @@ def embed_shard(
     root = dataset_root(output, task.dataset, store_timeout_s=store_timeout_s)
     dataset = Dataset.open(root, store_timeout_s=store_timeout_s)
     _check_model(task, dataset, embedder.card)
+    dataset.check_decode(embedder.settings.decode)
     name = task.shard.name
     if is_committed(dataset, name):
         return None
@@ -70,7 +71,8 @@ def embed_shard(
         raise LostShardError(lost_reason(lost))
     work = read_shard_work(dataset, task.shard)
     progress = working().progress
-    embedded = embedder.embed(work.items, progress=progress)
+    # What ended a process may be a file in the GPU's decoder, which runs in the process.
+    embedded = embedder.embed(work.items, exact=lost > 0, progress=progress)
     embedded = work.finish(embedded)
     return commit(dataset, name, embedded, card=embedder.card, worker=worker)
 

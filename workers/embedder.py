@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+import logging
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import cached_property
 from typing import ClassVar
@@ -17,11 +18,11 @@ from clipfleet.model_card import ModelCard
 from clipfleet.settings import Settings, cores
 from clipfleet.storage.format.parts import Embedded, Failure
 from clipfleet.workers.closing import Closing
+from clipfleet.workers.embed_pictures import embed_pictures
 from clipfleet.workers.engines.base import Engine, PictureEngine, l2_normalise
 from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.http.prefetch import Prefetcher
 from clipfleet.workers.images.decode import ImageLimits
-from clipfleet.workers.images.decoder import Picture
 from clipfleet.workers.images.decoders import Decoders, nothing
 from clipfleet.workers.images.read import is_http_url, refuse_url
 from clipfleet.workers.images.region import Layout
@@ -34,6 +35,8 @@ _MIN_CHUNK = 32  # items
 _CHUNKS_AHEAD = 3  # of decoded pictures: one that the engine has, and two for a slow file
 _MIN_SLOTS = 8  # pictures that each decoder may be ahead, at least
 _DECODE_SHARE = 0.5  # of the shard's deadline, at most, for one picture
+
+log = logging.getLogger(__name__)
 
 
 class Embedder(Closing):
@@ -57,6 +60,7 @@ class Embedder(Closing):
                 engine,
                 chunk=self.chunk,
                 has_ring=gpu is not None,
+                jpeg_files=gpu is not None and gpu.decodes_jpegs,
                 fetch=self._fetch,
                 pin=gpu.pin if gpu else None,
             )
@@ -88,8 +92,12 @@ class Embedder(Closing):
         """The engine's model card."""
         return self.engine.card
 
-    def embed(self, items: Sequence[Item], *, progress: Progress = nothing) -> Embedded:
+    def embed(
+        self, items: Sequence[Item], *, exact: bool = False, progress: Progress = nothing
+    ) -> Embedded:
         """Return a vector or a failure for each of `items`, in order.
+
+        If `exact`, the GPU decodes none of them, whatever the setting `decode` is.
 
         Raises:
             EngineError: The engine failed.
@@ -98,9 +106,9 @@ class Embedder(Closing):
         source = self._source
         if isinstance(source, Tokenizer):
             return self._embed_texts(items, source, progress)
-        self._prefetch([item.uri for item in items if item.uri and is_http_url(item.uri)])
+        self._prefetch_of(items)
         if isinstance(self.engine, PictureEngine) and self.engine.takes_pictures:
-            return self._embed_pictures(items, self.engine, source, progress)
+            return self._embed_pictures(items, self.engine, source, progress, exact=exact)
         pictures = source.run(items, progress=progress)
         images = image_chunks(items, self.engine, size=self.chunk, pictures=pictures)
         return embed_chunks(items, self.engine, images, progress=progress)
@@ -127,25 +135,22 @@ class Embedder(Closing):
         return _embedded(items, outcomes, vectors, has_sizes=False)
 
     def _embed_pictures(
-        self, items: Sequence[Item], engine: PictureEngine, decoders: Decoders, progress: Progress
+        self,
+        items: Sequence[Item],
+        engine: PictureEngine,
+        decoders: Decoders,
+        progress: Progress,
+        *,
+        exact: bool,
     ) -> Embedded:
-        """Embed pictures in their own size, which the engine resizes on the GPU."""
-        outcomes: list[Outcome] = []
-        features = np.empty((len(items), engine.card.dim), dtype=np.float32)
-
-        def decoded() -> Iterator[Picture]:
-            for outcome in stream:
-                if isinstance(outcome, Failure):
-                    outcomes.append(outcome)
-                else:
-                    outcomes.append(outcome.size)
-                    yield outcome
-
-        with closing(
-            decoders.run(items, progress=progress, idle=engine.collect_pictures)
-        ) as stream:
-            count = engine.run_pictures(decoded(), features, progress)
-        vectors, outcomes = _normalised(items, outcomes, features[:count])
+        """Embed pictures in their own size, or as JPEG files; the GPU decodes and resizes them."""
+        found = embed_pictures(items, engine, decoders, progress, exact=exact)
+        if found.left:
+            again = [items[number] for number in found.left]
+            log.info("the CPU decodes what the GPU did not", extra={"images": len(again)})
+            self._prefetch_of(again)
+            found.replace(embed_pictures(again, engine, decoders, progress, exact=True))
+        vectors, outcomes = _normalised(items, found.outcomes, found.features)
         return _embedded(items, outcomes, vectors, has_sizes=True)
 
     @cached_property
@@ -156,7 +161,8 @@ class Embedder(Closing):
     def _fetch(self, url: str) -> bytes:
         return self._urls.take(url)
 
-    def _prefetch(self, urls: Sequence[str]) -> None:
+    def _prefetch_of(self, items: Sequence[Item]) -> None:
+        urls = [item.uri for item in items if item.uri and is_http_url(item.uri)]
         if urls or self._is_fetching:  # fetches of an earlier run may be unfinished: it failed
             self._urls.begin(urls)
             self._is_fetching = bool(urls)
@@ -209,12 +215,14 @@ def open_decoders(
     *,
     chunk: int,
     has_ring: bool,
+    jpeg_files: bool = False,
     fetch: Callable[[str], bytes] = refuse_url,
     pin: Callable[[int, int], Callable[[], None]] | None = None,
 ) -> Decoders:
     """Start the decoders for an image tower's engine, which takes `chunk` pictures at once.
 
-    With a ring they leave pictures in their own size, without one they also resize them.
+    With a ring they leave pictures in their own size, without one they also resize them. If
+    `jpeg_files`, they leave JPEG files to the GPU.
 
     Raises:
         StorageError: No process starts.
@@ -224,6 +232,7 @@ def open_decoders(
         resolution=engine.card.input.shape[-1] or 0,
         slots=max(_MIN_SLOTS, -(-_CHUNKS_AHEAD * chunk // count)),
         ring_bytes=(settings.decode_memory_mib << 20) // count if has_ring else 0,
+        jpeg_files=jpeg_files,
     )
     return Decoders(
         ImageLimits.from_settings(settings, fetch=fetch),

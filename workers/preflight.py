@@ -12,19 +12,22 @@ from clipfleet.settings import PREFIX, Settings
 from clipfleet.storage.filesystem.base import check_create_if_absent
 from clipfleet.storage.filesystem.locations import below, in_object_store, open_filesystem
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset, single_items_name
+from clipfleet.workers.engines.load import check_decode
 
 _ROOTS_VARIABLE = f"{PREFIX}INPUT_ROOTS"
 
 
-def preflight(settings: Settings) -> ModelCard:
+def preflight(settings: Settings, *, builds: bool = False) -> ModelCard:
     """Check all that a worker needs, and return the card of its engine.
+
+    `builds`: a TensorRT engine is built from `settings.model`.
 
     Raises:
         SettingsError: tower, model or output is not set.
         CardError: The card or its engine is missing or unreadable.
         DatasetError: The output folder's dataset of single items is another model's, or damaged.
         UsageError: The card is of the other tower, the output folder cannot be written, or an
-            input root is missing.
+            input root is missing; or the engine cannot decode as `settings.decode` says.
     """
     tower, model, output = _required(settings)
     card, engine = load_card(model)
@@ -33,10 +36,12 @@ def preflight(settings: Settings) -> ModelCard:
             f"{model} is the {card.tower} tower's engine and this worker serves {tower}: "
             f"use --tower {card.tower}, or the model's other card"
         )
+    runtime = "tensorrt" if builds else card.runtime
+    check_decode(settings.decode, tower=card.tower, runtime=runtime)
     _check_readable(engine)
     _check_output(output, settings.store_timeout_s)
     _check_roots(settings)
-    _check_single_items(output, card, settings.store_timeout_s)
+    _check_single_items(output, card, settings)
     return card
 
 
@@ -96,8 +101,10 @@ def _check_roots(settings: Settings) -> None:
             )
 
 
-def _check_single_items(output: str, card: ModelCard, store_timeout_s: float) -> None:
-    """Check that the dataset of single items, if there is one, is of this model."""
-    root = below(output, single_items_name(card.tower))
+def _check_single_items(output: str, card: ModelCard, settings: Settings) -> None:
+    """Check that the dataset of single items, if there is one, is of this model and decoder."""
+    root, store_timeout_s = below(output, single_items_name(card.tower)), settings.store_timeout_s
     if open_filesystem(root, store_timeout_s=store_timeout_s).exists(INFO_PATH):
-        Dataset.open(root, store_timeout_s=store_timeout_s).check_model(card)
+        dataset = Dataset.open(root, store_timeout_s=store_timeout_s)
+        dataset.check_model(card)
+        dataset.check_decode(settings.decode)

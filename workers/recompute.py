@@ -53,6 +53,7 @@ def recompute(
         StorageError: A file system did not answer.
     """
     dataset.check_model(embedder.card)
+    dataset.check_decode(embedder.settings.decode)
     different: list[str] = []
     with closing(_sample(dataset, fraction, verification.damaged)) as rows:
         while run := list(islice(rows, _RUN_ITEMS)):

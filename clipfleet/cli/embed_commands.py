@@ -12,6 +12,7 @@ from clipfleet.cli.options import (
     AllowUnverified,
     Contexts,
     DatasetArgument,
+    DecodeOption,
     Dtype,
     FolderTower,
     Gpus,
@@ -50,6 +51,7 @@ def embed(
     redis_url: OwnRedisUrl = None,
     shard_size: ShardSize = None,
     dtype: Dtype = None,
+    decode: DecodeOption = None,
     id_column: IdColumn = None,
     uri_column: UriColumn = None,
     text_column: TextColumn = None,
@@ -77,6 +79,7 @@ def embed(
     settings = settings_from(
         shard_size=shard_size,
         embedding_dtype=dtype,
+        decode=decode,
         redis_url=redis_url,
         url_hosts=url_host or None,
         **_engine_settings(provider, contexts, allow_unverified),
@@ -112,6 +115,7 @@ def submit(
     redis_url: RedisUrl = None,
     shard_size: ShardSize = None,
     dtype: Dtype = None,
+    decode: DecodeOption = None,
     id_column: IdColumn = None,
     uri_column: UriColumn = None,
     text_column: TextColumn = None,
@@ -131,7 +135,9 @@ def submit(
         --refresh --on-conflict replace
     clipfleet submit /new/photos /vectors/photos --model models/vit-b-16 --moved-from /old/photos
     """
-    settings = settings_from(shard_size=shard_size, embedding_dtype=dtype, redis_url=redis_url)
+    settings = settings_from(
+        shard_size=shard_size, embedding_dtype=dtype, decode=decode, redis_url=redis_url
+    )
     submission = clipfleet.submit(
         source,
         out,
@@ -190,6 +196,7 @@ def worker(
     redis_url: RedisUrl = None,
     provider: Annotated[ProviderName | None, typer.Option(help="ONNX Runtime's provider.")] = None,
     contexts: Contexts = None,
+    decode: DecodeOption = None,
     allow_unverified: AllowUnverified = False,
 ) -> None:
     """Serve the queue of one tower, until SIGTERM.
@@ -216,6 +223,7 @@ def worker(
         output=resolved(output),
         input_roots=[str(root.absolute()) for root in input_root] if input_root else None,
         url_hosts=url_host or None,
+        decode=decode,
         **_engine_settings(provider, contexts, allow_unverified),
     )
     if build_if_missing and model.is_dir():

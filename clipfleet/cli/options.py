@@ -33,6 +33,13 @@ class ProviderName(str, Enum):
     cuda = "cuda"
 
 
+class DecodeName(str, Enum):
+    """The values of `--decode`: what decodes JPEG files."""
+
+    exact = "exact"
+    gpu = "gpu"
+
+
 class OnConflictName(str, Enum):
     """The values of `--on-conflict`."""
 
@@ -131,6 +138,14 @@ Contexts = Annotated[
     int | None,
     typer.Option(
         "--contexts", min=0, max=64, help="TensorRT: batches in flight at once; 0: measure."
+    ),
+]
+DecodeOption = Annotated[
+    DecodeName | None,
+    typer.Option(
+        "--decode",
+        help="JPEG files: exact, or on the GPU of a TensorRT engine [default: exact].",
+        show_default=False,
     ),
 ]
 AllowUnverified = Annotated[

@@ -1,1 +1,1 @@
-"""The pictures and texts with which conversions are verified; LICENCE.md names their owners."""
+"""The texts with which conversions are verified, written for this project."""

@@ -8,8 +8,9 @@ from datetime import datetime, timezone
 from typing import Any, Literal, get_args
 
 from clipfleet.architectures import Tower
-from clipfleet.errors import DatasetError, DatasetMismatchError
+from clipfleet.errors import DatasetError, DatasetMismatchError, UsageError
 from clipfleet.model_card import ModelCard, parse_card
+from clipfleet.settings import Decode
 from clipfleet.storage.filesystem.base import Filesystem, check_create_if_absent
 from clipfleet.storage.filesystem.local import TEMPORARY_FOLDER
 from clipfleet.storage.filesystem.locations import (
@@ -40,6 +41,7 @@ class DatasetInfo:
     """The contents of `dataset.json`. `dim` is the width D of the vectors.
 
     `kind` is None in a dataset of an earlier version, see `clipfleet.storage.commit.kinds`.
+    `decode` says what decodes JPEG files.
     """
 
     tower: Tower
@@ -49,6 +51,7 @@ class DatasetInfo:
     embedding_dtype: EmbeddingDtype
     created_at: str  # ISO 8601, UTC
     kind: Kind | None
+    decode: Decode = "exact"
 
     def to_json(self) -> str:
         """Return the text of `dataset.json`."""
@@ -60,6 +63,7 @@ class DatasetInfo:
             "dim": self.dim,
             "embedding_dtype": self.embedding_dtype,
             "created_at": self.created_at,
+            **({"decode": self.decode} if self.decode != "exact" else {}),
             "card": json.loads(self.card.to_json()),
         }
         return json.dumps(fields, indent=2) + "\n"
@@ -81,6 +85,7 @@ class Dataset:
         *,
         kind: Kind,
         embedding_dtype: EmbeddingDtype,
+        decode: Decode = "exact",
         store_timeout_s: float = STORE_TIMEOUT_S,
     ) -> Dataset:
         """Create a dataset of a kind for a model's vectors, or open the dataset at `root`.
@@ -89,20 +94,28 @@ class Dataset:
         `store_timeout_s` is as in `open_filesystem`.
 
         Raises:
-            DatasetMismatchError: The dataset exists, for another model or embedding dtype.
+            DatasetMismatchError: The dataset exists, for another model, embedding dtype or
+                decoder.
             DatasetError: The folder holds other files, or a damaged `dataset.json`.
-            UsageError: The object store lets two writers create one object.
+            UsageError: The object store lets two writers create one object, or the GPU is to decode
+                texts.
         """
+        if decode != "exact" and card.tower != "img":
+            raise UsageError(
+                f"--decode {decode} is for images, and {card.engine} is an engine of texts: leave "
+                "it out (CLIPFLEET_DECODE)"
+            )
         root = absolute(root)
         fs = open_filesystem(root, store_timeout_s=store_timeout_s)
         if not fs.exists(INFO_PATH):
             _refuse_foreign_files(root, fs)
             if in_object_store(root):
                 check_create_if_absent(fs, root)
-            fs.create(INFO_PATH, _new_info(card, kind, embedding_dtype).to_json().encode())
+            fs.create(INFO_PATH, _new_info(card, kind, embedding_dtype, decode).to_json().encode())
         # Read it in every case: another process may have created it first.
         dataset = cls(root=root, fs=fs, info=read_info(root, fs))
         dataset.check_model(card)
+        dataset.check_decode(decode)
         if dataset.info.embedding_dtype != embedding_dtype:
             raise DatasetMismatchError(
                 f"dataset {root} holds {dataset.info.embedding_dtype} vectors, not "
@@ -133,6 +146,19 @@ class Dataset:
                 f"dataset {self.root} holds vectors of {describe(self.info.card)}, not of "
                 f"{describe(card)}: choose another output folder, or give the card of the "
                 "dataset's own model"
+            )
+
+    def check_decode(self, decode: Decode) -> None:
+        """Refuse vectors of pictures that were decoded otherwise than the dataset's.
+
+        Raises:
+            DatasetMismatchError: The dataset's JPEG files have another decoder.
+        """
+        if decode != self.info.decode:
+            raise DatasetMismatchError(
+                f"dataset {self.root} holds vectors with decode {self.info.decode!r}, not "
+                f"{decode!r}: use --decode {self.info.decode} "
+                f"(CLIPFLEET_DECODE={self.info.decode}), or choose another output folder"
             )
 
 
@@ -210,6 +236,9 @@ def _parse_info(fields: dict[str, Any], *, origin: str) -> DatasetInfo:
     kind = fields.get("kind")
     if kind not in (None, *get_args(Kind)):
         raise ValueError(f"kind {kind!r}")
+    decode = fields.get("decode", "exact")
+    if decode not in get_args(Decode):
+        raise ValueError(f"decode {decode!r}")
     info = DatasetInfo(
         tower=card.tower,
         model=card.identity,
@@ -218,6 +247,7 @@ def _parse_info(fields: dict[str, Any], *, origin: str) -> DatasetInfo:
         embedding_dtype=dtype,
         created_at=str(fields["created_at"]),
         kind=kind,
+        decode=decode,
     )
     for name in ("tower", "model", "dim"):
         if fields[name] != getattr(info, name):
@@ -225,7 +255,9 @@ def _parse_info(fields: dict[str, Any], *, origin: str) -> DatasetInfo:
     return info
 
 
-def _new_info(card: ModelCard, kind: Kind, embedding_dtype: EmbeddingDtype) -> DatasetInfo:
+def _new_info(
+    card: ModelCard, kind: Kind, embedding_dtype: EmbeddingDtype, decode: Decode
+) -> DatasetInfo:
     return DatasetInfo(
         tower=card.tower,
         model=card.identity,
@@ -234,6 +266,7 @@ def _new_info(card: ModelCard, kind: Kind, embedding_dtype: EmbeddingDtype) -> D
         embedding_dtype=embedding_dtype,
         created_at=utc_now(),
         kind=kind,
+        decode=decode,
     )
 
 

@@ -46,6 +46,7 @@ _SHARD_KEY = b"clipfleet.shard"
 _MODEL_KEY = b"clipfleet.model"
 _CARD_KEY = b"clipfleet.model_card"
 _ENGINE_KEY = b"clipfleet.engine_sha256"
+_DECODE_KEY = b"clipfleet.decode"
 _FAILURES_KEY = b"clipfleet.failures"
 _WORKER_KEY = b"clipfleet.worker"
 _FINISHED_KEY = b"clipfleet.finished_at"
@@ -86,7 +87,7 @@ class Embedded:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Footer:
-    """The metadata of a part.
+    """The metadata of a part; `decode` is as in `DatasetInfo`.
 
     `vectors` counts the rows, `cut` the rows of cut texts; `retries` and `replaced` are as in
     `Embedded`. `card` is the model card's JSON.
@@ -102,6 +103,7 @@ class Footer:
     retries: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
     cut: int = 0
+    decode: str = "exact"
     card: str = ""
     payload_sha256: str | None = None  # older parts lack it
 
@@ -170,6 +172,7 @@ def part_of(
         retries=embedded.retries,
         replaced=embedded.replaced,
         cut=sum(item.id in embedded.cut for item in embedded.items),
+        decode=info.decode,
         card=card_text,
     )
     metadata = {
@@ -185,6 +188,8 @@ def part_of(
         _REPLACED_KEY: json.dumps(footer.replaced),
         _CUT_KEY: json.dumps(footer.cut),
     }
+    if footer.decode != "exact":
+        metadata[_DECODE_KEY] = footer.decode
     data, digest = _with_digest(table, metadata)
     return data, replace(footer, payload_sha256=digest)
 
@@ -250,6 +255,7 @@ def footer_of(parquet: pq.FileMetaData, *, path: str) -> Footer:
             retries=tuple(map(plain_name, json.loads(metadata.get(_RETRIES_KEY, b"[]")))),
             replaced=tuple(map(plain_name, json.loads(metadata.get(_REPLACED_KEY, b"[]")))),
             cut=_count(json.loads(metadata.get(_CUT_KEY, b"0"))),
+            decode=metadata.get(_DECODE_KEY, b"exact").decode(),
             card=metadata.get(_CARD_KEY, b"").decode(),
             payload_sha256=metadata[_PAYLOAD_KEY].decode() if _PAYLOAD_KEY in metadata else None,
         )

@@ -155,6 +155,8 @@ class PartChecker:
                 self._foreign[name] = (kinds.OTHER_MODEL, f"{name} (its model card differs)")
             elif not abs(scale - self._dataset.info.card.logit_scale) <= _SCALE_TOLERANCE:
                 self._findings.add(kinds.LOGIT_SCALE, f"{name} ({scale:g})")
+        if footer.decode != self._dataset.info.decode:
+            self._foreign.setdefault(name, (kinds.OTHER_DECODE, f"{name} ({footer.decode!r})"))
 
     def _check_columns(self, name: str, parquet: pq.ParquetFile) -> bool:
         if parquet.schema_arrow.equals(self._schema):

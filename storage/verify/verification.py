@@ -14,13 +14,14 @@ SHOWN = 5  # examples that a problem names
 DAMAGED = "parts are damaged or foreign ({})"
 CHANGED = "parts differ from the SHA-256 in their records ({})"
 OTHER_MODEL = "parts hold another model's vectors ({})"
+OTHER_DECODE = "parts have another decoder of JPEG files than dataset.json ({})"
 OTHER_NAME = "parts have another shard's name ({})"
 OTHER_COLUMNS = "parts have other columns than the dataset's ({})"
 NOT_PLANNED_SO = "parts have other items than the plan has for their shards ({})"
 VECTORS = "vectors are not finite or not of norm 1 ({})"
 OF_ALL_PARTS = (
-    "parts are all of another model than dataset.json, or have other columns (restore "
-    "dataset.json; or delete the parts, and `clipfleet resume` embeds their shards again)"
+    "parts are all of another model than dataset.json, or of another decoder or other columns "
+    "(restore dataset.json; or delete the parts, and `clipfleet resume` embeds their shards again)"
 )
 LOGIT_SCALE = "parts have another logit scale than dataset.json (correct the model card in it)"
 NO_JOB = "parts are of shards that no job has (restore the job's files in plan/)"

@@ -67,9 +67,11 @@ def open_dataset(embedder: Embedder, named: str | None) -> Dataset:
             card,
             kind="stream",
             embedding_dtype=settings.embedding_dtype,
+            decode=settings.decode,
             store_timeout_s=store_timeout_s,
         )
     dataset.check_model(card)
+    dataset.check_decode(settings.decode)
     check_kind(dataset, "stream")
     return dataset
 

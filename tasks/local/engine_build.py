@@ -33,9 +33,8 @@ def check_before_build(settings: Settings) -> None:
         UsageError: The model, the output folder or a setting is not fit for use.
         BrokerError: Redis does not answer.
     """
-    preflight(
-        settings.model_copy(update={"model": str(_model_to_check(Path(str(settings.model))))})
-    )
+    model = str(_model_to_check(Path(str(settings.model))))
+    preflight(settings.model_copy(update={"model": model}), builds=True)
     check_broker(settings.redis_url, allow_eviction=settings.allow_eviction)
 
 

@@ -30,6 +30,7 @@ from clipfleet.tasks.submit.enqueue import queue_of
 from clipfleet.tasks.submit.local_run import HeldDataset, hold_dataset, local_prefix
 from clipfleet.tasks.submit.retry_failed import Retry, retry
 from clipfleet.tasks.submit.submit import Submission, create_planned, submit
+from clipfleet.workers.engines.load import check_decode
 
 _POLL_S = 0.25
 _STALL_S = 15.0  # without progress, before the last reason in the workers' logs is shown
@@ -117,6 +118,7 @@ def embed_source(  # noqa: PLR0913 - those of `clipfleet.embed`
         EngineError: The workers do not start, or refuse the work.
     """
     card, _ = load_card(model)
+    check_decode(settings.decode, tower=card.tower, runtime=card.runtime)
     return _run(
         lambda: create_planned(out, card, settings),
         lambda fleet: submit(
@@ -151,6 +153,8 @@ def retry_here(
     card, _ = load_card(model)
     opened = Dataset.open(dataset, store_timeout_s=settings.store_timeout_s)
     opened.check_model(card)
+    settings = settings.model_copy(update={"decode": opened.info.decode})
+    check_decode(settings.decode, tower=card.tower, runtime=card.runtime)
     return _run(
         lambda: opened,
         lambda fleet: retry(dataset, only, settings=fleet),

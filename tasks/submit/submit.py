@@ -140,7 +140,7 @@ def create_planned(root: str, card: ModelCard, settings: Settings) -> Dataset:
     """Create a planned dataset for a model's vectors, or open it.
 
     Raises:
-        DatasetMismatchError: It exists, for another model or embedding dtype.
+        DatasetMismatchError: It exists, for another model, embedding dtype or decoder.
         DatasetKindError: It is a stream of single items.
         DatasetError: The folder holds other files, or the dataset is damaged.
     """
@@ -149,6 +149,7 @@ def create_planned(root: str, card: ModelCard, settings: Settings) -> Dataset:
         card,
         kind="planned",
         embedding_dtype=settings.embedding_dtype,
+        decode=settings.decode,
         store_timeout_s=settings.store_timeout_s,
     )
     check_kind(dataset, "planned")

@@ -125,7 +125,7 @@ def test_features_of_zero_fail(converted: Converted, reference: Any) -> None:
 
 
 def test_the_samples_are_small_real_pictures_with_a_licence_note() -> None:
-    samples = resources.files("clipfleet.convert.samples")
+    samples = resources.files("clipfleet.workers.images.samples")
     pictures = sorted(f.name for f in samples.iterdir() if f.name.endswith(".jpg"))
     assert 4 <= len(pictures) <= 8
     licence = (samples / "LICENCE.md").read_text(encoding="utf-8")

@@ -77,7 +77,7 @@ def test_the_wheel_holds_clipfleet_alone(wheel: Path) -> None:
         "clipfleet/py.typed",
         "clipfleet/tasks/app.py",
         "clipfleet/workers/text/vocab.txt",
-        "clipfleet/convert/samples/cat.jpg",
+        "clipfleet/workers/images/samples/cat.jpg",
         "clipfleet/architectures/ViT-B-16.json",
     ):
         assert needed in names

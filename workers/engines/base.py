@@ -63,6 +63,7 @@ class PictureEngine(Engine, Protocol):
     """An engine that can take decoded pictures in their own size, and resize them on its GPU."""
 
     takes_pictures: bool  # whether it does, with pixels equal to Pillow's
+    decodes_jpegs: bool  # whether pictures may be JPEG files, which its GPU decodes
 
     def pin(self, address: int, size_bytes: int) -> Callable[[], None]:
         """Let the GPU copy from memory of this process; return what ends this."""
@@ -73,10 +74,11 @@ class PictureEngine(Engine, Protocol):
         pictures: Iterable[Picture],
         features: NDArray[np.float32],
         progress: Callable[[], None],
-    ) -> int:
-        """Write the features of n pictures to the first rows of `features`, and return n.
+    ) -> list[int]:
+        """Write the features of n pictures to the first n rows of `features`.
 
-        Each picture is freed, in order. `progress` is called after each batch.
+        Each picture is freed, in order. `progress` is called after each batch. Return the positions
+        of the JPEG files that the GPU does not decode: their rows are wrong.
 
         Raises:
             EngineError: The engine failed.

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from clipfleet.error_codes import ERROR_CODES
@@ -56,11 +57,13 @@ class DecoderLostError(Exception):
 class Request:
     """A picture to decode: a file, or the bytes that were fetched from a URL.
 
-    `number` is its position in its run. `losses` is how often it ended its decoder.
+    `number` is its position in its run. `losses` is how often it ended its decoder. If `exact`, the
+    decoder decodes JPEG files too.
     """
 
     number: int
     uri: str
+    exact: bool = False
     data: bytes | None = None
     losses: int = 0
     not_before_s: float = 0.0
@@ -68,21 +71,29 @@ class Request:
 
 
 class Picture:
-    """A decoded picture in a decoder's region.
+    """A picture in a decoder's region: decoded, or a JPEG file of `file_bytes` bytes.
 
     `width` and `height` are those of its pixels, and `size` is the (width, height) of the image.
     """
 
-    __slots__ = ("_decoder", "_start", "height", "is_free", "size", "width")
+    __slots__ = ("_decoder", "_start", "file_bytes", "height", "is_free", "size", "width")
+    on_gpu = False
 
     def __init__(
-        self, decoder: Decoder, start: int, width: int, height: int, size: tuple[int, int]
+        self,
+        decoder: Decoder,
+        start: int,
+        width: int,
+        height: int,
+        size: tuple[int, int],
+        file_bytes: int = 0,
     ) -> None:
         self._decoder = decoder
         self._start = start
         self.width = width
         self.height = height
         self.size = size
+        self.file_bytes = file_bytes  # 0: decoded
         self.is_free = False
 
     @property
@@ -94,8 +105,13 @@ class Picture:
         return region.array(self._start, (3, self.height, self.width), "float32")
 
     @property
+    def file(self) -> NDArray[np.uint8]:
+        """The JPEG file, uint8 (file_bytes,)."""
+        return self._decoder.region.array(self._start, (self.file_bytes,), "uint8")
+
+    @property
     def address(self) -> int:
-        """The address of the pixels."""
+        """The address of the pixels, or of the file."""
         return self._decoder.region.address + self._start
 
     def free(self) -> None:
@@ -189,6 +205,8 @@ class Decoder:
             StorageError: This process has no file handle or memory left for the picture's bytes.
         """
         message: dict[str, Any] = {"uri": request.uri}
+        if request.exact:
+            message["exact"] = True
         if request.data is not None:
             message["bytes"] = len(request.data)
             self._files.append(_file_of(request))
@@ -260,7 +278,8 @@ class Decoder:
             if not isinstance(message, str) or code not in ("", *ERROR_CODES):
                 raise ValueError("its answer is no class of error with a message")
             return item_error(code, message) if code else StorageError(message)
-        start, width, height, *size = answer
+        start, width, height, *size = answer[:5]
+        (file_bytes,) = answer[5:] or (0,)
         for number in answer:
             if type(number) is not int or not 0 < number < 1 << 62:
                 raise ValueError(f"{number!r} is no offset, width or height")
@@ -270,8 +289,11 @@ class Decoder:
         is_own_size = self._layout.has_ring and max(width, height) <= MAX_OWN_SIDE
         if not is_own_size and not width == height == side:
             raise ValueError(f"{width}x{height} is no size of a picture in this region")
-        self.region.check(start, 3 * width * height * (1 if self._layout.has_ring else 4))
-        return Picture(self, start, width, height, (size[0], size[1]))
+        if file_bytes and not (self._layout.jpeg_files and size == [width, height]):
+            raise ValueError("a file is no picture in this region")
+        pixel_bytes = 3 * width * height * (1 if self._layout.has_ring else 4)
+        self.region.check(start, file_bytes or pixel_bytes)
+        return Picture(self, start, width, height, (size[0], size[1]), file_bytes)
 
     def free_room(self) -> None:
         """Free the room of the oldest pictures, as the region is used in order."""

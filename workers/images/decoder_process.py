@@ -1,9 +1,9 @@
 """A decoder: a process that reads and decodes one picture after another.
 
 `decoders` starts it. Requests and answers are lines of JSON on its standard input, a socket. A
-request names a file, or comes with an open file that has a picture's bytes. The pixels go to the
-decoder's region of shared memory. If a picture ends the process, that costs the picture one
-attempt.
+request names a file, or comes with an open file that has a picture's bytes. The decoder's region of
+shared memory gets the pixels, or the JPEG file as it is if the GPU decodes it. If a picture ends
+the process, that costs the picture one attempt.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from PIL import Image
 
 from clipfleet.errors import ItemError, StorageError
 from clipfleet.workers.images.decode import ImageLimits, configure_pillow, load_image, open_image
-from clipfleet.workers.images.jpeg import decode_jpeg_into, may_be_taken
+from clipfleet.workers.images.jpeg import decode_jpeg_into, gpu_may_decode, may_be_taken
 from clipfleet.workers.images.preprocess import preprocess_into, resized_rgb
 from clipfleet.workers.images.read import read_bytes
 from clipfleet.workers.images.region import MAX_OWN_SIDE, Layout, Region, Room
@@ -72,7 +72,10 @@ def _serve(connection: socket.socket, limits: ImageLimits, region: Region, room:
 def _answer(
     request: dict[str, Any], file: int | None, limits: ImageLimits, region: Region, room: Room
 ) -> list[Any]:
-    """Return [offset, width and height as placed, width and height], or [class, message]."""
+    """Return [offset, width and height as placed, width and height], or [class, message].
+
+    For a JPEG file that the GPU decodes, its number of bytes follows.
+    """
     try:
         uri = request["uri"]
         if file is None:
@@ -81,31 +84,37 @@ def _answer(
             with open(file, "rb") as opened:
                 data = opened.read()
         image = open_image(data, uri, limits.max_pixels)
-        placed = _placed_jpeg(image, data, region, room)
+        placed = _placed_jpeg(image, data, region, room, exact="exact" in request)
         if placed is None:
             load_image(image, uri, limits.max_pixels)
-            placed = _placed(image, region, room)
+            placed = [*_placed(image, region, room), *image.size]
     except ItemError as error:
         return [error.code, str(error)]
     except StorageError as error:
         return ["", str(error)]
-    return [*placed, *image.size]
+    return placed
 
 
 def _placed_jpeg(
-    image: Image.Image, data: bytes, region: Region, room: Room
-) -> tuple[int, int, int] | None:
-    """Decode a JPEG file into the ring, as `_placed` does; return None if that is not possible."""
+    image: Image.Image, data: bytes, region: Region, room: Room, *, exact: bool
+) -> list[int] | None:
+    """Write a JPEG file, or its pixels, to the ring; return the answer, None if it does not go."""
     width, height = image.size
     if not region.layout.has_ring or max(width, height) > MAX_OWN_SIDE or not may_be_taken(image):
         return None
+    if region.layout.jpeg_files and not exact and gpu_may_decode(data):
+        start = room.ring(len(data))
+        if start is not None:
+            region.array(start, (len(data),), "uint8")[:] = np.frombuffer(data, np.uint8)
+            room.take()
+            return [start, width, height, width, height, len(data)]
     start = room.ring(3 * width * height)
     if start is None or not decode_jpeg_into(
         data, region.array(start, (height, width, 3), "uint8")
     ):
         return None
     room.take()
-    return start, width, height
+    return [start, width, height, width, height]
 
 
 def _placed(image: Image.Image, region: Region, room: Room) -> tuple[int, int, int]:

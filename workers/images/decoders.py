@@ -53,6 +53,7 @@ class _Run:
 
     items: Sequence[Item]
     outcomes: list[Outcome | None]
+    exact: bool
     next: int = 0  # the first item that no decoder and no fetch has had
     again: list[Request] = field(default_factory=list)  # fetched, or to be tried again
     fetches: dict[int, Future[None]] = field(default_factory=dict)  # by the item's position
@@ -123,6 +124,7 @@ class Decoders(Closing):
         self,
         items: Sequence[Item],
         *,
+        exact: bool = False,
         progress: Callable[[], None] = nothing,
         idle: Callable[[], None] = nothing,
     ) -> Generator[Outcome, None, None]:
@@ -130,12 +132,13 @@ class Decoders(Closing):
 
         The caller frees each picture. Before it has to wait for one, `idle` is called, in which it
         may free others. `progress` is called when pictures get done while it waits, and after each
-        attempt of a picture that ended its decoder.
+        attempt of a picture that ended its decoder. If `exact`, no picture is left to the GPU to
+        decode.
 
         Raises:
             StorageError: A file system did not answer, or no process starts.
         """
-        run = _Run(items=items, outcomes=[None] * len(items))
+        run = _Run(items=items, outcomes=[None] * len(items), exact=exact)
         try:
             for decoder in list(self._decoders):
                 if decoder.is_held:  # by an earlier run, whose caller failed
@@ -273,9 +276,9 @@ class Decoders(Closing):
                 error = no_image(item)
                 run.outcomes[number] = Failure(item=item, error=error.code, message=str(error))
             elif not is_http_url(item.uri):
-                return Request(number=number, uri=item.uri)
+                return Request(number=number, uri=item.uri, exact=run.exact)
             elif run.may_fetch:
-                request = Request(number=number, uri=item.uri)
+                request = Request(number=number, uri=item.uri, exact=run.exact)
                 run.fetches[number] = self._fetches.submit(self._fetch, run, request)
             else:
                 run.next = number

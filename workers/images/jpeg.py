@@ -1,4 +1,6 @@
-"""JPEG straight into given memory, with libjpeg-turbo: half the time of Pillow, and equal pixels.
+"""JPEG files: which of them a GPU may decode, and decoding straight into given memory.
+
+libjpeg-turbo takes half the time of Pillow for equal pixels.
 
 Pillow uses the same library, and copies the pixels twice until NumPy has them. Only sound files in
 YCbCr or grey are taken, whose header Pillow takes, too: libjpeg-turbo accepts some that Pillow
@@ -19,6 +21,8 @@ except ImportError:  # no wheel for this platform
 _FORMATS = frozenset({"JPEG", "MPO"})
 _MODES = frozenset({"RGB", "L"})
 _COLOUR_SPACES = frozenset({"YCbCr", "Gray"})
+_END = b"\xff\xd9"  # of a JPEG file
+_GPU_SUBSAMPLINGS = frozenset({"444", "422", "420", "Gray"})  # whose pixels are close to Pillow's
 
 
 def may_be_taken(image: Image.Image) -> bool:
@@ -39,3 +43,18 @@ def decode_jpeg_into(data: bytes, out: NDArray[np.uint8]) -> bool:
     except ValueError:
         return False
     return True
+
+
+def gpu_may_decode(data: bytes) -> bool:
+    """Return whether a GPU may decode a file that `decode_jpeg_into` may take.
+
+    A GPU's decoder may fill up a file that was cut off, which is an error to Pillow, and may take
+    the channels of other colours for those of YCbCr.
+    """
+    if not data.endswith(_END):
+        return False
+    try:
+        _, _, colour_space, subsampling = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return False
+    return colour_space in _COLOUR_SPACES and subsampling in _GPU_SUBSAMPLINGS

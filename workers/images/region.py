@@ -1,9 +1,9 @@
 """A decoder's region: memory in which a decoder process leaves pictures for the engine's process.
 
 A region has a counter, slots, and a ring. A slot holds a picture at the model's resolution. The
-ring holds pictures in their own size, which a GPU resizes. The decoder takes room in the order of
-its answers, and the engine's process frees it in the same order, by adding to the counter. So no
-message is needed to free a picture.
+ring holds pictures in their own size, which a GPU resizes, or JPEG files, which a GPU decodes. The
+decoder takes room in the order of its answers, and the engine's process frees it in the same order,
+by adding to the counter. So no message is needed to free a picture.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ class Layout:
     """The sizes of a region: `slots` slots of one picture each, and `ring_bytes` behind them.
 
     Without a ring, a slot has the engine's inputs, float32 (3, S, S). With a ring, it has a
-    picture, uint8 (S, S, 3).
+    picture, uint8 (S, S, 3). With `jpeg_files`, the engine's GPU decodes JPEG files.
     """
 
     resolution: int
     slots: int
     ring_bytes: int
+    jpeg_files: bool = False
 
     @property
     def has_ring(self) -> bool:

@@ -118,7 +118,7 @@ def resizes_exactly(resolution: int) -> bool:
         inputs = stack.enter_context(cuda.DeviceBuffer(made.size_bytes))
         pictures = [np.asarray(image) for image in images]
         given = [
-            _Pixels(width=one.shape[1], height=one.shape[0], address=one.ctypes.data)
+            PixelsAt(width=one.shape[1], height=one.shape[0], address=one.ctypes.data)
             for one in pictures
         ]
         buffer.copy(given, inputs.handle, stream)
@@ -128,7 +128,7 @@ def resizes_exactly(resolution: int) -> bool:
 
 
 class Pixels(Protocol):
-    """What is resized: uint8 (height, width, 3) at an address of this process."""
+    """What is resized: uint8 (height, width, 3) at an address of this process, or of the GPU."""
 
     @property
     def width(self) -> int: ...
@@ -136,13 +136,19 @@ class Pixels(Protocol):
     def height(self) -> int: ...
     @property
     def address(self) -> int: ...
+    @property
+    def on_gpu(self) -> bool: ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Pixels:
+class PixelsAt:
+    """Pixels at an address; `owner` has the memory."""
+
     width: int
     height: int
     address: int
+    on_gpu: bool = False
+    owner: Any = None
 
 
 class PictureBuffer:
@@ -169,7 +175,8 @@ class PictureBuffer:
         for picture in pictures:
             y_first = is_y_first(picture.width, picture.height, side)
             made = side * (picture.width if y_first else picture.height)
-            pixels, buffer = end, end + _aligned(3 * picture.width * picture.height)
+            size_bytes = 0 if picture.on_gpu else 3 * picture.width * picture.height
+            pixels, buffer = end, end + _aligned(size_bytes)
             places.append((pixels, buffer, y_first))
             end = buffer + _aligned(3 * made)
             longest = max(longest, made)
@@ -178,12 +185,15 @@ class PictureBuffer:
         for row, picture, (pixels, buffer, y_first) in zip(
             self._rows.array, pictures, places, strict=False
         ):
-            size_bytes = 3 * picture.width * picture.height
-            self._copy_async(start + pixels, picture.address, size_bytes, stream)
+            source = picture.address
+            if not picture.on_gpu:
+                source = start + pixels
+                size_bytes = 3 * picture.width * picture.height
+                self._copy_async(source, picture.address, size_bytes, stream)
             x_table, x_length = self._resizer.table(picture.width)
             y_table, y_length = self._resizer.table(picture.height)
             row[:] = (
-                *(start + pixels, start + buffer, x_table.handle, y_table.handle),
+                *(source, start + buffer, x_table.handle, y_table.handle),
                 *(x_length, y_length, picture.width, picture.height, y_first),
             )
         rows, size_bytes = self._device_rows.handle, len(pictures) * _FIELDS * 8

@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 
 from clipfleet.errors import EngineError, GpuLostError, GpuMemoryError
 from clipfleet.model_card import ModelCard
+from clipfleet.settings import Decode
 from clipfleet.workers.engines.base import Array, PictureEngine, checked_inputs
 from clipfleet.workers.engines.cuda import runtime as cuda
+from clipfleet.workers.engines.cuda.jpeg_decoder import JpegDecoder
 from clipfleet.workers.engines.cuda.resize import resizes_exactly
+from clipfleet.workers.engines.tensorrt.decode_proof import prove_decode
 from clipfleet.workers.engines.tensorrt.model import TensorRTModel
 from clipfleet.workers.engines.tensorrt.open import open_engine
 from clipfleet.workers.engines.tensorrt.runner import Runner
@@ -47,17 +50,19 @@ class TensorRTEngine(PictureEngine):
         contexts: int = 0,
         cuda_graphs: bool = True,
         allow_unverified: bool = False,
+        decode: Decode = "exact",
     ) -> None:
         """Load an engine, check it against its card, and allocate its memory on the GPU.
 
-        `contexts` is how many batches are in flight at once; 0: measure and choose.
+        `contexts` is how many batches are in flight at once; 0: measure and choose. With `decode`
+        "gpu", the GPU decodes JPEG files, which is proved first.
 
         Raises:
-            DependencyError: TensorRT or cuda-bindings is not installed.
+            DependencyError: TensorRT, cuda-bindings or nvImageCodec is not installed.
             EngineDamagedError: The file is not the card's, or TensorRT cannot read it.
             EngineVersionError: It was built by another TensorRT, or for another GPU.
             EngineUnverifiedError: Its card does not verify it here, and `allow_unverified` is
-                not set.
+                not set; or the GPU does not decode JPEG files as `prove_decode` demands.
             EngineMismatchError: Its names, shapes or dtypes are not its card's.
             GpuMemoryError, GpuLostError: The GPU has no room, or does not work.
         """
@@ -67,12 +72,18 @@ class TensorRTEngine(PictureEngine):
             file = stack.enter_context(
                 open_engine(card, engine_path, allow_unverified=allow_unverified)
             )
+            # Before the runner: the slots have its pictures.
+            self._jpegs = stack.enter_context(JpegDecoder()) if decode == "gpu" else None
             self._runner = stack.enter_context(
                 Runner(file, contexts=contexts, cuda_graphs=cuda_graphs)
             )
             # The kernels write float32.
             is_taken = card.tower == "img" and file.input.dtype == "float32"
             self.takes_pictures = is_taken and self._resizes_exactly()
+            self.decodes_jpegs = self._jpegs is not None
+            if self._jpegs is not None:
+                with cuda.detect_lost_gpu():
+                    prove_decode(self, self._jpegs)
             self._resources: ExitStack | None = stack.pop_all()
         self.contexts = self._runner.contexts
         self.uses_graphs = self._runner.uses_graphs
@@ -156,14 +167,16 @@ class TensorRTEngine(PictureEngine):
         pictures: Iterable[Picture],
         features: NDArray[np.float32],
         progress: Callable[[], None],
-    ) -> int:
-        """Write the features of n pictures to the first n rows of `features`, and return n.
+    ) -> list[int]:
+        """Write the features of n pictures to the first n rows of `features`.
+
+        Return the positions of the JPEG files that the GPU does not decode: their rows are wrong.
 
         Raises:
             EngineError: TensorRT failed.
             GpuLostError: The GPU is lost; this process must end.
         """
-        return self._runner.run_pictures(pictures, features, progress)
+        return self._runner.run_pictures(pictures, features, progress, self._jpegs)
 
     def collect_pictures(self) -> None:
         """Free the pictures of the batches that are done."""

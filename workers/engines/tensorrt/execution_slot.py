@@ -16,8 +16,9 @@ from clipfleet.workers.engines.base import Array
 from clipfleet.workers.engines.cuda import runtime as cuda
 from clipfleet.workers.engines.cuda.graph import Graph
 from clipfleet.workers.engines.cuda.host_copy import HostCopy
+from clipfleet.workers.engines.cuda.jpeg_decoder import BLANK, JpegDecoder
 from clipfleet.workers.engines.cuda.pinned_memory import PinnedArrays, address_of
-from clipfleet.workers.engines.cuda.resize import PictureBuffer, Resizer
+from clipfleet.workers.engines.cuda.resize import PictureBuffer, Pixels, Resizer
 from clipfleet.workers.engines.tensorrt.engine_file import EngineFile
 from clipfleet.workers.images.decoder import Picture
 
@@ -49,6 +50,7 @@ class ExecutionSlot:
         self._batch: Array | None = None  # the batch in flight, if the GPU reads it in place
         self._rows: NDArray[np.float32] | None = None  # for the features of the batch in flight
         self._pictures: Sequence[Picture] = ()  # of the batch in flight
+        self._pixels: Sequence[Pixels] = ()  # of these
         self._buffer: PictureBuffer | None = None
         self._context: Any = None
         with ExitStack() as stack:
@@ -155,17 +157,26 @@ class ExecutionSlot:
             raise cuda.failure(error, "cudaEventRecord")
 
     def launch_pictures(
-        self, pictures: Sequence[Picture], rows: NDArray[np.float32], resizer: Resizer
-    ) -> None:
+        self,
+        pictures: Sequence[Picture],
+        rows: NDArray[np.float32],
+        resizer: Resizer,
+        jpegs: JpegDecoder | None = None,
+    ) -> list[int]:
         """Start a batch of up to `size` pictures, which the GPU resizes; `collect` frees them.
 
-        The rest of a short batch keeps earlier inputs.
+        `jpegs` decodes those that are JPEG files. Return the positions of those that it does not
+        decode; their rows get the features of another picture. The rest of a short batch keeps
+        earlier inputs.
         """
         if self._buffer is None:
             self._buffer = PictureBuffer(resizer, self.size)
-        self._buffer.copy(pictures, self._device_input.handle, self._stream)
+        pixels = jpegs.decode(pictures, self._stream) if jpegs else pictures
+        self._pixels = pixels
+        self._buffer.copy(pixels, self._device_input.handle, self._stream)
         self._run()
         self._pictures, self._rows = pictures, rows
+        return [number for number, one in enumerate(pixels) if one is BLANK]
 
     def collect(self) -> None:
         """Wait for the batch in flight, if there is one, and write its features to its rows."""
@@ -179,7 +190,7 @@ class ExecutionSlot:
         for picture in self._pictures:
             picture.free()
         self._rows = self._batch = None
-        self._pictures = ()
+        self._pictures = self._pixels = ()
 
     @property
     def is_done(self) -> bool:
@@ -197,7 +208,7 @@ class ExecutionSlot:
         with suppress(EngineError):  # the error of the call that failed is raised instead
             self._stream.synchronize()
         self._batch = None
-        self._pictures = ()
+        self._pictures = self._pixels = ()
 
     def launch_on_gpu(self, source: int, target: int, count: int) -> None:
         """Start a batch of `count` inputs at GPU address `source`; the features go to `target`.

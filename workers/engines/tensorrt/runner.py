@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from itertools import cycle, islice
+from itertools import cycle
 from threading import RLock
 
 import numpy as np
@@ -17,6 +17,7 @@ from clipfleet.workers.closing import Closing
 from clipfleet.workers.engines.base import Array
 from clipfleet.workers.engines.cuda import runtime as cuda
 from clipfleet.workers.engines.cuda.host_copy import HostCopy
+from clipfleet.workers.engines.cuda.jpeg_decoder import JpegDecoder
 from clipfleet.workers.engines.cuda.pinned_memory import PinnedArrays
 from clipfleet.workers.engines.cuda.resize import Resizer
 from clipfleet.workers.engines.tensorrt.autotune import Piece, items_per_second, sample_inputs
@@ -30,6 +31,8 @@ SLOT_COUNTS = (1, 2, 4, 8)
 MIN_SPEEDUP = 1.05  # times the items a second
 MEASURED_S = 0.15
 _WARM_UP_S = 0.1  # an idle GPU runs at a lower clock
+# Of the JPEG files of one batch, decoded: their own size says little about the GPU's memory.
+_MAX_DECODED_BYTES = 512 << 20
 
 
 class Runner(Closing):
@@ -132,11 +135,13 @@ class Runner(Closing):
         pictures: Iterable[Picture],
         features: NDArray[np.float32],
         progress: Callable[[], None],
-    ) -> int:
-        """Write the features of n pictures to the first n rows of `features`, and return n.
+        jpegs: JpegDecoder | None = None,
+    ) -> list[int]:
+        """Write the features of n pictures to the first n rows of `features`.
 
-        The GPU resizes the pictures. Each is freed when its batch is done, in order. `progress` is
-        called after the start of each batch.
+        The GPU resizes the pictures, and `jpegs` decodes those that are JPEG files. Each is freed
+        when its batch is done, in order. `progress` is called after the start of each batch.
+        Return the positions of the files that the GPU does not decode: their rows are wrong.
 
         Raises:
             EngineError: The engine failed; GpuLostError if the GPU is lost.
@@ -146,7 +151,7 @@ class Runner(Closing):
             resizer = self._resizer = self._resizer or Resizer(self._file.input_row[-1])
             with cuda.detect_lost_gpu():
                 try:
-                    return self._run_pictures(iter(pictures), features, resizer, progress)
+                    return self._run_pictures(pictures, features, resizer, progress, jpegs)
                 except BaseException:
                     for slot in self._in_flight:
                         slot.abandon()
@@ -156,24 +161,26 @@ class Runner(Closing):
 
     def _run_pictures(
         self,
-        pictures: Iterator[Picture],
+        pictures: Iterable[Picture],
         features: NDArray[np.float32],
         resizer: Resizer,
         progress: Callable[[], None],
-    ) -> int:
-        start, ring = 0, cycle(self._slots)
-        while batch := list(islice(pictures, self._largest)):
+        jpegs: JpegDecoder | None,
+    ) -> list[int]:
+        start, ring, left = 0, cycle(self._slots), list[int]()
+        for batch in _batches(pictures, self._largest):
             fits = (slot for slot in self._small if len(batch) <= slot.size)
             slot = next(fits, None) or next(ring)
             while slot in self._in_flight:
                 self._in_flight.popleft().collect()
             self._in_flight.append(slot)  # first: if the launch fails, some copies are in flight
-            slot.launch_pictures(batch, features[start : start + len(batch)], resizer)
+            rows = features[start : start + len(batch)]
+            left += [start + n for n in slot.launch_pictures(batch, rows, resizer, jpegs)]
             start += len(batch)
             progress()
         while self._in_flight:
             self._in_flight.popleft().collect()
-        return start
+        return left
 
     def collect_done(self) -> None:
         """Free the pictures of the batches that are done, during `run_pictures`."""
@@ -283,3 +290,21 @@ class Runner(Closing):
             self._pinned.close()
             if self._resizer is not None:
                 self._resizer.close()
+
+
+def _batches(pictures: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
+    """Yield batches of up to `size` pictures; fewer if their JPEG files are too large decoded."""
+    batch: list[Picture] = []
+    decoded_bytes = 0
+    for picture in pictures:
+        own_bytes = 3 * picture.width * picture.height if picture.file_bytes else 0
+        if batch and decoded_bytes + own_bytes > _MAX_DECODED_BYTES:
+            yield batch
+            batch, decoded_bytes = [], 0
+        batch.append(picture)
+        decoded_bytes += own_bytes
+        if len(batch) == size:
+            yield batch
+            batch, decoded_bytes = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,1 @@
+"""Photographs with which engines and decoders are verified; LICENCE.md names their owners."""

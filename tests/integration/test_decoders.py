@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from clipfleet.error_codes import EMPTY_FILE
+from clipfleet.error_codes import DECODE_FAILED, EMPTY_FILE
 from clipfleet.items import Item
 from clipfleet.storage.format.parts import Failure
 from clipfleet.workers.images.decode import ImageLimits, decode
@@ -24,6 +27,7 @@ pytestmark = pytest.mark.timeout(3 * PATIENCE_S)
 
 SLOTS = 12
 INPUTS = Layout(resolution=8, slots=SLOTS, ring_bytes=0)
+FILES = Layout(resolution=8, slots=SLOTS, ring_bytes=1 << 20, jpeg_files=True)
 OWN_SIZE = Layout(resolution=8, slots=SLOTS, ring_bytes=6 * 1856)  # room for six pictures
 
 
@@ -138,3 +142,76 @@ def test_urls_that_fail_are_progress() -> None:
         failures = list(decoders.run(items, progress=lambda: reported.append(None)))
     assert len(failures) == 40
     assert reported
+
+
+def encoded(mode: str = "RGB", kind: str = "JPEG", **options: Any) -> bytes:
+    random = np.random.default_rng(0)
+    image = Image.fromarray(random.integers(0, 256, (20, 30, 3), dtype=np.uint8)).convert(mode)
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
+def turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation
+    return exif.tobytes()
+
+
+# Each with whether the GPU decodes it.
+PICTURES = {
+    "colour.jpg": (encoded(), True),
+    "grey.jpg": (encoded("L"), True),
+    "progressive.jpg": (encoded(progressive=True), True),
+    "turned.jpg": (encoded(exif=turned()), True),
+    "url": (encoded(subsampling=0), True),
+    "cmyk.jpg": (encoded("CMYK"), False),
+    "rgb.jpg": (encoded(keep_rgb=True), False),
+    "tail.jpg": (encoded() + b"more", False),
+    "large.jpg": (encoded(comment=b"x" * 60_000) + b"\0" * (1 << 20) + b"\xff\xd9", False),
+    "picture.png": (encoded(kind="PNG"), False),
+}
+
+
+def test_only_sound_jpeg_files_in_usual_colours_are_left_to_the_gpu(tmp_path: Path) -> None:
+    items = [Item(id=name, uri=str(tmp_path / name)) for name in PICTURES if name != "url"]
+    for name, (data, _) in PICTURES.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "cut.jpg").write_bytes(encoded()[:-100])
+    items += [Item(id="cut.jpg", uri=str(tmp_path / "cut.jpg")), Item(id="url", uri="https://a/b")]
+    limits = ImageLimits(fetch=lambda _: PICTURES["url"][0])
+    with start(FILES, limits) as decoders:
+        for exact in (False, True):
+            for item, outcome in zip(items, decoders.run(items, exact=exact), strict=True):
+                if item.id == "cut.jpg":
+                    assert isinstance(outcome, Failure)
+                    assert outcome.error == DECODE_FAILED
+                    continue
+                data, on_gpu = PICTURES[item.id]
+                assert isinstance(outcome, Picture)
+                assert outcome.size == (30, 20)
+                if on_gpu and not exact:
+                    assert outcome.file.tobytes() == data
+                    assert (outcome.width, outcome.height) == (30, 20)
+                else:
+                    assert outcome.file_bytes == 0, item.id
+                    made = resized_rgb(decode(data, "a", 1000)[0], outcome.width, outcome.height)
+                    np.testing.assert_array_equal(outcome.pixels, np.asarray(made))
+                outcome.free()
+
+
+@pytest.mark.parametrize(
+    ("layout", "answer"),
+    [
+        (OWN_SIZE, [64, 30, 20, 30, 20, 100]),
+        (FILES, [64, 30, 20, 31, 20, 100]),
+        (FILES, [64, 30, 20, 30, 20, 1 << 30]),
+        (FILES, [64, 30, 20, 30, 20, 0]),
+        (FILES, [64, 30, 20, 30, 20, 100, 1]),
+    ],
+)
+def test_a_file_that_a_region_cannot_have_is_no_answer(layout: Layout, answer: list[int]) -> None:
+    with start(layout) as decoders:
+        (decoder,) = decoders._decoders
+        with pytest.raises(ValueError):  # noqa: PT011 - of several
+            decoder._parsed(answer)

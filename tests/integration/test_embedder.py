@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import select
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.base import Array, l2_normalise
 from clipfleet.workers.engines.fake import FakeEngine, fake_card, write_fake_engine
 from clipfleet.workers.images.decode import read_image
-from clipfleet.workers.images.decoder import Decoder
+from clipfleet.workers.images.decoder import Decoder, Picture
 from clipfleet.workers.images.decoders import Decoders
 from clipfleet.workers.images.preprocess import preprocess_batch
 from tests.faults.pictures import picture_bytes, poisoned_environment, write_pictures
@@ -271,3 +273,84 @@ def test_a_loaded_model_has_the_vectors_of_a_worker(tmp_path: Path, items: list[
     with clipfleet.load_model(card, settings=settings) as model:
         images = [str(item.uri) for item in items]
         np.testing.assert_array_equal(model.encode_images(images), expected)
+
+
+class JpegEngine(Engine):
+    """A fake engine that takes pictures; its GPU decodes JPEG files, apart from some."""
+
+    takes_pictures = decodes_jpegs = True
+
+    def __init__(self) -> None:
+        super().__init__(fake_card("img", dim=8, resolution=16))
+        self.refused: set[bytes] = set()
+        self.files = 0
+
+    def pin(self, address: int, size_bytes: int) -> Callable[[], None]:
+        return lambda: None
+
+    def collect_pictures(self) -> None:
+        pass
+
+    def run_pictures(
+        self,
+        pictures: Iterable[Picture],
+        features: NDArray[np.float32],
+        progress: Callable[[], None],
+    ) -> list[int]:
+        left = []
+        for number, picture in enumerate(pictures):
+            if not picture.file_bytes:
+                image = Image.fromarray(picture.pixels)
+            elif (data := picture.file.tobytes()) in self.refused:
+                left.append(number)
+                image = Image.new("RGB", (1, 1))
+            else:
+                self.files += 1
+                image = Image.open(io.BytesIO(data))
+                image.putpixel((0, 0), (0, 0, 0))  # other pixels than the exact ones
+            features[number] = self(preprocess_batch([image], 16))[0]
+            picture.free()
+        return left
+
+
+def test_what_the_gpu_does_not_decode_gets_the_exact_vector_or_the_exact_error(
+    folder: Path, web: Web, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = {}
+    for number in range(12):
+        path = folder / f"{number}.jpg"
+        random = np.random.default_rng(number)
+        Image.fromarray(random.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
+        made[path] = path.read_bytes()
+    damaged = folder / "damaged.jpg"  # without quantisation tables: its header is sound
+    start = made[path].index(b"\xff\xdb")
+    damaged.write_bytes(made[path][:start] + made[path][made[path].index(b"\xff\xc0") :])
+    engine = JpegEngine()
+    refused = list(made)[2:11:4]
+    engine.refused = {made[path] for path in refused} | {damaged.read_bytes()}
+    web.pages["/a.jpg"] = made[refused[0]]
+    url = Item(id="url", uri=f"http://127.0.0.1:{web.port}/a.jpg")
+    missing = Item(id="missing", uri=str(folder / "none.jpg"))
+    items = [Item(id=path.name, uri=str(path)) for path in (*made, damaged)]
+    items = [url, *items[:3], missing, *items[3:]]
+    settings = Settings(
+        decoders=1,
+        read_attempts=1,
+        url_private_hosts=(f"127.0.0.1:{web.port}",),
+        url_schemes=("http",),
+    )
+    with Embedder(engine, settings) as embedder:
+        with caplog.at_level(logging.INFO):
+            embedded = embedder.embed(items)
+        exact = embedder.embed(items, exact=True)
+    (record,) = (one for one in caplog.records if "the CPU decodes" in one.msg)
+    assert vars(record)["images"] == len(refused) + 2
+    assert engine.files == len(made) - len(refused)
+    assert embedded.items == exact.items
+    assert embedded.sizes == exact.sizes
+    assert embedded.failures == exact.failures
+    errors = {failure.item.id: failure.error for failure in embedded.failures}
+    assert errors == {"missing": "missing", damaged.name: "decode_failed"}
+    equal = (embedded.vectors == exact.vectors).all(axis=1)
+    same = {item.id for item, is_equal in zip(embedded.items, equal, strict=True) if is_equal}
+    assert same == {"url", *(path.name for path in refused)}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from clipfleet.errors import CardError, DatasetError, DatasetMismatchError, UsageError
+from clipfleet.settings import Decode
 from clipfleet.storage.format.dataset import Dataset
 from tests.datasets import DIM, make_card
 
@@ -53,6 +54,32 @@ def test_another_embedding_dtype_is_refused(tmp_path: Path) -> None:
     create(tmp_path)
     with pytest.raises(DatasetMismatchError, match="holds float16 vectors, not float32"):
         Dataset.create(str(tmp_path), make_card(), kind="planned", embedding_dtype="float32")
+
+
+@pytest.mark.parametrize(("own", "other"), [("exact", "gpu"), ("gpu", "exact")])
+def test_vectors_of_another_decoder_are_refused(tmp_path: Path, own: Decode, other: Decode) -> None:
+    def create(decode: Decode) -> Dataset:
+        card = make_card("img")
+        return Dataset.create(
+            str(tmp_path), card, kind="planned", embedding_dtype="float16", decode=decode
+        )
+
+    create(own)
+    fields = json.loads((tmp_path / "dataset.json").read_text())
+    assert fields.get("decode") == (None if own == "exact" else own)  # as in older datasets
+    assert create(own).info.decode == own
+    with pytest.raises(DatasetMismatchError, match=f"decode '{own}', not '{other}': use --decode"):
+        create(other)
+
+
+def test_the_gpu_decodes_no_texts(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"--decode gpu is for images, and tiny\.onnx is an engine"
+    ):
+        Dataset.create(
+            str(tmp_path), make_card(), kind="stream", embedding_dtype="float16", decode="gpu"
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:

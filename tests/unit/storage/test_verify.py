@@ -294,6 +294,25 @@ def test_parts_of_another_model_are_not_moved_if_all_are(dataset: Dataset) -> No
     assert "3 parts are all of another model than dataset.json" in "\n".join(result.problems)
 
 
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_part_of_another_decoder_is_damaged(dataset: Dataset, quick: bool) -> None:
+    gpu = dataclasses.replace(dataset, info=dataclasses.replace(dataset.info, decode="gpu"))
+    replace_part(gpu, FIRST, texts(*"abc"))
+    result = verify_dataset(dataset, quick=quick)
+    assert result.damaged == [FIRST]
+    assert (
+        f"1 parts have another decoder of JPEG files than dataset.json ({EMBEDS_AGAIN}): "
+        f"{FIRST} ('gpu')" in "\n".join(result.problems)
+    )
+    whole = memory_dataset()
+    whole = dataclasses.replace(whole, info=dataclasses.replace(whole.info, decode="gpu"))
+    fill(whole)
+    assert verify_dataset(whole, quick=quick).ok
+    with_other_info = dataclasses.replace(whole, info=dataset.info)
+    problem = "\n".join(verify_dataset(with_other_info, quick=quick).problems)
+    assert "2 parts are all of another model than dataset.json, or of another decoder" in problem
+
+
 def test_a_part_that_a_damaged_plan_contradicts_is_not_damaged(dataset: Dataset) -> None:
     (path,) = (n for n in dataset.fs.list("plan") if n.endswith(".parquet"))
     other = memory_dataset()

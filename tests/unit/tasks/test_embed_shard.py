@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +40,7 @@ from clipfleet.tasks.embed_shard import embed_shard
 from clipfleet.tasks.items.embed import embed_single_items, even_runs
 from clipfleet.tasks.items.parse import SingleItem, read_single_item
 from clipfleet.tasks.items.task import open_dataset
-from clipfleet.workers.embedder import Embedder
+from clipfleet.workers.embedder import Embedder, Progress
 from clipfleet.workers.engines.base import Array
 from clipfleet.workers.engines.fake import FakeEngine, write_fake_engine
 
@@ -269,6 +269,37 @@ def test_another_models_dataset_takes_no_shard(process: Embedder) -> None:
     with pytest.raises(DatasetMismatchError, match="choose another output folder"):
         embed_shard(task, process, worker="w")
     assert not Path(dataset.root, "parts").exists()
+
+
+def test_a_dataset_of_another_decoder_takes_neither_shards_nor_items(
+    process: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, (task, *_) = plan(process)
+    root = str(Path(str(process.settings.output), "stream"))
+    Dataset.create(root, process.card, kind="stream", embedding_dtype="float16")
+    gpu = process.settings.model_copy(update={"decode": "gpu"})
+    monkeypatch.setattr(process, "settings", gpu)
+    with pytest.raises(DatasetMismatchError, match="decode 'exact', not 'gpu': use --decode exact"):
+        embed_shard(task, process, worker="w")
+    with pytest.raises(DatasetMismatchError, match="decode 'exact', not 'gpu'"):
+        open_dataset(process, "stream")
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_shard_that_ended_a_process_is_decoded_exactly(
+    process: Embedder, monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    _, (task, *_) = plan(process)
+    asked: list[bool] = []
+    embed = process.embed
+
+    def recorded(items: Sequence[Item], *, exact: bool, progress: Progress) -> Embedded:
+        asked.append(exact)
+        return embed(items, exact=exact, progress=progress)
+
+    monkeypatch.setattr(process, "embed", recorded)
+    embed_shard(task, process, worker="w", lost=lost)
+    assert asked == [lost > 0]
 
 
 def test_a_dataset_keeps_its_dtype_whatever_the_worker_prefers(process: Embedder) -> None:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import cast
 
 import pytest
 
-from clipfleet.errors import CardError, DatasetMismatchError, SettingsError, UsageError
+import clipfleet
+from clipfleet.errors import (
+    CardError,
+    DatasetMismatchError,
+    DependencyError,
+    SettingsError,
+    UsageError,
+)
 from clipfleet.settings import Settings, load_settings
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.tasks.local.fleet import LocalFleet, log_tail
@@ -67,6 +77,25 @@ def test_a_worker_whose_model_does_not_fit_the_dataset_of_single_items_is_refuse
         preflight(settings)
     (root / "dataset.json").unlink()
     assert preflight(settings).tower == "txt"
+
+
+@pytest.mark.parametrize("builds", [False, True])
+def test_an_engine_that_cannot_decode_on_the_gpu_is_refused_before_the_start(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, builds: bool
+) -> None:
+    gpu = settings.model_copy(update={"decode": "gpu"})
+    with pytest.raises(UsageError, match="--decode gpu is for image engines of TensorRT"):
+        preflight(gpu, builds=builds)
+    (tmp_path / "img").mkdir()
+    model = str(write_fake_engine(tmp_path / "img", "img"))
+    images = gpu.model_copy(update={"tower": "img", "model": model})
+    monkeypatch.setitem(sys.modules, "nvidia.nvimgcodec", cast("ModuleType", None))
+    error = DependencyError if builds else UsageError  # a built engine would be of TensorRT
+    with pytest.raises(error, match="leave it out \\(CLIPFLEET_DECODE\\)"):
+        preflight(images, builds=builds)
+    with pytest.raises(UsageError, match="this is a fake engine of the img tower"):
+        clipfleet.embed([], tmp_path / "out", model=model, settings=images)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_child_reads_the_settings_that_its_parent_has(

@@ -22,6 +22,7 @@ _FORMATS = frozenset({"JPEG", "MPO"})
 _MODES = frozenset({"RGB", "L"})
 _COLOUR_SPACES = frozenset({"YCbCr", "Gray"})
 _END = b"\xff\xd9"  # of a JPEG file
+_GPU_MIN_SIDE = 16  # pixels: a block of coarse colour
 _GPU_SUBSAMPLINGS = frozenset({"444", "422", "420", "Gray"})  # whose pixels are close to Pillow's
 
 
@@ -48,13 +49,17 @@ def decode_jpeg_into(data: bytes, out: NDArray[np.uint8]) -> bool:
 def gpu_may_decode(data: bytes) -> bool:
     """Return whether a GPU may decode a file that `decode_jpeg_into` may take.
 
-    A GPU's decoder may fill up a file that was cut off, which is an error to Pillow, and may take
-    the channels of other colours for those of YCbCr.
+    nvImageCodec fills up a file that was cut off, which is an error to Pillow; it takes the channels
+    of other colours for those of YCbCr; and it was 13 levels off in pictures 3 pixels wide.
     """
     if not data.endswith(_END):
         return False
     try:
-        _, _, colour_space, subsampling = simplejpeg.decode_jpeg_header(data)
+        height, width, colour_space, subsampling = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return False
-    return colour_space in _COLOUR_SPACES and subsampling in _GPU_SUBSAMPLINGS
+    return (
+        min(height, width) >= _GPU_MIN_SIDE
+        and colour_space in _COLOUR_SPACES
+        and subsampling in _GPU_SUBSAMPLINGS
+    )

@@ -49,8 +49,8 @@ def decode_jpeg_into(data: bytes, out: NDArray[np.uint8]) -> bool:
 def gpu_may_decode(data: bytes) -> bool:
     """Return whether a GPU may decode a file that `decode_jpeg_into` may take.
 
-    nvImageCodec fills up a file that was cut off, which is an error to Pillow; it takes the channels
-    of other colours for those of YCbCr; and it was 13 levels off in pictures 3 pixels wide.
+    nvImageCodec fills up a file that was cut off, which is an error to Pillow. It takes the
+    channels of other colours for those of YCbCr. It was 13 levels off in pictures 3 pixels wide.
     """
     if not data.endswith(_END):
         return False

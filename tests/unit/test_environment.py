@@ -34,6 +34,7 @@ READS_THE_ENVIRONMENT = {
     "storage/format/id_index.py": "SQLITE_TMPDIR and TMPDIR, which are SQLite's",
     "tasks/worker/fatal_error.py": "names a file for a child",
     "tasks/worker/main.py": "CUDA_VISIBLE_DEVICES, for the log; PYTHONSAFEPATH, for a child",
+    "workers/engines/cuda/jpeg_decoder.py": "PYNVIMGCODEC_VERBOSITY, which is nvImageCodec's",
     "workers/engines/cuda/runtime.py": "CUDA_MODULE_LOADING, which is CUDA's",
     "workers/images/decoder.py": "hands it to a child, without the settings",
     "workers/environment.py": "hands it to a child, with the settings",

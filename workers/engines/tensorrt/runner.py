@@ -32,7 +32,7 @@ MIN_SPEEDUP = 1.05  # times the items a second
 MEASURED_S = 0.15
 _WARM_UP_S = 0.1  # an idle GPU runs at a lower clock
 # Of the JPEG files of one batch, decoded: their own size says little about the GPU's memory.
-_MAX_DECODED_BYTES = 512 << 20
+_MAX_DECODED_BYTES = 256 << 20
 
 
 class Runner(Closing):

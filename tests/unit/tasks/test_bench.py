@@ -251,6 +251,7 @@ class Decoded:
         self._pixels = np.full((height, width, 3), 9, np.uint8)
         self.width, self.height = width, height
         self.address: int = self._pixels.ctypes.data
+        self.on_gpu = False
 
 
 def test_pictures_are_copied_without_a_resize_and_then_resized_without_a_copy(

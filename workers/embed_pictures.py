@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from clipfleet.workers.engines.base import PictureEngine
 from clipfleet.workers.images.decoder import Picture
 from clipfleet.workers.images.decoders import Decoders
 from clipfleet.workers.input_chunks import Outcome
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -51,13 +54,33 @@ def embed_pictures(
     progress: Callable[[], None],
     *,
     exact: bool,
+    begin: Callable[[Sequence[Item]], None],
 ) -> Pictures:
     """Return the outcomes and features of items; if `exact`, the GPU decodes none of them.
+
+    What the GPU does not decode gets a second run, which is exact. `begin` gets its items first.
 
     Raises:
         EngineError: The engine failed.
         StorageError: A file system did not answer.
     """
+    found = _run(items, engine, decoders, progress, exact=exact)
+    if found.left:
+        again = [items[number] for number in found.left]
+        log.info("the CPU decodes what the GPU did not", extra={"images": len(again)})
+        begin(again)
+        found.replace(_run(again, engine, decoders, progress, exact=True))
+    return found
+
+
+def _run(
+    items: Sequence[Item],
+    engine: PictureEngine,
+    decoders: Decoders,
+    progress: Callable[[], None],
+    *,
+    exact: bool,
+) -> Pictures:
     outcomes: list[Outcome] = []
     features = np.empty((len(items), engine.card.dim), dtype=np.float32)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import cached_property
@@ -35,8 +34,6 @@ _MIN_CHUNK = 32  # items
 _CHUNKS_AHEAD = 3  # of decoded pictures: one that the engine has, and two for a slow file
 _MIN_SLOTS = 8  # pictures that each decoder may be ahead, at least
 _DECODE_SHARE = 0.5  # of the shard's deadline, at most, for one picture
-
-log = logging.getLogger(__name__)
 
 
 class Embedder(Closing):
@@ -108,7 +105,11 @@ class Embedder(Closing):
             return self._embed_texts(items, source, progress)
         self._prefetch_of(items)
         if isinstance(self.engine, PictureEngine) and self.engine.takes_pictures:
-            return self._embed_pictures(items, self.engine, source, progress, exact=exact)
+            found = embed_pictures(
+                items, self.engine, source, progress, exact=exact, begin=self._prefetch_of
+            )
+            vectors, outcomes = _normalised(items, found.outcomes, found.features)
+            return _embedded(items, outcomes, vectors, has_sizes=True)
         pictures = source.run(items, progress=progress)
         images = image_chunks(items, self.engine, size=self.chunk, pictures=pictures)
         return embed_chunks(items, self.engine, images, progress=progress)
@@ -133,25 +134,6 @@ class Embedder(Closing):
         count = self.engine.run_stream(ids, features, progress)
         vectors, outcomes = _normalised(items, outcomes, features[:count])
         return _embedded(items, outcomes, vectors, has_sizes=False)
-
-    def _embed_pictures(
-        self,
-        items: Sequence[Item],
-        engine: PictureEngine,
-        decoders: Decoders,
-        progress: Progress,
-        *,
-        exact: bool,
-    ) -> Embedded:
-        """Embed pictures in their own size, or as JPEG files; the GPU decodes and resizes them."""
-        found = embed_pictures(items, engine, decoders, progress, exact=exact)
-        if found.left:
-            again = [items[number] for number in found.left]
-            log.info("the CPU decodes what the GPU did not", extra={"images": len(again)})
-            self._prefetch_of(again)
-            found.replace(embed_pictures(again, engine, decoders, progress, exact=True))
-        vectors, outcomes = _normalised(items, found.outcomes, found.features)
-        return _embedded(items, outcomes, vectors, has_sizes=True)
 
     @cached_property
     def _urls(self) -> Prefetcher:

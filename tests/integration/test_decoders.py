@@ -152,6 +152,11 @@ def encoded(mode: str = "RGB", kind: str = "JPEG", width: int = 30, **options: A
     return content.getvalue()
 
 
+def without_tables(data: bytes, first: bytes, after: bytes) -> bytes:
+    """Return a JPEG file without its tables of a kind, which lie before the marker `after`."""
+    return data[: data.index(first)] + data[data.index(after) :]
+
+
 def turned() -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation
@@ -169,6 +174,7 @@ PICTURES = {
     "rgb.jpg": (encoded(keep_rgb=True), False),
     "tail.jpg": (encoded() + b"more", False),
     "large.jpg": (encoded(comment=b"x" * 60_000) + b"\0" * (1 << 20) + b"\xff\xd9", False),
+    "film.jpg": (without_tables(encoded(), b"\xff\xc4", b"\xff\xda"), False),
     "narrow.jpg": (encoded(width=15), False),
     "picture.png": (encoded(kind="PNG"), False),
 }
@@ -178,13 +184,19 @@ def test_only_sound_jpeg_files_in_usual_colours_are_left_to_the_gpu(tmp_path: Pa
     items = [Item(id=name, uri=str(tmp_path / name)) for name in PICTURES if name != "url"]
     for name, (data, _) in PICTURES.items():
         (tmp_path / name).write_bytes(data)
-    (tmp_path / "cut.jpg").write_bytes(encoded()[:-100])
-    items += [Item(id="cut.jpg", uri=str(tmp_path / "cut.jpg")), Item(id="url", uri="https://a/b")]
+    damaged = {
+        "cut.jpg": encoded()[:-100],
+        "tables.jpg": without_tables(encoded(), b"\xff\xdb", b"\xff\xc0"),
+    }
+    for name, data in damaged.items():
+        (tmp_path / name).write_bytes(data)
+        items.append(Item(id=name, uri=str(tmp_path / name)))
+    items.append(Item(id="url", uri="https://a/b"))
     limits = ImageLimits(fetch=lambda _: PICTURES["url"][0])
     with start(FILES, limits) as decoders:
         for exact in (False, True):
             for item, outcome in zip(items, decoders.run(items, exact=exact), strict=True):
-                if item.id == "cut.jpg":
+                if item.id in damaged:
                     assert isinstance(outcome, Failure)
                     assert outcome.error == DECODE_FAILED
                     continue

@@ -322,9 +322,10 @@ def test_what_the_gpu_does_not_decode_gets_the_exact_vector_or_the_exact_error(
         random = np.random.default_rng(number)
         Image.fromarray(random.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
         made[path] = path.read_bytes()
-    damaged = folder / "damaged.jpg"  # without quantisation tables: its header is sound
-    start = made[path].index(b"\xff\xdb")
-    damaged.write_bytes(made[path][:start] + made[path][made[path].index(b"\xff\xc0") :])
+    damaged = folder / "damaged.jpg"  # its header names a table that it does not have
+    content = bytearray(made[path])
+    content[content.index(b"\xff\xc0") + 12] = 3
+    damaged.write_bytes(content)
     engine = JpegEngine()
     refused = list(made)[2:11:4]
     engine.refused = {made[path] for path in refused} | {damaged.read_bytes()}

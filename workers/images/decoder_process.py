@@ -102,7 +102,7 @@ def _placed_jpeg(
     width, height = image.size
     if not region.layout.has_ring or max(width, height) > MAX_OWN_SIDE or not may_be_taken(image):
         return None
-    if region.layout.jpeg_files and not exact and gpu_may_decode(data):
+    if region.layout.jpeg_files and not exact and gpu_may_decode(image, data):
         start = room.ring(len(data))
         if start is not None:
             region.array(start, (len(data),), "uint8")[:] = np.frombuffer(data, np.uint8)

@@ -21,6 +21,7 @@ except ImportError:  # no wheel for this platform
 _FORMATS = frozenset({"JPEG", "MPO"})
 _MODES = frozenset({"RGB", "L"})
 _COLOUR_SPACES = frozenset({"YCbCr", "Gray"})
+_HUFFMAN_TABLES = b"\xff\xc4"
 _END = b"\xff\xd9"  # of a JPEG file
 _GPU_MIN_SIDE = 16  # pixels: a block of coarse colour
 _GPU_SUBSAMPLINGS = frozenset({"444", "422", "420", "Gray"})  # whose pixels are close to Pillow's
@@ -46,13 +47,15 @@ def decode_jpeg_into(data: bytes, out: NDArray[np.uint8]) -> bool:
     return True
 
 
-def gpu_may_decode(data: bytes) -> bool:
-    """Return whether a GPU may decode a file that `decode_jpeg_into` may take.
+def gpu_may_decode(image: Image.Image, data: bytes) -> bool:
+    """Return whether a GPU may decode an opened image's file, which `decode_jpeg_into` may take.
 
     nvImageCodec fills up a file that was cut off, which is an error to Pillow. It takes the
     channels of other colours for those of YCbCr. It was 13 levels off in pictures 3 pixels wide.
     """
-    if not data.endswith(_END):
+    # Files without tables: frames of a film, and those with arithmetic coding.
+    has_tables = bool(getattr(image, "quantization", None)) and _HUFFMAN_TABLES in data
+    if not (has_tables and data.endswith(_END)):
         return False
     try:
         height, width, colour_space, subsampling = simplejpeg.decode_jpeg_header(data)

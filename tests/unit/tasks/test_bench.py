@@ -247,6 +247,8 @@ def test_the_steady_part_begins_when_each_worker_has_written_and_counts_errors()
 class Decoded:
     """Decoded pixels."""
 
+    on_gpu = False
+
     def __init__(self, width: int, height: int) -> None:
         self._pixels = np.full((height, width, 3), 9, np.uint8)
         self.width, self.height = width, height

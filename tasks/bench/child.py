@@ -14,10 +14,11 @@ from clipfleet.tasks.bench.dataset import write_parts
 from clipfleet.tasks.bench.engine import embed_here, engine_alone, is_on_gpu, tokenise
 from clipfleet.tasks.bench.images import copy_and_resize, decode, inputs_of
 from clipfleet.tasks.bench.stage import Setup, Stage
-from clipfleet.workers.embedder import Embedder, decoder_count, open_decoders
+from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.base import Array, PictureEngine
 from clipfleet.workers.images.decoder import Picture
 from clipfleet.workers.images.decoders import Decoders
+from clipfleet.workers.open_decoders import decoder_count, open_decoders
 
 _SAMPLE_ITEMS = 64  # whose inputs the engine gets over and over
 _GPU_ITEMS = 32  # pictures that are copied at once

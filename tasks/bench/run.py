@@ -24,8 +24,9 @@ from clipfleet.tasks.bench.verdict import judge
 from clipfleet.tasks.local.redis_server import server_command
 from clipfleet.tasks.local.scratch import scratch_folder
 from clipfleet.tasks.worker.engine_processes import with_engine_processes
-from clipfleet.workers.embedder import Embedder, decoder_count
+from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.images.decode import ImageLimits
+from clipfleet.workers.open_decoders import decoder_count
 
 _WHOLE_STAGES = 2.5  # times the time of another stage, for the whole way
 _SHARDS = 8  # of the whole way, at least: its rate is that of the later ones

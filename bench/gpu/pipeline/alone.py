@@ -17,8 +17,9 @@ from bench.gpu.pipeline.figures import Figure, add_figure
 from bench.gpu.pipeline.rates import ROUNDS, items_of, median_rate
 from bench.gpu.timing.rates import DISTINCT_ITEMS, measure_rate
 from clipfleet.settings import load_settings
-from clipfleet.workers.embedder import Embedder, decoder_count
+from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.base import Engine
+from clipfleet.workers.open_decoders import decoder_count
 from clipfleet.workers.text.tokenizer import Tokenizer
 
 _WARM_UP = 1000  # items

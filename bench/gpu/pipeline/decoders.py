@@ -19,9 +19,9 @@ from clipfleet.items import Item
 from clipfleet.model_card import load_card
 from clipfleet.settings import Settings, load_settings
 from clipfleet.storage.format.parts import Failure
-from clipfleet.workers.embedder import decoder_count, open_decoders
 from clipfleet.workers.engines.fake import FakeEngine, fake_card
 from clipfleet.workers.images.decoders import Decoders
+from clipfleet.workers.open_decoders import decoder_count, open_decoders
 
 _CHUNK = 128  # images that an engine takes at once
 _WARM_UP = 500  # images

@@ -66,6 +66,7 @@ class Machine:
         self.changes: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] = lambda pixels: pixels
         self.takes: Callable[[bytes], bool] = lambda data: True
         self.error: Exception | None = None
+        self.has_nvjpeg = True
         self.batches: list[int] = []
         self.open = 0  # decoders
 
@@ -87,6 +88,8 @@ class Decoder:
         backends: Sequence[Backend] | None = None,
         options: str = "",
     ) -> None:
+        if not machine.has_nvjpeg:
+            raise RuntimeError("Internal error - Could not create decoder. Code: 7")
         assert options == ":fancy_upsampling=1"
         assert max_num_cpu_threads > 0
         assert BackendKind.CPU_ONLY not in {one.backend_kind for one in backends or ()}

@@ -231,6 +231,15 @@ def test_without_the_extra_nothing_starts(
     assert_nothing_held(state)
 
 
+def test_without_nvjpeg_an_engine_does_not_load(
+    state: State, machine: Machine, tmp_path: Path
+) -> None:
+    machine.has_nvjpeg = False
+    with pytest.raises(DependencyError, match=r"nvJPEG \(Internal error - Could not create"):
+        engine_of(tmp_path, state)
+    assert_nothing_held(state)
+
+
 @pytest.mark.parametrize(("tower", "runtime"), [("txt", "tensorrt"), ("img", "onnxruntime")])
 def test_other_engines_do_not_decode_on_the_gpu(tower: Any, runtime: str) -> None:
     with pytest.raises(UsageError, match=f"this is a {runtime} engine of the {tower} tower"):

@@ -72,7 +72,7 @@ def check_installed() -> None:
 
 def _missing(reason: str) -> DependencyError:
     return DependencyError(
-        f"--decode gpu needs nvImageCodec ({reason}): from a checkout, "
+        f"--decode gpu needs nvImageCodec and nvJPEG ({reason}): from a checkout, "
         "pip install '.[gpu,gpu-decode]', or leave it out (CLIPFLEET_DECODE)"
     )
 
@@ -84,7 +84,7 @@ class JpegDecoder(Closing):
         """Start the decoder.
 
         Raises:
-            DependencyError: nvImageCodec is not installed.
+            DependencyError: nvImageCodec or nvJPEG is not installed.
         """
         nvimgcodec = load_nvimgcodec()
         kinds = nvimgcodec.BackendKind
@@ -92,13 +92,13 @@ class JpegDecoder(Closing):
         self._params = nvimgcodec.DecodeParams(
             apply_exif_orientation=False, color_spec=nvimgcodec.ColorSpec.SRGB
         )
-        self._decoder = nvimgcodec.Decoder(
-            max_num_cpu_threads=min(_MAX_THREADS, cores()),
-            backends=[
-                nvimgcodec.Backend(kind) for kind in (kinds.HW_GPU_ONLY, kinds.HYBRID_CPU_GPU)
-            ],
-            options=_OPTIONS,
-        )
+        backends = [nvimgcodec.Backend(kind) for kind in (kinds.HW_GPU_ONLY, kinds.HYBRID_CPU_GPU)]
+        try:
+            self._decoder = nvimgcodec.Decoder(
+                max_num_cpu_threads=min(_MAX_THREADS, cores()), backends=backends, options=_OPTIONS
+            )
+        except RuntimeError as error:  # no decoder of these kinds
+            raise _missing(str(error)) from error
 
     def decode(self, pictures: Sequence[Source], stream: cuda.Stream) -> list[Pixels]:
         """Put the decoding of those pictures that are JPEG files into a stream.

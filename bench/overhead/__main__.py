@@ -41,7 +41,7 @@ from clipfleet.workers.engines.fake import write_fake_engine
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results" / "overhead.json"
-SAMPLES = ROOT / "convert" / "samples"
+SAMPLES = ROOT / "workers" / "images" / "samples"
 _DIFFERENT = 1000  # photos, which ids share
 _SMALL = "32x24"  # pixels of a photo, where only memory is measured
 

@@ -20,7 +20,7 @@ from clipfleet.tasks.embed_shard import embed_shard
 from clipfleet.tasks.items.embed import embed_single_items
 from clipfleet.tasks.items.parse import read_single_items
 from clipfleet.tasks.items.task import open_dataset
-from clipfleet.workers import embedder as embedder_module
+from clipfleet.workers import open_decoders
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.fake import FakeEngine, fake_card
 from tests.fuzz.dataset_targets import CARD, DIM, contents, make_dataset, restore
@@ -35,7 +35,7 @@ def _embedder(tower: Tower, output: Path, roots: tuple[str, ...]) -> Embedder:
     settings = Settings(
         output=str(output), tower=tower, input_roots=roots, decoders=1, read_attempts=1
     )
-    with mock.patch.object(embedder_module, "Decoders", DecodersHere):
+    with mock.patch.object(open_decoders, "Decoders", DecodersHere):
         return Embedder(FakeEngine(card), settings)
 
 
@@ -43,7 +43,7 @@ def items(tower: Tower, folder: Path) -> Target:
     """The items of a message, and its dataset, of which all that has an id becomes a row."""
     output, inputs = folder / "output", folder / "inputs"
     inputs.mkdir()
-    sample = next((Path(__file__).parents[2] / "convert" / "samples").rglob("*.jpg"))
+    sample = next((Path(__file__).parents[2] / "workers" / "images" / "samples").rglob("*.jpg"))
     shutil.copy(sample, inputs / "a.jpg")
     (inputs / "out.jpg").symlink_to("/etc/passwd")
     embedder = _embedder(tower, output, (str(inputs.resolve()),))

@@ -19,6 +19,7 @@ _RESOLUTION = 2
 _REQUESTS = 4
 _INPUTS = Layout(resolution=_RESOLUTION, slots=_REQUESTS, ring_bytes=0)
 _OWN_SIZE = Layout(resolution=_RESOLUTION, slots=_REQUESTS, ring_bytes=1024)
+_FILES = Layout(resolution=_RESOLUTION, slots=_REQUESTS, ring_bytes=1024, jpeg_files=True)
 
 
 class _Ended:
@@ -48,6 +49,11 @@ def _use(picture: Picture) -> None:
     """Read the pixels as engines do."""
     assert 0 < min(picture.size) <= max(picture.size) < 1 << 31  # int32 in parts
     layout = picture._decoder.region.layout
+    if picture.file_bytes:
+        assert layout.jpeg_files
+        assert picture.file.shape == (picture.file_bytes,)
+        picture.free()
+        return
     shape = (picture.height, picture.width, 3) if layout.has_ring else (3, _RESOLUTION, _RESOLUTION)
     pixels = picture.pixels
     assert pixels.shape == shape
@@ -62,7 +68,7 @@ def decoder(folder: Path) -> Target:
     """The answers of a decoder."""
 
     def run(data: bytes) -> None:
-        for layout in (_INPUTS, _OWN_SIZE):
+        for layout in (_INPUTS, _OWN_SIZE, _FILES):
             decoder, theirs = decoder_without_process(layout)
             try:
                 theirs.sendall(data)
@@ -91,7 +97,8 @@ def decoder(folder: Path) -> Target:
     outside = lines([128, 2, 2, 3, 4], [1085, 2, 2, 1, 1])
     odd = lines([64, 1, 1, 1, 1], [256, 1, 256, 1, 1], [64, 2, 2, 2, 2, 2])
     deep = b"ready\n" + b"[" * 5000 + b"\n"
-    seeds = (right, wrong, large, outside, odd, right[:-1], b"[]\n{}\n", deep, b"x" * 70000)
+    file = lines([64, 2, 2, 2, 2, 9], [128, 2, 2, 2, 2, 1 << 40])
+    seeds = (right, file, wrong, large, outside, odd, right[:-1], b"[]\n{}\n", deep, b"x" * 70000)
     return Target(run=run, seeds=seeds)
 
 

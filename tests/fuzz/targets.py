@@ -111,7 +111,7 @@ def settings(folder: Path) -> Target:
 
 def image(folder: Path) -> Target:
     """The bytes of a picture."""
-    samples = Path(__file__).parents[2] / "convert" / "samples"
+    samples = Path(__file__).parents[2] / "workers" / "images" / "samples"
     seeds = [p.read_bytes() for p in sorted(samples.rglob("*")) if p.suffix in {".jpg", ".png"}]
 
     def run(data: bytes) -> None:

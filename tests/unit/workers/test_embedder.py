@@ -17,7 +17,7 @@ from clipfleet.items import Item
 from clipfleet.model_card import load_card
 from clipfleet.settings import Settings
 from clipfleet.storage.format.parts import Embedded, Failure
-from clipfleet.workers import embedder as embedder_module
+from clipfleet.workers import open_decoders
 from clipfleet.workers.embedder import Embedder, embed_chunks
 from clipfleet.workers.engines.base import Array, l2_normalise
 from clipfleet.workers.engines.fake import FakeEngine, fake_card, write_fake_engine
@@ -267,7 +267,7 @@ def test_a_picture_may_hold_its_decoder_for_less_than_the_deadline(
         def close(self) -> None:
             """End nothing."""
 
-    monkeypatch.setattr(embedder_module, "Decoders", NoDecoders)
+    monkeypatch.setattr(open_decoders, "Decoders", NoDecoders)
     settings = Settings(shard_deadline_s=deadline_s, decoders=3)
     with Embedder(FakeEngine(fake_card("img", dim=8, resolution=16)), settings):
         assert [(one["timeout_s"], one["count"]) for one in given] == [(expected_s, 3)]

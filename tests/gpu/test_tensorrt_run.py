@@ -110,6 +110,7 @@ class OnGpu:
         self.buffer = cuda.DeviceBuffer(array.nbytes)
         kind = cuda.runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
         cuda.call("cudaMemcpy", self.buffer.handle, array.ctypes.data, array.nbytes, kind)
+        cuda.synchronize()
         self.__cuda_array_interface__ = {
             "shape": array.shape,
             "typestr": array.dtype.str,

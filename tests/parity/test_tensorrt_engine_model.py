@@ -34,6 +34,7 @@ class OnGpu:
             from clipfleet.workers.engines.cuda import runtime as cuda
 
             cuda.call("cudaMemcpy", self.buffer.handle, array.ctypes.data, array.nbytes, 1)
+            cuda.synchronize()
         self.__cuda_array_interface__ = {
             "shape": array.shape,
             "typestr": array.dtype.str,

@@ -105,6 +105,7 @@ class Cuda:
         self.known: list[tuple[int, int]] = []  # addresses and sizes of other libraries' memory
         self.in_flight_most = 0
         self.waited_with: list[int] = []  # the flags of the events that were waited for
+        self.default_stream = _Stream()
         self._failures: dict[str, tuple[Error, int]] = {}
         self._lost: Error | None = None
         self._next = 1
@@ -169,6 +170,7 @@ class Cuda:
     def cudaDeviceSynchronize(self) -> tuple[Error]:
         error = self._error("cudaDeviceSynchronize")
         if not error:
+            self.default_stream.run()
             for held in list(self.held.values()):
                 if isinstance(held, _Stream):
                     held.run()
@@ -209,8 +211,16 @@ class Cuda:
         return (self._error("cudaHostUnregister"),)
 
     def cudaMemcpy(self, dst: int, src: int, count: int, kind: Any) -> tuple[Error]:
-        ctypes.memmove(dst, src, count)
-        return (self._error("cudaMemcpy"),)
+        error = self._error("cudaMemcpy")
+        if error:
+            return (error,)
+        if kind == self.cudaMemcpyKind.cudaMemcpyHostToDevice:
+            # It returns once the bytes are staged, and streams of this kind do not wait for it.
+            staged = ctypes.string_at(src, count)
+            self.default_stream.put(lambda: ctypes.memmove(dst, staged, count))
+        else:
+            ctypes.memmove(dst, src, count)
+        return (error,)
 
     def cudaMemcpyAsync(
         self, dst: int, src: int, count: int, kind: Any, stream: int

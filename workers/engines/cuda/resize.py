@@ -47,6 +47,7 @@ class Resizer:
         self._module = _driver_call("cuModuleLoadData", _PTX.read_bytes() + b"\0")
         self._first = _driver_call("cuModuleGetFunction", self._module, b"first_pass")
         self._second = _driver_call("cuModuleGetFunction", self._module, b"second_pass")
+        self._uploads = cuda.Stream()
 
     def table(self, size: int) -> Table:
         """Return the weights for a width or a height."""
@@ -56,9 +57,14 @@ class Resizer:
             return found
         windows, values = weights(size, self.resolution)
         content = np.concatenate([windows.ravel(), values.ravel()])
-        buffer = cuda.DeviceBuffer(content.nbytes)
-        kind = cuda.runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
-        cuda.call("cudaMemcpy", buffer.handle, content.ctypes.data, content.nbytes, kind)
+        with ExitStack() as stack:
+            buffer = stack.enter_context(cuda.DeviceBuffer(content.nbytes))
+            source, size_bytes = content.ctypes.data, content.nbytes
+            cuda.copy_async(buffer.handle, source, size_bytes, "HostToDevice", self._uploads)
+            # cudaMemcpy may return before the GPU has the bytes; the kernels' streams wait for no
+            # other stream.
+            self._uploads.synchronize()
+            stack.pop_all()
         table = self._tables[size] = (buffer, values.shape[1])
         if len(self._tables) > _MAX_TABLES:
             cuda.synchronize()  # a batch in flight may read it
@@ -96,6 +102,7 @@ class Resizer:
         """Free the weights and the kernels; never raises, as `Handle.close`."""
         while self._tables:
             self._tables.popitem()[1][0].close()
+        self._uploads.close()
         _driver().cuModuleUnload(self._module)
 
 

@@ -216,8 +216,8 @@ class Cuda:
             return (error,)
         if kind == self.cudaMemcpyKind.cudaMemcpyHostToDevice:
             # It returns once the bytes are staged, and streams of this kind do not wait for it.
-            staged = ctypes.string_at(src, count)
-            self.default_stream.put(lambda: ctypes.memmove(dst, staged, count))
+            staged = ctypes.create_string_buffer(ctypes.string_at(src, count), count)
+            self.default_stream.put(lambda: _copy(dst, ctypes.addressof(staged), count))
         else:
             ctypes.memmove(dst, src, count)
         return (error,)

@@ -36,7 +36,7 @@ def theirs(vit: Architecture) -> ChineseCLIPModel:
         projection_dim=vit.dim,
     )
     model: ChineseCLIPModel = ChineseCLIPModel(config)
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()
     with torch.no_grad():
         for parameter in model.parameters():  # biases and norms are not left at 0 and 1
             parameter.add_(torch.randn(parameter.shape) * 0.1)

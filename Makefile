@@ -3,7 +3,7 @@
 # make lint            run ruff and mypy --strict
 # make unit            run tests/unit: seconds, no process, no sleep
 # make docs            build the documentation's site into site/; a broken link is an error
-# make test            run the linters and all tests, as CI does
+# make test            run the linters and all tests (suite, torch-suite), as CI does
 # make constraints     write constraints.txt from what is installed here and for CPython 3.10 (PYTHON310=…)
 # make lock            write requirements*.lock: the packages of the images, with hashes
 # make check-lock      download the files of the locks of `cpu` and `flower`, and compare their hashes
@@ -28,18 +28,22 @@ LOCKS := requirements.lock requirements-flower.lock
 BINDINGS := 'tensorrt-bindings==8.6.1; python_version < "3.12"' tensorrt-cu12-bindings==10.16.1.11 \
 	tensorrt-cu13-bindings==11.4.0.106 cuda-bindings==12.9.10
 
-.PHONY: install lint docs unit test constraints lock check-lock check-lock-convert check-lock-gpu audit demo clean
+.PHONY: install lint docs unit test suite torch-suite constraints lock check-lock check-lock-convert \
+	check-lock-gpu audit demo clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
+# Few of the packages' modules are ever imported: to compile all 16,000 takes a minute.
+PIP_INSTALL = $(BIN)/pip install -q --no-compile -c constraints.txt
+
 install: $(BIN)/python
-	$(BIN)/pip install -q -c constraints.txt $(TORCH_INDEX:%=--extra-index-url %) torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,convert,server,docs,dev]'
-	$(BIN)/pip install -q -c constraints.txt --no-deps cn_clip
+	$(PIP_INSTALL) $(TORCH_INDEX:%=--extra-index-url %) torch
+	$(PIP_INSTALL) -e '.[cpu,convert,server,docs,dev]'
+	$(PIP_INSTALL) --no-deps cn_clip
 	for pin in $(BINDINGS); do \
 		version=$${pin#*==} && folder=$(VENV)/share/nvidia-bindings/$${version%%;*} && \
-		{ test -d "$$folder" || $(BIN)/pip install -q --no-deps --target "$$folder" "$$pin" || exit 1; }; done
+		{ test -d "$$folder" || $(BIN)/pip install -q --no-compile --no-deps --target "$$folder" "$$pin" || exit 1; }; done
 
 lint:
 	$(BIN)/ruff check .
@@ -57,13 +61,24 @@ TEST_ENV := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 unit: $(BIN)/python
 	$(TEST_ENV) $(BIN)/pytest -q -n 2 --hypothesis-profile=quick tests/unit
 
-# Two files of tests run at once for each core, because many tests wait for processes. A file's tests run
-# in order in one process. tests/conftest.py orders the files, slow ones first. The supervisor kills every
-# process that is left when the run ends or is interrupted.
-test: $(BIN)/ruff lint
-	exec env $(TEST_ENV) $(BIN)/python -m tests.supervisor $(BIN)/pytest \
-		-n $$(( 2 * $$(nproc) )) --dist loadfile --no-loadscope-reorder \
-		--durations=15
+# The linters run beside the tests, many of which wait for processes. If one of the three fails, the others
+# go on to their end.
+test: $(BIN)/ruff
+	exec $(MAKE) --no-print-directory -j3 suite torch-suite lint
+
+# Each process of pytest imports the files of all its tests. So the tests that need PyTorch, whose import takes
+# seconds, have one process of their own.
+TORCH_TESTS := tests/convert tests/parity tests/examples/test_demo_model.py
+
+# Two processes for each core, with the one of `torch-suite`. A file's tests run in order in one process;
+# tests/conftest.py orders the files, slow ones first. The supervisor kills every process that is left when
+# the run ends or is interrupted.
+suite: $(BIN)/ruff
+	exec env $(TEST_ENV) $(BIN)/python -m tests.supervisor $(BIN)/pytest $(TORCH_TESTS:%=--ignore=%) \
+		-n $$(( 2 * $$(nproc) - 1 )) --dist loadfile --no-loadscope-reorder --durations=15
+
+torch-suite: $(BIN)/ruff
+	exec env $(TEST_ENV) $(BIN)/python -m tests.supervisor $(BIN)/pytest -q $(TORCH_TESTS) --durations=5
 
 $(BIN)/ruff $(BIN)/mkdocs:
 	$(MAKE) install

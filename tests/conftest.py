@@ -6,7 +6,6 @@ import os
 import signal
 import uuid
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -23,14 +22,9 @@ else:
     settings.register_profile("quick", deadline=None, max_examples=20)  # `make unit`
     settings.load_profile("patient")
 
-# These files share converted models, and the import of the exporter, which takes seconds: one
-# process runs them all.
-TOGETHER = "tests/convert/"
-
 # The longest files start first, so that none runs alone at the end: a file's tests run in one
 # process (`--dist loadfile`). Files of tests/unit come last; each takes seconds.
 SLOW = (
-    TOGETHER,
     "tests/examples/test_readme.py",
     "tests/examples/test_notebook.py",
     "tests/integration/test_wheel.py",
@@ -38,7 +32,6 @@ SLOW = (
     "tests/integration/",
     "tests/examples/",
     "tests/fuzz/",
-    "tests/parity/",
     "tests/interleavings/",
 )
 
@@ -50,18 +43,6 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank(item.nodeid))  # each file keeps its order
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Return the scheduler of `--dist loadfile`, with one scope for the files of `TOGETHER`."""
-    from xdist.scheduler import LoadFileScheduling
-
-    class LoadFolderScheduling(LoadFileScheduling):  # type: ignore[misc]
-        def _split_scope(self, nodeid: str) -> str:
-            return TOGETHER if nodeid.startswith(TOGETHER) else str(super()._split_scope(nodeid))
-
-    return LoadFolderScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def rank(nodeid: str) -> int:

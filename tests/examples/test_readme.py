@@ -13,12 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
-import torch
 from pydantic import TypeAdapter
 
 from clipfleet.architectures import Architecture, VisionTransformer, load_architecture
-from clipfleet.convert.checkpoints.load import save_checkpoint
-from clipfleet.convert.model.chinese_clip import ChineseClip
 from clipfleet.tasks.local.redis_server import server_command
 from tests.hub import Hub, resolve_path, serve
 from tests.integration.support import PATIENCE_S, wait_until
@@ -66,6 +63,11 @@ def model() -> Architecture:
 @pytest.fixture(scope="module")
 def hub(model: Architecture, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     """A hub with a checkpoint of the small model in the published form, with random weights."""
+    import torch
+
+    from clipfleet.convert.checkpoints.load import save_checkpoint
+    from clipfleet.convert.model.chinese_clip import ChineseClip
+
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("hub") / "checkpoint.pt"
     save_checkpoint(ChineseClip(model), path, half=True)

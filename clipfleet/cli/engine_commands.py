@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipfleet.architectures import TOWERS
+from clipfleet.architectures import TOWERS, load_architecture
 from clipfleet.cli.options import Json, PrecisionName, TowerName
 from clipfleet.cli.output import print_result
 from clipfleet.errors import UsageError
@@ -105,6 +105,22 @@ def convert(
         _print(present, as_json)
         return
 
+    # What is wrong with the request is told before PyTorch is loaded.
+    checkpoint_options = {
+        "--checkpoint": checkpoint,
+        "--tower": tower,
+        "--batch-size": batch_size,
+        "--dynamic-batch": dynamic_batch,
+        "--context-length": context_length,
+        "--download-root": download_root,
+    }
+    given = [name for name, value in checkpoint_options.items() if value]
+    if from_onnx is None and logit_scale is not None:
+        raise UsageError("--logit-scale is for --from-onnx: a checkpoint holds its own")
+    if from_onnx is not None and given:
+        raise UsageError(f"{', '.join(given)}: not with --from-onnx, whose file decides it")
+    load_architecture(architecture)
+
     from clipfleet.convert.dependencies import naming_missing_packages
     from clipfleet.convert.tensorrt.requests import naming_file_errors
 
@@ -122,17 +138,7 @@ def convert(
         "verify_texts": verify_texts,
         "progress": print_progress,
     }
-    checkpoint_options = {
-        "--checkpoint": checkpoint,
-        "--tower": tower,
-        "--batch-size": batch_size,
-        "--dynamic-batch": dynamic_batch,
-        "--context-length": context_length,
-        "--download-root": download_root,
-    }
     if from_onnx is None:
-        if logit_scale is not None:
-            raise UsageError("--logit-scale is for --from-onnx: a checkpoint holds its own")
         models = convert_checkpoint(
             checkpoint=checkpoint,
             towers=towers,
@@ -142,9 +148,6 @@ def convert(
             **common,
         )
     else:
-        given = [name for name, value in checkpoint_options.items() if value]
-        if given:
-            raise UsageError(f"{', '.join(given)}: not with --from-onnx, whose file decides it")
         with naming_file_errors():
             models = convert_onnx(from_onnx, logit_scale=logit_scale, **common)
     _print(models, as_json)

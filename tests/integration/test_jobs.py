@@ -14,58 +14,57 @@ from tests.integration.support import Bench
 pytestmark = pytest.mark.integration
 
 
-def test_a_job_ends_complete_and_a_second_submit_does_nothing(bench: Bench) -> None:
-    worker = bench.start_worker()
-    submission = bench.submit(3_050)
+def test_a_job_ends_complete_and_a_second_submit_does_nothing(served: Bench) -> None:
+    worker = served.workers[-1]
+    submission = served.submit(3_050, "job")
     assert (submission.planned_shards, submission.queued_shards) == (31, 31)
-    bench.wait_for_items(3_050)
-    bench.assert_whole(vectors=3_050)
+    served.wait_for_items(3_050, "job")
+    served.assert_whole("job", vectors=3_050)
 
-    again = bench.submit(3_050)
+    again = served.submit(3_050, "job")
     assert (again.job, again.planned_items, again.queued_shards) == (None, 0, 0)
     assert len(worker.events("shard embedded")) == 31
-    progress = read_progress(bench.dataset_path(), bench.settings)
+    progress = read_progress(served.dataset_path("job"), served.settings)
     assert progress.finished
     assert (progress.total, progress.vectors, progress.errors) == (3_050, 3_050, 0)
     assert (progress.waiting, progress.held, progress.refusals) == (0, 0, [])
 
 
-def test_what_was_deleted_comes_back_and_nothing_else(bench: Bench) -> None:
-    worker = bench.start_worker()
-    bench.submit(1_000)
-    bench.wait_for_items(1_000)
-    root = Path(bench.dataset_path())
+def test_what_was_deleted_comes_back_and_nothing_else(served: Bench) -> None:
+    worker = served.workers[-1]
+    served.submit(1_000, "deleted")
+    served.wait_for_items(1_000, "deleted")
+    root = Path(served.dataset_path("deleted"))
     for index in (2, 7):
         (root / part_path(f"00001-{index:07d}")).unlink()
     (root / record_path("00001-0000002")).unlink()
     untouched = {path: path.stat().st_ino for path in (root / "parts").iterdir()}
 
-    assert bench.submit(1_000).queued_shards == 2
-    bench.wait_for_items(1_000)
-    bench.assert_whole(vectors=1_000)
+    assert served.submit(1_000, "deleted").queued_shards == 2
+    served.wait_for_items(1_000, "deleted")
+    served.assert_whole("deleted", vectors=1_000)
     assert len(worker.events("shard embedded")) == 10 + 2
     assert {path: path.stat().st_ino for path in untouched} == untouched
 
 
-def test_a_part_without_a_record_is_finished_and_not_embedded_again(bench: Bench) -> None:
-    worker = bench.start_worker()
-    bench.submit(300)
-    bench.wait_for_items(300)
-    Path(bench.dataset_path(), record_path("00001-0000001")).unlink()
-    assert bench.submit(300).queued_shards == 0
-    bench.assert_whole(vectors=300)
+def test_a_part_without_a_record_is_finished_and_not_embedded_again(served: Bench) -> None:
+    worker = served.workers[-1]
+    served.submit(300, "recorded")
+    served.wait_for_items(300, "recorded")
+    Path(served.dataset_path("recorded"), record_path("00001-0000001")).unlink()
+    assert served.submit(300, "recorded").queued_shards == 0
+    served.assert_whole("recorded", vectors=300)
     assert len(worker.events("shard embedded")) == 3
 
 
-def test_more_items_in_the_source_are_a_second_job(bench: Bench) -> None:
-    bench.start_worker()
-    bench.submit(250)
-    bench.wait_for_items(250)
-    submission = bench.submit(320)
+def test_more_items_in_the_source_are_a_second_job(served: Bench) -> None:
+    served.submit(250, "more")
+    served.wait_for_items(250, "more")
+    submission = served.submit(320, "more")
     assert (submission.job, submission.planned_items) == ("00002", 70)
-    bench.wait_for_items(320)
-    bench.assert_whole(vectors=320)
-    second = read_progress(f"{bench.dataset_path()}:00002", bench.settings)
+    served.wait_for_items(320, "more")
+    served.assert_whole("more", vectors=320)
+    second = read_progress(f"{served.dataset_path('more')}:00002", served.settings)
     assert (second.total, second.vectors, second.shards) == (70, 70, 1)
 
 

@@ -116,15 +116,6 @@ def test_after_ctrl_c_nothing_is_left_and_a_second_run_goes_on(home: Path) -> No
     assert summary["embedded_items"] == ITEMS - 50 * before
 
 
-def test_what_it_started_dies_with_it(home: Path) -> None:
-    run = start_embed(home, item_s=0.03)
-    wait_until(lambda: parts(home) >= 1, what="a shard")
-    assert len(processes_of(home)) >= 4  # the command, Redis, a worker and its child
-    run.kill()
-    run.communicate(timeout=PATIENCE_S)
-    wait_until(lambda: not processes_of(home), what="no process left")
-
-
 def test_a_second_command_on_a_dataset_is_refused_and_the_first_one_ends_its_work(
     home: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,17 +135,19 @@ def test_a_second_command_on_a_dataset_is_refused_and_the_first_one_ends_its_wor
     assert json.loads(out)["embedded_items"] == ITEMS, said
 
 
-def test_killed_commands_hold_no_dataset_and_the_next_one_removes_their_files(
+def test_what_it_started_dies_with_it_and_the_next_command_removes_its_files(
     home: Path,
 ) -> None:
     for _ in range(2):
         wanted = parts(home) + 1
         run = start_embed(home, item_s=0.01)
         wait_until(partial(has_parts, home, wanted), what="a shard")
+        assert len(processes_of(home)) >= 4  # the command, Redis, a worker and its child
         run.kill()
         run.communicate(timeout=PATIENCE_S)
+        wait_until(lambda: not processes_of(home), what="no process left")
         assert len(list((home / "t").iterdir())) in (1, 2)  # the workers', and perhaps Redis's
-    out, said = start_embed(home).communicate(timeout=PATIENCE_S)
+    out, said = start_embed(home).communicate(timeout=PATIENCE_S)  # the dataset is free
     assert json.loads(out)["verification"]["vectors"] == ITEMS, said
     assert not (home / "out" / "running.json").exists()
     assert_nothing_left(home)

@@ -2,56 +2,57 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "examples" / "demo" / "model" / "demo.txt.fp32.onnx"
 HEAVY = ("onnxruntime", "torch", "tensorrt", "onnx")
 
-
-@pytest.mark.parametrize(
-    ("role", "module", "forbidden"),
-    [
-        ("the package", "clipfleet", (*HEAVY, "celery", "pyarrow", "numpy", "pydantic", "redis")),
-        ("the command line", "clipfleet.cli.main", (*HEAVY, "pyarrow", "celery")),
-        ("the public functions", "clipfleet.api", (*HEAVY, "pyarrow", "celery")),
-        ("a producer of shards", "clipfleet.tasks.submit.submit", HEAVY),
-        ("a producer of items", "clipfleet.tasks.items.queue", HEAVY),
-        ("the guide's conversion, until it converts", "clipfleet.convert.pytorch_to_onnx", HEAVY),
-        ("a worker's parent process", "clipfleet.tasks.worker.main", HEAVY),
-        ("a worker's child", "clipfleet.tasks.embed_shard", ("torch", "onnx")),
-        ("the pipeline", "clipfleet.workers.embedder", ("torch", "onnx")),
-        ("the preparation, until it converts", "clipfleet.convert.prepare", HEAVY),
-        (
-            "the building of engines",
-            "clipfleet.convert.onnx_to_tensorrt",
-            ("torch", "onnx", "tensorrt"),
-        ),
-        (
-            "the builder's process",
-            "clipfleet.convert.tensorrt.builder_main",
-            ("torch", "onnx", "tensorrt"),
-        ),
-        (
-            "the adoption of engines",
-            "clipfleet.convert.tensorrt.adopt",
-            ("torch", "onnx", "tensorrt"),
-        ),
-        ("a dataset's reader", "clipfleet.reader", (*HEAVY, "celery")),
-    ],
+# Each row forbids no more than the row before it: one process imports all modules in this order.
+ROLES = (
+    ("the package", "clipfleet", (*HEAVY, "celery", "pyarrow", "numpy", "pydantic", "redis")),
+    ("the command line", "clipfleet.cli.main", (*HEAVY, "pyarrow", "celery")),
+    ("the public functions", "clipfleet.api", (*HEAVY, "pyarrow", "celery")),
+    ("a dataset's reader", "clipfleet.reader", (*HEAVY, "celery")),
+    ("a producer of shards", "clipfleet.tasks.submit.submit", HEAVY),
+    ("a producer of items", "clipfleet.tasks.items.queue", HEAVY),
+    ("the guide's conversion, until it converts", "clipfleet.convert.pytorch_to_onnx", HEAVY),
+    ("the preparation, until it converts", "clipfleet.convert.prepare", HEAVY),
+    ("a worker's parent process", "clipfleet.tasks.worker.main", HEAVY),
+    (
+        "the building of engines",
+        "clipfleet.convert.onnx_to_tensorrt",
+        ("torch", "onnx", "tensorrt"),
+    ),
+    (
+        "the builder's process",
+        "clipfleet.convert.tensorrt.builder_main",
+        ("torch", "onnx", "tensorrt"),
+    ),
+    ("the adoption of engines", "clipfleet.convert.tensorrt.adopt", ("torch", "onnx", "tensorrt")),
+    ("a worker's child", "clipfleet.tasks.embed_shard", ("torch", "onnx")),
+    ("the pipeline", "clipfleet.workers.embedder", ("torch", "onnx")),
 )
-def test_light_imports(role: str, module: str, forbidden: tuple[str, ...]) -> None:
-    script = (
-        f"import sys, {module}; print(*[m for m in {forbidden!r} if m in sys.modules], sep=',')"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert run.stdout.strip() == "", f"{role} loads {run.stdout.strip()}"
+
+LOADED = """
+import importlib, json, sys
+for role, module, forbidden in json.loads(sys.argv[1]):
+    importlib.import_module(module)
+    if loaded := [name for name in forbidden if name in sys.modules]:
+        sys.exit(f"{role} loads {loaded}")
+"""
+
+
+def test_each_role_loads_no_more_than_it_needs() -> None:
+    for (_, _, earlier), (_, _, later) in pairwise(ROLES):
+        assert set(earlier) >= set(later)
+    command = [sys.executable, "-c", LOADED, json.dumps(ROLES)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
 
 
 def test_the_package_loads_no_other_module() -> None:

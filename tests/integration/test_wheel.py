@@ -123,6 +123,7 @@ def _python_310() -> str | None:
     return None
 
 
+@pytest.mark.parametrize("python", ["3.10"], indirect=True)
 def test_every_module_of_a_worker_and_a_producer_imports(python: Path, tmp_path: Path) -> None:
     run = subprocess.run(
         [python, "-c", IMPORT_ALL], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -26,6 +26,7 @@ from clipfleet.model_card import ModelCard, Parity
 
 Converted = dict[str, tuple[ModelCard, Path]]
 
+ENGINE = "engine.onnx"
 CHANNELS = [3, 7]  # where real models keep activations of hundreds
 LARGE = torch.tensor([400.0, -400.0])
 
@@ -84,7 +85,7 @@ def emulated(
 ) -> tuple[dict[str, Any], Any]:
     """Return every value that a float16 engine computes, and its features."""
     source, target = tower_specs(model.architecture, tower, batch_size=None, context_length=52)
-    path = folder / "engine.onnx"
+    path = folder / ENGINE
     export_tower(model, tower, path, source=source, target=target)
     with np.errstate(all="ignore"):
         values: Any = ReferenceEvaluator(str(path)).run(
@@ -116,14 +117,14 @@ def test_large_activations_survive_honest_float16(
     assert len(halves) > 50
 
 
-@pytest.mark.parametrize("tower", ["img", "txt"])
 def test_a_float16_layer_norm_would_not_survive_them(
     tmp_path: Path,
     wide: Architecture,
     build: Callable[[Architecture], ChineseClip],
-    tower: Tower,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Both towers have the same class of norms."""
+
     def naive(norm: LayerNorm, x: Tensor) -> Tensor:
         centred = x - x.mean(-1, keepdim=True)
         variance = (centred * centred).mean(-1, keepdim=True)
@@ -131,13 +132,13 @@ def test_a_float16_layer_norm_would_not_survive_them(
         return normal * norm.weight.to(x.dtype) + norm.bias.to(x.dtype)
 
     model = with_large_activations(build(wide))
-    inputs = inputs_of(wide, tower)
-    reference = reference_features(model, tower, inputs)
+    inputs = inputs_of(wide, "img")
+    reference = reference_features(model, "img", inputs)
     monkeypatch.setattr(LayerNorm, "forward", naive)
     monkeypatch.setattr(
         "clipfleet.convert.export.tower._lower_opset", lambda graph: None
     )  # ReduceMean of 18
-    _, features = emulated(halve(model), tower, tmp_path, inputs)
+    _, features = emulated(halve(model), "img", tmp_path, inputs)
     parity = measure_parity(
         features, reference, threshold=THRESHOLDS["fp16"], reference_name=TORCH_REFERENCE
     )
@@ -188,22 +189,14 @@ def test_large_activations_survive_the_conversion_of_a_float32_file(
     assert max(np.abs(value).max() for value in halves) >= 400
 
 
-def test_a_resnet_keeps_its_precision(
+def test_a_resnet_keeps_its_precision_and_its_norms_are_float32(
     tmp_path: Path, resnet: Architecture, build: Callable[[Architecture], ChineseClip]
 ) -> None:
     parity, _ = parity_of(build(resnet), "img", tmp_path)
     assert parity.passed, parity
     assert parity.cosine_between_items is not None
     assert parity.cosine_between_items < 0.999
-
-
-def test_norms_are_float32_in_a_float16_engine_of_a_resnet(
-    tmp_path: Path, resnet: Architecture, build: Callable[[Architecture], ChineseClip]
-) -> None:
-    source, target = tower_specs(resnet, "img", batch_size=1, context_length=52)
-    path = tmp_path / "engine.onnx"
-    export_tower(halve(build(resnet)), "img", path, source=source, target=target)
-    assert_delicate_operators_are_float32(path, "img")
+    assert_delicate_operators_are_float32(tmp_path / ENGINE, "img")
 
 
 @pytest.mark.parametrize("tower", ["img", "txt"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ def modules() -> list[Path]:
     return found
 
 
+@cache
 def names_in(path: Path) -> set[str]:
     """Return the names that a module uses: plain, imported, or of an attribute."""
     names: set[str] = set()

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 
@@ -71,9 +72,10 @@ def has_parts(home: Path, count: int) -> bool:
     return parts(home) >= count
 
 
-def worker_processes(home: Path) -> list[int]:
-    """Return the parents, not their children with the engine."""
-    return [pid for pid in processes_of(home) if b"\0worker\0" in command_line(pid)]
+def worker_processes(run: subprocess.Popen[str]) -> list[int]:
+    """Return the workers of a command; a child of theirs looks like them until its exec."""
+    children = [child.pid for child in psutil.Process(run.pid).children()]
+    return [pid for pid in children if b"\0worker\0" in command_line(pid)]
 
 
 def command_line(pid: int) -> bytes:
@@ -168,7 +170,7 @@ def test_a_command_leaves_a_fleets_job_to_the_fleet(home: Path, redis_url: str) 
 def test_a_worker_that_dies_is_started_again(home: Path) -> None:
     run = start_embed(home, item_s=0.03)
     wait_until(lambda: parts(home) >= 1, what="a shard")
-    (worker,) = worker_processes(home)
+    (worker,) = worker_processes(run)
     write_fake_engine(home, "txt")  # the next one is fast
     os.kill(worker, signal.SIGKILL)
     out, _ = run.communicate(timeout=PATIENCE_S)
@@ -185,8 +187,8 @@ def test_there_is_a_worker_for_each_gpu(home: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PATH", f"{write_nvidia_smi(home / 'bin', 2)}:{os.environ['PATH']}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     run = start_embed(home, "--gpus", "all", item_s=0.03)
-    wait_until(lambda: len(worker_processes(home)) == 2, what="two workers")
-    environments = [Path(f"/proc/{pid}/environ").read_text() for pid in worker_processes(home)]
+    wait_until(lambda: len(worker_processes(run)) == 2, what="two workers")
+    environments = [Path(f"/proc/{pid}/environ").read_text() for pid in worker_processes(run)]
     lines = [line for environment in environments for line in environment.split("\0")]
     seen = [line for line in lines if line.startswith("CUDA_VISIBLE_DEVICES=")]
     assert sorted(seen) == [f"CUDA_VISIBLE_DEVICES=GPU-000{number}" for number in range(2)]

@@ -47,8 +47,12 @@ class CodeStream:
 
 
 class Image:
-    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+    """An image, whose memory the real library frees in the stream of its decoding."""
+
+    def __init__(self, pixels: NDArray[np.uint8], machine: Machine, stream: int) -> None:
         self.pixels = pixels
+        self._machine = machine
+        self._stream = stream
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
@@ -56,6 +60,7 @@ class Image:
 
     def __del__(self) -> None:
         self.pixels[:] = 77
+        self._machine.freed_late += self._stream not in self._machine.cuda.held
 
 
 class Machine:
@@ -69,6 +74,7 @@ class Machine:
         self.has_nvjpeg = True
         self.batches: list[int] = []
         self.open = 0  # decoders
+        self.freed_late = 0  # images whose stream was destroyed before: the real library crashes
 
     def module(self) -> ModuleType:
         """Return a module that stands for the package."""
@@ -95,12 +101,14 @@ class Decoder:
         assert BackendKind.CPU_ONLY not in {one.backend_kind for one in backends or ()}
         machine.open += 1
         self._machine = machine
+        self._streams: set[int] = set()
 
     def decode(
         self, srcs: list[CodeStream], *, params: DecodeParams, cuda_stream: int
     ) -> list[Image | None]:
         assert not params.apply_exif_orientation
         machine = self._machine
+        self._streams.add(cuda_stream)
         machine.batches.append(len(srcs))
         if machine.error is not None:
             raise machine.error
@@ -110,7 +118,7 @@ class Decoder:
         if not self._machine.takes(array.tobytes()):
             return None
         found = self._machine.changes(self._pixels(array))
-        image = Image(np.zeros_like(found))
+        image = Image(np.zeros_like(found), self._machine, stream)
         pixels = image.pixels
 
         def decode() -> None:  # only now: the file must still be there
@@ -125,3 +133,4 @@ class Decoder:
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         self._machine.open -= 1
+        self._machine.freed_late += len(self._streams - self._machine.cuda.held.keys())

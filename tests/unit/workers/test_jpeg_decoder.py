@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import re
@@ -109,6 +110,8 @@ def test_files_and_pixels_become_features_in_order(
         np.testing.assert_array_equal(features, features_of(given))
         assert freed == list(range(COUNT))
     assert machine.open == 0
+    gc.collect()
+    assert machine.freed_late == 0
     assert_nothing_held(state)
 
 

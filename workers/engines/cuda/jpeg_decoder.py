@@ -99,12 +99,14 @@ class JpegDecoder(Closing):
             )
         except RuntimeError as error:  # no decoder of these kinds
             raise _missing(str(error)) from error
+        self.stream = cuda.Stream()  # for those who have none that outlives the decoder
 
     def decode(self, pictures: Sequence[Source], stream: cuda.Stream) -> list[Pixels]:
         """Put the decoding of those pictures that are JPEG files into a stream.
 
         A file that the GPU does not decode, or to another size than its header's, becomes `BLANK`.
-        The files must stay until the stream is done.
+        The files must stay until the stream is done. The stream must stay until the pixels are
+        dropped and the decoder is closed: nvImageCodec frees memory in a file's stream.
 
         Raises:
             GpuLostError: The GPU is lost.
@@ -132,6 +134,7 @@ class JpegDecoder(Closing):
     def close(self) -> None:
         """Free the decoder's memory."""
         self._decoder.__exit__(None, None, None)
+        self.stream.close()
 
 
 def _pixels(picture: Source, image: Any) -> PixelsAt:

@@ -108,16 +108,16 @@ def _samples() -> list[_Sample]:
 def _levels(samples: Sequence[_Sample], jpegs: JpegDecoder) -> list[int | None]:
     """Return how far the GPU's pixels are from Pillow's, at most; None if it does not decode."""
     found: list[int | None] = []
-    with cuda.Stream() as stream:
-        for sample, pixels in zip(samples, jpegs.decode(samples, stream), strict=True):
-            if pixels is BLANK:
-                found.append(None)
-                continue
-            own = np.asarray(sample.image.convert("RGB"))
-            made = np.empty_like(own)
-            cuda.copy_async(made.ctypes.data, pixels.address, made.nbytes, "DeviceToHost", stream)
-            stream.synchronize()
-            found.append(int(np.abs(made.astype(np.int16) - own).max()))
+    for sample, pixels in zip(samples, jpegs.decode(samples, jpegs.stream), strict=True):
+        if pixels is BLANK:
+            found.append(None)
+            continue
+        own = np.asarray(sample.image.convert("RGB"))
+        made = np.empty_like(own)
+        target, size_bytes = made.ctypes.data, made.nbytes
+        cuda.copy_async(target, pixels.address, size_bytes, "DeviceToHost", jpegs.stream)
+        jpegs.stream.synchronize()
+        found.append(int(np.abs(made.astype(np.int16) - own).max()))
     return found
 
 

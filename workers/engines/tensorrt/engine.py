@@ -73,10 +73,11 @@ class TensorRTEngine(PictureEngine):
                 open_engine(card, engine_path, allow_unverified=allow_unverified)
             )
             # Before the runner: the slots have its pictures.
-            self._jpegs = stack.enter_context(JpegDecoder()) if decode == "gpu" else None
             self._runner = stack.enter_context(
                 Runner(file, contexts=contexts, cuda_graphs=cuda_graphs)
             )
+            # After the runner, so that it is closed before the runner's streams.
+            self._jpegs = stack.enter_context(JpegDecoder()) if decode == "gpu" else None
             # The kernels write float32.
             is_taken = card.tower == "img" and file.input.dtype == "float32"
             self.takes_pictures = is_taken and self._resizes_exactly()

@@ -152,7 +152,7 @@ class Settings(BaseSettings):
     Workers that `embed` or `--gpus` starts on one machine share its cores. More processes hide slow
     disks; they take cores from an engine on the CPU, and some 50 MB each."""
 
-    decode_memory_mib: PositiveInt = 512
+    decode_memory_mib: PositiveInt = 2048
     """Memory of a worker with a TensorRT engine for images that are decoded and not resized yet, in
     MiB; its decoders share it. An image that finds no room is resized by its decoder, which is
     slower. Larger values hold more large images; the memory is locked."""

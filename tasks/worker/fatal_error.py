@@ -2,7 +2,8 @@
 
 A child without its engine or its GPU can do no work, and the parent would start another one each
 time. So the child writes a file with the reason, asks its parent to stop, and exits. Its messages
-then go back to the queue, and the loss is not counted as an attempt.
+then go back to the queue, and the loss is not counted as an attempt. The parent writes the file for
+children that die before they can.
 """
 
 from __future__ import annotations
@@ -40,10 +41,17 @@ def end_worker(error: BaseException, *, event: str, prefix: str = "") -> NoRetur
         _write({"gpu_lost": lost, "reason": f"{prefix}{reason_of(error)}"})
     finally:
         try:
-            _stop_worker()
+            _stop_parent()
             time.sleep(_WAIT_S)
         finally:
             os._exit(1)
+
+
+def stop_worker(reason: str, *, event: str) -> None:
+    """Stop this process, the worker, which reports the reason at its end."""
+    log.critical(event, extra={"reason": reason})
+    _write({"gpu_lost": False, "reason": reason})
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _write(report: dict[str, object]) -> None:
@@ -56,7 +64,7 @@ def _write(report: dict[str, object]) -> None:
         json.dump(report, file)
 
 
-def _stop_worker() -> None:
+def _stop_parent() -> None:
     """Send SIGTERM to the worker, unless it has ended and another process is the parent."""
     if os.environ.get(_PID_VARIABLE) == str(os.getppid()):
         with contextlib.suppress(ProcessLookupError):

@@ -1,4 +1,6 @@
-"""The command line with a fake engine that aborts its process on one text until it is mended.
+"""The command line with a fake engine that aborts its process until it is mended.
+
+It does so on one text, or while it is loaded.
 
 `python -m tests.faults.aborting_engine worker …` is `clipfleet worker …` otherwise. So is the
 worker's child, which imports this module again when it is spawned.
@@ -8,11 +10,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 _VARIABLE = "FAULTS_ABORTING_ENGINE"
+_WHILE_LOADED = "while it is loaded"
 _ROOT = Path(__file__).parents[2]
 
 POISON = "a text that a broken engine does not survive"
@@ -28,12 +32,30 @@ def break_engine(folder: Path) -> None:
     _sign(folder).touch()
 
 
+def break_loading(folder: Path) -> None:
+    """Have engines abort while they are loaded."""
+    _sign(folder).write_text(_WHILE_LOADED)
+
+
 def mend_engine(folder: Path) -> None:
     _sign(folder).unlink()
 
 
 def _sign(folder: Path) -> Path:
     return folder / "engine-is-broken"
+
+
+def _abort_while_loaded(folder: Path) -> None:
+    from clipfleet.workers.engines.fake import FakeEngine
+
+    load = FakeEngine.__init__
+
+    def aborting(self: FakeEngine, *arguments: Any, **options: Any) -> None:
+        if _sign(folder).exists() and _sign(folder).read_text() == _WHILE_LOADED:
+            os.abort()
+        load(self, *arguments, **options)
+
+    setattr(FakeEngine, "__init__", aborting)  # noqa: B010 - mypy knows it as it was
 
 
 def _abort_on_poison(folder: Path) -> None:
@@ -54,6 +76,7 @@ def _abort_on_poison(folder: Path) -> None:
 
 if os.environ.get(_VARIABLE):  # not in a test that takes the names above from here
     _abort_on_poison(Path(os.environ[_VARIABLE]))
+    _abort_while_loaded(Path(os.environ[_VARIABLE]))
 
 if __name__ == "__main__":
     from clipfleet.cli.main import main

@@ -1,6 +1,9 @@
-"""Shards and single items that end their worker's process each time."""
+"""Shards, single items and engines that end their worker's process each time."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +11,13 @@ from clipfleet.error_codes import ENGINE_CRASHED
 from clipfleet.items import Item
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.tasks.submit.submit import submit
-from tests.faults.aborting_engine import POISON, aborting_environment, break_engine, mend_engine
+from tests.faults.aborting_engine import (
+    POISON,
+    aborting_environment,
+    break_engine,
+    break_loading,
+    mend_engine,
+)
 from tests.faults.conftest import MakeRig, Record
 from tests.faults.harness import FULL, Rig
 from tests.faults.poisoned_rig import SHARD, deaths, errors
@@ -26,8 +35,8 @@ def rig(make_rig: MakeRig) -> Rig:
     return make_rig(shard_size=SHARD, window_items=SHARD, shard_attempts=ATTEMPTS)
 
 
-def start_aborting_worker(rig: Rig) -> WorkerProcess:
-    break_engine(rig.folder)
+def start_aborting_worker(rig: Rig, how: Callable[[Path], None] = break_engine) -> WorkerProcess:
+    how(rig.folder)
     worker = WorkerProcess(
         rig.settings,
         rig.folder / "worker.log",
@@ -112,3 +121,21 @@ def test_a_shard_is_refused_too_if_its_whole_worker_dies_each_time(
     rig.recovery_begins()
     assert rig.run("resume", rig.dataset_path()).returncode == 0
     record(rig.outcome("a shard whose whole worker is killed each time, resumed"))
+
+
+def test_a_worker_whose_engine_process_dies_at_each_start_stops_and_says_why(
+    rig: Rig, record: Record
+) -> None:
+    rig.submit(SHARD)
+    worker = start_aborting_worker(rig, break_loading)
+    assert worker.wait() == 2
+    reason = worker.log_text().splitlines()[-1]
+    assert f"the engine of {rig.settings.model} did not load: its process died 3 times" in reason
+    assert "the last time: signal 6 (SIGABRT); run `clipfleet doctor`" in reason
+    assert worker.log_text().count("exited with 'signal 6 (SIGABRT)'") == 3
+    assert worker.events("engine loaded") == []
+
+    mend_engine(rig.folder)
+    rig.recovery_begins()
+    rig.start_worker()
+    record(rig.outcome("the engine's process dies at each start, then mended and started again"))

@@ -28,6 +28,9 @@ LOCKS := requirements.lock requirements-flower.lock
 BINDINGS := 'tensorrt-bindings==8.6.1; python_version < "3.12"' tensorrt-cu12-bindings==10.16.1.11 \
 	tensorrt-cu13-bindings==11.4.0.106 cuda-bindings==12.9.10
 
+# Readers in docs/reference/dataset-format.md, see tests/page_blocks.py. What else they need is installed.
+READERS := pandas datasets dill multiprocess xxhash
+
 .PHONY: install lint docs unit test suite torch-suite constraints lock check-lock check-lock-convert \
 	check-lock-gpu audit demo clean
 
@@ -41,6 +44,7 @@ install: $(BIN)/python
 	$(PIP_INSTALL) $(TORCH_INDEX:%=--extra-index-url %) torch
 	$(PIP_INSTALL) -e '.[cpu,convert,server,docs,dev]'
 	$(PIP_INSTALL) --no-deps cn_clip
+	test -d $(VENV)/share/readers || $(PIP_INSTALL) --no-deps --target $(VENV)/share/readers $(READERS)
 	for pin in $(BINDINGS); do \
 		version=$${pin#*==} && folder=$(VENV)/share/nvidia-bindings/$${version%%;*} && \
 		{ test -d "$$folder" || $(BIN)/pip install -q --no-compile --no-deps --target "$$folder" "$$pin" || exit 1; }; done

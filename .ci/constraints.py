@@ -42,7 +42,10 @@ def merged(newer: dict[str, str], older: dict[str, str]) -> str:
 
 def _installed(python: str) -> dict[str, str]:
     freeze = [python, "-m", "pip", "freeze", "--exclude-editable"]
-    return pins(subprocess.run(freeze, check=True, capture_output=True, text=True).stdout)
+    readers = Path(python).parents[1] / "share" / "readers"  # as in the Makefile
+    commands = [freeze, *([[*freeze, "--path", str(readers)]] if readers.exists() else [])]
+    ran = [subprocess.run(one, check=True, capture_output=True, text=True) for one in commands]
+    return pins("".join(run.stdout for run in ran))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ import typer
 
 from clipfleet.architectures import TOWERS, load_architecture
 from clipfleet.cli.options import Json, PrecisionName, TowerName
-from clipfleet.cli.output import print_result
+from clipfleet.cli.output import end_on_sigterm, print_result
 from clipfleet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ def convert(
         from clipfleet.convert.conversion import convert as convert_checkpoint
         from clipfleet.convert.from_onnx import convert_onnx
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no partial file remains
+    end_on_sigterm()  # so that no partial file remains
 
     common: dict[str, Any] = {
         "architecture": architecture,
@@ -228,7 +227,7 @@ def build(
         naming_file_errors,
     )
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no builder remains
+    end_on_sigterm()  # so that no builder remains
 
     options = options_from(
         optimization_level=optimization_level,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,7 @@ from clipfleet.cli.engine_commands import (
     print_progress,
 )
 from clipfleet.cli.options import Json, TowerName
-from clipfleet.cli.output import print_result
+from clipfleet.cli.output import end_on_sigterm, print_result
 
 if TYPE_CHECKING:
     from clipfleet.architectures import Tower
@@ -54,7 +53,7 @@ def prepare(
     from clipfleet.convert.prepare import prepare as prepare_model
     from clipfleet.convert.tensorrt.requests import naming_file_errors
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no partial file remains
+    end_on_sigterm()  # so that no partial file remains
 
     towers: tuple[Tower, ...] = tuple(t.value for t in tower) if tower else TOWERS
     with naming_file_errors():

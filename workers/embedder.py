@@ -18,7 +18,7 @@ from clipfleet.settings import Settings
 from clipfleet.storage.format.parts import Embedded, Failure
 from clipfleet.workers.closing import Closing
 from clipfleet.workers.embed_pictures import embed_pictures
-from clipfleet.workers.engines.base import Engine, PictureEngine, l2_normalise
+from clipfleet.workers.engines.base import Engine, l2_normalise, picture_engine
 from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.http.prefetch import Prefetcher
 from clipfleet.workers.images.decoders import Decoders, nothing
@@ -47,7 +47,7 @@ class Embedder(Closing):
         self._is_fetching = False
         self._source: Decoders | Tokenizer  # of the engine's inputs
         if engine.card.tower == "img":
-            gpu = engine if isinstance(engine, PictureEngine) and engine.takes_pictures else None
+            gpu = picture_engine(engine)
             self._source = open_decoders(
                 settings,
                 engine,
@@ -100,9 +100,10 @@ class Embedder(Closing):
         if isinstance(source, Tokenizer):
             return self._embed_texts(items, source, progress)
         self._prefetch_of(items)
-        if isinstance(self.engine, PictureEngine) and self.engine.takes_pictures:
+        gpu = picture_engine(self.engine)
+        if gpu:
             found = embed_pictures(
-                items, self.engine, source, progress, exact=exact, begin=self._prefetch_of
+                items, gpu, source, progress, exact=exact, begin=self._prefetch_of
             )
             vectors, outcomes = _normalised(items, found.outcomes, found.features)
             return _embedded(items, outcomes, vectors, has_sizes=True)

@@ -15,7 +15,7 @@ from clipfleet.tasks.bench.engine import embed_here, engine_alone, is_on_gpu, to
 from clipfleet.tasks.bench.images import copy_and_resize, decode, inputs_of
 from clipfleet.tasks.bench.stage import Setup, Stage
 from clipfleet.workers.embedder import Embedder
-from clipfleet.workers.engines.base import Array, PictureEngine
+from clipfleet.workers.engines.base import Array, picture_engine
 from clipfleet.workers.images.decoder import Picture
 from clipfleet.workers.images.decoders import Decoders
 from clipfleet.workers.open_decoders import decoder_count, open_decoders
@@ -36,7 +36,7 @@ def setup_of(embedder: Embedder, items: Sequence[Item], engine_processes: int) -
         runtime=engine.card.runtime,
         batch_size=engine.card.batch_size,
         is_on_gpu=is_on_gpu(engine),
-        takes_pictures=_picture_engine(embedder) is not None,
+        takes_pictures=picture_engine(engine) is not None,
         cores=cores(),
         decoders=decoder_count(settings),
         engine_processes=engine_processes,
@@ -90,7 +90,7 @@ def _pictures(
     say: Say,
 ) -> tuple[list[Stage], Array]:
     """Decode, copy and resize; return the stages, and the engine's inputs of some pictures."""
-    engine, settings = _picture_engine(embedder), embedder.settings
+    engine, settings = picture_engine(embedder.engine), embedder.settings
     count = decoder_count(settings)
     opened = partial(open_decoders, settings, embedder.engine, chunk=embedder.chunk)
     measured = partial(decode, items=items, budget_s=stage_s, count=count, failures=failures)
@@ -115,11 +115,6 @@ def _on_gpu(
     for picture in pictures:
         picture.free()
     return copied, resized
-
-
-def _picture_engine(embedder: Embedder) -> PictureEngine | None:
-    engine = embedder.engine
-    return engine if isinstance(engine, PictureEngine) and engine.takes_pictures else None
 
 
 def _nothing_to_embed(failures: dict[str, Failure]) -> UsageError:

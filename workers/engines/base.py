@@ -90,6 +90,11 @@ class PictureEngine(Engine, Protocol):
         ...
 
 
+def picture_engine(engine: Engine) -> PictureEngine | None:
+    """Return an engine that takes pictures in their own size; None for every other one."""
+    return engine if isinstance(engine, PictureEngine) and engine.takes_pictures else None
+
+
 def checked_inputs(inputs: Array, card: ModelCard) -> Array:
     """Return inputs (n, …) in the dtype of the card's input: int64 ids may become int32.
 

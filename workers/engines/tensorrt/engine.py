@@ -72,7 +72,6 @@ class TensorRTEngine(PictureEngine):
             file = stack.enter_context(
                 open_engine(card, engine_path, allow_unverified=allow_unverified)
             )
-            # Before the runner: the slots have its pictures.
             self._runner = stack.enter_context(
                 Runner(file, contexts=contexts, cuda_graphs=cuda_graphs)
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clipfleet.errors import UsageError
@@ -113,18 +114,20 @@ def gpus_of_model(name: str | None) -> list[str]:
     choice as any: none is returned.
     """
     gpus = list_gpus()
-    return visible_gpus() if gpus and {gpu.name for gpu in gpus} == {name} else []
+    return visible_gpus(gpus) if gpus and {gpu.name for gpu in gpus} == {name} else []
 
 
-def visible_gpus() -> list[str]:
+def visible_gpus(listed: Sequence[Gpu] | None = None) -> list[str]:
     """Return a value of CUDA_VISIBLE_DEVICES for each GPU that this process may use.
+
+    `listed` are those of `list_gpus`, where a caller has them already.
 
     Raises:
         UsageError: nvidia-smi fails or does not answer: the driver is broken.
     """
     given = os.environ.get(VISIBLE_VARIABLE)
     if given is None:
-        return [gpu.uuid for gpu in list_gpus()]
+        return [gpu.uuid for gpu in (list_gpus() if listed is None else listed)]
     visible = []
     for entry in (part.strip() for part in given.split(",")):
         if entry in ("", "NoDevFiles") or entry.startswith("-"):

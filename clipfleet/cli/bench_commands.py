@@ -18,6 +18,7 @@ from clipfleet.cli.options import (
     SourceArgument,
     TextColumn,
     UriColumn,
+    engine_settings,
     settings_from,
 )
 from clipfleet.cli.output import DONE, ITEMS_FAILED, end_on_sigterm, print_result
@@ -61,10 +62,7 @@ def bench(
 
     end_on_sigterm()
     settings = settings_from(
-        shard_size=shard_size,
-        provider=provider,
-        engine_contexts=contexts,
-        allow_unverified=allow_unverified or None,
+        shard_size=shard_size, **engine_settings(provider, contexts, allow_unverified)
     )
     opened, engine = open_inputs(
         source,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -32,6 +32,7 @@ from clipfleet.cli.options import (
     TowerName,
     UriColumn,
     UrlHosts,
+    engine_settings,
     settings_from,
 )
 from clipfleet.cli.output import end_on_sigterm, end_with, print_result
@@ -82,7 +83,7 @@ def embed(
         decode=decode,
         redis_url=redis_url,
         url_hosts=url_host or None,
-        **_engine_settings(provider, contexts, allow_unverified),
+        **engine_settings(provider, contexts, allow_unverified),
     )
     from clipfleet.cli.progress_bar import open_display  # rich is slow to import
 
@@ -224,7 +225,7 @@ def worker(
         input_roots=[str(root.absolute()) for root in input_root] if input_root else None,
         url_hosts=url_host or None,
         decode=decode,
-        **_engine_settings(provider, contexts, allow_unverified),
+        **engine_settings(provider, contexts, allow_unverified),
     )
     if build_if_missing and model.is_dir():
         raise UsageError(
@@ -241,14 +242,3 @@ def worker(
         card = engine_of_this_machine(engine, settings)
         settings = settings.model_copy(update={"model": str(card)})
     raise typer.Exit(run_worker(settings))
-
-
-def _engine_settings(
-    provider: ProviderName | None, contexts: int | None, allow_unverified: bool
-) -> dict[str, Any]:
-    """Return the settings of these options; one that is not given leaves the environment's."""
-    return {
-        "provider": provider,
-        "engine_contexts": contexts,
-        "allow_unverified": allow_unverified or None,
-    }

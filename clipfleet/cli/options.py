@@ -165,3 +165,14 @@ def settings_from(**given: Any) -> Settings:
     """
     plain = {name: v.value if isinstance(v, Enum) else v for name, v in given.items()}
     return load_settings(**plain)
+
+
+def engine_settings(
+    provider: ProviderName | None, contexts: int | None, allow_unverified: bool
+) -> dict[str, Any]:
+    """Return the settings of these options; one that is not given leaves the environment's."""
+    return {
+        "provider": provider,
+        "engine_contexts": contexts,
+        "allow_unverified": allow_unverified or None,
+    }

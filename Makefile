@@ -42,7 +42,7 @@ PIP_INSTALL = $(BIN)/pip install -q --no-compile -c constraints.txt
 
 install: $(BIN)/python
 	$(PIP_INSTALL) $(TORCH_INDEX:%=--extra-index-url %) torch
-	$(PIP_INSTALL) -e '.[cpu,convert,server,docs,dev]'
+	$(PIP_INSTALL) -e '.[cpu,convert,index,serve,server,docs,dev]'
 	$(PIP_INSTALL) --no-deps cn_clip
 	test -d $(VENV)/share/readers || $(PIP_INSTALL) --no-deps --target $(VENV)/share/readers $(READERS)
 	for pin in $(BINDINGS); do \

@@ -10,18 +10,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("storage", "workers", "tasks", "convert")  # imported as clipfleet.storage …
-PUBLIC = ("clipfleet.api", "clipfleet.model", "clipfleet.reader")
+FOLDERS = ("storage", "retrieval", "workers", "tasks", "convert")  # imported as clipfleet.storage …
+PUBLIC = ("clipfleet.api", "clipfleet.model")
 
 # Each may import itself and the folders named here; "clipfleet" are the contracts in its root.
 MAY_IMPORT = {
     "clipfleet": set(),
     "storage": {"clipfleet"},
+    "reader": {"clipfleet", "storage"},
+    "retrieval": {"clipfleet", "storage", "reader"},
     "workers": {"clipfleet", "storage"},
-    "tasks": {"clipfleet", "storage", "workers"},
+    "tasks": {"clipfleet", "storage", "retrieval", "workers"},
     "convert": {"clipfleet", "workers"},
-    "public": {"clipfleet", "storage", "workers", "tasks"},
-    "cli": {"clipfleet", "storage", "workers", "tasks", "convert", "public"},
+    "public": {"clipfleet", "storage", "reader", "retrieval", "workers", "tasks"},
+    "cli": {"clipfleet", "storage", "reader", "retrieval", "workers", "tasks", "convert", "public"},
 }
 CONVERT_MAY_USE = (
     "clipfleet.workers.engines",

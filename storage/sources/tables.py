@@ -57,7 +57,7 @@ class JsonlSource(_TableSource):
     def _located(self) -> Iterator[tuple[str, Item]]:
         # The first line determines the columns; a later line without them is an error.
         columns = self.columns
-        for location, row in self._rows():
+        for location, row in json_rows(self.path):
             id_, value = columns.find(row, location=location)
             if columns is self.columns:
                 columns = columns.fixed(id_, value)
@@ -65,18 +65,6 @@ class JsonlSource(_TableSource):
                 location,
                 columns.item(row[id_], row[value], folder=self.folder, location=location),
             )
-
-    def _rows(self) -> Iterator[tuple[str, dict[str, object]]]:
-        for location, line in _lines(self.path):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise SourceError(f"{location}: {show(line)} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise SourceError(f"{location}: {show(row)} is not a JSON object")
-            yield location, row
 
 
 class CsvSource(_TableSource):
@@ -169,6 +157,24 @@ class LinesSource(_TableSource):
             value = line.rstrip("\r\n")
             id_ = number if self.columns.tower == "txt" else value
             yield location, self.columns.item(id_, value, folder=self.folder, location=location)
+
+
+def json_rows(path: str) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield the objects of a JSONL file with their locations; blank lines are skipped.
+
+    Raises:
+        SourceError: The file cannot be read, or a line is no JSON object.
+    """
+    for location, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise SourceError(f"{location}: {show(line)} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise SourceError(f"{location}: {show(row)} is not a JSON object")
+        yield location, row
 
 
 def _lines(path: str) -> Iterator[tuple[str, str]]:

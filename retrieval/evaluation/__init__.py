@@ -1,0 +1,1 @@
+"""How good the vectors are: recall against gold pairs, and the comparison of two datasets."""

@@ -110,7 +110,7 @@ class Dataset:
             DatasetError: A part is damaged, or was moved away or replaced.
         """
         if self._ids is None:
-            self._ids = tuple(id_ for rows in self._read(["id"]) for id_ in rows["id"].to_pylist())
+            self._ids = tuple(id_ for rows in self.tables(["id"]) for id_ in rows["id"].to_pylist())
         return self._ids
 
     def vectors(self) -> Vectors:
@@ -123,7 +123,7 @@ class Dataset:
         """
         vectors = np.empty((len(self), self.dim), self.dtype)
         start = 0
-        for rows in self._read(["embedding"]):
+        for rows in self.tables(["embedding"]):
             vectors[start : start + rows.num_rows] = self._vectors_of(rows)
             start += rows.num_rows
         return vectors
@@ -141,7 +141,7 @@ class Dataset:
             raise ValueError(f"rows is {rows}: expected at least 1")
         ids: list[str] = []
         vectors = np.empty((rows, self.dim), self.dtype)
-        for group in self._read(["id", "embedding"]):
+        for group in self.tables(["id", "embedding"]):
             names, found, start = group["id"].to_pylist(), self._vectors_of(group), 0
             while start < len(names):
                 taken = min(rows - len(ids), len(names) - start)
@@ -182,7 +182,7 @@ class Dataset:
         import pyarrow as pa
 
         schema = part_schema(self._stored.info)
-        groups = list(self._read(schema.names))
+        groups = list(self.tables(schema.names))
         return pa.concat_tables(groups) if groups else schema.empty_table()
 
     def __repr__(self) -> str:
@@ -192,8 +192,10 @@ class Dataset:
             f"{card.architecture} {card.tower} {card.precision}>"
         )
 
-    def _read(self, columns: list[str]) -> Iterator[pa.Table]:
-        """Yield the row groups of all parts, with the dataset's types.
+    def tables(self, columns: list[str]) -> Iterator[pa.Table]:
+        """Yield these columns of all rows, at most 4,096 rows at a time, in the order of `ids`.
+
+        The columns are those of `to_arrow()`.
 
         Raises:
             DatasetError: A part is damaged, or was moved away or replaced.

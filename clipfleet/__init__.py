@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from clipfleet.model import Model, load_model
     from clipfleet.model_card import ModelCard
     from clipfleet.reader import Dataset, ErrorRow
+    from clipfleet.retrieval.dedupe.deduplicate import Deduplication, dedupe
     from clipfleet.settings import Settings, load_settings
     from clipfleet.storage.verify.verification import Verification
     from clipfleet.tasks.items.queue import ItemQueue
@@ -50,6 +51,7 @@ __all__ = [
     "ClipfleetError",
     "Dataset",
     "DatasetError",
+    "Deduplication",
     "DependencyError",
     "EngineError",
     "ErrorRow",
@@ -72,6 +74,7 @@ __all__ = [
     "UsageError",
     "Verification",
     "__version__",
+    "dedupe",
     "embed",
     "load_model",
     "load_settings",
@@ -87,6 +90,7 @@ _ERRORS = {name: "clipfleet.errors" for name in __all__ if name.endswith("Error"
 _MODULES = {  # of the names above
     **_ERRORS,
     "Dataset": "clipfleet.reader",
+    "Deduplication": "clipfleet.retrieval.dedupe.deduplicate",
     "ErrorRow": "clipfleet.reader",
     "ItemQueue": "clipfleet.tasks.items.queue",
     "Model": "clipfleet.model",
@@ -101,6 +105,7 @@ _MODULES = {  # of the names above
     "Submission": "clipfleet.tasks.submit.submit",
     "Summary": "clipfleet.tasks.local.run",
     "TensorRTModel": "clipfleet.workers.engines.tensorrt.model",
+    "dedupe": "clipfleet.retrieval.dedupe.deduplicate",
     "embed": "clipfleet.api",
     "load_model": "clipfleet.model",
     "load_settings": "clipfleet.settings",

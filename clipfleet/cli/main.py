@@ -22,6 +22,7 @@ from clipfleet.cli import (
     embed_commands,
     engine_commands,
     error_commands,
+    export_commands,
     prepare_command,
 )
 from clipfleet.cli.options import Json, RedisUrl, settings_from
@@ -95,6 +96,7 @@ for _command in (
     dataset_commands.repair,
     error_commands.errors,
     error_commands.retry,
+    export_commands.dedupe,
     bench_commands.bench,
     doctor,
 ):

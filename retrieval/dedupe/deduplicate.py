@@ -14,9 +14,7 @@ from clipfleet.retrieval.dedupe.near_pairs import NearPairs
 from clipfleet.retrieval.dedupe.rows import open_rows
 from clipfleet.retrieval.dedupe.sample_check import SampleCheck, check_sample
 from clipfleet.retrieval.dedupe.table import write_table
-
-SAMPLE_ROWS = 2000
-NEAR_CELLS = 3
+from clipfleet.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,31 +73,46 @@ class Deduplication:
         )
 
 
-def deduplicate(
-    dataset: Dataset,
-    out: Path,
+def dedupe(
+    dataset: str | Path,
+    out: str | Path,
     *,
-    threshold: float,
-    near_cells: int = NEAR_CELLS,
-    sample_rows: int = SAMPLE_ROWS,
+    threshold: float = 0.97,
+    near_cells: int = 3,
+    sample: int = 2000,
     seed: int = 0,
+    settings: Settings | None = None,
 ) -> Deduplication:
-    """Find near-duplicates, as `clipfleet.dedupe` describes, and write them to `out`.
+    """Find the near-duplicates of a dataset, and write which rows to keep to a Parquet file.
+
+    Rows are considered in order: larger pictures first, then lower ids. A row is dropped if its
+    cosine with a kept row before it is at least `threshold`. Its representative is the nearest kept
+    row. `out` has every id of the dataset once: id, uri or text, kept, representative, cosine with
+    it, and group_size.
+
+    Up to 20,000 rows, all pairs are compared. In larger datasets, rows are compared inside their
+    k-means cell and its `near_cells` nearest ones; `sample` rows are then compared with all rows,
+    to measure what that missed. Equal arguments give the same groups on the same machine.
+
+    Meanwhile, a file without a name in the folder of `out` holds the vectors in float16.
 
     Raises:
-        UsageError: The threshold is no cosine above 0, or `out` exists, or its folder does not.
+        UsageError: `threshold` is not above 0 and at most 1, or `out` exists, or its folder does
+            not.
         DependencyError: FAISS is not installed.
-        DatasetError: A part is damaged, or was moved away or replaced.
+        DatasetError: There is no dataset, or a part is damaged, moved away or replaced.
         StorageError: The disk of `out` is full.
     """
-    _check(out, threshold)
-    with open_rows(dataset, out.parent) as rows:
+    path = Path(out).absolute()
+    _check(path, threshold)
+    opened = Dataset(dataset, settings=settings)
+    with open_rows(opened, path.parent) as rows:
         cells = assign_cells(rows, near_cells=near_cells, seed=seed)
         pairs = NearPairs(rows=rows, cells=cells, threshold=threshold)
         groups = find_groups(pairs)
-        check = None if cells.exact else check_sample(pairs, groups, rows=sample_rows, seed=seed)
-        result = _result(dataset, out, threshold, cells, groups, check)
-        write_table(out, dataset, rows, groups, facts=result.to_json())
+        check = None if cells.exact else check_sample(pairs, groups, rows=sample, seed=seed)
+        result = _result(opened, path, threshold, cells, groups, check)
+        write_table(path, opened, rows, groups, facts=result.to_json())
     return result
 
 

@@ -1,0 +1,49 @@
+"""The commands that make other files from a dataset: `clipfleet dedupe`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import clipfleet
+from clipfleet.cli.options import DatasetArgument, Json, settings_from
+from clipfleet.cli.output import print_result
+
+
+def dedupe(
+    dataset: DatasetArgument,
+    out: Annotated[Path, typer.Argument(help="The new Parquet file.")],
+    threshold: Annotated[
+        float, typer.Option(help="Rows with this cosine or a larger one are near-duplicates.")
+    ] = 0.97,
+    near_cells: Annotated[
+        int, typer.Option(min=0, max=64, help="Cells beside its own that a row is compared in.")
+    ] = 3,
+    sample: Annotated[
+        int, typer.Option(min=1, help="Rows that are compared with all rows, as a check.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option(help="Chooses the cells and the sample.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Find near-duplicates, and write which rows to keep.
+
+    Larger pictures come first, then lower ids. A row is dropped if it is near a kept row before it;
+    its representative is the nearest kept row. OUT has every id once, with the columns kept,
+    representative, cosine and group_size.
+
+    \b
+    clipfleet dedupe vectors/photos unique.parquet
+    clipfleet dedupe vectors/photos unique.parquet --threshold 0.99 --json
+    """
+    found = clipfleet.dedupe(
+        dataset,
+        out,
+        threshold=threshold,
+        near_cells=near_cells,
+        sample=sample,
+        seed=seed,
+        settings=settings_from(),
+    )
+    print_result(found.to_json(), found.lines(), as_json)

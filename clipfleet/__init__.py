@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from clipfleet.model_card import ModelCard
     from clipfleet.reader import Dataset, ErrorRow
     from clipfleet.retrieval.dedupe.deduplicate import Deduplication, dedupe
+    from clipfleet.retrieval.index.card import IndexCard
+    from clipfleet.retrieval.index.index import Index
+    from clipfleet.retrieval.index.parameters import SearchParameters
+    from clipfleet.retrieval.neighbours import Neighbours
+    from clipfleet.retrieval_api import build_index
     from clipfleet.settings import Settings, load_settings
     from clipfleet.storage.verify.verification import Verification
     from clipfleet.tasks.items.queue import ItemQueue
@@ -55,15 +60,19 @@ __all__ = [
     "DependencyError",
     "EngineError",
     "ErrorRow",
+    "Index",
+    "IndexCard",
     "ItemError",
     "ItemQueue",
     "Model",
     "ModelCard",
+    "Neighbours",
     "Progress",
     "QueueFullError",
     "Repair",
     "Resumption",
     "Retry",
+    "SearchParameters",
     "Settings",
     "SettingsError",
     "Snapshot",
@@ -75,6 +84,7 @@ __all__ = [
     "Verification",
     "__version__",
     "dedupe",
+    "build_index",
     "embed",
     "load_model",
     "load_settings",
@@ -92,20 +102,25 @@ _MODULES = {  # of the names above
     "Dataset": "clipfleet.reader",
     "Deduplication": "clipfleet.retrieval.dedupe.deduplicate",
     "ErrorRow": "clipfleet.reader",
+    "Index": "clipfleet.retrieval.index.index",
+    "IndexCard": "clipfleet.retrieval.index.card",
     "ItemQueue": "clipfleet.tasks.items.queue",
     "Model": "clipfleet.model",
     "ModelCard": "clipfleet.model_card",
+    "Neighbours": "clipfleet.retrieval.neighbours",
     "Progress": "clipfleet.tasks.status",
     "Verification": "clipfleet.storage.verify.verification",
     "Repair": "clipfleet.tasks.submit.repair",
     "Resumption": "clipfleet.tasks.submit.resume",
     "Retry": "clipfleet.tasks.submit.retry_failed",
+    "SearchParameters": "clipfleet.retrieval.index.parameters",
     "Settings": "clipfleet.settings",
     "Snapshot": "clipfleet.tasks.progress",
     "Submission": "clipfleet.tasks.submit.submit",
     "Summary": "clipfleet.tasks.local.run",
     "TensorRTModel": "clipfleet.workers.engines.tensorrt.model",
     "dedupe": "clipfleet.retrieval.dedupe.deduplicate",
+    "build_index": "clipfleet.retrieval_api",
     "embed": "clipfleet.api",
     "load_model": "clipfleet.model",
     "load_settings": "clipfleet.settings",

@@ -8,13 +8,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipfleet.architectures import Tower
 from clipfleet.error_codes import EMPTY_FILE
 from clipfleet.items import Item
 from clipfleet.model_card import ModelCard, TensorSpec
+from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.filesystem.base import Filesystem
-from clipfleet.storage.format.dataset import Dataset, DatasetInfo, EmbeddingDtype, Kind
+from clipfleet.storage.format.dataset import (
+    Dataset,
+    DatasetInfo,
+    EmbeddingDtype,
+    Kind,
+    part_names,
+)
 from clipfleet.storage.format.parts import Embedded, Failure
 from clipfleet.workers.engines.fake import fake_card
 from tests.memory_filesystem import MemoryFilesystem
@@ -99,6 +107,28 @@ def embedded(items: Sequence[Item], *, failing: Collection[str] = (), seed: int 
             if item.id in failing
         ],
     )
+
+
+def dataset_of(
+    folder: Path, vectors: NDArray[np.float32], *, tower: Tower = "img", part_rows: int = 1000
+) -> Dataset:
+    """Make a dataset whose items have vectors (n, D) with norms of 1; see `add_rows`."""
+    card = make_card(tower, dim=vectors.shape[1])
+    dataset = Dataset.create(str(folder), card, kind="planned", embedding_dtype="float16")
+    add_rows(dataset, vectors, part_rows=part_rows)
+    return dataset
+
+
+def add_rows(dataset: Dataset, vectors: NDArray[np.float32], *, part_rows: int = 1000) -> None:
+    """Commit vectors (n, D) to a dataset, `part_rows` a part, without a plan."""
+    first_part = len(part_names(dataset.fs))
+    for number, start in enumerate(range(0, len(vectors), part_rows), first_part):
+        part = vectors[start : start + part_rows]
+        names = [f"i{number}-{n}" for n in range(len(part))]
+        items = images(*names) if dataset.info.tower == "img" else texts(*names)
+        sizes = [(640, 480)] * len(items) if dataset.info.tower == "img" else None
+        rows = Embedded(items=items, vectors=part, sizes=sizes, failures=[])
+        commit(dataset, f"00001-{number:07d}", rows, card=dataset.info.card, worker="w")
 
 
 def embedded_texts(count: int, failures: int = 0) -> Embedded:

@@ -23,6 +23,7 @@ from clipfleet.cli import (
     engine_commands,
     error_commands,
     export_commands,
+    index_commands,
     prepare_command,
 )
 from clipfleet.cli.options import Json, RedisUrl, settings_from
@@ -97,6 +98,7 @@ for _command in (
     error_commands.errors,
     error_commands.retry,
     export_commands.dedupe,
+    index_commands.index,
     bench_commands.bench,
     doctor,
 ):

@@ -1,0 +1,105 @@
+"""The command that builds indexes: `clipfleet index`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import clipfleet
+from clipfleet.cli.options import DatasetArgument, Json, settings_from
+from clipfleet.cli.output import end_on_sigterm, print_result
+
+
+class KindName(str, Enum):
+    """The values of `--kind`."""
+
+    exact = "exact"
+    ivf_rabitq = "ivf-rabitq"
+
+
+def index(
+    dataset: DatasetArgument,
+    out: Annotated[Path, typer.Argument(help="The folder of the index, new or begun.")],
+    append: Annotated[
+        bool,
+        typer.Option(
+            "--append", help="Add what the dataset gained to an index, and remove what it lost."
+        ),
+    ] = False,
+    max_memory: Annotated[
+        float,
+        typer.Option(min=0.5, metavar="GIB", help="Memory for building and searching, in GiB."),
+    ] = 4.0,
+    kind: Annotated[
+        KindName | None,
+        typer.Option(
+            help="Compare all vectors, or those that codes choose "
+            "[default: exact up to 200,000 vectors].",
+            show_default=False,
+        ),
+    ] = None,
+    lists: Annotated[
+        int | None, typer.Option(min=1, help="Lists of codes [default: about 4 √n].")
+    ] = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(min=1, max=4, help="Bits a dimension [default: 2, or 1 in little memory]."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses the vectors that train lists.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Build the index of a dataset, in which its nearest vectors are found.
+
+    The same command goes on with a build that was killed. The index of a dataset that changed since
+    is brought up to date with --append.
+
+    \b
+    clipfleet index vectors/photos indexes/photos
+    clipfleet index vectors/photos indexes/photos --append
+    """
+    end_on_sigterm()
+    card = clipfleet.build_index(
+        dataset,
+        out,
+        append=append,
+        kind=kind.value if kind else None,
+        lists=lists,
+        bits=bits,
+        seed=seed,
+        max_memory_gib=max_memory,
+        settings=settings_from(),
+    )
+    print_result(_fields(out, card), _lines(out, card), as_json)
+
+
+def _fields(out: Path, card: clipfleet.IndexCard) -> dict[str, Any]:
+    structure = card.structure
+    return {
+        "index": str(out),
+        "dataset": card.dataset,
+        "model": card.model.identity,
+        "kind": card.kind,
+        "vectors": card.alive_rows,
+        "removed": card.rows - card.alive_rows,
+        "shards": len(card.shards),
+        "lists": structure.lists,
+        "bits": structure.bits,
+        "probes": card.parameters.probes,
+        "rerank": card.parameters.rerank,
+        "seconds": card.seconds,
+    }
+
+
+def _lines(out: Path, card: clipfleet.IndexCard) -> list[str]:
+    structure, removed = card.structure, card.rows - card.alive_rows
+    how = "every vector is compared"
+    if card.kind != "exact":
+        how = (
+            f"{structure.lists:,} lists of codes with {structure.bits} bits a dimension, of which "
+            f"a search reads {card.parameters.probes}"
+        )
+    gone = f", {removed:,} removed" if removed else ""
+    return [f"index {out}: {card.alive_rows:,} vectors{gone}, {card.kind}: {how}"]

@@ -1,0 +1,4 @@
+"""An index of a dataset: vectors, items and codes in a folder; how it is built, read and checked.
+
+docs/reference/index-format.md describes the files.
+"""

@@ -1,0 +1,256 @@
+"""An index is built, or gains what its dataset gained; a build that was killed goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from clipfleet.errors import DatasetError, DatasetMismatchError, UsageError
+from clipfleet.retrieval.index.card import (
+    CANDIDATE_NAME,
+    IndexCard,
+    IndexedPart,
+    IndexShard,
+    read_card,
+)
+from clipfleet.retrieval.index.codes import read_codes, train
+from clipfleet.retrieval.index.dataset_parts import committed_parts
+from clipfleet.retrieval.index.folder import (
+    SHARD_CODES_NAME,
+    shard_folder,
+    whole_file,
+    write_text,
+)
+from clipfleet.retrieval.index.parameters import IndexKind
+from clipfleet.retrieval.index.plan import (
+    BuildPlan,
+    append_plan,
+    first_plan,
+    missing_shards,
+    read_plan,
+    removed_rows,
+    renewed,
+    write_plan,
+)
+from clipfleet.retrieval.index.sample import training_sample
+from clipfleet.retrieval.index.shard_builder import build_shard, read_shard_record
+from clipfleet.retrieval.index.sizing import GIB, choose_structure
+from clipfleet.storage.format.dataset import Dataset, describe, utc_now
+
+SHARD_ROWS = 131_072
+MAX_MEMORY_GIB = 4.0
+
+Show = Callable[[str, int, int], None]  # what is done, and so many of so many rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildOptions:
+    """What a build may be told; None leaves the choice to `choose_structure`.
+
+    A smaller `shard_rows` loses less work if a build is killed, and makes more files.
+    """
+
+    kind: IndexKind | None = None
+    lists: int | None = None
+    bits: int | None = None
+    seed: int = 0
+    max_memory_gib: float = MAX_MEMORY_GIB
+    shard_rows: int = SHARD_ROWS
+
+
+class BuildShards(Protocol):
+    """Builds planned shards: here, or by the workers of a fleet."""
+
+    def __call__(
+        self,
+        dataset: Dataset,
+        folder: Path,
+        plan: BuildPlan,
+        shards: Sequence[IndexShard],
+        *,
+        show: Show,
+    ) -> None: ...
+
+
+def build_here(
+    dataset: Dataset, folder: Path, plan: BuildPlan, shards: Sequence[IndexShard], *, show: Show
+) -> None:
+    """Build shards one after the other in this process.
+
+    Raises:
+        DatasetError, StorageError: As in `build_shard`.
+    """
+    whole = sum(shard.rows for shard in plan.new_shards)
+    done = whole - sum(shard.rows for shard in shards)
+
+    def step(rows: int) -> None:
+        nonlocal done
+        done += rows
+        show("copied and encoded", done, whole)
+
+    for shard in shards:
+        build_shard(dataset, folder, plan, shard, show=step)
+
+
+def build(
+    dataset: Dataset,
+    folder: Path,
+    options: BuildOptions,
+    *,
+    append: bool,
+    build_shards: BuildShards,
+    show: Show,
+) -> IndexCard | None:
+    """Build what an index lacks; return its card, not published yet. None: it lacks nothing.
+
+    The caller holds the folder's lock, and publishes the card (`publish`) once it is certified.
+    Until then the card is `candidate.json`, and the index is what it was.
+
+    Raises:
+        UsageError: The options do not fit the dataset or the index.
+        DatasetError: The dataset has no vectors, or is damaged.
+        DatasetMismatchError: The index has another model's vectors.
+        StorageError: A disk or the object store does not answer, or refuses a write.
+    """
+    card, parts = read_card(folder), committed_parts(dataset)
+    if not parts:
+        raise DatasetError(f"{dataset.root} has no vectors yet: embed a source first")
+    plan = _plan(dataset, folder, card, parts, options, append=append)
+    if plan is None:
+        return None
+    write_plan(folder, plan)
+    started_s = time.monotonic()
+    if plan.trained and not (folder / plan.trained).exists():
+        _train(dataset, folder, plan, parts, show)
+    seconds = time.monotonic() - started_s
+    missing = missing_shards(folder, plan)
+    if missing:
+        build_shards(dataset, folder, plan, missing, show=show)
+    records = [read_shard_record(folder, shard.name) for shard in plan.new_shards]
+    started_s = time.monotonic()
+    removed = removed_rows(plan.shards, parts)
+    if plan.codes:
+        _merge(folder, plan, removed, show)
+    seconds += time.monotonic() - started_s + sum(record.seconds for record in records)
+    made = IndexCard(
+        dataset=dataset.root,
+        model=dataset.info.card,
+        structure=plan.structure,
+        shards=plan.shards,
+        removed=removed,
+        codes=plan.codes,
+        trained=plan.trained,
+        parameters=card.parameters if card else plan.structure.parameters(),
+        seconds=round(seconds + (card.seconds if card else 0.0), 3),
+        created_at=utc_now(),
+    )
+    write_text(folder, CANDIDATE_NAME, made.to_json())
+    return made
+
+
+def _plan(
+    dataset: Dataset,
+    folder: Path,
+    card: IndexCard | None,
+    parts: Sequence[IndexedPart],
+    options: BuildOptions,
+    *,
+    append: bool,
+) -> BuildPlan | None:
+    """Return the plan of a new index, of an append, or of a build that was ended."""
+    plan = read_plan(folder)
+    if card is None:
+        if append:
+            raise UsageError(f"{folder} has no index to append to: leave --append out")
+        if plan is None:
+            return _first(dataset, parts, options)
+    else:
+        _check_same(dataset, folder, card, parts)
+        fresh = append_plan(card, dataset.root, parts, shard_rows=options.shard_rows)
+        if not fresh.new_shards and removed_rows(card.shards, parts) == card.removed:
+            return None
+        if not append:
+            raise UsageError(
+                f"{folder} has an index already, and {dataset.root} changed since: --append adds "
+                "what the dataset gained, and removes what it lost; or choose a new folder"
+            )
+        if plan is None or plan.published != len(card.shards):
+            return fresh
+    _check_plan(plan, dataset, folder, options)
+    return renewed(plan, card, parts, shard_rows=options.shard_rows)
+
+
+def _first(dataset: Dataset, parts: Sequence[IndexedPart], options: BuildOptions) -> BuildPlan:
+    structure = choose_structure(
+        sum(part.rows for part in parts),
+        dataset.info.dim,
+        max_memory_bytes=int(options.max_memory_gib * GIB),
+        kind=options.kind,
+        lists=options.lists,
+        bits=options.bits,
+        seed=options.seed,
+    )
+    model = dataset.info.model
+    return first_plan(dataset.root, model, structure, parts, shard_rows=options.shard_rows)
+
+
+def _check_same(
+    dataset: Dataset, folder: Path, card: IndexCard, parts: Sequence[IndexedPart]
+) -> None:
+    if card.model.identity != dataset.info.model:
+        raise DatasetMismatchError(
+            f"the index {folder} has vectors of {describe(card.model)}, and {dataset.root} those "
+            f"of {describe(dataset.info.card)}: choose a new folder for the index"
+        )
+    known = card.alive_parts().values()
+    if card.dataset != dataset.root and known and not set(parts).intersection(known):
+        raise UsageError(
+            f"{folder} is the index of {card.dataset}, and {dataset.root} has none of its parts: "
+            "choose a new folder for the index"
+        )
+
+
+def _check_plan(plan: BuildPlan, dataset: Dataset, folder: Path, options: BuildOptions) -> None:
+    """Refuse to go on with a build that was begun otherwise."""
+    given = {"kind": options.kind, "lists": options.lists, "bits": options.bits}
+    wrong = [
+        f"{name} {value}, not {getattr(plan.structure, name)}"
+        for name, value in given.items()
+        if value is not None and value != getattr(plan.structure, name)
+    ]
+    if (plan.dataset, plan.model) != (dataset.root, dataset.info.model):
+        wrong.append(f"{dataset.root} ({describe(dataset.info.card)}), not {plan.dataset}")
+    if wrong:
+        raise UsageError(
+            f"{folder} has a build that was begun with other options ({'; '.join(wrong)}): give "
+            "the same ones to go on, or delete the folder"
+        )
+
+
+def _train(
+    dataset: Dataset, folder: Path, plan: BuildPlan, parts: Sequence[IndexedPart], show: Show
+) -> None:
+    structure = plan.structure
+    show("sampled for training", 0, structure.sample_rows)
+    sample = training_sample(dataset, parts, structure.sample_rows, seed=structure.seed)
+    show("sampled for training", len(sample), len(sample))
+    trained = train(structure, dataset.info.dim, sample)
+    with whole_file(folder / str(plan.trained)) as temporary:
+        trained.save(temporary)
+
+
+def _merge(folder: Path, plan: BuildPlan, removed: Sequence[tuple[int, int]], show: Show) -> None:
+    """Write one file of all codes, without those of removed rows."""
+    codes = read_codes(folder / str(plan.base or plan.trained))
+    for start, end in removed:
+        codes.remove(start, end)
+    row = sum(shard.rows for shard in plan.shards[: plan.published])
+    for shard in plan.new_shards:
+        codes.merge(read_codes(shard_folder(folder, shard.name) / SHARD_CODES_NAME), row)
+        row += shard.rows
+        show("merged", row, plan.rows)
+    with whole_file(folder / str(plan.codes)) as temporary:
+        codes.save(temporary)

@@ -1,0 +1,167 @@
+"""The card of an index, `index.json`: its dataset and model, its shards, its files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from clipfleet.errors import DatasetError, DatasetMismatchError, UsageError
+from clipfleet.model_card import ModelCard
+from clipfleet.retrieval.index.parameters import IndexKind, SearchParameters, Structure
+from clipfleet.storage.format.dataset import describe
+from clipfleet.validation import problems
+
+CARD_NAME = "index.json"
+CANDIDATE_NAME = "candidate.json"  # a card that is not certified yet
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
+class IndexedPart:
+    """A part of the dataset, as it was when its vectors were copied; `sha256` is of its file."""
+
+    name: str
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
+class IndexShard:
+    """Parts whose vectors lie in one folder of the index, in this order."""
+
+    name: str
+    parts: tuple[IndexedPart, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
+class IndexCard:
+    """The description of an index.
+
+    A row is the number of a vector, in the order of shards and parts; it never changes. `removed`
+    are ranges of rows (start, end) whose part vanished from the dataset, or changed. `codes` and
+    `trained` name files, None for an exact index. `seconds` is the time that all shards took
+    together, with training and merging. `certificate` is JSON, None if nothing was measured.
+    """
+
+    dataset: str  # path or URL
+    model: ModelCard
+    structure: Structure
+    shards: tuple[IndexShard, ...]
+    removed: tuple[tuple[int, int], ...] = ()
+    codes: str | None = None
+    trained: str | None = None
+    parameters: SearchParameters
+    seconds: float
+    created_at: str  # ISO 8601, UTC
+    certificate: dict[str, Any] | None = field(default=None)
+    format: Literal[1] = 1
+
+    @property
+    def kind(self) -> IndexKind:
+        """`exact`, or `ivf-rabitq` for lists of codes."""
+        return self.structure.kind
+
+    @property
+    def dim(self) -> int:
+        """The width D of the vectors."""
+        return self.model.dim
+
+    @property
+    def rows(self) -> int:
+        """The number of rows, removed ones too."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def alive_rows(self) -> int:
+        """The number of rows that a search may find."""
+        return self.rows - sum(end - start for start, end in self.removed)
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """The first row of each shard, and at the end the number of rows."""
+        return np.array([0, *accumulate(shard.rows for shard in self.shards)], np.int64)
+
+    def alive_parts(self) -> dict[str, IndexedPart]:
+        """Return the parts whose rows a search may find, by name."""
+        removed, row, found = {start for start, _ in self.removed}, 0, {}
+        for shard in self.shards:
+            for part in shard.parts:
+                if row not in removed:
+                    found[part.name] = part
+                row += part.rows
+        return found
+
+    def to_json(self) -> str:
+        """Return the text of the card."""
+        return _CARD.dump_json(self, indent=1).decode() + "\n"
+
+
+_CARD = TypeAdapter(IndexCard)
+
+
+def read_card(folder: Path, name: str = CARD_NAME) -> IndexCard | None:
+    """Return the card of an index; None if there is none.
+
+    Raises:
+        DatasetError: It is damaged, or of a newer format.
+        UsageError: It cannot be read.
+    """
+    path = folder / name
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        # Python mode, as for a model card: its JSON has lists where it has tuples.
+        return _CARD.validate_python(json.loads(text))
+    except (ValidationError, ValueError, RecursionError) as error:
+        raise DatasetError(
+            f"{path} is damaged, or of a newer clipfleet ({problems(error)}): build the index "
+            "again, in another folder"
+        ) from error
+
+
+def check_queries(card: IndexCard, queries: ModelCard) -> None:
+    """Refuse queries whose vectors cannot be compared with those of an index.
+
+    The other tower of the same checkpoint is right, and so is another precision.
+
+    Raises:
+        DatasetMismatchError: Another checkpoint, architecture or width; or the same tower with
+            another size of input.
+    """
+    model = card.model
+    wrong = [
+        name
+        for name, same in (
+            ("checkpoint", queries.checkpoint_sha256 == model.checkpoint_sha256),
+            ("architecture", queries.architecture == model.architecture),
+            ("width", queries.dim == model.dim),
+            (
+                "input size",
+                queries.tower != model.tower or queries.input.shape[1:] == model.input.shape[1:],
+            ),
+        )
+        if not same
+    ]
+    if wrong:
+        raise DatasetMismatchError(
+            f"the index of {card.dataset} has vectors of {describe(model)}, and the queries are of "
+            f"{describe(queries)}: they differ in {' and '.join(wrong)}, so their cosines mean "
+            "nothing; use a model of the index's checkpoint"
+        )

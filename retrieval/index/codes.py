@@ -1,0 +1,118 @@
+"""The codes of an index: lists of RaBitQ codes, trained, filled, merged and searched by FAISS.
+
+Two ways of FAISS 1.15 give wrong results without an error: `add_core` with given lists, and
+`range_search` of these codes. Neither is used.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipfleet.errors import DatasetError, UsageError
+from clipfleet.retrieval.faiss_library import load_faiss
+from clipfleet.retrieval.index.parameters import Structure
+
+ITERATIONS = 8  # of k-means
+_BLOCK = 32  # vectors that a fast scan compares at once
+_MIN_ROWS_IN_LIST = 1  # FAISS warns below 39: `sizing` chooses
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """Codes of rows, in lists; `faiss_index` is FAISS's."""
+
+    faiss_index: Any
+
+    def __len__(self) -> int:
+        return int(self.faiss_index.ntotal)
+
+    @property
+    def lists(self) -> int:
+        return int(self.faiss_index.nlist)
+
+    def add(self, vectors: NDArray[np.float16]) -> None:
+        """Add vectors (n, D) as the next rows."""
+        self.faiss_index.add(vectors.astype(np.float32))
+
+    def merge(self, other: Codes, first_row: int) -> None:
+        """Move another's codes here; its rows are counted from `first_row`."""
+        self.faiss_index.merge_from(other.faiss_index, first_row)
+
+    def remove(self, start: int, end: int) -> None:
+        """Remove the codes of the rows in [start, end)."""
+        self.faiss_index.remove_ids(load_faiss().IDSelectorRange(start, end))
+
+    def nearest(self, queries: NDArray[np.float32], count: int, probes: int) -> NDArray[np.int64]:
+        """Return the rows (q, count) whose codes are nearest, -1 where there are fewer."""
+        parameters = load_faiss().SearchParametersIVF(nprobe=probes)
+        rows: NDArray[np.int64] = self.faiss_index.search(queries, count, params=parameters)[1]
+        return rows
+
+    def save(self, path: Path) -> None:
+        """Write the codes into a new file.
+
+        Raises:
+            OSError: The disk refuses.
+        """
+        try:
+            load_faiss().write_index(self.faiss_index, str(path))
+        except RuntimeError as error:  # FAISS has no error of its own for a full disk
+            raise OSError(errno.EIO, f"FAISS cannot write it: {error!s:.200}") from error
+
+
+def read_codes(path: Path, *, mapped: bool = False) -> Codes:
+    """Return the codes in a file; mapped, they take memory only as they are read.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        DatasetError: It is damaged.
+    """
+    faiss = load_faiss()
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    try:
+        found = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
+    except RuntimeError as error:
+        raise DatasetError(
+            f"{path} is damaged ({error!s:.200}): build the index again, in another folder"
+        ) from error
+    return Codes(found)
+
+
+def train(structure: Structure, dim: int, sample: NDArray[np.float16]) -> Codes:
+    """Return codes without rows, whose lists are the clusters of a sample (n, D).
+
+    Raises:
+        UsageError: The sample has fewer vectors than there are lists.
+    """
+    if len(sample) < structure.lists:
+        raise UsageError(
+            f"{structure.lists} lists need as many vectors, and there are {len(sample)}: choose "
+            "fewer lists"
+        )
+    untrained = _untrained(structure.lists, structure.bits, dim)
+    clustering = untrained.cp
+    clustering.niter, clustering.seed, clustering.spherical = ITERATIONS, structure.seed, True
+    clustering.min_points_per_centroid = _MIN_ROWS_IN_LIST
+    clustering.max_points_per_centroid = -(-len(sample) // structure.lists)  # all of the sample
+    untrained.train(sample.astype(np.float32))
+    return Codes(untrained)
+
+
+def bytes_per_vector(dim: int, bits: int) -> int:
+    """Return the size of a row's code and its number."""
+    return int(_untrained(1, bits, dim).code_size) + np.dtype(np.int64).itemsize
+
+
+def _untrained(lists: int, bits: int, dim: int) -> Any:
+    faiss = load_faiss()
+    quantizer = faiss.IndexFlatIP(dim)
+    return faiss.IndexIVFRaBitQFastScan(
+        quantizer, dim, lists, faiss.METRIC_INNER_PRODUCT, _BLOCK, True, bits
+    )

@@ -10,6 +10,7 @@
     │   ├── DatasetError           a dataset is damaged, or another kind of writing is needed
     │   │   ├── DatasetMismatchError   it holds vectors of another model card
     │   │   └── DatasetKindError       single items for a planned dataset, or a source for a stream
+    │   ├── RecallError            an index finds too little, or too slowly, for what was asked
     │   ├── MessageError           a queued message does not have the fields of its task
     │   └── DependencyError        an optional package that this command needs is not installed
     ├── ConversionError            a conversion failed; no failed engine is kept
@@ -73,6 +74,10 @@ class DatasetMismatchError(DatasetError):
 
 class DatasetKindError(DatasetError):
     """A planned dataset was given single items, or a stream was given a source."""
+
+
+class RecallError(UsageError):
+    """An index does not reach the recall or the latency that was asked; it is not kept."""
 
 
 class MessageError(UsageError):

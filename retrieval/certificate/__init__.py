@@ -1,0 +1,1 @@
+"""The certificate of an index: its recall and its latency, measured."""

@@ -1,0 +1,128 @@
+"""Plots of a certificate: small SVG pictures, to stand in an HTML page.
+
+Colours are those of the page's style sheet (classes `a`, `b`, `axis`, `grid`, `target`), so that
+they follow its light and its dark form. Each picture has a title and a description for readers who
+do not see it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from html import escape
+
+from clipfleet.retrieval.certificate.certificate import Certificate, Interval, Recall
+
+_WIDTH, _HEIGHT = 420, 240  # of the view; the page scales it
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 44  # margins
+_CLASSES = ("a", "b", "c")  # of the kinds of queries, in order
+
+Scale = Callable[[float], float]
+
+
+def recall_by_step(certificate: Certificate, *, name: Callable[[str], str]) -> str:
+    """Return recall@10 of each kind against the p95 of a search, for the settings tried."""
+    steps = sorted(certificate.steps, key=lambda step: step.latency.p95_ms)
+    longest_ms = steps[-1].latency.p95_ms * 1.08
+    lowest = min(*(step.recall.low for step in steps), certificate.target.min_recall)
+    floor = max(0.0, math.floor(lowest * 20) / 20)
+    x, y = _scale(0, longest_ms, across=True), _scale(floor, 1, across=False)
+    lines = [
+        *_axis_y(y, floor, 1.0),
+        *_axis_x(x, longest_ms, "p95 of a search on one thread, ms"),
+        _across("target", y(certificate.target.min_recall)),
+    ]
+    for step in steps:
+        chosen = step.parameters == certificate.parameters
+        for mark, recall in zip(_CLASSES, step.recalls.values(), strict=False):
+            lines += _point(x(step.latency.p95_ms), y, recall, mark, chosen=chosen)
+    described = "; ".join(
+        f"{step.parameters.probes} probes, re-ranking × {step.parameters.rerank}, "
+        f"{step.latency.p95_ms:.2f} ms: "
+        + ", ".join(f"{name(kind)} {recall.mean:.3f}" for kind, recall in step.recalls.items())
+        for step in steps
+    )
+    return _picture("steps", "Recall@10 against the time of a search", described, lines)
+
+
+def found_of_ten(recalls: Sequence[Recall], *, name: Callable[[str], str]) -> str:
+    """Return how many queries of each kind found 0 to 10 of their ten nearest rows."""
+    shares = [[count / recall.queries for count in recall.found] for recall in recalls]
+    y = _scale(0, 1, across=False)
+    slot = (_WIDTH - _LEFT - _RIGHT) / 11
+    wide = (slot - 6) / len(recalls)
+    lines = list(_axis_y(y, 0.0, 1.0))
+    for found in range(11):
+        left = _LEFT + found * slot
+        lines.append(_text(left + slot / 2, _HEIGHT - _BOTTOM + 16, str(found), anchor="middle"))
+        for number, share in enumerate(shares):
+            top = y(share[found])
+            lines.append(
+                f'<rect class="{_CLASSES[number]}" x="{left + 3 + number * wide:.1f}" '
+                f'y="{top:.1f}" width="{wide - 1:.1f}" height="{_HEIGHT - _BOTTOM - top:.1f}"/>'
+            )
+    lines.append(_text(_WIDTH / 2, _HEIGHT - 8, "found of the ten nearest rows", anchor="middle"))
+    described = "; ".join(
+        f"{name(recall.kind)}: all ten for {share[10]:.1%}, none for {share[0]:.1%}"
+        for recall, share in zip(recalls, shares, strict=True)
+    )
+    return _picture("found", "Share of the queries by how much was found", described, lines)
+
+
+def _picture(name: str, title: str, description: str, lines: Iterable[str]) -> str:
+    labelled = f'aria-labelledby="{name}-title {name}-desc"'
+    return "\n".join(
+        [
+            f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" {labelled}>',
+            f'<title id="{name}-title">{escape(title)}</title>',
+            f'<desc id="{name}-desc">{escape(description)}</desc>',
+            *lines,
+            "</svg>",
+        ]
+    )
+
+
+def _scale(low: float, high: float, *, across: bool) -> Scale:
+    """Return the function from a value to its place in pixels."""
+    start, end = (_LEFT, _WIDTH - _RIGHT) if across else (_HEIGHT - _BOTTOM, _TOP)
+    span = (high - low) or 1.0
+    return lambda value: start + (value - low) / span * (end - start)
+
+
+def _axis_y(y: Scale, low: float, high: float) -> Iterator[str]:
+    for number in range(6):
+        value = low + (high - low) * number / 5
+        at = y(value)
+        yield _across("grid", at)
+        yield _text(_LEFT - 6, at + 4, f"{value:.2f}", anchor="end")
+
+
+def _axis_x(x: Scale, high: float, words: str) -> Iterator[str]:
+    step = _round_step(high / 5)
+    for number in range(int(high / step) + 1):
+        value = number * step
+        yield _text(x(value), _HEIGHT - _BOTTOM + 16, f"{value:g}", anchor="middle")
+    yield _text(_WIDTH / 2, _HEIGHT - 8, words, anchor="middle")
+
+
+def _across(mark: str, y: float) -> str:
+    return f'<line class="{mark}" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+
+
+def _round_step(value: float) -> float:
+    """Return the smallest of 1, 2, 5 times a power of ten that is at least a value."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= value)
+
+
+def _point(x: float, y: Scale, recall: Interval, mark: str, *, chosen: bool) -> Iterator[str]:
+    """Yield a dot with the bar of its interval; the chosen setting has a ring."""
+    low, middle, high = (f"{y(value):.1f}" for value in (recall.low, recall.mean, recall.high))
+    yield f'<line class="{mark}" x1="{x:.1f}" x2="{x:.1f}" y1="{low}" y2="{high}"/>'
+    yield f'<circle class="{mark}" cx="{x:.1f}" cy="{middle}" r="4"/>'
+    if chosen:
+        yield f'<circle class="chosen" cx="{x:.1f}" cy="{middle}" r="8"/>'
+
+
+def _text(x: float, y: float, words: str, *, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'

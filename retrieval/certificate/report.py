@@ -1,0 +1,197 @@
+"""The report of an index: one HTML page that needs no other file and no network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+
+from clipfleet.retrieval.certificate.certificate import CUTOFFS, Certificate, Interval, Recall
+from clipfleet.retrieval.certificate.page import STYLE, bullets, figure, table
+from clipfleet.retrieval.certificate.plots import found_of_ten, recall_by_step
+from clipfleet.retrieval.index.card import IndexCard
+from clipfleet.storage.format.dataset import describe
+
+_KINDS = {
+    "held-out": "rows of the index",
+    "img": "images of another dataset",
+    "txt": "texts of another dataset",
+}
+
+
+def report(card: IndexCard, certificate: Certificate) -> str:
+    """Return the page: what the index can do, what it cannot, and how that was measured."""
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en">',
+            '<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>Index of {escape(card.dataset)}</title>",
+            f"<style>{STYLE}</style>",
+            "<main>",
+            f"<h1>Index of {escape(card.dataset)}</h1>",
+            f'<p class="verdict">{_verdict(certificate)}</p>',
+            "<h2>What it can do</h2>",
+            *bullets(_abilities(certificate)),
+            "<h2>What it cannot do</h2>",
+            f'<div class="verdict cannot">{"".join(bullets(_limits(certificate)))}</div>',
+            "<h2>Recall against exact search</h2>",
+            *_recall_table(certificate.recalls),
+            *_plots(certificate),
+            *_step_table(certificate),
+            "<h2>What was measured</h2>",
+            *_facts(card, certificate),
+            "</main>",
+            "</html>",
+            "",
+        ]
+    )
+
+
+def name_of(kind: str) -> str:
+    """Return what the queries of a kind are, in words."""
+    return _KINDS[kind]
+
+
+def _verdict(certificate: Certificate) -> str:
+    hardest = min(certificate.recalls, key=lambda recall: recall.deciding.low)
+    if not certificate.parameters.probes:
+        return "This index is exact: a search compares the query with every vector."
+    return (
+        f"Of the ten nearest rows, a search finds <strong>{hardest.deciding.mean:.1%}</strong>, "
+        f"and at least <strong>{hardest.deciding.low:.1%}</strong> with 95 % confidence, for the "
+        f"hardest queries that were measured ({name_of(hardest.kind)}). "
+        f"{certificate.target.min_recall:.1%} were asked."
+    )
+
+
+def _abilities(certificate: Certificate) -> Iterator[str]:
+    latency, itself, build = certificate.latency, certificate.itself, certificate.build
+    yield (
+        f"A search for ten rows takes {latency.p50_ms:.2f} ms (median; p95 "
+        f"{latency.p95_ms:.2f} ms, p99 {latency.p99_ms:.2f} ms) on one thread of the machine below."
+    )
+    yield f"Of {itself.rows:,} rows, {itself.found:,} are found by their own vectors."
+    yield (
+        f"It holds {_per_row(build.memory_bytes, certificate)} bytes a vector in memory, and "
+        f"{_per_row(build.disk_bytes, certificate)} on the disk."
+    )
+
+
+def _limits(certificate: Certificate) -> Iterator[str]:
+    other = certificate.not_certified
+    if other is not None:
+        words = "texts" if other == "txt" else "images"
+        yield (
+            f"<strong>Queries by {words} are not certified</strong>: none were at hand. Their "
+            "recall can be far lower. Build with <code>--queries DATASET</code> of the same "
+            "checkpoint."
+        )
+    for recall in certificate.recalls:
+        if recall.deciding.mean < 1:
+            yield (
+                f"Not all queries fare alike. Of {recall.queries:,} queries by "
+                f"{name_of(recall.kind)}, the worst 5 % find {recall.worst:.1%} of their ten "
+                f"nearest rows, and {recall.without_hit:,} find none."
+            )
+    yield (
+        "Recall compares with exact search over the same vectors. It does not say whether the "
+        "model's nearest rows are what a person looks for: <code>clipfleet evaluate</code> does."
+    )
+    yield (
+        "The times are those of vectors that are in memory already. The first searches read from "
+        "the disk, and take longer."
+    )
+
+
+def _recall_table(recalls: Sequence[Recall]) -> Iterator[str]:
+    rows = [
+        [
+            _key(number) + escape(name_of(recall.kind)),
+            f"{recall.queries:,}",
+            *(_interval(interval) for interval in recall.at),
+            f"{recall.worst:.3f}",
+            f"{recall.without_hit:,}",
+        ]
+        for number, recall in enumerate(recalls)
+    ]
+    yield from table(
+        "Means over the queries, with 95 % confidence intervals",
+        [
+            "queries by",
+            "number",
+            *(f"recall@{k}" for k in CUTOFFS),
+            "recall@10 of the worst 5 %",
+            "without a hit",
+        ],
+        rows,
+    )
+
+
+def _plots(certificate: Certificate) -> Iterator[str]:
+    yield '<div class="plots">'
+    yield from figure(
+        found_of_ten(certificate.recalls, name=name_of),
+        "Share of the queries by how many of their ten nearest rows were found.",
+    )
+    if certificate.parameters.probes:
+        yield from figure(
+            recall_by_step(certificate, name=name_of),
+            "Recall@10 against the time of a search: each dot is a setting that was tried, the "
+            "ring is the one that was chosen, and the dashed line is the recall that was asked.",
+        )
+    yield "</div>"
+
+
+def _step_table(certificate: Certificate) -> Iterator[str]:
+    if not certificate.parameters.probes:
+        return
+    kinds = [recall.kind for recall in certificate.recalls]
+    rows = [
+        [
+            f"{step.parameters.probes:,}",
+            f"{step.parameters.rerank}",
+            *(_interval(step.recalls[kind]) for kind in kinds),
+            f"{step.latency.p95_ms:.2f}",
+            "chosen" if step.parameters == certificate.parameters else "",
+        ]
+        for step in certificate.steps
+    ]
+    headings = ["probes", "re-ranking", *(f"recall@10, {name_of(kind)}" for kind in kinds)]
+    yield "<h2>Settings that were tried</h2>"
+    yield from table("In the order of the trials", [*headings, "p95, ms", ""], rows)
+
+
+def _facts(card: IndexCard, certificate: Certificate) -> Iterator[str]:
+    structure, machine, build = card.structure, certificate.machine, certificate.build
+    probes, rerank = certificate.parameters.probes, certificate.parameters.rerank
+    is_exact = structure.kind == "exact"
+    codes = f"{structure.lists:,} lists, {structure.bits} bits a dimension"
+    facts = {
+        "dataset": card.dataset,
+        "model": describe(card.model),
+        "rows": f"{certificate.rows:,}, {card.dim} wide",
+        "kind": "exact" if is_exact else f"{structure.kind}: {codes}",
+        "search": "all rows" if is_exact else f"{probes:,} probes, re-ranking × {rerank}",
+        "other queries": certificate.queries or "none",
+        "sample": f"at most 1,000 queries of a kind, seed {certificate.seed}",
+        "built in": f"{build.seconds:,.1f} s",
+        "machine": f"{machine.cpu}, {machine.cores} cores, FAISS {machine.faiss}",
+        "measured at": certificate.created_at,
+    }
+    yield "<dl>"
+    for name, value in facts.items():
+        yield f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
+    yield "</dl>"
+
+
+def _key(number: int) -> str:
+    return f'<span class="key {"abc"[number]}"></span>'
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.mean:.3f} ({interval.low:.3f}–{interval.high:.3f})"
+
+
+def _per_row(size_bytes: int, certificate: Certificate) -> str:
+    return f"{size_bytes / certificate.rows:,.0f}"

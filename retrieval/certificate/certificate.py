@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from clipfleet.architectures import Tower
+from clipfleet.errors import DatasetError
 from clipfleet.retrieval.index.parameters import SearchParameters
+from clipfleet.validation import problems
 
 QueryKind = Literal["held-out", "img", "txt"]
 
@@ -151,3 +153,26 @@ class Certificate:
     def bound(self) -> float:
         """The lower bound of recall@10 of the kind of queries that is the hardest."""
         return min(recall.deciding.low for recall in self.recalls)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the certificate in JSON's types."""
+        fields: dict[str, Any] = _CERTIFICATE.dump_python(self, mode="json")
+        return fields
+
+
+_CERTIFICATE = TypeAdapter(Certificate)
+
+
+def parse_certificate(fields: object, *, origin: str) -> Certificate:
+    """Return the certificate of `to_json`'s fields; `origin` names their file in an error.
+
+    Raises:
+        DatasetError: They do not fit the schema.
+    """
+    try:
+        return _CERTIFICATE.validate_python(fields)
+    except ValidationError as error:
+        raise DatasetError(
+            f"the certificate in {origin} does not fit the schema ({problems(error)}): measure the "
+            "index again with `clipfleet index`"
+        ) from error

@@ -37,7 +37,12 @@ def test_the_fakes_have_the_real_numbers(real: Real) -> None:
     runtime = real("runtime")
     assert RESULTS.items() <= real("driver").enumerations["CUresult"].items()
     assert ERRORS.items() <= runtime.enumerations["cudaError_t"].items()
-    for kinds in (Cuda.cudaMemcpyKind, Cuda.cudaStreamCaptureMode, Cuda.cudaDeviceAttr):
+    for kinds in (
+        Cuda.cudaMemcpyKind,
+        Cuda.cudaStreamCaptureMode,
+        Cuda.cudaDeviceAttr,
+        Cuda.cudaMemPoolAttr,
+    ):
         numbers = {kind.name: kind.value for kind in kinds}
         assert numbers.items() <= runtime.enumerations[kinds.__name__].items()
     flags = {name: value for name, value in vars(Cuda).items() if type(value) is int}
@@ -53,6 +58,7 @@ def test_the_structures_have_the_fields_that_are_read(real: Real) -> None:
     classes = real("runtime").classes
     assert "name" in classes["cudaDeviceProp"]
     assert "device" in classes["cudaPointerAttributes"]
+    assert "getPtr" in real("driver").classes["cuuint64_t"]
 
 
 def parameters(described: str) -> list[str]:

@@ -97,7 +97,10 @@ class Cuda:
         {"cudaDevAttrComputeCapabilityMajor": 75, "cudaDevAttrComputeCapabilityMinor": 76},
     )
 
+    cudaMemPoolAttr = IntEnum("cudaMemPoolAttr", {"cudaMemPoolAttrReleaseThreshold": 4})
+
     def __init__(self) -> None:
+        self.kept_bytes = 0  # of freed memory, over a wait for the GPU
         self.held: dict[int, Any] = {}  # what was taken and not given back
         self.registered: dict[int, int] = {}  # the sizes of pinned memory of others, by address
         self.calls: list[str] = []
@@ -166,6 +169,16 @@ class Cuda:
 
     def cudaMemGetInfo(self) -> tuple[Error, int, int]:
         return self._error("cudaMemGetInfo"), TOTAL_BYTES - self.bytes_held(), TOTAL_BYTES
+
+    def cudaDeviceGetDefaultMemPool(self, device: int) -> tuple[Error, Any]:
+        return self._error("cudaDeviceGetDefaultMemPool"), "pool"
+
+    def cudaMemPoolSetAttribute(self, memPool: Any, attr: Any, value: Any) -> tuple[Error]:
+        assert memPool == "pool"
+        error = self._error("cudaMemPoolSetAttribute")
+        if not error:
+            self.kept_bytes = int(value)
+        return (error,)
 
     def cudaDeviceSynchronize(self) -> tuple[Error]:
         error = self._error("cudaDeviceSynchronize")

@@ -28,6 +28,8 @@ SUCCESS = Result(0)
 class Driver:
     """The driver's calls for the streams of a fake runtime."""
 
+    cuuint64_t = int
+
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
         self.modules = 0  # that are loaded

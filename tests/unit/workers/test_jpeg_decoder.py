@@ -109,6 +109,7 @@ def test_files_and_pixels_become_features_in_order(
         assert left == []
         np.testing.assert_array_equal(features, features_of(given))
         assert freed == list(range(COUNT))
+    assert state.cuda.kept_bytes == 2**64 - 1
     assert machine.open == 0
     gc.collect()
     assert machine.freed_late == 0

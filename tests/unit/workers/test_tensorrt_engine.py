@@ -260,7 +260,9 @@ def test_the_pipeline_is_asked_for_some_rounds_but_not_for_gigabytes(
             assert engine.max_batch == handed_over
 
 
-def test_one_context_waits_on_a_core_and_several_asleep(machine: State, tmp_path: Path) -> None:
+def test_a_single_item_is_waited_for_on_a_core_and_batches_asleep(
+    machine: State, tmp_path: Path
+) -> None:
     def flags(engine: TensorRTEngine) -> set[int]:
         before = len(machine.cuda.waited_with)
         engine(images(8))
@@ -269,6 +271,8 @@ def test_one_context_waits_on_a_core_and_several_asleep(machine: State, tmp_path
     with engine_of(tmp_path, machine, contexts=1) as engine:
         assert flags(engine) == {2}
     with engine_of(tmp_path, machine, contexts=2) as engine:
+        assert flags(engine) == {3}
+    with engine_of(tmp_path, machine, plan(shape=(8, 3, 8, 8)), contexts=1) as engine:
         assert flags(engine) == {3}
 
 

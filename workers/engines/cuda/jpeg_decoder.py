@@ -87,6 +87,7 @@ class JpegDecoder(Closing):
             DependencyError: nvImageCodec or nvJPEG is not installed.
         """
         nvimgcodec = load_nvimgcodec()
+        cuda.keep_freed_memory()  # nvImageCodec allocates the pixels of each batch so
         kinds = nvimgcodec.BackendKind
         self._code_stream = nvimgcodec.CodeStream
         self._params = nvimgcodec.DecodeParams(

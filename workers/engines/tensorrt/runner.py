@@ -235,9 +235,10 @@ class Runner(Closing):
         self._choose_wait()
 
     def _choose_wait(self) -> None:
-        """Wait asleep if other batches keep the GPU busy: the decoders need the core."""
+        """Wait asleep for large batches, or if others keep the GPU busy: decoders need the core."""
+        asleep = len(self._slots) > 1 or self._largest > 1
         for slot in self._slots:
-            slot.wait_with(blocking=len(self._slots) > 1)
+            slot.wait_with(blocking=asleep)
 
     def _choose_slot_count(self) -> None:
         """Add slots as long as each step gains `MIN_SPEEDUP`."""

@@ -33,11 +33,13 @@ if TYPE_CHECKING:
     from clipfleet.model_card import ModelCard
     from clipfleet.reader import Dataset, ErrorRow
     from clipfleet.retrieval.dedupe.deduplicate import Deduplication, dedupe
+    from clipfleet.retrieval.evaluation.comparison import Comparison
+    from clipfleet.retrieval.evaluation.evaluate import Evaluation
     from clipfleet.retrieval.index.card import IndexCard
     from clipfleet.retrieval.index.index import Index
     from clipfleet.retrieval.index.parameters import SearchParameters
     from clipfleet.retrieval.neighbours import Neighbours
-    from clipfleet.retrieval_api import build_index
+    from clipfleet.retrieval_api import build_index, compare, evaluate
     from clipfleet.settings import Settings, load_settings
     from clipfleet.storage.verify.verification import Verification
     from clipfleet.tasks.items.queue import ItemQueue
@@ -54,12 +56,14 @@ __all__ = [
     "BrokerError",
     "CardError",
     "ClipfleetError",
+    "Comparison",
     "Dataset",
     "DatasetError",
     "Deduplication",
     "DependencyError",
     "EngineError",
     "ErrorRow",
+    "Evaluation",
     "Index",
     "IndexCard",
     "ItemError",
@@ -84,8 +88,10 @@ __all__ = [
     "Verification",
     "__version__",
     "build_index",
+    "compare",
     "dedupe",
     "embed",
+    "evaluate",
     "load_model",
     "load_settings",
     "repair",
@@ -99,11 +105,13 @@ __all__ = [
 _ERRORS = {name: "clipfleet.errors" for name in __all__ if name.endswith("Error")}
 _MODULES = {  # of the names above
     **_ERRORS,
+    "Comparison": "clipfleet.retrieval.evaluation.comparison",
     "Dataset": "clipfleet.reader",
     "Deduplication": "clipfleet.retrieval.dedupe.deduplicate",
     "ErrorRow": "clipfleet.reader",
     "Index": "clipfleet.retrieval.index.index",
     "IndexCard": "clipfleet.retrieval.index.card",
+    "Evaluation": "clipfleet.retrieval.evaluation.evaluate",
     "ItemQueue": "clipfleet.tasks.items.queue",
     "Model": "clipfleet.model",
     "ModelCard": "clipfleet.model_card",
@@ -121,7 +129,9 @@ _MODULES = {  # of the names above
     "TensorRTModel": "clipfleet.workers.engines.tensorrt.model",
     "dedupe": "clipfleet.retrieval.dedupe.deduplicate",
     "build_index": "clipfleet.retrieval_api",
+    "compare": "clipfleet.retrieval_api",
     "embed": "clipfleet.api",
+    "evaluate": "clipfleet.retrieval_api",
     "load_model": "clipfleet.model",
     "load_settings": "clipfleet.settings",
     "repair": "clipfleet.api",

@@ -22,6 +22,7 @@ from clipfleet.cli import (
     embed_commands,
     engine_commands,
     error_commands,
+    evaluate_commands,
     export_commands,
     index_commands,
     prepare_command,
@@ -99,6 +100,8 @@ for _command in (
     error_commands.retry,
     export_commands.dedupe,
     index_commands.index,
+    evaluate_commands.evaluate,
+    evaluate_commands.compare,
     bench_commands.bench,
     doctor,
 ):

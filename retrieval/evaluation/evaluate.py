@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from clipfleet.errors import UsageError
 from clipfleet.retrieval.evaluation.gold import Answers, GoldPairs
 from clipfleet.retrieval.evaluation.predictions import (
     PredictionFile,
+    Query,
     are_whole_numbers,
     open_predictions,
 )
 from clipfleet.retrieval.evaluation.recall import TOP, Recall, recall
 from clipfleet.retrieval.evaluation.vector_set import VectorSet, check_towers
 
-TEXT_TO_IMAGE_FILE = "predictions.jsonl"  # the guide's {split}_predictions.jsonl
-IMAGE_TO_TEXT_FILE = "tr_predictions.jsonl"  # and {split}_tr_predictions.jsonl
+Show = Callable[[str, int, int], None]  # a direction, so many of so many pairs
+
+_NAMES: dict[Query, str] = {"text": "text to image", "image": "image to text"}
+_FILES: dict[Query, str] = {  # the guide's, without the name of the split
+    "text": "predictions.jsonl",
+    "image": "tr_predictions.jsonl",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,8 +70,8 @@ class Evaluation:
         lines = [
             f"{self.images} and {self.texts}, gold pairs of {self.gold}",
             f"{'per cent':14} {'R@1':>7} {'R@5':>7} {'R@10':>7} {'mean':>7} {'queries':>10}",
-            _row("text to image", self.text_to_image),
-            _row("image to text", self.image_to_text),
+            _row(_NAMES["text"], self.text_to_image),
+            _row(_NAMES["image"], self.image_to_text),
         ]
         for kind, one in (("texts", self.text_to_image), ("images", self.image_to_text)):
             if one.failed or one.absent:
@@ -79,13 +86,18 @@ class Evaluation:
 
 
 def evaluate(
-    images: VectorSet, texts: VectorSet, gold: GoldPairs, *, predictions: Path | None = None
+    images: VectorSet,
+    texts: VectorSet,
+    gold: GoldPairs,
+    *,
+    predictions: Path | None = None,
+    show: Show | None = None,
 ) -> Evaluation:
     """Measure the recall of texts against images, and of images against texts.
 
     Every query is compared with every vector, block by block. With `predictions`, a folder, the
     ten best answers of every text and of every image are written there, as `predictions.jsonl` and
-    `tr_predictions.jsonl`.
+    `tr_predictions.jsonl`. `show` is called with a direction, and so many of so many pairs.
 
     Raises:
         UsageError: The vectors are of two models, or no gold text or gold image has a vector.
@@ -97,15 +109,10 @@ def evaluate(
     _check_ids(texts, gold.images_of, gold, kind="text")
     _check_ids(images, gold.texts_of, gold, kind="image")
     whole = predictions is not None and are_whole_numbers((*texts.ids, *images.ids))
-    with _file(predictions, TEXT_TO_IMAGE_FILE, query="text", whole_numbers=whole) as file:
-        text_to_image = recall(texts, images, gold.images_of, predictions=file)
-    with _file(predictions, IMAGE_TO_TEXT_FILE, query="image", whole_numbers=whole) as file:
-        image_to_text = recall(images, texts, gold.texts_of, predictions=file)
-    written = (
-        [predictions / name for name in (TEXT_TO_IMAGE_FILE, IMAGE_TO_TEXT_FILE)]
-        if predictions
-        else []
-    )
+    run = partial(_direction, folder=predictions, whole_numbers=whole, show=show)
+    text_to_image = run("text", texts, images, gold.images_of)
+    image_to_text = run("image", images, texts, gold.texts_of)
+    files = _FILES.values() if predictions else ()
     return Evaluation(
         images=images.path,
         texts=texts.path,
@@ -113,9 +120,24 @@ def evaluate(
         text_to_image=text_to_image,
         image_to_text=image_to_text,
         unscored_texts=sum(id_ not in gold.images_of for id_ in texts.ids),
-        predictions=tuple(str(path) for path in written),
+        predictions=tuple(f"{predictions}/{name}" for name in files),
         notes=tuple(_refusals(images, texts, whole_numbers=whole)) if predictions else (),
     )
+
+
+def _direction(
+    query: Query,
+    queries: VectorSet,
+    corpus: VectorSet,
+    answers: Answers,
+    *,
+    folder: Path | None,
+    whole_numbers: bool,
+    show: Show | None,
+) -> Recall:
+    with _file(folder, query, whole_numbers=whole_numbers) as file:
+        told = partial(show, _NAMES[query]) if show else None
+        return recall(queries, corpus, answers, predictions=file, show=told)
 
 
 def _check_ids(vectors: VectorSet, answers: Answers, gold: GoldPairs, *, kind: str) -> None:
@@ -130,13 +152,13 @@ def _check_ids(vectors: VectorSet, answers: Answers, gold: GoldPairs, *, kind: s
 
 @contextmanager
 def _file(
-    folder: Path | None, name: str, *, query: Literal["text", "image"], whole_numbers: bool
+    folder: Path | None, query: Query, *, whole_numbers: bool
 ) -> Iterator[PredictionFile | None]:
     if folder is None:
         yield None
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with open_predictions(folder / name, query=query, whole_numbers=whole_numbers) as file:
+    with open_predictions(folder / _FILES[query], query, whole_numbers=whole_numbers) as file:
         yield file
 
 

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from clipfleet.atomic_write import atomic_write
 
+Query = Literal["text", "image"]
+
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]*")
 
 
 class PredictionFile:
     """Writes `{"text_id": …, "image_ids": [best, …]}` a line, or the same for images."""
 
-    def __init__(
-        self, file: TextIO, *, query: Literal["text", "image"], whole_numbers: bool
-    ) -> None:
+    def __init__(self, file: TextIO, query: Query, *, whole_numbers: bool) -> None:
         answer = "image" if query == "text" else "text"
         self._file = file
         self._fields = f"{query}_id", f"{answer}_ids"
@@ -38,16 +38,14 @@ class PredictionFile:
 
 
 @contextmanager
-def open_predictions(
-    path: Path, *, query: Literal["text", "image"], whole_numbers: bool
-) -> Iterator[PredictionFile]:
+def open_predictions(path: Path, query: Query, *, whole_numbers: bool) -> Iterator[PredictionFile]:
     """Yield a prediction file, which appears at `path` when it is whole.
 
     Raises:
         OSError: It cannot be written.
     """
     with atomic_write(path) as part, part.open("w", encoding="utf-8") as file:
-        yield PredictionFile(file, query=query, whole_numbers=whole_numbers)
+        yield PredictionFile(file, query, whole_numbers=whole_numbers)
 
 
 def are_whole_numbers(ids: Iterable[str]) -> bool:

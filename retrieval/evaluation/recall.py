@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from clipfleet.retrieval.evaluation.gold import Answers
 from clipfleet.retrieval.evaluation.predictions import PredictionFile
-from clipfleet.retrieval.evaluation.vector_set import BATCH_ROWS, VectorSet
+from clipfleet.retrieval.evaluation.vector_set import BATCH_ROWS, Vectors, VectorSet
 from clipfleet.retrieval.exact import exact_top_k
 
 DEPTHS = (1, 5, 10)
@@ -71,10 +71,12 @@ def recall(
     answers: Answers,
     *,
     predictions: PredictionFile | None = None,
+    show: Callable[[int, int], None] | None = None,
 ) -> Recall:
     """Return how often the gold answers are among the nearest items of a corpus.
 
     With `predictions`, all queries are searched and written, otherwise those of `answers` only.
+    `show` is called with so many of so many pairs of a query and an item.
     Memory holds at most 131,072 queries, a block of the corpus, the ids, and the gold pairs.
 
     Raises:
@@ -86,8 +88,19 @@ def recall(
     row_of = {id_: row for row, id_ in enumerate(ids) if id_ in wanted}
     hits = np.zeros(len(DEPTHS), np.int64)
     found: set[str] = set()
-    for names, vectors in _chunks(queries, None if predictions else answers):
-        rows = exact_top_k(vectors, (block for _, block in corpus.batches()), TOP).rows
+    asked = queries.ids if predictions else [id_ for id_ in queries.ids if id_ in answers]
+    done = 0
+
+    def blocks(count: int) -> Iterator[Vectors]:
+        nonlocal done
+        for _, block in corpus.batches():
+            yield block
+            done += count * len(block)
+            if show:
+                show(done, len(asked) * len(ids))
+
+    for names, vectors in _chunks(queries, {*asked}):
+        rows = exact_top_k(vectors, blocks(len(names)), TOP).rows
         if predictions:
             predictions.write(names, rows, ids)
         scored = [(n, answers[name]) for n, name in enumerate(names) if name in answers]
@@ -108,9 +121,9 @@ def recall(
 
 
 def _chunks(
-    queries: VectorSet, wanted: Container[str] | None
+    queries: VectorSet, wanted: Container[str]
 ) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
-    """Yield the ids and vectors, float32 (k, D), of the wanted queries, or of all if it is None.
+    """Yield the ids and vectors, float32 (k, D), of the wanted queries.
 
     The corpus is read once for each chunk: all but the last hold `BATCH_ROWS` queries or more,
     and less than twice as many.
@@ -118,7 +131,7 @@ def _chunks(
     names: list[str] = []
     pieces: list[NDArray[np.float32]] = []
     for ids, vectors in queries.batches():
-        rows = [n for n, id_ in enumerate(ids) if wanted is None or id_ in wanted]
+        rows = [n for n, id_ in enumerate(ids) if id_ in wanted]
         names += [ids[n] for n in rows]
         pieces.append(vectors[rows].astype(np.float32))
         if len(names) >= BATCH_ROWS:

@@ -19,7 +19,8 @@ N, D = 200, 32
 
 def unit(rows: int = N, *, seed: int = 0) -> NDArray[np.float32]:
     vectors = np.random.default_rng(seed).standard_normal((rows, D))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors.astype(np.float32)
 
 
 def rotated(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from clipfleet.errors import ClipfleetError, DuplicateIdError, SourceError, UsageError
+from clipfleet.error_codes import EMPTY_TEXT
+from clipfleet.errors import ClipfleetError, DuplicateIdError, ItemError, SourceError, UsageError
 from clipfleet.items import Item
-from clipfleet.reader import ErrorRow
 from clipfleet.retrieval.evaluation import recall as recall_module
 from clipfleet.retrieval.evaluation.evaluate import evaluate
 from clipfleet.retrieval.evaluation.gold import GoldPairs, read_gold
@@ -25,11 +26,9 @@ CORNERS = np.eye(12, dtype=np.float32)  # an image each; a text equals one of th
 
 
 def gold_of(folder: Path, *pairs: tuple[object, Sequence[object]]) -> GoldPairs:
-    lines = [
-        json.dumps({"text_id": text, "text": "t", "image_ids": list(ids)}) for text, ids in pairs
-    ]
+    rows = [{"text_id": text, "text": "t", "image_ids": list(ids)} for text, ids in pairs]
     path = folder / "gold.jsonl"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
     return read_gold(path)
 
 
@@ -132,17 +131,34 @@ def test_a_gold_file_that_would_score_wrongly_is_refused(
 
 
 def test_texts_that_are_embedded_for_the_evaluation_keep_their_order_and_failures() -> None:
-    def encode(items: Any) -> tuple[Any, list[ErrorRow]]:
-        bad = [item for item in items if item.text == "bad"]
-        rows = [
-            ErrorRow(id=i.id, uri=None, text=i.text, error="e", message="", attempt=1) for i in bad
-        ]
-        return CORNERS[[int(i.id) for i in items if i.text != "bad"]], rows
+    def encode(texts: Sequence[str]) -> NDArray[np.float32]:
+        if "" in texts:
+            raise ItemError(EMPTY_TEXT, "texts holds no word")
+        return CORNERS[[int(text) for text in texts]]
 
-    source = ListSource([Item(id=str(n), text="bad" if n == 1 else "good") for n in range(5)])
+    source = ListSource([Item(id=f"i{n}", text="" if n in (1, 4) else str(n)) for n in range(7)])
     held = EmbeddedTexts(source, path="p", model=make_card(dim=12), encode=encode)
 
     batches = list(held.batches(3))
-    assert [ids for ids, _ in batches] == [["0", "2", "3"], ["4"]]
-    np.testing.assert_array_equal(np.concatenate([v for _, v in batches]), CORNERS[[0, 2, 3, 4]])
-    assert [row.id for row in held.errors()] == ["1"]
+    assert [ids for ids, _ in batches] == [["i0", "i2", "i3"], ["i5", "i6"]]
+    np.testing.assert_array_equal(
+        np.concatenate([vectors for _, vectors in batches]), CORNERS[[0, 2, 3, 5, 6]]
+    )
+    assert [(row.id, row.error) for row in held.errors()] == [
+        ("i1", EMPTY_TEXT),
+        ("i4", EMPTY_TEXT),
+    ]
+
+
+def test_the_progress_ends_when_all_pairs_are_compared(tmp_path: Path) -> None:
+    gold = gold_of(tmp_path, (1, [100]), (2, [101]))
+    shown: list[tuple[str, int, int]] = []
+
+    evaluate(
+        HeldVectors((100, 101, 102), CORNERS[:3], batch=2),
+        texts(0, 1, 2, ids=(1, 2, 9)),
+        gold,
+        show=lambda *told: shown.append(told),
+    )
+
+    assert shown == [("text to image", 4, 6), ("text to image", 6, 6), ("image to text", 6, 6)]

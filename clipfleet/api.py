@@ -15,6 +15,7 @@ from clipfleet.settings import OnConflict, Settings, load_settings
 
 if TYPE_CHECKING:
     from clipfleet.architectures import Tower
+    from clipfleet.storage.format.dataset import TextNormalisation
     from clipfleet.storage.verify.verification import Verification
     from clipfleet.tasks.local.run import Summary
     from clipfleet.tasks.progress import Snapshot
@@ -40,6 +41,7 @@ def embed(
     id_column: str | None = None,
     uri_column: str | None = None,
     text_column: str | None = None,
+    text_normalisation: TextNormalisation = "none",
     refresh: bool = False,
     on_conflict: OnConflict | None = None,
     moved_from: str | Path | None = None,
@@ -66,6 +68,8 @@ def embed(
         id_column: The table's column of ids; without it, `id` or another usual name.
         uri_column: The table's column of paths or URLs of images.
         text_column: The table's column of texts.
+        text_normalisation: "evaluation" changes texts as Chinese-CLIP's evaluation does: lower
+            case, and plain quotation marks in place of “ and ”. A dataset has texts of one kind.
         refresh: Also embed newer content of ids that the dataset has: other uris or texts in the
             source. Without it, such a source is refused.
         on_conflict: With `refresh`, the rule for ids that have vectors: "keep" them and count the
@@ -96,6 +100,7 @@ def embed(
         id_column=id_column,
         uri_column=uri_column,
         text_column=text_column,
+        text_normalisation=text_normalisation,
     )
     return embed_source(
         opened,
@@ -119,6 +124,7 @@ def submit(
     id_column: str | None = None,
     uri_column: str | None = None,
     text_column: str | None = None,
+    text_normalisation: TextNormalisation = "none",
     refresh: bool = False,
     on_conflict: OnConflict | None = None,
     moved_from: str | Path | None = None,
@@ -147,6 +153,7 @@ def submit(
         id_column=id_column,
         uri_column=uri_column,
         text_column=text_column,
+        text_normalisation=text_normalisation,
     )
     return submit_source(
         opened,

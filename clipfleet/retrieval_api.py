@@ -213,9 +213,12 @@ def _embedded(texts: str | Path, model: Model) -> EmbeddedTexts:
     """Return the texts of a file in the guide's form, which an engine in this process embeds."""
     from clipfleet.retrieval.evaluation.vector_set import EmbeddedTexts
     from clipfleet.storage.sources.base import open_source
+    from clipfleet.storage.sources.normalisation import NormalisedTexts
 
     source = open_source(str(texts), tower="txt", id_column="text_id", text_column="text")
-    return EmbeddedTexts(source, path=str(texts), model=model.card, encode=model.encode_texts)
+    return EmbeddedTexts(
+        NormalisedTexts(source), path=str(texts), model=model.card, encode=model.encode_texts
+    )
 
 
 def _show_nothing(what: str, done: int, whole: int) -> None:

@@ -45,8 +45,8 @@ class HeldVectors:
 def sign_vectors(rows: int, *, dim: int = 64, seed: int) -> NDArray[np.float16]:
     """Return vectors of norm 1 with entries of one size: all products are exact, many equal."""
     bits = np.random.default_rng(seed).integers(0, 2, (rows, dim))
-    vectors: NDArray[np.float16] = np.where(bits, 1, -1).astype(np.float16)
-    return vectors / np.float16(np.sqrt(dim))
+    vectors: NDArray[np.float16] = (np.where(bits, 1, -1) / np.sqrt(dim)).astype(np.float16)
+    return vectors
 
 
 def flipped(vectors: NDArray[np.float16], share: float, *, seed: int) -> NDArray[np.float16]:

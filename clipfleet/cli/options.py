@@ -40,6 +40,13 @@ class DecodeName(str, Enum):
     gpu = "gpu"
 
 
+class TextNormalisationName(str, Enum):
+    """The values of `--text-normalisation`."""
+
+    none = "none"
+    evaluation = "evaluation"
+
+
 class OnConflictName(str, Enum):
     """The values of `--on-conflict`."""
 
@@ -93,6 +100,14 @@ UriColumn = Annotated[
 ]
 TextColumn = Annotated[
     str | None, typer.Option("--text-column", metavar="NAME", help="Column of the texts.")
+]
+TextNormalisationOption = Annotated[
+    TextNormalisationName,
+    typer.Option(
+        "--text-normalisation",
+        help="Texts: as they are, or lower case with plain quotation marks, as Chinese-CLIP's "
+        "evaluation has them.",
+    ),
 ]
 Refresh = Annotated[
     bool,

@@ -22,6 +22,7 @@ from clipfleet.storage.filesystem.locations import (
 
 EmbeddingDtype = Literal["float16", "float32"]
 Kind = Literal["planned", "stream"]  # filled by jobs over sources; by single items
+TextNormalisation = Literal["none", "evaluation"]  # see storage/sources/normalisation.py
 
 FORMAT = 1
 INFO_PATH = "dataset.json"
@@ -41,7 +42,7 @@ class DatasetInfo:
     """The contents of `dataset.json`. `dim` is the width D of the vectors.
 
     `kind` is None in a dataset of an earlier version, see `clipfleet.storage.commit.kinds`.
-    `decode` says what decodes JPEG files.
+    `decode` says what decodes JPEG files, `text_normalisation` how texts were changed.
     """
 
     tower: Tower
@@ -52,6 +53,7 @@ class DatasetInfo:
     created_at: str  # ISO 8601, UTC
     kind: Kind | None
     decode: Decode = "exact"
+    text_normalisation: TextNormalisation = "none"
 
     def to_json(self) -> str:
         """Return the text of `dataset.json`."""
@@ -64,6 +66,7 @@ class DatasetInfo:
             "embedding_dtype": self.embedding_dtype,
             "created_at": self.created_at,
             **({"decode": self.decode} if self.decode != "exact" else {}),
+            **({"text_normalisation": own} if (own := self.text_normalisation) != "none" else {}),
             "card": json.loads(self.card.to_json()),
         }
         return json.dumps(fields, indent=2) + "\n"
@@ -86,6 +89,7 @@ class Dataset:
         kind: Kind,
         embedding_dtype: EmbeddingDtype,
         decode: Decode = "exact",
+        text_normalisation: TextNormalisation = "none",
         store_timeout_s: float = STORE_TIMEOUT_S,
     ) -> Dataset:
         """Create a dataset of a kind for a model's vectors, or open the dataset at `root`.
@@ -94,8 +98,8 @@ class Dataset:
         `store_timeout_s` is as in `open_filesystem`.
 
         Raises:
-            DatasetMismatchError: The dataset exists, for another model, embedding dtype or
-                decoder.
+            DatasetMismatchError: The dataset exists, for another model, embedding dtype, decoder
+                or text normalisation.
             DatasetError: The folder holds other files, or a damaged `dataset.json`.
             UsageError: The object store lets two writers create one object, or the GPU is to decode
                 texts.
@@ -111,11 +115,23 @@ class Dataset:
             _refuse_foreign_files(root, fs)
             if in_object_store(root):
                 check_create_if_absent(fs, root)
-            fs.create(INFO_PATH, _new_info(card, kind, embedding_dtype, decode).to_json().encode())
+            info = DatasetInfo(
+                tower=card.tower,
+                model=card.identity,
+                card=card,
+                dim=card.dim,
+                embedding_dtype=embedding_dtype,
+                created_at=utc_now(),
+                kind=kind,
+                decode=decode,
+                text_normalisation=text_normalisation,
+            )
+            fs.create(INFO_PATH, info.to_json().encode())
         # Read it in every case: another process may have created it first.
         dataset = cls(root=root, fs=fs, info=read_info(root, fs))
         dataset.check_model(card)
         dataset.check_decode(decode)
+        dataset.check_text_normalisation(text_normalisation)
         if dataset.info.embedding_dtype != embedding_dtype:
             raise DatasetMismatchError(
                 f"dataset {root} holds {dataset.info.embedding_dtype} vectors, not "
@@ -159,6 +175,20 @@ class Dataset:
                 f"dataset {self.root} holds vectors with decode {self.info.decode!r}, not "
                 f"{decode!r}: use --decode {self.info.decode} "
                 f"(CLIPFLEET_DECODE={self.info.decode}), or choose another output folder"
+            )
+
+    def check_text_normalisation(self, normalisation: TextNormalisation) -> None:
+        """Refuse texts that were changed otherwise than the dataset's.
+
+        Raises:
+            DatasetMismatchError: The dataset's texts have another normalisation.
+        """
+        own = self.info.text_normalisation
+        if normalisation != own:
+            raise DatasetMismatchError(
+                f"dataset {self.root} holds texts with text normalisation {own!r}, not "
+                f"{normalisation!r}: use --text-normalisation {own}, or choose another output "
+                "folder"
             )
 
 
@@ -239,6 +269,9 @@ def _parse_info(fields: dict[str, Any], *, origin: str) -> DatasetInfo:
     decode = fields.get("decode", "exact")
     if decode not in get_args(Decode):
         raise ValueError(f"decode {decode!r}")
+    normalisation = fields.get("text_normalisation", "none")
+    if normalisation not in get_args(TextNormalisation):
+        raise ValueError(f"text_normalisation {normalisation!r}")
     info = DatasetInfo(
         tower=card.tower,
         model=card.identity,
@@ -248,26 +281,12 @@ def _parse_info(fields: dict[str, Any], *, origin: str) -> DatasetInfo:
         created_at=str(fields["created_at"]),
         kind=kind,
         decode=decode,
+        text_normalisation=normalisation,
     )
     for name in ("tower", "model", "dim"):
         if fields[name] != getattr(info, name):
             raise ValueError(f"{name} {fields[name]!r} is not its card's {getattr(info, name)!r}")
     return info
-
-
-def _new_info(
-    card: ModelCard, kind: Kind, embedding_dtype: EmbeddingDtype, decode: Decode
-) -> DatasetInfo:
-    return DatasetInfo(
-        tower=card.tower,
-        model=card.identity,
-        card=card,
-        dim=card.dim,
-        embedding_dtype=embedding_dtype,
-        created_at=utc_now(),
-        kind=kind,
-        decode=decode,
-    )
 
 
 def _refuse_foreign_files(root: str, fs: Filesystem) -> None:

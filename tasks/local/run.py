@@ -120,7 +120,7 @@ def embed_source(  # noqa: PLR0913 - those of `clipfleet.embed`
     card, _ = load_card(model)
     check_decode(settings.decode, tower=card.tower, runtime=card.runtime)
     return _run(
-        lambda: create_planned(out, card, settings),
+        lambda: create_planned(out, card, settings, source),
         lambda fleet: submit(
             source, out, model, settings=fleet, refresh=refresh, moved_from=moved_from
         ),

@@ -8,7 +8,9 @@ from pathlib import Path
 from clipfleet.architectures import Tower
 from clipfleet.errors import UsageError
 from clipfleet.model_card import load_card
+from clipfleet.storage.format.dataset import TextNormalisation
 from clipfleet.storage.sources.base import Source, items_source, open_source
+from clipfleet.storage.sources.normalisation import NormalisedTexts
 from clipfleet.storage.sources.tower import tower_of, tower_of_items
 
 Items = str | Path | Iterable[Mapping[str, str]]
@@ -23,10 +25,12 @@ def open_inputs(
     id_column: str | None,
     uri_column: str | None,
     text_column: str | None,
+    text_normalisation: TextNormalisation = "none",
 ) -> tuple[Source, Path]:
     """Return the source, and the model card: of a model folder, the one that `find` returns.
 
-    Without `tower`, the source's items decide which tower of a folder it is.
+    Without `tower`, the source's items decide which tower of a folder it is. The source yields
+    texts with the `text_normalisation`.
 
     Raises:
         UsageError: The source or the model is not fit for use, or is of another tower.
@@ -46,6 +50,16 @@ def open_inputs(
             f"--tower is {tower}, and {card} is the {found} tower: leave --tower out, or name the "
             "other tower's engine"
         )
-    if in_memory:
-        return items_source(items, found), card
-    return open_source(str(source), tower=found, **columns), card
+    opened = (
+        items_source(items, found)
+        if in_memory
+        else open_source(str(source), tower=found, **columns)
+    )
+    if text_normalisation == "none":
+        return opened, card
+    if found != "txt":
+        raise UsageError(
+            f"text_normalisation is {text_normalisation!r}, and {card} is an engine of images: "
+            "leave it out"
+        )
+    return NormalisedTexts(opened), card

@@ -17,6 +17,7 @@ from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.refresh import Refresh, move_source, refresh_items
 from clipfleet.storage.sources.base import Source
+from clipfleet.storage.sources.normalisation import text_normalisation_of
 from clipfleet.tasks.broker.redis_client import check_broker, is_local
 from clipfleet.tasks.broker.security_check import log_security_warnings
 from clipfleet.tasks.submit.enqueue import later
@@ -111,7 +112,7 @@ def submit(
     check_broker(settings.redis_url, allow_eviction=settings.allow_eviction)
     if not is_local(settings.redis_url):
         log_security_warnings(settings.redis_url)
-    dataset = create_planned(dataset_root, card, settings)
+    dataset = create_planned(dataset_root, card, settings, source)
 
     def plan() -> Refresh:
         if moved_from is not None:
@@ -136,11 +137,12 @@ def submit(
     )
 
 
-def create_planned(root: str, card: ModelCard, settings: Settings) -> Dataset:
-    """Create a planned dataset for a model's vectors, or open it.
+def create_planned(root: str, card: ModelCard, settings: Settings, source: Source) -> Dataset:
+    """Create a planned dataset for a model's vectors of a source, or open it.
 
     Raises:
-        DatasetMismatchError: It exists, for another model, embedding dtype or decoder.
+        DatasetMismatchError: It exists, for another model, embedding dtype, decoder or text
+            normalisation.
         DatasetKindError: It is a stream of single items.
         DatasetError: The folder holds other files, or the dataset is damaged.
     """
@@ -150,6 +152,7 @@ def create_planned(root: str, card: ModelCard, settings: Settings) -> Dataset:
         kind="planned",
         embedding_dtype=settings.embedding_dtype,
         decode=settings.decode,
+        text_normalisation=text_normalisation_of(source),
         store_timeout_s=settings.store_timeout_s,
     )
     check_kind(dataset, "planned")

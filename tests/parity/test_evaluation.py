@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import runpy
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from clipfleet.retrieval.evaluation.evaluate import evaluate
 from clipfleet.retrieval.evaluation.gold import read_gold
+from clipfleet.storage.sources.normalisation import normalise_text
 from tests.vector_sets import HeldVectors, flipped, sign_vectors
 
 IMAGES, TEXTS = 260, 400
@@ -30,11 +32,15 @@ def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: tensor)
 
 
-def run_script(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> None:
+def script_of(name: str) -> Path:
     spec = importlib.util.find_spec("cn_clip")
     assert spec is not None
     assert spec.submodule_search_locations is not None
-    script = Path(spec.submodule_search_locations[0]) / "eval" / f"{name}.py"
+    return Path(spec.submodule_search_locations[0]) / "eval" / f"{name}.py"
+
+
+def run_script(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> None:
+    script = script_of(name)
     monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
     runpy.run_path(str(script), run_name="__main__")
 
@@ -116,3 +122,17 @@ def test_recalls_and_predictions_are_those_of_the_original(
     assert scores(score)["r10"] == found.text_to_image.r10
     assert scores(score_tr)["r10"] == found.image_to_text.r10
     assert found.notes == ()
+
+
+def test_texts_are_normalised_as_the_original_does() -> None:
+    """The function is taken out of its module, which needs lmdb and torchvision."""
+    tree = ast.parse(script_of("data").read_text(encoding="utf-8"))
+    [function] = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name == "_preprocess_text"
+    ]
+    names: dict[str, Any] = {}
+    exec(compile(ast.Module([function], []), "data.py", "exec"), names)  # noqa: S102
+    for text in ("“红色”的ＣＡＲ", "ÀÉİ ß", "‘a’ „b“ «C»", "plain", ""):
+        assert normalise_text(text) == names["_preprocess_text"](text)

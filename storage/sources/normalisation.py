@@ -1,0 +1,41 @@
+"""Text normalisation: the change that Chinese-CLIP's evaluation makes to every text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from clipfleet.items import Item
+from clipfleet.storage.format.dataset import TextNormalisation
+from clipfleet.storage.sources.base import Source
+
+
+class NormalisedTexts:
+    """The texts of a source in lower case, with plain quotation marks in place of “ and ”.
+
+    The original: `_preprocess_text` of cn_clip/eval/data.py. `tokenize` does not call it.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.description = source.description
+
+    @property
+    def folder(self) -> str | None:
+        return self._source.folder
+
+    def __iter__(self) -> Iterator[Item]:
+        for item in self._source:
+            yield Item(id=item.id, text=normalise_text(item.text or ""))
+
+    def location(self, position: int) -> str:
+        return self._source.location(position)
+
+
+def normalise_text(text: str) -> str:
+    """Return a text as Chinese-CLIP's evaluation embeds it."""
+    return text.lower().replace("“", '"').replace("”", '"')
+
+
+def text_normalisation_of(source: Source) -> TextNormalisation:
+    """Return the text normalisation of a source's items."""
+    return "evaluation" if isinstance(source, NormalisedTexts) else "none"

@@ -1,0 +1,172 @@
+"""Measure `clipfleet evaluate` on a large pair of datasets, and beside Chinese-CLIP's evaluation.
+
+    python -m bench.index.vectors /tmp/million
+    python -m bench.index.evaluate /tmp/million --json bench/results/evaluate.json
+
+The large datasets are those of `bench.index.vectors`. A small pair is made for the comparison, as
+the original takes a microsecond for each pair of a query and an item. Both sides write prediction
+files there. Each measurement is a process of its own: its time, its CPU time, and the peak of its
+resident memory. The table goes into docs/explanation/performance.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import clipfleet
+from bench.index.vectors import make
+from bench.pages import Section
+from clipfleet.settings import cores
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "explanation" / "performance.md"
+SECTION = Section("evaluate", "bench/index/evaluate.py")
+SMALL_IMAGES, SMALL_TEXTS, SEED = 20_000, 200, 11
+FIGURES = ("r1", "r5", "r10", "mean_recall")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a process took; `output` is its standard output."""
+
+    wall_s: float
+    cpu_s: float
+    peak_mib: float
+    output: str
+
+    @property
+    def figures(self) -> dict[str, float]:
+        return {name: value for name, value in asdict(self).items() if name != "output"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="the datasets that bench.index.vectors made")
+    parser.add_argument("--json", type=Path, help="write the result here, too")
+    parser.add_argument("--page", action="store_true", help=f"write the table into {PAGE.name}")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        small = compare_with_original(Path(folder))
+    large = measure_ours(arguments.folder)
+    result = {"cores": cores(), "small": small, "large": large}
+    text = table(result)
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if arguments.page:
+        SECTION.write(PAGE, text)
+
+
+def measure_ours(folder: Path, *options: str) -> dict[str, Any]:
+    """Return what `clipfleet evaluate` takes for a pair of datasets, and its recalls."""
+    images, texts, gold = (folder / name for name in ("images", "texts", "test_texts.jsonl"))
+    paths = ["--images", str(images), "--texts", str(texts), "--gold", str(gold)]
+    run = measured(["-m", "clipfleet", "evaluate", *paths, *options, "--json"])
+    found = json.loads(run.output)
+    return {
+        "images": len(clipfleet.Dataset(images)),
+        "texts": len(clipfleet.Dataset(texts)),
+        "recall": {
+            name: {figure: found[name][figure] for figure in FIGURES}
+            for name in ("text_to_image", "image_to_text")
+        },
+        "ours": run.figures,
+    }
+
+
+def compare_with_original(folder: Path) -> dict[str, Any]:
+    """Return what both take for a small pair of datasets; their figures are equal, or it raises."""
+    make(folder, rows=SMALL_IMAGES, texts=SMALL_TEXTS, seed=SEED)
+    ours = measure_ours(folder, "--predictions", str(folder / "ours"))
+    for kind in ("image", "text"):
+        write_features(folder / f"{kind}s", folder / f"{kind}s.jsonl", kind)
+    out = folder / "original"
+    out.mkdir()
+    names = ("images.jsonl", "texts.jsonl", "test_texts.jsonl", "original")
+    original = measured(
+        ["-m", "bench.index.original_evaluation", *(str(folder / name) for name in names)]
+    )
+    for direction, name in (("text_to_image", "score"), ("image_to_text", "tr_score")):
+        scores = json.loads((out / f"{name}.json").read_text())["scoreJson"]
+        theirs = {figure: scores[figure] for figure in FIGURES}
+        assert ours["recall"][direction] == theirs, (direction, ours["recall"], theirs)
+    lines = [
+        one == other
+        for name in ("predictions.jsonl", "tr_predictions.jsonl")
+        for one, other in zip(
+            (folder / "ours" / name).open(encoding="utf-8"),
+            (out / name).open(encoding="utf-8"),
+            strict=True,
+        )
+    ]
+    return {**ours, "original": original.figures, "equal_lines": float(np.mean(lines))}
+
+
+def write_features(dataset: Path, path: Path, kind: str) -> None:
+    """Write a dataset's vectors as the guide's features."""
+    with path.open("w", encoding="utf-8") as file:
+        for ids, vectors in clipfleet.Dataset(dataset).batches(4096):
+            for id_, vector in zip(ids, vectors.astype(np.float32).tolist(), strict=True):
+                file.write(json.dumps({f"{kind}_id": int(id_), "feature": vector}) + "\n")
+
+
+def measured(arguments: list[str]) -> Measured:
+    """Run Python in a process of its own."""
+    started_s = time.monotonic()
+    with subprocess.Popen(
+        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{arguments} ended with {process.returncode}: {output}")
+    return Measured(
+        wall_s=time.monotonic() - started_s,
+        cpu_s=usage.ru_utime + usage.ru_stime,
+        peak_mib=usage.ru_maxrss / 1024,
+        output=output,
+    )
+
+
+def table(result: dict[str, Any]) -> str:
+    small, large = result["small"], result["large"]
+    rows = [
+        ("Chinese-CLIP's four scripts", small, small["original"]),
+        ("`clipfleet evaluate --predictions`", small, small["ours"]),
+        ("`clipfleet evaluate`", large, large["ours"]),
+    ]
+    lines = ["| | texts | images | time, s | CPU, s | peak, MiB |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| {name} | {size['texts']:,} | {size['images']:,} | {cost['wall_s']:,.0f} | "
+        f"{cost['cpu_s']:,.0f} | {cost['peak_mib']:,.0f} |"
+        for name, size, cost in rows
+    ]
+    ratio = cpu_us_a_pair(small, small["original"]) / cpu_us_a_pair(large, large["ours"])
+    note = (
+        f"{result['cores']} cores, both directions, 512 wide. On the small pair all recalls are "
+        f"equal, and {small['equal_lines']:.1%} of the predicted lines. For a text and an image, "
+        f"the scripts took {ratio:.0f} times the CPU time of `evaluate` on the large pair."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def cpu_us_a_pair(size: dict[str, Any], cost: dict[str, float]) -> float:
+    pairs: int = size["texts"] * size["images"]
+    return cost["cpu_s"] * 1e6 / pairs
+
+
+if __name__ == "__main__":
+    main()

@@ -32,7 +32,7 @@ from clipfleet.settings import cores
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "explanation" / "performance.md"
 SECTION = Section("evaluate", "bench/index/evaluate.py")
-SMALL_IMAGES, SMALL_TEXTS, SEED = 20_000, 200, 11
+SMALL_IMAGES, SMALL_TEXTS, SEED = 5_000, 1_000, 11
 FIGURES = ("r1", "r5", "r10", "mean_recall")
 
 
@@ -125,7 +125,11 @@ def measured(arguments: list[str]) -> Measured:
     """Run Python in a process of its own."""
     started_s = time.monotonic()
     with subprocess.Popen(
-        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "TQDM_DISABLE": "1"},  # the scripts' bars
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         output = process.stdout.read()

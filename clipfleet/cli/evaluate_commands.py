@@ -74,7 +74,7 @@ def compare(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say whether the vectors of two datasets of the same ids are of one space.
+    """Say whether two datasets of the same ids are of one space.
 
     Shows the cosines of the two vectors of each id, how many of the ten nearest neighbours they
     share, and with --gold the recall of both. Exits with 1 if the verdict is "different space":

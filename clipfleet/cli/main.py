@@ -1,8 +1,8 @@
 """The command line: `clipfleet prepare | convert | build | embed | submit | worker | status | …`.
 
-Exit codes: 0 done; 1 done, but items failed or a dataset is incomplete, or a worker lost its GPU
-and may be started again; 2 wrong use or environment; 130 interrupted. Standard output carries the
-result (one JSON object with --json), standard error everything else.
+Exit codes: 0 done; 1 done, but items failed, a dataset is incomplete or of another space, or a
+worker lost its GPU and may be started again; 2 wrong use or environment; 130 interrupted. Standard
+output carries the result (one JSON object with --json), standard error everything else.
 """
 
 from __future__ import annotations

@@ -17,6 +17,11 @@ ROLES = (
     ("the package", "clipfleet", (*HEAVY, "celery", "pyarrow", "numpy", "pydantic", "redis")),
     ("the command line", "clipfleet.cli.main", (*HEAVY, "pyarrow", "celery")),
     ("the public functions", "clipfleet.api", (*HEAVY, "pyarrow", "celery")),
+    (
+        "the public functions about vectors",
+        "clipfleet.retrieval_api",
+        (*HEAVY, "pyarrow", "celery"),
+    ),
     ("a dataset's reader", "clipfleet.reader", (*HEAVY, "celery")),
     ("a producer of shards", "clipfleet.tasks.submit.submit", HEAVY),
     ("a producer of items", "clipfleet.tasks.items.queue", HEAVY),

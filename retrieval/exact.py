@@ -21,7 +21,7 @@ def exact_top_k(
     """Return the k rows with the largest inner products: of vectors with norm 1, the cosines.
 
     `queries` is float32 (q, D). `blocks` are float16 or float32 (n, D), with any n; row 0 is the
-    first vector of the first block. Memory holds one block, 40 MB, and 24 bytes times q times k.
+    first vector of the first block. Memory holds one block, 40 MB, and 100 bytes times q times k.
     A NaN is never a neighbour.
 
     Raises:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def evaluate(
     check_towers(images, texts)
     _check_ids(texts, gold.images_of, gold, kind="text")
     _check_ids(images, gold.texts_of, gold, kind="image")
-    whole = predictions is not None and are_whole_numbers((*texts.ids, *images.ids))
+    whole = predictions is not None and are_whole_numbers(chain(texts.ids, images.ids))
     run = partial(_direction, folder=predictions, whole_numbers=whole, show=show)
     text_to_image = run("text", texts, images, gold.images_of)
     image_to_text = run("image", images, texts, gold.texts_of)

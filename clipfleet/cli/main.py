@@ -26,6 +26,7 @@ from clipfleet.cli import (
     export_commands,
     index_commands,
     prepare_command,
+    search_commands,
 )
 from clipfleet.cli.options import Json, RedisUrl, settings_from
 from clipfleet.cli.output import DONE, GPU_LOST, INTERRUPTED, WRONG_USE, print_result
@@ -102,6 +103,8 @@ for _command in (
     index_commands.index,
     evaluate_commands.evaluate,
     evaluate_commands.compare,
+    search_commands.search,
+    search_commands.similarity,
     bench_commands.bench,
     doctor,
 ):

@@ -76,6 +76,7 @@ def test_the_wheel_holds_clipfleet_alone(wheel: Path) -> None:
     for needed in (
         "clipfleet/py.typed",
         "clipfleet/tasks/app.py",
+        "clipfleet/retrieval/search/contact_sheet.css",
         "clipfleet/workers/text/vocab.txt",
         "clipfleet/workers/images/samples/cat.jpg",
         "clipfleet/architectures/ViT-B-16.json",

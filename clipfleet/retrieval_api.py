@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from clipfleet.errors import UsageError
 from clipfleet.settings import Settings, cores, load_settings
 
 if TYPE_CHECKING:
     from clipfleet.retrieval.index.card import IndexCard
 
 MAX_MEMORY_GIB = 4.0
+MIN_RECALL = 0.95
 
 
 def build_index(
@@ -24,6 +26,9 @@ def build_index(
     bits: int | None = None,
     seed: int = 0,
     max_memory_gib: float = MAX_MEMORY_GIB,
+    min_recall: float = MIN_RECALL,
+    max_latency_ms: float | None = None,
+    queries: str | Path | None = None,
     settings: Settings | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> IndexCard:
@@ -42,23 +47,38 @@ def build_index(
         bits: Bits a dimension of the codes, 1 to 4; by default 2, or 1 if the memory is small.
         seed: Chooses the vectors that train the lists.
         max_memory_gib: The memory that building and searching may take, in GiB.
+        min_recall: What the lower 95 % bound of recall@10 must reach; it chooses the parameters of
+            searches. An exact index finds everything.
+        max_latency_ms: What the p95 of a search for ten rows must not exceed, in milliseconds.
+        queries: A dataset of the other tower, of the same checkpoint, whose vectors are queries of
+            the certificate. By default the largest one beside the dataset.
         settings: Without them, those of `load_settings()`.
         on_progress: Called with what is done, and so many of so many vectors.
 
     Raises:
         UsageError: The options do not go together, or do not fit the index; or another process
             builds it.
+        RecallError: The index does not reach the recall or the latency. What was built is kept for
+            the next call.
         DatasetError: There is no dataset, it has no vectors, or a part is damaged.
         DependencyError: FAISS is not installed.
         StorageError: A disk or the object store does not answer, or refuses a write.
     """
+    from clipfleet.reader import Dataset as Vectors
+    from clipfleet.retrieval.certificate.certificate import Target
+    from clipfleet.retrieval.certificate.certified import certified, is_certified
     from clipfleet.retrieval.faiss_library import load_faiss
     from clipfleet.retrieval.index.build import BuildOptions, build, build_here
-    from clipfleet.retrieval.index.card import read_card
+    from clipfleet.retrieval.index.card import CANDIDATE_NAME, CARD_NAME, read_card
     from clipfleet.retrieval.index.folder import index_folder, lock, publish
+    from clipfleet.retrieval.index.index import Index
     from clipfleet.storage.format.dataset import Dataset
 
+    if not 0 < min_recall <= 1:
+        raise UsageError(f"min_recall is {min_recall:g}: it is a share of the neighbours, 0 to 1")
     settings = settings or load_settings()
+    target = Target(min_recall=min_recall, max_latency_ms=max_latency_ms)
+    asked = None if queries is None else Vectors(queries, settings=settings)
     load_faiss().omp_set_num_threads(settings.engine_threads or cores())
     stored = Dataset.open(str(dataset), store_timeout_s=settings.store_timeout_s)
     folder = index_folder(out)
@@ -74,10 +94,14 @@ def build_index(
             build_shards=build_here,
             show=on_progress or _show_nothing,
         )
-        if built is not None:
-            publish(folder, built)
-    card = read_card(folder)
-    assert card is not None  # noqa: S101 - it was published, or it was there
+        card = built or read_card(folder)
+        assert card is not None  # noqa: S101 - `build` lacks nothing only where there is a card
+        if built is None and is_certified(card, target, asked):
+            return card
+        name = CANDIDATE_NAME if built else CARD_NAME
+        with Index.open(folder, card_name=name) as index:
+            card = certified(index, target=target, queries=asked, settings=settings)
+        publish(folder, card)
     return card
 
 

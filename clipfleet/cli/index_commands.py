@@ -48,6 +48,24 @@ def index(
         int | None,
         typer.Option(min=1, max=4, help="Bits a dimension [default: 2, or 1 in little memory]."),
     ] = None,
+    min_recall: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Recall@10 to reach, by its lower 95 % bound; chooses probes."
+        ),
+    ] = 0.95,
+    max_latency_ms: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="The longest p95 of a search on one thread, in milliseconds."),
+    ] = None,
+    queries: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATASET",
+            help="Queries of the other tower [default: the largest dataset beside DATASET].",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the vectors that train lists.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -70,6 +88,9 @@ def index(
         bits=bits,
         seed=seed,
         max_memory_gib=max_memory,
+        min_recall=min_recall,
+        max_latency_ms=max_latency_ms,
+        queries=queries,
         settings=settings_from(),
     )
     print_result(_fields(out, card), _lines(out, card), as_json)
@@ -90,10 +111,15 @@ def _fields(out: Path, card: clipfleet.IndexCard) -> dict[str, Any]:
         "probes": card.parameters.probes,
         "rerank": card.parameters.rerank,
         "seconds": card.seconds,
+        "certificate": card.certificate,
     }
 
 
 def _lines(out: Path, card: clipfleet.IndexCard) -> list[str]:
+    from clipfleet.retrieval.certificate.certified import certificate_of
+    from clipfleet.retrieval.index.folder import REPORT_NAME
+
+    certificate = certificate_of(card)
     structure, removed = card.structure, card.rows - card.alive_rows
     how = "every vector is compared"
     if card.kind != "exact":
@@ -102,4 +128,8 @@ def _lines(out: Path, card: clipfleet.IndexCard) -> list[str]:
             f"a search reads {card.parameters.probes}"
         )
     gone = f", {removed:,} removed" if removed else ""
-    return [f"index {out}: {card.alive_rows:,} vectors{gone}, {card.kind}: {how}"]
+    return [
+        f"index {out}: {card.alive_rows:,} vectors{gone}, {card.kind}: {how}",
+        *(certificate.lines() if certificate else []),
+        f"report: {out / REPORT_NAME}",
+    ]

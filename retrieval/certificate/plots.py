@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape
 
-from clipfleet.retrieval.certificate.certificate import Certificate, Interval, Recall
+from clipfleet.retrieval.certificate.certificate import KIND_NAMES, Certificate, Interval, Recall
 
 _WIDTH, _HEIGHT = 420, 240  # of the view; the page scales it
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 44  # margins
@@ -20,7 +20,7 @@ _CLASSES = ("a", "b", "c")  # of the kinds of queries, in order
 Scale = Callable[[float], float]
 
 
-def recall_by_step(certificate: Certificate, *, name: Callable[[str], str]) -> str:
+def recall_by_step(certificate: Certificate) -> str:
     """Return recall@10 of each kind against the p95 of a search, for the settings tried."""
     steps = sorted(certificate.steps, key=lambda step: step.latency.p95_ms)
     longest_ms = steps[-1].latency.p95_ms * 1.08
@@ -39,13 +39,15 @@ def recall_by_step(certificate: Certificate, *, name: Callable[[str], str]) -> s
     described = "; ".join(
         f"{step.parameters.probes} probes, re-ranking × {step.parameters.rerank}, "
         f"{step.latency.p95_ms:.2f} ms: "
-        + ", ".join(f"{name(kind)} {recall.mean:.3f}" for kind, recall in step.recalls.items())
+        + ", ".join(
+            f"{KIND_NAMES[kind]} {recall.mean:.3f}" for kind, recall in step.recalls.items()
+        )
         for step in steps
     )
     return _picture("steps", "Recall@10 against the time of a search", described, lines)
 
 
-def found_of_ten(recalls: Sequence[Recall], *, name: Callable[[str], str]) -> str:
+def found_of_ten(recalls: Sequence[Recall]) -> str:
     """Return how many queries of each kind found 0 to 10 of their ten nearest rows."""
     shares = [[count / recall.queries for count in recall.found] for recall in recalls]
     y = _scale(0, 1, across=False)
@@ -63,7 +65,7 @@ def found_of_ten(recalls: Sequence[Recall], *, name: Callable[[str], str]) -> st
             )
     lines.append(_text(_WIDTH / 2, _HEIGHT - 8, "found of the ten nearest rows", anchor="middle"))
     described = "; ".join(
-        f"{name(recall.kind)}: all ten for {share[10]:.1%}, none for {share[0]:.1%}"
+        f"{KIND_NAMES[recall.kind]}: all ten for {share[10]:.1%}, none for {share[0]:.1%}"
         for recall, share in zip(recalls, shares, strict=True)
     )
     return _picture("found", "Share of the queries by how much was found", described, lines)

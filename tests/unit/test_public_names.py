@@ -36,6 +36,7 @@ PUBLIC = [
     "Progress",
     "Verification",
     "QueueFullError",
+    "RecallError",
     "Repair",
     "Resumption",
     "Retry",

@@ -80,7 +80,9 @@ def test_parameters_are_chosen_for_the_hardest_kind_in_one_pass(tmp_path: Path) 
         ("held-out", 240),
         ("txt", 100),
     ]
-    assert made.bound == provable(100)  # all was found; the texts are fewer, and prove less
+    assert made.hardest.deciding.low == provable(
+        100
+    )  # all was found; the texts are fewer, and prove less
     assert (made.itself.rows, made.itself.found) == (240, 240)
     assert made.not_certified is None
     assert (made.latency.queries, made.rows) == (340, 240)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from clipfleet.retrieval.index.index import Index
     from clipfleet.retrieval.index.parameters import SearchParameters
     from clipfleet.retrieval.neighbours import Neighbours
+    from clipfleet.retrieval.verify_index import IndexVerification, verify_index
     from clipfleet.retrieval_api import build_index
     from clipfleet.settings import Settings, load_settings
     from clipfleet.storage.verify.verification import Verification
@@ -63,6 +64,7 @@ __all__ = [
     "ErrorRow",
     "Index",
     "IndexCard",
+    "IndexVerification",
     "ItemError",
     "ItemQueue",
     "Model",
@@ -96,6 +98,7 @@ __all__ = [
     "status",
     "submit",
     "verify",
+    "verify_index",
 ]
 
 _ERRORS = {name: "clipfleet.errors" for name in __all__ if name.endswith("Error")}
@@ -106,6 +109,7 @@ _MODULES = {  # of the names above
     "ErrorRow": "clipfleet.reader",
     "Index": "clipfleet.retrieval.index.index",
     "IndexCard": "clipfleet.retrieval.index.card",
+    "IndexVerification": "clipfleet.retrieval.verify_index",
     "ItemQueue": "clipfleet.tasks.items.queue",
     "Model": "clipfleet.model",
     "ModelCard": "clipfleet.model_card",
@@ -132,6 +136,7 @@ _MODULES = {  # of the names above
     "status": "clipfleet.api",
     "submit": "clipfleet.api",
     "verify": "clipfleet.api",
+    "verify_index": "clipfleet.retrieval.verify_index",
 }
 
 

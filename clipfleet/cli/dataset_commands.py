@@ -11,6 +11,7 @@ import typer
 import clipfleet
 from clipfleet.cli.options import DatasetArgument, Json, RedisUrl, settings_from
 from clipfleet.cli.output import DONE, ITEMS_FAILED, print_result
+from clipfleet.errors import UsageError
 
 _WATCH_INTERVAL_S = 1.0
 
@@ -71,13 +72,24 @@ def verify(
     errors. All L2 norms are 1, and all vectors are of one model. Exits with 1 if the dataset is not
     whole; each problem names its remedy.
 
+    Of an index, the files are compared with their checksums, the ids are counted, and its recall is
+    measured again.
+
     \b
-    clipfleet verify /vectors/photos && build-index /vectors/photos/parts
+    clipfleet verify /vectors/photos && clipfleet index /vectors/photos /indexes/photos
+    clipfleet verify /indexes/photos
     clipfleet verify /vectors/photos --recompute 0.001 --model models/vit-b-16
     """
-    verification = clipfleet.verify(
-        dataset, quick=quick, recompute=recompute, model=model, settings=settings_from()
-    )
+    settings = settings_from()
+    verification: clipfleet.Verification | clipfleet.IndexVerification
+    if (Path(dataset) / "index.json").is_file():
+        if quick or recompute or model:
+            raise UsageError(f"{dataset} is an index: leave --quick, --recompute and --model out")
+        verification = clipfleet.verify_index(dataset, settings=settings)
+    else:
+        verification = clipfleet.verify(
+            dataset, quick=quick, recompute=recompute, model=model, settings=settings
+        )
     print_result(verification.to_json(), verification.lines(), as_json)
     raise typer.Exit(DONE if verification.ok else ITEMS_FAILED)
 

@@ -111,11 +111,12 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Build:
-    """What the building of an index took; it is told by the builder."""
+    """The files that were measured, and what it took to build them."""
 
     seconds: float
     memory_bytes: int  # that an open index holds: codes and centroids, no mapped file
     disk_bytes: int  # of all files of the index
+    codes_sha256: str | None = None  # of the file with all codes; None for an exact index
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from clipfleet.errors import DatasetError
 from clipfleet.reader import Dataset
 from clipfleet.retrieval.certificate.at_hand import queries_at_hand
 from clipfleet.retrieval.certificate.certificate import (
@@ -13,6 +14,7 @@ from clipfleet.retrieval.certificate.certificate import (
     parse_certificate,
 )
 from clipfleet.retrieval.certificate.certify import certify
+from clipfleet.retrieval.certificate.ids import doubled_ids
 from clipfleet.retrieval.certificate.report import report
 from clipfleet.retrieval.index.card import IndexCard, check_queries
 from clipfleet.retrieval.index.folder import (
@@ -24,6 +26,7 @@ from clipfleet.retrieval.index.folder import (
     write_text,
 )
 from clipfleet.retrieval.index.index import Index
+from clipfleet.retrieval.index.shard_builder import sha256_of
 from clipfleet.settings import Settings
 
 
@@ -37,11 +40,14 @@ def certified(
 
     Raises:
         RecallError: Nothing reaches the target; the message says what would.
+        DatasetError: An id is in the index twice.
+        StorageError: The temporary folder is full.
         DatasetMismatchError: The queries are of another model.
         DatasetError: A part of the queries' dataset is damaged, or was moved away or replaced.
         DependencyError: FAISS is not installed.
     """
     card = index.card
+    _check_ids(index)
     if queries is None:
         queries = queries_at_hand(card, target, settings=settings)
     else:
@@ -51,9 +57,7 @@ def certified(
         tower=card.model.tower,
         structure=card.structure,
         target=target,
-        build=Build(
-            seconds=card.seconds, memory_bytes=index.memory_bytes, disk_bytes=_disk_bytes(index)
-        ),
+        build=_build(index),
         queries=queries,
         seed=card.structure.seed,
     )
@@ -84,10 +88,24 @@ def is_certified(card: IndexCard, target: Target, queries: Dataset | None) -> bo
     )
 
 
-def _disk_bytes(index: Index) -> int:
+def _check_ids(index: Index) -> None:
+    count, first = doubled_ids(index)
+    if count:
+        raise DatasetError(
+            f"{count:,} ids are in {index.card.dataset} twice ({', '.join(first)}): `clipfleet "
+            "verify` tells why; then build the index again"
+        )
+
+
+def _build(index: Index) -> Build:
     card, folder = index.card, index.path
     files = [folder / name for name in (card.codes, card.trained) if name]
     for shard in card.shards:
         inside = shard_folder(folder, shard.name)
         files += [inside / name for name in (VECTORS_NAME, ITEMS_NAME, RECORD_NAME)]
-    return sum(path.stat().st_size for path in files)
+    return Build(
+        seconds=card.seconds,
+        memory_bytes=index.memory_bytes,
+        disk_bytes=sum(path.stat().st_size for path in files),
+        codes_sha256=sha256_of(folder / card.codes) if card.codes else None,
+    )

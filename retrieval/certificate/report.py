@@ -67,6 +67,7 @@ def _abilities(certificate: Certificate) -> Iterator[str]:
         f"A search for ten rows takes {latency.p50_ms:.2f} ms (median; p95 "
         f"{latency.p95_ms:.2f} ms, p99 {latency.p99_ms:.2f} ms) on one thread of the machine below."
     )
+    yield f"Each of its {certificate.rows:,} ids is there once."
     yield f"Of {itself.rows:,} rows, {itself.found:,} are found by their own vectors."
     yield (
         f"It holds {_per_row(build.memory_bytes, certificate)} bytes a vector in memory, and "

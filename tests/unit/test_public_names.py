@@ -28,6 +28,7 @@ PUBLIC = [
     "ErrorRow",
     "Index",
     "IndexCard",
+    "IndexVerification",
     "ItemError",
     "ItemQueue",
     "Model",
@@ -61,6 +62,7 @@ PUBLIC = [
     "status",
     "submit",
     "verify",
+    "verify_index",
 ]
 DOCUMENTED = [name for name in PUBLIC if name != "__version__"]
 # A shape or a dtype, or a unit: what a reader of these needs to use the result.

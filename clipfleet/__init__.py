@@ -33,19 +33,20 @@ if TYPE_CHECKING:
     from clipfleet.model import Model, load_model
     from clipfleet.model_card import ModelCard
     from clipfleet.reader import Dataset, ErrorRow
+    from clipfleet.retrieval.build_index import build_index
     from clipfleet.retrieval.dedupe.deduplicate import Deduplication, dedupe
     from clipfleet.retrieval.index.card import IndexCard
     from clipfleet.retrieval.index.index import Index
     from clipfleet.retrieval.index.parameters import SearchParameters
     from clipfleet.retrieval.neighbours import Neighbours
     from clipfleet.retrieval.verify_index import IndexVerification, verify_index
-    from clipfleet.retrieval_api import build_index
     from clipfleet.settings import Settings, load_settings
     from clipfleet.storage.verify.verification import Verification
     from clipfleet.tasks.items.queue import ItemQueue
     from clipfleet.tasks.local.run import Summary
     from clipfleet.tasks.progress import Snapshot
     from clipfleet.tasks.status import Progress
+    from clipfleet.tasks.submit.index_shards import FleetBuild
     from clipfleet.tasks.submit.repair import Repair
     from clipfleet.tasks.submit.resume import Resumption
     from clipfleet.tasks.submit.retry_failed import Retry
@@ -62,6 +63,7 @@ __all__ = [
     "DependencyError",
     "EngineError",
     "ErrorRow",
+    "FleetBuild",
     "Index",
     "IndexCard",
     "IndexVerification",
@@ -107,6 +109,7 @@ _MODULES = {  # of the names above
     "Dataset": "clipfleet.reader",
     "Deduplication": "clipfleet.retrieval.dedupe.deduplicate",
     "ErrorRow": "clipfleet.reader",
+    "FleetBuild": "clipfleet.tasks.submit.index_shards",
     "Index": "clipfleet.retrieval.index.index",
     "IndexCard": "clipfleet.retrieval.index.card",
     "IndexVerification": "clipfleet.retrieval.verify_index",
@@ -126,7 +129,7 @@ _MODULES = {  # of the names above
     "Summary": "clipfleet.tasks.local.run",
     "TensorRTModel": "clipfleet.workers.engines.tensorrt.model",
     "dedupe": "clipfleet.retrieval.dedupe.deduplicate",
-    "build_index": "clipfleet.retrieval_api",
+    "build_index": "clipfleet.retrieval.build_index",
     "embed": "clipfleet.api",
     "load_model": "clipfleet.model",
     "load_settings": "clipfleet.settings",

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import clipfleet
-from clipfleet.cli.options import DatasetArgument, Json, settings_from
+from clipfleet.cli.options import DatasetArgument, Json, RedisUrl, settings_from
 from clipfleet.cli.output import end_on_sigterm, print_result
 
 
@@ -29,6 +29,11 @@ def index(
             "--append", help="Add what the dataset gained to an index, and remove what it lost."
         ),
     ] = False,
+    queue: Annotated[
+        bool,
+        typer.Option("--queue", help="Let the workers of the dataset's tower build the shards."),
+    ] = False,
+    redis_url: RedisUrl = None,
     max_memory: Annotated[
         float,
         typer.Option(min=0.5, metavar="GIB", help="Memory for building and searching, in GiB."),
@@ -66,19 +71,27 @@ def index(
             show_default=False,
         ),
     ] = None,
+    shard_rows: Annotated[
+        int, typer.Option(min=1, help="Vectors of a shard, rounded up to whole parts.")
+    ] = 131_072,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the vectors that train lists.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Build the index of a dataset, in which its nearest vectors are found.
 
     The same command goes on with a build that was killed. The index of a dataset that changed since
-    is brought up to date with --append.
+    is brought up to date with --append. With --queue, OUT is a folder that all workers share.
 
     \b
     clipfleet index vectors/photos indexes/photos
     clipfleet index vectors/photos indexes/photos --append
+    clipfleet index /vectors/photos /vectors/indexes/photos --queue
     """
     end_on_sigterm()
+    settings = settings_from(redis_url=redis_url)
+    from clipfleet.retrieval.index.build import BuildShards, build_here
+
+    build_shards: BuildShards = clipfleet.FleetBuild(settings=settings) if queue else build_here
     card = clipfleet.build_index(
         dataset,
         out,
@@ -91,7 +104,9 @@ def index(
         min_recall=min_recall,
         max_latency_ms=max_latency_ms,
         queries=queries,
-        settings=settings_from(),
+        shard_rows=shard_rows,
+        build_shards=build_shards,
+        settings=settings,
     )
     print_result(_fields(out, card), _lines(out, card), as_json)
 

@@ -11,7 +11,9 @@ GIB = 1 << 30
 
 _LISTS_PER_ROOT = 4  # about 4 √N lists
 _LEAST_LISTS = 16
-_SAMPLE_OF_LIST = (64, 40)  # vectors of each list's share of the sample: the usual, the least
+# What is tried until it fits: the number of lists is divided by the first number, and the second
+# one is each list's share of the sample. Fewer lists make each probe slower.
+_TRAININGS = ((1, 64), (1, 40), (2, 40), (4, 40))
 _BITS = (2, 1)  # a dimension: the usual, and for little memory
 _BASE_BYTES = 300 << 20  # Python, its libraries, a part and a block of vectors
 # The lists grow as they are filled, and keep room for whole blocks.
@@ -51,13 +53,14 @@ def choose_structure(
     candidates = [
         Structure(
             kind="ivf-rabitq",
-            lists=lists or usual_lists(rows),
+            lists=wanted,
             bits=each,
-            sample_rows=min(rows, share * (lists or usual_lists(rows))),
+            sample_rows=min(rows, share * wanted),
             seed=seed,
         )
         for each in ((bits,) if bits else _BITS)
-        for share in _SAMPLE_OF_LIST
+        for divisor, share in _TRAININGS
+        if (wanted := lists or max(1, usual_lists(rows) // divisor))
     ]
     for structure in candidates:
         if _ivf_bytes(structure, rows, dim) <= max_memory_bytes:

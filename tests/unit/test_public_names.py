@@ -26,6 +26,7 @@ PUBLIC = [
     "DependencyError",
     "EngineError",
     "ErrorRow",
+    "FleetBuild",
     "Index",
     "IndexCard",
     "IndexVerification",

@@ -14,7 +14,7 @@ from clipfleet.retrieval.certificate.certificate import (
     Recall,
 )
 from clipfleet.retrieval.certificate.page import STYLE, bullets, figure, table
-from clipfleet.retrieval.certificate.plots import found_of_ten, recall_by_step
+from clipfleet.retrieval.certificate.plots import found_of_ten, recall_by_probes
 from clipfleet.retrieval.index.card import IndexCard
 from clipfleet.storage.format.dataset import describe
 
@@ -53,11 +53,11 @@ def _verdict(certificate: Certificate) -> str:
     hardest = certificate.hardest
     if not certificate.parameters.probes:
         return "This index is exact: a search compares the query with every vector."
+    mean, low = _percent(hardest.deciding.mean), _percent(hardest.deciding.low)
     return (
-        f"Of the ten nearest rows, a search finds <strong>{hardest.deciding.mean:.1%}</strong>, "
-        f"and at least <strong>{hardest.deciding.low:.1%}</strong> with 95 % confidence, for the "
-        f"hardest queries that were measured ({KIND_NAMES[hardest.kind]}). "
-        f"{certificate.target.min_recall:.1%} were asked."
+        f"Of the ten nearest rows, a search finds <strong>{mean}</strong>, and at least "
+        f"<strong>{low}</strong> with 95 % confidence, for the hardest queries that were measured "
+        f"({KIND_NAMES[hardest.kind]}). {certificate.target.min_recall * 100:g} % was asked."
     )
 
 
@@ -85,10 +85,12 @@ def _limits(certificate: Certificate) -> Iterator[str]:
         )
     for recall in certificate.recalls:
         if recall.deciding.mean < 1:
+            none = recall.without_hit
+            least = f"{none:,} queries find none" if none else "each query finds some"
             yield (
-                f"Not all queries fare alike. Of {recall.queries:,} queries by "
-                f"{KIND_NAMES[recall.kind]}, the worst 5 % find {recall.worst:.1%} of their ten "
-                f"nearest rows, and {recall.without_hit:,} find none."
+                f"Queries by {KIND_NAMES[recall.kind]} do not fare alike: the worst 5 % of "
+                f"{recall.queries:,} find {_percent(recall.worst)} of their ten nearest rows; "
+                f"{least}."
             )
     yield (
         "Recall compares with exact search over the same vectors. It does not say whether the "
@@ -117,7 +119,7 @@ def _recall_table(recalls: Sequence[Recall]) -> Iterator[str]:
             "queries by",
             "number",
             *(f"recall@{k}" for k in CUTOFFS),
-            "recall@10 of the worst 5 %",
+            "recall@10, worst 5 %",
             "without a hit",
         ],
         rows,
@@ -125,16 +127,18 @@ def _recall_table(recalls: Sequence[Recall]) -> Iterator[str]:
 
 
 def _plots(certificate: Certificate) -> Iterator[str]:
-    yield '<div class="plots">'
+    legend = (_key(n) + escape(KIND_NAMES[one.kind]) for n, one in enumerate(certificate.recalls))
+    yield f'<p class="caption">Queries by {" ".join(legend)}</p><div class="plots">'
     yield from figure(
         found_of_ten(certificate.recalls),
         "Share of the queries by how many of their ten nearest rows were found.",
     )
     if certificate.parameters.probes:
         yield from figure(
-            recall_by_step(certificate),
-            "Recall@10 against the time of a search: each dot is a setting that was tried, the "
-            "ring is the one that was chosen, and the dashed line is the recall that was asked.",
+            recall_by_probes(certificate),
+            "Recall@10 by the number of lists that are read. Each dot is a setting that was tried, "
+            "with its interval; the ring is the one that was chosen, and the dashed line is the "
+            "recall that was asked.",
         )
     yield "</div>"
 
@@ -179,6 +183,10 @@ def _facts(card: IndexCard, certificate: Certificate) -> Iterator[str]:
     for name, value in facts.items():
         yield f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
     yield "</dl>"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _key(number: int) -> str:

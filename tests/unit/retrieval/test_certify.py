@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 import clipfleet
 from clipfleet.errors import RecallError, UsageError
+from clipfleet.retrieval.certificate.at_hand import queries_at_hand
 from clipfleet.retrieval.certificate.certificate import (
     Build,
     Certificate,
@@ -28,6 +30,7 @@ from clipfleet.retrieval.certificate.report import report
 from clipfleet.retrieval.index.card import IndexCard
 from clipfleet.retrieval.index.parameters import Structure
 from clipfleet.retrieval.neighbours import Neighbours
+from clipfleet.settings import load_settings
 from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format.dataset import Dataset
 from tests.datasets import DIM, embedded, make_card, numbered_texts
@@ -109,6 +112,23 @@ def test_a_target_that_is_not_reached_is_an_error_with_a_way_out(
 ) -> None:
     with pytest.raises(RecallError, match=way_out):
         certified(ListIndex(random_vectors(rows), lists=8), target=target)
+
+
+def test_queries_at_hand_are_the_largest_that_can_prove_the_target(tmp_path: Path) -> None:
+    text_dataset(tmp_path / "few", 20)
+    text_dataset(tmp_path / "more", 30)
+    (tmp_path / "notes.txt").touch()
+    card, settings = index_card(str(tmp_path / "photos")), load_settings()
+
+    found = queries_at_hand(card, Target(min_recall=0.9), settings=settings)
+
+    assert found is not None
+    assert found.path == str(tmp_path / "more")
+    assert queries_at_hand(card, Target(min_recall=0.95), settings=settings) is None
+    other = replace(card, model=make_card("img", checkpoint="d"))
+    assert queries_at_hand(other, Target(min_recall=0.9), settings=settings) is None
+    in_a_store = replace(card, dataset="s3://bucket/photos")
+    assert queries_at_hand(in_a_store, NINETY, settings=settings) is None
 
 
 def test_too_few_texts_ask_for_more(tmp_path: Path) -> None:

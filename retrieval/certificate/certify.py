@@ -87,7 +87,7 @@ def certify(
     steps = [timed if step is reached else step for step in steps]
     reached = timed
     if target.max_latency_ms is not None and reached.latency.p95_ms > target.max_latency_ms:
-        raise RecallError(too_slow(steps, reached, target))
+        raise RecallError(too_slow(steps, reached, structure, target))
     return Certificate(
         rows=int(np.count_nonzero(index.alive)),
         tower=tower,

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 import clipfleet
-from clipfleet.cli.output import DONE, WRONG_USE
+from clipfleet.cli.output import DONE, ITEMS_FAILED, WRONG_USE
 from clipfleet.errors import DatasetError, DatasetMismatchError, UsageError
 from clipfleet.retrieval.exact import exact_top_k
 from clipfleet.retrieval.index.build import BuildOptions, BuildShards, Show, build, build_here
@@ -194,10 +194,15 @@ def test_an_append_adds_what_is_new_and_removes_what_is_gone(
     before = reader.search(queries, K, parameters=used)
     add_rows(dataset, clustered(700, 2), part_rows=500)
     lose_part(dataset, "00001-0000001")
-    add_rows_again = run_command("index", dataset.root, str(path))
-    assert add_rows_again.returncode == WRONG_USE
-    assert "--append adds what the dataset gained" in add_rows_again.stderr
+    stale = run_command("verify", dataset.root, str(path))
+    assert stale.returncode == ITEMS_FAILED
+    assert "not in the index: 2 parts with 700 vectors, 00001-0000006" in stale.stdout
+    assert "no longer in the dataset: 1 part with 500 vectors, 00001-0000001" in stale.stdout
+    refused = run_command("index", dataset.root, str(path))
+    assert refused.returncode == WRONG_USE
+    assert "--append adds what the dataset gained" in refused.stderr
     assert run_command("index", dataset.root, str(path), "--append").returncode == DONE
+    assert run_command("verify", dataset.root, str(path)).returncode == DONE
     assert_finds_what_is_there(path, dataset)
     with clipfleet.Index.open(path) as index:
         assert index.card.removed == ((500, 1000),)

@@ -11,9 +11,8 @@ GIB = 1 << 30
 
 _LISTS_PER_ROOT = 4  # about 4 √N lists
 _LEAST_LISTS = 16
-# What is tried until it fits: the number of lists is divided by the first number, and the second
-# one is each list's share of the sample. Fewer lists make each probe slower.
-_TRAININGS = ((1, 64), (1, 40), (2, 40), (4, 40))
+_DIVISORS = (1, 2, 4)  # of the lists, tried until they fit; fewer lists make each probe slower
+_SAMPLE_OF_LIST = 40  # vectors of each list's share of the sample
 _BITS = (2, 1)  # a dimension: the usual, and for little memory
 _BASE_BYTES = 300 << 20  # Python, its libraries, a part and a block of vectors
 # The lists grow as they are filled, and keep room for whole blocks.
@@ -55,11 +54,11 @@ def choose_structure(
             kind="ivf-rabitq",
             lists=wanted,
             bits=each,
-            sample_rows=min(rows, share * wanted),
+            sample_rows=min(rows, _SAMPLE_OF_LIST * wanted),
             seed=seed,
         )
         for each in ((bits,) if bits else _BITS)
-        for divisor, share in _TRAININGS
+        for divisor in _DIVISORS
         if (wanted := lists or max(1, usual_lists(rows) // divisor))
     ]
     for structure in candidates:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +13,8 @@ import typer
 import clipfleet
 from clipfleet.cli.options import DatasetArgument, Json, RedisUrl, settings_from
 from clipfleet.cli.output import end_on_sigterm, print_result
+
+_LINE_INTERVAL_S = 5.0
 
 
 class KindName(str, Enum):
@@ -107,8 +111,23 @@ def index(
         shard_rows=shard_rows,
         build_shards=build_shards,
         settings=settings,
+        on_progress=None if as_json else _progress_lines(),
     )
     print_result(_fields(out, card), _lines(out, card), as_json)
+
+
+def _progress_lines() -> Callable[[str, int, int], None]:
+    """Return what shows a build on standard error: a line at each step, and every few seconds."""
+    last_step, last_s = "", 0.0
+
+    def show(step: str, done: int, whole: int) -> None:
+        nonlocal last_step, last_s
+        now_s = time.monotonic()
+        if step != last_step or done == whole or now_s - last_s >= _LINE_INTERVAL_S:
+            last_step, last_s = step, now_s
+            typer.echo(f"{step}: {done:,} of {whole:,} vectors", err=True)
+
+    return show
 
 
 def _fields(out: Path, card: clipfleet.IndexCard) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import part_path
 from tests.datasets import add_rows, dataset_of, make_card
 from tests.integration.support import Bench, run_command, wait_until
+from tests.s3 import S3
 
 pytestmark = pytest.mark.integration
 
@@ -232,6 +233,14 @@ def test_an_index_takes_no_other_model_and_one_builder(tmp_path: Path, dataset: 
     with pytest.raises(DatasetError, match="has no vectors yet"):
         clipfleet.build_index(empty.root, tmp_path / "none")
     faiss.omp_set_num_threads(1)
+
+
+def test_a_dataset_in_an_object_store_is_indexed_in_a_folder(tmp_path: Path, s3: S3) -> None:
+    dataset = dataset_of("s3://bucket/vectors", clustered(300, 1), part_rows=100)
+    build_small(dataset, tmp_path / "index")
+    assert_finds_what_is_there(tmp_path / "index", dataset)
+    with pytest.raises(UsageError, match="choose a folder; the dataset may stay in the store"):
+        clipfleet.build_index(dataset.root, "s3://bucket/index")
 
 
 def test_a_part_that_is_not_its_record_s_is_not_indexed(tmp_path: Path, dataset: Dataset) -> None:

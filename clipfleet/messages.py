@@ -84,7 +84,7 @@ class IndexShardTask:
 
     index: str = Field(max_length=MAX_DATASET_LENGTH)  # the folder's path
     dataset: str = Field(max_length=MAX_DATASET_LENGTH)  # path or URL of the dataset
-    shard: str = Field(pattern=r"^[0-9]{5}$")
+    shard: str = Field(pattern=r"^[0-9]{5,9}$")
 
     def to_json(self) -> dict[str, Any]:
         """Return the keyword arguments of the Celery message."""

@@ -12,6 +12,7 @@ from celery import Task, shared_task
 
 from clipfleet.errors import MessageError, UsageError
 from clipfleet.messages import INDEX_SHARD_TASK, IndexShardTask
+from clipfleet.retrieval.index.folder import SHARDS_FOLDER
 from clipfleet.retrieval.index.plan import read_plan
 from clipfleet.retrieval.index.shard_builder import build_shard
 from clipfleet.settings import Settings, cores
@@ -44,7 +45,7 @@ def build_planned_shard(
         TransientError: Worth trying again.
     """
     timeout_s = settings.store_timeout_s
-    folder = Path(dataset_root(_index_root(settings), task.index))
+    folder = _index_folder(settings, task.index)
     root = dataset_root(str(settings.output), task.dataset, store_timeout_s=timeout_s)
     plan = read_plan(folder)
     shards = {shard.name: shard for shard in plan.new_shards} if plan else {}
@@ -58,6 +59,22 @@ def build_planned_shard(
         _use_cores(settings)
     dataset = Dataset.open(root, store_timeout_s=timeout_s)
     return build_shard(dataset, folder, plan, shards[task.shard], show=lambda _: progress())
+
+
+def _index_folder(settings: Settings, index: str) -> Path:
+    """Return the folder of an index, with symbolic links resolved: it is below the root of indexes.
+
+    Raises:
+        MessageError: It is not, or its shards are elsewhere.
+    """
+    root = _index_root(settings)
+    folder = Path(dataset_root(root, index))
+    if not (folder / SHARDS_FOLDER).resolve().is_relative_to(Path(root).resolve()):
+        raise MessageError(
+            f"{SHARDS_FOLDER}/ of index {folder} is a symbolic link out of {root}: put the folder "
+            "itself there"
+        )
+    return folder
 
 
 def _index_root(settings: Settings) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         EngineError,
         ItemError,
         QueueFullError,
+        RecallError,
         SettingsError,
         StorageError,
         UsageError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from clipfleet.model import Model, load_model
     from clipfleet.model_card import ModelCard
     from clipfleet.reader import Dataset, ErrorRow
+    from clipfleet.retrieval.build_index import build_index
     from clipfleet.retrieval.dedupe.deduplicate import Deduplication, dedupe
     from clipfleet.retrieval.evaluation.comparison import Comparison
     from clipfleet.retrieval.evaluation.evaluate import Evaluation
@@ -39,13 +41,15 @@ if TYPE_CHECKING:
     from clipfleet.retrieval.index.index import Index
     from clipfleet.retrieval.index.parameters import SearchParameters
     from clipfleet.retrieval.neighbours import Neighbours
-    from clipfleet.retrieval_api import build_index, compare, evaluate
+    from clipfleet.retrieval.verify_index import IndexVerification, verify_index
+    from clipfleet.retrieval_api import compare, evaluate
     from clipfleet.settings import Settings, load_settings
     from clipfleet.storage.verify.verification import Verification
     from clipfleet.tasks.items.queue import ItemQueue
     from clipfleet.tasks.local.run import Summary
     from clipfleet.tasks.progress import Snapshot
     from clipfleet.tasks.status import Progress
+    from clipfleet.tasks.submit.index_shards import FleetBuild
     from clipfleet.tasks.submit.repair import Repair
     from clipfleet.tasks.submit.resume import Resumption
     from clipfleet.tasks.submit.retry_failed import Retry
@@ -64,8 +68,10 @@ __all__ = [
     "EngineError",
     "ErrorRow",
     "Evaluation",
+    "FleetBuild",
     "Index",
     "IndexCard",
+    "IndexVerification",
     "ItemError",
     "ItemQueue",
     "Model",
@@ -73,6 +79,7 @@ __all__ = [
     "Neighbours",
     "Progress",
     "QueueFullError",
+    "RecallError",
     "Repair",
     "Resumption",
     "Retry",
@@ -100,6 +107,7 @@ __all__ = [
     "status",
     "submit",
     "verify",
+    "verify_index",
 ]
 
 _ERRORS = {name: "clipfleet.errors" for name in __all__ if name.endswith("Error")}
@@ -109,9 +117,11 @@ _MODULES = {  # of the names above
     "Dataset": "clipfleet.reader",
     "Deduplication": "clipfleet.retrieval.dedupe.deduplicate",
     "ErrorRow": "clipfleet.reader",
+    "FleetBuild": "clipfleet.tasks.submit.index_shards",
     "Index": "clipfleet.retrieval.index.index",
     "IndexCard": "clipfleet.retrieval.index.card",
     "Evaluation": "clipfleet.retrieval.evaluation.evaluate",
+    "IndexVerification": "clipfleet.retrieval.verify_index",
     "ItemQueue": "clipfleet.tasks.items.queue",
     "Model": "clipfleet.model",
     "ModelCard": "clipfleet.model_card",
@@ -128,8 +138,8 @@ _MODULES = {  # of the names above
     "Summary": "clipfleet.tasks.local.run",
     "TensorRTModel": "clipfleet.workers.engines.tensorrt.model",
     "dedupe": "clipfleet.retrieval.dedupe.deduplicate",
-    "build_index": "clipfleet.retrieval_api",
     "compare": "clipfleet.retrieval_api",
+    "build_index": "clipfleet.retrieval.build_index",
     "embed": "clipfleet.api",
     "evaluate": "clipfleet.retrieval_api",
     "load_model": "clipfleet.model",
@@ -140,6 +150,7 @@ _MODULES = {  # of the names above
     "status": "clipfleet.api",
     "submit": "clipfleet.api",
     "verify": "clipfleet.api",
+    "verify_index": "clipfleet.retrieval.verify_index",
 }
 
 

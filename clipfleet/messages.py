@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -13,6 +13,8 @@ from clipfleet.errors import MessageError
 from clipfleet.validation import problems
 
 EMBED_TASK = "clipfleet.embed"  # embeds one shard of a plan
+
+INDEX_SHARD_TASK = "clipfleet.index_shard"  # builds one shard of an index
 
 EMBED_ITEMS_TASK = "clipfleet.embed_items"  # embeds single items, which an ETL system queues
 
@@ -24,6 +26,8 @@ MAX_SHARD_INDEX = 2**31 - 1
 MAX_MESSAGE_ITEMS = 1_000_000  # single items
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
+
+_Task = TypeVar("_Task")
 
 
 def queue_name(tower: Tower, prefix: str = "clipfleet") -> str:
@@ -71,11 +75,39 @@ class EmbedTask:
         Raises:
             MessageError: A field is missing, unknown or of another type.
         """
-        try:
-            return _EMBED_TASK.validate_json(json.dumps(message))
-        # RecursionError, ValueError: json.dumps refuses values that json.loads accepts.
-        except (ValidationError, TypeError, ValueError, RecursionError) as error:
-            raise MessageError(f"not an {EMBED_TASK} message: {problems(error)}") from error
+        return _parsed(_EMBED_TASK, message, EMBED_TASK)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
+class IndexShardTask:
+    """The message of one shard of an index: a reference to the plan in the index's folder."""
+
+    index: str = Field(max_length=MAX_DATASET_LENGTH)  # the folder's path
+    dataset: str = Field(max_length=MAX_DATASET_LENGTH)  # path or URL of the dataset
+    shard: str = Field(pattern=r"^[0-9]{5,9}$")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the keyword arguments of the Celery message."""
+        message: dict[str, Any] = json.loads(_INDEX_SHARD_TASK.dump_json(self))
+        return message
+
+    @classmethod
+    def from_json(cls, message: dict[str, Any]) -> IndexShardTask:
+        """Return the task of a message's keyword arguments.
+
+        Raises:
+            MessageError: A field is missing, unknown or of another type.
+        """
+        return _parsed(_INDEX_SHARD_TASK, message, INDEX_SHARD_TASK)
 
 
 _EMBED_TASK = TypeAdapter(EmbedTask)
+_INDEX_SHARD_TASK = TypeAdapter(IndexShardTask)
+
+
+def _parsed(kind: TypeAdapter[_Task], message: dict[str, Any], name: str) -> _Task:
+    try:
+        return kind.validate_json(json.dumps(message))
+    # RecursionError, ValueError: json.dumps refuses values that json.loads accepts.
+    except (ValidationError, TypeError, ValueError, RecursionError) as error:
+        raise MessageError(f"not an {name} message: {problems(error)}") from error

@@ -191,6 +191,13 @@ class Settings(BaseSettings):
     """Folder of the engines that `clipfleet worker --build-if-missing` builds; unset:
     `~/.cache/clipfleet/engines`."""
 
+    # == Indexes ==
+
+    index_root: str | None = None
+    """Folder below which workers build shards of indexes, for `clipfleet index --queue`. Unset: the
+    folder in which they write datasets; a worker that writes into an object store needs this
+    one."""
+
     # == Images ==
 
     max_image_pixels: PositiveInt = 178_956_970

@@ -17,6 +17,7 @@ from clipfleet.tasks.broker.redis_client import CONNECT_TIMEOUT_S
 
 TASK_MODULES = (
     "clipfleet.tasks.embed_shard",
+    "clipfleet.tasks.index_shard",
     "clipfleet.tasks.items.task",
     "clipfleet.tasks.worker.main",
 )

@@ -12,6 +12,7 @@ from clipfleet.tasks.broker.amqp import settings_of
 from clipfleet.tasks.broker.consumer import arguments_of, used_headers
 from clipfleet.tasks.broker.refusals import refuse
 from clipfleet.tasks.embed_shard import names_of
+from clipfleet.tasks.index_shard import names_of as index_names_of
 from clipfleet.tasks.retry_policy import lost_reason, times_lost
 
 
@@ -36,15 +37,26 @@ class ShardRequest(Request):
             self._count_lost(error)
         super().on_failure(exc_info, *rest, **more)
 
+    def _names(self) -> tuple[str, str]:
+        """Return what a refusal calls the shard, and its dataset."""
+        return names_of(self.id, self.kwargs)
+
     def _count_lost(self, error: BaseException) -> None:
         settings = settings_of(self.task.app)
         lost = times_lost(self.message.delivery_info) + 1
         if lost < settings.shard_attempts:
             self.message.channel.process_lost(self.message.delivery_tag)
             return
-        names = names_of(self.id, self.kwargs)
+        names = self._names()
         refuse(settings, *names, reason=lost_reason(lost, error))
         self.acknowledge()  # so that `on_failure` puts nothing back
+
+
+class IndexShardRequest(ShardRequest):
+    """The request of a shard of an index."""
+
+    def _names(self) -> tuple[str, str]:
+        return index_names_of(self.id, self.kwargs)
 
 
 def _stopping() -> bool:

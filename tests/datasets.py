@@ -110,11 +110,11 @@ def embedded(items: Sequence[Item], *, failing: Collection[str] = (), seed: int 
 
 
 def dataset_of(
-    folder: Path, vectors: NDArray[np.float32], *, tower: Tower = "img", part_rows: int = 1000
+    root: Path | str, vectors: NDArray[np.float32], *, tower: Tower = "img", part_rows: int = 1000
 ) -> Dataset:
     """Make a dataset whose items have vectors (n, D) with norms of 1; see `add_rows`."""
     card = make_card(tower, dim=vectors.shape[1])
-    dataset = Dataset.create(str(folder), card, kind="planned", embedding_dtype="float16")
+    dataset = Dataset.create(str(root), card, kind="planned", embedding_dtype="float16")
     add_rows(dataset, vectors, part_rows=part_rows)
     return dataset
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import clipfleet
 from clipfleet.cli.options import DatasetArgument, Json, RedisUrl, settings_from
 from clipfleet.cli.output import DONE, ITEMS_FAILED, print_result
+from clipfleet.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipfleet.retrieval.index.freshness import Freshness
 
 _WATCH_INTERVAL_S = 1.0
 
@@ -50,7 +54,16 @@ def status(
 
 
 def verify(
-    dataset: DatasetArgument,
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET|INDEX",
+            help="A dataset: a folder or s3://bucket/prefix; or an index.",
+        ),
+    ],
+    index: Annotated[
+        Path | None, typer.Argument(help="An index of the dataset, to be compared with it.")
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Read names, footers and records; no row, no checksum.")
     ] = False,
@@ -71,13 +84,35 @@ def verify(
     errors. All L2 norms are 1, and all vectors are of one model. Exits with 1 if the dataset is not
     whole; each problem names its remedy.
 
+    Of an index, the files are compared with their checksums, the ids are counted, and its recall is
+    measured again. With a dataset and an index, the command tells what the index lacks, and what it
+    has that the dataset lost; nothing else is verified.
+
     \b
-    clipfleet verify /vectors/photos && build-index /vectors/photos/parts
+    clipfleet verify /vectors/photos && clipfleet index /vectors/photos /indexes/photos
+    clipfleet verify /indexes/photos
+    clipfleet verify /vectors/photos /indexes/photos
     clipfleet verify /vectors/photos --recompute 0.001 --model models/vit-b-16
     """
-    verification = clipfleet.verify(
-        dataset, quick=quick, recompute=recompute, model=model, settings=settings_from()
-    )
+    settings = settings_from()
+    verification: clipfleet.Verification | clipfleet.IndexVerification | Freshness
+    is_index = (Path(dataset) / "index.json").is_file()
+    if (is_index or index) and (quick or recompute or model):
+        raise UsageError(
+            f"{index or dataset} is an index: leave --quick, --recompute and --model out"
+        )
+    if index:
+        from clipfleet.retrieval.index.freshness import freshness
+        from clipfleet.storage.format.dataset import Dataset
+
+        stored = Dataset.open(dataset, store_timeout_s=settings.store_timeout_s)
+        verification = freshness(stored, index)
+    elif is_index:
+        verification = clipfleet.verify_index(dataset, settings=settings)
+    else:
+        verification = clipfleet.verify(
+            dataset, quick=quick, recompute=recompute, model=model, settings=settings
+        )
     print_result(verification.to_json(), verification.lines(), as_json)
     raise typer.Exit(DONE if verification.ok else ITEMS_FAILED)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,8 +11,10 @@ from typing import Annotated, Any
 import typer
 
 import clipfleet
-from clipfleet.cli.options import DatasetArgument, Json, settings_from
+from clipfleet.cli.options import DatasetArgument, Json, RedisUrl, settings_from
 from clipfleet.cli.output import end_on_sigterm, print_result
+
+_LINE_INTERVAL_S = 5.0
 
 
 class KindName(str, Enum):
@@ -29,6 +33,11 @@ def index(
             "--append", help="Add what the dataset gained to an index, and remove what it lost."
         ),
     ] = False,
+    queue: Annotated[
+        bool,
+        typer.Option("--queue", help="Let the workers of the dataset's tower build the shards."),
+    ] = False,
+    redis_url: RedisUrl = None,
     max_memory: Annotated[
         float,
         typer.Option(min=0.5, metavar="GIB", help="Memory for building and searching, in GiB."),
@@ -48,19 +57,45 @@ def index(
         int | None,
         typer.Option(min=1, max=4, help="Bits a dimension [default: 2, or 1 in little memory]."),
     ] = None,
+    min_recall: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Recall@10 to reach, by its lower 95 % bound; chooses probes."
+        ),
+    ] = 0.95,
+    max_latency_ms: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="The longest p95 of a search on one thread, in milliseconds."),
+    ] = None,
+    queries: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATASET",
+            help="Queries of the other tower [default: the largest dataset beside DATASET].",
+            show_default=False,
+        ),
+    ] = None,
+    shard_rows: Annotated[
+        int, typer.Option(min=1, help="Vectors of a shard, rounded up to whole parts.")
+    ] = 131_072,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the vectors that train lists.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Build the index of a dataset, or bring it up to date.
 
     The same command goes on with a build that was killed. The index of a dataset that changed since
-    is brought up to date with --append.
+    is brought up to date with --append. With --queue, OUT is a folder that all workers share.
 
     \b
     clipfleet index vectors/photos indexes/photos
     clipfleet index vectors/photos indexes/photos --append
+    clipfleet index /vectors/photos /vectors/indexes/photos --queue
     """
     end_on_sigterm()
+    settings = settings_from(redis_url=redis_url)
+    from clipfleet.retrieval.index.build import BuildShards, build_here
+
+    build_shards: BuildShards = clipfleet.FleetBuild(settings=settings) if queue else build_here
     card = clipfleet.build_index(
         dataset,
         out,
@@ -70,9 +105,29 @@ def index(
         bits=bits,
         seed=seed,
         max_memory_gib=max_memory,
-        settings=settings_from(),
+        min_recall=min_recall,
+        max_latency_ms=max_latency_ms,
+        queries=queries,
+        shard_rows=shard_rows,
+        build_shards=build_shards,
+        settings=settings,
+        on_progress=None if as_json else _progress_lines(),
     )
     print_result(_fields(out, card), _lines(out, card), as_json)
+
+
+def _progress_lines() -> Callable[[str, int, int], None]:
+    """Return what shows a build on standard error: a line at each step, and every few seconds."""
+    last_step, last_s = "", 0.0
+
+    def show(step: str, done: int, whole: int) -> None:
+        nonlocal last_step, last_s
+        now_s = time.monotonic()
+        if step != last_step or done == whole or now_s - last_s >= _LINE_INTERVAL_S:
+            last_step, last_s = step, now_s
+            typer.echo(f"{step}: {done:,} of {whole:,} vectors", err=True)
+
+    return show
 
 
 def _fields(out: Path, card: clipfleet.IndexCard) -> dict[str, Any]:
@@ -90,10 +145,15 @@ def _fields(out: Path, card: clipfleet.IndexCard) -> dict[str, Any]:
         "probes": card.parameters.probes,
         "rerank": card.parameters.rerank,
         "seconds": card.seconds,
+        "certificate": card.certificate,
     }
 
 
 def _lines(out: Path, card: clipfleet.IndexCard) -> list[str]:
+    from clipfleet.retrieval.certificate.certified import certificate_of
+    from clipfleet.retrieval.index.folder import REPORT_NAME
+
+    certificate = certificate_of(card)
     structure, removed = card.structure, card.rows - card.alive_rows
     how = "every vector is compared"
     if card.kind != "exact":
@@ -102,4 +162,8 @@ def _lines(out: Path, card: clipfleet.IndexCard) -> list[str]:
             f"a search reads {card.parameters.probes}"
         )
     gone = f", {removed:,} removed" if removed else ""
-    return [f"index {out}: {card.alive_rows:,} vectors{gone}, {card.kind}: {how}"]
+    return [
+        f"index {out}: {card.alive_rows:,} vectors{gone}, {card.kind}: {how}",
+        *(certificate.lines() if certificate else []),
+        f"report: {out / REPORT_NAME}",
+    ]

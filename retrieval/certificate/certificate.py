@@ -14,6 +14,13 @@ from clipfleet.validation import problems
 
 QueryKind = Literal["held-out", "img", "txt"]
 
+KIND_NAMES: dict[QueryKind, str] = {
+    "held-out": "rows of the index",
+    "img": "images of another dataset",
+    "txt": "texts of another dataset",
+}
+TOWER_NAMES: dict[Tower, str] = {"img": "images", "txt": "texts"}
+
 CUTOFFS = (1, 10, 100)  # the k of recall@k
 CHOSEN_BY = 10  # the k whose recall must reach the target
 _STRICT = ConfigDict(extra="forbid")
@@ -104,11 +111,12 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Build:
-    """What the building of an index took; it is told by the builder."""
+    """The files that were measured, and what it took to build them."""
 
     seconds: float
     memory_bytes: int  # that an open index holds: codes and centroids, no mapped file
     disk_bytes: int  # of all files of the index
+    codes_sha256: str | None = None  # of the file with all codes; None for an exact index
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -150,9 +158,29 @@ class Certificate:
         return None if any(recall.kind == other for recall in self.recalls) else other
 
     @property
-    def bound(self) -> float:
-        """The lower bound of recall@10 of the kind of queries that is the hardest."""
-        return min(recall.deciding.low for recall in self.recalls)
+    def hardest(self) -> Recall:
+        """The recall of the kind of queries with the lowest bound."""
+        return min(self.recalls, key=lambda recall: recall.deciding.low)
+
+    def lines(self) -> list[str]:
+        """Return the certificate for people, in a few lines."""
+        hardest, latency = self.hardest, self.latency
+        recall = f"{hardest.deciding.mean:.4f}, at least {hardest.deciding.low:.4f}"
+        asked = f"{hardest.queries:,} queries by {KIND_NAMES[hardest.kind]}"
+        lines = [
+            f"recall@10: {recall} with 95 % confidence, for {asked}",
+            f"a search on one thread: {latency.p50_ms:.2f} ms, p95 {latency.p95_ms:.2f} ms",
+        ]
+        if self.itself.found < self.itself.rows:
+            lines.append(
+                f"found by their own vectors: {self.itself.found:,} of {self.itself.rows:,} rows"
+            )
+        if self.not_certified is not None:
+            lines.append(
+                f"{TOWER_NAMES[self.not_certified]} not certified: --queries names a dataset of "
+                "that tower, of the same checkpoint"
+            )
+        return lines
 
     def to_json(self) -> dict[str, Any]:
         """Return the certificate in JSON's types."""

@@ -10,18 +10,19 @@ STYLE = """
   --a: #0072b2; --b: #c24a00; --c: #00795a; --good: #e6f4ea; --poor: #fdf0e3; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14181d; --ink: #e6eaef; --faint: #9aa5b1;
   --line: #39424c; --a: #56b4e9; --b: #f0a04b; --c: #3fcf9f; --good: #16301f; --poor: #3a2812; } }
-body { margin: 0 auto; padding: 1rem; max-width: 60rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; padding: 1rem; max-width: 64rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 .verdict { padding: .75rem 1rem; border-radius: .5rem; background: var(--good); }
-.cannot { background: var(--poor); }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .75rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line);
+.cannot { background: var(--poor); } .cannot ul { margin: 0; padding-left: 1.2rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums;
   overflow-wrap: normal; }
-caption { text-align: left; color: var(--faint); }
-.plots { display: grid; gap: 1.5rem;
+th, td { padding: .3rem .75rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line);
+  vertical-align: bottom; } td { white-space: nowrap; }
+.caption { margin: .5rem 0 0; color: var(--faint); }
+.plots { display: grid; gap: 1.5rem; margin-top: 1rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
-figure { margin: 0; } figcaption { color: var(--faint); font-size: .9rem; }
+figure { margin: 0; max-width: 32rem; } figcaption { color: var(--faint); font-size: .9rem; }
 svg { width: 100%; height: auto; } svg text { fill: var(--faint); font-size: 12px; }
 .grid { stroke: var(--line); } .target { stroke: var(--ink); stroke-dasharray: 5 4; }
 .a { fill: var(--a); stroke: var(--a); } .b { fill: var(--b); stroke: var(--b); }
@@ -36,8 +37,9 @@ dt { color: var(--faint); } dd { margin: 0; }
 
 def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """Yield a table with a head; the cells are HTML. A narrow screen scrolls it sideways."""
-    yield f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
-    yield f"<caption>{escape(caption)}</caption><thead><tr>"
+    label = f'aria-label="{escape(caption)}"'
+    yield f'<p class="caption">{escape(caption)}</p>'
+    yield f'<div class="wide" tabindex="0" role="region" {label}><table {label}><thead><tr>'
     yield "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
     yield "</tr></thead><tbody>"
     for row in rows:

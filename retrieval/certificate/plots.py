@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape
 
-from clipfleet.retrieval.certificate.certificate import Certificate, Interval, Recall
+from clipfleet.retrieval.certificate.certificate import KIND_NAMES, Certificate, Interval, Recall
 
 _WIDTH, _HEIGHT = 420, 240  # of the view; the page scales it
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 44  # margins
@@ -20,32 +20,32 @@ _CLASSES = ("a", "b", "c")  # of the kinds of queries, in order
 Scale = Callable[[float], float]
 
 
-def recall_by_step(certificate: Certificate, *, name: Callable[[str], str]) -> str:
-    """Return recall@10 of each kind against the p95 of a search, for the settings tried."""
-    steps = sorted(certificate.steps, key=lambda step: step.latency.p95_ms)
-    longest_ms = steps[-1].latency.p95_ms * 1.08
+def recall_by_probes(certificate: Certificate) -> str:
+    """Return recall@10 of each kind against the probes, for the settings that were tried."""
+    steps = certificate.steps
+    most = math.ceil(math.log2(max(step.parameters.probes for step in steps)))
     lowest = min(*(step.recall.low for step in steps), certificate.target.min_recall)
-    floor = max(0.0, math.floor(lowest * 20) / 20)
-    x, y = _scale(0, longest_ms, across=True), _scale(floor, 1, across=False)
-    lines = [
-        *_axis_y(y, floor, 1.0),
-        *_axis_x(x, longest_ms, "p95 of a search on one thread, ms"),
-        _across("target", y(certificate.target.min_recall)),
+    floor = math.floor(lowest * 10) / 10
+    x, y = _scale(-0.5, most + 0.5, across=True), _scale(floor, 1, across=False)
+    lines = [*_axis_y(y, floor, 1.0), _across("target", y(certificate.target.min_recall))]
+    lines += [
+        _text(x(power), _HEIGHT - _BOTTOM + 16, f"{1 << power}", anchor="middle")
+        for power in range(most + 1)
     ]
+    lines.append(_text(_WIDTH / 2, _HEIGHT - 8, "probes: lists that are read", anchor="middle"))
     for step in steps:
         chosen = step.parameters == certificate.parameters
         for mark, recall in zip(_CLASSES, step.recalls.values(), strict=False):
-            lines += _point(x(step.latency.p95_ms), y, recall, mark, chosen=chosen)
+            lines += _point(x(math.log2(step.parameters.probes)), y, recall, mark, chosen=chosen)
     described = "; ".join(
-        f"{step.parameters.probes} probes, re-ranking × {step.parameters.rerank}, "
-        f"{step.latency.p95_ms:.2f} ms: "
-        + ", ".join(f"{name(kind)} {recall.mean:.3f}" for kind, recall in step.recalls.items())
+        f"{step.parameters.probes} probes, re-ranking × {step.parameters.rerank}: "
+        + ", ".join(f"{KIND_NAMES[kind]} {at.mean:.3f}" for kind, at in step.recalls.items())
         for step in steps
     )
-    return _picture("steps", "Recall@10 against the time of a search", described, lines)
+    return _picture("steps", "Recall@10 by the number of lists that are read", described, lines)
 
 
-def found_of_ten(recalls: Sequence[Recall], *, name: Callable[[str], str]) -> str:
+def found_of_ten(recalls: Sequence[Recall]) -> str:
     """Return how many queries of each kind found 0 to 10 of their ten nearest rows."""
     shares = [[count / recall.queries for count in recall.found] for recall in recalls]
     y = _scale(0, 1, across=False)
@@ -63,7 +63,7 @@ def found_of_ten(recalls: Sequence[Recall], *, name: Callable[[str], str]) -> st
             )
     lines.append(_text(_WIDTH / 2, _HEIGHT - 8, "found of the ten nearest rows", anchor="middle"))
     described = "; ".join(
-        f"{name(recall.kind)}: all ten for {share[10]:.1%}, none for {share[0]:.1%}"
+        f"{KIND_NAMES[recall.kind]}: all ten for {share[10]:.1%}, none for {share[0]:.1%}"
         for recall, share in zip(recalls, shares, strict=True)
     )
     return _picture("found", "Share of the queries by how much was found", described, lines)
@@ -90,29 +90,17 @@ def _scale(low: float, high: float, *, across: bool) -> Scale:
 
 
 def _axis_y(y: Scale, low: float, high: float) -> Iterator[str]:
-    for number in range(6):
-        value = low + (high - low) * number / 5
+    tenths = round((high - low) * 10)
+    count = tenths if tenths in (3, 4) else 5
+    for number in range(count + 1):
+        value = low + (high - low) * number / count
         at = y(value)
         yield _across("grid", at)
         yield _text(_LEFT - 6, at + 4, f"{value:.2f}", anchor="end")
 
 
-def _axis_x(x: Scale, high: float, words: str) -> Iterator[str]:
-    step = _round_step(high / 5)
-    for number in range(int(high / step) + 1):
-        value = number * step
-        yield _text(x(value), _HEIGHT - _BOTTOM + 16, f"{value:g}", anchor="middle")
-    yield _text(_WIDTH / 2, _HEIGHT - 8, words, anchor="middle")
-
-
 def _across(mark: str, y: float) -> str:
     return f'<line class="{mark}" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-
-
-def _round_step(value: float) -> float:
-    """Return the smallest of 1, 2, 5 times a power of ten that is at least a value."""
-    power = 10.0 ** math.floor(math.log10(value))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= value)
 
 
 def _point(x: float, y: Scale, recall: Interval, mark: str, *, chosen: bool) -> Iterator[str]:

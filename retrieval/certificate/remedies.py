@@ -16,7 +16,7 @@ _MOST_BITS = 4
 def too_few_queries(kind: QueryKind, queries: int, target: Target) -> str:
     """Return the message for queries that cannot prove the recall, whatever is found."""
     remedy = (
-        "build an exact index"
+        "use --kind exact in a new folder"
         if kind == "held-out" or queries == QUERIES
         else f"name a dataset of {QUERIES:,} vectors or more with --queries"
     )
@@ -29,35 +29,36 @@ def too_few_queries(kind: QueryKind, queries: int, target: Target) -> str:
 def out_of_reach(steps: Sequence[Step], structure: Structure, target: Target) -> str:
     """Return the message for an index of which no parameters reach the recall."""
     best = max(steps, key=lambda step: step.recall.low)
-    more_bits = (
-        f"more than {structure.bits} bits (--bits, --max-memory), "
-        if structure.bits < _MOST_BITS
-        else ""
-    )
+    lower = _rounded_down(best.recall.low)
+    more_bits = f"--bits {2 * structure.bits}, or " if 2 * structure.bits <= _MOST_BITS else ""
     return (
         f"recall@10 of the {best.hardest} queries is {_share(best)}, below --min-recall "
         f"{target.min_recall:g}; this is the best of {len(steps)} settings, with "
         f"{_setting(best.parameters)} of {structure.lists:,} lists. What would reach more: "
-        f"{more_bits}an exact index, or --min-recall {_rounded_down(best.recall.low)}"
+        f"{more_bits}--kind exact, in a new folder; or --min-recall {lower}"
     )
 
 
-def too_slow(steps: Sequence[Step], reached: Step, target: Target) -> str:
+def too_slow(steps: Sequence[Step], reached: Step, structure: Structure, target: Target) -> str:
     """Return the message for an index that reaches the recall, but takes too long."""
     limit_ms = target.max_latency_ms or 0.0
-    message = (
-        f"a search takes {reached.latency.p95_ms:.2f} ms (p95, one thread) with "
-        f"{_setting(reached.parameters)}, above --max-latency-ms {limit_ms:g}; this is the "
-        f"cheapest setting that reaches --min-recall {target.min_recall:g}. What would do: "
-        f"--max-latency-ms {math.ceil(reached.latency.p95_ms * 10) / 10:g}"
-    )
+    is_exact = structure.kind == "exact"
     fast = [step for step in steps if step.latency.p95_ms <= limit_ms]
-    if not fast:
-        return message
-    best = max(fast, key=lambda step: step.recall.low)
+    best = max(fast, key=lambda step: step.recall.low, default=None)
+    less = (
+        f"--min-recall {_rounded_down(best.recall.low)}, which {_setting(best.parameters)} reaches "
+        f"in {best.latency.p95_ms:.2f} ms; "
+        if best
+        else ""
+    )
+    faster = "--kind ivf-rabitq" if is_exact else f"--lists {2 * structure.lists}"
     return (
-        f"{message}, or --min-recall {_rounded_down(best.recall.low)}, which "
-        f"{_setting(best.parameters)} reaches in {best.latency.p95_ms:.2f} ms"
+        f"a search takes {reached.latency.p95_ms:.2f} ms (p95, one thread) with "
+        f"{_setting(reached.parameters)}, above --max-latency-ms {limit_ms:g}"
+        + ("" if is_exact else f"; fewer probes do not reach --min-recall {target.min_recall:g}")
+        + ". What would do: "
+        f"--max-latency-ms {math.ceil(reached.latency.p95_ms * 10) / 10:g}; {less}"
+        f"or try {faster} in a new folder"
     )
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from clipfleet.retrieval.certificate.certificate import CUTOFFS, Certificate, Interval, Recall
+from clipfleet.retrieval.certificate.certificate import (
+    CUTOFFS,
+    KIND_NAMES,
+    TOWER_NAMES,
+    Certificate,
+    Interval,
+    Recall,
+)
 from clipfleet.retrieval.certificate.page import STYLE, bullets, figure, table
-from clipfleet.retrieval.certificate.plots import found_of_ten, recall_by_step
+from clipfleet.retrieval.certificate.plots import found_of_ten, recall_by_probes
 from clipfleet.retrieval.index.card import IndexCard
 from clipfleet.storage.format.dataset import describe
-
-_KINDS = {
-    "held-out": "rows of the index",
-    "img": "images of another dataset",
-    "txt": "texts of another dataset",
-}
 
 
 def report(card: IndexCard, certificate: Certificate) -> str:
@@ -48,20 +49,15 @@ def report(card: IndexCard, certificate: Certificate) -> str:
     )
 
 
-def name_of(kind: str) -> str:
-    """Return what the queries of a kind are, in words."""
-    return _KINDS[kind]
-
-
 def _verdict(certificate: Certificate) -> str:
-    hardest = min(certificate.recalls, key=lambda recall: recall.deciding.low)
+    hardest = certificate.hardest
     if not certificate.parameters.probes:
         return "This index is exact: a search compares the query with every vector."
+    mean, low = _percent(hardest.deciding.mean), _percent(hardest.deciding.low)
     return (
-        f"Of the ten nearest rows, a search finds <strong>{hardest.deciding.mean:.1%}</strong>, "
-        f"and at least <strong>{hardest.deciding.low:.1%}</strong> with 95 % confidence, for the "
-        f"hardest queries that were measured ({name_of(hardest.kind)}). "
-        f"{certificate.target.min_recall:.1%} were asked."
+        f"Of the ten nearest rows, a search finds <strong>{mean}</strong>, and at least "
+        f"<strong>{low}</strong> with 95 % confidence, for the hardest queries that were measured "
+        f"({KIND_NAMES[hardest.kind]}). {certificate.target.min_recall * 100:g} % was asked."
     )
 
 
@@ -71,6 +67,7 @@ def _abilities(certificate: Certificate) -> Iterator[str]:
         f"A search for ten rows takes {latency.p50_ms:.2f} ms (median; p95 "
         f"{latency.p95_ms:.2f} ms, p99 {latency.p99_ms:.2f} ms) on one thread of the machine below."
     )
+    yield f"Each of its {certificate.rows:,} ids is there once."
     yield f"Of {itself.rows:,} rows, {itself.found:,} are found by their own vectors."
     yield (
         f"It holds {_per_row(build.memory_bytes, certificate)} bytes a vector in memory, and "
@@ -81,18 +78,19 @@ def _abilities(certificate: Certificate) -> Iterator[str]:
 def _limits(certificate: Certificate) -> Iterator[str]:
     other = certificate.not_certified
     if other is not None:
-        words = "texts" if other == "txt" else "images"
         yield (
-            f"<strong>Queries by {words} are not certified</strong>: none were at hand. Their "
-            "recall can be far lower. Build with <code>--queries DATASET</code> of the same "
-            "checkpoint."
+            f"<strong>Queries by {TOWER_NAMES[other]} are not certified</strong>: none were at "
+            "hand. Their recall can be far lower. Build with <code>--queries DATASET</code>, a "
+            "dataset of the same checkpoint."
         )
     for recall in certificate.recalls:
         if recall.deciding.mean < 1:
+            none = recall.without_hit
+            least = f"{none:,} queries find none" if none else "each query finds some"
             yield (
-                f"Not all queries fare alike. Of {recall.queries:,} queries by "
-                f"{name_of(recall.kind)}, the worst 5 % find {recall.worst:.1%} of their ten "
-                f"nearest rows, and {recall.without_hit:,} find none."
+                f"Queries by {KIND_NAMES[recall.kind]} do not fare alike: the worst 5 % of "
+                f"{recall.queries:,} find {_percent(recall.worst)} of their ten nearest rows; "
+                f"{least}."
             )
     yield (
         "Recall compares with exact search over the same vectors. It does not say whether the "
@@ -107,7 +105,7 @@ def _limits(certificate: Certificate) -> Iterator[str]:
 def _recall_table(recalls: Sequence[Recall]) -> Iterator[str]:
     rows = [
         [
-            _key(number) + escape(name_of(recall.kind)),
+            _key(number) + escape(KIND_NAMES[recall.kind]),
             f"{recall.queries:,}",
             *(_interval(interval) for interval in recall.at),
             f"{recall.worst:.3f}",
@@ -121,7 +119,7 @@ def _recall_table(recalls: Sequence[Recall]) -> Iterator[str]:
             "queries by",
             "number",
             *(f"recall@{k}" for k in CUTOFFS),
-            "recall@10 of the worst 5 %",
+            "recall@10, worst 5 %",
             "without a hit",
         ],
         rows,
@@ -129,16 +127,18 @@ def _recall_table(recalls: Sequence[Recall]) -> Iterator[str]:
 
 
 def _plots(certificate: Certificate) -> Iterator[str]:
-    yield '<div class="plots">'
+    legend = (_key(n) + escape(KIND_NAMES[one.kind]) for n, one in enumerate(certificate.recalls))
+    yield f'<p class="caption">Queries by {" ".join(legend)}</p><div class="plots">'
     yield from figure(
-        found_of_ten(certificate.recalls, name=name_of),
+        found_of_ten(certificate.recalls),
         "Share of the queries by how many of their ten nearest rows were found.",
     )
     if certificate.parameters.probes:
         yield from figure(
-            recall_by_step(certificate, name=name_of),
-            "Recall@10 against the time of a search: each dot is a setting that was tried, the "
-            "ring is the one that was chosen, and the dashed line is the recall that was asked.",
+            recall_by_probes(certificate),
+            "Recall@10 by the number of lists that are read. Each dot is a setting that was tried, "
+            "with its interval; the ring is the one that was chosen, and the dashed line is the "
+            "recall that was asked.",
         )
     yield "</div>"
 
@@ -157,7 +157,7 @@ def _step_table(certificate: Certificate) -> Iterator[str]:
         ]
         for step in certificate.steps
     ]
-    headings = ["probes", "re-ranking", *(f"recall@10, {name_of(kind)}" for kind in kinds)]
+    headings = ["probes", "re-ranking", *(f"recall@10, {KIND_NAMES[kind]}" for kind in kinds)]
     yield "<h2>Settings that were tried</h2>"
     yield from table("In the order of the trials", [*headings, "p95, ms", ""], rows)
 
@@ -183,6 +183,10 @@ def _facts(card: IndexCard, certificate: Certificate) -> Iterator[str]:
     for name, value in facts.items():
         yield f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
     yield "</dl>"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _key(number: int) -> str:

@@ -40,25 +40,19 @@ from clipfleet.retrieval.index.shard_builder import build_shard, read_shard_reco
 from clipfleet.retrieval.index.sizing import GIB, choose_structure
 from clipfleet.storage.format.dataset import Dataset, describe, utc_now
 
-SHARD_ROWS = 131_072
-MAX_MEMORY_GIB = 4.0
-
 Show = Callable[[str, int, int], None]  # what is done, and so many of so many rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildOptions:
-    """What a build may be told; None leaves the choice to `choose_structure`.
-
-    A smaller `shard_rows` loses less work if a build is killed, and makes more files.
-    """
+    """What a build may be told; None leaves the choice to `choose_structure`."""
 
     kind: IndexKind | None = None
     lists: int | None = None
     bits: int | None = None
     seed: int = 0
-    max_memory_gib: float = MAX_MEMORY_GIB
-    shard_rows: int = SHARD_ROWS
+    max_memory_gib: float
+    shard_rows: int
 
 
 class BuildShards(Protocol):
@@ -132,6 +126,9 @@ def build(
     records = [read_shard_record(folder, shard.name) for shard in plan.new_shards]
     started_s = time.monotonic()
     removed = removed_rows(plan.shards, parts)
+    candidate = read_card(folder, CANDIDATE_NAME)
+    if candidate and (candidate.shards, candidate.removed) == (plan.shards, removed):
+        return candidate  # it was built, and not certified
     if plan.codes:
         _merge(folder, plan, removed, show)
     seconds += time.monotonic() - started_s + sum(record.seconds for record in records)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from clipfleet.errors import DatasetError, DatasetMismatchError, UsageError
@@ -21,6 +20,8 @@ from clipfleet.validation import problems
 
 CARD_NAME = "index.json"
 CANDIDATE_NAME = "candidate.json"  # a card that is not certified yet
+
+FAISS_FILE = r"^(codes|trained)-[0-9]{5,}\.faiss$"  # a name, which leads out of no folder
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -38,7 +39,7 @@ class IndexedPart:
 class IndexShard:
     """Parts whose vectors lie in one folder of the index, in this order."""
 
-    name: str
+    name: str = Field(pattern=r"^[0-9]{5,}$")  # of a folder
     parts: tuple[IndexedPart, ...]
 
     @property
@@ -61,12 +62,12 @@ class IndexCard:
     structure: Structure
     shards: tuple[IndexShard, ...]
     removed: tuple[tuple[int, int], ...] = ()
-    codes: str | None = None
-    trained: str | None = None
+    codes: str | None = Field(default=None, pattern=FAISS_FILE)
+    trained: str | None = Field(default=None, pattern=FAISS_FILE)
     parameters: SearchParameters
     seconds: float
     created_at: str  # ISO 8601, UTC
-    certificate: dict[str, Any] | None = field(default=None)
+    certificate: dict[str, Any] | None = None
     format: Literal[1] = 1
 
     @property

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from clipfleet.errors import DatasetError
-from clipfleet.retrieval.index.card import IndexCard, IndexedPart, IndexShard
+from clipfleet.retrieval.index.card import FAISS_FILE, IndexCard, IndexedPart, IndexShard
 from clipfleet.retrieval.index.folder import (
     PLAN_NAME,
     RECORD_NAME,
@@ -40,9 +40,9 @@ class BuildPlan:
     structure: Structure
     shards: tuple[IndexShard, ...]
     published: int = 0
-    trained: str | None = None
-    base: str | None = None
-    codes: str | None = None
+    trained: str | None = Field(default=None, pattern=FAISS_FILE)
+    base: str | None = Field(default=None, pattern=FAISS_FILE)
+    codes: str | None = Field(default=None, pattern=FAISS_FILE)
     format: Literal[1] = 1
 
     @property

@@ -11,7 +11,8 @@ GIB = 1 << 30
 
 _LISTS_PER_ROOT = 4  # about 4 √N lists
 _LEAST_LISTS = 16
-_SAMPLE_OF_LIST = (64, 40)  # vectors of each list's share of the sample: the usual, the least
+_DIVISORS = (1, 2, 4)  # of the lists, tried until they fit; fewer lists make each probe slower
+_SAMPLE_OF_LIST = 40  # vectors of each list's share of the sample
 _BITS = (2, 1)  # a dimension: the usual, and for little memory
 _BASE_BYTES = 300 << 20  # Python, its libraries, a part and a block of vectors
 # The lists grow as they are filled, and keep room for whole blocks.
@@ -51,13 +52,14 @@ def choose_structure(
     candidates = [
         Structure(
             kind="ivf-rabitq",
-            lists=lists or usual_lists(rows),
+            lists=wanted,
             bits=each,
-            sample_rows=min(rows, share * (lists or usual_lists(rows))),
+            sample_rows=min(rows, _SAMPLE_OF_LIST * wanted),
             seed=seed,
         )
         for each in ((bits,) if bits else _BITS)
-        for share in _SAMPLE_OF_LIST
+        for divisor in _DIVISORS
+        if (wanted := lists or max(1, usual_lists(rows) // divisor))
     ]
     for structure in candidates:
         if _ivf_bytes(structure, rows, dim) <= max_memory_bytes:

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("storage", "retrieval", "workers", "tasks", "convert")  # imported as clipfleet.storage …
-PUBLIC = ("clipfleet.api", "clipfleet.model", "clipfleet.retrieval_api")
+PUBLIC = ("clipfleet.api", "clipfleet.model")
 
 # Each may import itself and the folders named here; "clipfleet" are the contracts in its root.
 MAY_IMPORT = {

@@ -28,8 +28,10 @@ PUBLIC = [
     "EngineError",
     "ErrorRow",
     "Evaluation",
+    "FleetBuild",
     "Index",
     "IndexCard",
+    "IndexVerification",
     "ItemError",
     "ItemQueue",
     "Model",
@@ -37,6 +39,7 @@ PUBLIC = [
     "Neighbours",
     "Progress",
     "QueueFullError",
+    "RecallError",
     "Repair",
     "Resumption",
     "Retry",
@@ -64,6 +67,7 @@ PUBLIC = [
     "status",
     "submit",
     "verify",
+    "verify_index",
 ]
 DOCUMENTED = [name for name in PUBLIC if name != "__version__"]
 # A shape or a dtype, or a unit: what a reader of these needs to use the result.

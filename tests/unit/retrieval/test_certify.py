@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 import clipfleet
 from clipfleet.errors import RecallError, UsageError
+from clipfleet.retrieval.certificate.at_hand import queries_at_hand
 from clipfleet.retrieval.certificate.certificate import (
     Build,
     Certificate,
@@ -28,6 +30,7 @@ from clipfleet.retrieval.certificate.report import report
 from clipfleet.retrieval.index.card import IndexCard
 from clipfleet.retrieval.index.parameters import Structure
 from clipfleet.retrieval.neighbours import Neighbours
+from clipfleet.settings import load_settings
 from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format.dataset import Dataset
 from tests.datasets import DIM, embedded, make_card, numbered_texts
@@ -80,7 +83,9 @@ def test_parameters_are_chosen_for_the_hardest_kind_in_one_pass(tmp_path: Path) 
         ("held-out", 240),
         ("txt", 100),
     ]
-    assert made.bound == provable(100)  # all was found; the texts are fewer, and prove less
+    assert made.hardest.deciding.low == provable(
+        100
+    )  # all was found; the texts are fewer, and prove less
     assert (made.itself.rows, made.itself.found) == (240, 240)
     assert made.not_certified is None
     assert (made.latency.queries, made.rows) == (340, 240)
@@ -97,7 +102,11 @@ def test_without_texts_their_recall_is_not_certified() -> None:
 @pytest.mark.parametrize(
     ("rows", "target", "way_out"),
     [
-        (20, Target(min_recall=0.9), "20 held-out queries cannot prove .* an exact index, or "),
+        (
+            20,
+            Target(min_recall=0.9),
+            "20 held-out queries cannot prove .* --kind exact ",
+        ),
         (300, Target(min_recall=0.999), "set --min-recall 0.99$"),
         (300, Target(min_recall=0.9, max_latency_ms=1e-9), "What would do: --max-latency-ms"),
     ],
@@ -107,6 +116,27 @@ def test_a_target_that_is_not_reached_is_an_error_with_a_way_out(
 ) -> None:
     with pytest.raises(RecallError, match=way_out):
         certified(ListIndex(random_vectors(rows), lists=8), target=target)
+
+
+def test_queries_at_hand_are_the_largest_that_can_prove_the_target(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text_dataset(tmp_path / "few", 20)
+    text_dataset(tmp_path / "more", 30)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "dataset.json").write_text("{}")
+    card, settings = index_card(str(tmp_path / "photos")), load_settings()
+
+    found = queries_at_hand(card, Target(min_recall=0.9), settings=settings)
+
+    assert found is not None
+    assert found.path == str(tmp_path / "more")
+    assert f"{tmp_path}/damaged/dataset.json is damaged" in caplog.text
+    assert queries_at_hand(card, Target(min_recall=0.95), settings=settings) is None
+    other = replace(card, model=make_card("img", checkpoint="d"))
+    assert queries_at_hand(other, Target(min_recall=0.9), settings=settings) is None
+    in_a_store = replace(card, dataset="s3://bucket/photos")
+    assert queries_at_hand(in_a_store, NINETY, settings=settings) is None
 
 
 def test_too_few_texts_ask_for_more(tmp_path: Path) -> None:
@@ -119,7 +149,7 @@ def test_too_few_texts_ask_for_more(tmp_path: Path) -> None:
 def test_lists_that_are_never_read_are_told_with_what_would_reach_more() -> None:
     half_lost = ListIndex(random_vectors(300), lists=16)  # of which a search reads at most 8
 
-    with pytest.raises(RecallError, match=r"more than 2 bits .*, an exact index, or --min-recall"):
+    with pytest.raises(RecallError, match=r"--bits 4, or --kind exact, in a new folder"):
         certified(half_lost)
 
 

@@ -1,0 +1,110 @@
+"""An index is built, or gains what its dataset gained, and is certified before it is published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clipfleet.errors import UsageError
+from clipfleet.reader import Dataset as Vectors
+from clipfleet.retrieval.certificate.certificate import Target
+from clipfleet.retrieval.certificate.certified import certified, is_certified
+from clipfleet.retrieval.faiss_library import load_faiss
+from clipfleet.retrieval.index.build import BuildOptions, BuildShards, Show, build, build_here
+from clipfleet.retrieval.index.card import CANDIDATE_NAME, CARD_NAME, IndexCard, read_card
+from clipfleet.retrieval.index.folder import index_folder, lock, publish
+from clipfleet.retrieval.index.index import Index
+from clipfleet.retrieval.index.parameters import IndexKind
+from clipfleet.settings import Settings, cores, load_settings
+from clipfleet.storage.format.dataset import Dataset
+
+MAX_MEMORY_GIB = 4.0
+MIN_RECALL = 0.95
+SHARD_ROWS = 131_072
+
+
+def build_index(
+    dataset: str | Path,
+    out: str | Path,
+    *,
+    append: bool = False,
+    kind: IndexKind | None = None,
+    lists: int | None = None,
+    bits: int | None = None,
+    seed: int = 0,
+    max_memory_gib: float = MAX_MEMORY_GIB,
+    shard_rows: int = SHARD_ROWS,
+    min_recall: float = MIN_RECALL,
+    max_latency_ms: float | None = None,
+    queries: str | Path | None = None,
+    build_shards: BuildShards = build_here,
+    settings: Settings | None = None,
+    on_progress: Show | None = None,
+) -> IndexCard:
+    """Build the index of a dataset in a folder, or let it gain what the dataset gained.
+
+    Up to 200,000 vectors the index is exact; above, lists of RaBitQ codes find candidates, which
+    are compared exactly. The same call goes on with a build that was killed. If nothing changed
+    since the last call, the index stays as it is.
+
+    Args:
+        dataset: The dataset's folder, or `s3://bucket/prefix`.
+        out: The folder of the index, new or begun.
+        append: Add the parts that the dataset gained to an index, and remove those that it lost.
+        kind: The kind of the index, `exact` or `ivf-rabitq`, if size and memory do not choose it.
+        lists: The number of lists; by default about 4 √n.
+        bits: Bits a dimension of the codes, 1 to 4; by default 2, or 1 if the memory is small.
+        seed: Chooses the vectors that train the lists.
+        max_memory_gib: The memory that building and searching may take, in GiB.
+        shard_rows: Vectors of a shard, rounded up to whole parts. Smaller shards lose less work if
+            a build is killed, and spread over more workers; larger ones make fewer files.
+        min_recall: What the lower 95 % bound of recall@10 must reach; it chooses the parameters of
+            searches. An exact index finds everything.
+        max_latency_ms: What the p95 of a search for ten rows must not exceed, in milliseconds.
+        queries: A dataset of the other tower, of the same checkpoint, whose vectors are queries of
+            the certificate. By default the largest one beside the dataset.
+        build_shards: What builds the shards: this process, or the workers of a fleet
+            (`clipfleet.FleetBuild`).
+        settings: Without them, those of `load_settings()`.
+        on_progress: Called with what is done, and so many of so many vectors.
+
+    Raises:
+        UsageError: The options do not go together, or do not fit the index; or another process
+            builds it.
+        RecallError: The index does not reach the recall or the latency. What was built is kept for
+            the next call.
+        DatasetError: There is no dataset, it has no vectors, or a part is damaged.
+        DependencyError: FAISS is not installed.
+        StorageError: A disk or the object store does not answer, or refuses a write.
+    """
+    if not 0 < min_recall <= 1:
+        raise UsageError(f"min_recall is {min_recall:g}: it is a share of the neighbours, 0 to 1")
+    settings = settings or load_settings()
+    target = Target(min_recall=min_recall, max_latency_ms=max_latency_ms)
+    asked = None if queries is None else Vectors(queries, settings=settings)
+    load_faiss().omp_set_num_threads(settings.engine_threads or cores())
+    stored = Dataset.open(str(dataset), store_timeout_s=settings.store_timeout_s)
+    folder = index_folder(out)
+    options = BuildOptions(
+        kind=kind,
+        lists=lists,
+        bits=bits,
+        seed=seed,
+        max_memory_gib=max_memory_gib,
+        shard_rows=shard_rows,
+    )
+    show = on_progress or _show_nothing
+    with lock(folder):
+        built = build(stored, folder, options, append=append, build_shards=build_shards, show=show)
+        card = built or read_card(folder)
+        assert card is not None  # noqa: S101 - `build` lacks nothing only where there is a card
+        if built is None and is_certified(card, target, asked):
+            return card
+        name = CANDIDATE_NAME if built else CARD_NAME
+        with Index.open(folder, card_name=name) as index:
+            card = certified(index, target=target, queries=asked, settings=settings)
+        publish(folder, card)
+    return card
+
+
+def _show_nothing(what: str, done: int, whole: int) -> None:
+    """Show no progress."""

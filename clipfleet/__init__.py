@@ -15,7 +15,8 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False  # as in `typing`, which takes longer to load than all of this module
 if TYPE_CHECKING:
-    from clipfleet.api import embed, repair, resume, retry, status, submit, verify
+    from clipfleet.api.datasets import embed, repair, resume, retry, status, submit, verify
+    from clipfleet.api.recall import compare, evaluate
     from clipfleet.errors import (
         BrokerError,
         CardError,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from clipfleet.retrieval.index.parameters import SearchParameters
     from clipfleet.retrieval.neighbours import Neighbours
     from clipfleet.retrieval.verify_index import IndexVerification, verify_index
-    from clipfleet.retrieval_api import compare, evaluate
     from clipfleet.settings import Settings, load_settings
     from clipfleet.storage.verify.verification import Verification
     from clipfleet.tasks.items.queue import ItemQueue
@@ -138,18 +138,18 @@ _MODULES = {  # of the names above
     "Summary": "clipfleet.tasks.local.run",
     "TensorRTModel": "clipfleet.workers.engines.tensorrt.model",
     "dedupe": "clipfleet.retrieval.dedupe.deduplicate",
-    "compare": "clipfleet.retrieval_api",
+    "compare": "clipfleet.api.recall",
     "build_index": "clipfleet.retrieval.build_index",
-    "embed": "clipfleet.api",
-    "evaluate": "clipfleet.retrieval_api",
+    "embed": "clipfleet.api.datasets",
+    "evaluate": "clipfleet.api.recall",
     "load_model": "clipfleet.model",
     "load_settings": "clipfleet.settings",
-    "repair": "clipfleet.api",
-    "resume": "clipfleet.api",
-    "retry": "clipfleet.api",
-    "status": "clipfleet.api",
-    "submit": "clipfleet.api",
-    "verify": "clipfleet.api",
+    "repair": "clipfleet.api.datasets",
+    "resume": "clipfleet.api.datasets",
+    "retry": "clipfleet.api.datasets",
+    "status": "clipfleet.api.datasets",
+    "submit": "clipfleet.api.datasets",
+    "verify": "clipfleet.api.datasets",
     "verify_index": "clipfleet.retrieval.verify_index",
 }
 

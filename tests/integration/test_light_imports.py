@@ -16,10 +16,10 @@ HEAVY = ("onnxruntime", "torch", "tensorrt", "onnx")
 ROLES = (
     ("the package", "clipfleet", (*HEAVY, "celery", "pyarrow", "numpy", "pydantic", "redis")),
     ("the command line", "clipfleet.cli.main", (*HEAVY, "pyarrow", "celery")),
-    ("the public functions", "clipfleet.api", (*HEAVY, "pyarrow", "celery")),
+    ("the public functions", "clipfleet.api.datasets", (*HEAVY, "pyarrow", "celery")),
     (
         "the public functions about vectors",
-        "clipfleet.retrieval_api",
+        "clipfleet.api.recall",
         (*HEAVY, "pyarrow", "celery"),
     ),
     ("a dataset's reader", "clipfleet.reader", (*HEAVY, "celery")),

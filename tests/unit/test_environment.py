@@ -18,7 +18,8 @@ PACKAGES = ("clipfleet", "storage", "workers", "tasks", "convert")
 # clipfleet.tasks.app` asks for.
 MAKES_SETTINGS = {
     "clipfleet/__init__.py",
-    "clipfleet/api.py",
+    "clipfleet/api/datasets.py",
+    "clipfleet/api/recall.py",
     "clipfleet/cli/options.py",
     "clipfleet/model.py",
     "clipfleet/reader.py",

@@ -11,7 +11,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("storage", "retrieval", "workers", "tasks", "convert")  # imported as clipfleet.storage …
-PUBLIC = ("clipfleet.api", "clipfleet.model")
 
 # Each may import itself and the folders named here; "clipfleet" are the contracts in its root.
 MAY_IMPORT = {
@@ -22,8 +21,8 @@ MAY_IMPORT = {
     "workers": {"clipfleet", "storage"},
     "tasks": {"clipfleet", "storage", "retrieval", "workers"},
     "convert": {"clipfleet", "workers"},
-    "public": {"clipfleet", "storage", "reader", "retrieval", "workers", "tasks"},
-    "cli": {"clipfleet", "storage", "reader", "retrieval", "workers", "tasks", "convert", "public"},
+    "api": {"clipfleet", "storage", "reader", "retrieval", "workers", "tasks"},
+    "cli": {"clipfleet", "storage", "reader", "retrieval", "workers", "tasks", "convert", "api"},
 }
 CONVERT_MAY_USE = (
     "clipfleet.workers.engines",
@@ -33,7 +32,7 @@ CONVERT_MAY_USE = (
 
 
 def module_files() -> Iterator[tuple[str, Path]]:
-    for folder in (*FOLDERS, "clipfleet/cli"):
+    for folder in (*FOLDERS, "clipfleet/api", "clipfleet/cli"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             inner = path.relative_to(ROOT / folder).with_suffix("").parts
             name = ".".join(("clipfleet", Path(folder).name, *inner))
@@ -60,8 +59,8 @@ def imports_of(path: Path) -> set[str]:
 
 
 def package_of(module: str) -> str:
-    if module in PUBLIC:
-        return "public"
+    if module == "clipfleet.model":
+        return "api"
     second = module.split(".")[1].replace("__main__", "cli")
     return second if second in MAY_IMPORT else "clipfleet"
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from clipfleet.retrieval.evaluation.evaluate import Evaluation
     from clipfleet.retrieval.evaluation.vector_set import EmbeddedTexts
 
-MAX_MEMORY_GIB = 4.0
-
 
 def evaluate(
     images: str | Path,

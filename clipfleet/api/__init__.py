@@ -1,0 +1,1 @@
+"""What the commands do, as functions: `clipfleet.embed`, `clipfleet.evaluate`, and so on."""

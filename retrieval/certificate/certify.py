@@ -75,6 +75,8 @@ def certify(
     samples = [held_out(index, count=QUERIES, seed=seed)]
     if queries is not None:
         samples.append(of_dataset(queries, count=QUERIES, seed=seed))
+    if structure.kind != "exact":
+        _check_number(samples, target)
     measuring = _Measuring(index, samples, seed)
     if structure.kind == "exact":
         steps = [measuring.step(cheapest(structure))]
@@ -115,15 +117,23 @@ def cheapest(structure: Structure) -> SearchParameters:
     )
 
 
+def _check_number(samples: Sequence[QuerySample], target: Target) -> None:
+    """Refuse queries that are too few to prove the target.
+
+    Raises:
+        RecallError: They are.
+    """
+    fewest = min(samples, key=lambda sample: len(sample.vectors))
+    if provable(len(fewest.vectors)) < target.min_recall:
+        raise RecallError(too_few_queries(fewest.kind, len(fewest.vectors), target))
+
+
 def _climb(measuring: _Measuring, structure: Structure, target: Target) -> tuple[list[Step], Step]:
     """Return the settings that were tried, and the one that reaches the target.
 
     Raises:
-        RecallError: None does, or the queries are too few to prove it.
+        RecallError: None does.
     """
-    fewest = min(measuring.samples, key=lambda sample: len(sample.vectors))
-    if provable(len(fewest.vectors)) < target.min_recall:
-        raise RecallError(too_few_queries(fewest.kind, len(fewest.vectors), target))
     climb = Climb(measure=measuring.step, lists=structure.lists, min_recall=target.min_recall)
     climb.run(cheapest(structure))
     if climb.reached is None:
@@ -135,7 +145,7 @@ class _Measuring:
     """Measures settings of one index with the same queries."""
 
     def __init__(self, index: Searchable, samples: Sequence[QuerySample], seed: int) -> None:
-        self.samples = samples
+        self._samples = samples
         self._index = index
         self._exact = exact_neighbours(index, samples)
         together = np.concatenate([sample.vectors for sample in samples])
@@ -145,7 +155,7 @@ class _Measuring:
         """Measure recall@10 of every kind, and the latency over all kinds."""
         recalls = {
             sample.kind: interval(shares_found(self._index, sample, exact, CHOSEN_BY, parameters))
-            for sample, exact in zip(self.samples, self._exact, strict=True)
+            for sample, exact in zip(self._samples, self._exact, strict=True)
         }
         latency = self.latency(parameters, _TIMED_OF_A_STEP)
         return Step(parameters=parameters, recalls=recalls, latency=latency)
@@ -158,5 +168,5 @@ class _Measuring:
         """Measure recall@1, @10 and @100 of every kind."""
         return tuple(
             recall_of(self._index, sample, exact, parameters)
-            for sample, exact in zip(self.samples, self._exact, strict=True)
+            for sample, exact in zip(self._samples, self._exact, strict=True)
         )

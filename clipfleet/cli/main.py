@@ -25,6 +25,7 @@ from clipfleet.cli import (
     export_commands,
     index_commands,
     prepare_command,
+    search_commands,
 )
 from clipfleet.cli.options import Json, RedisUrl, settings_from
 from clipfleet.cli.output import DONE, GPU_LOST, INTERRUPTED, WRONG_USE, print_result
@@ -99,6 +100,8 @@ for _command in (
     error_commands.retry,
     export_commands.dedupe,
     index_commands.index,
+    search_commands.search,
+    search_commands.similarity,
     bench_commands.bench,
     doctor,
 ):

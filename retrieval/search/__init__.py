@@ -1,0 +1,1 @@
+"""Search: queries, their nearest rows of an index, and what shows or keeps the answers."""

@@ -10,7 +10,7 @@
 # make check-lock-convert  the same for the image `convert`: some 500 MB
 # make check-lock-gpu  the same for the image `gpu`: some 3 GB; needs CPython 3.10 (PYTHON310=…)
 # make audit           ask PyPI's advisories about all locks; needs pypi.org's JSON interface
-# make demo            embed 2,000 pictures (COUNT=…) and their captions through Redis and workers into Parquet
+# make demo            embed 2,000 pictures (COUNT=…) and their captions, and search an index of them
 # make clean           remove what the targets above made, except the environment
 
 # VENV or the active environment is used; without one, .venv is made here.
@@ -130,10 +130,10 @@ audit: $(BIN)/python
 	$(BIN)/pip install -q pip-audit
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip $(patsubst %,-r %,$(wildcard requirements*.lock))
 
-# An environment without ONNX Runtime, or without the command, gets what the demo needs.
+# An environment without ONNX Runtime or FAISS, or without the command, gets what the demo needs.
 demo: $(BIN)/python
-	$(BIN)/python -c 'import onnxruntime' 2>/dev/null && test -x $(BIN)/clipfleet || \
-		$(BIN)/pip install -q -c constraints.txt -e '.[cpu,server]'
+	$(BIN)/python -c 'import faiss, onnxruntime' 2>/dev/null && test -x $(BIN)/clipfleet || \
+		$(BIN)/pip install -q -c constraints.txt -e '.[cpu,index,server]'
 	PATH=$(BIN):$$PATH examples/demo/run demo-output $(COUNT)
 
 clean:

@@ -19,7 +19,7 @@ from clipfleet.errors import ItemError, StorageError
 from clipfleet.retrieval.index.index import Index
 from clipfleet.retrieval.search.answers import Answer, Hit
 from clipfleet.retrieval.search.thumbnails import thumbnail
-from clipfleet.retrieval.search.visible import link_of, visible
+from clipfleet.retrieval.search.visible import link_of, shortened, visible
 
 OpenImage = Callable[[str], Image.Image]  # of a uri; raises ItemError
 
@@ -72,7 +72,7 @@ def write_contact_sheet(
 
 
 def _page(heading: Heading, answers: Sequence[Answer], open_image: OpenImage) -> Iterator[str]:
-    title = _shortened(answers[0].name, _TITLE_CHARACTERS) if answers else "no query"
+    title = shortened(answers[0].name, _TITLE_CHARACTERS) if answers else "no query"
     yield (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -105,14 +105,14 @@ def _header(heading: Heading, answers: Sequence[Answer]) -> Iterator[str]:
     if len(answers) > 1:
         yield '<nav aria-label="Queries">\n<ol>\n'
         for number, answer in enumerate(answers, 1):
-            name = _shortened(answer.name, _TITLE_CHARACTERS)
+            name = shortened(answer.name, _TITLE_CHARACTERS)
             yield f'<li><a href="#q{number}">{_text(name)}</a></li>\n'
         yield "</ol>\n</nav>\n"
     yield "</header>\n"
 
 
 def _section(number: int, answer: Answer, tower: Tower, open_image: OpenImage) -> Iterator[str]:
-    name = _shortened(answer.name, _NAME_CHARACTERS)
+    name = shortened(answer.name, _NAME_CHARACTERS)
     yield f'<section aria-labelledby="q{number}">\n<h2 id="q{number}">{_text(name)}</h2>\n'
     if answer.tower == "img" and answer.asked is not None:
         picture = _picture(answer.asked, f"The query {name}", open_image)
@@ -168,10 +168,6 @@ def _picture(uri: str, alt: str, open_image: OpenImage) -> str:
         f'<img src="data:image/jpeg;base64,{data}" width="{small.width}" height="{small.height}" '
         f'alt="{escape(visible(alt))}">'
     )
-
-
-def _shortened(text: str, characters: int) -> str:
-    return text if len(text) <= characters else f"{text[:characters]}…"
 
 
 def _text(text: str) -> str:

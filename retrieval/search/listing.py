@@ -9,9 +9,10 @@ from clipfleet.architectures import Tower
 from clipfleet.retrieval.index.index import Index
 from clipfleet.retrieval.search.answers import Answer, Hit, value_column
 from clipfleet.retrieval.search.search import Searched
-from clipfleet.retrieval.search.visible import short_path, visible
+from clipfleet.retrieval.search.visible import short_path, shortened, visible
 
-_TEXT_CHARACTERS = 100
+_NAME_CHARACTERS = 400  # of a query
+_VALUE_CHARACTERS = 100  # of a text that is a hit
 
 
 def search_lines(index: Index, found: Searched, shown: Sequence[Answer]) -> list[str]:
@@ -43,7 +44,7 @@ def answer_lines(answers: Sequence[Answer], tower: Tower) -> Iterator[str]:
     for number, answer in enumerate(answers):
         if number:
             yield ""
-        yield visible(_shortened(answer.name))
+        yield visible(shortened(answer.name, _NAME_CHARACTERS))
         if answer.failure is not None:
             yield f"  no hits: {answer.failure.error}: {visible(answer.failure.message)}"
         width = max((len(visible(hit.id)) for hit in answer.hits), default=0)
@@ -75,8 +76,4 @@ def _asked_name(tower: Tower) -> str:
 def _shown_value(hit: Hit, tower: Tower) -> str:
     if tower == "img":
         return short_path(hit.value)
-    return _shortened(hit.value)
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _TEXT_CHARACTERS else f"{text[:_TEXT_CHARACTERS]}…"
+    return shortened(hit.value, _VALUE_CHARACTERS)

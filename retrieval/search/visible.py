@@ -24,6 +24,11 @@ def visible(text: str) -> str:
     )
 
 
+def shortened(text: str, characters: int) -> str:
+    """Return a text of at most so many characters, with an ellipsis if it was cut."""
+    return text if len(text) <= characters else f"{text[:characters]}…"
+
+
 def short_path(uri: str) -> str:
     """Return a path below the working folder as a relative one, and any other uri as it is."""
     return os.path.relpath(uri) if uri.startswith(f"{Path.cwd()}{os.sep}") else uri

@@ -46,7 +46,7 @@ def bench(
     allow_unverified: AllowUnverified = False,
     as_json: Json = False,
 ) -> None:
-    """Measure each stage of embedding a source, and name the slowest.
+    """Measure each stage of embedding, and name the slowest one.
 
     Reads, decodes or tokenises, computes and writes the first items of the source, each stage alone
     and then all together, and says what to change. Takes about a minute. The vectors are written to

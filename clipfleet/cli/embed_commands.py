@@ -125,7 +125,7 @@ def submit(
     moved_from: MovedFrom = None,
     as_json: Json = False,
 ) -> None:
-    """Plan a source, and queue its shards for the workers of a fleet.
+    """Plan a source, and queue its shards for a fleet's workers.
 
     Submitting the same source to the same dataset again queues only what is missing. A source with
     other paths or texts for known ids needs --refresh, or --moved-from.

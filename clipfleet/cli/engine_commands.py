@@ -210,7 +210,7 @@ def build(
     verify_texts: VerifyTexts = None,
     as_json: Json = False,
 ) -> None:
-    """Build TensorRT engines for this machine's GPU, and verify them.
+    """Build TensorRT engines for this GPU, and verify them.
 
     An engine is kept only if its vectors agree with its float32 ONNX. It runs only with the
     TensorRT version and GPU model of its build.

@@ -51,7 +51,7 @@ def index(
     seed: Annotated[int, typer.Option(min=0, help="Chooses the vectors that train lists.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Build the index of a dataset, in which its nearest vectors are found.
+    """Build the index of a dataset, or bring it up to date.
 
     The same command goes on with a build that was killed. The index of a dataset that changed since
     is brought up to date with --append.

@@ -48,7 +48,7 @@ def search(
     index: IndexArgument,
     texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts.")] = None,
     image: Annotated[
-        list[Path] | None, typer.Option("--image", help="An image to search by; repeatable.")
+        list[str] | None, typer.Option("--image", help="An image to search by; repeatable.")
     ] = None,
     queries: Annotated[
         str | None,

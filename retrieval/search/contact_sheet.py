@@ -21,7 +21,7 @@ from clipfleet.retrieval.search.answers import Answer, Hit
 from clipfleet.retrieval.search.thumbnails import thumbnail
 from clipfleet.retrieval.search.visible import link_of, shortened, visible
 
-OpenImage = Callable[[str], Image.Image]  # of a uri; raises ItemError
+OpenImage = Callable[[str], Image.Image]  # of a uri; raises ItemError or StorageError
 
 _SIDE = 320  # pixels of a thumbnail; a column is half as wide, for screens with two pixels for one
 _TITLE_CHARACTERS = 60
@@ -161,7 +161,7 @@ def _picture(uri: str, alt: str, open_image: OpenImage) -> str:
     """Return the thumbnail of a picture, or the reason why there is none."""
     try:
         small = thumbnail(open_image(uri), _SIDE)
-    except (ItemError, OSError, ValueError) as error:
+    except (ItemError, StorageError, OSError, ValueError) as error:
         return f'<span class="missing">{_text(alt)} is not shown: {_text(str(error))}</span>'
     data = b64encode(small.data).decode()
     return (

@@ -5,22 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 
 from clipfleet.architectures import Tower
 from clipfleet.errors import UsageError
-from clipfleet.reader import Dataset
 from clipfleet.retrieval.index.card import IndexCard, check_queries
 from clipfleet.retrieval.search.queries import Encode, Queries, encoded_queries
-from clipfleet.retrieval.search.ready_vectors import has_vectors, is_dataset, ready_queries
+from clipfleet.retrieval.search.ready_vectors import (
+    has_vectors,
+    is_dataset,
+    model_of,
+    ready_queries,
+)
 from clipfleet.storage.sources.base import items_source, open_source
+from clipfleet.storage.sources.columns import absolute_uri
 from clipfleet.storage.sources.tower import tower_of
 
 OpenEncoder = Callable[[Tower], Encode]  # loads the engine of a tower
 
 
 def given_queries(
-    texts: Sequence[str], images: Sequence[Path], open_encoder: OpenEncoder, *, dim: int
+    texts: Sequence[str], images: Sequence[str], open_encoder: OpenEncoder, *, dim: int
 ) -> Iterator[Queries]:
     """Return the queries of a few texts and images: first the texts.
 
@@ -31,7 +35,10 @@ def given_queries(
         raise UsageError("nothing to search for: give a text, --image FILE, or --queries FILE")
     given: dict[Tower, list[dict[str, str]]] = {
         "txt": [{"id": str(n), "text": text} for n, text in enumerate(texts, 1)],
-        "img": [{"id": str(path), "uri": os.path.abspath(path)} for path in images],
+        "img": [
+            {"id": uri, "uri": absolute_uri(uri, folder=os.getcwd(), location="--image")}
+            for uri in images
+        ],
     }
     batches: list[Iterator[Queries]] = []
     for tower, items in given.items():
@@ -65,7 +72,7 @@ def open_queries(
 
     Raises:
         SourceError: The file is missing or has another format.
-        DatasetMismatchError: The vectors of a dataset are of another model than the index's `card`.
+        DatasetMismatchError: The vectors are of another model than the index's `card`.
         UsageError: A model is given for vectors.
     """
     asks_for_items = tower or columns["uri_column"] or columns["text_column"]
@@ -75,8 +82,9 @@ def open_queries(
                 f"{location} has vectors already: leave --model out (--tower takes the texts or "
                 "images of a table instead)"
             )
-        if is_dataset(location):
-            check_queries(card, Dataset(location).model)
+        model = model_of(location)
+        if model is not None:
+            check_queries(card, model)
         return ready_queries(location, dim=card.dim, size=size, id_column=columns["id_column"])
     found = tower or tower_of(location, **columns)
     source = open_source(location, tower=found, **columns)

@@ -13,9 +13,13 @@ import pyarrow.parquet as pq
 
 from clipfleet.error_codes import BAD_ITEM, NON_FINITE
 from clipfleet.errors import SourceError
+from clipfleet.model_card import ModelCard, parse_card
 from clipfleet.reader import Dataset
 from clipfleet.retrieval.search.queries import NoVector, Queries, Vectors
+from clipfleet.storage.filesystem.locations import in_object_store
+from clipfleet.storage.format.dataset import INFO_PATH
 from clipfleet.storage.format.parquet import PARQUET_ERRORS
+from clipfleet.storage.format.parts import VERSION_KEY, footer_of
 from clipfleet.storage.sources.columns import ID_COLUMNS, as_id, show
 from clipfleet.storage.sources.tables import json_rows
 
@@ -25,8 +29,31 @@ _MIN_NORM = 1e-6  # below it, a vector has no direction that float16 can hold
 
 
 def is_dataset(location: str) -> bool:
-    """Return whether a folder is a dataset."""
-    return Path(location, "dataset.json").is_file()
+    """Return whether a location is a dataset; in an object store nothing else is read."""
+    return in_object_store(location) or Path(location, INFO_PATH).is_file()
+
+
+def model_of(location: str) -> ModelCard | None:
+    """Return the card of the model that made ready vectors; None if nothing says it.
+
+    A dataset says it, and so does a part that was copied from one.
+
+    Raises:
+        SourceError: The file cannot be read.
+        DatasetError: The dataset or the part is damaged.
+    """
+    if is_dataset(location):
+        return Dataset(location).model
+    if not location.lower().endswith(".parquet"):
+        return None
+    try:
+        metadata = pq.read_metadata(location)
+    except PARQUET_ERRORS as error:
+        raise SourceError(f"{location} cannot be read as Parquet: {error}") from error
+    if VERSION_KEY not in (metadata.metadata or {}):
+        return None
+    card = footer_of(metadata, path=location).card
+    return parse_card(card, origin=f"of {location}") if card else None
 
 
 def has_vectors(path: str) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,12 @@ from clipfleet.storage.format.parts import Embedded
 from clipfleet.workers.engines.fake import write_fake_engine
 from examples.demo.scenes import captions, jpeg, pictures
 from tests.integration.support import run_command
+from tests.page_blocks import run_block
 
 pytestmark = pytest.mark.integration
 
-MODEL = Path(__file__).parents[2] / "examples/demo/model"
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "examples/demo/model"
 COUNT, K = 24, 5
 
 
@@ -153,6 +157,30 @@ def test_a_wrong_call_says_the_way_out(demo: Demo) -> None:
     assert "ends with .parquet" in demo.refusal(*search, "a", "--out", "a.csv")
     assert "there is no folder absent" in demo.refusal(*search, "a", "--html", "absent/a.html")
     assert "--queries stands alone" in demo.refusal(*search, "a", "--queries", "vectors-txt")
+
+
+def test_the_commands_and_the_python_of_the_guide_run(
+    demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("vectors", "models", "indexes"):
+        (tmp_path / folder).mkdir()
+    Path("vectors/photos").symlink_to(demo.folder / "vectors-img")
+    Path("vectors/queries").symlink_to(demo.folder / "vectors-txt")
+    Path("models/vit-b-16").symlink_to(MODEL)
+    Path("query.jpg").symlink_to(demo.folder / demo.ids[0])
+    Path("queries.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in demo.texts))
+    guide = (ROOT / "docs/how-to/search.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```sh\n(.*?)```", guide, re.DOTALL):
+        for line in block.splitlines():
+            program, *arguments = shlex.split(line)
+            assert program == "clipfleet"
+            done = run_command(*arguments, cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+    [block] = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    rows = run_block(block)["rows"]
+    assert [row["id"] for row in rows] == [demo.nearest(vector)[0] for vector in demo.captions]
+    assert Path("search.html").read_text(encoding="utf-8").count("<h2") == 2
 
 
 def test_similarity_gives_each_image_probabilities_of_sum_1(demo: Demo) -> None:

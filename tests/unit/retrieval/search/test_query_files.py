@@ -56,7 +56,8 @@ class Encoders:
 
 def opened(path: Path, **given: Any) -> list[Queries]:
     options = {"size": 2, "has_model": False, "tower": None, "columns": NO_COLUMNS, **given}
-    return list(open_queries(str(path), index_card(), Encoders(), **options))
+    card, encoders = options.pop("card", index_card()), options.pop("encoders", Encoders())
+    return list(open_queries(str(path), card, encoders, **options))
 
 
 def write_jsonl(path: Path, *rows: object) -> Path:
@@ -77,17 +78,7 @@ def test_a_file_of_texts_or_images_opens_that_towers_engine(tmp_path: Path) -> N
     }
     for tower, path in files.items():
         encoders = Encoders()
-        batches = list(
-            open_queries(
-                str(path),
-                index_card(),
-                encoders,
-                size=2,
-                has_model=True,
-                tower=None,
-                columns=NO_COLUMNS,
-            )
-        )
+        batches = opened(path, encoders=encoders, has_model=True)
         assert encoders.towers == [tower]
         assert {batch.tower for batch in batches} == {tower}
         if tower == "img":
@@ -149,16 +140,11 @@ def test_a_dataset_gives_its_vectors_and_its_failures(tmp_path: Path) -> None:
     assert [id_ for batch in batches for id_ in batch.ids] == ["t0", "t1", "t2", "t3", "t4"]
     assert [len(batch.failures) for batch in batches] == [0, 0, 1]
     assert batches[2].failures[0].error == "empty_file"
-    with pytest.raises(DatasetMismatchError, match="checkpoint"):
-        open_queries(
-            str(tmp_path),
-            index_card(checkpoint="d"),
-            Encoders(),
-            size=2,
-            has_model=False,
-            tower=None,
-            columns=NO_COLUMNS,
-        )
+    other, part = index_card(checkpoint="d"), tmp_path / part_path("00001-0000000")
+    for place in (tmp_path, part):
+        with pytest.raises(DatasetMismatchError, match="checkpoint"):
+            opened(place, card=other)
+    assert opened(part)[0].ids == ["t0", "t1"]
 
 
 def test_a_model_for_ready_vectors_is_refused(tmp_path: Path) -> None:
@@ -197,9 +183,14 @@ def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
 
 def test_texts_and_images_of_a_command_line_are_numbered_through() -> None:
     encoders = Encoders()
-    batches = list(given_queries(["a", ""], [Path("/b.jpg")], encoders, dim=DIM))
+    batches = list(
+        given_queries(["a", ""], ["/b.jpg", "https://a/b.jpg", "c.jpg"], encoders, dim=DIM)
+    )
     assert encoders.towers == ["txt", "img"]
-    assert [(batch.first, batch.ids) for batch in batches] == [(0, ["1", "2"]), (2, ["/b.jpg"])]
+    assert [batch.first for batch in batches] == [0, 2]
+    assert batches[0].ids == ["1", "2"]
+    assert batches[1].ids == ["/b.jpg", "https://a/b.jpg", "c.jpg"]
+    assert batches[1].asked == ["/b.jpg", "https://a/b.jpg", str(Path.cwd() / "c.jpg")]
     assert list(batches[0].failures) == [1]
     with pytest.raises(UsageError, match="nothing to search for"):
         given_queries([], [], encoders, dim=DIM)

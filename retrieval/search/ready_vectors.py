@@ -25,6 +25,7 @@ from clipfleet.storage.sources.tables import json_rows
 
 VECTOR_COLUMNS = ("embedding", "vector", "feature")  # the last one is the guide's
 
+_BUFFER_BYTES = 1 << 20  # of a column; pyarrow's defaults keep all that was read in memory
 _MIN_NORM = 1e-6  # below it, a vector has no direction that float16 can hold
 
 
@@ -118,7 +119,7 @@ def _of_dataset(dataset: Dataset, dim: int, size: int) -> Iterator[_Batch]:
 def _of_parquet(path: str, dim: int, size: int, id_column: str | None) -> Iterator[_Batch]:
     row = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
             id_name, name = _columns(file.schema_arrow.names, id_column, location=path)
             for batch in file.iter_batches(size, columns=[id_name, name]):
                 ids = [

@@ -21,6 +21,7 @@ from clipfleet.storage.sources.columns import Columns, show
 
 _BOM = b"\xef\xbb\xbf"
 _BATCH_ROWS = 4096
+_BUFFER_BYTES = 1 << 20  # of a column; pyarrow's defaults keep all that was read in memory
 # pyarrow raises the last three for strings that are not UTF-8, and times that Python cannot hold.
 _PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError)
 _FIELD_CHARACTERS = 1 << 24  # the csv module's limit of 131,072 is too small for documents
@@ -133,7 +134,7 @@ class ParquetSource(_TableSource):
             raise SourceError(f"{path} cannot be read as Parquet: {error}") from error
 
     def _batches(self, path: str) -> Iterator[tuple[list[object], list[object]]]:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
             names = file.schema_arrow.names
             id_, value = self.columns.find(names, location=path)
             if names.count(id_) > 1 or names.count(value) > 1:

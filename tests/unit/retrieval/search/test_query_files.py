@@ -18,6 +18,7 @@ from clipfleet.items import Item
 from clipfleet.retrieval.index.card import IndexCard
 from clipfleet.retrieval.search.open_queries import given_queries, open_queries
 from clipfleet.retrieval.search.queries import Encode, Queries
+from clipfleet.retrieval.search.ready_vectors import ready_queries
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import Embedded, part_of, part_path
 from tests.datasets import DIM, embedded, embedded_texts, make_card
@@ -113,6 +114,22 @@ def test_ready_vectors_are_normalised_and_a_bad_one_fails_alone(tmp_path: Path, 
     np.testing.assert_allclose(batches[0].vectors[0], UNIT, atol=1e-3)
     np.testing.assert_allclose(batches[1].vectors[1], UNIT, atol=1e-3)
     assert not batches[0].vectors[1].any()
+
+
+def test_a_large_file_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    count, dim = 20_000, 256
+    flat = pa.array(np.random.default_rng(0).random(count * dim, np.float32))
+    size_bytes = flat.nbytes
+    vectors = pa.FixedSizeListArray.from_arrays(flat, dim)
+    path = tmp_path / "v.parquet"
+    table = pa.table({"id": np.arange(count), "vector": vectors})
+    pq.write_table(table, path, use_dictionary=False)
+    del table, flat, vectors
+    before, most, rows = pa.total_allocated_bytes(), 0, 0
+    for batch in ready_queries(str(path), dim=dim, size=1024):
+        most, rows = max(most, pa.total_allocated_bytes() - before), rows + len(batch)
+    assert rows == count
+    assert most < size_bytes / 2
 
 
 def test_a_vector_of_another_form_fails_alone(tmp_path: Path) -> None:

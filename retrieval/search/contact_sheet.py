@@ -25,7 +25,7 @@ OpenImage = Callable[[str], Image.Image]  # of a uri; raises ItemError or Storag
 
 _SIDE = 320  # pixels of a thumbnail; a column is half as wide, for screens with two pixels for one
 _TITLE_CHARACTERS = 60
-_NAME_CHARACTERS = 400  # of a query; a text may have a million
+_NAME_CHARACTERS = 400  # of a text, which may have a million
 _STYLE = Path(__file__).with_name("contact_sheet.css")
 
 
@@ -91,13 +91,14 @@ def _page(heading: Heading, answers: Sequence[Answer], open_image: OpenImage) ->
 def _header(heading: Heading, answers: Sequence[Answer]) -> Iterator[str]:
     things = "pictures" if heading.tower == "img" else "texts"
     failed = sum(answer.failure is not None for answer in answers)
+    failures = f"; {failed:,} failed" if failed else ""
     shown = "1 query" if len(answers) == 1 else f"{len(answers):,} queries"
     if heading.queries > len(answers):
         shown = f"The first {len(answers):,} of {heading.queries:,} queries"
     yield (
         "<header>\n<h1>Search results</h1>\n"
-        f"<p>{shown}, the {heading.k:,} nearest of {heading.rows:,} {things} each"
-        f"{f'; {failed:,} failed' if failed else ''}.</p>\n<dl>\n"
+        f"<p>{shown}, the {heading.k:,} nearest of {heading.rows:,} {things} each{failures}.</p>\n"
+        "<dl>\n"
         f"<dt>Index</dt><dd>{_text(heading.index)}</dd>\n"
         f"<dt>Model</dt><dd>{_text(heading.model)}</dd>\n</dl>\n"
         "<p>The number at each hit is its cosine with the query: 1 is the same direction.</p>\n"
@@ -122,7 +123,7 @@ def _section(number: int, answer: Answer, tower: Tower, open_image: OpenImage) -
         reason = f"{answer.failure.error}: {answer.failure.message}"
         yield f'<p class="failure"><strong>No hits.</strong> {_text(reason)}</p>\n'
     else:
-        yield f'<ol class="{"tiles" if tower == "img" else "lines"}">\n'
+        yield f'<ol role="list" class="{"tiles" if tower == "img" else "lines"}">\n'
         for hit in answer.hits:
             yield _tile(hit, open_image) if tower == "img" else _line(hit)
         yield "</ol>\n"
@@ -148,7 +149,8 @@ def _tile(hit: Hit, open_image: OpenImage) -> str:
 
 
 def _line(hit: Hit) -> str:
-    return f"<li>{_place(hit)} <q>{_text(hit.value)}</q> <small>{_text(hit.id)}</small></li>\n"
+    text = shortened(hit.value, _NAME_CHARACTERS)
+    return f"<li>{_place(hit)} <q>{_text(text)}</q> <small>{_text(hit.id)}</small></li>\n"
 
 
 def _place(hit: Hit) -> str:

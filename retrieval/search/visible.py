@@ -12,6 +12,8 @@ from clipfleet.storage.filesystem.locations import has_scheme, local_path
 
 _REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
+_ESCAPED = ("Cc", "Cs")  # control characters, and bytes of a path that are not UTF-8
+
 
 def visible(text: str) -> str:
     """Return a text in which each control character, and each that turns the order, is escaped.
@@ -19,7 +21,7 @@ def visible(text: str) -> str:
     A terminal obeys the ones, and both show an id in another order for the others.
     """
     return "".join(
-        f"\\u{ord(one):04x}" if one in _REORDERING or unicodedata.category(one) == "Cc" else one
+        f"\\u{ord(one):04x}" if one in _REORDERING or unicodedata.category(one) in _ESCAPED else one
         for one in text
     )
 

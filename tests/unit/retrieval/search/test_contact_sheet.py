@@ -51,7 +51,12 @@ class Page(HTMLParser):
 
 def heading(tower: Tower = "img", *, queries: int = 3) -> Heading:
     return Heading(
-        index=f"/indexes/{HOSTILE}", model="tiny", tower=tower, rows=5000, k=2, queries=queries
+        index=f"/indexes/\udcff{HOSTILE}",
+        model="tiny",
+        tower=tower,
+        rows=5000,
+        k=2,
+        queries=queries,
     )
 
 
@@ -90,6 +95,7 @@ def test_hostile_ids_uris_and_texts_stay_text(page: Page) -> None:
     names = {name for _, attributes in page.elements for name in attributes}
     assert not [name for name in names if name.startswith("on")]
     assert page.text.count(HOSTILE) >= 5
+    assert f"/indexes/\\udcff{HOSTILE}" in page.text
     assert "photo\\u202egpj.exe\\u001b[31m\\u0000" in page.text
     assert page.values("img", "alt")[:2] == [f"Picture {HOSTILE}", f"Picture {visible(TURNED)}"]
 

@@ -10,6 +10,7 @@ import typer
 import clipfleet
 from clipfleet.cli.options import DatasetArgument, Json, settings_from
 from clipfleet.cli.output import print_result
+from clipfleet.settings import cores
 
 
 def dedupe(
@@ -37,6 +38,10 @@ def dedupe(
     clipfleet dedupe vectors/photos unique.parquet
     clipfleet dedupe vectors/photos unique.parquet --threshold 0.99 --json
     """
+    from clipfleet.retrieval.faiss_library import load_faiss
+
+    settings = settings_from()
+    load_faiss().omp_set_num_threads(settings.engine_threads or cores())
     found = clipfleet.dedupe(
         dataset,
         out,
@@ -44,6 +49,6 @@ def dedupe(
         near_cells=near_cells,
         sample=sample,
         seed=seed,
-        settings=settings_from(),
+        settings=settings,
     )
     print_result(found.to_json(), found.lines(), as_json)

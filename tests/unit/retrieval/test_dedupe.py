@@ -133,7 +133,7 @@ def test_cells_find_near_copies_and_are_the_same_again(monkeypatch: pytest.Monke
     vectors[500:] = vectors[:500] + 0.02 * random.standard_normal((500, 16))
     rows = rows_of(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
     found = assign_cells(rows, near_cells=3, seed=1)
-    assert found.count == 128
+    assert found.count == 64
     np.testing.assert_array_equal(found.of_rank, assign_cells(rows, near_cells=3, seed=1).of_rank)
     groups = find_groups(NearPairs(rows=rows, cells=found, threshold=0.97))
     assert groups.representatives[500:].tolist() == list(range(500))
@@ -224,7 +224,7 @@ def test_the_commands_and_the_python_of_the_guide_run(
     commands = commands_in(GUIDE)
     shown = [CliRunner().invoke(app, command, catch_exceptions=False) for command in commands]
     assert [done.exit_code for done in shown] == [0, 0, 0]
-    assert "3 rows: 2 kept, 1 dropped; 1 groups, the largest has 2 rows" in shown[0].output
+    assert "3 rows: 2 kept, 1 dropped (cosine ≥ 0.97)" in shown[0].output
     assert "every row was compared with every other one" in shown[0].output
     assert json.loads(shown[1].stdout)["dropped"] == 1
     [block] = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)

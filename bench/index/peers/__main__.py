@@ -94,16 +94,17 @@ def ours(folder: Path, data: Path, queries: Path) -> Iterator[Measured]:
     whole, resumed = folder / "whole", folder / "resumed"
     built = build(data, whole)
     yield asked("clipfleet", "clipfleet", built, whole, queries, size_bytes(whole))
-    killed = build(data, resumed, kill_after_shards=1)
-    done = sorted(path.parent.name for path in resumed.glob("shards/*/record.json"))
+    killed = build(data, resumed, kill=True)
+    done = len(done_shards(resumed))
     rest = build(data, resumed)
+    shards = len(done_shards(resumed))
     cost = killed.cost + rest.cost
     child = Child(cost=cost, output=rest.output, error=rest.error)
     same = "differ from" if differing(whole, resumed) else "are equal to"
     verified = run_child([sys.executable, "-m", "clipfleet", "verify", str(resumed)])
     note = (
-        f"killed after {killed.cost.seconds:.0f} s ({killed.error}), with {len(done)} shards done; "
-        f"then the same command built the rest in {rest.cost.seconds:.0f} s. Its codes {same} "
+        f"killed after {killed.cost.seconds:.0f} s ({killed.error}), with {done} of {shards} shards "
+        f"done; then the same command built the rest in {rest.cost.seconds:.0f} s. Its codes {same} "
         f"those of the build without a pause; `clipfleet verify` "
         f"{'fails: ' + verified.error if verified.error else 'passes'}"
     )
@@ -113,16 +114,22 @@ def ours(folder: Path, data: Path, queries: Path) -> Iterator[Measured]:
         shutil.rmtree(path)
 
 
-def build(data: Path, out: Path, *, kill_after_shards: int | None = None) -> Child:
-    """Build our index; with `kill_after_shards`, kill the build when so many shards are done."""
+def build(data: Path, out: Path, *, kill: bool = False) -> Child:
+    """Build our index; with `kill`, kill the build when half of its shards are done."""
     command = [sys.executable, "-m", "clipfleet", "index", str(data / "images"), str(out)]
     options = ["--queries", str(data / "texts"), "--kind", "ivf-rabitq"]
+    return run_child([*command, *options], kill_when=lambda: kill and half_done(out))
 
-    def enough() -> bool:
-        done = len(list(out.glob("shards/*/record.json")))
-        return kill_after_shards is not None and done >= kill_after_shards
 
-    return run_child([*command, *options], kill_when=enough)
+def half_done(out: Path) -> bool:
+    plan = out / "build.json"
+    if not plan.exists():
+        return False
+    return 2 * len(done_shards(out)) >= len(json.loads(plan.read_text(encoding="utf-8"))["shards"])
+
+
+def done_shards(out: Path) -> list[Path]:
+    return list(out.glob("shards/*/record.json"))
 
 
 def hnsw(folder: Path, data: Path, queries: Path) -> Measured:

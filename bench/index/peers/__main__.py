@@ -100,18 +100,17 @@ def ours(folder: Path, data: Path, queries: Path) -> Iterator[Measured]:
     shards = len(done_shards(resumed))
     cost = killed.cost + rest.cost
     child = Child(cost=cost, output=rest.output, error=rest.error)
-    same = "differ from" if differing(whole, resumed) else "are equal to"
     verified = run_child([sys.executable, "-m", "clipfleet", "verify", str(resumed)])
     note = (
-        f"killed after {killed.cost.seconds:.0f} s ({killed.error}), with {done} of {shards} shards "
-        f"done; then the same command built the rest in {rest.cost.seconds:.0f} s. Its codes {same} "
-        f"those of the build without a pause; `clipfleet verify` "
-        f"{'fails: ' + verified.error if verified.error else 'passes'}"
+        f"killed after {killed.cost.seconds:.0f} s, with {done} of {shards} shards done; the same "
+        f"command then built the rest in {rest.cost.seconds:.0f} s. Its codes "
+        f"{'differ from' if differing(whole, resumed) else 'are equal to'} those of the build "
+        f"without a pause; `clipfleet verify` {verified.error or 'passes'}"
     )
     name = "clipfleet, killed and resumed"
     yield asked(name, "clipfleet", child, resumed, queries, size_bytes(resumed), note=note)
     for path in (whole, resumed):
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)  # a failed build may leave none
 
 
 def build(data: Path, out: Path, *, kill: bool = False) -> Child:

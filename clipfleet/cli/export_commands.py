@@ -10,6 +10,9 @@ import typer
 import clipfleet
 from clipfleet.cli.options import DatasetArgument, Json, settings_from
 from clipfleet.cli.output import print_result
+from clipfleet.errors import UsageError
+from clipfleet.items import Item
+from clipfleet.settings import cores
 
 
 def dedupe(
@@ -25,6 +28,10 @@ def dedupe(
         int, typer.Option(min=1, help="Rows that are compared with all rows, as a check.")
     ] = 2000,
     seed: Annotated[int, typer.Option(help="Chooses the cells and the sample.")] = 0,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Also write a page that shows groups."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find near-duplicates, and write which rows to keep.
@@ -35,8 +42,18 @@ def dedupe(
 
     \b
     clipfleet dedupe vectors/photos unique.parquet
-    clipfleet dedupe vectors/photos unique.parquet --threshold 0.99 --json
+    clipfleet dedupe vectors/photos unique.parquet --threshold 0.99 --html groups.html
     """
+    from clipfleet.retrieval.dedupe.groups_page import write_groups_page
+    from clipfleet.retrieval.faiss_library import load_faiss
+    from clipfleet.workers.images.decode import ImageLimits, read_image
+
+    settings = settings_from()
+    if html is not None and not html.parent.is_dir():
+        raise UsageError(
+            f"{html}: there is no folder {html.parent}: make it, or choose another one"
+        )
+    load_faiss().omp_set_num_threads(settings.engine_threads or cores())
     found = clipfleet.dedupe(
         dataset,
         out,
@@ -44,6 +61,9 @@ def dedupe(
         near_cells=near_cells,
         sample=sample,
         seed=seed,
-        settings=settings_from(),
+        settings=settings,
     )
+    if html is not None:
+        limits = ImageLimits.from_settings(settings)
+        write_groups_page(html, out, lambda uri: read_image(Item(id=uri, uri=uri), limits)[0])
     print_result(found.to_json(), found.lines(), as_json)

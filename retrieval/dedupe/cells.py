@@ -13,6 +13,7 @@ from clipfleet.retrieval.dedupe.rows import Rows
 from clipfleet.retrieval.faiss_library import load_faiss
 
 EXACT_ROWS = 20_000  # up to here every row is compared with every other one
+_CELLS = 2  # for each root of the number of rows; with more, k-means costs more than it saves
 _TRAINING_ROWS = 48  # of each cell
 _ITERATIONS = 8
 _BLOCK_ROWS = 16_384  # read and assigned at once
@@ -64,7 +65,7 @@ def assign_cells(rows: Rows, *, near_cells: int, seed: int) -> Cells:
     if len(rows) <= EXACT_ROWS:
         return Cells(of_rank=np.zeros((len(rows), 1), np.int32))
     faiss = load_faiss()
-    centroids = _train(rows, 2 ** round(log2(4 * sqrt(len(rows)))), seed)
+    centroids = _train(rows, 2 ** round(log2(_CELLS * sqrt(len(rows)))), seed)
     index = faiss.IndexFlatIP(centroids.shape[1])
     index.add(centroids)
     of_rank = np.empty((len(rows), 1 + near_cells), np.int32)

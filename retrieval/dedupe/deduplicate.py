@@ -21,8 +21,8 @@ from clipfleet.settings import Settings
 class Deduplication:
     """The result of `clipfleet.dedupe`: `rows` is the sum of `kept` and `dropped`.
 
-    `groups` have two rows or more, `largest_group` so many. `cells` is 1 if every row was compared
-    with every other one; then there is no `check`.
+    `groups` counts those of two rows or more, `largest_group` the rows of one. `cells` is 1 if
+    every row was compared with every other one; then there is no `check`.
     """
 
     path: str
@@ -47,8 +47,9 @@ class Deduplication:
     def lines(self) -> list[str]:
         """Return the result for people."""
         counts = (
-            f"{self.rows:,} rows: {self.kept:,} kept, {self.dropped:,} dropped; {self.groups:,} "
-            f"groups, the largest has {self.largest_group:,} rows (cosine ≥ {self.threshold:g})"
+            f"{self.rows:,} rows: {self.kept:,} kept, {self.dropped:,} dropped (cosine ≥ "
+            f"{self.threshold:g}); groups of two rows or more: {self.groups:,}, rows of the "
+            f"largest: {self.largest_group:,}"
         )
         return [
             counts,

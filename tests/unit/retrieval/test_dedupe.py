@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,8 +33,11 @@ from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.reader import PlanReader
 from clipfleet.storage.sources.base import ListSource
 from tests.datasets import make_card
+from tests.unit.test_docs_pages import commands_in
 
 Vectors = NDArray[np.float32]
+
+GUIDE = Path(__file__).parents[3] / "docs/how-to/dedupe.md"
 
 
 def rows_of(vectors: Vectors) -> Rows:
@@ -128,7 +133,7 @@ def test_cells_find_near_copies_and_are_the_same_again(monkeypatch: pytest.Monke
     vectors[500:] = vectors[:500] + 0.02 * random.standard_normal((500, 16))
     rows = rows_of(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
     found = assign_cells(rows, near_cells=3, seed=1)
-    assert found.count == 128
+    assert found.count == 64
     np.testing.assert_array_equal(found.of_rank, assign_cells(rows, near_cells=3, seed=1).of_rank)
     groups = find_groups(NearPairs(rows=rows, cells=found, threshold=0.97))
     assert groups.representatives[500:].tolist() == list(range(500))
@@ -209,13 +214,24 @@ def test_an_existing_file_stays(tmp_path: Path) -> None:
     assert (tmp_path / "out.parquet").read_text() == "mine"
 
 
-def test_the_command_prints_what_was_kept(tmp_path: Path) -> None:
-    root = write_dataset(tmp_path / "d", [(id_, (1, 1)) for id_ in "abc"], at_angles(0, 1, 90))
-    out = tmp_path / "unique.parquet"
-    done = CliRunner().invoke(app, ["dedupe", str(root), str(out)], catch_exceptions=False)
-    assert done.exit_code == 0
-    assert "3 rows: 2 kept, 1 dropped; 1 groups, the largest has 2 rows" in done.output
-    assert "every row was compared with every other one" in done.output
-    out.unlink()
-    done = CliRunner().invoke(app, ["dedupe", str(root), str(out), "--json"])
-    assert (json.loads(done.stdout)["dropped"], json.loads(done.stdout)["check"]) == (1, None)
+def test_the_commands_and_the_python_of_the_guide_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(
+        tmp_path / "vectors/photos", [(id_, (1, 1)) for id_ in "abc"], at_angles(0, 1, 90)
+    )
+    monkeypatch.chdir(tmp_path)
+    commands = commands_in(GUIDE)
+    shown = [CliRunner().invoke(app, command, catch_exceptions=False) for command in commands]
+    assert [done.exit_code for done in shown] == [0, 0, 0]
+    assert "3 rows: 2 kept, 1 dropped (cosine ≥ 0.97)" in shown[0].output
+    assert "every row was compared with every other one" in shown[0].output
+    page = (tmp_path / "groups.html").read_text(encoding="utf-8")
+    assert "The kept picture a" in page
+    assert "<bdi>Picture b</bdi> is not shown" in page  # there is no such file
+    assert "Picture c" not in page
+    [block] = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block, names)  # noqa: S102 - the page is ours
+    assert names["unique"] == ["a", "c"]
+    assert names["dropped"]["representative"].to_pylist() == ["a"]

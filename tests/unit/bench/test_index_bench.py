@@ -1,0 +1,91 @@
+"""The vectors that indexes are measured with, and the table of the indexes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import clipfleet
+from bench.index import vectors
+from bench.index.peers.child import Cost
+from bench.index.peers.queries import Answers, ask, write_queries
+from bench.index.peers.results import Measured, Results, Setting, parse, report
+from bench.index.world import DIM, World
+from clipfleet.storage.verify.verify import verify_dataset
+
+
+def small_world(seed: int) -> World:
+    return World(seed, clusters=20, rank=8)
+
+
+def test_the_made_datasets_are_whole_and_each_caption_is_nearest_to_its_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "World", small_world)
+    monkeypatch.setattr(vectors, "_SHARD_ROWS", 50)
+    monkeypatch.setattr(vectors, "_BATCH_ROWS", 70)  # neither a multiple of the other
+    for name in ("one", "two"):
+        vectors.make(tmp_path / name, rows=230, texts=60, seed=3)
+        assert verify_dataset(str(tmp_path / name / "images")).ok
+        assert verify_dataset(str(tmp_path / name / "texts")).ok
+    images = clipfleet.Dataset(tmp_path / "one/images")
+    texts = clipfleet.Dataset(tmp_path / "one/texts")
+    assert images.model.checkpoint_sha256 == texts.model.checkpoint_sha256
+    assert (len(images), len(texts), images.dim) == (230, 60, DIM)
+    again = clipfleet.Dataset(tmp_path / "two/images").vectors()
+    np.testing.assert_array_equal(images.vectors(), again)
+    lines = (tmp_path / "one/test_texts.jsonl").read_text(encoding="utf-8").splitlines()
+    gold = [json.loads(line)["image_ids"] for line in lines]
+    cosines = texts.vectors().astype(np.float32) @ images.vectors().astype(np.float32).T
+    right = cosines[np.arange(60), [row for [row] in gold]]
+    assert np.median((cosines > right[:, None]).sum(axis=1)) < 10
+    own = images.vectors().astype(np.float32) @ images.vectors().astype(np.float32).T
+    assert own.mean() > cosines.mean() + 0.3  # the modality gap
+    assert (np.triu(own, 1) > 0.97).sum() >= 230 * 0.03 - 4  # near-copies, 3 % of each batch
+
+
+def test_recall_counts_the_exact_neighbours_among_the_answers(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rows, asked = (random.standard_normal((n, 8)).astype(np.float32) for n in (50, 6))
+    write_queries(tmp_path, {"images": asked, "texts": asked}, lambda: iter([rows]))
+
+    def half(query: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+        found = np.argsort(-(query @ rows.T), axis=1)[:, :k]
+        found[:, ::2] = -1
+        return found
+
+    assert ask(tmp_path, half)["texts"].recall == 0.5
+
+
+def test_the_table_has_each_index_and_says_which_one_was_not_built() -> None:
+    answers = Answers(recall=0.9571, p50_ms=2.04, p95_ms=3.0, cpu_ms=2.5)
+    cost = Cost(seconds=100.4, cpu_s=180, peak_bytes=3 << 30)
+    setting = Setting(setting="probes 64, rerank 10", images=answers, texts=answers)
+    results = Results(
+        rows=1000,
+        dim=512,
+        queries=10,
+        machine="2 cores",
+        versions={"faiss-cpu": "1"},
+        indexes=(
+            Measured(
+                name="ours",
+                build=cost + cost,
+                size_bytes=174_000,
+                memory_bytes=180_000,
+                searches=(setting,),
+                note="killed",
+            ),
+            Measured(name="theirs", build=cost, error="exit code 1: no memory"),
+        ),
+    )
+    text = report(parse(json.dumps(results.to_json())))
+    assert "| ours | 201 | 360 | 3,072 | 174 | 180 |" in text
+    assert "| theirs | 100 | 180 | 3,072 | – | – |" in text
+    assert "| ours | probes 64, rerank 10 | 0.957 | 0.957 | 2.04 / 3.00 |" in text
+    assert "- ours: killed" in text
+    assert "- theirs built no index: `exit code 1: no memory`" in text

@@ -100,6 +100,7 @@ for _command in (
     error_commands.retry,
     export_commands.dedupe,
     index_commands.index,
+    index_commands.serve,
     search_commands.search,
     search_commands.similarity,
     bench_commands.bench,

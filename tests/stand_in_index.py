@@ -41,6 +41,10 @@ class StandInIndex:
             created_at="2026-11-22T00:00:00.000+00:00",
         )
 
+    @property
+    def alive(self) -> NDArray[np.bool_]:
+        return ~np.isin(np.arange(len(self._items)), self._hidden)
+
     def __len__(self) -> int:
         return len(self._items)
 
@@ -56,6 +60,9 @@ class StandInIndex:
         rows = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
         scores = np.take_along_axis(cosines, rows, axis=1)
         return Neighbours(rows=np.where(np.isinf(scores), -1, rows), scores=scores)
+
+    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+        return self._vectors[rows].astype(np.float16)
 
     def items(self, rows: NDArray[np.int64]) -> pa.Table:
         chosen = [self._items[row] for row in rows]

@@ -1,9 +1,10 @@
-"""The command that builds indexes: `clipfleet index`."""
+"""The commands that build an index and show it: `clipfleet index` and `clipfleet serve`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +12,20 @@ from typing import Annotated, Any
 import typer
 
 import clipfleet
-from clipfleet.cli.options import DatasetArgument, Json, RedisUrl, settings_from
+from clipfleet.cli.options import (
+    AllowUnverified,
+    Contexts,
+    DatasetArgument,
+    Json,
+    ProviderName,
+    RedisUrl,
+    UrlHosts,
+    engine_settings,
+    settings_from,
+)
 from clipfleet.cli.output import end_on_sigterm, print_result
+from clipfleet.cli.search_commands import IndexArgument, open_index
+from clipfleet.errors import DependencyError
 
 _LINE_INTERVAL_S = 5.0
 
@@ -128,6 +141,59 @@ def _progress_lines() -> Callable[[str, int, int], None]:
             typer.echo(f"{step}: {done:,} of {whole:,} vectors", err=True)
 
     return show
+
+
+def serve(
+    index: IndexArgument,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            help="Model folder, or one engine, of the index's checkpoint; "
+            "without it, the page searches by hits only.",
+        ),
+    ] = None,
+    host: Annotated[
+        str,
+        typer.Option("--host", help="Listen on this address; beyond loopback, a token is needed."),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Listen on this port; 0: a free one.")
+    ] = 8765,
+    provider: Annotated[ProviderName | None, typer.Option(help="ONNX Runtime's provider.")] = None,
+    contexts: Contexts = None,
+    allow_unverified: AllowUnverified = False,
+    url_host: UrlHosts = None,
+) -> None:
+    """Show an index on a local page: search by a text, a picture or a hit.
+
+    The command prints the URL of the page, and runs until Ctrl-C or SIGTERM. On another address
+    than loopback, the URL has a token, and nothing is answered without it.
+
+    \b
+    clipfleet serve indexes/photos --model models/vit-b-16
+    clipfleet serve indexes/photos --model models/vit-b-16 --host 0.0.0.0
+    """
+    end_on_sigterm()
+    try:
+        from clipfleet.retrieval.serve.run import serve_index
+    except ImportError as error:
+        raise DependencyError(
+            f"the page needs Starlette and uvicorn, which cannot be loaded ({error}): pip install "
+            "'clipfleet[serve]'"
+        ) from error
+    from clipfleet.workers.picture_files import PictureFiles
+
+    settings = settings_from(
+        url_hosts=url_host or None, **engine_settings(provider, contexts, allow_unverified)
+    )
+    with open_index(index, settings) as opened, ExitStack() as stack:
+        loaded = None
+        if model is not None:
+            loaded = stack.enter_context(clipfleet.load_model(model, settings=settings))
+        pictures = PictureFiles.from_settings(settings)
+        with suppress(KeyboardInterrupt):  # a signal is the usual end
+            serve_index(opened, loaded, pictures, host=host, port=port, show_url=typer.echo)
 
 
 def _fields(out: Path, card: clipfleet.IndexCard) -> dict[str, Any]:

@@ -103,6 +103,7 @@ for _command in (
     index_commands.index,
     evaluate_commands.evaluate,
     evaluate_commands.compare,
+    index_commands.serve,
     search_commands.search,
     search_commands.similarity,
     bench_commands.bench,

@@ -116,7 +116,7 @@ def search(
     from clipfleet.retrieval.search.search import search as search_index
 
     began = time.monotonic()
-    with _open_index(index, settings) as opened, ExitStack() as stack:
+    with open_index(index, settings) as opened, ExitStack() as stack:
         engines = _Engines(stack, opened, model, settings, few=queries is None)
         if queries is None:
             batches = given_queries(texts or [], image or [], engines.encoder, dim=opened.dim)
@@ -231,7 +231,12 @@ class _Engines:
         return self._stack.enter_context(embedder).embed
 
 
-def _open_index(path: Path, settings: Settings) -> Index:
+def open_index(path: Path, settings: Settings) -> Index:
+    """Return an open index, for searches with the threads of the settings.
+
+    Raises:
+        UsageError: There is no index, or a dataset.
+    """
     from clipfleet.retrieval.faiss_library import load_faiss
     from clipfleet.retrieval.search.ready_vectors import is_dataset
     from clipfleet.settings import cores

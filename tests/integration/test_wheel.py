@@ -80,6 +80,7 @@ def test_the_wheel_holds_clipfleet_alone(wheel: Path) -> None:
         "clipfleet/workers/text/vocab.txt",
         "clipfleet/workers/images/samples/cat.jpg",
         "clipfleet/architectures/ViT-B-16.json",
+        "clipfleet/retrieval/serve/page/index.html",
     ):
         assert needed in names
     # One way from source to wheel: what `pip` makes of the source archive is this wheel.
@@ -111,7 +112,7 @@ def python(
     # A few modules of the packages are imported: to compile all of them would take longer.
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-compile"]
     constraints = ["-q", "-c", str(ROOT / "constraints.txt")]
-    subprocess.run([*install, *constraints, f"{wheel}[cpu,s3]"], check=True)
+    subprocess.run([*install, *constraints, f"{wheel}[cpu,s3,serve]"], check=True)
     return python
 
 

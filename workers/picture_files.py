@@ -1,0 +1,53 @@
+"""Pictures for a person to see, with the limits of the settings."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from clipfleet.settings import Settings
+from clipfleet.workers.http.fetcher import Fetcher, FetchLimits
+from clipfleet.workers.http.policy import UrlPolicy
+from clipfleet.workers.images.decode import ImageLimits, decode, load_image, open_image
+from clipfleet.workers.images.read import read_bytes
+
+
+class PictureFiles:
+    """Reads the files of uris, in any thread; each method raises `ItemError` with the reason."""
+
+    def __init__(self, limits: ImageLimits) -> None:
+        self._limits = limits
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> PictureFiles:
+        fetcher = Fetcher(UrlPolicy.from_settings(settings), FetchLimits.from_settings(settings))
+        return cls(ImageLimits.from_settings(settings, fetcher.fetch))
+
+    def small(self, uri: str, side: int) -> Image.Image:
+        """Return the image of a uri, in its own size, or smaller where its sides stay above `side`.
+
+        Of a JPEG file, no more pixels are decoded than that needs.
+        """
+        image = open_image(self._read(uri), uri, self._limits.max_pixels)
+        image.draft("RGB", (side, side))
+        load_image(image, uri, self._limits.max_pixels)
+        return image
+
+    def file(self, uri: str) -> tuple[bytes, str]:
+        """Return the bytes of an image file, and its media type, such as image/png."""
+        data = self._read(uri)
+        image = open_image(data, uri, self._limits.max_pixels)
+        return data, Image.MIME.get(image.format or "", "application/octet-stream")
+
+    def decoded(self, data: bytes, name: str) -> Image.Image:
+        """Return the image that the bytes of a file hold; `name` is for messages."""
+        return decode(data, name, self._limits.max_pixels)[0]
+
+    def _read(self, uri: str) -> bytes:
+        limits = self._limits
+        return read_bytes(
+            uri,
+            limits.max_bytes,
+            limits.input_roots,
+            attempts=limits.attempts,
+            fetch=limits.fetch,
+        )

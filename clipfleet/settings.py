@@ -160,8 +160,7 @@ class Settings(BaseSettings):
     decode: Decode = "exact"
     """Decoder of JPEG files. `exact`: the pixels are Pillow's. `gpu`: the GPU of a TensorRT engine
     decodes them, which is faster for large images; the vectors differ a little. A dataset has
-    vectors of one kind only. `gpu` needs the extra `gpu-decode`, and is experimental: it has not
-    completed a job on a GPU yet."""
+    vectors of one kind only. `gpu` needs the extra `gpu-decode`."""
 
     engine_threads: int = Field(default=0, ge=0)
     """Threads of an engine on the CPU; 0: one for each core of this process. More threads speed up

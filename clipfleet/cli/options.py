@@ -159,8 +159,7 @@ DecodeOption = Annotated[
     DecodeName | None,
     typer.Option(
         "--decode",
-        help="JPEG files: exact, or (experimental) on the GPU of a TensorRT engine "
-        "[default: exact].",
+        help="JPEG files: exact, or on the GPU of a TensorRT engine [default: exact].",
         show_default=False,
     ),
 ]

@@ -16,8 +16,9 @@ import clipfleet
 from clipfleet.cli.output import DONE, ITEMS_FAILED, WRONG_USE
 from clipfleet.errors import DatasetError, DatasetMismatchError, UsageError
 from clipfleet.retrieval.exact import exact_top_k
+from clipfleet.retrieval.index import index as index_module
 from clipfleet.retrieval.index.build import BuildOptions, BuildShards, Show, build, build_here
-from clipfleet.retrieval.index.card import IndexCard, IndexShard
+from clipfleet.retrieval.index.card import IndexCard, IndexShard, read_card
 from clipfleet.retrieval.index.folder import SHARDS_FOLDER, lock, publish
 from clipfleet.retrieval.index.plan import BuildPlan
 from clipfleet.storage.commit.commit import record_path
@@ -60,11 +61,15 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 def build_small(
-    dataset: Dataset, folder: Path, *, build_shards: BuildShards = build_here
+    dataset: Dataset,
+    folder: Path,
+    *,
+    append: bool = False,
+    build_shards: BuildShards = build_here,
 ) -> IndexCard | None:
     with lock(folder):
         card = build(
-            dataset, folder, SMALL, append=False, build_shards=build_shards, show=lambda *_: None
+            dataset, folder, SMALL, append=append, build_shards=build_shards, show=lambda *_: None
         )
         if card is not None:
             publish(folder, card)
@@ -274,3 +279,17 @@ def test_two_workers_build_the_shards_of_an_index(
         lambda: sum(len(worker.events(done)) for worker in bench.workers) == 2, what="both logs"
     )
     assert bench.in_redis() == (0, 0)
+
+
+def test_a_reader_that_read_the_card_before_an_append_opens_the_new_index(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "index"
+    build_small(dataset, path)
+    old = read_card(path)
+    add_rows(dataset, clustered(500, 2))
+    build_small(dataset, path, append=True)
+    cards = iter([old])
+    monkeypatch.setattr(index_module, "read_card", lambda *given: next(cards, read_card(path)))
+    with clipfleet.Index.open(path) as index:  # the codes of the old card are gone
+        assert index.card == read_card(path) != old

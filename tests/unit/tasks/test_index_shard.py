@@ -73,9 +73,7 @@ def test_a_link_in_place_of_the_shards_is_refused(index: Path, tmp_path: Path) -
 
 def test_an_index_of_another_dataset_is_refused(index: Path) -> None:
     dataset_of(index.parent / "other", np.eye(DIM, dtype=np.float32))
-    with pytest.raises(
-        MessageError, match=r"is for an index of .*other, and .* is one of .*photos"
-    ):
+    with pytest.raises(MessageError, match=r"is for an index of .*other, and .*photos"):
         build(index, dataset="other")
 
 

@@ -37,7 +37,7 @@ from clipfleet.retrieval.index.plan import (
 )
 from clipfleet.retrieval.index.sample import training_sample
 from clipfleet.retrieval.index.shard_builder import build_shard, read_shard_record
-from clipfleet.retrieval.index.sizing import GIB, choose_structure
+from clipfleet.retrieval.index.sizing import GIB, check_memory, choose_structure
 from clipfleet.storage.format.dataset import Dataset, describe, utc_now
 
 Show = Callable[[str, int, int], None]  # what is done, and so many of so many rows
@@ -174,6 +174,8 @@ def _plan(
                 f"{folder} has an index already, and {dataset.root} changed since: --append adds "
                 "what the dataset gained, and removes what it lost; or choose a new folder"
             )
+        memory_bytes = int(options.max_memory_gib * GIB)
+        check_memory(card.structure, fresh.rows, card.dim, max_memory_bytes=memory_bytes)
         if plan is None or plan.published != len(card.shards):
             return fresh
     _check_plan(plan, dataset, folder, options)

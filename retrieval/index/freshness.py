@@ -11,12 +11,12 @@ from clipfleet.errors import DatasetMismatchError
 from clipfleet.retrieval.index.card import IndexCard, IndexedPart
 from clipfleet.retrieval.index.dataset_parts import committed_parts
 from clipfleet.retrieval.index.index import Index
-from clipfleet.retrieval.index.sizing import usual_lists
+from clipfleet.retrieval.index.sizing import EXACT_ROWS, usual_lists
 from clipfleet.storage.format.dataset import Dataset, describe
 
 _SHOWN = 5  # names of parts
 _REMOVED_SHARE = 5  # one row of so many
-_OUTGROWN = 4  # times the usual number of lists
+_OUTGROWN = 4  # times the usual size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,6 +109,10 @@ def _advice(card: IndexCard) -> list[str]:
         advice.append(
             f"{removed:,} of {card.rows:,} rows are removed and still take disk space: a new index "
             "has none"
+        )
+    if card.kind == "exact" and card.alive_rows > _OUTGROWN * EXACT_ROWS:
+        advice.append(
+            f"it compares {card.alive_rows:,} vectors with each query: a new index is faster"
         )
     if card.kind != "exact" and lists >= _OUTGROWN * card.structure.lists:
         advice.append(

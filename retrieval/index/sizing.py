@@ -43,29 +43,45 @@ def choose_structure(
         if kind == "exact":
             raise UsageError("an exact index has neither lists nor bits: leave them out")
         kind = "ivf-rabitq"
-    exact = _exact_bytes(rows, dim)
-    if kind == "exact" or (kind is None and rows <= EXACT_ROWS):
-        if exact <= max_memory_bytes:
-            return Structure(kind="exact", seed=seed)
-        if kind == "exact":
-            raise _too_little(max_memory_bytes, exact, "an exact index", rows)
+    exact = Structure(kind="exact", seed=seed)
+    if kind == "exact" or (
+        kind is None and rows <= EXACT_ROWS and _bytes_of(exact, rows, dim) <= max_memory_bytes
+    ):
+        check_memory(exact, rows, dim, max_memory_bytes=max_memory_bytes)
+        return exact
+    counts = [lists] if lists else [max(1, usual_lists(rows) // each) for each in _DIVISORS]
     candidates = [
         Structure(
             kind="ivf-rabitq",
-            lists=wanted,
+            lists=count,
             bits=each,
-            sample_rows=min(rows, _SAMPLE_OF_LIST * wanted),
+            sample_rows=min(rows, _SAMPLE_OF_LIST * count),
             seed=seed,
         )
-        for each in ((bits,) if bits else _BITS)
-        for divisor in _DIVISORS
-        if (wanted := lists or max(1, usual_lists(rows) // divisor))
+        for each in ([bits] if bits else _BITS)
+        for count in counts
     ]
     for structure in candidates:
-        if _ivf_bytes(structure, rows, dim) <= max_memory_bytes:
+        if _bytes_of(structure, rows, dim) <= max_memory_bytes:
             return structure
-    least = min(_ivf_bytes(structure, rows, dim) for structure in candidates)
-    raise _too_little(max_memory_bytes, least, "an index", rows)
+    smallest = min(candidates, key=lambda structure: _bytes_of(structure, rows, dim))
+    check_memory(smallest, rows, dim, max_memory_bytes=max_memory_bytes)
+    return smallest
+
+
+def check_memory(structure: Structure, rows: int, dim: int, *, max_memory_bytes: int) -> None:
+    """Refuse to build so many rows of a structure in too little memory.
+
+    Raises:
+        UsageError: It does not fit; the message has the memory that does.
+    """
+    needed = _bytes_of(structure, rows, dim)
+    if needed > max_memory_bytes:
+        raise UsageError(
+            f"an index ({structure.kind}) of {rows:,} vectors needs {needed / GIB:.1f} GiB of "
+            f"memory, and --max-memory is {max_memory_bytes / GIB:g}: allow that much, or use a "
+            "larger machine"
+        )
 
 
 def usual_lists(rows: int) -> int:
@@ -76,19 +92,11 @@ def usual_lists(rows: int) -> int:
     return min(lists, max(rows, 1))
 
 
-def _exact_bytes(rows: int, dim: int) -> int:
-    return _BASE_BYTES + rows * dim * 2
-
-
-def _ivf_bytes(structure: Structure, rows: int, dim: int) -> int:
+def _bytes_of(structure: Structure, rows: int, dim: int) -> int:
+    """Return the memory that building takes at its peak; searching takes less."""
+    if structure.kind == "exact":
+        return _BASE_BYTES + rows * dim * 2
     centroids = structure.lists * dim * 4
     train = structure.sample_rows * dim * _TRAIN_BYTES + 2 * centroids
     merge = int(rows * bytes_per_vector(dim, structure.bits) * _MERGE_FACTOR) + centroids
     return _BASE_BYTES + max(train, merge)
-
-
-def _too_little(given: int, needed: int, what: str, rows: int) -> UsageError:
-    return UsageError(
-        f"{what} of {rows:,} vectors needs {needed / GIB:.1f} GiB of memory, and --max-memory is "
-        f"{given / GIB:g}: allow that much, or use a larger machine"
-    )

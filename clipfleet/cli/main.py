@@ -102,6 +102,7 @@ for _command in (
     index_commands.index,
     evaluate_commands.evaluate,
     evaluate_commands.compare,
+    evaluate_commands.muge,
     bench_commands.bench,
     doctor,
 ):

@@ -61,6 +61,8 @@ class Parity:
     threshold: float
     cosine_between_items: float | None = None  # None: only one item was measured
     measured_on: MeasuredOn | None = None  # None: the engine computes the same on every machine
+    overlap: float | None = None  # of nearest neighbours with the reference's; None: no gate
+    overlap_items: int | None = None  # in the gate's sample
 
     @property
     def passed(self) -> bool:

@@ -12,6 +12,7 @@ from clipfleet.convert.checkpoints.download import published_checkpoint
 from clipfleet.convert.checkpoints.load import Checkpoint, build_model, load_checkpoint
 from clipfleet.convert.export.reference import TORCH_REFERENCE, reference_features
 from clipfleet.convert.export.tower import export_tower, fold_batch_norms, tower_specs
+from clipfleet.convert.gate import Gate, gate_check
 from clipfleet.convert.model.chinese_clip import ChineseClip, halve
 from clipfleet.convert.parity import verify_engine, verify_inputs
 from clipfleet.convert.staging import publish_accepted, staging_folder, with_checksums
@@ -39,6 +40,7 @@ class Conversion:
     context_length: int
     verify_images: Path | None
     verify_texts: Path | None
+    gate: Gate | None
     progress: Progress
 
     def engine_name(self, tower: Tower, precision: Precision) -> str:
@@ -57,6 +59,7 @@ def convert(  # noqa: PLR0913
     download_root: str | Path | None = None,
     verify_images: str | Path | None = None,
     verify_texts: str | Path | None = None,
+    gate: Gate | None = None,
     progress: Progress | None = None,
 ) -> list[tuple[ModelCard, Path]]:
     """Convert a checkpoint's towers to ONNX and return each engine's card with the card's path.
@@ -69,8 +72,8 @@ def convert(  # noqa: PLR0913
     Raises:
         UsageError: No tower or precision, or an impossible batch size or context length.
         CheckpointError: The checkpoint does not hold the architecture's weights.
-        VerificationError: An engine strays too far from float32 PyTorch. Where it is a
-            float16 engine, the engines that passed were written.
+        VerificationError: An engine strays too far from float32 PyTorch, or fails `gate`. Where it
+            is a float16 engine, the engines that passed were written.
         StorageError: The published checkpoint cannot be downloaded.
     """
     if not isinstance(architecture, Architecture):
@@ -92,6 +95,7 @@ def convert(  # noqa: PLR0913
         context_length=length,
         verify_images=Path(verify_images) if verify_images else None,
         verify_texts=Path(verify_texts) if verify_texts else None,
+        gate=gate,
         progress=progress,
     )
     folder = conversion.save_prefix.parent
@@ -148,6 +152,9 @@ def _convert_tower(
     model = _tower_model(conversion, tower)
     conversion.progress(f"computing float32 features of {len(inputs)} items ({tower})")
     reference = reference_features(model, tower, inputs)
+    check = gate_check(
+        conversion.gate, tower, size, lambda sample: reference_features(model, tower, sample)
+    )
     fold_batch_norms(model)
     for precision in conversion.precisions:
         if precision == "fp16":
@@ -159,6 +166,7 @@ def _convert_tower(
         try:
             with OnnxEngine(card, path, provider="cpu", max_batch=_MAX_BATCH) as engine:
                 parity = verify_engine(engine, inputs, reference, reference_name=TORCH_REFERENCE)
+                parity = check(engine, parity)
         except VerificationError as error:
             if precision == "fp32":
                 raise

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from clipfleet.architectures import Architecture, Tower, load_architecture
 from clipfleet.convert.export.float16 import convert_to_float16
 from clipfleet.convert.export.tower import tower_specs
+from clipfleet.convert.gate import Gate
 from clipfleet.convert.parity import verify_engine
 from clipfleet.convert.staging import (
     EXTRA_FILE_SUFFIX,
@@ -38,7 +39,7 @@ _MAX_BATCH = 4  # items at once in verification, where the engine takes any numb
 _TOWERS: dict[str, Tower] = {"image": "img", "text": "txt"}  # by the input's name
 
 
-def convert_onnx(
+def convert_onnx(  # noqa: PLR0913
     onnx: str | Path,
     *,
     architecture: str | Path | Architecture,
@@ -47,6 +48,7 @@ def convert_onnx(
     logit_scale: float | None = None,
     verify_images: Path | None = None,
     verify_texts: Path | None = None,
+    gate: Gate | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[tuple[ModelCard, Path]]:
     """Make engines of a float32 ONNX file; return each engine's card with the card's path.
@@ -61,8 +63,8 @@ def convert_onnx(
         ConversionError: The file cannot be read as ONNX.
         EngineError: The file is not its card's, or does not run.
         UsageError: The file is no float32 tower of the architecture, or no logit scale is known.
-        VerificationError: An engine strays too far from the file. Where it is the float16
-            engine, the float32 engine was written.
+        VerificationError: An engine strays too far from the file, or fails `gate`. Where it is
+            the float16 engine, the float32 engine was written.
     """
     onnx, prefix = Path(onnx).absolute(), Path(save_prefix).absolute()
     progress = progress or _silent
@@ -72,7 +74,7 @@ def convert_onnx(
     graph = _read(onnx)
     source = _source_card(onnx, graph, architecture, logit_scale)
     progress(f"computing float32 features with {onnx.name}")
-    reference = compute_reference(source, onnx, images=verify_images, texts=verify_texts)
+    reference = compute_reference(source, onnx, images=verify_images, texts=verify_texts, gate=gate)
     accepted: list[tuple[ModelCard, Path]] = []
     rejected: list[VerificationError] = []
     with staging_folder(prefix) as staging:
@@ -206,6 +208,7 @@ def _copy(graph: onnx_ir.Model, source: ModelCard, path: Path) -> ModelCard:
 
 def _verify(card: ModelCard, path: Path, reference: Reference) -> Parity:
     with OnnxEngine(card, path, provider="cpu", max_batch=_MAX_BATCH) as engine:
-        return verify_engine(
+        parity = verify_engine(
             engine, reference.inputs, reference.features, reference_name=reference.name
         )
+        return reference.check(engine, parity)

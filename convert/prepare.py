@@ -17,7 +17,9 @@ from clipfleet.architectures import (
     architecture_names,
     load_architecture,
 )
+from clipfleet.convert.checkpoints.download import CHECKPOINT_SUFFIXES, published_checkpoint
 from clipfleet.convert.dependencies import naming_missing_packages
+from clipfleet.convert.gate import Gate, has_passed
 from clipfleet.convert.tensorrt.build import build_engine
 from clipfleet.convert.tensorrt.build_lock import build_lock
 from clipfleet.convert.tensorrt.find_or_build import fits
@@ -28,7 +30,6 @@ from clipfleet.model_card import ModelCard, Precision, card_path, check_files, s
 from clipfleet.workers.engines.model_folder import FoundEngine, engines_in
 from clipfleet.workers.engines.tensorrt.place import Place, find_place, gpu_slug
 
-_CHECKPOINTS = (".pt", ".pth", ".bin", ".safetensors")
 _SIZES: tuple[tuple[str, BatchSize], ...] = (("", 1), ("-batch", AUTO))  # by part of the name
 
 Progress = Callable[[str], None]
@@ -59,10 +60,11 @@ class _Preparation:
     download_root: Path | None
     verify_images: Path | None
     verify_texts: Path | None
+    gate: Gate | None
     progress: Progress
 
 
-def prepare(
+def prepare(  # noqa: PLR0913
     model: str | Path,
     folder: str | Path,
     *,
@@ -71,6 +73,7 @@ def prepare(
     download_root: Path | None = None,
     verify_images: Path | None = None,
     verify_texts: Path | None = None,
+    gate: Gate | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
     """Fill a folder with the engines of a model, and return those that this machine can use.
@@ -78,7 +81,7 @@ def prepare(
     `model` is an architecture, by its name or its JSON file, or a checkpoint of a known one, by its
     file or its folder. The folder gets ONNX engines in float32 and float16 for any batch size. On
     a machine with a GPU and TensorRT it also gets an engine for single items, and one for the
-    fastest batch size. What is there already is kept.
+    fastest batch size. What is there already is kept; with `gate`, what has passed one.
 
     Raises:
         UsageError: The model is unknown, or the folder holds another one, or cannot be written.
@@ -86,7 +89,7 @@ def prepare(
         DependencyError: A package of the conversion or of the build is not installed.
         EngineError: An engine does not run.
         StorageError: The published checkpoint cannot be downloaded.
-        VerificationError: An engine strays too far from float32.
+        VerificationError: An engine strays too far from float32, or fails `gate`.
     """
     architecture, checkpoint = _parse_model(model, checkpoint)
     preparation = _Preparation(
@@ -97,6 +100,7 @@ def prepare(
         download_root=download_root,
         verify_images=verify_images,
         verify_texts=verify_texts,
+        gate=gate,
         progress=progress or _silent,
     )
     name = preparation.folder.name
@@ -141,12 +145,12 @@ def _parse_model(
 
 
 def _checkpoint_in(folder: Path) -> Path:
-    found = sorted(path for path in folder.iterdir() if path.suffix in _CHECKPOINTS)
+    found = sorted(path for path in folder.iterdir() if path.suffix in CHECKPOINT_SUFFIXES)
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise UsageError(
-            f"{folder} is expected to hold one checkpoint ({', '.join(_CHECKPOINTS)}), and holds "
-            f"{names}: name the file"
+            f"{folder} is expected to hold one checkpoint ({', '.join(CHECKPOINT_SUFFIXES)}), and "
+            f"holds {names}: name the file"
         )
     return found[0]
 
@@ -159,7 +163,6 @@ def _convert_missing(preparation: _Preparation) -> None:
     if not missing:
         return
     with naming_missing_packages():
-        from clipfleet.convert.checkpoints.download import published_checkpoint
         from clipfleet.convert.checkpoints.load import architecture_of
         from clipfleet.convert.conversion import convert
     if checkpoint is None and architecture is not None:
@@ -175,6 +178,7 @@ def _convert_missing(preparation: _Preparation) -> None:
             batch_size=None,
             verify_images=preparation.verify_images,
             verify_texts=preparation.verify_texts,
+            gate=preparation.gate,
             progress=preparation.progress,
         )
 
@@ -195,11 +199,12 @@ def _check_same_model(preparation: _Preparation, checkpoint: Path | None) -> Non
 
 
 def _onnx(preparation: _Preparation, tower: Tower) -> dict[Precision, FoundEngine]:
-    """Return the undamaged ONNX engines of a tower for any batch size, by their precision."""
+    """Return a tower's ONNX engines for any batch size that are as asked for, by precision."""
     found: dict[Precision, FoundEngine] = {}
     for engine in engines_in(preparation.folder):
         card = engine.card
-        if (card.runtime, card.tower, card.batch_size) == ("onnxruntime", tower, None):
+        kind = card.runtime, card.tower, card.batch_size
+        if kind == ("onnxruntime", tower, None) and has_passed(preparation.gate, card):
             try:
                 check_files(card, engine.path)
             except EngineDamagedError as error:
@@ -220,6 +225,7 @@ def _build_missing(preparation: _Preparation, tower: Tower, place: Place) -> Non
             if engine.card.tower == tower
             and _is_of(engine, place)
             and (engine.batch == 1) == (batch_size == 1)
+            and has_passed(preparation.gate, engine.card)
         )
         if any(fits(engine.path, place, progress, of=source.card) for engine in there):
             continue
@@ -234,6 +240,7 @@ def _build_missing(preparation: _Preparation, tower: Tower, place: Place) -> Non
             options=BuildOptions(timing_cache=None),
             verify_images=preparation.verify_images,
             verify_texts=preparation.verify_texts,
+            gate=preparation.gate,
             progress=progress,
         )
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import enum
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -61,19 +62,28 @@ class Normalize:
         return pixels.clone().sub_(self.mean).div_(self.std)
 
 
-@cache
-def original_utils() -> Any:
-    """Return the module `cn_clip.clip.utils`: `tokenize`, `image_transform` and more."""
+@contextmanager
+def torchvision_stand_in() -> Iterator[None]:
+    """Let `import torchvision` find the parts above meanwhile."""
     package, transforms = ModuleType("torchvision"), ModuleType("torchvision.transforms")
     for stand_in in (InterpolationMode, Compose, Resize, ToTensor, Normalize):
         setattr(transforms, stand_in.__name__, stand_in)
+    datasets = ModuleType("torchvision.datasets")
     package.transforms = transforms  # type: ignore[attr-defined]
-    stand_ins = {"torchvision": package, "torchvision.transforms": transforms}
+    package.datasets = datasets  # type: ignore[attr-defined]
+    stand_ins = {module.__name__: module for module in (package, transforms, datasets)}
     kept = {name: sys.modules[name] for name in stand_ins if name in sys.modules}
     sys.modules.update(stand_ins)
     try:
-        return importlib.import_module("cn_clip.clip.utils")
+        yield
     finally:
         for name in stand_ins:
             del sys.modules[name]
         sys.modules.update(kept)
+
+
+@cache
+def original_utils() -> Any:
+    """Return the module `cn_clip.clip.utils`: `tokenize`, `image_transform` and more."""
+    with torchvision_stand_in():
+        return importlib.import_module("cn_clip.clip.utils")

@@ -45,6 +45,8 @@ def embed(
     refresh: bool = False,
     on_conflict: OnConflict | None = None,
     moved_from: str | Path | None = None,
+    gate_sample: str | Path | None = None,
+    min_overlap: float = 0.95,
     settings: Settings | None = None,
     on_progress: OnProgress | None = None,
 ) -> Summary:
@@ -77,11 +79,15 @@ def embed(
             vectors always take newer content.
         moved_from: The folder of the source when it was planned, if it was moved since. Its images
             are not embedded again, and open shards find them at the present place.
+        gate_sample: With `settings.decode` "gpu": a folder or table of your own images, which are
+            embedded twice first. Nothing is embedded if the GPU changes their neighbours.
+        min_overlap: With `gate_sample`: the share of their 10 nearest neighbours that must stay.
         settings: Without them, those of `load_settings()`.
         on_progress: Called with a `Snapshot` several times a second.
 
     Raises:
-        UsageError: The source, the model, the dataset or a setting is wrong.
+        UsageError: The source, the model, the dataset or a setting is wrong; or `gate_sample` has
+            other neighbours when the GPU decodes it.
         BrokerError: Redis does not start or answer.
         EngineError: The workers do not start, or refuse a shard.
     """
@@ -102,6 +108,8 @@ def embed(
         text_column=text_column,
         text_normalisation=text_normalisation,
     )
+    if gate_sample is not None:
+        _check_decoder(str(gate_sample), card, min_overlap, chosen)
     return embed_source(
         opened,
         str(out),
@@ -355,6 +363,20 @@ def _processes(model: str | Path, workers: int | None, gpus: str | None) -> dict
     card, _ = load_card(model)
     is_free = workers is None and card.runtime == "tensorrt"
     return {"workers": workers or 1, "gpus": gpus_of_model(card.gpu) if is_free else ()}
+
+
+def _check_decoder(sample: str, card: Path, min_overlap: float, settings: Settings) -> None:
+    from clipfleet.storage.sources.sample import read_sample
+    from clipfleet.tasks.local.decode_gate import check_decoder
+
+    if settings.decode != "gpu":
+        raise UsageError(
+            "a gate's sample is for decoding on the GPU (--decode gpu): other pixels are Pillow's"
+        )
+    tower, items = read_sample(sample)
+    if tower != "img":
+        raise UsageError(f"the sample {sample} holds texts: give images, which the GPU decodes")
+    check_decoder(items, card, min_overlap=min_overlap, settings=settings)
 
 
 def _with_rule(settings: Settings, on_conflict: OnConflict | None, *, refresh: bool) -> Settings:

@@ -9,6 +9,7 @@ import typer
 
 import clipfleet
 from clipfleet.cli.options import (
+    MIN_OVERLAP,
     AllowUnverified,
     Contexts,
     DatasetArgument,
@@ -18,6 +19,7 @@ from clipfleet.cli.options import (
     Gpus,
     IdColumn,
     Json,
+    MinOverlap,
     Model,
     MovedFrom,
     OnConflictOption,
@@ -62,6 +64,15 @@ def embed(
     refresh: Refresh = False,
     on_conflict: OnConflictOption = None,
     moved_from: MovedFrom = None,
+    gate_sample: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER|TABLE",
+            help="With --decode gpu: your own images, 100 or more (the first 1,000 count); their "
+            "nearest neighbours must stay, or nothing is embedded.",
+        ),
+    ] = None,
+    min_overlap: MinOverlap = None,
     provider: Annotated[ProviderName | None, typer.Option(help="ONNX Runtime's provider.")] = None,
     contexts: Contexts = None,
     allow_unverified: AllowUnverified = False,
@@ -80,6 +91,8 @@ def embed(
     clipfleet embed photos/ vectors/photos --model models/vit-b-16 --gpus 0,2
     """
     end_on_sigterm()
+    if min_overlap is not None and gate_sample is None:
+        raise UsageError("--min-overlap needs a sample: give --gate-sample too")
     settings = settings_from(
         shard_size=shard_size,
         embedding_dtype=dtype,
@@ -106,6 +119,8 @@ def embed(
             refresh=refresh,
             on_conflict=on_conflict.value if on_conflict else None,
             moved_from=moved_from,
+            gate_sample=gate_sample,
+            min_overlap=MIN_OVERLAP if min_overlap is None else min_overlap,
             settings=settings,
             on_progress=show,
         )

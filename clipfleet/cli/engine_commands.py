@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipfleet.architectures import TOWERS, load_architecture
-from clipfleet.cli.options import Json, PrecisionName, TowerName
+from clipfleet.cli.options import (
+    GateSample,
+    Json,
+    MinOverlap,
+    PrecisionName,
+    TowerName,
+    gate_from,
+)
 from clipfleet.cli.output import end_on_sigterm, print_result
 from clipfleet.errors import UsageError
 
 if TYPE_CHECKING:
     from clipfleet.architectures import Tower
+    from clipfleet.convert.gate import Gate
     from clipfleet.model_card import ModelCard, Precision
 
 OnnxArgument = Annotated[
@@ -80,6 +88,8 @@ def convert(
     download_root: Annotated[Path | None, typer.Option(help="Folder of downloads.")] = None,
     verify_images: VerifyImages = None,
     verify_texts: VerifyTexts = None,
+    gate_sample: GateSample = None,
+    min_overlap: MinOverlap = None,
     if_missing: Annotated[
         bool, typer.Option("--if-missing", help="Do nothing if all these engines exist.")
     ] = False,
@@ -100,7 +110,8 @@ def convert(
     precisions: tuple[Precision, ...] = (
         tuple(p.value for p in precision) if precision else ("fp32", "fp16")
     )
-    if if_missing and (present := _converted(prefix, towers, precisions)):
+    gate = gate_from(gate_sample, min_overlap)
+    if if_missing and (present := _converted(prefix, towers, precisions, gate)):
         _print(present, as_json)
         return
 
@@ -135,6 +146,7 @@ def convert(
         "precisions": precisions,
         "verify_images": verify_images,
         "verify_texts": verify_texts,
+        "gate": gate,
         "progress": print_progress,
     }
     if from_onnx is None:
@@ -153,15 +165,19 @@ def convert(
 
 
 def _converted(
-    prefix: Path, towers: Sequence[Tower], precisions: Sequence[Precision]
+    prefix: Path, towers: Sequence[Tower], precisions: Sequence[Precision], gate: Gate | None
 ) -> list[tuple[ModelCard, Path]]:
-    """Return the cards of these engines with their paths; empty if an engine is missing."""
+    """Return the cards of these engines with their paths; empty if one is missing, or ungated."""
+    from clipfleet.convert.gate import has_passed
     from clipfleet.model_card import card_path, load_card
 
     engines = [prefix.with_name(f"{prefix.name}.{t}.{p}.onnx") for t in towers for p in precisions]
     if not all(engine.is_file() and card_path(engine).is_file() for engine in engines):
         return []
-    return [(load_card(engine)[0], card_path(engine)) for engine in engines]
+    cards = [load_card(engine)[0] for engine in engines]
+    if not all(has_passed(gate, card) for card in cards):
+        return []
+    return [(card, card_path(engine)) for card, engine in zip(cards, engines, strict=True)]
 
 
 def build(
@@ -208,6 +224,8 @@ def build(
     reference: Reference = None,
     verify_images: VerifyImages = None,
     verify_texts: VerifyTexts = None,
+    gate_sample: GateSample = None,
+    min_overlap: MinOverlap = None,
     as_json: Json = False,
 ) -> None:
     """Build TensorRT engines for this GPU, and verify them.
@@ -249,6 +267,7 @@ def build(
         options=options,
         verify_images=verify_images,
         verify_texts=verify_texts,
+        gate=gate_from(gate_sample, min_overlap),
         progress=print_progress,
     )
     precisions = asked_precisions(fp32=fp32, fp16=fp16)
@@ -308,5 +327,7 @@ def engine_line(card: ModelCard, path: Path) -> str:
     proof = (
         f"cosine ≥ {parity.cosine_min:.7f} on {parity.items} items" if parity else "not verified"
     )
+    if parity and parity.overlap is not None:
+        proof += f", overlap {parity.overlap:.4f} on {parity.overlap_items}"
     batch = f"batch {card.batch_size}, " if card.batch_size not in (None, 1) else ""
     return f"{path}: {batch}{proof}" + (f", built in {build.seconds:g} s" if build else "")

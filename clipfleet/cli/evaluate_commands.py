@@ -1,17 +1,25 @@
-"""The commands that say how good vectors are: `clipfleet evaluate` and `clipfleet compare`."""
+"""The commands that say how good vectors are: `clipfleet evaluate`, `compare` and `muge`."""
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import clipfleet
-from clipfleet.cli.options import Json, settings_from
-from clipfleet.cli.output import DONE, ITEMS_FAILED, print_result
+from clipfleet.cli.options import AllowUnverified, Gpus, Json, Model, settings_from
+from clipfleet.cli.output import DONE, ITEMS_FAILED, end_on_sigterm, print_result
+from clipfleet.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipfleet.architectures import Tower
+    from clipfleet.settings import Settings
+    from clipfleet.tasks.muge.runtimes import Runtime
 
 _INTERVAL_S = 5.0  # between two lines of progress
 
@@ -88,6 +96,147 @@ def compare(
     comparison = clipfleet.compare(a, b, gold=gold, against=against or (), settings=settings_from())
     print_result(comparison.to_json(), comparison.lines(), as_json)
     raise typer.Exit(DONE if comparison.same_space else ITEMS_FAILED)
+
+
+def muge(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with SPLIT_texts.jsonl, and SPLIT_imgs.tsv or lmdb/SPLIT/imgs."
+        ),
+    ],
+    model: Model,
+    split: Annotated[str, typer.Option(help="Part of the data to evaluate.")] = "valid",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of pictures, datasets and results [default: FOLDER/clipfleet-SPLIT].",
+            show_default=False,
+        ),
+    ] = None,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Run only this one: pytorch, onnx-fp32, onnx-fp16, tensorrt-fp32 or "
+            "tensorrt-fp16; repeatable [default: those that this machine runs]."
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Checkpoint for PyTorch [default: in the model folder, or downloaded by prepare]."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Workers.", show_default="1; with TensorRT, 1 for each GPU"),
+    ] = None,
+    gpus: Gpus = None,
+    allow_unverified: AllowUnverified = False,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a model on MUGE in every runtime, and compare the recalls.
+
+    Unpacks the pictures, embeds images and texts, and measures recall as the guide does. PyTorch is
+    the reference: exits with 1 if another runtime differs by over 0.2 points, or if an item has no
+    vector. A runtime that this machine lacks keeps its result of an earlier run in the same --out.
+    The same command continues where the last one stopped.
+
+    \b
+    clipfleet muge datasets/MUGE --model models/vit-b-16
+    clipfleet muge datasets/MUGE --model models/vit-b-16 --runtime tensorrt-fp16
+    """
+    from clipfleet.cli.progress_bar import open_display  # rich is slow to import
+    from clipfleet.retrieval.muge.split import find_split
+    from clipfleet.settings import cores
+    from clipfleet.tasks.muge.run import run_muge
+    from clipfleet.tasks.muge.runtimes import NAMES, PYTORCH, runtimes_of
+
+    end_on_sigterm()
+    if unknown := set(runtime or ()) - NAMES.keys():
+        raise UsageError(
+            f"--runtime {', '.join(sorted(unknown))}: expected one of {', '.join(NAMES)}"
+        )
+    if not model.is_dir():
+        raise UsageError(f"{model} is no folder: name the model folder of `clipfleet prepare`")
+    # float32, as the guide's features: rounding is not to hide what the runtimes differ in.
+    settings = settings_from(embedding_dtype="float32", allow_unverified=allow_unverified or None)
+    source = find_split(folder, split)
+    runtimes = list(runtimes_of(model, settings))
+    checkpoint, reason = _find_checkpoint(runtimes[0], model, checkpoint)
+    runtimes[0] = replace(runtimes[0], not_run=runtimes[0].not_run or reason)
+    if runtime:
+        left_out = "not in --runtime"
+        runtimes = [r if r.key in runtime else replace(r, not_run=left_out) for r in runtimes]
+    with open_display(quiet=as_json) as show:
+
+        def embed(one: Runtime, tower: Tower, items: Path, dataset: Path) -> None:
+            if one.key == PYTORCH and checkpoint:
+                _embed_with_pytorch(checkpoint, one.cards[tower], items, dataset, settings)
+                return
+            clipfleet.embed(
+                items,
+                dataset,
+                model=one.cards[tower],
+                tower=tower,
+                text_normalisation="evaluation" if tower == "txt" else "none",
+                workers=workers,
+                gpus=gpus,
+                settings=settings,
+                on_progress=show,
+            )
+
+        comparison = run_muge(
+            source,
+            out or folder / f"clipfleet-{split}",
+            runtimes,
+            embed=embed,
+            threads=settings.engine_threads or cores(),
+            progress=lambda line: None if as_json else typer.echo(line, err=True),
+        )
+    print_result(comparison.to_json(), comparison.lines(), as_json)
+    raise typer.Exit(DONE if comparison.ok else ITEMS_FAILED)
+
+
+def _find_checkpoint(pytorch: Runtime, model: Path, given: Path | None) -> tuple[Path | None, str]:
+    """Return the checkpoint that PyTorch runs; without one, the reason why PyTorch is not run."""
+    from clipfleet.convert.checkpoints.download import DEFAULT_DOWNLOAD_ROOT, kept_checkpoint
+    from clipfleet.model_card import load_card
+
+    if importlib.util.find_spec("torch") is None:
+        return None, "PyTorch is not installed"
+    if pytorch.not_run or given:
+        return given, ""
+    card, _ = load_card(pytorch.cards["img"])
+    found = kept_checkpoint(card, model)
+    if found is None:
+        return None, (
+            f"its checkpoint ({card.checkpoint_sha256[:12]}) is neither in {model} nor in "
+            f"{DEFAULT_DOWNLOAD_ROOT}: give --checkpoint"
+        )
+    return found, ""
+
+
+def _embed_with_pytorch(
+    checkpoint: Path, card: Path, items: Path, dataset: Path, settings: Settings
+) -> None:
+    """Embed in this process: no worker runs PyTorch."""
+    from clipfleet.convert.dependencies import naming_missing_packages
+
+    with naming_missing_packages():
+        from clipfleet.convert.checkpoints.torch_engine import open_torch_engine
+    from clipfleet.model_card import load_card
+    from clipfleet.storage.sources.base import open_source
+    from clipfleet.storage.sources.normalisation import NormalisedTexts
+    from clipfleet.tasks.local.here import embed_here
+    from clipfleet.workers.embedder import Embedder
+
+    engine = open_torch_engine(checkpoint, load_card(card)[0])
+    with Embedder(engine, settings) as embedder:
+        source = open_source(str(items), tower=engine.card.tower)
+        if engine.card.tower == "txt":
+            source = NormalisedTexts(source)
+        embed_here(source, str(dataset), embedder)
 
 
 def _progress_lines() -> Callable[[str, int, int], None]:

@@ -108,6 +108,7 @@ for _command in (
     search_commands.similarity,
     export_commands.compact,
     export_commands.export,
+    evaluate_commands.muge,
     bench_commands.bench,
     doctor,
 ):

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipfleet.errors import UsageError
 from clipfleet.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from clipfleet.architectures import Tower
+    from clipfleet.convert.gate import Gate
+    from clipfleet.items import Item
+
+MIN_OVERLAP = 0.95
 
 
 class TowerName(str, Enum):
@@ -169,6 +177,26 @@ AllowUnverified = Annotated[
         "--allow-unverified", help="TensorRT: also serve engines not verified on this GPU."
     ),
 ]
+GateSample = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--gate-sample",
+        metavar="FOLDER|TABLE",
+        help="Your own images or texts, 100 or more (the first 1,000 count): their nearest "
+        "neighbours must stay. Repeatable, one for each tower.",
+    ),
+]
+MinOverlap = Annotated[
+    float | None,
+    typer.Option(
+        "--min-overlap",
+        min=0,
+        max=1,
+        help="With --gate-sample: the share of 10 nearest neighbours that must stay "
+        "[default: 0.95].",
+        show_default=False,
+    ),
+]
 
 
 def settings_from(**given: Any) -> Settings:
@@ -190,3 +218,36 @@ def engine_settings(
         "engine_contexts": contexts,
         "allow_unverified": allow_unverified or None,
     }
+
+
+def gate_from(samples: list[str] | None, min_overlap: float | None) -> Gate | None:
+    """Return the recall gate of these options; None without a sample.
+
+    Raises:
+        SourceError: A sample is no source.
+        UsageError: A sample has too few items, or a tower has two, or there is none.
+        DependencyError: FAISS is not installed.
+    """
+    if not samples:
+        if min_overlap is not None:
+            raise UsageError("--min-overlap needs a sample: give --gate-sample too")
+        return None
+    from clipfleet.convert.gate import Gate
+    from clipfleet.retrieval.evaluation.overlap import top_k_overlap
+    from clipfleet.retrieval.faiss_library import load_faiss
+    from clipfleet.storage.sources.sample import read_sample
+
+    load_faiss()  # a conversion takes minutes: what is missing is told first
+    found: dict[Tower, list[Item]] = {}
+    for location in samples:
+        tower, items = read_sample(location)
+        if tower in found:
+            raise UsageError(
+                f"--gate-sample {location} is the second of the {tower} tower: give one"
+            )
+        found[tower] = items
+    return Gate(
+        samples=found,
+        min_overlap=MIN_OVERLAP if min_overlap is None else min_overlap,
+        overlap=top_k_overlap,
+    )

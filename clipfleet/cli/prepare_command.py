@@ -14,7 +14,7 @@ from clipfleet.cli.engine_commands import (
     engine_line,
     print_progress,
 )
-from clipfleet.cli.options import Json, TowerName
+from clipfleet.cli.options import GateSample, Json, MinOverlap, TowerName, gate_from
 from clipfleet.cli.output import end_on_sigterm, print_result
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def prepare(
     download_root: Annotated[Path | None, typer.Option(help="Folder of downloads.")] = None,
     verify_images: VerifyImages = None,
     verify_texts: VerifyTexts = None,
+    gate_sample: GateSample = None,
+    min_overlap: MinOverlap = None,
     as_json: Json = False,
 ) -> None:
     """Download, convert, build and verify a model.
@@ -65,6 +67,7 @@ def prepare(
             download_root=download_root,
             verify_images=verify_images,
             verify_texts=verify_texts,
+            gate=gate_from(gate_sample, min_overlap),
             progress=print_progress,
         )
     lines = [engine_line(card, path) for card, path in done.engines]

@@ -8,11 +8,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from clipfleet.architectures import Architecture, PublishedCheckpoint
+from clipfleet.architectures import Architecture, PublishedCheckpoint, load_architecture
 from clipfleet.errors import ArchitectureError, DependencyError, StorageError
-from clipfleet.model_card import sha256_of
+from clipfleet.model_card import ModelCard, sha256_of
 
 DEFAULT_DOWNLOAD_ROOT = Path("~/.cache/clip")  # the original's
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
 _SHA256 = re.compile(r"[0-9a-f]{64}$")  # the hub's ETag of a large file
@@ -40,6 +41,19 @@ def published_checkpoint(architecture: Architecture, download_root: str | Path |
         root.mkdir(parents=True, exist_ok=True)
         _download(published, target)
     return target
+
+
+def kept_checkpoint(card: ModelCard, folder: Path) -> Path | None:
+    """Return the checkpoint that a card's engine was made of, from a folder or the downloads.
+
+    None if neither has it; nothing is downloaded.
+    """
+    published = load_architecture(card.architecture).published
+    kept = [path for path in sorted(folder.iterdir()) if path.suffix in CHECKPOINT_SUFFIXES]
+    if published is not None:
+        kept.append(DEFAULT_DOWNLOAD_ROOT.expanduser() / published.file)
+    same = (p for p in kept if p.is_file() and sha256_of(p) == card.checkpoint_sha256)
+    return next(same, None)
 
 
 def _download(published: PublishedCheckpoint, target: Path) -> None:

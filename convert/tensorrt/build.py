@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+from clipfleet.convert.gate import Gate
 from clipfleet.convert.staging import publish, staging_folder
 from clipfleet.convert.tensorrt.candidates import build_fastest
 from clipfleet.convert.tensorrt.card import engine_card
@@ -46,6 +47,7 @@ def build_engine(  # noqa: PLR0913
     options: BuildOptions | None = None,
     verify_images: Path | None = None,
     verify_texts: Path | None = None,
+    gate: Gate | None = None,
     progress: Progress | None = None,
 ) -> tuple[ModelCard, Path]:
     """Build the TensorRT engine of an ONNX engine, verify it, and return its card and its path.
@@ -58,7 +60,8 @@ def build_engine(  # noqa: PLR0913
 
     Raises:
         CardError: The ONNX has no card.
-        ConversionError: TensorRT cannot take or build it; VerificationError: it strays.
+        ConversionError: TensorRT cannot take or build it; VerificationError: it strays, or fails
+            `gate`.
         DependencyError: TensorRT, cuda-bindings or onnxruntime is not installed.
         EngineError: The ONNX is not its card's, or the engine does not run.
         UsageError: An impossible request.
@@ -74,7 +77,7 @@ def build_engine(  # noqa: PLR0913
     check_onnx_files(card, onnx_path)
     progress(f"computing float32 features with {reference_path.name}")
     expected = compute_reference(
-        reference_card, reference_path, images=verify_images, texts=verify_texts
+        reference_card, reference_path, images=verify_images, texts=verify_texts, gate=gate
     )
     with staging_folder(engine) as staging:
         staged = staging / engine.name

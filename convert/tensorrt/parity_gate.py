@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from clipfleet.convert.gate import Check, Gate, gate_check
 from clipfleet.convert.parity import Features, verify_engine, verify_inputs
 from clipfleet.errors import EngineMismatchError, UsageError
 from clipfleet.model_card import (
@@ -33,6 +34,7 @@ class Reference:
     name: str
     inputs: NDArray[Any]  # (n, …) as the card's input
     features: Features  # float32 (n, D)
+    check: Check  # the recall gate
 
 
 def find_reference(card: ModelCard, onnx: Path, given: Path | None) -> tuple[ModelCard, Path]:
@@ -87,7 +89,12 @@ def sibling(onnx: Path, precision: str, wanted: str) -> Path:
 
 
 def compute_reference(
-    card: ModelCard, path: Path, *, images: Path | None, texts: Path | None
+    card: ModelCard,
+    path: Path,
+    *,
+    images: Path | None,
+    texts: Path | None,
+    gate: Gate | None = None,
 ) -> Reference:
     """Run the float32 ONNX on the CPU, on the samples or on the user's own items.
 
@@ -101,8 +108,9 @@ def compute_reference(
     inputs = verify_inputs(card.tower, size, images=images, texts=texts)
     with OnnxEngine(card, path, provider="cpu", max_batch=_REFERENCE_BATCH) as engine:
         features = engine(inputs)
+        check = gate_check(gate, card.tower, size, engine)
     name = f"onnxruntime {onnxruntime.__version__} float32, {path.name} on the CPU"
-    return Reference(card=card, name=name, inputs=inputs, features=features)
+    return Reference(card=card, name=name, inputs=inputs, features=features, check=check)
 
 
 def check_tensors(
@@ -132,7 +140,7 @@ def verify_tensorrt_engine(card: ModelCard, engine_path: Path, reference: Refere
 
     Raises:
         EngineError: The engine does not load or run.
-        VerificationError: It strays too far from the reference.
+        VerificationError: It strays too far from the reference, or fails the recall gate.
     """
     from clipfleet.workers.engines.tensorrt.engine import TensorRTEngine
 
@@ -144,6 +152,7 @@ def verify_tensorrt_engine(card: ModelCard, engine_path: Path, reference: Refere
             reference_name=reference.name,
             call_sizes=_call_sizes(card.profile),
         )
+        parity = reference.check(engine, parity)
     return replace(parity, measured_on=measured_on(card))
 
 

@@ -124,16 +124,11 @@ def open_file(prefix: Path, runtime: str, tower: Tower) -> Engine:
 
 
 def torch_opener(prefix: Path) -> Callable[[Tower], Engine]:
-    from clipfleet.convert.checkpoints.load import build_model, load_checkpoint
-    from clipfleet.workers.engines.torch import TorchEngine
-
-    architecture = load_architecture("demo")
-    model = build_model(load_checkpoint(f"{prefix}.pt", architecture), architecture)
-    calls = {"img": model.encode_image, "txt": model.encode_text}
+    from clipfleet.convert.checkpoints.torch_engine import open_torch_engine
 
     def open_engine(tower: Tower) -> Engine:
         card, _ = load_card(f"{prefix}.{tower}.fp32.onnx")
-        return TorchEngine(calls[tower], card)
+        return open_torch_engine(f"{prefix}.pt", card)
 
     return open_engine
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ import torch
 
 from clipfleet.architectures import load_architecture
 from clipfleet.convert.checkpoints.load import architecture_of
+from clipfleet.convert.gate import Gate
 from clipfleet.convert.model.chinese_clip import ChineseClip
 from clipfleet.convert.prepare import Prepared, prepare
 from clipfleet.convert.staging import EXTRA_FILE_SUFFIX
 from clipfleet.convert.tensorrt import candidates
 from clipfleet.convert.tensorrt.options import BuildRequest, BuildResult
-from clipfleet.errors import CheckpointError, UsageError
+from clipfleet.errors import CheckpointError, UsageError, VerificationError
+from clipfleet.items import Item
 from clipfleet.model_card import BatchProfile, card_path, load_card
 from clipfleet.settings import Settings
 from clipfleet.workers.engines.model_folder import find_engine
@@ -106,6 +109,23 @@ def test_the_same_command_again_repeats_nothing(
     assert messages == []
     assert done.no_tensorrt == "no GPU"
     assert [path.name for _, path in done.engines] == [f"{name}.card.json" for name in ONNX]
+
+
+def test_engines_that_passed_no_gate_are_converted_again_once_there_is_one(
+    folder: Path, again: Callable[..., Prepared], exported: list[str]
+) -> None:
+    items = [Item(id=str(n), text=f"text {n}") for n in range(3)]
+    gate = Gate(samples={"txt": items}, min_overlap=0.9, overlap=lambda *_: 0.93)
+    again(gate=gate)
+    assert exported == ["small.txt.fp32.onnx", "small.txt.fp16.onnx"]
+    parity = load_card(folder / "small.txt.fp16.onnx")[0].parity
+    assert parity is not None
+    assert (parity.overlap, parity.overlap_items) == (0.93, 3)
+    exported.clear()
+    again(gate=gate)
+    assert not exported
+    with pytest.raises(VerificationError, match=r"keeps 0\.9300, below --min-overlap 0\.95"):
+        again(gate=replace(gate, min_overlap=0.95))
 
 
 def test_a_killed_conversion_goes_on_with_the_tower_that_is_missing(

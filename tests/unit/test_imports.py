@@ -19,11 +19,12 @@ MAY_IMPORT = {
     "reader": {"clipfleet", "storage"},
     "retrieval": {"clipfleet", "storage", "reader"},
     "workers": {"clipfleet", "storage"},
-    "tasks": {"clipfleet", "storage", "retrieval", "workers"},
+    "tasks": {"clipfleet", "storage", "reader", "retrieval", "workers"},
     "convert": {"clipfleet", "workers"},
     "api": {"clipfleet", "storage", "reader", "retrieval", "workers", "tasks"},
     "cli": {"clipfleet", "storage", "reader", "retrieval", "workers", "tasks", "convert", "api"},
 }
+COMMANDS = "clipfleet.convert.extract_features"  # the guide's, which stand beside its others
 CONVERT_MAY_USE = (
     "clipfleet.workers.engines",
     "clipfleet.workers.images",
@@ -61,6 +62,8 @@ def imports_of(path: Path) -> set[str]:
 def package_of(module: str) -> str:
     if module == "clipfleet.model":
         return "api"
+    if module.startswith(COMMANDS):
+        return "cli"
     second = module.split(".")[1].replace("__main__", "cli")
     return second if second in MAY_IMPORT else "clipfleet"
 

@@ -73,7 +73,7 @@ def find_engine(
     if not folder.is_dir():
         return folder
     engines = _engines_of(folder, tower)
-    fitting, reason = _fitting(engines, settings)
+    fitting, reason = fitting_engines(engines, settings)
     if fitting:
         order = min if single else max
         return card_path(order(fitting, key=lambda engine: engine.batch).path)
@@ -125,8 +125,15 @@ def _engines_of(folder: Path, tower: Tower) -> list[FoundEngine]:
     return engines
 
 
-def _fitting(engines: Iterable[FoundEngine], settings: Settings) -> tuple[list[FoundEngine], str]:
-    """Return the TensorRT engines that this machine runs; if there is none, also the reason."""
+def fitting_engines(
+    engines: Iterable[FoundEngine], settings: Settings
+) -> tuple[list[FoundEngine], str]:
+    """Return the TensorRT engines that this machine runs; if there is none, also the reason.
+
+    Raises:
+        GpuLostError: This machine has a GPU that does not work.
+        UsageError: nvidia-smi fails.
+    """
     if settings.provider != "auto":
         return [], f"provider is {settings.provider}"
     built = [engine for engine in engines if engine.is_tensorrt]

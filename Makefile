@@ -92,7 +92,7 @@ $(BIN)/ruff $(BIN)/mkdocs:
 # CPython 3.10; huggingface-hub is for conversions with CPython 3.10.
 constraints: $(BIN)/python
 	older=$$(mktemp -d) && trap 'rm -rf "$$older"' EXIT && $(PYTHON310) -m venv "$$older" && \
-		"$$older/bin/pip" install -q -c constraints.txt '.[cpu,s3]' 'cuda-bindings>=12.9' 'huggingface-hub>=2.4' && \
+		"$$older/bin/pip" install -q -c constraints.txt '.[cpu,index,lmdb,s3,serve]' 'cuda-bindings>=12.9' 'huggingface-hub>=2.4' && \
 		"$$older/bin/pip" uninstall -q -y clipfleet && \
 		$(BIN)/python .ci/constraints.py $(BIN)/python "$$older/bin/python"
 

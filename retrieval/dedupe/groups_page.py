@@ -58,11 +58,13 @@ def _body(table: Path, open_image: OpenImage) -> Iterator[str]:
 
 
 def _header(facts: dict[str, Any], shown: int) -> str:
+    groups = f"All {shown:,} groups are shown, those with the lowest cosines first."
+    if shown < facts["groups"]:
+        groups = f"Of {facts['groups']:,} groups, the {shown:,} with the lowest cosines are shown."
     return (
         "<header>\n<h1>Near-duplicates</h1>\n"
         f"<p>{facts['rows']:,} rows: {facts['kept']:,} kept, {facts['dropped']:,} dropped, at a "
-        f"cosine of {facts['threshold']:g} or more. {shown:,} of {facts['groups']:,} groups are "
-        "shown: those with the lowest cosines.</p>\n"
+        f"cosine of {facts['threshold']:g} or more. {groups}</p>\n"
         f"<dl>\n<dt>Dataset</dt><dd>{quoted(facts['dataset'])}</dd>\n</dl>\n"
         "<p>The number at each dropped row is its cosine with the kept row above it.</p>\n"
         "</header>\n"
@@ -76,12 +78,15 @@ def _section(
     value = kept["uri" if images else "text"]
     name = kept["id"] if images else shortened(value, NAME_CHARACTERS)
     count = kept["group_size"] - 1
-    more = f"; {dropped.num_rows} are shown" if count > dropped.num_rows else ""
+    about = "Kept" if images else f"Kept, id {quoted(kept['id'])}"
+    more = ""
+    if count > dropped.num_rows:
+        more = f", of which the {dropped.num_rows} with the lowest cosines are shown"
     yield f'<section aria-labelledby="g{number}">\n<h2 id="g{number}">{quoted(name)}</h2>\n'
     if images:
         shown = picture(value, f"The kept picture {name}", open_image)
         yield f'<div class="asked">{shown}</div>\n'
-    yield f'<p class="about">Kept, id {quoted(kept["id"])}; {count:,} dropped{more}</p>\n'
+    yield f'<p class="about">{about}; {count:,} dropped{more}</p>\n'
     yield f'<ol role="list" class="{"tiles" if images else "lines"}">\n'
     for rank, row in enumerate(dropped.to_pylist(), 1):
         hit = Hit(

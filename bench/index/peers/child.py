@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -59,7 +60,7 @@ def run_child(
             time.sleep(_LOOK_S)
             peak_bytes = max(peak_bytes, anonymous_bytes(process.pid))
             if kill_when() or time.monotonic() - started_s > most_s:
-                process.kill()
+                os.kill(process.pid, signal.SIGKILL)  # not process.kill(): it may take the status
             ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         process.returncode = os.waitstatus_to_exitcode(status)
         cost = Cost(

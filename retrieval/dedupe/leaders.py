@@ -37,11 +37,12 @@ def find_groups(pairs: NearPairs) -> Groups:
 
     One round decides all ranks whose nearer ranks are decided, so no pair is remembered: memory
     does not grow with the number of pairs. The first round compares all rows, the others only
-    those that are still open. A dropped row's representative is the nearest kept row, of equals
-    the first one.
+    those that are still undecided. Of equal vectors only the first is compared, and the others go
+    its way. A dropped row's representative is the nearest kept row, of equals the first one.
     """
-    count = len(pairs.rows)
-    undecided, kept = np.ones(count, np.bool_), np.zeros(count, np.bool_)
+    count, first_equal = len(pairs.rows), pairs.rows.first_equal
+    firsts = first_equal == np.arange(count)
+    undecided, kept = firsts.copy(), np.zeros(count, np.bool_)
     nearest = _Nearest(count)
     while undecided.any():
         waits = np.zeros(count, np.bool_)
@@ -54,10 +55,10 @@ def find_groups(pairs: NearPairs) -> Groups:
         decided = undecided & ~dropped & ~waits
         kept |= decided
         undecided &= ~(dropped | decided)
-    for a, b, cosines in pairs.between(~kept, kept):
+    for a, b, cosines in pairs.between(firsts & ~kept, kept):
         nearest.update(np.where(kept[a], b, a), np.where(kept[a], a, b), cosines)
     nearest.ranks[kept], nearest.cosines[kept] = np.flatnonzero(kept), 1
-    return Groups(representatives=nearest.ranks, cosines=nearest.cosines)
+    return Groups(representatives=nearest.ranks[first_equal], cosines=nearest.cosines[first_equal])
 
 
 class _Nearest:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from clipfleet.errors import StorageError
 from clipfleet.reader import Dataset
+from clipfleet.retrieval.dedupe.equal_vectors import digests_of, find_first_equal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,12 +26,14 @@ class Rows:
     Larger pictures come first, of equal ones and of texts the lower id, by its UTF-8 bytes. So the
     order does not depend on the parts. `ids` are in the dataset's order. `dataset_rows` is int64
     (n,): the row of each rank in the dataset. `stored` is float16 (n, D), mapped from a file, in
-    the dataset's order.
+    the dataset's order. `first_equal` is int64 (n,): the first rank with the same vector as each
+    rank, to the bit.
     """
 
     ids: pa.LargeStringArray
     dataset_rows: NDArray[np.int64]
     stored: NDArray[np.float16]
+    first_equal: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.dataset_rows)
@@ -63,7 +66,7 @@ def open_rows(dataset: Dataset, folder: Path) -> Iterator[Rows]:
 def _read(dataset: Dataset, file: IO[bytes]) -> Rows:
     sizes = ["width", "height"] if dataset.model.tower == "img" else []
     ids: list[pa.Array] = []
-    pixels = [np.empty(0, np.int64)]
+    pixels, digests = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
     for table in dataset.tables(["id", *sizes, "embedding"]):
         ids += table["id"].chunks
         area = np.zeros(table.num_rows, np.int64)
@@ -72,7 +75,9 @@ def _read(dataset: Dataset, file: IO[bytes]) -> Rows:
             area = width * height
         pixels.append(area)
         flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        file.write(flat.astype(np.float16, copy=False).data)
+        vectors = flat.astype(np.float16, copy=False).reshape(-1, dataset.dim)
+        digests.append(digests_of(vectors))
+        file.write(vectors.data)
     file.flush()
     all_ids = pa.chunked_array(ids, pa.string()).cast(pa.large_string()).combine_chunks()
     areas = np.concatenate(pixels)
@@ -82,7 +87,9 @@ def _read(dataset: Dataset, file: IO[bytes]) -> Rows:
         if len(areas)  # an empty file cannot be mapped
         else np.empty(shape, np.float16)
     )
-    return Rows(ids=all_ids, dataset_rows=_order(all_ids, areas), stored=stored)
+    order = _order(all_ids, areas)
+    first_equal = find_first_equal(stored, order, np.concatenate(digests))
+    return Rows(ids=all_ids, dataset_rows=order, stored=stored, first_equal=first_equal)
 
 
 def _order(ids: pa.LargeStringArray, areas: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -21,6 +21,7 @@ from clipfleet.errors import UsageError
 from clipfleet.items import Item
 from clipfleet.retrieval.dedupe import cells, near_pairs
 from clipfleet.retrieval.dedupe.cells import Cells, assign_cells
+from clipfleet.retrieval.dedupe.equal_vectors import digests_of, find_first_equal
 from clipfleet.retrieval.dedupe.leaders import find_groups
 from clipfleet.retrieval.dedupe.near_pairs import NearPairs
 from clipfleet.retrieval.dedupe.rows import Rows
@@ -43,8 +44,9 @@ GUIDE = Path(__file__).parents[3] / "docs/how-to/dedupe.md"
 def rows_of(vectors: Vectors) -> Rows:
     count = len(vectors)
     ids = pa.array([f"{n:05d}" for n in range(count)], pa.large_string())
-    stored = vectors.astype(np.float16)
-    return Rows(ids=ids, dataset_rows=np.arange(count), stored=stored)
+    stored, order = vectors.astype(np.float16), np.arange(count)
+    equal = find_first_equal(stored, order, digests_of(stored))
+    return Rows(ids=ids, dataset_rows=order, stored=stored, first_equal=equal)
 
 
 def at_angles(*degrees: float) -> Vectors:
@@ -62,6 +64,7 @@ def clustered(count: int, *, seed: int) -> Vectors:
     centres = random.standard_normal((count // 6, 8))
     vectors = centres[random.integers(0, len(centres), count)]
     vectors = vectors + 0.25 * random.standard_normal((count, 8))
+    vectors[random.integers(0, count, 20)] = vectors[random.integers(0, count, 20)]  # equal ones
     unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return unit.astype(np.float32)
 
@@ -108,6 +111,7 @@ def test_groups_are_those_of_the_plain_rule_over_the_compared_pairs(
     count, threshold = 300, 0.9
     random, rows = np.random.default_rng(seed), rows_of(clustered(count, seed=seed))
     of_rank = np.stack([random.permutation(6)[:3] for _ in range(count)]).astype(np.int32)
+    of_rank = of_rank[rows.first_equal]  # equal vectors have the same cells
     pairs = NearPairs(rows=rows, cells=Cells(of_rank=of_rank), threshold=threshold)
     cosines = rows.vectors(np.arange(count)) @ rows.vectors(np.arange(count)).T
     own = of_rank[:, :1]
@@ -124,6 +128,16 @@ def test_groups_are_those_of_the_plain_rule_over_the_compared_pairs(
         best = max((k for k in kept if near[rank, k]), key=lambda k: cosines[rank, k])
         assert groups.representatives[rank] == best
     assert groups.sizes[groups.kept].sum() == count
+
+
+def test_only_vectors_that_are_equal_to_the_bit_are_equal() -> None:
+    stored = np.array([[1, 0], [0.5, 0.5], [1, 0], [0.5, 0.5], [1, 2**-24]], np.float16)
+    order = np.array([4, 2, 3, 1, 0])
+    expected = [0, 1, 2, 2, 1]
+    assert find_first_equal(stored, order, digests_of(stored)).tolist() == expected
+    one_digest = np.zeros(5, np.uint64)  # as if all of them collided
+    assert find_first_equal(stored, order, one_digest)[0] == 0
+    assert find_first_equal(stored, order, one_digest)[1] == 1
 
 
 def test_cells_find_near_copies_and_are_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -251,5 +251,11 @@ def _merge(folder: Path, plan: BuildPlan, removed: Sequence[tuple[int, int]], sh
         codes.merge(read_codes(shard_folder(folder, shard.name) / SHARD_CODES_NAME), row)
         row += shard.rows
         show("merged", row, plan.rows)
+    expected = plan.rows - sum(end - start for start, end in removed)
+    if len(codes) != expected:
+        raise DatasetError(
+            f"the shards of {folder} have codes of {len(codes):,} rows, expected {expected:,}: "
+            "build the index again, in another folder"
+        )
     with whole_file(folder / str(plan.codes)) as temporary:
         codes.save(temporary)

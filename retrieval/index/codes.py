@@ -32,10 +32,6 @@ class Codes:
     def __len__(self) -> int:
         return int(self.faiss_index.ntotal)
 
-    @property
-    def lists(self) -> int:
-        return int(self.faiss_index.nlist)
-
     def add(self, vectors: NDArray[np.float16]) -> None:
         """Add vectors (n, D) as the next rows."""
         self.faiss_index.add(vectors.astype(np.float32))

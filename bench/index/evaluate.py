@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "explanation" / "performance.md"
 SECTION = Section("evaluate", "bench/index/evaluate.py")
 SMALL_IMAGES, SMALL_TEXTS, SEED = 5_000, 1_000, 11
+_POLL_S = 0.05
 FIGURES = ("r1", "r5", "r10", "mean_recall")
 
 
@@ -123,26 +125,41 @@ def write_features(dataset: Path, path: Path, kind: str) -> None:
 
 def measured(arguments: list[str]) -> Measured:
     """Run Python in a process of its own."""
-    started_s = time.monotonic()
-    with subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "TQDM_DISABLE": "1"},  # the scripts' bars
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+        started_s, peak_kib = time.monotonic(), 0
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env={**os.environ, "TQDM_DISABLE": "1"},  # the scripts' bars
+            stdout=output,
+        )
+        while True:
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if ended:
+                break
+            peak_kib = max(peak_kib, _peak_kib(process.pid))
+            time.sleep(_POLL_S)
+        wall_s = time.monotonic() - started_s
         process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        printed = output.read()
     if process.returncode:
-        raise SystemExit(f"{arguments} ended with {process.returncode}: {output}")
+        raise SystemExit(f"{arguments} ended with {process.returncode}: {printed}")
     return Measured(
-        wall_s=time.monotonic() - started_s,
+        wall_s=wall_s,
         cpu_s=usage.ru_utime + usage.ru_stime,
-        peak_mib=usage.ru_maxrss / 1024,
-        output=output,
+        peak_mib=peak_kib / 1024,
+        output=printed,
     )
+
+
+def _peak_kib(pid: int) -> int:
+    """Return the peak of a process's resident memory so far; `ru_maxrss` begins at its parent's."""
+    with suppress(OSError):  # it ended just now
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1])
+    return 0
 
 
 def table(result: dict[str, Any]) -> str:

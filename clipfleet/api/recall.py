@@ -1,4 +1,4 @@
-"""The public functions about vectors: indexes, and what is made of them."""
+"""Recall, and the comparison of two datasets, as functions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipfleet.errors import UsageError
-from clipfleet.settings import Settings, cores, load_settings
+from clipfleet.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from clipfleet.model import Model
@@ -50,16 +50,13 @@ def evaluate(
         UsageError: The datasets are of two models, the gold file has another form, or the arguments
             do not go together.
         DatasetError: A dataset is missing or damaged.
-        DependencyError: FAISS is not installed.
         EngineError: The engine does not load, or fails.
     """
     from clipfleet.reader import Dataset
     from clipfleet.retrieval.evaluation.evaluate import evaluate
     from clipfleet.retrieval.evaluation.gold import read_gold
-    from clipfleet.retrieval.faiss_library import load_faiss
 
     settings = settings or load_settings()
-    load_faiss().omp_set_num_threads(settings.engine_threads or cores())
     is_file = str(texts).lower().endswith((".jsonl", ".ndjson"))
     if is_file != (model is not None):
         raise UsageError(
@@ -107,17 +104,14 @@ def compare(
         UsageError: The datasets are of two towers, or have no ids in common; or the arguments do
             not go together.
         DatasetError: A dataset is missing or damaged.
-        DependencyError: FAISS is not installed.
     """
     from dataclasses import replace
 
     from clipfleet.reader import Dataset
     from clipfleet.retrieval.evaluation.compare import compare, dataset_recalls
     from clipfleet.retrieval.evaluation.gold import read_gold
-    from clipfleet.retrieval.faiss_library import load_faiss
 
     settings = settings or load_settings()
-    load_faiss().omp_set_num_threads(settings.engine_threads or cores())
     if (gold is not None) != bool(against) or len(against) > 2:
         raise UsageError(
             f"gold is {gold and str(gold)!r}, and against has {len(against)} datasets: recall "

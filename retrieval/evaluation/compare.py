@@ -37,7 +37,6 @@ def compare(a: VectorSet, b: VectorSet, *, sample: int = SAMPLE) -> Comparison:
     Raises:
         UsageError: The datasets are of two towers, or share fewer than two ids.
         DatasetError: A part is damaged, or was moved away or replaced.
-        DependencyError: FAISS is not installed.
     """
     if a.model.tower != b.model.tower:
         raise UsageError(

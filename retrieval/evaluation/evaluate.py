@@ -103,7 +103,6 @@ def evaluate(
     Raises:
         UsageError: The vectors are of two models, or no gold text or gold image has a vector.
         DatasetError: A part is damaged, or was moved away or replaced.
-        DependencyError: FAISS is not installed.
         OSError: A prediction file cannot be written.
     """
     check_towers(images, texts)

@@ -21,7 +21,6 @@ def top_k_overlap(a: Vectors, b: Vectors, k: int) -> float:
 
     Raises:
         ValueError: The numbers of items differ, or are below 2, or k is below 1.
-        DependencyError: FAISS is not installed.
     """
     if len(a) != len(b) or len(a) < 2 or k < 1:
         raise ValueError(

@@ -81,7 +81,6 @@ def recall(
 
     Raises:
         DatasetError: A part is damaged, or was moved away or replaced.
-        DependencyError: FAISS is not installed.
     """
     ids = corpus.ids
     wanted = {id_ for right in answers.values() for id_ in right}

@@ -11,6 +11,8 @@ from clipfleet.retrieval.faiss_library import load_faiss
 from clipfleet.retrieval.index.rerank import ordered
 from clipfleet.retrieval.neighbours import Neighbours
 
+_SUM_ERROR = 1e-6  # of a cosine: FAISS sums in another order when it finds all in a range
+
 
 class ExactRows:
     """Float16 vectors (n, D) of those rows of `blocks` that are `alive`.
@@ -39,7 +41,21 @@ class ExactRows:
         self._index.ntotal = filled
 
     def nearest(self, queries: NDArray[np.float32], k: int) -> Neighbours:
-        """Return the k nearest rows of queries (q, D)."""
-        scores, found = self._index.search(queries, k)
+        """Return the k nearest rows of queries (q, D).
+
+        FAISS keeps any of the rows that tie for place k. One place more shows such a tie.
+        """
+        scores, found = self._index.search(queries, k + 1)
         rows = np.where(found < 0, -1, self._rows[found] if len(self._rows) else -1)
-        return ordered(rows, scores, k)
+        best = ordered(rows, scores, k)
+        for query in np.flatnonzero((found[:, k] >= 0) & (scores[:, k - 1] == scores[:, k])):
+            self._replace_ties(best, int(query), queries[query : query + 1])
+        return best
+
+    def _replace_ties(self, best: Neighbours, query: int, vector: NDArray[np.float32]) -> None:
+        """Order one query's (1, D) best rows again, among all that have at least the last score."""
+        k = best.rows.shape[1]
+        limit = float(best.scores[query, -1]) - _SUM_ERROR
+        _, scores, found = self._index.range_search(vector, limit)
+        again = ordered(self._rows[found][np.newaxis], scores[np.newaxis], k)
+        best.rows[query], best.scores[query] = again.rows[0], again.scores[0]

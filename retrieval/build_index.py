@@ -76,7 +76,7 @@ def build_index(
         DependencyError: FAISS is not installed.
         StorageError: A disk or the object store does not answer, or refuses a write.
     """
-    if not 0 < min_recall <= 1:
+    if not 0 <= min_recall <= 1:
         raise UsageError(f"min_recall is {min_recall:g}: it is a share of the neighbours, 0 to 1")
     settings = settings or load_settings()
     target = Target(min_recall=min_recall, max_latency_ms=max_latency_ms)

@@ -62,7 +62,7 @@ def verify(
         ),
     ],
     index: Annotated[
-        Path | None, typer.Argument(help="An index of the dataset, to be compared with it.")
+        str | None, typer.Argument(help="An index of the dataset, to be compared with it.")
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Read names, footers and records; no row, no checksum.")

@@ -39,7 +39,7 @@ class KindName(str, Enum):
 
 def index(
     dataset: DatasetArgument,
-    out: Annotated[Path, typer.Argument(help="The folder of the index, new or begun.")],
+    out: Annotated[str, typer.Argument(help="The folder of the index, new or begun.")],
     append: Annotated[
         bool,
         typer.Option(
@@ -196,10 +196,10 @@ def serve(
             serve_index(opened, loaded, pictures, host=host, port=port, show_url=typer.echo)
 
 
-def _fields(out: Path, card: clipfleet.IndexCard) -> dict[str, Any]:
+def _fields(out: str, card: clipfleet.IndexCard) -> dict[str, Any]:
     structure = card.structure
     return {
-        "index": str(out),
+        "index": out,
         "dataset": card.dataset,
         "model": card.model.identity,
         "kind": card.kind,
@@ -215,7 +215,7 @@ def _fields(out: Path, card: clipfleet.IndexCard) -> dict[str, Any]:
     }
 
 
-def _lines(out: Path, card: clipfleet.IndexCard) -> list[str]:
+def _lines(out: str, card: clipfleet.IndexCard) -> list[str]:
     from clipfleet.retrieval.certificate.certified import certificate_of
     from clipfleet.retrieval.index.folder import REPORT_NAME
 
@@ -231,5 +231,5 @@ def _lines(out: Path, card: clipfleet.IndexCard) -> list[str]:
     return [
         f"index {out}: {card.alive_rows:,} vectors{gone}, {card.kind}: {how}",
         *(certificate.lines() if certificate else []),
-        f"report: {out / REPORT_NAME}",
+        f"report: {Path(out, REPORT_NAME)}",
     ]

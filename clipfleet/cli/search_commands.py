@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _SHEET_QUERIES = 50  # of a file of queries; a sheet of 50 has some 20 MB of pictures at -k 20
 
 IndexArgument = Annotated[
-    Path, typer.Argument(help="The index: a folder that `clipfleet index` made.")
+    str, typer.Argument(help="The index: a folder that `clipfleet index` made.")
 ]
 _Provider = Annotated[ProviderName | None, typer.Option(help="ONNX Runtime's provider.")]
 
@@ -231,17 +231,18 @@ class _Engines:
         return self._stack.enter_context(embedder).embed
 
 
-def open_index(path: Path, settings: Settings) -> Index:
+def open_index(path: str, settings: Settings) -> Index:
     """Return an open index, for searches with the threads of the settings.
 
     Raises:
-        UsageError: There is no index, or a dataset.
+        UsageError: There is no index, or a dataset, or it is in an object store.
     """
     from clipfleet.retrieval.faiss_library import load_faiss
+    from clipfleet.retrieval.index.folder import index_folder
     from clipfleet.retrieval.search.ready_vectors import is_dataset
     from clipfleet.settings import cores
 
-    if is_dataset(str(path)):
+    if is_dataset(str(index_folder(path))):
         raise UsageError(
             f"{path} is a dataset, and a search needs an index of it: `clipfleet index {path} OUT` "
             "makes one"
@@ -253,11 +254,18 @@ def open_index(path: Path, settings: Settings) -> Index:
 def _check_outputs(queries: str | None, out: Path | None, html: Path | None) -> None:
     if queries is not None and out is None and html is None:
         raise UsageError("--queries may be many: name a file for the answers, --out FILE.parquet")
-    if out is not None and out.suffix.lower() != ".parquet":
-        raise UsageError(f"--out {out}: expected a name that ends with .parquet")
-    for path in (out, html):
-        if path is not None and not path.parent.is_dir():
+    for name, path, suffixes in (
+        ("--out", out, (".parquet",)),
+        ("--html", html, (".html", ".htm")),
+    ):
+        if path is None:
+            continue
+        if path.suffix.lower() not in suffixes:  # a slip must not replace a picture or a table
+            raise UsageError(f"{name} {path}: expected a name that ends with {suffixes[0]}")
+        if not path.parent.is_dir():
             raise UsageError(f"{path}: there is no folder {path.parent}")
+        if queries is not None and path.resolve() == Path(queries).resolve():
+            raise UsageError(f"{name} {path} would replace the queries: choose another file")
 
 
 def _parameters(index: Index, probes: int | None, rerank: int | None) -> SearchParameters | None:

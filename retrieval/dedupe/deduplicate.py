@@ -98,8 +98,8 @@ def dedupe(
     Meanwhile, a file without a name in the folder of `out` holds the vectors in float16.
 
     Raises:
-        UsageError: `threshold` is not above 0 and at most 1, or `out` exists, or its folder does
-            not.
+        UsageError: `threshold` is not above 0 and at most 1, or `out` does not end with .parquet,
+            or it exists, or its folder does not.
         DependencyError: FAISS is not installed.
         DatasetError: There is no dataset, or a part is damaged, moved away or replaced.
         StorageError: The disk of `out` is full.
@@ -123,6 +123,8 @@ def _check(out: Path, threshold: float) -> None:
             f"the threshold is {threshold:g}: it is a cosine, so choose one above 0, at most 1; "
             "near-copies of a picture have about 0.97 and more"
         )
+    if out.suffix.lower() != ".parquet":
+        raise UsageError(f"{out}: expected a name that ends with .parquet")
     if out.exists():
         raise UsageError(f"{out} exists: choose another file, or delete it")
     if not out.parent.is_dir():

@@ -37,12 +37,16 @@ def choose_structure(
 
     Raises:
         UsageError: Nothing fits; the message has the smallest memory that does. Or what is given
-            does not go together.
+            does not go together, or the lists are more than the vectors.
     """
     if lists is not None or bits is not None:
         if kind == "exact":
             raise UsageError("an exact index has neither lists nor bits: leave them out")
         kind = "ivf-rabitq"
+    if lists is not None and lists > rows:
+        raise UsageError(
+            f"{lists:,} lists need as many vectors, and there are {rows:,}: choose fewer lists"
+        )
     exact = Structure(kind="exact", seed=seed)
     if kind == "exact" or (
         kind is None and rows <= EXACT_ROWS and _bytes_of(exact, rows, dim) <= max_memory_bytes

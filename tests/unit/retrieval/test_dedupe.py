@@ -226,6 +226,8 @@ def test_an_existing_file_stays(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="choose another file"):
         clipfleet.dedupe(root, tmp_path / "out.parquet")
     assert (tmp_path / "out.parquet").read_text() == "mine"
+    with pytest.raises(UsageError, match=r"out\.csv: expected a name that ends with \.parquet"):
+        clipfleet.dedupe(root, tmp_path / "out.csv")
 
 
 def test_the_commands_and_the_python_of_the_guide_run(

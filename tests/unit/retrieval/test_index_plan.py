@@ -124,3 +124,5 @@ def test_the_structure_follows_size_and_memory() -> None:
         choose_structure(10_000_000, 512, max_memory_bytes=GIB)
     with pytest.raises(UsageError, match="neither lists nor bits"):
         choose_structure(10, 8, max_memory_bytes=GIB, kind="exact", lists=4)
+    with pytest.raises(UsageError, match="100 lists need as many vectors, and there are 10"):
+        choose_structure(10, 8, max_memory_bytes=GIB, lists=100)

@@ -135,15 +135,21 @@ def _of_parquet(path: str, dim: int, size: int, id_column: str | None) -> Iterat
 def _vectors_of(column: pa.Array, dim: int, path: str) -> tuple[Vectors, dict[int, NoVector]]:
     """Return the rows of a column of lists, float32 (n, D), and a failure for each other row."""
     lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    if not any(is_kind(column.type) for is_kind in lists):
-        raise SourceError(f"{path}: the vectors are of type {column.type}, expected lists")
+    kind = column.type
+    if not any(is_kind(kind) for is_kind in lists) or not _is_number(kind.value_type):
+        raise SourceError(f"{path}: the vectors are of type {kind}, expected lists of numbers")
     lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy(zero_copy_only=False)
     right = lengths == dim
     vectors = np.zeros((len(column), dim), np.float32)
     flat = pc.list_flatten(column.filter(pa.array(right))).to_numpy(zero_copy_only=False)
-    vectors[right] = flat.reshape(-1, dim)
+    with np.errstate(over="ignore"):  # float64 beyond float32 is infinite: a failure
+        vectors[right] = flat.reshape(-1, dim)
     wrong = np.flatnonzero(~right)
     return vectors, {int(n): _wrong_length(int(lengths[n]), dim) for n in wrong}
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
 
 
 def _of_jsonl(path: str, dim: int, size: int, id_column: str | None) -> Iterator[_Batch]:
@@ -167,7 +173,8 @@ def _vector_of(value: object, dim: int) -> Vectors | NoVector:
     if len(value) != dim or not all(isinstance(number, int | float) for number in value):
         return _wrong_length(len(value), dim)
     try:
-        return np.array(value, np.float32)
+        with np.errstate(over="ignore"):
+            return np.array(value, np.float32)
     except OverflowError:  # JSON has whole numbers of any length
         return NoVector(error=NON_FINITE, message="the vector has a number that is too large")
 

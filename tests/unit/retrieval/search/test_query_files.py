@@ -132,13 +132,17 @@ def test_a_large_file_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
     assert most < size_bytes / 2
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_vector_of_another_form_fails_alone(tmp_path: Path) -> None:
-    table = write_parquet(tmp_path / "v.parquet", id=["a", "b", "c"], vector=[GOOD, [1.0], None])
-    forms: list[object] = [GOOD, [1.0], None, "no list", ["1"] * DIM, [10**400] * DIM]
+    large = [1e39] * DIM  # float64, beyond float32
+    table = write_parquet(
+        tmp_path / "v.parquet", id=["a", "b", "c", "d"], vector=[GOOD, [1.0], None, large]
+    )
+    forms: list[object] = [GOOD, [1.0], None, "no list", ["1"] * DIM, [10**400] * DIM, large]
     lines = write_jsonl(
         tmp_path / "v.jsonl", *({"id": n, "vector": form} for n, form in enumerate(forms))
     )
-    for path, count in ((table, 3), (lines, len(forms))):
+    for path, count in ((table, 4), (lines, len(forms))):
         [batch] = opened(path, size=100)
         assert sorted(batch.failures) == list(range(1, count))
         assert batch.failures[1].message == f"the vector: it has 1 values, expected {DIM} numbers"
@@ -195,6 +199,9 @@ def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "v.parquet"
     path.write_bytes(b"PAR1 and no more")
     with pytest.raises(SourceError, match=r"v\.parquet cannot be read as Parquet"):
+        opened(path)
+    write_parquet(path, id=["a"], vector=[["1"] * DIM])
+    with pytest.raises(SourceError, match=r"of type list<.*string>, expected lists of numbers"):
         opened(path)
 
 

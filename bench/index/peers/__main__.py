@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 RESULT = Path(__file__).parents[2] / "results" / "index_peers.json"
 SEED = 7  # as in bench.index.vectors
 EFS = ("64", "256", "1024")
-# The newest with which autofaiss 2.18 runs: later ones refuse its arguments.
+# autofaiss 2.18 needs NumPy 1, pyarrow 26 NumPy 2; FAISS 1.15 refuses an argument of autofaiss.
 AUTOFAISS = ("autofaiss==2.18.0", "pyarrow<21", "faiss-cpu<1.10")
 
 

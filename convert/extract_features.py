@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import clipfleet
 from clipfleet.architectures import Tower, architecture_names
-from clipfleet.atomic_write import atomic_write
 from clipfleet.cli.options import settings_from
 from clipfleet.cli.output import ITEMS_FAILED, end_on_sigterm
 from clipfleet.convert.console import INTERRUPTED, TOWER_NAMES, WRONG_USE, say
+from clipfleet.convert.tensorrt.requests import naming_file_errors
 from clipfleet.errors import ClipfleetError, UsageError
 from clipfleet.model_card import load_card
 from clipfleet.retrieval.muge.unpack import unpack
@@ -25,7 +25,6 @@ _IMAGE_DATA = "../Multimodal_Retrieval/lmdb/test/imgs"  # the guide's defaults
 _TEXT_DATA = "../Multimodal_Retrieval/test_texts.jsonl"
 _WORDS: Mapping[Tower, str] = {"img": "image", "txt": "text"}
 _SHOWN = 5  # failed items
-_ROWS = 4096  # in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +78,8 @@ def run(arguments: Sequence[str] | None, runtime: str, parser: argparse.Argument
         extractions = list(_asked(args, runtime))
         for extraction in extractions:
             _check_card(extraction, args)
-        failed = [_extract(extraction, getattr(args, "device", None)) for extraction in extractions]
+        with naming_file_errors():
+            failed = [_extract(one, getattr(args, "device", None)) for one in extractions]
     except ClipfleetError as error:
         sys.stderr.write(f"{parser.prog}: {error}\n")
         return WRONG_USE
@@ -160,30 +160,16 @@ def _extract(extraction: _Extraction, provider: str | None) -> int:
         text_normalisation="evaluation" if tower == "txt" else "none",
         settings=settings,
     )
-    dataset = clipfleet.Dataset(out, settings=settings)
-    count = write_features(dataset, output)
-    say(f"{count} {_WORDS[tower]} features are stored in {output}")
-    failures = list(dataset.errors())
+    # The guide replaces the output of an earlier run, and an export does not.
+    made = scratch / "features.jsonl"
+    made.unlink(missing_ok=True)
+    exported = clipfleet.export(out, made, to="jsonl", int_ids=True, settings=settings)
+    os.replace(made, output)
+    say(f"{exported.rows} {_WORDS[tower]} features are stored in {output}")
+    failures = list(clipfleet.Dataset(out, settings=settings).errors())
     for row in failures[:_SHOWN]:
         sys.stderr.write(f"no feature of {_WORDS[tower]} {row.id}: {row.error}: {row.message}\n")
     if len(failures) > _SHOWN:
         sys.stderr.write(f"and of {len(failures) - _SHOWN} more\n")
     shutil.rmtree(scratch)
     return len(failures)
-
-
-def write_features(dataset: clipfleet.Dataset, output: Path) -> int:
-    """Write a dataset in the guide's form, `{"image_id": …, "feature": […]}`; return the count.
-
-    Raises:
-        UsageError: An id is no whole number.
-    """
-    name, count = f"{_WORDS[dataset.model.tower]}_id", 0
-    with atomic_write(output) as part, part.open("w", encoding="utf-8") as file:
-        for ids, vectors in dataset.batches(_ROWS):
-            for id_, vector in zip(ids, vectors, strict=True):
-                if not (id_.isascii() and id_.isdigit()):
-                    raise UsageError(f"{name} is {id_!r}: the guide's ids are whole numbers")
-                file.write(json.dumps({name: int(id_), "feature": vector.tolist()}) + "\n")
-            count += len(ids)
-    return count

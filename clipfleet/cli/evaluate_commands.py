@@ -147,6 +147,7 @@ def muge(
     clipfleet muge datasets/MUGE --model models/vit-b-16 --runtime tensorrt-fp16
     """
     from clipfleet.cli.progress_bar import open_display  # rich is slow to import
+    from clipfleet.convert.tensorrt.requests import naming_file_errors
     from clipfleet.retrieval.muge.split import find_split
     from clipfleet.settings import cores
     from clipfleet.tasks.muge.run import run_muge
@@ -168,7 +169,7 @@ def muge(
     if runtime:
         left_out = "not in --runtime"
         runtimes = [r if r.key in runtime else replace(r, not_run=left_out) for r in runtimes]
-    with open_display(quiet=as_json) as show:
+    with open_display(quiet=as_json) as show, naming_file_errors():
 
         def embed(one: Runtime, tower: Tower, items: Path, dataset: Path) -> None:
             if one.key == PYTORCH and checkpoint:
@@ -231,7 +232,7 @@ def _embed_with_pytorch(
     from clipfleet.tasks.local.here import embed_here
     from clipfleet.workers.embedder import Embedder
 
-    engine = open_torch_engine(checkpoint, load_card(card)[0])
+    engine = open_torch_engine(checkpoint, load_card(card)[0], threads=settings.engine_threads)
     with Embedder(engine, settings) as embedder:
         source = open_source(str(items), tower=engine.card.tower)
         if engine.card.tower == "txt":

@@ -14,14 +14,17 @@ from clipfleet.model_card import ModelCard
 from clipfleet.workers.engines.torch import TorchEngine
 
 
-def open_torch_engine(checkpoint: str | Path, card: ModelCard) -> TorchEngine:
+def open_torch_engine(checkpoint: str | Path, card: ModelCard, *, threads: int = 0) -> TorchEngine:
     """Return the float32 engine of a checkpoint, on the GPU if PyTorch has one.
 
-    `card` is that of the tower's float32 ONNX engine.
+    `card` is that of the tower's float32 ONNX engine. PyTorch has so many `threads` on the CPU in
+    this process from now on; 0: its own choice.
 
     Raises:
         CheckpointError: The file is no checkpoint, or not the one that the engine was made of.
     """
+    if threads:
+        torch.set_num_threads(threads)
     architecture = load_architecture(card.architecture)
     loaded = load_checkpoint(checkpoint, architecture)
     if loaded.sha256 != card.checkpoint_sha256:

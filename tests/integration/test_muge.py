@@ -69,3 +69,20 @@ def test_the_commands_of_the_guide_compare_what_each_environment_ran(folder: Pat
     other = run(*onnx)
     assert other.returncode == 2
     assert "name another --out" in other.stderr
+
+
+def test_a_damaged_picture_is_a_miss_and_the_exit_code_says_so(folder: Path) -> None:
+    data = folder / "datasets" / "MUGE"
+    with (data / "valid_imgs.tsv").open("a") as file:
+        file.write("900\tabcde\n")  # no base64
+    with (data / "valid_texts.jsonl").open("a") as file:
+        file.write('{"text_id": 900, "text": "a red ring", "image_ids": [900]}\n')
+    command = ("muge", str(data), "--model", "models/vit-b-16", "--runtime", "pytorch", "--json")
+    done = run_command(*command, cwd=folder, environment=ONE_THREAD)
+    assert done.returncode == 1
+    result = json.loads(done.stdout)
+    assert not result["ok"]
+    assert result["rows"][0]["failed"] == 1
+    assert result["rows"][0]["figures"]["text_to_image"][2] == 100 * 2 * COUNT / (2 * COUNT + 1)
+    [row] = clipfleet.Dataset(data / "clipfleet-valid" / "pytorch" / "img").errors()
+    assert (row.id, row.error) == ("900", "unsupported_format")

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from clipfleet.retrieval.neighbours import Neighbours
     from clipfleet.retrieval.verify_index import IndexVerification, verify_index
     from clipfleet.settings import Settings, load_settings
+    from clipfleet.storage.compact.compact import Compaction, compact
     from clipfleet.storage.verify.verification import Verification
     from clipfleet.tasks.items.queue import ItemQueue
     from clipfleet.tasks.local.run import Summary
@@ -60,6 +61,7 @@ __all__ = [
     "BrokerError",
     "CardError",
     "ClipfleetError",
+    "Compaction",
     "Comparison",
     "Dataset",
     "DatasetError",
@@ -95,6 +97,7 @@ __all__ = [
     "Verification",
     "__version__",
     "build_index",
+    "compact",
     "compare",
     "dedupe",
     "embed",
@@ -114,6 +117,7 @@ _ERRORS = {name: "clipfleet.errors" for name in __all__ if name.endswith("Error"
 _MODULES = {  # of the names above
     **_ERRORS,
     "Comparison": "clipfleet.retrieval.evaluation.comparison",
+    "Compaction": "clipfleet.storage.compact.compact",
     "Dataset": "clipfleet.reader",
     "Deduplication": "clipfleet.retrieval.dedupe.deduplicate",
     "ErrorRow": "clipfleet.reader",
@@ -142,6 +146,9 @@ _MODULES = {  # of the names above
     "build_index": "clipfleet.retrieval.build_index",
     "embed": "clipfleet.api.datasets",
     "evaluate": "clipfleet.api.recall",
+    "build_index": "clipfleet.retrieval_api",
+    "compact": "clipfleet.storage.compact.compact",
+    "embed": "clipfleet.api",
     "load_model": "clipfleet.model",
     "load_settings": "clipfleet.settings",
     "repair": "clipfleet.api.datasets",

@@ -1,4 +1,4 @@
-"""The commands that make other files from a dataset: `clipfleet dedupe`."""
+"""The commands that make other files of a dataset: `clipfleet dedupe`, `export` and `compact`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from clipfleet.cli.output import print_result
 from clipfleet.errors import UsageError
 from clipfleet.items import Item
 from clipfleet.settings import cores
+
+_MEGABYTE = 1 << 20
 
 
 def dedupe(
@@ -67,3 +69,23 @@ def dedupe(
         limits = ImageLimits.from_settings(settings)
         write_groups_page(html, out, lambda uri: read_image(Item(id=uri, uri=uri), limits)[0])
     print_result(found.to_json(), found.lines(), as_json)
+
+
+def compact(
+    dataset: DatasetArgument,
+    file_size: Annotated[
+        int, typer.Option("--file-size", min=1, metavar="MB", help="Size of a pack, in MiB.")
+    ] = 256,
+    as_json: Json = False,
+) -> None:
+    """Put the small parts of a dataset into few large files.
+
+    Readers and workers may run meanwhile. Parts keep their bytes, so verify, retry, resume and
+    submit work as before. The dataset must be on a disk, which needs room for a second copy of the
+    small parts. A killed command is finished by the next one.
+
+    \b
+    clipfleet compact vectors/photos
+    """
+    done = clipfleet.compact(dataset, file_bytes=file_size * _MEGABYTE, settings=settings_from())
+    print_result(done.to_json(), done.lines(), as_json)

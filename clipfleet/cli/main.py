@@ -106,6 +106,7 @@ for _command in (
     index_commands.serve,
     search_commands.search,
     search_commands.similarity,
+    export_commands.compact,
     bench_commands.bench,
     doctor,
 ):

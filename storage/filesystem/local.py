@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import time
 import uuid
@@ -81,6 +82,19 @@ class LocalFilesystem:
         full = self._full(path)
         with _storage_errors("delete", full), contextlib.suppress(FileNotFoundError):
             os.unlink(full)
+
+    @contextlib.contextmanager
+    def lock(self, path: str) -> Iterator[None]:
+        """Hold an existing file's lock, which one process at a time has; wait until it is free."""
+        full = self._full(path)
+        with _storage_errors("lock", full):
+            descriptor = os.open(full, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            with _storage_errors("lock", full):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)  # frees the lock
 
     def tidy(self) -> None:
         for name in self.list(TEMPORARY_FOLDER):

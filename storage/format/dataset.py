@@ -12,13 +12,14 @@ from clipfleet.errors import DatasetError, DatasetMismatchError, UsageError
 from clipfleet.model_card import ModelCard, parse_card
 from clipfleet.settings import Decode
 from clipfleet.storage.filesystem.base import Filesystem, check_create_if_absent
-from clipfleet.storage.filesystem.local import TEMPORARY_FOLDER
+from clipfleet.storage.filesystem.local import TEMPORARY_FOLDER, LocalFilesystem
 from clipfleet.storage.filesystem.locations import (
     STORE_TIMEOUT_S,
     absolute,
     in_object_store,
     open_filesystem,
 )
+from clipfleet.storage.packs.packed_parts import PackedParts
 
 EmbeddingDtype = Literal["float16", "float32"]
 Kind = Literal["planned", "stream"]  # filled by jobs over sources; by single items
@@ -110,7 +111,7 @@ class Dataset:
                 "it out (CLIPFLEET_DECODE)"
             )
         root = absolute(root)
-        fs = open_filesystem(root, store_timeout_s=store_timeout_s)
+        fs = _open_parts(root, store_timeout_s)
         if not fs.exists(INFO_PATH):
             _refuse_foreign_files(root, fs)
             if in_object_store(root):
@@ -148,7 +149,7 @@ class Dataset:
             DatasetError: There is no dataset at `root`, or its `dataset.json` is damaged.
         """
         root = absolute(root)
-        fs = open_filesystem(root, store_timeout_s=store_timeout_s)
+        fs = _open_parts(root, store_timeout_s)
         return cls(root=root, fs=fs, info=read_info(root, fs))
 
     def check_model(self, card: ModelCard) -> None:
@@ -287,6 +288,12 @@ def _parse_info(fields: dict[str, Any], *, origin: str) -> DatasetInfo:
         if fields[name] != getattr(info, name):
             raise ValueError(f"{name} {fields[name]!r} is not its card's {getattr(info, name)!r}")
     return info
+
+
+def _open_parts(root: str, store_timeout_s: float) -> PackedParts:
+    fs = open_filesystem(root, store_timeout_s=store_timeout_s)
+    lock = fs.lock if isinstance(fs, LocalFilesystem) else None
+    return PackedParts(fs, PARTS_FOLDER, lock=lock)
 
 
 def _refuse_foreign_files(root: str, fs: Filesystem) -> None:

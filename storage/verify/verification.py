@@ -42,6 +42,8 @@ GONE = (
 KIND = "files are not of the dataset's kind (restore dataset.json)"
 QUEUED = "files with the state of the queue are damaged (`clipfleet repair` writes them again)"
 STREAM = "files with the last part's number are damaged (move them out of the dataset)"
+PACK = "packs have another footer than their parts give (`clipfleet compact` writes them again)"
+PACKED_TWICE = "parts are in a pack and beside it (`clipfleet compact` leaves one of them)"
 FOREIGN = "files are foreign, readers may read them (move them out of the dataset)"
 MISSING = (
     "planned ids are neither in a part nor in an errors table (`clipfleet resume` embeds them, "
@@ -75,6 +77,7 @@ _PART_REMEDY = (
 # The problems that `repair` leaves to the user.
 _BY_HAND = (
     *(OF_ALL_PARTS, NO_JOB, PLAN, NO_RECORD_OF_JOB, KIND, STREAM, FOREIGN, PLANNED_TWICE),
+    *(PACK, PACKED_TWICE),
     NO_PART.format(_PART_REMEDIES[NO_PART][1]),
 )
 _MAYBE_BY_HAND = (DOUBLED, UNPLANNED, LOGIT_SCALE)  # damaged parts may be their cause

@@ -15,6 +15,7 @@ from clipfleet.storage.plan.retries import job_of
 from clipfleet.storage.verify import id_counts
 from clipfleet.storage.verify import verification as kinds
 from clipfleet.storage.verify.names import NAME, check_names
+from clipfleet.storage.verify.packs import check_packs
 from clipfleet.storage.verify.part_check import PartChecker, PlannedRows
 from clipfleet.storage.verify.plan_files import check_plan_files, readable_jobs
 from clipfleet.storage.verify.verification import Findings, Verification
@@ -58,6 +59,7 @@ class _Verifier:
     def verify(self) -> Verification:
         jobs = readable_jobs(self._dataset, self._findings)
         check_names(self._dataset, jobs, self._parts, self._records, self._findings)
+        check_packs(self._dataset, self._findings)
         self._sound = {
             job.id
             for job in jobs

@@ -1,0 +1,1 @@
+"""Small parts are put together into large files."""

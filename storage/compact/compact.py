@@ -1,0 +1,244 @@
+"""`compact`: the small parts of a dataset are put into packs of a set size.
+
+Each part's bytes stay as they are, so records, checksums and failures stay valid, and every other
+module finds each part by its own path (`clipfleet.storage.packs.packed_parts`).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from clipfleet.errors import DatasetError, UsageError
+from clipfleet.settings import Settings, load_settings
+from clipfleet.storage.commit.commit import read_record
+from clipfleet.storage.commit.manifest import finish
+from clipfleet.storage.compact.swap import NEW_FOLDER, check_exchange, finish_swap, put_in_place
+from clipfleet.storage.format.checksums import file_sha256
+from clipfleet.storage.format.dataset import INFO_PATH, PARTS_FOLDER, Dataset, record_names
+from clipfleet.storage.format.parquet import PARQUET_ERRORS, open_parquet, read_row_group
+from clipfleet.storage.format.parts import check_payload, part_path, part_remedy
+from clipfleet.storage.packs.pack import PackBuilder, has_own_footer, is_pack_name, pack_name
+from clipfleet.storage.packs.packed_parts import MARK, MARK_PATH, PackedParts
+
+FILE_BYTES = 256 << 20
+
+_SUFFIX = ".parquet"
+
+Identity = tuple[int, int, int]  # of a file on the disk: it changes when the file is replaced
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compaction:
+    """What `compact` did: the dataset's Parquet files before and after, and its rows."""
+
+    dataset: str
+    files_before: int
+    files_after: int
+    packed: int  # parts that were put into new packs
+    changed_meanwhile: int  # parts that a worker changed, and that stay as they are
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result in JSON's types."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Return the result as lines of text."""
+        done = f"{self.files_before} files are {self.files_after} now: {self.packed} parts packed"
+        if self.changed_meanwhile:
+            done += f"; {self.changed_meanwhile} changed meanwhile (compact again takes them)"
+        return [done]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _File:
+    """A file in `parts/`, with the parts in it that count, and whether it is to be made again."""
+
+    name: str
+    parts: tuple[str, ...]
+    size_bytes: int
+    again: bool
+    identity: Identity
+
+
+def compact(
+    dataset: str | Path, *, file_bytes: int = FILE_BYTES, settings: Settings | None = None
+) -> Compaction:
+    """Put the small parts of a dataset on a disk into packs of up to `file_bytes`.
+
+    A pack is a Parquet file with many parts. Readers and workers may run meanwhile: all packs
+    appear in one step. Every part keeps its bytes, so nothing else about the dataset changes.
+    Memory holds one pack, and the disk holds the small parts twice until the end. The same call
+    finishes the work of a process that was killed. Without `settings`, those of `load_settings()`
+    are used.
+
+    Raises:
+        UsageError: The dataset is in an object store, its file system cannot exchange two folders,
+            or `file_bytes` is below 1.
+        DatasetError: There is no dataset, or a part, a record or a plan is damaged; nothing was
+            changed.
+        StorageError: The disk refused; compacting again is safe.
+    """
+    settings = settings or load_settings()
+    opened = Dataset.open(str(dataset), store_timeout_s=settings.store_timeout_s)
+    return compact_dataset(opened, file_bytes=file_bytes)
+
+
+def compact_dataset(dataset: Dataset, *, file_bytes: int = FILE_BYTES) -> Compaction:
+    """Compact an open dataset, see `compact`."""
+    fs, root = _local(dataset), dataset.root
+    if file_bytes < 1:
+        raise UsageError(f"a file size of {file_bytes} bytes: expected at least 1")
+    fs.create(MARK_PATH, MARK)
+    with fs.locked(INFO_PATH):  # one process at a time
+        with fs.locked():
+            finish_swap(root)
+        finish(dataset)  # only parts with records are packed
+        check_exchange(root)
+        files = list(_files(dataset, fs))
+        groups = {_name_of(group): group for group in _groups(files, file_bytes)}
+        for name, group in groups.items():
+            fs.inner.replace(f"{NEW_FOLDER}/{name}", _pack(dataset, group))
+        with fs.locked():
+            done = {name: group for name, group in groups.items() if _unchanged(root, group)}
+            for name in groups.keys() - done.keys():
+                fs.inner.delete(f"{NEW_FOLDER}/{name}")
+            replaced = [file for group in done.values() for file in group]
+            if done:
+                put_in_place(root, packs=done, replaced=[file.name for file in replaced])
+            finish_swap(root)
+    packed = sum(len(file.parts) for file in replaced)
+    return Compaction(
+        dataset=root,
+        files_before=len(files),
+        files_after=len(files) - len(replaced) + len(done),
+        packed=packed,
+        changed_meanwhile=sum(len(f.parts) for group in groups.values() for f in group) - packed,
+    )
+
+
+def _local(dataset: Dataset) -> PackedParts:
+    fs = dataset.fs
+    if not isinstance(fs, PackedParts) or not fs.on_disk:
+        raise UsageError(
+            f"{dataset.root} is not on a disk: an object store cannot put a new folder into place "
+            "in one step. Copy the dataset to a disk, compact it, and copy it back"
+        )
+    return fs
+
+
+def _files(dataset: Dataset, fs: PackedParts) -> Iterator[_File]:
+    """Yield the committed parts and the packs, in the order of their names."""
+    packs = {pack.file_name: pack for pack in fs.packs()}
+    names = set(fs.inner.list(PARTS_FOLDER))
+    recorded = record_names(fs)
+    taken = {name.removesuffix(_SUFFIX) for name in names if not is_pack_name(name)}
+    for file_name in sorted(names):
+        identity = _identity(dataset.root, file_name)
+        parts, again = [file_name.removesuffix(_SUFFIX)], False
+        if file_name in packs:
+            members = packs[file_name].members
+            if members is None:
+                raise DatasetError(
+                    f"{dataset.root}/{PARTS_FOLDER}/{file_name} has a damaged footer: "
+                    "`clipfleet repair` moves it away and embeds its shards again"
+                )
+            # A part beside a pack counts, and of two packs the first.
+            parts = [member.name for member in members if member.name not in taken]
+            taken.update(parts)
+            again = len(parts) < len(members)
+            with fs.inner.open(f"{PARTS_FOLDER}/{file_name}") as file:
+                again = again or not has_own_footer(file, members)
+        elif not file_name.endswith(_SUFFIX) or parts[0] not in recorded:
+            continue
+        yield _File(
+            name=file_name,
+            parts=tuple(parts),
+            size_bytes=identity[2] if parts else 0,
+            again=again,
+            identity=identity,
+        )
+
+
+def _groups(files: Sequence[_File], file_bytes: int) -> Iterator[list[_File]]:
+    """Yield the files that become one pack: neighbours that fit together, if they are several."""
+    group: list[_File] = []
+    total_bytes = 0
+    for file in files:
+        # A pack of which no part counts has no bytes: it goes with a neighbour.
+        if total_bytes and file.size_bytes and total_bytes + file.size_bytes > file_bytes:
+            yield from _worth(group)
+            group, total_bytes = [], 0
+        group.append(file)
+        total_bytes += file.size_bytes
+    yield from _worth(group)
+
+
+def _worth(group: list[_File]) -> Iterator[list[_File]]:
+    if len(group) > 1 or any(file.again for file in group):
+        yield group
+
+
+def _name_of(group: Sequence[_File]) -> str:
+    return pack_name(min(part for file in group for part in file.parts))
+
+
+def _pack(dataset: Dataset, group: Sequence[_File]) -> memoryview:
+    """Return a pack with the parts of some files, in the order of their names.
+
+    Raises:
+        DatasetError: A part is not as it was committed, or the pack would be read otherwise.
+    """
+    builder, rows = PackBuilder(), 0
+    for name in sorted(part for file in group for part in file.parts):
+        part = dataset.fs.read(part_path(name))
+        record = read_record(dataset, name)
+        if record is None or record.sha256 is None:  # of an earlier version
+            rows += check_payload(part, path=part_path(name)).vectors
+        elif record.sha256 == file_sha256(part):
+            rows += record.vectors
+        else:
+            raise DatasetError(
+                f"{dataset.root}/{part_path(name)} is not as it was committed: {part_remedy(name)}"
+            )
+        try:
+            builder.add(name, part)
+        except ValueError as error:
+            raise DatasetError(f"{part_path(name)}: {error}; {part_remedy(name)}") from error
+    pack = memoryview(builder.finish())
+    _check_rows(dataset, pack, rows)
+    return pack
+
+
+def _check_rows(dataset: Dataset, pack: memoryview, rows: int) -> None:
+    """Read a pack as any reader of Parquet does: every page has its checksum, no row is missing."""
+    found = 0
+    try:
+        parquet = open_parquet(io.BytesIO(pack))
+        for index in range(parquet.num_row_groups):
+            found += read_row_group(parquet, index, parquet.schema_arrow.names).num_rows
+    except PARQUET_ERRORS as error:
+        raise DatasetError(
+            f"a pack of {dataset.root} cannot be read ({error}); nothing was changed: report this"
+        ) from error
+    if found != rows:
+        raise DatasetError(
+            f"a pack of {dataset.root} has {found} rows, its parts {rows}; nothing was changed: "
+            "report this"
+        )
+
+
+def _identity(root: str, file_name: str) -> Identity:
+    status = os.lstat(os.path.join(root, PARTS_FOLDER, file_name))
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _unchanged(root: str, group: Sequence[_File]) -> bool:
+    try:
+        return all(_identity(root, file.name) == file.identity for file in group)
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,1 @@
+"""Packs: files with many parts each, which readers of Parquet see as one file."""

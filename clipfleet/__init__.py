@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from clipfleet.retrieval.dedupe.deduplicate import Deduplication, dedupe
     from clipfleet.retrieval.evaluation.comparison import Comparison
     from clipfleet.retrieval.evaluation.evaluate import Evaluation
+    from clipfleet.retrieval.export.export import Export, export
     from clipfleet.retrieval.index.card import IndexCard
     from clipfleet.retrieval.index.index import Index
     from clipfleet.retrieval.index.parameters import SearchParameters
@@ -70,6 +71,7 @@ __all__ = [
     "EngineError",
     "ErrorRow",
     "Evaluation",
+    "Export",
     "FleetBuild",
     "Index",
     "IndexCard",
@@ -102,6 +104,7 @@ __all__ = [
     "dedupe",
     "embed",
     "evaluate",
+    "export",
     "load_model",
     "load_settings",
     "repair",
@@ -116,11 +119,12 @@ __all__ = [
 _ERRORS = {name: "clipfleet.errors" for name in __all__ if name.endswith("Error")}
 _MODULES = {  # of the names above
     **_ERRORS,
-    "Comparison": "clipfleet.retrieval.evaluation.comparison",
     "Compaction": "clipfleet.storage.compact.compact",
+    "Comparison": "clipfleet.retrieval.evaluation.comparison",
     "Dataset": "clipfleet.reader",
     "Deduplication": "clipfleet.retrieval.dedupe.deduplicate",
     "ErrorRow": "clipfleet.reader",
+    "Export": "clipfleet.retrieval.export.export",
     "FleetBuild": "clipfleet.tasks.submit.index_shards",
     "Index": "clipfleet.retrieval.index.index",
     "IndexCard": "clipfleet.retrieval.index.card",
@@ -144,11 +148,10 @@ _MODULES = {  # of the names above
     "dedupe": "clipfleet.retrieval.dedupe.deduplicate",
     "compare": "clipfleet.api.recall",
     "build_index": "clipfleet.retrieval.build_index",
-    "embed": "clipfleet.api.datasets",
-    "evaluate": "clipfleet.api.recall",
-    "build_index": "clipfleet.retrieval_api",
     "compact": "clipfleet.storage.compact.compact",
-    "embed": "clipfleet.api",
+    "embed": "clipfleet.api.datasets",
+    "export": "clipfleet.retrieval.export.export",
+    "evaluate": "clipfleet.api.recall",
     "load_model": "clipfleet.model",
     "load_settings": "clipfleet.settings",
     "repair": "clipfleet.api.datasets",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,24 @@ from clipfleet.items import Item
 from clipfleet.settings import cores
 
 _MEGABYTE = 1 << 20
+
+
+class TargetName(str, Enum):
+    """The values of `--to`: those of `clipfleet.retrieval.export.export.Target`."""
+
+    fvecs = "fvecs"
+    jsonl = "jsonl"
+    lance = "lance"
+    npy = "npy"
+    parquet = "parquet"
+    pgvector = "pgvector"
+    qdrant = "qdrant"
+
+
+class SortName(str, Enum):
+    """The values of `--sort`."""
+
+    id = "id"
 
 
 def dedupe(
@@ -69,6 +88,39 @@ def dedupe(
         limits = ImageLimits.from_settings(settings)
         write_groups_page(html, out, lambda uri: read_image(Item(id=uri, uri=uri), limits)[0])
     print_result(found.to_json(), found.lines(), as_json)
+
+
+def export(
+    dataset: DatasetArgument,
+    out: Annotated[Path, typer.Argument(help="The new file or folder.")],
+    to: Annotated[TargetName, typer.Option("--to", help="The form of the vectors.")],
+    int_ids: Annotated[
+        bool, typer.Option("--int-ids", help="With jsonl: write the ids as whole numbers.")
+    ] = False,
+    sort: Annotated[
+        SortName | None, typer.Option("--sort", help="With parquet: sort the rows.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write all vectors of a dataset into a file or folder for another program.
+
+    It appears whole, after it was read back and counted: every id of the dataset once. jsonl is the
+    form of Chinese-CLIP's features; pgvector is text for PostgreSQL's COPY; qdrant has a point a
+    line; npy and fvecs are folders with ids.jsonl; lance needs the package lancedb.
+
+    \b
+    clipfleet export vectors/photos photos.jsonl --to jsonl
+    clipfleet export vectors/photos photos-by-id --to parquet --sort id
+    """
+    done = clipfleet.export(
+        dataset,
+        out,
+        to=to.value,
+        int_ids=int_ids,
+        sort_by_id=sort is not None,
+        settings=settings_from(),
+    )
+    print_result(done.to_json(), done.lines(), as_json)
 
 
 def compact(

@@ -107,6 +107,7 @@ for _command in (
     search_commands.search,
     search_commands.similarity,
     export_commands.compact,
+    export_commands.export,
     bench_commands.bench,
     doctor,
 ):

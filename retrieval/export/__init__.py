@@ -1,0 +1,1 @@
+"""A dataset's vectors in the files that other programs load."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from clipfleet.retrieval.export.rows import IdDigest, Rows
 
@@ -82,11 +84,26 @@ def _sorted(tables: Iterator[pa.Table], rows: Rows, scratch: Path) -> Iterator[p
             writer.write_table(table)
             ids.append(table["id"])
     with pa.memory_map(str(scratch)) as file:
-        whole = pa.ipc.open_file(file).read_all()
+        reader = pa.ipc.open_file(file)
+        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         order = pc.array_sort_indices(pa.chunked_array(ids, pa.string()).combine_chunks())
         rows.written = IdDigest()
         for start in range(0, len(order), _ROW_GROUP_ROWS):
-            table = whole.take(order[start : start + _ROW_GROUP_ROWS])
+            wanted = order[start : start + _ROW_GROUP_ROWS].to_numpy().astype(np.int64)
+            table = _picked(batches, wanted)
             rows.written.update(table["id"].to_pylist())
             yield table
     scratch.unlink()
+
+
+def _picked(batches: Sequence[pa.RecordBatch], wanted: NDArray[np.int64]) -> pa.Table:
+    """Return rows by their numbers in all batches. (`Table.take` would copy all batches first.)"""
+    starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
+    by_batch = np.sort(wanted)
+    edges = np.searchsorted(by_batch, starts)
+    pieces = [
+        batch.take(pa.array(by_batch[first:last] - start))
+        for batch, start, first, last in zip(batches, starts, edges, edges[1:], strict=False)
+        if first < last
+    ]
+    return pa.Table.from_batches(pieces).take(pa.array(np.argsort(np.argsort(wanted))))

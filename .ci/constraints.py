@@ -42,8 +42,9 @@ def merged(newer: dict[str, str], older: dict[str, str]) -> str:
 
 def _installed(python: str) -> dict[str, str]:
     freeze = [python, "-m", "pip", "freeze", "--exclude-editable"]
-    readers = Path(python).parents[1] / "share" / "readers"  # as in the Makefile
-    commands = [freeze, *([[*freeze, "--path", str(readers)]] if readers.exists() else [])]
+    share = Path(python).parents[1] / "share"
+    folders = [share / "readers", share / "databases"]  # as in the Makefile
+    commands = [freeze, *([*freeze, "--path", str(one)] for one in folders if one.exists())]
     ran = [subprocess.run(one, check=True, capture_output=True, text=True) for one in commands]
     return pins("".join(run.stdout for run in ran))
 

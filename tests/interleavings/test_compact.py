@@ -16,6 +16,7 @@ import pytest
 
 from clipfleet.errors import DatasetError, UsageError
 from clipfleet.reader import Dataset as Reader
+from clipfleet.retrieval.build_index import build_index
 from clipfleet.storage.commit.commit import commit, is_committed
 from clipfleet.storage.commit.damaged import move_away
 from clipfleet.storage.commit.manifest import missing_shards
@@ -258,6 +259,12 @@ def test_a_part_in_a_pack_is_not_written_a_second_time(dataset: Dataset) -> None
     commit(dataset, "00001-0000004", rows, card=make_card(), worker="second")
     assert files(dataset) == ["00001-0000000_packed.parquet"]
     assert dataset.fs.read("parts/00001-0000004.parquet") == before
+
+
+def test_an_index_of_a_compacted_dataset_is_up_to_date(dataset: Dataset, tmp_path: Path) -> None:
+    before = build_index(dataset.root, tmp_path / "index")
+    compact_dataset(dataset)
+    assert build_index(dataset.root, tmp_path / "index", append=True) == before
 
 
 def test_a_stream_goes_on_after_it_was_compacted(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def _vectors_of(column: pa.Array, dim: int, path: str) -> tuple[Vectors, dict[in
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
 def _of_jsonl(path: str, dim: int, size: int, id_column: str | None) -> Iterator[_Batch]:

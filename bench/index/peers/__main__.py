@@ -77,8 +77,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> Results:
     if "hnsw" not in arguments.without:
         indexes.append(hnsw(folder, data, queries))
     if "autofaiss" not in arguments.without:
-        size_bytes = [one.size_bytes for one in indexes]
-        indexes += autofaiss(folder, data, queries, size_bytes, arguments.max_s)
+        sizes = [one.codes_bytes for one in indexes if not one.error]
+        indexes += autofaiss(folder, data, queries, sizes, arguments.max_s)
     return Results(
         rows=len(dataset),
         dim=dataset.dim,
@@ -93,7 +93,7 @@ def ours(folder: Path, data: Path, queries: Path) -> Iterator[Measured]:
     """Build our index without a pause, and killed in mid-build and resumed."""
     whole, resumed = folder / "whole", folder / "resumed"
     built = build(data, whole)
-    yield asked("clipfleet", "clipfleet", built, whole, queries, size_bytes(whole))
+    yield asked("clipfleet", "clipfleet", built, whole, queries)
     killed = build(data, resumed, kill=True)
     done = len(done_shards(resumed))
     rest = build(data, resumed)
@@ -108,7 +108,7 @@ def ours(folder: Path, data: Path, queries: Path) -> Iterator[Measured]:
         f"without a pause; `clipfleet verify` {verified.error or 'passes'}"
     )
     name = "clipfleet, killed and resumed"
-    yield asked(name, "clipfleet", child, resumed, queries, size_bytes(resumed), note=note)
+    yield asked(name, "clipfleet", child, resumed, queries, note=note)
     for path in (whole, resumed):
         shutil.rmtree(path, ignore_errors=True)  # a failed build may leave none
 
@@ -137,7 +137,7 @@ def hnsw(folder: Path, data: Path, queries: Path) -> Measured:
     child = run_child(
         [sys.executable, "-m", "bench.index.peers.hnsw", str(data / "images"), str(out)]
     )
-    found = asked("FAISS HNSW32, float16", "faiss", child, out, queries, size_bytes(out), efs=EFS)
+    found = asked("FAISS HNSW32, float16", "faiss", child, out, queries, efs=EFS)
     out.unlink(missing_ok=True)
     return found
 
@@ -155,7 +155,7 @@ def autofaiss(
         script = [str(HERE / "by_autofaiss.py"), str(data / "images/parts"), str(out), f"{size}MB"]
         child = run_child([str(python), *script], most_s=max_s)
         name = f"autofaiss, at most {size:,} MB"
-        yield asked(name, "faiss", child, out, queries, size_bytes(out))
+        yield asked(name, "faiss", child, out, queries)
         out.unlink(missing_ok=True)
 
 
@@ -165,7 +165,6 @@ def asked(
     built: Child,
     index: Path,
     queries: Path,
-    size: int,
     *,
     efs: Sequence[str] = (),
     note: str = "",
@@ -177,21 +176,16 @@ def asked(
     child = run_child([*command, "--ef", *efs])
     if child.error is not None:
         return Measured(name=name, build=built.cost, error=child.error, note=note)
-    found = json.loads(child.output)
+    files = list(index.rglob("*")) if index.is_dir() else [index]
+    codes = list(index.glob("codes*")) if index.is_dir() else files
     return Measured(
         name=name,
         build=built.cost,
-        size_bytes=size,
-        memory_bytes=found["memory_bytes"],
-        searches=tuple(Setting(**one) for one in found["searches"]),
+        codes_bytes=sum(file.stat().st_size for file in codes),
+        disk_bytes=sum(file.stat().st_size for file in files if file.is_file()),
+        searches=tuple(Setting(**one) for one in json.loads(child.output)),
         note=note,
     )
-
-
-def size_bytes(path: Path) -> int:
-    """Return the size of an index that a search holds in memory: a file, or a folder's codes."""
-    files = path.glob("*.faiss") if path.is_dir() else filter(Path.exists, [path])
-    return sum(file.stat().st_size for file in files)
 
 
 def differing(a: Path, b: Path) -> bool:

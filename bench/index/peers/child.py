@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _LOOK_S = 0.05
-_LINES = 5  # of an error that are kept
+_CHARACTERS = 300  # of an error that are kept: its end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Child:
-    """A process that ended; `error` has the last lines that it wrote if it failed."""
+    """A process that ended; `error` has the end of what it wrote if it failed."""
 
     cost: Cost
     output: str
@@ -70,11 +70,19 @@ def run_child(
         )
         out.seek(0)
         err.seek(0)
-        lines = err.read().decode(errors="replace").strip().splitlines()[-_LINES:]
-        failed = f"exit code {process.returncode}: " + " ".join(lines)
         return Child(
-            cost=cost, output=out.read().decode(), error=failed if process.returncode else None
+            cost=cost,
+            output=out.read().decode(),
+            error=_error(process.returncode, err.read().decode(errors="replace"), cost),
         )
+
+
+def _error(code: int, written: str, cost: Cost) -> str | None:
+    if not code:
+        return None
+    if code == -signal.SIGKILL:  # by this program, or by the kernel for memory
+        return f"killed after {cost.seconds:.0f} s"
+    return f"exit code {code}: {' '.join(written.split())[-_CHARACTERS:]}"
 
 
 def anonymous_bytes(pid: int) -> int:

@@ -27,16 +27,16 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """An index: the cost of its build, its size on the disk, and its searches.
+    """An index: the cost of its build, its size, and its searches.
 
-    `memory_bytes` is the anonymous memory that opening and searching it took. `error` says why
-    there is no index. `note` is for the reader of the table.
+    `codes_bytes` is the size of what a search looks through, and needs in memory, `disk_bytes`
+    that of all files. `error` says why there is no index. `note` is for the reader of the table.
     """
 
     name: str
     build: Cost
-    size_bytes: int = 0
-    memory_bytes: int = 0
+    codes_bytes: int = 0
+    disk_bytes: int = 0
     searches: tuple[Setting, ...] = ()
     error: str | None = None
     note: str = ""
@@ -72,7 +72,7 @@ def report(results: Results) -> str:
         f"{results.machine}; {', '.join(f'{k} {v}' for k, v in results.versions.items())}."
     )
     builds = markdown(
-        ["index", "build, s", "CPU, s", "peak memory, MiB", "codes, B/vector", "memory, B/vector"],
+        ["index", "build, s", "CPU, s", "peak memory, MiB", "codes, B/vector", "files, B/vector"],
         [_build_row(one, results.rows) for one in results.indexes],
     )
     searches = markdown(
@@ -94,10 +94,9 @@ def report(results: Results) -> str:
 
 def _build_row(one: Measured, rows: int) -> list[str]:
     cost = one.build
-    made = "–" if one.error else f"{one.size_bytes / rows:,.0f}"
-    memory = "–" if one.error else f"{one.memory_bytes / rows:,.0f}"
+    sizes = ["–" if one.error else f"{n / rows:,.0f}" for n in (one.codes_bytes, one.disk_bytes)]
     peak = f"{cost.peak_bytes / (1 << 20):,.0f}"
-    return [one.name, f"{cost.seconds:,.0f}", f"{cost.cpu_s:,.0f}", peak, made, memory]
+    return [one.name, f"{cost.seconds:,.0f}", f"{cost.cpu_s:,.0f}", peak, *sizes]
 
 
 def _search_row(one: Measured, setting: Setting) -> list[str]:

@@ -75,8 +75,8 @@ def test_the_table_has_each_index_and_says_which_one_was_not_built() -> None:
             Measured(
                 name="ours",
                 build=cost + cost,
-                size_bytes=174_000,
-                memory_bytes=180_000,
+                codes_bytes=174_000,
+                disk_bytes=1_200_000,
                 searches=(setting,),
                 note="killed",
             ),
@@ -84,7 +84,7 @@ def test_the_table_has_each_index_and_says_which_one_was_not_built() -> None:
         ),
     )
     text = report(parse(json.dumps(results.to_json())))
-    assert "| ours | 201 | 360 | 3,072 | 174 | 180 |" in text
+    assert "| ours | 201 | 360 | 3,072 | 174 | 1,200 |" in text
     assert "| theirs | 100 | 180 | 3,072 | – | – |" in text
     assert "| ours | probes 64, rerank 10 | 0.957 | 0.957 | 2.04 / 3.00 |" in text
     assert "- ours: killed" in text

@@ -72,7 +72,8 @@ def build_index(
             builds it.
         RecallError: The index does not reach the recall or the latency. What was built is kept for
             the next call.
-        DatasetError: There is no dataset, it has no vectors, or a part is damaged.
+        DatasetError: There is no dataset, it has no vectors, or a part is damaged; or a file of the
+            index is missing or damaged.
         DependencyError: FAISS is not installed.
         StorageError: A disk or the object store does not answer, or refuses a write.
     """
@@ -97,10 +98,10 @@ def build_index(
         built = build(stored, folder, options, append=append, build_shards=build_shards, show=show)
         card = built or read_card(folder)
         assert card is not None  # noqa: S101 - `build` lacks nothing only where there is a card
-        if built is None and is_certified(card, target, asked):
-            return card
         name = CANDIDATE_NAME if built else CARD_NAME
-        with Index.open(folder, card_name=name) as index:
+        with Index.open(folder, card_name=name) as index:  # its files are there
+            if built is None and is_certified(card, target, asked):
+                return card
             card = certified(index, target=target, queries=asked, settings=settings)
         publish(folder, card)
     return card

@@ -19,6 +19,7 @@ from clipfleet.retrieval.index.card import (
 from clipfleet.retrieval.index.codes import read_codes, train
 from clipfleet.retrieval.index.dataset_parts import committed_parts
 from clipfleet.retrieval.index.folder import (
+    PLAN_NAME,
     SHARD_CODES_NAME,
     shard_folder,
     whole_file,
@@ -36,7 +37,11 @@ from clipfleet.retrieval.index.plan import (
     write_plan,
 )
 from clipfleet.retrieval.index.sample import training_sample
-from clipfleet.retrieval.index.shard_builder import build_shard, read_shard_record
+from clipfleet.retrieval.index.shard_builder import (
+    ShardRecord,
+    build_shard,
+    read_shard_record,
+)
 from clipfleet.retrieval.index.sizing import GIB, check_memory, choose_structure
 from clipfleet.storage.format.dataset import Dataset, describe, utc_now
 
@@ -105,7 +110,7 @@ def build(
 
     Raises:
         UsageError: The options do not fit the dataset or the index.
-        DatasetError: The dataset has no vectors, or is damaged.
+        DatasetError: The dataset has no vectors, or is damaged; or a shard is of another build.
         DatasetMismatchError: The index has another model's vectors.
         StorageError: A disk or the object store does not answer, or refuses a write.
     """
@@ -124,6 +129,7 @@ def build(
     if missing:
         build_shards(dataset, folder, plan, missing, show=show)
     records = [read_shard_record(folder, shard.name) for shard in plan.new_shards]
+    _check_records(folder, plan, records)
     started_s = time.monotonic()
     removed = removed_rows(plan.shards, parts)
     candidate = read_card(folder, CANDIDATE_NAME)
@@ -227,6 +233,20 @@ def _check_plan(plan: BuildPlan, dataset: Dataset, folder: Path, options: BuildO
             f"{folder} has a build that was begun with other options ({'; '.join(wrong)}): give "
             "the same ones to go on, or delete the folder"
         )
+
+
+def _check_records(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> None:
+    """Refuse shards of another build, which are there if only a card or a plan was deleted.
+
+    Raises:
+        DatasetError: There is one.
+    """
+    for shard, record in zip(plan.new_shards, records, strict=True):
+        if record.parts != shard.parts:
+            raise DatasetError(
+                f"{shard_folder(folder, shard.name)} has other parts than {folder / PLAN_NAME} "
+                "says, so it is of another build: delete the folder of the index, and build again"
+            )
 
 
 def _train(

@@ -57,7 +57,7 @@ class Freshness:
     def lines(self) -> list[str]:
         """Return the result for people."""
         state = "is up to date with" if self.ok else "is not up to date with"
-        lines = [f"index {self.index} {state} {self.dataset}: {self.vectors:,} vectors"]
+        lines = [f"index {self.index} {state} {self.dataset}: {self.vectors:,} vectors are in both"]
         for what, parts in (
             ("not in the index", self.missing),
             ("no longer in the dataset", self.vanished),
@@ -68,7 +68,8 @@ class Freshness:
                 count = f"{len(parts):,} part{'s' if len(parts) > 1 else ''}"
                 lines.append(f"  {what}: {count} with {rows:,} vectors, {_names(parts)}")
         if not self.ok:
-            lines.append("  `clipfleet index DATASET INDEX --append` brings it up to date")
+            command = f"clipfleet index {self.dataset} {self.index} --append"
+            lines.append(f"  `{command}` brings it up to date")
         return [*lines, *(f"  {each}" for each in self.advice)]
 
 

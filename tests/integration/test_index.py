@@ -18,8 +18,14 @@ from clipfleet.errors import DatasetError, DatasetMismatchError, UsageError
 from clipfleet.retrieval.exact import exact_top_k
 from clipfleet.retrieval.index import index as index_module
 from clipfleet.retrieval.index.build import BuildOptions, BuildShards, Show, build, build_here
-from clipfleet.retrieval.index.card import IndexCard, IndexShard, read_card
-from clipfleet.retrieval.index.folder import SHARDS_FOLDER, lock, publish
+from clipfleet.retrieval.index.card import CARD_NAME, IndexCard, IndexShard, read_card
+from clipfleet.retrieval.index.folder import (
+    PLAN_NAME,
+    SHARDS_FOLDER,
+    VECTORS_NAME,
+    lock,
+    publish,
+)
 from clipfleet.retrieval.index.plan import BuildPlan
 from clipfleet.storage.commit.commit import record_path
 from clipfleet.storage.format.dataset import Dataset
@@ -202,6 +208,7 @@ def test_an_append_adds_what_is_new_and_removes_what_is_gone(
     lose_part(dataset, "00001-0000001")
     stale = run_command("verify", dataset.root, str(path))
     assert stale.returncode == ITEMS_FAILED
+    assert f"`clipfleet index {dataset.root} {path} --append` brings it" in stale.stdout
     assert "not in the index: 2 parts with 700 vectors, 00001-0000006" in stale.stdout
     assert "no longer in the dataset: 1 part with 500 vectors, 00001-0000001" in stale.stdout
     refused = run_command("index", dataset.root, str(path))
@@ -238,6 +245,23 @@ def test_an_index_takes_no_other_model_and_one_builder(tmp_path: Path, dataset: 
     with pytest.raises(DatasetError, match="has no vectors yet"):
         clipfleet.build_index(empty.root, tmp_path / "none")
     faiss.omp_set_num_threads(1)
+
+
+def test_an_index_that_lost_a_file_is_neither_called_whole_nor_mixed_with_another_build(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "index"
+    old = dataset_of(tmp_path / "old", clustered(20, 1), part_rows=10)
+    clipfleet.build_index(old.root, path)
+    (path / CARD_NAME).unlink()
+    new = dataset_of(tmp_path / "new", clustered(20, 2), part_rows=10)
+    with pytest.raises(DatasetError, match="it is of another build: delete the folder"):
+        clipfleet.build_index(new.root, path)
+    (path / PLAN_NAME).unlink()
+    clipfleet.build_index(old.root, path)  # its shards are these
+    (path / SHARDS_FOLDER / "00001" / VECTORS_NAME).unlink()
+    with pytest.raises(DatasetError, match=r"00001 is damaged \(FileNotFoundError"):
+        clipfleet.build_index(old.root, path)
 
 
 def test_a_dataset_in_an_object_store_is_indexed_in_a_folder(tmp_path: Path, s3: S3) -> None:

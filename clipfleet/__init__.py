@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False  # as in `typing`, which takes longer to load than all of this module
 if TYPE_CHECKING:
-    from clipfleet.api.datasets import embed, repair, resume, retry, status, submit, verify
+    from clipfleet.api.datasets import compact, embed, repair, resume, retry, status, submit, verify
     from clipfleet.api.recall import compare, evaluate
     from clipfleet.errors import (
         BrokerError,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from clipfleet.retrieval.neighbours import Neighbours
     from clipfleet.retrieval.verify_index import IndexVerification, verify_index
     from clipfleet.settings import Settings, load_settings
-    from clipfleet.storage.compact.compact import Compaction, compact
+    from clipfleet.storage.compact.compact import Compaction
     from clipfleet.storage.verify.verification import Verification
     from clipfleet.tasks.items.queue import ItemQueue
     from clipfleet.tasks.local.run import Summary
@@ -148,7 +148,7 @@ _MODULES = {  # of the names above
     "dedupe": "clipfleet.retrieval.dedupe.deduplicate",
     "compare": "clipfleet.api.recall",
     "build_index": "clipfleet.retrieval.build_index",
-    "compact": "clipfleet.storage.compact.compact",
+    "compact": "clipfleet.api.datasets",
     "embed": "clipfleet.api.datasets",
     "export": "clipfleet.retrieval.export.export",
     "evaluate": "clipfleet.api.recall",

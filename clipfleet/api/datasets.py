@@ -15,6 +15,7 @@ from clipfleet.settings import OnConflict, Settings, load_settings
 
 if TYPE_CHECKING:
     from clipfleet.architectures import Tower
+    from clipfleet.storage.compact.compact import Compaction
     from clipfleet.storage.format.dataset import TextNormalisation
     from clipfleet.storage.verify.verification import Verification
     from clipfleet.tasks.local.run import Summary
@@ -351,6 +352,32 @@ def status(dataset: str | Path, *, settings: Settings | None = None) -> Progress
 
 def _show_nothing(_: Snapshot) -> None:
     """Show no progress."""
+
+
+def compact(
+    dataset: str | Path, *, file_bytes: int = 256 << 20, settings: Settings | None = None
+) -> Compaction:
+    """Put the small parts of a dataset on a disk into packs of up to `file_bytes`.
+
+    A pack is a Parquet file with many parts. Readers and workers may run meanwhile: all packs
+    appear in one step. Every part keeps its bytes, so nothing else about the dataset changes.
+    Memory holds one pack, and the disk holds the small parts twice until the end. The same call
+    finishes the work of a process that was killed. Without `settings`, those of `load_settings()`
+    are used.
+
+    Raises:
+        UsageError: The dataset is in an object store, its file system cannot exchange two folders,
+            or `file_bytes` is below 1.
+        DatasetError: There is no dataset, or a part, a record or a plan is damaged; nothing was
+            changed.
+        StorageError: The disk refused; compacting again is safe.
+    """
+    from clipfleet.storage.compact.compact import compact_dataset
+    from clipfleet.storage.format.dataset import Dataset
+
+    timeout_s = (settings or load_settings()).store_timeout_s
+    opened = Dataset.open(str(dataset), store_timeout_s=timeout_s)
+    return compact_dataset(opened, file_bytes=file_bytes)
 
 
 def _processes(model: str | Path, workers: int | None, gpus: str | None) -> dict[str, Any]:

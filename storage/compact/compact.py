@@ -10,11 +10,9 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from clipfleet.errors import DatasetError, UsageError
-from clipfleet.settings import Settings, load_settings
 from clipfleet.storage.commit.commit import read_record
 from clipfleet.storage.commit.manifest import finish
 from clipfleet.storage.compact.swap import NEW_FOLDER, check_exchange, finish_swap, put_in_place
@@ -65,31 +63,12 @@ class _File:
     identity: Identity
 
 
-def compact(
-    dataset: str | Path, *, file_bytes: int = FILE_BYTES, settings: Settings | None = None
-) -> Compaction:
-    """Put the small parts of a dataset on a disk into packs of up to `file_bytes`.
-
-    A pack is a Parquet file with many parts. Readers and workers may run meanwhile: all packs
-    appear in one step. Every part keeps its bytes, so nothing else about the dataset changes.
-    Memory holds one pack, and the disk holds the small parts twice until the end. The same call
-    finishes the work of a process that was killed. Without `settings`, those of `load_settings()`
-    are used.
+def compact_dataset(dataset: Dataset, *, file_bytes: int = FILE_BYTES) -> Compaction:
+    """Put the small parts of an open dataset into packs, see `clipfleet.compact`.
 
     Raises:
-        UsageError: The dataset is in an object store, its file system cannot exchange two folders,
-            or `file_bytes` is below 1.
-        DatasetError: There is no dataset, or a part, a record or a plan is damaged; nothing was
-            changed.
-        StorageError: The disk refused; compacting again is safe.
+        UsageError, DatasetError, StorageError: As `clipfleet.compact`.
     """
-    settings = settings or load_settings()
-    opened = Dataset.open(str(dataset), store_timeout_s=settings.store_timeout_s)
-    return compact_dataset(opened, file_bytes=file_bytes)
-
-
-def compact_dataset(dataset: Dataset, *, file_bytes: int = FILE_BYTES) -> Compaction:
-    """Compact an open dataset, see `compact`."""
     fs, root = _local(dataset), dataset.root
     if file_bytes < 1:
         raise UsageError(f"a file size of {file_bytes} bytes: expected at least 1")

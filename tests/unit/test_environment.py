@@ -12,7 +12,7 @@ from clipfleet.settings import Settings
 from clipfleet.storage.filesystem.locations import STORE_TIMEOUT_S
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("clipfleet", "storage", "workers", "tasks", "convert")
+PACKAGES = ("clipfleet", "storage", "retrieval", "workers", "tasks", "convert")
 
 # The public functions and the command line, and the application that `celery --app
 # clipfleet.tasks.app` asks for.
@@ -23,6 +23,9 @@ MAKES_SETTINGS = {
     "clipfleet/cli/options.py",
     "clipfleet/model.py",
     "clipfleet/reader.py",
+    "retrieval/build_index.py",
+    "retrieval/export/export.py",
+    "retrieval/verify_index.py",
     "tasks/app.py",
     "tasks/items/queue.py",
 }

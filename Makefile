@@ -109,7 +109,7 @@ constraints: $(BIN)/python
 # Engines were verified with TensorRT 8.6.0. Its plugins are linked to cuDNN 8, and ONNX Runtime's CUDA
 # provider to cuDNN 9; an environment holds only one of the two.
 LOCK = $(BIN)/uv pip compile -q -c constraints.txt --generate-hashes --no-annotate \
-	--custom-compile-command 'make lock' --extra s3 pyproject.toml -
+	--custom-compile-command 'make lock' --extra s3 --extra index pyproject.toml -
 TORCH ?= --torch-backend cpu
 lock: $(BIN)/python
 	$(BIN)/pip install -q uv

@@ -10,8 +10,7 @@ import typer
 
 import clipfleet
 from clipfleet.cli.options import DatasetArgument, Json, settings_from
-from clipfleet.cli.output import print_result
-from clipfleet.errors import UsageError
+from clipfleet.cli.output import check_file_name, print_result
 from clipfleet.items import Item
 from clipfleet.settings import cores
 
@@ -58,8 +57,8 @@ def dedupe(
     """Find near-duplicates, and write which rows to keep.
 
     Larger pictures come first, then lower ids. A row is dropped if it is near a kept row before it;
-    its representative is the nearest kept row. OUT has every id once, with the columns kept,
-    representative, cosine and group_size.
+    its representative is the nearest kept row. OUT has every id with a vector once, with the
+    columns kept, representative, cosine and group_size.
 
     \b
     clipfleet dedupe vectors/photos unique.parquet
@@ -70,10 +69,8 @@ def dedupe(
     from clipfleet.workers.images.decode import ImageLimits, read_image
 
     settings = settings_from()
-    if html is not None and not html.parent.is_dir():
-        raise UsageError(
-            f"{html}: there is no folder {html.parent}: make it, or choose another one"
-        )
+    if html is not None:
+        check_file_name("--html", html, ".html")
     load_faiss().omp_set_num_threads(settings.engine_threads or cores())
     found = clipfleet.dedupe(
         dataset,

@@ -1,14 +1,16 @@
-"""The end of a command: its result on standard output and its exit code."""
+"""The end of a command: its result on standard output, its files and its exit code."""
 
 from __future__ import annotations
 
 import json
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
 import clipfleet
+from clipfleet.errors import UsageError
 
 if TYPE_CHECKING:
     from clipfleet import Retry, Summary
@@ -36,3 +38,17 @@ def end_with(result: Summary | Retry, as_json: bool) -> NoReturn:
     print_result(result.to_json(), result.lines(), as_json)
     failed = isinstance(result, clipfleet.Summary) and not result.ok
     raise typer.Exit(ITEMS_FAILED if failed else DONE)
+
+
+def check_file_name(option: str, path: Path, suffix: str) -> None:
+    """Refuse a new file of another kind, as a slip must not replace a picture or a table.
+
+    Raises:
+        UsageError: The name has another suffix, or there is no such folder.
+    """
+    if path.suffix.lower() != suffix:
+        raise UsageError(f"{option} {path}: expected a name that ends with {suffix}")
+    if not path.parent.is_dir():
+        raise UsageError(
+            f"{path}: there is no folder {path.parent}: make it, or choose another one"
+        )

@@ -25,7 +25,7 @@ from clipfleet.cli.options import (
     engine_settings,
     settings_from,
 )
-from clipfleet.cli.output import DONE, ITEMS_FAILED, end_on_sigterm, print_result
+from clipfleet.cli.output import DONE, ITEMS_FAILED, check_file_name, end_on_sigterm, print_result
 from clipfleet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -254,16 +254,10 @@ def open_index(path: str, settings: Settings) -> Index:
 def _check_outputs(queries: str | None, out: Path | None, html: Path | None) -> None:
     if queries is not None and out is None and html is None:
         raise UsageError("--queries may be many: name a file for the answers, --out FILE.parquet")
-    for name, path, suffixes in (
-        ("--out", out, (".parquet",)),
-        ("--html", html, (".html", ".htm")),
-    ):
+    for name, path, suffix in (("--out", out, ".parquet"), ("--html", html, ".html")):
         if path is None:
             continue
-        if path.suffix.lower() not in suffixes:  # a slip must not replace a picture or a table
-            raise UsageError(f"{name} {path}: expected a name that ends with {suffixes[0]}")
-        if not path.parent.is_dir():
-            raise UsageError(f"{path}: there is no folder {path.parent}")
+        check_file_name(name, path, suffix)
         if queries is not None and path.resolve() == Path(queries).resolve():
             raise UsageError(f"{name} {path} would replace the queries: choose another file")
 

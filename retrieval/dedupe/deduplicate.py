@@ -88,7 +88,7 @@ def dedupe(
 
     Rows are considered in order: larger pictures first, then lower ids. A row is dropped if its
     cosine with a kept row before it is at least `threshold`. Its representative is the nearest kept
-    row. `out` has every id of the dataset once: id, uri or text, kept, representative, cosine with
+    row. `out` has every id with a vector once: id, uri or text, kept, representative, cosine with
     it, and group_size.
 
     Up to 20,000 rows, all pairs are compared. In larger datasets, rows are compared inside their

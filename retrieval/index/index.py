@@ -53,7 +53,7 @@ class Index:
         """Map the files of an index into memory; the vectors of an exact one are read.
 
         Raises:
-            UsageError: There is no index at `path`.
+            UsageError: There is no index at `path`, or it may not be read.
             DatasetError: A file of it is missing or damaged.
         """
         folder = index_folder(path)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clipfleet.errors import DatasetError
+from clipfleet.errors import DatasetError, UsageError
 from clipfleet.retrieval.index.card import IndexCard, IndexShard
 from clipfleet.retrieval.index.folder import ITEMS_NAME, VECTORS_NAME, shard_folder
 
@@ -27,6 +27,7 @@ def open_shard(folder: Path, card: IndexCard, shard: IndexShard) -> StoredShard:
 
     Raises:
         DatasetError: A file is missing, cut off or damaged.
+        UsageError: It may not be read.
     """
     place, shape = shard_folder(folder, shard.name), (shard.rows, card.dim)
     expected_bytes = shape[0] * shape[1] * np.dtype(np.float16).itemsize
@@ -39,6 +40,8 @@ def open_shard(folder: Path, card: IndexCard, shard: IndexShard) -> StoredShard:
             items = reader.read_all()
         if items.num_rows != shard.rows:
             raise ValueError(f"items.arrow has {items.num_rows} rows, expected {shard.rows}")
+    except PermissionError as error:
+        raise UsageError(f"cannot read the files of {place}: {error.strerror}") from error
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DatasetError(
             f"{place} is damaged ({type(error).__name__}: {error}): build the index again, in "

@@ -19,7 +19,7 @@ def refusal(*arguments: str) -> str:
     return str(error)
 
 
-def test_a_search_replaces_neither_its_queries_nor_a_picture(
+def test_a_page_replaces_no_other_kind_of_file_and_answers_no_queries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -27,6 +27,9 @@ def test_a_search_replaces_neither_its_queries_nor_a_picture(
     assert "would replace the queries" in refusal(*queries, "--out", "q.parquet")
     assert "--html a.jpg: expected a name that ends with .html" in refusal(
         "search", "index", "--image", "a.jpg", "--html", "a.jpg"
+    )
+    assert "--html u.parquet: expected a name that ends with .html" in refusal(
+        "dedupe", "photos", "u.parquet", "--html", "u.parquet"
     )
 
 

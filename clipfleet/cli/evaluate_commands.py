@@ -135,7 +135,7 @@ def muge(
     allow_unverified: AllowUnverified = False,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a model on MUGE in every runtime, and compare the recalls.
+    """Measure a model on MUGE in every runtime, side by side.
 
     Unpacks the pictures, embeds images and texts, and measures recall as the guide does. PyTorch is
     the reference: exits with 1 if another runtime differs by over 0.2 points, or if an item has no

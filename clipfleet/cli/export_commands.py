@@ -99,7 +99,7 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write all vectors of a dataset into a file or folder for another program.
+    """Write all vectors of a dataset for another program.
 
     It appears whole, after it was read back and counted: every id of the dataset once. jsonl is the
     form of Chinese-CLIP's features; pgvector is text for PostgreSQL's COPY; qdrant has a point a

@@ -165,7 +165,7 @@ def serve(
     allow_unverified: AllowUnverified = False,
     url_host: UrlHosts = None,
 ) -> None:
-    """Show an index on a local page: search by a text, a picture or a hit.
+    """Try an index on a local page: texts, pictures, hits.
 
     The command prints the URL of the page, and runs until Ctrl-C or SIGTERM. On another address
     than loopback, the URL has a token, and nothing is answered without it.

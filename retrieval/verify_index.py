@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipfleet.errors import DatasetError
+from clipfleet.model_card import sha256_of
 from clipfleet.reader import Dataset
 from clipfleet.retrieval.certificate.certificate import Certificate
 from clipfleet.retrieval.certificate.certified import certificate_of
@@ -16,7 +17,7 @@ from clipfleet.retrieval.certificate.recheck import recheck
 from clipfleet.retrieval.faiss_library import load_faiss
 from clipfleet.retrieval.index.folder import ITEMS_NAME, VECTORS_NAME, shard_folder
 from clipfleet.retrieval.index.index import Index
-from clipfleet.retrieval.index.shard_builder import read_shard_record, sha256_of
+from clipfleet.retrieval.index.shard_builder import read_shard_record
 from clipfleet.settings import Settings, cores, load_settings
 
 _REMEDY = "build the index again, in another folder"

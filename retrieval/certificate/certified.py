@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from clipfleet.errors import DatasetError
+from clipfleet.model_card import sha256_of
 from clipfleet.reader import Dataset
 from clipfleet.retrieval.certificate.at_hand import queries_at_hand
 from clipfleet.retrieval.certificate.certificate import (
@@ -26,7 +27,6 @@ from clipfleet.retrieval.index.folder import (
     write_text,
 )
 from clipfleet.retrieval.index.index import Index
-from clipfleet.retrieval.index.shard_builder import sha256_of
 from clipfleet.settings import Settings
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import time
@@ -18,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from clipfleet.errors import DatasetError, StorageError
+from clipfleet.model_card import sha256_of
 from clipfleet.retrieval.index.card import IndexedPart, IndexShard
 from clipfleet.retrieval.index.codes import Codes, read_codes
 from clipfleet.retrieval.index.dataset_parts import (
@@ -41,7 +41,6 @@ from clipfleet.validation import problems
 
 Step = Callable[[int], None]  # is told how many rows were written
 
-_CHUNK_BYTES = 1 << 20
 _STRICT = ConfigDict(extra="forbid")
 _EXISTS = {errno.EEXIST, errno.ENOTEMPTY}
 
@@ -106,19 +105,6 @@ def build_shard(
             return _appears(temporary, shard_folder(folder, shard.name))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits; memory holds a piece of it.
-
-    Raises:
-        OSError: The disk does not answer.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_CHUNK_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _write_rows(

@@ -16,7 +16,7 @@ EXACT_ROWS = 20_000  # up to here every row is compared with every other one
 _CELLS = 2  # for each root of the number of rows; with more, k-means costs more than it saves
 _TRAINING_ROWS = 48  # of each cell
 _ITERATIONS = 8
-_BLOCK_ROWS = 16_384  # read and assigned at once
+_BLOCK_ROWS = 4096  # read and assigned at once
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,14 +64,15 @@ def assign_cells(rows: Rows, *, near_cells: int, seed: int) -> Cells:
     """
     if len(rows) <= EXACT_ROWS:
         return Cells(of_rank=np.zeros((len(rows), 1), np.int32))
-    faiss = load_faiss()
     centroids = _train(rows, 2 ** round(log2(_CELLS * sqrt(len(rows)))), seed)
-    index = faiss.IndexFlatIP(centroids.shape[1])
-    index.add(centroids)
     of_rank = np.empty((len(rows), 1 + near_cells), np.int32)
     for start in range(0, len(rows), _BLOCK_ROWS):
         ranks = np.arange(start, min(start + _BLOCK_ROWS, len(rows)))
-        of_rank[ranks] = index.search(rows.vectors(ranks), 1 + near_cells)[1]
+        cosines = rows.vectors(ranks) @ centroids.T
+        for nth in range(1 + near_cells):  # FAISS takes five times the CPU time for the same
+            best = cosines.argmax(axis=1)
+            of_rank[ranks, nth] = best
+            cosines[np.arange(len(ranks)), best] = -np.inf
     return Cells(of_rank=of_rank)
 
 

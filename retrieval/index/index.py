@@ -42,6 +42,7 @@ class Index:
         """Use `open`."""
         self.path = folder
         self.card = card
+        self._closed = False
         self._starts = card.starts
         self._shards = [open_shard(folder, card, shard) for shard in card.shards]
         self._codes: Codes | None = (
@@ -104,13 +105,15 @@ class Index:
         those of the card are used.
 
         Raises:
-            UsageError: The queries are not (q, D), k is below 1, or the parameters do not fit.
+            UsageError: The queries are not (q, D), k is below 1, the parameters do not fit, or the
+                index is closed.
         """
         wanted = np.ascontiguousarray(queries, np.float32)
         if wanted.ndim != 2 or wanted.shape[1] != self.dim:
             raise UsageError(f"queries have shape {wanted.shape}, expected (q, {self.dim})")
         if k < 1:
             raise UsageError(f"k is {k}: expected at least 1")
+        self._check_open()
         used = parameters or self.card.parameters
         self.card.structure.check(used)
         if self._codes is None:
@@ -145,6 +148,7 @@ class Index:
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[NDArray[np.float16]]:
         """Yield the vectors (k, D) of all rows in order, removed ones too, `rows` at most."""
+        self._check_open()
         for shard in self._shards:
             for start in range(0, len(shard.vectors), rows):
                 yield shard.vectors[start : start + rows]
@@ -160,7 +164,8 @@ class Index:
         return self.card.alive_rows * self.dim * np.dtype(np.float16).itemsize
 
     def close(self) -> None:
-        """Let the mapped files go."""
+        """Let the mapped files go; the index cannot be searched or read any more."""
+        self._closed = True
         self._shards, self._codes = [], None
         self.__dict__.pop("_exact_rows", None)
 
@@ -177,6 +182,10 @@ class Index:
             f"{model.architecture} {model.tower} {model.precision}>"
         )
 
+    def _check_open(self) -> None:
+        if self._closed:  # it would find nothing, without an error
+            raise UsageError(f"the index {self.path} is closed: open it again")
+
     @cached_property
     def _exact_rows(self) -> ExactRows:
         return ExactRows(self.blocks(), self.alive, self.dim)
@@ -190,6 +199,7 @@ class Index:
         self, rows: NDArray[np.int64]
     ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
         """Yield each shard's number, the places in `rows` of its rows, and their rows in it."""
+        self._check_open()
         wanted = np.asarray(rows, np.int64)
         if wanted.size and not (wanted.min() >= 0 and wanted.max() < self._starts[-1]):
             wrong = wanted[(wanted < 0) | (wanted >= self._starts[-1])][0]

@@ -223,6 +223,8 @@ def test_an_append_adds_what_is_new_and_removes_what_is_gone(
     again = reader.search(queries, K, parameters=used)  # it stays what it was
     np.testing.assert_array_equal(before.rows, again.rows)
     reader.close()
+    with pytest.raises(UsageError, match="is closed: open it again"):
+        reader.search(queries, K, parameters=used)
     names = {file.name for file in path.glob("*.faiss")}
     assert names == (set() if kind == "exact" else {"codes-00002.faiss", "trained-00001.faiss"})
 

@@ -25,7 +25,7 @@ from clipfleet.retrieval.index.folder import (
     whole_file,
     write_text,
 )
-from clipfleet.retrieval.index.parameters import IndexKind
+from clipfleet.retrieval.index.parameters import IndexKind, Structure
 from clipfleet.retrieval.index.plan import (
     BuildPlan,
     append_plan,
@@ -172,6 +172,11 @@ def _plan(
             return _first(dataset, parts, options)
     else:
         _check_same(dataset, folder, card, parts)
+        if wrong := _other_structure(card.structure, options):
+            raise UsageError(
+                f"{folder} has an index of kind {card.kind} already ({'; '.join(wrong)}): leave "
+                "these options out, or choose a new folder"
+            )
         fresh = append_plan(card, dataset.root, parts, shard_rows=options.shard_rows)
         if not fresh.new_shards and removed_rows(card.shards, parts) == card.removed:
             return None
@@ -220,12 +225,7 @@ def _check_same(
 
 def _check_plan(plan: BuildPlan, dataset: Dataset, folder: Path, options: BuildOptions) -> None:
     """Refuse to go on with a build that was begun otherwise."""
-    given = {"kind": options.kind, "lists": options.lists, "bits": options.bits}
-    wrong = [
-        f"{name} {value}, not {getattr(plan.structure, name)}"
-        for name, value in given.items()
-        if value is not None and value != getattr(plan.structure, name)
-    ]
+    wrong = _other_structure(plan.structure, options)
     if (plan.dataset, plan.model) != (dataset.root, dataset.info.model):
         wrong.append(f"{dataset.root} ({describe(dataset.info.card)}), not {plan.dataset}")
     if wrong:
@@ -233,6 +233,16 @@ def _check_plan(plan: BuildPlan, dataset: Dataset, folder: Path, options: BuildO
             f"{folder} has a build that was begun with other options ({'; '.join(wrong)}): give "
             "the same ones to go on, or delete the folder"
         )
+
+
+def _other_structure(structure: Structure, options: BuildOptions) -> list[str]:
+    """Return which of the given options are not those of a structure."""
+    given = {"kind": options.kind, "lists": options.lists, "bits": options.bits}
+    return [
+        f"{name} {value}, not {getattr(structure, name)}"
+        for name, value in given.items()
+        if value is not None and value != getattr(structure, name)
+    ]
 
 
 def _check_records(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ class Freshness:
                 count = f"{len(parts):,} part{'s' if len(parts) > 1 else ''}"
                 lines.append(f"  {what}: {count} with {rows:,} vectors, {_names(parts)}")
         if not self.ok:
-            command = f"clipfleet index {self.dataset} {self.index} --append"
+            command = shlex.join(["clipfleet", "index", self.dataset, self.index, "--append"])
             lines.append(f"  `{command}` brings it up to date")
         return [*lines, *(f"  {each}" for each in self.advice)]
 

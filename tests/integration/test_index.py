@@ -235,6 +235,8 @@ def test_an_index_takes_no_other_model_and_one_builder(tmp_path: Path, dataset: 
     other = dataset_of(tmp_path / "other", clustered(10, 1), tower="txt")
     with pytest.raises(DatasetMismatchError, match=r"tiny img fp32.*tiny txt fp32"):
         clipfleet.build_index(other.root, path, append=True)
+    with pytest.raises(UsageError, match=r"of kind exact already \(lists 8, not 0\)"):
+        clipfleet.build_index(dataset.root, path, lists=8)
     with lock(path), pytest.raises(UsageError, match="another process builds"):
         clipfleet.build_index(dataset.root, path)
     with pytest.raises(UsageError, match="is not empty and has no index"):

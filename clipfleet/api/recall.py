@@ -51,10 +51,12 @@ def evaluate(
             do not go together.
         DatasetError: A dataset is missing or damaged.
         EngineError: The engine does not load, or fails.
+        StorageError: A prediction file cannot be written.
     """
     from clipfleet.reader import Dataset
     from clipfleet.retrieval.evaluation.evaluate import evaluate
     from clipfleet.retrieval.evaluation.gold import read_gold
+    from clipfleet.storage.filesystem.locations import local_path
 
     settings = settings or load_settings()
     is_file = str(texts).lower().endswith((".jsonl", ".ndjson"))
@@ -73,7 +75,7 @@ def evaluate(
             if model
             else Dataset(texts, settings=settings),
             pairs,
-            predictions=Path(predictions) if predictions else None,
+            predictions=Path(local_path(str(predictions))) if predictions else None,
             show=on_progress,
         )
 

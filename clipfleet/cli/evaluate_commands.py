@@ -45,7 +45,7 @@ def evaluate(
         typer.Option("--model", help="The images' model, which embeds a file of texts."),
     ] = None,
     predictions: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="Folder for the ten best answers of every query, in the guide's format."),
     ] = None,
     as_json: Json = False,

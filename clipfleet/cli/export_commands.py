@@ -37,7 +37,7 @@ class SortName(str, Enum):
 
 def dedupe(
     dataset: DatasetArgument,
-    out: Annotated[Path, typer.Argument(help="The new Parquet file.")],
+    out: Annotated[str, typer.Argument(help="The new Parquet file.")],
     threshold: Annotated[
         float, typer.Option(help="Rows with this cosine or a larger one are near-duplicates.")
     ] = 0.97,
@@ -83,13 +83,15 @@ def dedupe(
     )
     if html is not None:
         limits = ImageLimits.from_settings(settings)
-        write_groups_page(html, out, lambda uri: read_image(Item(id=uri, uri=uri), limits)[0])
+        write_groups_page(
+            html, Path(found.path), lambda uri: read_image(Item(id=uri, uri=uri), limits)[0]
+        )
     print_result(found.to_json(), found.lines(), as_json)
 
 
 def export(
     dataset: DatasetArgument,
-    out: Annotated[Path, typer.Argument(help="The new file or folder.")],
+    out: Annotated[str, typer.Argument(help="The new file or folder.")],
     to: Annotated[TargetName, typer.Option("--to", help="The form of the vectors.")],
     int_ids: Annotated[
         bool, typer.Option("--int-ids", help="With jsonl: write the ids as whole numbers.")

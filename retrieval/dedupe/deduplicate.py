@@ -15,6 +15,7 @@ from clipfleet.retrieval.dedupe.rows import open_rows
 from clipfleet.retrieval.dedupe.sample_check import SampleCheck, check_sample
 from clipfleet.retrieval.dedupe.table import write_table
 from clipfleet.settings import Settings
+from clipfleet.storage.filesystem.locations import local_path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +105,7 @@ def dedupe(
         DatasetError: There is no dataset, or a part is damaged, moved away or replaced.
         StorageError: The disk of `out` is full.
     """
-    path = Path(out).absolute()
+    path = Path(local_path(str(out)))
     _check(path, threshold)
     opened = Dataset(dataset, settings=settings)
     with open_rows(opened, path.parent) as rows:

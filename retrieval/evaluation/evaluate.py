@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from clipfleet.errors import UsageError
+from clipfleet.errors import StorageError, UsageError
 from clipfleet.retrieval.evaluation.gold import Answers, GoldPairs
 from clipfleet.retrieval.evaluation.predictions import (
     PredictionFile,
@@ -103,7 +103,7 @@ def evaluate(
     Raises:
         UsageError: The vectors are of two models, or no gold text or gold image has a vector.
         DatasetError: A part is damaged, or was moved away or replaced.
-        OSError: A prediction file cannot be written.
+        StorageError: A prediction file cannot be written.
     """
     check_towers(images, texts)
     _check_ids(texts, gold.images_of, gold, kind="text")
@@ -157,9 +157,13 @@ def _file(
     if folder is None:
         yield None
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open_predictions(folder / _FILES[query], query, whole_numbers=whole_numbers) as file:
-        yield file
+    path = folder / _FILES[query]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open_predictions(path, query, whole_numbers=whole_numbers) as file:
+            yield file
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _refusals(images: VectorSet, texts: VectorSet, *, whole_numbers: bool) -> Iterator[str]:

@@ -21,6 +21,7 @@ from clipfleet.retrieval.export.parquet_folder import ParquetFolder
 from clipfleet.retrieval.export.points import Points
 from clipfleet.retrieval.export.rows import IdDigest, Rows, check_proof
 from clipfleet.settings import Settings, load_settings
+from clipfleet.storage.filesystem.locations import local_path
 
 Target = Literal["fvecs", "jsonl", "lance", "npy", "parquet", "pgvector", "qdrant"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -89,12 +90,13 @@ def export(
         settings: Without them, those of `load_settings()`.
 
     Raises:
-        UsageError: `out` exists, an option does not go with `to`, or an id is no whole number.
+        UsageError: `out` exists or is in an object store, an option does not go with `to`, or an id
+            is no whole number.
         DatasetError: There is no dataset, a part is damaged, or what was read back is not whole.
         DependencyError: LanceDB is not installed.
         StorageError: The disk refused a write.
     """
-    target = Path(out)
+    target = Path(local_path(str(out)))
     format_ = _format(to, int_ids=int_ids, sort_by_id=sort_by_id)
     if os.path.lexists(target):
         raise UsageError(f"{target} exists: name a new file or folder, or remove it")

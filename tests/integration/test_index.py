@@ -20,6 +20,7 @@ from clipfleet.retrieval.index import index as index_module
 from clipfleet.retrieval.index.build import BuildOptions, BuildShards, Show, build, build_here
 from clipfleet.retrieval.index.card import CARD_NAME, IndexCard, IndexShard, read_card
 from clipfleet.retrieval.index.folder import (
+    ITEMS_NAME,
     PLAN_NAME,
     SHARDS_FOLDER,
     VECTORS_NAME,
@@ -251,7 +252,7 @@ def test_an_index_takes_no_other_model_and_one_builder(tmp_path: Path, dataset: 
     faiss.omp_set_num_threads(1)
 
 
-def test_an_index_that_lost_a_file_is_neither_called_whole_nor_mixed_with_another_build(
+def test_an_index_with_a_lost_or_damaged_file_is_refused_and_mixed_with_no_other_build(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "index"
@@ -263,7 +264,13 @@ def test_an_index_that_lost_a_file_is_neither_called_whole_nor_mixed_with_anothe
         clipfleet.build_index(new.root, path)
     (path / PLAN_NAME).unlink()
     clipfleet.build_index(old.root, path)  # its shards are these
-    (path / SHARDS_FOLDER / "00001" / VECTORS_NAME).unlink()
+    shard = path / SHARDS_FOLDER / "00001"
+    (shard / ITEMS_NAME).write_bytes(
+        (shard / ITEMS_NAME).read_bytes().replace(b"i0-0", b"\xff" * 4)
+    )
+    with clipfleet.Index.open(path) as index, pytest.raises(DatasetError, match="are damaged"):
+        index.items(np.arange(20))
+    (shard / VECTORS_NAME).unlink()
     with pytest.raises(DatasetError, match=r"00001 is damaged \(FileNotFoundError"):
         clipfleet.build_index(old.root, path)
 

@@ -35,6 +35,7 @@ READS_THE_ENVIRONMENT = {
     "clipfleet/gpus.py": "CUDA_VISIBLE_DEVICES, which is CUDA's",
     "convert/checkpoints/download.py": "HF_ENDPOINT, which is Hugging Face's",
     "convert/tensorrt/builder_process.py": "hands it to a child",
+    "retrieval/faiss_library.py": "OPENBLAS_CORETYPE, which is OpenBLAS's",
     "storage/filesystem/s3.py": "AWS_ENDPOINT_URL, which is AWS's",
     "storage/format/id_index.py": "SQLITE_TMPDIR and TMPDIR, which are SQLite's",
     "tasks/worker/fatal_error.py": "names a file for a child",

@@ -32,7 +32,7 @@ def load_faiss() -> ModuleType:
             import faiss
     except ImportError as error:
         raise DependencyError(
-            f"a search needs FAISS ({error}): pip install 'clipfleet[index]', or faiss-cpu"
+            f"a search needs FAISS ({error}): from a checkout, pip install '.[index]'"
         ) from error
     module: ModuleType = faiss
     return module

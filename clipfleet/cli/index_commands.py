@@ -179,8 +179,8 @@ def serve(
         from clipfleet.retrieval.serve.run import serve_index
     except ImportError as error:
         raise DependencyError(
-            f"the page needs Starlette and uvicorn, which cannot be loaded ({error}): pip install "
-            "'clipfleet[serve]'"
+            f"the page needs Starlette and uvicorn, which cannot be loaded ({error}): from a "
+            "checkout, pip install '.[serve]'"
         ) from error
     from clipfleet.workers.picture_files import PictureFiles
 

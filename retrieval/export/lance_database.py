@@ -36,5 +36,7 @@ def _lancedb() -> Any:
     try:
         import lancedb
     except ImportError as error:
-        raise DependencyError(f"LanceDB is not installed ({error}): pip install lancedb") from error
+        raise DependencyError(
+            f"LanceDB is not installed ({error}): install the package lancedb"
+        ) from error
     return lancedb

@@ -72,8 +72,8 @@ def _read_lmdb(folder: Path) -> Iterator[tuple[str, bytes, bytes]]:
         import lmdb
     except ImportError as error:
         raise DependencyError(
-            f"{folder} is read with the package lmdb ({error}): pip install 'clipfleet[lmdb]', "
-            "or use the TSV file that the LMDB was made of"
+            f"{folder} is read with the package lmdb ({error}): from a checkout, pip install "
+            "'.[lmdb]', or use the TSV file that the LMDB was made of"
         ) from error
     # As the guide opens it: read-only, without a lock file.
     options = {"readonly": True, "create": False, "lock": False, "readahead": False}

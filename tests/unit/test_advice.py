@@ -13,7 +13,7 @@ import typer
 from clipfleet.cli.main import app
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("clipfleet", "storage", "workers", "tasks", "convert")
+FOLDERS = ("clipfleet", "storage", "retrieval", "workers", "tasks", "convert")
 COMMAND = re.compile(r"`clipfleet (\w[\w-]*)([^`]*)`")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +20,7 @@ from clipfleet.storage.filesystem.locations import in_object_store, open_filesys
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset
 from clipfleet.storage.format.parts import ITEMS_PREFIX
 from clipfleet.storage.plan.reader import Job, jobs, read_job
+from clipfleet.storage.sources.skipped import skipped_lines
 from clipfleet.tasks.broker.conflicts import Conflicts
 from clipfleet.tasks.broker.deferred import deferred_length
 from clipfleet.tasks.broker.queue_stats import message_counts
@@ -78,13 +79,15 @@ class Progress:
     and `held` count the messages of the dataset's tower and fleet, for all datasets; they are None
     if Redis does not answer, see `broker_error`. `conflicts` counts the single items of the last
     week whose ids have other content, and keep it. `unnamed_refusals` are those of messages that
-    name no dataset. `waiting_items` are single items that a worker cannot write now.
+    name no dataset. `waiting_items` are single items that a worker cannot write now. `skipped`
+    counts the files of folders that were no items when the folder's last job was planned.
     """
 
     def __init__(self, dataset: Dataset, settings: Settings, *, job: Job | None = None) -> None:
         self.dataset = dataset
         self.job = job
         self.total = self.shards = 0
+        self.skipped: dict[str, int] = {}
         self._superseded = 0  # errors that a retry has replaced
         self._in_retry = 0  # errors that a running retry will replace
         self.waiting: int | None = None
@@ -119,6 +122,7 @@ class Progress:
             retries = sum(job.items for job in planned if job.retry)
             self._in_retry = retries - self._superseded
         self.shards = sum(job.shards for job in planned)
+        self.skipped = _skipped(planned)
         self._ask_redis()
         now_s = time.monotonic()
         if not self._history or self.done != self._history[-1][1]:
@@ -193,6 +197,7 @@ class Progress:
             "vectors": self.vectors,
             "errors": self.errors,
             "cut": self.cut,
+            "skipped": self.skipped,
             "shards": self.shards,
             "shards_done": self.shards_done,
             "waiting": self.waiting,
@@ -212,7 +217,8 @@ class Progress:
         head = f"{name}: {sentence(self.snapshot())}; {self.shards_done:,}/{self.shards:,} shards"
         cut = [f"  {self.cut:,} texts were cut to the model's length"] if self.cut else []
         more = [*self._missing_lines(), *self._conflict_lines(), *self._refusal_lines()]
-        return [head, *cut, *self._redis_lines(), *self._waiting_lines(), *more]
+        about = [*cut, *skipped_lines(self.skipped)]
+        return [head, *about, *self._redis_lines(), *self._waiting_lines(), *more]
 
     def _redis_lines(self) -> list[str]:
         if self.finished and not self.waiting and not self.held:
@@ -270,3 +276,12 @@ class Progress:
             self.waiting = self.held = self.conflicts = None
             self.waiting_items = []
             self.broker_error = str(unreachable(settings.redis_url, error))
+
+
+def _skipped(planned: list[Job]) -> dict[str, int]:
+    """Return what the last job of each source skipped, in all."""
+    last = {job.source: job.skipped for job in planned}
+    found: Counter[str] = Counter()
+    for skipped in last.values():
+        found.update(skipped)
+    return dict(found)

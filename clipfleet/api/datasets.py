@@ -43,6 +43,9 @@ def embed(
     uri_column: str | None = None,
     text_column: str | None = None,
     text_normalisation: TextNormalisation = "none",
+    include: Collection[str] = (),
+    exclude: Collection[str] = (),
+    fail_on_skipped: bool = False,
     refresh: bool = False,
     on_conflict: OnConflict | None = None,
     moved_from: str | Path | None = None,
@@ -73,6 +76,12 @@ def embed(
         text_column: The table's column of texts.
         text_normalisation: "evaluation" changes texts as Chinese-CLIP's evaluation does: lower
             case, and plain quotation marks in place of “ and ”. A dataset has texts of one kind.
+        include: Of a folder: the files that match one of these globs, such as "*.heic" or
+            "2024/*", whatever their extensions, and no others.
+        exclude: Of a folder: not the files and subfolders that match one of these globs. Hidden
+            files and those of systems (`@eaDir`, `Thumbs.db`, `__MACOSX`) are never read. What is
+            skipped is counted in `submission.skipped`.
+        fail_on_skipped: Refuse a folder with files that are skipped for their extensions.
         refresh: Also embed newer content of ids that the dataset has: other uris or texts in the
             source. Without it, such a source is refused.
         on_conflict: With `refresh`, the rule for ids that have vectors: "keep" them and count the
@@ -93,6 +102,7 @@ def embed(
         EngineError: The workers do not start, or refuse a shard.
     """
     from clipfleet.gpus import refuse_workers_with_gpus
+    from clipfleet.storage.sources.skipped import FolderRules
     from clipfleet.tasks.local.run import embed_source
     from clipfleet.tasks.submit.inputs import open_inputs
     from clipfleet.workers.engines.model_folder import find_engine
@@ -108,6 +118,7 @@ def embed(
         uri_column=uri_column,
         text_column=text_column,
         text_normalisation=text_normalisation,
+        rules=FolderRules.of(include, exclude, fail_on_skipped=fail_on_skipped),
     )
     if gate_sample is not None:
         _check_decoder(str(gate_sample), card, min_overlap, chosen)
@@ -134,6 +145,9 @@ def submit(
     uri_column: str | None = None,
     text_column: str | None = None,
     text_normalisation: TextNormalisation = "none",
+    include: Collection[str] = (),
+    exclude: Collection[str] = (),
+    fail_on_skipped: bool = False,
     refresh: bool = False,
     on_conflict: OnConflict | None = None,
     moved_from: str | Path | None = None,
@@ -149,6 +163,7 @@ def submit(
         UsageError: The source, the model, the dataset or a setting is wrong.
         BrokerError: Redis does not answer; the same call again goes on.
     """
+    from clipfleet.storage.sources.skipped import FolderRules
     from clipfleet.tasks.submit.inputs import open_inputs
     from clipfleet.tasks.submit.submit import submit as submit_source
     from clipfleet.workers.engines.model_folder import find_fleet_card
@@ -163,6 +178,7 @@ def submit(
         uri_column=uri_column,
         text_column=text_column,
         text_normalisation=text_normalisation,
+        rules=FolderRules.of(include, exclude, fail_on_skipped=fail_on_skipped),
     )
     return submit_source(
         opened,

@@ -136,6 +136,28 @@ MovedFrom = Annotated[
     str | None,
     typer.Option("--moved-from", metavar="FOLDER", help="The source's folder before it was moved."),
 ]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--include",
+        metavar="GLOB",
+        help="Of a folder: these files, whatever their extensions, and no others; repeatable.",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude",
+        metavar="GLOB",
+        help="Of a folder: not these files and subfolders (raw, *.gif, 2019/*); repeatable.",
+    ),
+]
+FailOnSkipped = Annotated[
+    bool,
+    typer.Option(
+        "--fail-on-skipped", help="Plan nothing if a folder has files that are no images."
+    ),
+]
 SourceArgument = Annotated[
     str, typer.Argument(help="A folder of images, or a JSONL, CSV, TSV, Parquet or TXT file.")
 ]

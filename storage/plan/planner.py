@@ -8,9 +8,10 @@ the same number, one wins, and the other deletes its files.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
+from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,7 +29,7 @@ from clipfleet.storage.plan.moves import read_moves
 from clipfleet.storage.plan.new_items import new_items
 from clipfleet.storage.plan.reader import Job, jobs, plan_file_path, publish
 from clipfleet.storage.plan.retries import RETRY_MARK, RetriedIds, job_of
-from clipfleet.storage.sources.base import Source
+from clipfleet.storage.sources.base import Source, skipped_of
 
 MAX_JOBS = 99_999  # five digits in file names
 SHARDS_PER_FILE = 1000
@@ -53,7 +54,9 @@ def plan_items(dataset: Dataset, source: Source, shard_size: int) -> Job | None:
     """
     with closing(new_items(dataset, source)) as items:
         rows = (item_row(dataset, item) for item in items)
-        return plan_rows(dataset, rows, source.description, shard_size, retry=False)
+        return plan_rows(
+            dataset, rows, source.description, shard_size, retry=False, skipped=skipped_of(source)
+        )
 
 
 def plan_retry(dataset: Dataset, only: Collection[str], shard_size: int) -> Job | None:
@@ -111,8 +114,11 @@ def plan_rows(
     *,
     retry: bool,
     known: list[Job] | None = None,
+    skipped: Mapping[str, int] = MappingProxyType({}),
 ) -> Job | None:
     """Plan rows as the next job after those that are `known`, by default all; None without rows.
+
+    `skipped` goes into the job's record as it is after the last row.
 
     The job's number is chosen before the first row is read. So a job that is planned meanwhile,
     which the rows do not take into account, takes that number, and this plan fails.
@@ -128,7 +134,7 @@ def plan_rows(
     with writer.discarded_on_error():
         for row in rows:
             writer.add(row)
-        job = writer.finish(source)
+        job = writer.finish(source, skipped)
     if job is None:
         return None
     # If this raises, the record may exist nevertheless, and the files must stay.
@@ -171,7 +177,7 @@ class _PlanWriter:
         if len(self._shard) == self._shard_size:
             self._end_shard()
 
-    def finish(self, source: str) -> Job | None:
+    def finish(self, source: str, skipped: Mapping[str, int]) -> Job | None:
         if self._shard:
             self._end_shard()
         self._end_file()
@@ -189,6 +195,7 @@ class _PlanWriter:
             created_at=utc_now(),
             retry=self._retry,
             sha256=tuple(self._sha256),
+            skipped=dict(skipped),
         )
 
     @contextmanager

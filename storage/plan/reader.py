@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, BinaryIO
 
 import pyarrow as pa
@@ -39,7 +39,8 @@ class Job:
     """A job's record; `files` has the number of shards in each of its plan files.
 
     `sha256` has the SHA-256 of each plan file; older records lack it. The items of a `retry` were
-    planned before, and ended as errors.
+    planned before, and ended as errors. `skipped` counts the files of the source's folder that were
+    no items, by extension or kind.
     """
 
     id: Annotated[str, Field(pattern=r"^[0-9]{5}$")]
@@ -53,11 +54,12 @@ class Job:
     created_at: str  # ISO 8601, UTC
     retry: bool = False
     sha256: tuple[str, ...] = ()
+    skipped: dict[str, PositiveInt] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Return the record's text, without `retry` if it is false, and `sha256` if it is empty."""
+        """Return the record's text, without the last three fields if they are empty or false."""
         fields = asdict(self)
-        for name in ("retry", "sha256"):
+        for name in ("retry", "sha256", "skipped"):
             if not fields[name]:
                 del fields[name]
         return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"

@@ -15,7 +15,7 @@ from clipfleet.storage.plan.new_items import SHOWN, ChangedItems, new_items
 from clipfleet.storage.plan.planner import Row, item_row, plan_rows
 from clipfleet.storage.plan.reader import Job, jobs, read_job_rows
 from clipfleet.storage.plan.standing import standing_of
-from clipfleet.storage.sources.base import Source
+from clipfleet.storage.sources.base import Source, skipped_of
 
 
 @dataclass(kw_only=True, slots=True)
@@ -51,7 +51,13 @@ def refresh_items(
     with closing(ChangedItems()) as changed:
         rows = _new_rows(dataset, source, changed, on_conflict)
         refresh.job = plan_rows(
-            dataset, rows, source.description, shard_size, retry=False, known=known
+            dataset,
+            rows,
+            source.description,
+            shard_size,
+            retry=False,
+            known=known,
+            skipped=skipped_of(source),
         )
         refresh.newer = plan_rows(
             dataset,

@@ -12,6 +12,7 @@ from clipfleet.items import Item
 from clipfleet.storage.filesystem.locations import local_path
 from clipfleet.storage.sources.columns import Columns
 from clipfleet.storage.sources.folder import FolderSource
+from clipfleet.storage.sources.skipped import NO_RULES, FolderRules
 from clipfleet.storage.sources.tables import CsvSource, JsonlSource, LinesSource, ParquetSource
 from clipfleet.validation import problems
 
@@ -83,6 +84,8 @@ def _item(fields: Mapping[str, str], position: int, tower: Tower) -> Item:
 
 def open_source(
     location: str,
+    rules: FolderRules = NO_RULES,
+    /,
     *,
     tower: Tower,
     id_column: str | None = None,
@@ -90,6 +93,8 @@ def open_source(
     text_column: str | None = None,
 ) -> Source:
     """Return the source at a path: a folder, or a JSONL, CSV, TSV, Parquet or text file.
+
+    `rules` choose the files of a folder of images.
 
     Default columns, in this order: id, text_id or image_id for the id; uri, path, file or
     file_name for the image; text or caption for the text.
@@ -107,8 +112,22 @@ def open_source(
             f"the {flag} column away, or choose the other tower"
         )
     columns = Columns.of(tower, id_column=id_column, value_column=value)
+    opened = _open_path(path, tower, columns, rules)
+    if rules != NO_RULES and not isinstance(opened, FolderSource):
+        raise SourceError(
+            f"{path} is no folder of images: leave --include, --exclude and --fail-on-skipped out"
+        )
+    return opened
+
+
+def skipped_of(source: Source) -> Mapping[str, int]:
+    """Return the numbers of files that a source has skipped, by their kinds, while it is read."""
+    return source.skipped if isinstance(source, FolderSource) else {}
+
+
+def _open_path(path: str, tower: Tower, columns: Columns, rules: FolderRules) -> Source:
     if os.path.isdir(path):
-        return _open_folder(path, tower, columns)
+        return _open_folder(path, tower, columns, rules)
     if not os.path.exists(path):
         raise SourceError(f"no source at {path}: nothing is there")
     suffix = os.path.splitext(path)[1].lower()
@@ -123,7 +142,7 @@ def open_source(
     raise SourceError(f"{path} is no source that is known by its name: expected {_SUPPORTED}")
 
 
-def _open_folder(path: str, tower: Tower, columns: Columns) -> Source:
+def _open_folder(path: str, tower: Tower, columns: Columns, rules: FolderRules) -> Source:
     """Read Parquet files for texts, if columns are named, or if there are no other files."""
     try:
         suffixes = {os.path.splitext(name)[1].lower() for name in os.listdir(path)}
@@ -136,4 +155,4 @@ def _open_folder(path: str, tower: Tower, columns: Columns) -> Source:
             f"{path} is a folder without .parquet files, and the txt tower reads texts: name a "
             ".jsonl, .csv, .tsv, .parquet or .txt file"
         )
-    return FolderSource(path)
+    return FolderSource(path, rules)

@@ -10,10 +10,13 @@ from clipfleet.errors import SourceError
 from clipfleet.items import Item
 from clipfleet.storage.filesystem.locations import has_scheme, local_path
 from clipfleet.storage.sources.base import open_source
+from clipfleet.storage.sources.skipped import NO_RULES, FolderRules
 
 
 def tower_of(
     location: str,
+    rules: FolderRules = NO_RULES,
+    /,
     *,
     id_column: str | None = None,
     uri_column: str | None = None,
@@ -32,7 +35,7 @@ def tower_of(
     reasons: list[str] = []
     for tower in TOWERS:
         try:
-            first[tower] = next(iter(open_source(location, tower=tower, **columns)), None)
+            first[tower] = _first_item(location, rules, tower, columns)
         except SourceError as error:  # noqa: PERF203 - two towers
             reasons.append(str(error))
     if not first:
@@ -45,6 +48,13 @@ def tower_of(
     raise SourceError(
         f"{location} may hold images or texts: say which with --tower img or --tower txt"
     )
+
+
+def _first_item(
+    location: str, rules: FolderRules, tower: Tower, columns: dict[str, str | None]
+) -> Item | None:
+    source = open_source(location, rules, tower=tower, **columns)
+    return next(iter(source), None)
 
 
 def _names_a_file(location: str, line: str) -> bool:

@@ -86,7 +86,7 @@ class Summary:
         return [
             f"{self.verification.dataset}: {done}",
             *self.verification.lines(),
-            *(self.submission.newer_lines() if isinstance(self.submission, Submission) else []),
+            *(self.submission.source_lines() if isinstance(self.submission, Submission) else []),
             *failed,
             *remedy,
         ]

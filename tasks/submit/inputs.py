@@ -11,12 +11,13 @@ from clipfleet.model_card import load_card
 from clipfleet.storage.format.dataset import TextNormalisation
 from clipfleet.storage.sources.base import Source, items_source, open_source
 from clipfleet.storage.sources.normalisation import NormalisedTexts
+from clipfleet.storage.sources.skipped import NO_RULES, FolderRules
 from clipfleet.storage.sources.tower import tower_of, tower_of_items
 
 Items = str | Path | Iterable[Mapping[str, str]]
 
 
-def open_inputs(
+def open_inputs(  # noqa: PLR0913 - those of `clipfleet.embed`
     source: Items,
     model: str | Path,
     *,
@@ -26,11 +27,12 @@ def open_inputs(
     uri_column: str | None,
     text_column: str | None,
     text_normalisation: TextNormalisation = "none",
+    rules: FolderRules = NO_RULES,
 ) -> tuple[Source, Path]:
     """Return the source, and the model card: of a model folder, the one that `find` returns.
 
     Without `tower`, the source's items decide which tower of a folder it is. The source yields
-    texts with the `text_normalisation`.
+    texts with the `text_normalisation`, and the files of a folder that the `rules` choose.
 
     Raises:
         UsageError: The source or the model is not fit for use, or is of another tower.
@@ -40,9 +42,13 @@ def open_inputs(
     items = [] if isinstance(source, str | Path) else list(source)
     if in_memory and any(columns.values()):
         raise UsageError("columns are named for tables: items in memory have id, uri and text")
+    if in_memory and rules != NO_RULES:
+        raise UsageError("include, exclude and fail_on_skipped are for a folder of images")
     card = Path(model)
     if card.is_dir():
-        found = tower or (tower_of_items(items) if in_memory else tower_of(str(source), **columns))
+        found = tower or (
+            tower_of_items(items) if in_memory else tower_of(str(source), rules, **columns)
+        )
         card = find(card, found)
     found = load_card(card)[0].tower
     if tower not in (None, found):
@@ -53,7 +59,7 @@ def open_inputs(
     opened = (
         items_source(items, found)
         if in_memory
-        else open_source(str(source), tower=found, **columns)
+        else open_source(str(source), rules, tower=found, **columns)
     )
     if text_normalisation == "none":
         return opened, card

@@ -5,7 +5,7 @@ A producer loads this module: no engine, no torch.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from clipfleet.storage.filesystem.locations import local_path
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.refresh import Refresh, move_source, refresh_items
-from clipfleet.storage.sources.base import Source
+from clipfleet.storage.sources.base import Source, skipped_of
 from clipfleet.storage.sources.normalisation import text_normalisation_of
+from clipfleet.storage.sources.skipped import skipped_lines
 from clipfleet.tasks.broker.redis_client import check_broker, is_local
 from clipfleet.tasks.broker.security_check import log_security_warnings
 from clipfleet.tasks.submit.enqueue import later
@@ -27,6 +28,8 @@ from clipfleet.tasks.submit.job import plan_and_queue
 @dataclass(frozen=True, kw_only=True)
 class Submission:
     """The result of `submit`; `job` is None if the dataset had every id already.
+
+    `skipped` counts the files of the source's folder that are no items, by extension or kind.
 
     Of a refresh: `newer_items` is the number of ids that take newer content, in job `newer_job`.
     `conflicts` counts the ids with newer content that keep their vectors; `first_conflicts` are
@@ -44,6 +47,7 @@ class Submission:
     conflicts: int = 0
     first_conflicts: tuple[str, ...] = ()
     waiting_items: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the result in JSON's types."""
@@ -64,11 +68,11 @@ class Submission:
         else:
             queued = "queued nothing: every planned shard is done or in the queue"
         head = f"{self.dataset}: {planned}; {queued}{later(self.later_shards)}"
-        return [head, *self.newer_lines()]
+        return [head, *self.source_lines()]
 
-    def newer_lines(self) -> list[str]:
-        """Return what a refresh did with ids that came with newer content, as lines of text."""
-        lines = []
+    def source_lines(self) -> list[str]:
+        """Return what was skipped, and what a refresh did with newer content, as lines of text."""
+        lines = skipped_lines(self.skipped)
         if self.newer_items:
             lines.append(
                 f"  {self.newer_items:,} ids take newer content, planned as job {self.newer_job}"
@@ -134,6 +138,7 @@ def submit(
         conflicts=planned.conflicts,
         first_conflicts=tuple(planned.first_conflicts),
         waiting_items=planned.waiting,
+        skipped=dict(skipped_of(source)),
     )
 
 

@@ -2,16 +2,26 @@ import inspect
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from clipfleet.errors import SourceError
+from clipfleet.errors import SourceError, UsageError
 from clipfleet.storage.filesystem.locations import local_path
+from clipfleet.storage.sources.base import open_source
 from clipfleet.storage.sources.folder import FolderSource
+from clipfleet.storage.sources.skipped import FolderRules, skipped_lines
 
 
-def ids(root: Path | str) -> list[str]:
-    return [item.id for item in FolderSource(str(root))]
+def ids(root: Path | str, **rules: Any) -> list[str]:
+    return [item.id for item in FolderSource(str(root), FolderRules(**rules))]
+
+
+def skipped(root: Path, **rules: Any) -> dict[str, int]:
+    source = FolderSource(str(root), FolderRules(**rules))
+    list(source)
+    assert list(source)  # the second time counts nothing twice
+    return source.skipped
 
 
 def touch(root: Path, *names: str) -> None:
@@ -136,3 +146,65 @@ def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
 def test_the_location_of_an_item_is_its_path(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "b.jpg")
     assert FolderSource(str(tmp_path)).location(2) == repr(f"{tmp_path}/b.jpg")
+
+
+def test_skipped_files_are_counted_by_their_extensions(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "1.MOV", "b/2.mov", "b/c/notes", "b/.hidden", "d/@eaDir/a.jpg")
+    touch(tmp_path, "d/Thumbs.db", "d/__MACOSX/a.jpg", "d/x.a-long-extension")
+    found = skipped(tmp_path)
+    assert found == {
+        ".mov": 2,
+        "no extension": 1,
+        "other extensions": 1,
+        "hidden or system": 4,  # a folder that is not entered counts once
+    }
+    assert skipped_lines(found) == [
+        "  skipped 8 files: hidden or system 4, .mov 2, no extension 1, other extensions 1"
+    ]
+
+
+def test_any_number_of_extensions_takes_little_room(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", *(f"scan.{n:06}" for n in range(150)))
+    found = skipped(tmp_path)
+    assert len(found) == 101
+    assert sum(found.values()) == 150
+    (line,) = skipped_lines(found)
+    assert line.startswith("  skipped 150 files: other extensions 50, .0")
+    assert line.endswith(" 1, others 91")
+
+
+def test_excluded_files_and_folders_are_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.GIF", "raw/c.jpg", "x/raw/d.jpg", "x/y/e.jpg", "x/y.jpg")
+    rules = {"exclude": ("raw/", "*.gif", "x/y/*")}
+    assert ids(tmp_path, **rules) == ["a.jpg", "x/y.jpg"]
+    assert skipped(tmp_path, **rules) == {"excluded": 4}
+
+
+def test_included_files_are_items_whatever_their_extensions(tmp_path: Path) -> None:
+    touch(tmp_path, "0a1b", "a.jpg", "x.png/b.dat", "x.png/c.JPG", ".d", "e.txt")
+    assert ids(tmp_path, include=("*",), exclude=("*.txt",)) == [
+        *("0a1b", "a.jpg", "x.png", "x.png/b.dat", "x.png/c.JPG")
+    ]
+    assert ids(tmp_path, include=("*.jpg",)) == ["a.jpg", "x.png/c.JPG"]
+    assert skipped(tmp_path, include=("x.png/*",)) == {"excluded": 3, "hidden or system": 1}
+    with pytest.raises(SourceError, match=r"no file that matches \*\.tif; skipped: excluded 5"):
+        ids(tmp_path, include=("*.tif",))
+
+
+def test_skipped_files_are_an_error_if_they_should_be(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.mov", ".DS_Store")
+    with pytest.raises(SourceError, match=r"not read as images \(\.mov 1\): exclude them"):
+        ids(tmp_path, fail_on_skipped=True)
+    assert ids(tmp_path, fail_on_skipped=True, exclude=("*.mov",)) == ["a.jpg"]
+
+
+def test_rules_of_folders_are_refused_for_other_sources(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jsonl")
+    with pytest.raises(SourceError, match=r"a\.jsonl is no folder of images: leave --include"):
+        open_source(f"{tmp_path}/a.jsonl", FolderRules(include=("*",)), tower="img")
+
+
+def test_globs_that_are_none_are_refused() -> None:
+    for include in ("*.jpg", [""], ["./"]):
+        with pytest.raises(UsageError, match="expected globs"):
+            FolderRules.of(include, [], fail_on_skipped=False)

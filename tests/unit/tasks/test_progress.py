@@ -12,10 +12,14 @@ from clipfleet.settings import load_settings
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
+from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.plan.planner import plan_items
+from clipfleet.storage.plan.refresh import refresh_items
 from clipfleet.storage.sources.base import ListSource
+from clipfleet.storage.sources.folder import FolderSource
 from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.status import read_progress
+from clipfleet.workers.engines.fake import fake_card
 from tests.datasets import embedded_texts, fake_dataset, numbered_texts
 
 NO_REDIS = load_settings(redis_url="redis://127.0.0.1:1/0")
@@ -87,3 +91,22 @@ def test_cut_texts_are_shown(tmp_path: Path) -> None:
     assert result.ok
     assert result.to_json()["cut"] == 2
     assert "2 vectors are of texts that were cut" in result.lines()[0]
+
+
+def test_the_files_that_a_folder_skipped_stay_in_its_jobs_and_in_the_status(tmp_path: Path) -> None:
+    card = fake_card("img", dim=8)
+    dataset = Dataset.create(f"{tmp_path}/d", card, kind="planned", embedding_dtype="float16")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.jpg", "a.mov", "b.mov"):
+        (photos / name).touch()
+    plan_items(dataset, FolderSource(str(photos)), 10)
+    progress = read_progress(dataset.root, NO_REDIS)
+    assert progress.to_json()["skipped"] == {".mov": 2}
+    assert "  skipped 2 files: .mov 2" in progress.lines()
+    for name in ("c.jpg", "c.mov"):
+        (photos / name).touch()
+    refresh_items(dataset, FolderSource(str(photos)), 10, on_conflict="keep")
+    progress.refresh()
+    assert progress.skipped == {".mov": 3}  # the folder's last job counted all again
+    assert read_progress(f"{dataset.root}:00001", NO_REDIS).skipped == {".mov": 2}

@@ -43,3 +43,16 @@ def test_a_submission_in_words() -> None:
     assert "planned nothing" in nothing.lines()[0]
     assert "queued nothing" in nothing.lines()[0]
     assert nothing.to_json()["job"] is None
+
+
+def test_a_submission_says_what_its_folder_skipped() -> None:
+    done = Submission(
+        dataset="/d",
+        job=None,
+        planned_items=0,
+        planned_shards=0,
+        queued_shards=0,
+        skipped={"no extension": 7, ".mov": 1412},
+    )
+    assert done.lines()[1] == "  skipped 1,419 files: .mov 1,412, no extension 7"
+    assert done.to_json()["skipped"] == {"no extension": 7, ".mov": 1412}

@@ -1,8 +1,8 @@
 """From an item's bytes to a Pillow image, or to one error with the reason.
 
-The image is the result of plain Pillow: no `draft`, no EXIF rotation, an animation's first
-picture. Only the formats of `clipfleet.images` are tried, so no file can start another
-program (EPS and Ghostscript). The size is checked before decoding.
+The image is the result of plain Pillow, with its plug-ins: no `draft`, no EXIF rotation, an
+animation's first picture. Only the formats of `clipfleet.images` are tried, so no file can start
+another program (EPS and Ghostscript). The size is checked before decoding.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from __future__ import annotations
 import io
 import os
 import re
-import struct
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,38 +18,22 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError
 
-from clipfleet.error_codes import DECODE_FAILED, MISSING, TOO_LARGE, UNSUPPORTED_FORMAT
+from clipfleet.error_codes import DECODE_FAILED, MISSING, TOO_LARGE
 from clipfleet.errors import ItemError
-from clipfleet.images import IMAGE_FORMATS
+from clipfleet.workers.images.formats import (
+    DECODER_ERRORS,
+    READ_FORMATS,
+    is_unknown_kind,
+    unidentified,
+    unknown_kind,
+)
+from clipfleet.workers.images.jxl import jxl_size
 from clipfleet.workers.images.read import read_bytes, refuse_url
 from clipfleet.workers.item_errors import item_error, shown
 
 if TYPE_CHECKING:  # a decoder's process needs neither
     from clipfleet.items import Item
     from clipfleet.settings import Settings
-
-Image.init()  # load all plug-ins now, not in the first thread with an unusual file
-_FORMATS = tuple(
-    name for name in IMAGE_FORMATS if name in Image.OPEN
-)  # a build of Pillow may lack AVIF
-_WITH_CLEAR_MAGIC = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "JPEG2000")
-
-# Errors that Pillow's decoders raise on damaged files, by experiment, and similar ones.
-_DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    AssertionError,
-    RuntimeError,
-    EOFError,
-    BufferError,
-    struct.error,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,11 +129,14 @@ def open_image(data: bytes, name: str, max_pixels: int) -> Image.Image:
         ItemError: The bytes are no image of a known format, are damaged, or hold more than
             `max_pixels`. `name` is for its message.
     """
+    size = jxl_size(data)  # any other format is opened without being decoded
+    if size is not None and size[0] * size[1] > max_pixels:
+        raise _too_large(name, f"{size[0]}x{size[1]} pixels", max_pixels)
     try:
         with _item_errors(name, max_pixels):
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            image = Image.open(io.BytesIO(data), formats=READ_FORMATS)
     except UnidentifiedImageError as error:
-        raise _unidentified(data, name) from error
+        raise unidentified(data, name) from error
     if image.width * image.height > max_pixels:
         raise _too_large(name, f"{image.width}x{image.height} pixels", max_pixels)
     return image
@@ -180,8 +165,10 @@ def _item_errors(name: str, max_pixels: int) -> Iterator[None]:
         raise item_error(DECODE_FAILED, f"{shown(name)} takes more memory than there is") from error
     except UnidentifiedImageError:
         raise
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         reason = str(error) or type(error).__name__
+        if is_unknown_kind(reason):
+            raise unknown_kind(name, reason) from error
         raise item_error(DECODE_FAILED, f"{shown(name)} is damaged: {reason}") from error
 
 
@@ -190,19 +177,4 @@ def _too_large(name: str, size: str, max_pixels: int) -> ItemError:
         TOO_LARGE,
         f"{shown(name)} has {size}, more than the {max_pixels} allowed: make it smaller, or raise "
         "CLIPFLEET_MAX_IMAGE_PIXELS",
-    )
-
-
-def _unidentified(data: bytes, name: str) -> ItemError:
-    for kind in _WITH_CLEAR_MAGIC:
-        accept = Image.OPEN[kind][1] if kind in Image.OPEN else None
-        if accept is not None and accept(data[:16]) is True:
-            return ItemError(
-                DECODE_FAILED,
-                f"{shown(name)} is damaged: it starts as {kind} and cannot be opened as it",
-            )
-    return item_error(
-        UNSUPPORTED_FORMAT,
-        f"{shown(name)} is no image of a format that is read ({', '.join(_FORMATS)}): "
-        f"it starts with {data[:12]!r}",
     )

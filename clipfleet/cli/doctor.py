@@ -24,6 +24,8 @@ _PACKAGES = {  # distribution: how to install it, or None if every installation 
     "redis": None,
     "numpy": None,
     "pillow": None,
+    "pillow-heif": "from a checkout: pip install '.[formats]'",
+    "pillow-jxl-plugin": "from a checkout: pip install '.[formats]'",
     "pyarrow": None,
     "torch": INSTALL,
     "onnx": INSTALL,

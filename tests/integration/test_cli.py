@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from clipfleet.cli.main import app
 from clipfleet.cli.output import DONE, WRONG_USE
 from clipfleet.error_codes import FETCH_TIMEOUT, MISSING, SERVER_BUSY
-from clipfleet.errors import CardError, ClipfleetError, UsageError
+from clipfleet.errors import CardError, ClipfleetError, SourceError, UsageError
 from clipfleet.items import Item
 from clipfleet.model_card import card_path
 from clipfleet.storage.commit.commit import commit
@@ -24,7 +24,7 @@ from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import Embedded, Failure
 from clipfleet.storage.plan.planner import plan_items
-from clipfleet.storage.sources.base import ListSource
+from clipfleet.storage.sources.base import ListSource, Source
 from clipfleet.tasks.progress import Snapshot, duration, sentence
 from clipfleet.workers.engines.fake import fake_card, write_fake_engine
 from tests.integration.support import run_command
@@ -260,3 +260,34 @@ def test_hosts_of_urls_may_be_named_in_the_command(
     run(*arguments, *model)
     run(*arguments, *model, "--url-host", "a.example", "--url-host", "*.b.example")
     assert found == [("set.example",), ("a.example", "*.b.example")]
+
+
+@pytest.mark.parametrize(
+    ("command", "runs"),
+    [
+        ("embed", "clipfleet.tasks.local.run.embed_source"),
+        ("submit", "clipfleet.tasks.submit.submit.submit"),
+    ],
+)
+def test_the_files_of_a_folder_are_chosen_in_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, runs: str
+) -> None:
+    (tmp_path / "photos" / "raw").mkdir(parents=True)
+    for name in ("a.jpg", "b.dat", "c.txt", "raw/d.jpg"):
+        (tmp_path / "photos" / name).touch()
+    given = (command, str(tmp_path / "photos"), "out")
+    model = ("--model", str(write_fake_engine(tmp_path, "img")), "--exclude", "RAW")
+    found: list[list[str]] = []
+
+    def stop(source: Source, *_: Any, **__: Any) -> None:
+        found.append([item.id for item in source])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process keeps its own
+    monkeypatch.setattr(runs, stop)
+    run(*given, *model)
+    run(*given, *model, "--include", "*.dat", "--include", "c.*")
+    assert found == [["a.jpg"], ["b.dat", "c.txt"]]
+    result = run(*given, *model, "--fail-on-skipped")
+    assert isinstance(result.exception, SourceError)
+    assert "(.dat 1, .txt 1): exclude them" in str(result.exception)

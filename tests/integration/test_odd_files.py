@@ -18,7 +18,7 @@ from clipfleet.workers.engines.fake import write_fake_engine
 
 pytestmark = pytest.mark.integration
 
-GOOD = ("plain.jpg", "deep/er/still.png", "two\nlines.jpg", "笑脸 😀.webp")
+GOOD = ("plain.jpg", "deep/er/still.png", "two\nlines.jpg", "笑脸 😀.webp", "a JPEG.heic")
 BAD = {
     "zero.jpg": "empty_file",
     "text.jpg": "unsupported_format",
@@ -47,7 +47,8 @@ def fill(photos: Path) -> None:
     for n, name in enumerate(GOOD):
         path = photos / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40 + n, 30), (n * 40, 90, 200)).save(path)
+        kind = "JPEG" if path.suffix == ".heic" else None
+        Image.new("RGB", (40 + n, 30), (n * 40, 90, 200)).save(path, kind)
     whole = (photos / GOOD[0]).read_bytes()
     (photos / "zero.jpg").touch()
     (photos / "text.jpg").write_text("this is no picture\n" * 20)
@@ -58,6 +59,8 @@ def fill(photos: Path) -> None:
     (photos / "forbidden.jpg").chmod(0)
     (photos / "dangling.gif").symlink_to("nowhere.gif")
     (photos / "notes.txt").write_text("not an image by its name: not planned")
+    (photos / "old").mkdir()
+    (photos / "old" / "excluded.jpg").write_bytes(whole)
 
 
 def without_roots_rights(command: list[str]) -> list[str]:
@@ -75,10 +78,11 @@ def test_every_odd_file_is_one_error_row_and_the_rest_are_vectors(tmp_path: Path
     fill(photos)
     card = write_fake_engine(tmp_path, "img", dim=16)
     command = [sys.executable, "-m", "clipfleet", "embed", str(photos), str(out)]
-    command += ["--model", str(card), "--json"]
+    command += ["--model", str(card), "--exclude", "old/", "--json"]
     run = subprocess.run(without_roots_rights(command), capture_output=True, text=True, check=False)
     assert run.returncode == ITEMS_FAILED, run.stderr
     summary = json.loads(run.stdout)
+    assert summary["submission"]["skipped"] == {".txt": 1, "excluded": 1}
     assert summary["classes"] == dict.fromkeys(BAD.values(), 1)
     result = summary["verification"]
     assert result["ok"]

@@ -104,7 +104,7 @@ def unidentified(data: bytes, name: str) -> ItemError:
         return item_error(
             UNSUPPORTED_FORMAT,
             f"{shown(name)} is {_BY_PLUGIN[kind]}, which the extra `formats` reads: install "
-            "'clipfleet[formats]' where pictures are decoded, and retry",
+            "it where pictures are decoded (from a checkout: pip install '.[formats]'), and retry",
         )
     reason = _reason(data, kind)
     if is_unknown_kind(reason):

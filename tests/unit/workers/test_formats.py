@@ -54,7 +54,7 @@ def test_without_its_plug_in_a_file_is_unsupported_and_names_the_extra(
         monkeypatch.setattr(module, "READ_FORMATS", without)
     code, message = failure(data)
     assert code == "unsupported_format"
-    assert "'clipfleet[formats]'" in message
+    assert "pip install '.[formats]'" in message
     assert ("JPEG XL" in message) == (data in (JXL, JXL_IN_BOXES))
 
 

@@ -119,7 +119,7 @@ class FolderSource:
         except OSError as error:
             raise SourceError(
                 f"cannot list the folder {readable(folder)}: {error.strerror}; make it readable, "
-                "or leave it out of the source"
+                "or leave it out (--exclude)"
             ) from error
         return sorted(entries, key=lambda entry: entry.name)
 

@@ -32,6 +32,17 @@ def unacked_key(queue: str) -> str:
     return f"{queue}.unacked"
 
 
+def times_key(queue: str) -> str:
+    """Return the sorted set of the times, of Redis's clock, until which workers hold messages."""
+    return f"{unacked_key(queue)}.times"
+
+
+def served_length(client: Client, queue: str) -> int:
+    """Return how many messages of a queue are held by workers that live: these renew the time."""
+    seconds, microseconds = client.time()
+    return int(client.zcount(times_key(queue), seconds + microseconds / 1e6, "+inf"))
+
+
 def held_length(client: Client, queue: str) -> int:
     """Return how many messages of a queue workers hold: running, reserved or in a batch."""
     return int(client.hlen(unacked_key(queue)))

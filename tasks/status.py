@@ -12,7 +12,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from clipfleet.architectures import TOWERS
-from clipfleet.errors import DatasetError, StorageError
+from clipfleet.errors import DatasetError, SettingsError, StorageError
 from clipfleet.messages import queue_name
 from clipfleet.settings import Settings
 from clipfleet.storage.commit.manifest import Manifest
@@ -33,6 +33,7 @@ from clipfleet.tasks.submit.enqueue import name_in_messages
 from clipfleet.tasks.submit.local_run import read_run
 
 _RATE_WINDOW_S = 15.0
+_NOT_NEEDED_TIMEOUT_S = 1.0
 _JOB_SUFFIX = re.compile(r"(?P<dataset>.+):(?P<job>[0-9]{5})")
 
 
@@ -82,7 +83,7 @@ class Progress:
     `total`, `vectors` and `errors` count items; `total` counts planned and single items. `waiting`
     and `held` count the messages of the dataset's tower and fleet, for all datasets; `served` of
     them are held by workers that live. They are None if Redis does not answer, see `broker_error`,
-    and for a planned dataset that is finished, which needs no Redis. `conflicts` counts the single
+    which is no error for a planned dataset that is finished. `conflicts` counts the single
     items of the last week whose ids have other content, and keep it. `refusals` are those of this
     dataset; a message that names none counts for the streams of its queue. `waiting_items` are
     single items that a worker cannot write now.
@@ -133,8 +134,7 @@ class Progress:
             retries = sum(job.items for job in planned if job.retry)
             self._in_retry = retries - self._superseded
         self.shards = sum(job.shards for job in planned)
-        if not self.finished or self.dataset.info.kind != "planned":
-            self._ask_redis()
+        self._ask_redis(needed=not self.finished or self.dataset.info.kind != "planned")
         now_s = time.monotonic()
         if not self._history or self.done != self._history[-1][1]:
             self._moved_s = now_s
@@ -261,11 +261,13 @@ class Progress:
         meaning = "items whose ids have other content, which was kept; the workers' logs name them"
         return [f"  {self.conflicts:,} conflicts: {meaning}"]
 
-    def _ask_redis(self) -> None:
+    def _ask_redis(self, *, needed: bool) -> None:
+        """Read what Redis has; where it is not needed, its faults are not told."""
         settings = self._settings
         queue = queue_name(self.dataset.info.tower, settings.queue_prefix)
         try:
-            with connect(settings.redis_url) as client:
+            timeout_s = None if needed else _NOT_NEEDED_TIMEOUT_S
+            with connect(settings.redis_url, timeout_s=timeout_s) as client:
                 waiting, self.held = message_counts(client, queue)
                 self.waiting = waiting + deferred_length(client, queue)
                 self.served = served_length(client, queue)
@@ -277,7 +279,9 @@ class Progress:
                 refusals = Refusals(client, settings.queue_prefix).all()
                 self.refusals = own_refusals(refusals, self.dataset, self.job, names, queue)
                 self.broker_error = None
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, SettingsError) as error:
+            if needed and isinstance(error, SettingsError):
+                raise
             self.waiting = self.held = self.served = self.conflicts = None
             self.waiting_items = []
-            self.broker_error = str(unreachable(settings.redis_url, error))
+            self.broker_error = str(unreachable(settings.redis_url, error)) if needed else None

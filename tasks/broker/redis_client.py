@@ -36,13 +36,16 @@ _TIMEOUTS = {"socket_timeout": 30.0, "socket_connect_timeout": CONNECT_TIMEOUT_S
 _OUT_OF_MEMORY = "memory > 'maxmemory'"  # part of Redis's error
 
 
-def connect(url: str) -> Client:
+def connect(url: str, *, timeout_s: float | None = None) -> Client:
     """Return a client for a broker URL; it connects when it is first used.
+
+    `timeout_s` limits a connection and an answer; without it, the URL or clipfleet does.
 
     Raises:
         SettingsError: The URL is wrong; see `parse_broker_url`.
     """
-    return _client_of(parse_broker_url(url))
+    changes = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    return _client_of(parse_broker_url(url), **(changes if timeout_s is not None else {}))
 
 
 def _client_of(broker: BrokerUrl, **changes: Any) -> Client:

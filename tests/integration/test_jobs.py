@@ -27,7 +27,7 @@ def test_a_job_ends_complete_and_a_second_submit_does_nothing(served: Bench) -> 
     progress = read_progress(served.dataset_path("job"), served.settings)
     assert progress.finished
     assert (progress.total, progress.vectors, progress.errors) == (3_050, 3_050, 0)
-    assert (progress.waiting, progress.broker_error, progress.refusals) == (None, None, [])
+    assert (progress.waiting, progress.held, progress.refusals) == (0, 0, [])
 
 
 def test_what_was_deleted_comes_back_and_nothing_else(served: Bench) -> None:

@@ -63,7 +63,9 @@ class Settings(BaseSettings):
     # == Redis and queues ==
 
     redis_url: str = Field(default="redis://127.0.0.1:6379/0", repr=False)
-    """Redis: `redis://`, `rediss://` (TLS) or `redis+socket://`. A URL may hold a password."""
+    """Redis: `redis://`, `rediss://` (TLS) or `redis+socket://`. A URL may hold a password, and
+    redis-py's options, as in `?db=3&socket_timeout=5&ssl_ca_certs=/ca.crt`; an option that
+    clipfleet cannot use is refused with the reason."""
 
     queue_prefix: str = "clipfleet"
     """First part of the queues' names. Fleets of different models on one Redis need different

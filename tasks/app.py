@@ -12,6 +12,7 @@ from clipfleet.architectures import TOWERS
 from clipfleet.messages import queue_name
 from clipfleet.settings import Settings, load_settings
 from clipfleet.tasks.broker.amqp import FleetAMQP
+from clipfleet.tasks.broker.broker_url import BrokerUrl, parse_broker_url
 from clipfleet.tasks.broker.held_messages import HeldMessages
 from clipfleet.tasks.broker.redis_client import CONNECT_TIMEOUT_S
 
@@ -34,15 +35,19 @@ def make_app(settings: Settings) -> Celery:
     """Return the application of a fleet; a worker's settings also name its tower.
 
     The application connects when it is first used.
+
+    Raises:
+        SettingsError: The URL of Redis is wrong.
     """
+    broker = parse_broker_url(settings.redis_url)
     app = Celery("clipfleet", amqp=FleetAMQP, set_as_current=False)
     app.conf.update(
         clipfleet_settings=settings,  # see `settings_of`; they travel to the child
-        broker_url=settings.redis_url,
+        broker_url=broker.for_kombu(),
         # Its commands are not signed, and one of them drops messages.
         worker_enable_remote_control=not settings.message_keys,
-        **_tls(settings.redis_url),
-        broker_transport_options=_transport_options(settings),
+        **_tls(broker),
+        broker_transport_options=_transport_options(settings, broker),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # a worker survives any outage of Redis
         broker_connection_timeout=CONNECT_TIMEOUT_S,
@@ -95,21 +100,18 @@ _SPAWNED_CHILDREN: dict[str, Any] = {
 }
 
 
-def _tls(url: str) -> dict[str, Any]:
-    """Have the server's certificate checked, which kombu does only by an option.
-
-    The URL's parameters (ssl_cert_reqs, ssl_ca_certs, …) override this.
-    """
-    if url.partition("://")[0].lower() != "rediss":
+def _tls(broker: BrokerUrl) -> dict[str, Any]:
+    """Have the server's certificate checked, unless the URL's options say otherwise."""
+    if broker.scheme != "rediss":
         return {}  # with the option, kombu would use TLS for any server
-    return {"broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED}}
+    return {"broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED, **broker.tls}}
 
 
 def _queue(name: str) -> Queue:
     return Queue(name, Exchange(name, type="direct"), routing_key=name)
 
 
-def _transport_options(settings: Settings) -> dict[str, Any]:
+def _transport_options(settings: Settings, broker: BrokerUrl) -> dict[str, Any]:
     queue = queue_name(settings.tower or TOWERS[0], settings.queue_prefix)
     return {
         "settings": settings,  # for refusals in clipfleet.tasks.broker.transport
@@ -120,6 +122,7 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
         "socket_timeout": _SOCKET_TIMEOUT_S,
         "socket_keepalive": True,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "url_options": broker.options,
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from clipfleet.architectures import TOWERS
-from clipfleet.errors import DatasetError, StorageError
+from clipfleet.errors import DatasetError, SettingsError, StorageError
 from clipfleet.messages import queue_name
 from clipfleet.settings import Settings
 from clipfleet.storage.commit.manifest import Manifest
@@ -23,18 +23,19 @@ from clipfleet.storage.plan.reader import Job, jobs, read_job
 from clipfleet.storage.sources.skipped import skipped_lines
 from clipfleet.tasks.broker.conflicts import Conflicts
 from clipfleet.tasks.broker.deferred import deferred_length
-from clipfleet.tasks.broker.queue_stats import message_counts
+from clipfleet.tasks.broker.queue_stats import message_counts, served_length
 from clipfleet.tasks.broker.redis_client import connect, unreachable
 from clipfleet.tasks.broker.refusals import Refusal, Refusals
 from clipfleet.tasks.items.waiting import Waiting, waiting_items
+from clipfleet.tasks.own_refusals import own_refusals, refusal_lines
 from clipfleet.tasks.progress import Snapshot, sentence
+from clipfleet.tasks.stall import Look, Stall
 from clipfleet.tasks.submit.enqueue import name_in_messages
+from clipfleet.tasks.submit.local_run import read_run
 
 _RATE_WINDOW_S = 15.0
-_STUCK_S = 10.0  # a message that moves in Redis is out of sight for less
-_LOOKS = 2  # of the reconcilers, before the dataset counts as stuck
+_NOT_NEEDED_TIMEOUT_S = 1.0
 _JOB_SUFFIX = re.compile(r"(?P<dataset>.+):(?P<job>[0-9]{5})")
-_SHOWN_REFUSALS = 5
 
 
 def read_progress(name: str, settings: Settings) -> Progress:
@@ -67,20 +68,27 @@ def _waiting_for(root: str, settings: Settings) -> str:
         with connect(settings.redis_url) as client:
             queues = [queue_name(tower, settings.queue_prefix) for tower in TOWERS]
             found = [one for queue in queues for one in waiting_items(client, queue, root)]
+            refused = [r for r in Refusals(client, settings.queue_prefix).all() if not r.dataset]
     except (RedisError, OSError):  # the dataset's error says more
         return ""
-    return "".join(f"; {waiting.sentence()}" for waiting in found)
+    told = [waiting.sentence() for waiting in found]
+    if refused:
+        last = refused[-1].reason
+        told.append(f"{len(refused):,} messages without a dataset were refused, the last: {last}")
+    return "".join(f"; {sentence_}" for sentence_ in told)
 
 
 class Progress:
     """The progress of a dataset, or of a job, at the last `refresh`.
 
     `total`, `vectors` and `errors` count items; `total` counts planned and single items. `waiting`
-    and `held` count the messages of the dataset's tower and fleet, for all datasets; they are None
-    if Redis does not answer, see `broker_error`. `conflicts` counts the single items of the last
-    week whose ids have other content, and keep it. `unnamed_refusals` are those of messages that
-    name no dataset. `waiting_items` are single items that a worker cannot write now. `skipped`
-    counts the files of folders that were no items when the folder's last job was planned.
+    and `held` count the messages of the dataset's tower and fleet, for all datasets; `served` of
+    them are held by workers that live. They are None if Redis does not answer, see `broker_error`,
+    which is no error for a planned dataset that is finished. `conflicts` counts the single
+    items of the last week whose ids have other content, and keep it. `refusals` are those of this
+    dataset; a message that names none counts for the streams of its queue. `waiting_items` are
+    single items that a worker cannot write now. `skipped` counts the files of folders that were
+    no items when the folder's last job was planned.
     """
 
     def __init__(self, dataset: Dataset, settings: Settings, *, job: Job | None = None) -> None:
@@ -92,15 +100,22 @@ class Progress:
         self._in_retry = 0  # errors that a running retry will replace
         self.waiting: int | None = None
         self.held: int | None = None
+        self.served: int | None = None
         self.conflicts: int | None = None
         self.refusals: list[Refusal] = []
-        self.unnamed_refusals: list[Refusal] = []
         self.waiting_items: list[Waiting] = []
         self.broker_error: str | None = None
         self._settings = settings
         self._planned = Manifest(dataset, f"{job.id}-" if job else tuple(string.digits))
         self._single_items = Manifest(dataset, ITEMS_PREFIX)
-        self._moved_s = self._queued_s = time.monotonic()
+        self._moved_s = time.monotonic()
+        self._stall = Stall(
+            reconcile_interval_s=settings.reconcile_interval_s,
+            remedy=f"`clipfleet resume {dataset.root}` queues them",
+            start=f"start one, `clipfleet worker --tower {dataset.info.tower} --model …`, or wait "
+            "while one builds its engine",
+            now_s=self._moved_s,
+        )
         self._history: deque[tuple[float, int]] = deque()  # (monotonic seconds, items done)
 
     def refresh(self) -> None:
@@ -123,12 +138,11 @@ class Progress:
             self._in_retry = retries - self._superseded
         self.shards = sum(job.shards for job in planned)
         self.skipped = _skipped(planned)
-        self._ask_redis()
+        self._ask_redis(needed=not self.finished or self.dataset.info.kind != "planned")
         now_s = time.monotonic()
         if not self._history or self.done != self._history[-1][1]:
             self._moved_s = now_s
-        if self.waiting != 0 or self.held != 0:
-            self._queued_s = now_s
+        self._stall.add(self._look(), now_s)
         self._history.append((now_s, self.done))
         while self._history[0][0] < self._history[-1][0] - _RATE_WINDOW_S:
             self._history.popleft()
@@ -169,15 +183,21 @@ class Progress:
         return time.monotonic() - self._moved_s
 
     @property
-    def stuck(self) -> bool:
-        """Whether shards are missing, and Redis has had no message for a while.
+    def stuck(self) -> str:
+        """Why no shard can get done until a person acts; "" while one may, and at the end."""
+        return self._stall.reason(time.monotonic())
 
-        The workers' reconcilers queue lost shards again, but not refused ones.
-        """
-        limit_s = _STUCK_S
-        if not self.refusals:
-            limit_s += _LOOKS * self._settings.reconcile_interval_s
-        return not self.finished and time.monotonic() - self._queued_s > limit_s
+    def _look(self) -> Look:
+        return Look(
+            done=self.done,
+            missing=max(0, self.shards - self.shards_done),
+            refused=len({r.message for r in self.refusals if r.planned}),
+            waiting=self.waiting,
+            held=self.held,
+            served=self.served,
+            broker_error=self.broker_error,
+            run=None if self.finished or self.served else read_run(self.dataset),
+        )
 
     def snapshot(self) -> Snapshot:
         """Return the progress for a display."""
@@ -202,13 +222,12 @@ class Progress:
             "shards_done": self.shards_done,
             "waiting": self.waiting,
             "held": self.held,
+            "served": self.served,
+            "stuck": self.stuck or None,
             "conflicts": self.conflicts,
             "waiting_items": [asdict(waiting) for waiting in self.waiting_items],
             "broker_error": self.broker_error,
-            "refusals": [
-                {"message": r.message, "reason": r.reason}
-                for r in (*self.refusals, *self.unnamed_refusals)
-            ],
+            "refusals": [{"message": r.message, "reason": r.reason} for r in self.refusals],
         }
 
     def lines(self) -> list[str]:
@@ -216,7 +235,7 @@ class Progress:
         name = f"{self.dataset.root}:{self.job.id}" if self.job else self.dataset.root
         head = f"{name}: {sentence(self.snapshot())}; {self.shards_done:,}/{self.shards:,} shards"
         cut = [f"  {self.cut:,} texts were cut to the model's length"] if self.cut else []
-        more = [*self._missing_lines(), *self._conflict_lines(), *self._refusal_lines()]
+        more = [*self._missing_lines(), *self._conflict_lines(), *refusal_lines(self.refusals)]
         about = [*cut, *skipped_lines(self.skipped)]
         return [head, *about, *self._redis_lines(), *self._waiting_lines(), *more]
 
@@ -225,9 +244,12 @@ class Progress:
             return []  # Redis is not needed any more, and may be stopped
         if self.broker_error is not None:
             return [f"  queue unknown: {self.broker_error}"]
-        return [
+        lines = [
             f"  {self.waiting:,} messages wait for this tower's workers, {self.held:,} are held"
         ]
+        if (self.waiting or self.held) and not self.served:
+            lines.append("  no living worker holds one: start a worker, or wait until one is ready")
+        return lines
 
     def _waiting_lines(self) -> list[str]:
         return [f"  {waiting.sentence()}" for waiting in self.waiting_items]
@@ -245,37 +267,30 @@ class Progress:
         meaning = "items whose ids have other content, which was kept; the workers' logs name them"
         return [f"  {self.conflicts:,} conflicts: {meaning}"]
 
-    def _refusal_lines(self) -> list[str]:
-        refused = [*self.refusals, *self.unnamed_refusals]
-        lines = [f"  refused {r.message}: {r.reason}" for r in refused[:_SHOWN_REFUSALS]]
-        shards = sum(r.planned for r in refused)
-        if shards:
-            lines.append(f"  {shards:,} shards refused: mend the cause, then `clipfleet resume`")
-        if len(refused) > shards:
-            others = len(refused) - shards
-            lines.append(f"  {others:,} other messages refused: queue again what was right in them")
-        return lines
-
-    def _ask_redis(self) -> None:
+    def _ask_redis(self, *, needed: bool) -> None:
+        """Read what Redis has; where it is not needed, its faults are not told."""
         settings = self._settings
         queue = queue_name(self.dataset.info.tower, settings.queue_prefix)
         try:
-            with connect(settings.redis_url) as client:
+            timeout_s = None if needed else _NOT_NEEDED_TIMEOUT_S
+            with connect(settings.redis_url, timeout_s=timeout_s) as client:
                 waiting, self.held = message_counts(client, queue)
                 self.waiting = waiting + deferred_length(client, queue)
+                self.served = served_length(client, queue)
                 self.waiting_items = waiting_items(client, queue, self.dataset.root)
-                refusals = Refusals(client, settings.queue_prefix).all()
                 # Messages may name the dataset by another path.
                 root = self.dataset.root
                 names = {root, resolved(root), name_in_messages(self.dataset)}
                 self.conflicts = Conflicts(client, settings.queue_prefix).count(names)
-                self.refusals = [r for r in refusals if r.dataset in names]
-                self.unnamed_refusals = [r for r in refusals if not r.dataset]
+                refusals = Refusals(client, settings.queue_prefix).all()
+                self.refusals = own_refusals(refusals, self.dataset, self.job, names, queue)
                 self.broker_error = None
-        except (RedisError, OSError) as error:
-            self.waiting = self.held = self.conflicts = None
+        except (RedisError, OSError, SettingsError) as error:
+            if needed and isinstance(error, SettingsError):
+                raise
+            self.waiting = self.held = self.served = self.conflicts = None
             self.waiting_items = []
-            self.broker_error = str(unreachable(settings.redis_url, error))
+            self.broker_error = str(unreachable(settings.redis_url, error)) if needed else None
 
 
 def _skipped(planned: list[Job]) -> dict[str, int]:

@@ -31,8 +31,9 @@ def status(
 ) -> None:
     """Show how many items of a dataset are done, failed and open.
 
-    Exits with 1 if items failed. With --watch, the command ends when the dataset is done, or when
-    nothing is queued although shards are missing.
+    Exits with 1 if items failed, or if a shard is not done yet. With --watch, the command ends when
+    the dataset is done, or says why nothing can move: Redis does not answer, no worker lives, or
+    every missing shard was refused.
 
     \b
     clipfleet status /vectors/photos --watch
@@ -49,8 +50,10 @@ def status(
                 time.sleep(_WATCH_INTERVAL_S)
                 progress.refresh()
             show(progress.snapshot())
+        if progress.stuck:
+            typer.echo(f"clipfleet: nothing can move: {progress.stuck}", err=True)
     print_result(progress.to_json(), progress.lines(), as_json)
-    raise typer.Exit(ITEMS_FAILED if progress.errors else DONE)
+    raise typer.Exit(DONE if progress.finished and not progress.errors else ITEMS_FAILED)
 
 
 def verify(

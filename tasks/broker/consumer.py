@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery.worker.consumer import Consumer
-from kombu.exceptions import KombuError
+from kombu.exceptions import ContentDisallowed, KombuError
 
 from clipfleet.errors import MessageError
+from clipfleet.messages import EMBED_ITEMS_TASK, EMBED_TASK
 from clipfleet.settings import Settings
 from clipfleet.tasks.broker.amqp import settings_of
 from clipfleet.tasks.broker.refusals import refuse
@@ -56,11 +57,39 @@ class FleetConsumer(Consumer):
             except MessageError as error:
                 refuse_message(settings, message, error)
                 message.reject_log_error(log, self.connection_errors)
-            except (*PARSE_ERRORS, KombuError):
+            except (*PARSE_ERRORS, KombuError) as error:
                 log.exception("message dropped: it cannot be read")
+                refuse_message(settings, message, _unreadable(error))
                 message.reject_log_error(log, self.connection_errors)
 
         return handle_or_refuse
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Count a message whose task clipfleet does not have, then drop it as Celery does."""
+        headers = message.headers or {}
+        name = headers["task"] if "task" in headers else message.payload["task"]  # protocol 1
+        known = ", ".join((EMBED_ITEMS_TASK, EMBED_TASK))
+        found = shortened(name, _SHOWN_LENGTH)
+        self._count(message, f"there is no task {found}: expected one of {known}")
+        super().on_unknown_task(body, message, exc)
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        """Count a message that names no task, then drop it as Celery does."""
+        self._count(message, "it names no task: queue it with Celery's send_task")
+        super().on_unknown_message(body, message)
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Count a message that Celery cannot take, then drop it as Celery does."""
+        self._count(message, str(_unreadable(exc)))
+        super().on_invalid_task(body, message, exc)
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Count a message whose body cannot be read, then drop it as Celery does."""
+        self._count(message, str(_unreadable(exc)))
+        super().on_decode_error(message, exc)
+
+    def _count(self, message: Any, reason: str) -> None:
+        refuse_message(settings_of(self.app), message, MessageError(reason))
 
 
 def used_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,11 +97,19 @@ def used_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
     return {name: headers[name] for name in _USED if name in headers}
 
 
-def refuse_message(settings: Settings, message: Any, error: MessageError) -> None:
+def _unreadable(error: Exception) -> MessageError:
+    if isinstance(error, ContentDisallowed):
+        return MessageError(f"{error}: send JSON (serializer='json')")
+    return MessageError(f"it cannot be read ({type(error).__name__}: {error})")
+
+
+def refuse_message(
+    settings: Settings, message: Any, error: MessageError, *, dataset: str = ""
+) -> None:
     """Record that a message is dropped; of the message, only its id is shown."""
     id_ = (message.headers or {}).get("id", "without an id")
     name = f"message {shortened(id_, _SHOWN_LENGTH)}"
-    refuse(settings, name, "", reason=reason_of(error), planned=False)
+    refuse(settings, name, dataset, reason=reason_of(error), planned=False)
 
 
 def arguments_of(message: Any) -> tuple[list[Any], dict[str, Any]]:

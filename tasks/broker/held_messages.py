@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from clipfleet.tasks.broker.queue_stats import lists_of, unacked_key
+from clipfleet.tasks.broker.queue_stats import lists_of, times_key, unacked_key
 from clipfleet.tasks.broker.redis_client import Client
 
 _MAX_EXPIRED = 100  # messages in an answer
@@ -85,7 +85,7 @@ class HeldMessages:
 
     @property
     def _times(self) -> str:
-        return f"{self._hash}.times"
+        return times_key(self.queue)
 
     def take_command(self, tag: str) -> tuple[Any, ...]:
         """Return the command that takes the next message, holds it under a tag and returns it."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
 
 from clipfleet.tasks.broker.redis_client import Client
 
-# Celery keeps one list per priority; the list of priority 0 has the queue's own name.
-_PRIORITY_SEPARATOR = "\x06\x16"
-_PRIORITIES = (3, 6, 9)
+# Celery keeps one list per priority; the list of priority 0 has the queue's own name. A producer
+# may have other steps than Celery's 0, 3, 6 and 9, and the separator of Celery's documentation.
+_PRIORITY_SEPARATORS = ("\x06\x16", ":")
+_PRIORITIES = range(1, 10)
 _SCAN_MESSAGES = 1000  # per round trip
 
 
@@ -30,6 +32,17 @@ def queue_length(client: Client, queue: str) -> int:
 def unacked_key(queue: str) -> str:
     """Return the hash of a queue's messages that workers hold and have not acknowledged."""
     return f"{queue}.unacked"
+
+
+def times_key(queue: str) -> str:
+    """Return the sorted set of the times, of Redis's clock, until which workers hold messages."""
+    return f"{unacked_key(queue)}.times"
+
+
+def served_length(client: Client, queue: str) -> int:
+    """Return how many messages of a queue are held by workers that live: these renew the time."""
+    seconds, microseconds = client.time()
+    return int(client.zcount(times_key(queue), seconds + microseconds / 1e6, "+inf"))
 
 
 def held_length(client: Client, queue: str) -> int:
@@ -68,4 +81,5 @@ def _parsed(value: bytes | str) -> Any:
 
 def lists_of(queue: str) -> list[str]:
     """Return the lists of a queue, in the order in which workers take from them."""
-    return [queue, *(f"{queue}{_PRIORITY_SEPARATOR}{step}" for step in _PRIORITIES)]
+    steps = itertools.product(_PRIORITIES, _PRIORITY_SEPARATORS)
+    return [queue, *(f"{queue}{separator}{step}" for step, separator in steps)]

@@ -1,105 +1,99 @@
-"""Redis: parse and redact its URL, connect, and check that it answers."""
+"""Redis: connect, check that it can carry messages, and say what is wrong with it."""
 
 from __future__ import annotations
 
 import ipaddress
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
 
 import redis
-from redis.exceptions import AuthenticationError, RedisError
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
-from clipfleet.errors import BrokerError, SettingsError
+from clipfleet.errors import BrokerError
+from clipfleet.tasks.broker.broker_url import (
+    HIDDEN,
+    BrokerUrl,
+    parse_broker_url,
+    redacted,
+    secrets_of,
+)
 
 Client = redis.Redis
 
 CONNECT_TIMEOUT_S = 5.0
-HIDDEN = "**"
+MIN_VERSION = (6, 2)  # `ZRANGE … BYSCORE` and `LMOVE` are of 6.2
 
-_SCHEMES = ("redis", "rediss", "redis+socket")
-_SECRET_PARAMETERS = {"password", "ssl_password"}
+_TIMEOUTS = {"socket_timeout": 30.0, "socket_connect_timeout": CONNECT_TIMEOUT_S}
 _OUT_OF_MEMORY = "memory > 'maxmemory'"  # part of Redis's error
 
 
-def redacted(url: str) -> str:
-    """Return a URL for messages and logs, with `**` in place of its passwords."""
-    scheme, colon, rest = url.partition("://")
-    if not colon or not scheme.replace("+", "").isalnum():  # misspelt: it may hold a password
-        return f"{HIDDEN}@{url.rpartition('@')[2]}" if "@" in url else url
-    if _has_odd_password(url):
-        return f"{scheme}://{HIDDEN}@{rest.rpartition('@')[2]}"
-    location, _, query = rest.partition("?")
-    user, at, host = location.rpartition("@")
-    if at and ":" in user:
-        location = f"{user.partition(':')[0]}:{HIDDEN}@{host}"
-    shown = [(k, HIDDEN if k in _SECRET_PARAMETERS else v) for k, v in parse_qsl(query)]
-    parameters = f"?{urlencode(shown, safe='*/', errors='replace')}" if shown else ""
-    return f"{scheme}://{location}{parameters}"
-
-
-def secrets_of(url: str) -> list[str]:
-    """Return the passwords in a URL, as written and decoded; logs must not show them."""
-    query = url.partition("?")[2]
-    found = [v for k, v in parse_qsl(query) if k in _SECRET_PARAMETERS]
-    location = url.partition("://")[2] if _has_odd_password(url) else _netloc(url)
-    user, at, _ = location.rpartition("@")
-    written = user.partition(":")[2] if at else ""
-    return [secret for secret in {written, unquote(written), *found} if secret]
-
-
-def _has_odd_password(url: str) -> bool:
-    """Return whether a password seems to contain /, ? or #, which end the URL's host."""
-    rest = url.partition("://")[2]
-    return "@" in rest and "@" not in _netloc(url)
-
-
-def _netloc(url: str) -> str:
-    """Return the user, host and port of a URL; "" if it cannot be parsed (one bracket)."""
-    try:
-        return urlsplit(url).netloc
-    except ValueError:
-        return ""
-
-
-def connect(url: str) -> Client:
+def connect(url: str, *, timeout_s: float | None = None) -> Client:
     """Return a client for a broker URL; it connects when it is first used.
 
+    `timeout_s` limits a connection and an answer; without it, the URL or clipfleet does.
+
     Raises:
-        SettingsError: The URL is not one of redis://, rediss://, redis+socket://.
+        SettingsError: The URL is wrong; see `parse_broker_url`.
     """
-    scheme = url.partition("://")[0].lower()
-    if scheme not in _SCHEMES:
-        raise SettingsError(
-            f"redis_url {redacted(url)!r}: expected redis://HOST:PORT/DB, rediss://… (TLS) or "
-            "redis+socket:///PATH?virtual_host=DB"
+    changes = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    return _client_of(parse_broker_url(url), **(changes if timeout_s is not None else {}))
+
+
+def _client_of(broker: BrokerUrl, **changes: Any) -> Client:
+    kinds = {"redis": Connection, "rediss": SSLConnection}
+    return redis.Redis.from_pool(
+        redis.ConnectionPool(
+            connection_class=kinds.get(broker.scheme, UnixDomainSocketConnection),
+            **{**_TIMEOUTS, **broker.for_client(), **changes},
         )
-    timeouts = {"socket_timeout": 30.0, "socket_connect_timeout": CONNECT_TIMEOUT_S}
-    try:
-        if scheme == "redis+socket":
-            return redis.Redis.from_url(_unix_url(url), socket_timeout=30.0)
-        return redis.Redis.from_url(url, **timeouts)
-    except ValueError as error:
-        if _has_odd_password(url):  # the error would show a part of it
-            raise SettingsError(
-                f"redis_url {redacted(url)!r}: in a password, write / as %2F, ? as %3F, # as %23 "
-                "and @ as %40"
-            ) from None
-        raise SettingsError(f"redis_url {redacted(url)!r}: {error}") from error
+    )
 
 
 def check_broker(url: str, *, allow_eviction: bool = False) -> None:
-    """Check that Redis answers, and deletes no messages when it is full.
+    """Check that Redis answers, can carry messages, and deletes none when it is full.
 
     Raises:
-        BrokerError: Redis does not answer, refuses the password, or evicts messages.
+        BrokerError: Redis does not answer or refuses the user; it is too old, a replica or a
+            cluster; or it evicts messages.
         SettingsError: The URL is wrong.
     """
     with connect(url) as client:
         try:
-            policy = evicting_policy(client)
+            info: dict[str, Any] = client.info()
         except (RedisError, OSError) as error:
             raise unreachable(url, error) from error
+    if fault := server_fault(info):
+        raise BrokerError(f"Redis at {redacted(url)} {fault}")
+    policy = _evicting(info)
     if policy and not allow_eviction:
         raise BrokerError(eviction_reason(url, policy))
+
+
+def server_fault(info: Mapping[str, Any]) -> str:
+    """Return why a server cannot carry messages, from its answer to INFO; "" if it can."""
+    version = str(info.get("redis_version", ""))
+    numbers = tuple(int(part) for part in re.findall("[0-9]+", version)[:2])
+    if numbers and numbers < MIN_VERSION:
+        least = ".".join(map(str, MIN_VERSION))
+        return f"is version {version}, which is too old: clipfleet needs {least} or later"
+    if info.get("cluster_enabled"):
+        return (
+            "is a node of a Redis Cluster, which moves keys between servers: name a Redis with "
+            "cluster-enabled no"
+        )
+    if info.get("role") == "slave":
+        master = f"{info.get('master_host')}:{info.get('master_port')}"
+        return f"is a replica, which takes no messages: name its master, {master}"
+    return ""
 
 
 def evicting_policy(client: Client) -> str:
@@ -108,9 +102,12 @@ def evicting_policy(client: Client) -> str:
     Redis needs a `maxmemory` to be full. A policy `volatile-…` deletes only keys that expire: locks
     and the list of refusals, but no messages.
     """
-    memory = client.info("memory")
-    policy = str(memory.get("maxmemory_policy", ""))
-    return policy if memory.get("maxmemory") and policy.startswith("allkeys") else ""
+    return _evicting(client.info("memory"))
+
+
+def _evicting(info: Mapping[str, Any]) -> str:
+    policy = str(info.get("maxmemory_policy", ""))
+    return policy if info.get("maxmemory") and policy.startswith("allkeys") else ""
 
 
 def eviction_reason(url: str, policy: str) -> str:
@@ -167,19 +164,47 @@ def unreachable(url: str, error: Exception) -> BrokerError:
             f"Redis at {redacted(url)} is out of memory ({reason}): wait until workers have made "
             "room, or raise its maxmemory"
         )
-    if isinstance(error, AuthenticationError):
-        return BrokerError(
-            f"Redis at {redacted(url)} refuses the password, or wants one ({reason}): set "
-            "CLIPFLEET_REDIS_URL=redis://:PASSWORD@HOST:PORT/DB, with its own password"
-        )
+    if isinstance(error, RedisError) and (fault := _refusal(url, error)):
+        return BrokerError(f"Redis at {redacted(url)} {fault} ({reason})")
     return BrokerError(
         f"Redis at {redacted(url)} does not answer ({type(error).__name__}: {reason}): start it, "
         "or set CLIPFLEET_REDIS_URL"
     )
 
 
-def _unix_url(url: str) -> str:
-    """Convert kombu's URL of a Unix socket to redis-py's form."""
-    location, _, query = url.partition("://")[2].partition("?")
-    options = [("db" if k == "virtual_host" else k, v) for k, v in parse_qsl(query)]
-    return f"unix://{location}" + (f"?{urlencode(options, safe='/')}" if options else "")
+def _refusal(url: str, error: RedisError) -> str:
+    """Return what a server's refusal means; "" for another error."""
+    text = str(error)
+    if isinstance(error, AuthenticationError):
+        if secrets_of(url):
+            return "refuses the user or the password: set the right ones in CLIPFLEET_REDIS_URL"
+        return (
+            "wants a password: set CLIPFLEET_REDIS_URL=redis://:PASSWORD@HOST:PORT/DB, with its "
+            "own password"
+        )
+    if isinstance(error, NoPermissionError):
+        return (
+            "does not allow this user a command or a key: give the user the rights of "
+            "docs/explanation/security.md"
+        )
+    if isinstance(error, ReadOnlyError):
+        return "is a replica, which takes no messages: name its master"
+    if "DB index is out of range" in text:
+        return (
+            f"has no database {parse_broker_url(url).db}: name one below its setting `databases`, "
+            "which is 16 unless it was changed"
+        )
+    if "cluster mode" in text or text.startswith(("MOVED", "CROSSSLOT")):
+        return "is a node of a Redis Cluster: name a Redis with cluster-enabled no"
+    if isinstance(error, ResponseError) and "unknown command" in text and "HELLO" in text:
+        return f"is version {_version_before_hello(url)}, which is too old: use 6.2 or later"
+    return ""
+
+
+def _version_before_hello(url: str) -> str:
+    """Return the version of a server before 6.0, which does not know redis-py's first command."""
+    try:
+        with _client_of(parse_broker_url(url), protocol=2) as client:
+            return str(client.info("server")["redis_version"])
+    except (RedisError, OSError):
+        return "5 or earlier"

@@ -13,6 +13,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from clipfleet.messages import queue_name
 from clipfleet.settings import Settings
 from clipfleet.tasks.broker.redis_client import Client, connect
 from clipfleet.validation import printable
@@ -30,13 +31,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """A dropped message: `message` names it; `dataset` is "" if the message names none."""
+    """A dropped message: `message` names it; `dataset` is "" if the message names none.
+
+    `queue` is that of the worker; "" in a refusal of an earlier version.
+    """
 
     message: str
     dataset: str
     reason: str
     time: str  # ISO 8601, UTC
     planned: bool = True  # a shard, which `resume` queues again; False: single items
+    queue: str = ""
 
 
 class Refusals:
@@ -99,6 +104,7 @@ def refuse(
         reason=printable(reason[:MAX_REASON_LENGTH]),
         time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         planned=planned,
+        queue=queue_name(settings.tower, settings.queue_prefix) if settings.tower else "",
     )
     fields = {"refused": refusal.message, "dataset": refusal.dataset, "reason": refusal.reason}
     log.log(_level(), "message refused", extra=fields)

@@ -13,7 +13,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from redis.exceptions import RedisError
 
 from clipfleet.errors import SettingsError
-from clipfleet.tasks.broker.redis_client import connect, redacted
+from clipfleet.tasks.broker.broker_url import redacted
+from clipfleet.tasks.broker.redis_client import connect
 
 _UNVERIFIED = {"none", "cert_none"}
 _CREDENTIALS = {"username", "password", "ssl_certfile", "ssl_keyfile", "ssl_password"}

@@ -18,7 +18,9 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections.abc import Mapping
 from queue import Empty
+from types import MappingProxyType
 from typing import Any
 
 from kombu import Connection
@@ -107,9 +109,10 @@ class FleetChannel(kombu_redis.Channel):
     """A channel that takes messages with a script, and refuses malformed elements."""
 
     QoS = FleetQoS
-    from_transport_options = (*kombu_redis.Channel.from_transport_options, "held")
+    from_transport_options = (*kombu_redis.Channel.from_transport_options, "held", "url_options")
 
     held: HeldMessages  # of the queue that a worker serves; a transport option
+    url_options: Mapping[str, Any] = MappingProxyType({})  # of the URL of Redis; a transport option
     _tag = ""  # of the message that the pending command takes; "": it is another command
     _pausing = False
     _lost: frozenset[str] = frozenset()  # tags of messages whose process died
@@ -207,7 +210,7 @@ class FleetChannel(kombu_redis.Channel):
                 raise
 
     def _connparams(self, asynchronous: bool = False) -> Any:
-        """Return the connection parameters of Redis.
+        """Return the connection parameters of Redis; the options of its URL precede kombu's.
 
         A task that ends after its connection was lost is acknowledged on the closed channel, which
         has no address any more; kombu's AttributeError would end the worker.
@@ -217,7 +220,7 @@ class FleetChannel(kombu_redis.Channel):
         """
         if self.connection is None or self.connection.client is None:
             raise RedisConnectionError("the connection to Redis was lost meanwhile")
-        return super()._connparams(asynchronous)  # type: ignore[misc]
+        return {**super()._connparams(asynchronous), **self.url_options}  # type: ignore[misc]
 
 
 class FleetTransport(kombu_redis.Transport):

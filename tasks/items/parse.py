@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,7 @@ def read_single_item(raw: Any, tower: Tower) -> SingleItem:
         MessageError: It has no id that the errors table could hold.
     """
     field = "uri" if tower == "img" else "text"
+    raw = _with_text_id(raw)
     try:
         blank = _checked(Item(id=raw["id"], **{field: ""}))
     except (LookupError, TypeError, ValueError) as error:
@@ -54,6 +56,14 @@ def read_single_item(raw: Any, tower: Tower) -> SingleItem:
         return SingleItem(item=_checked(Item(**raw)))
     except ValueError:
         return SingleItem(item=blank, fault=_fault(raw, field))
+
+
+def _with_text_id(raw: Any) -> Any:
+    """Return an item whose id is a string: a whole number is an id too, as in tables."""
+    with suppress(LookupError, TypeError, ValueError):  # it has another form, or too many digits
+        if isinstance(raw["id"], int) and not isinstance(raw["id"], bool):
+            return {**raw, "id": str(raw["id"])}
+    return raw
 
 
 def _fault(raw: Any, field: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -20,12 +21,16 @@ from celery.worker.state import task_reserved
 from kombu.utils.json import dumps
 
 from clipfleet.errors import MessageError
-from clipfleet.messages import EMBED_ITEMS_TASK, MAX_MESSAGE_ITEMS
+from clipfleet.messages import EMBED_ITEMS_TASK, MAX_DATASET_LENGTH, MAX_MESSAGE_ITEMS
 from clipfleet.settings import Settings
+from clipfleet.storage.filesystem.locations import below
+from clipfleet.storage.format.dataset import single_items_name
 from clipfleet.tasks.broker.amqp import settings_of
 from clipfleet.tasks.broker.consumer import Handler, arguments_of, refuse_message
 from clipfleet.tasks.broker.deferred import bring_back, defer
+from clipfleet.tasks.broker.transport import PARSE_ERRORS
 from clipfleet.tasks.items.batcher import Batch, Batcher, Delivery
+from clipfleet.tasks.items.schedule import schedule_of
 from clipfleet.tasks.retry_policy import (
     BatchFailed,
     BatchPostponed,
@@ -35,6 +40,7 @@ from clipfleet.tasks.retry_policy import (
 from clipfleet.validation import shortened
 
 _SHOWN_LENGTH = 200  # characters of a wrong argument in its refusal
+_BUSY = "others wait for their dataset already"
 _RETURNS_S = 5.0  # between two looks for deferred messages that are due
 
 log = logging.getLogger(__name__)
@@ -113,19 +119,39 @@ def parse_delivery(message: Any, ack: Callable[[], None]) -> Delivery:
 
 def _receive(task: Any, consumer: Any, settings: Settings, message: Any, *_: Any) -> None:
     ack = partial(message.ack_log_error, log, consumer.connection_errors)
+    now = datetime.now(timezone.utc)
     try:
         delivery = parse_delivery(message, partial(consumer.call_soon_ack, ack))
+        schedule = schedule_of(message)
+        schedule.check_expired(now)
     except MessageError as error:
-        refuse_message(settings, message, error)
+        refuse_message(settings, message, error, dataset=_named_dataset(settings, message))
         ack()
-    else:
-        delivery.raw = partial(dumps, message._raw)  # noqa: SLF001 - as kombu records it
+        return
+    delivery.raw = partial(dumps, message._raw)  # noqa: SLF001 - as kombu records it
+    if not schedule.is_early(now):
         if task.batcher is None:  # the first message on this connection
             task.batcher = make_batcher(task, consumer, settings)
         task.batcher.add(delivery)
+    elif _defer(consumer, [delivery], why="they are not due yet"):
+        ack()  # it returns with the other deferred messages, and is looked at again
+    else:
+        again = (task, consumer, settings, message)
+        consumer.timer.call_after(_RETURNS_S, _receive, again)
 
 
-def _defer(consumer: Any, deliveries: Sequence[Delivery]) -> bool:
+def _named_dataset(settings: Settings, message: Any) -> str:
+    """Return the location of the dataset that a wrong message names; "" if that is wrong too."""
+    try:
+        named = arguments_of(message)[1].get("dataset")
+    except PARSE_ERRORS:
+        return ""
+    if not isinstance(named, str | None) or len(named or "") > MAX_DATASET_LENGTH:
+        return ""
+    return below(str(settings.output), named or single_items_name(settings.tower or "img"))
+
+
+def _defer(consumer: Any, deliveries: Sequence[Delivery], *, why: str = _BUSY) -> bool:
     """Put messages aside in Redis; return False, so that they are held, if Redis does not."""
     channel, queue = consumer.task_consumer.channel, consumer.app.conf.task_default_queue
     fields = {"messages": len(deliveries), "items": sum(len(one.items) for one in deliveries)}
@@ -135,7 +161,7 @@ def _defer(consumer: Any, deliveries: Sequence[Delivery]) -> bool:
     except channel.connection_errors as error:
         log.warning("items not put aside", extra={**fields, "reason": reason_of(error)})
         return False
-    log.info("items put aside in Redis: others wait for their dataset already", extra=fields)
+    log.info("items put aside in Redis", extra={**fields, "reason": why})
     return True
 
 

@@ -110,14 +110,14 @@ def embed_items(
             )
     except GpuLostError as error:
         gpu_lost(error)
-    # The dataset is not in the output folder, or takes no single items.
-    except (MessageError, DatasetKindError) as error:
+    except MessageError as error:  # the dataset is not in the output folder
         _refuse(embedder, "", len(items), reason_of(error))
+    except DatasetKindError as error:  # it takes no single items
+        _refuse(embedder, _root_of(embedder, dataset), len(items), reason_of(error))
     except Exception as error:  # noqa: BLE001 - the edge of the task; `requeue_batch` raises
         _log_failed(error, len(items), dataset)
         if is_postponed(error):
-            name = single_items_name(embedder.card.tower) if dataset is None else dataset
-            root = below(str(embedder.settings.output), name)
+            root = _root_of(embedder, dataset)
             record_waiting(*_queue_of(embedder), dataset, root, reason_of(error))
         requeue_batch(error)
     else:
@@ -131,6 +131,12 @@ def embed_items(
             fields = {"dataset": opened.root, "items": len(items), "reason": given_up[1]}
             log.error("items given up: they are errors, see `clipfleet retry`", extra=fields)
         _log_done(len(items), outcome, opened, time.monotonic() - started_s)
+
+
+def _root_of(embedder: Embedder, dataset: str | None) -> str:
+    """Return the location of the dataset that a message names; None: the tower's stream."""
+    name = single_items_name(embedder.card.tower) if dataset is None else dataset
+    return below(str(embedder.settings.output), name)
 
 
 def _queue_of(embedder: Embedder) -> tuple[str, str]:

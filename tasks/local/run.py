@@ -24,6 +24,7 @@ from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.broker.redis_client import check_broker, connect, unreachable
 from clipfleet.tasks.local.fleet import LocalFleet
 from clipfleet.tasks.local.redis_server import private_redis
+from clipfleet.tasks.local.url_check import fetchable
 from clipfleet.tasks.progress import Show, duration
 from clipfleet.tasks.status import Progress
 from clipfleet.tasks.submit.enqueue import queue_of
@@ -119,6 +120,8 @@ def embed_source(  # noqa: PLR0913 - those of `clipfleet.embed`
     """
     card, _ = load_card(model)
     check_decode(settings.decode, tower=card.tower, runtime=card.runtime)
+    if card.tower == "img":
+        source = fetchable(source, settings)
     return _run(
         lambda: create_planned(out, card, settings, source),
         lambda fleet: submit(

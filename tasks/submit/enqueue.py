@@ -27,8 +27,9 @@ from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.enqueue_state import Queued, read_queued, write_queued
 from clipfleet.storage.plan.reader import jobs
 from clipfleet.tasks.app import make_app
+from clipfleet.tasks.broker.broker_url import redacted
 from clipfleet.tasks.broker.queue_stats import held_messages, waiting_messages
-from clipfleet.tasks.broker.redis_client import Client, connect, redacted, unreachable
+from clipfleet.tasks.broker.redis_client import Client, connect, unreachable
 from clipfleet.tasks.broker.refusals import Refusals
 from clipfleet.tasks.submit.lock import LOCK_S, dataset_digest, hold_lock, queueing_lock
 

@@ -81,7 +81,7 @@ class HeldDataset:
 
     def renew(self) -> None:
         """Write the file again, unless another command wrote it, or the queue, meanwhile."""
-        found, queued = _read_run(self._dataset), read_queued(self._dataset)
+        found, queued = read_run(self._dataset), read_queued(self._dataset)
         if found is not None and found.queue != self._run.queue:
             self._taken_by = _named(found)
         elif self._queued and queued is not None and queued.queue != self._run.queue:
@@ -114,7 +114,7 @@ def hold_dataset(dataset: Dataset, queue: str) -> Iterator[HeldDataset]:
         ended.set()
         renewal.join()
         with suppress(ClipfleetError):  # an earlier error is more important; the file gets old
-            found = _read_run(dataset)
+            found = read_run(dataset)
             if found is not None and found.queue == queue:
                 dataset.fs.delete(RUN_PATH)
 
@@ -144,7 +144,7 @@ def refuse_local_run(dataset: Dataset, queue: str) -> None:
     Raises:
         DatasetError: It lives.
     """
-    found = _read_run(dataset)
+    found = read_run(dataset)
     if found is None or found.queue == queue:
         return
     if _is_alive(dataset, found):
@@ -156,7 +156,7 @@ def refuse_local_run(dataset: Dataset, queue: str) -> None:
     dataset.fs.delete(RUN_PATH)
 
 
-def _read_run(dataset: Dataset) -> LocalRun | None:
+def read_run(dataset: Dataset) -> LocalRun | None:
     """Return the contents of the file; None if there is none. A damaged one is as good as none."""
     try:
         return LocalRun(**json.loads(dataset.fs.read(RUN_PATH)))
@@ -174,8 +174,8 @@ def _is_alive(dataset: Dataset, run: LocalRun) -> bool:
     ends_s = time.monotonic() + DEAD_AFTER_S
     while time.monotonic() < ends_s:
         time.sleep(_POLL_S)
-        if _read_run(dataset) != run:  # it was renewed, or another command took over
-            return _read_run(dataset) is not None
+        if read_run(dataset) != run:  # it was renewed, or another command took over
+            return read_run(dataset) is not None
     return False
 
 

@@ -8,7 +8,7 @@ import sys
 from pythonjsonlogger.json import JsonFormatter
 
 from clipfleet.settings import Settings
-from clipfleet.tasks.broker.redis_client import HIDDEN, secrets_of
+from clipfleet.tasks.broker.broker_url import HIDDEN, secrets_of
 
 # Celery's own line for every message and task adds nothing to ours, and repeats a message's items.
 _QUIET = ("celery.app.trace", "celery.worker.strategy", "multiprocessing", "kombu")

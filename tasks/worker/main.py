@@ -21,7 +21,8 @@ from clipfleet.messages import queue_name
 from clipfleet.settings import Settings
 from clipfleet.tasks.app import make_app
 from clipfleet.tasks.broker.amqp import settings_of
-from clipfleet.tasks.broker.redis_client import check_broker, is_local, redacted
+from clipfleet.tasks.broker.broker_url import redacted
+from clipfleet.tasks.broker.redis_client import check_broker, is_local
 from clipfleet.tasks.broker.security_check import log_security_warnings
 from clipfleet.tasks.broker.visibility_renewal import VisibilityRenewal
 from clipfleet.tasks.submit.reconcile import Reconciler

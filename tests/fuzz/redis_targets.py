@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipfleet.errors import ClipfleetError
-from clipfleet.tasks.broker.redis_client import connect, redacted
+from clipfleet.tasks.broker.broker_url import redacted
+from clipfleet.tasks.broker.redis_client import connect
 from tests.fuzz.target import Make, Target
 
 _PASSWORD = "not-to-be-shown"

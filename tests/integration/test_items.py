@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,11 @@ def parts(bench: Bench, name: str = ITEMS) -> list[int]:
         return []
     names = sorted(part_names(Dataset.open(root).fs))
     return [pq.read_metadata(f"{root}/parts/{name}.parquet").num_rows for name in names]
+
+
+def rows(bench: Bench, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = pq.read_table(f"{bench.dataset_path(name)}/parts").to_pylist()
+    return found
 
 
 def error_rows(bench: Bench, name: str = ITEMS) -> list[tuple[str, str, str]]:
@@ -305,6 +311,59 @@ def test_a_source_for_a_stream_is_refused_with_the_way_out_and_a_retry_is_not(
     assert (retried.items, retried.queued_shards) == (1, 1)
     wait_until(lambda: read_progress(stream, served.settings).finished, what="the retry")
     served.assert_whole("stream", vectors=3, errors=1)
+
+
+def test_every_priority_of_a_producer_is_read_whatever_its_steps_and_separator(
+    served: Bench,
+) -> None:
+    from celery import Celery
+
+    steps = {"priority_steps": list(range(10)), "queue_order_strategy": "priority"}
+    for separator in ("\x06\x16", ":"):  # Celery's, and that of its documentation
+        options = {**steps, "sep": separator}
+        with Celery(broker=served.settings.redis_url, set_as_current=False) as app:
+            app.conf.broker_transport_options = options
+            for priority in (0, 5, 9):
+                app.send_task(
+                    "clipfleet.embed_items",
+                    args=[[{"id": f"{priority}{separator!r}", "text": "words"}]],
+                    kwargs={"dataset": "priorities"},
+                    queue=served.queue,
+                    priority=priority,
+                )
+    served.wait_for_items(6, "priorities")
+    served.submit(20, "after")  # what such a producer left in Redis harms no other one
+    served.wait_for_items(20, "after")
+
+
+def test_times_ids_and_mistakes_of_a_producer_are_honoured_or_counted(served: Bench) -> None:
+    from celery import Celery
+
+    now = datetime.now(timezone.utc)
+    name = {"dataset": "matrix"}
+    task = "clipfleet.embed_items"
+    sent: list[tuple[str, Any, dict[str, Any]]] = [
+        (task, 5, {}),
+        (task, "past", {"eta": now - timedelta(hours=1)}),
+        (task, "soon", {"expires": now + timedelta(hours=1)}),
+        (task, "expired", {"expires": now - timedelta(hours=1)}),
+        (task, "pickle", {"serializer": "pickle"}),
+        ("clipfleet.embed_item", "unknown", {}),
+        (task, "later", {"countdown": 3600}),
+    ]
+    with Celery(broker=served.settings.redis_url, set_as_current=False) as app:
+        for named, id_, options in sent:
+            items = [{"id": id_, "text": f"the words of {id_}"}]
+            app.send_task(named, args=[items], kwargs=name, queue=served.queue, **options)
+    served.workers[-1].wait_for("message refused", count=3)
+    wait_until(lambda: served.counts("matrix") == (3, 0), what="what is due")
+    wait_until(lambda: deferred_length(served.client, served.queue) == 1, what="the later one")
+    served.client.delete(deferred_key(served.queue))
+    status = read_progress(served.dataset_path("matrix"), served.settings)
+    told = "\n".join(refusal.reason for refusal in status.refusals)
+    for reason in ("it expired at 20", "send JSON", "there is no task 'clipfleet.embed_item'"):
+        assert reason in told
+    assert {row["id"] for row in rows(served, "matrix")} == {"5", "past", "soon"}
 
 
 def test_half_a_letter_in_a_dataset_name_is_refused_and_the_worker_lives(

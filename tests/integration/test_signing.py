@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from clipfleet.errors import DatasetError
 from clipfleet.messages import EMBED_TASK
 from clipfleet.tasks.app import make_app
 from clipfleet.tasks.broker.signing import SIGNATURE_HEADER, signature
@@ -63,12 +64,14 @@ def test_what_is_not_signed_is_refused_and_what_the_fleet_queues_is_embedded(
     signed.wait_for_items(200)
     assert signed.counts("stranger") == signed.counts("other") == signed.counts("items-txt")
     assert signed.counts("stranger") == (0, 0)
-    progress = read_progress(signed.dataset_path(), signed.settings)
-    progress.refresh()
-    reasons = sorted(refusal.reason[:40] for refusal in progress.unnamed_refusals)
-    assert len([r for r in reasons if "it is not signed" in r]) == 4
-    assert len([r for r in reasons if "its signature is wrong" in r]) == 1
-    assert any("CLIPFLEET_MESSAGE_KEY" in line for line in progress.lines())
+    for name, reason in (("stranger", "it is not signed"), ("other", "its signature is wrong")):
+        progress = read_progress(signed.dataset_path(name), signed.settings)
+        (refusal,) = progress.refusals  # of its own shard only
+        assert reason in refusal.reason
+        assert any(reason in line for line in progress.lines())
+    assert read_progress(signed.dataset_path(), signed.settings).refusals == []
+    with pytest.raises(DatasetError, match="5 messages without a dataset were refused"):
+        read_progress(signed.dataset_path("items-txt"), signed.settings)
     told = worker.events("message refused")
     assert len(told) == 5
     assert any("CLIPFLEET_MESSAGE_KEY" in event["reason"] for event in told)

@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import clipfleet
 from clipfleet.cli.output import ITEMS_FAILED
+from clipfleet.errors import SourceError
 from clipfleet.storage.sources.base import open_source
 from clipfleet.workers.engines.fake import write_fake_engine
 from tests.integration.support import PATIENCE_S, forget_settings
@@ -119,6 +121,17 @@ def test_urls_become_vectors_or_the_error_that_they_are(
     assert "busy" not in errors_of(out)
     assert len(errors_of(out)) == 6
     assert web.counts["/gone.png"] == 1
+
+
+def test_urls_without_an_allowed_host_are_refused_and_nothing_is_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_settings(monkeypatch)
+    model = str(write_fake_engine(tmp_path, "img", dim=16))
+    source = write_csv(tmp_path / "urls.csv", {"a": "https://a.example/a.png"})
+    with pytest.raises(SourceError, match="no host is allowed: name the hosts to fetch from"):
+        clipfleet.embed(source, tmp_path / "out", model=model)
+    assert not list(tmp_path.glob("out/plan/*"))
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "txt"])

@@ -342,9 +342,26 @@ def test_a_wrong_item_with_an_id_has_a_fault(raw: Any) -> None:
     assert len(arrival.fault) < 300
 
 
+def test_a_whole_number_is_an_id_as_in_tables() -> None:
+    assert read_single_item({"id": 5, "text": "b"}, "txt").item == Item(id="5", text="b")
+    assert read_single_item({"id": 5, "uri": "b"}, "txt").item.id == "5"
+
+
 @pytest.mark.parametrize(
     "raw",
-    [None, 5, "text", [], {}, {"text": "b"}, {"id": 5}, {"id": ""}, {"id": "\udc00"}, {"id": None}],
+    [
+        None,
+        5,
+        "text",
+        [],
+        {},
+        {"text": "b"},
+        {"id": True},
+        {"id": 5.0},
+        {"id": ""},
+        {"id": "\udc00"},
+        {"id": None},
+    ],
 )
 def test_an_item_without_a_usable_id_is_refused(raw: Any) -> None:
     with pytest.raises(MessageError, match="no usable id"):

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+from urllib.parse import urlencode
+
 import pytest
+from redis.connection import (
+    URL_QUERY_ARGUMENT_PARSERS,
+    AbstractConnection,
+    BlockingConnectionPool,
+    Connection,
+    ConnectionPool,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from redis.exceptions import ResponseError
 
 from clipfleet.errors import BrokerError, SettingsError
+from clipfleet.settings import load_settings
+from clipfleet.tasks.app import make_app
+from clipfleet.tasks.broker.broker_url import parse_broker_url, redacted, secrets_of
 from clipfleet.tasks.broker.redis_client import (
+    MIN_VERSION,
     check_broker,
     connect,
-    redacted,
-    secrets_of,
+    server_fault,
     unreachable,
 )
+from clipfleet.tasks.broker.url_options import OPTIONS
 
 
 @pytest.mark.parametrize(
@@ -28,6 +45,12 @@ from clipfleet.tasks.broker.redis_client import (
         ("redis://host/0?password=secret&db=1", "redis://host/0?password=**&db=1"),
         ("redis+socket:///run/r.sock?virtual_host=3", "redis+socket:///run/r.sock?virtual_host=3"),
         ("redis+socket://:secret@/run/r.sock", "redis+socket://:**@/run/r.sock"),
+        ("redis://:abc@SECRETTAIL/xyz@127.0.0.1:6379/0", "redis://**@127.0.0.1:6379/0"),
+        ("redis://host/0?password=a@tail", "redis://**"),
+        ("redis://secret@host/0", "redis://**@host/0"),  # its colon was forgotten
+        ("redis://:secrethost:6379/0", "redis://**"),  # its @ was forgotten
+        ("redis://host/0?pass=secret", "redis://host/0?pass=**"),
+        (":secret@host:1/0", "**@host:1/0"),
     ],
 )
 def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
@@ -54,11 +77,82 @@ def test_a_client_is_made_from_celerys_urls(url: str, parameters: dict[str, obje
     assert connect("rediss://host/0").connection_pool.connection_class.__name__ == "SSLConnection"
 
 
-@pytest.mark.parametrize("url", ["amqp://host", "127.0.0.1:6379", "", "redis://:hush@host:port/0"])
-def test_a_wrong_url_is_a_wrong_setting(url: str) -> None:
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("amqp://host", "expected redis://"),
+        ("127.0.0.1:6379", "expected redis://"),
+        ("", "expected redis://"),
+        ("redis://:hush@host:port/0", "a port from 1 to 65535"),
+        ("redis://:hushhost:6379/0", "a port from 1 to 65535"),
+        ("redis://host/abc", "a database is a number"),
+        ("redis://host/0?ssl_cert_reqs=none", "ssl_cert_reqs need TLS"),
+        ("redis://host/0?protocol=4", "the option protocol: expected 2 or 3"),
+        ("redis://host/0?socket_timeout=nan", "expected seconds above 0"),
+        ("redis://host/0?sokcet_timeout=1", "did you mean socket_timeout"),
+        ("redis://host/0?password=a&hush=1", "does not know an option:"),
+        ("redis://host/0?db=1&db=2", "db is given twice"),
+        ("redis://:abc@hush/xyz@127.0.0.1:6379/0", "write / as %2F"),
+        ("redis+socket://host/run/r.sock", "redis\\+socket:///PATH"),
+        ("rediss://host/0?ssl_cert_reqs=never", "required, optional or none"),
+    ],
+)
+def test_a_wrong_url_is_a_wrong_setting(url: str, told: str) -> None:
     with pytest.raises(SettingsError, match="redis_url") as caught:
         connect(url)
+    assert re.search(told, str(caught.value))
     assert "hush" not in str(caught.value)
+    with pytest.raises(SettingsError, match="redis_url"):
+        make_app(load_settings(redis_url=url))
+
+
+def test_every_option_of_redis_py_works_or_is_refused_in_a_sentence() -> None:
+    classes = (AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection)
+    names = {
+        name
+        for made in (*classes, BlockingConnectionPool, ConnectionPool)
+        for name in inspect.signature(made.__init__).parameters
+    }
+    names |= {*URL_QUERY_ARGUMENT_PARSERS}
+    assert len(names) > 40  # none of them is missed by a change of redis-py
+    for name in names:
+        scheme = "rediss" if name.startswith("ssl_") else "redis"
+        sample = _SAMPLES.get(name, "2")
+        url = f"{scheme}://host/0?{urlencode({name: sample})}"
+        if name in OPTIONS:
+            connect(url).connection_pool.make_connection()  # redis-py takes what it is given
+            make_app(load_settings(redis_url=url))
+        else:
+            with pytest.raises(SettingsError, match=name):
+                connect(url)
+
+
+_SAMPLES = {
+    "socket_keepalive": "yes",
+    "ssl_cert_reqs": "optional",
+    "ssl_check_hostname": "false",
+    "ssl_min_version": "771",
+    "ssl_include_verify_flags": "[VERIFY_X509_STRICT]",
+    "ssl_exclude_verify_flags": "VERIFY_X509_STRICT",
+}
+
+
+def test_celery_gets_the_same_login_without_the_options() -> None:
+    url = parse_broker_url("rediss://u:p%40%3Bw@[::1]:7?db=2&socket_timeout=3&ssl_ca_certs=/a")
+    assert url.for_kombu() == "rediss://u:p%40%3Bw@[::1]:7/2"
+    assert url.for_client() == {
+        "username": "u", "password": "p@;w", "host": "::1", "port": 7, "db": 2,
+        "socket_timeout": 3.0, "ssl_ca_certs": "/a",
+    }  # fmt: skip
+    local = parse_broker_url("redis+socket://:pw@/run/r.sock?db=3")
+    assert local.for_kombu() == "redis+socket://:pw@/run/r.sock?virtual_host=3"
+
+
+def test_a_version_before_the_least_is_too_old() -> None:
+    assert MIN_VERSION == (6, 2)
+    assert "version 6.0.16, which is too old" in server_fault({"redis_version": "6.0.16"})
+    assert server_fault({"redis_version": "6.2.0", "role": "master"}) == ""
+    assert server_fault({"redis_version": "7.2.4", "valkey_version": "8.0.1"}) == ""
 
 
 def test_no_redis_is_an_error_without_the_password() -> None:

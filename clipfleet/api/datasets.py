@@ -42,6 +42,8 @@ def embed(
     id_column: str | None = None,
     uri_column: str | None = None,
     text_column: str | None = None,
+    quoting: str | None = None,
+    encoding: str | None = None,
     text_normalisation: TextNormalisation = "none",
     refresh: bool = False,
     on_conflict: OnConflict | None = None,
@@ -71,6 +73,9 @@ def embed(
         id_column: The table's column of ids; without it, `id` or another usual name.
         uri_column: The table's column of paths or URLs of images.
         text_column: The table's column of texts.
+        quoting: Of a CSV or TSV file. "csv": fields may be quoted. "none": quotation marks are
+            text. Without it, "csv" for .csv and "none" for .tsv.
+        encoding: Of a file of text, a name of Python's, such as "gb18030"; without it, UTF-8.
         text_normalisation: "evaluation" changes texts as Chinese-CLIP's evaluation does: lower
             case, and plain quotation marks in place of “ and ”. A dataset has texts of one kind.
         refresh: Also embed newer content of ids that the dataset has: other uris or texts in the
@@ -107,6 +112,8 @@ def embed(
         id_column=id_column,
         uri_column=uri_column,
         text_column=text_column,
+        quoting=quoting,
+        encoding=encoding,
         text_normalisation=text_normalisation,
     )
     if gate_sample is not None:
@@ -133,6 +140,8 @@ def submit(
     id_column: str | None = None,
     uri_column: str | None = None,
     text_column: str | None = None,
+    quoting: str | None = None,
+    encoding: str | None = None,
     text_normalisation: TextNormalisation = "none",
     refresh: bool = False,
     on_conflict: OnConflict | None = None,
@@ -162,6 +171,8 @@ def submit(
         id_column=id_column,
         uri_column=uri_column,
         text_column=text_column,
+        quoting=quoting,
+        encoding=encoding,
         text_normalisation=text_normalisation,
     )
     return submit_source(

@@ -14,7 +14,7 @@ from clipfleet.items import Item
 from clipfleet.storage.filesystem.locations import has_scheme
 
 ID_COLUMNS = ("id", "text_id", "image_id")
-URI_COLUMNS = ("uri", "path", "file", "file_name")
+URI_COLUMNS = ("uri", "path", "file", "file_name", "url")
 TEXT_COLUMNS = ("text", "caption")
 
 _SHOWN_CHARACTERS = 80

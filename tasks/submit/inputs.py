@@ -16,7 +16,7 @@ from clipfleet.storage.sources.tower import tower_of, tower_of_items
 Items = str | Path | Iterable[Mapping[str, str]]
 
 
-def open_inputs(
+def open_inputs(  # noqa: PLR0913 - those of `clipfleet.submit`
     source: Items,
     model: str | Path,
     *,
@@ -25,6 +25,8 @@ def open_inputs(
     id_column: str | None,
     uri_column: str | None,
     text_column: str | None,
+    quoting: str | None = None,
+    encoding: str | None = None,
     text_normalisation: TextNormalisation = "none",
 ) -> tuple[Source, Path]:
     """Return the source, and the model card: of a model folder, the one that `find` returns.
@@ -35,14 +37,22 @@ def open_inputs(
     Raises:
         UsageError: The source or the model is not fit for use, or is of another tower.
     """
-    columns = {"id_column": id_column, "uri_column": uri_column, "text_column": text_column}
+    form = {
+        "id_column": id_column,
+        "uri_column": uri_column,
+        "text_column": text_column,
+        "quoting": quoting,
+        "encoding": encoding,
+    }
     in_memory = not isinstance(source, str | Path)
     items = [] if isinstance(source, str | Path) else list(source)
-    if in_memory and any(columns.values()):
-        raise UsageError("columns are named for tables: items in memory have id, uri and text")
+    if in_memory and any(form.values()):
+        raise UsageError(
+            "columns, quoting and encoding are of tables: items in memory have id, uri and text"
+        )
     card = Path(model)
     if card.is_dir():
-        found = tower or (tower_of_items(items) if in_memory else tower_of(str(source), **columns))
+        found = tower or (tower_of_items(items) if in_memory else tower_of(str(source), **form))
         card = find(card, found)
     found = load_card(card)[0].tower
     if tower not in (None, found):
@@ -51,9 +61,7 @@ def open_inputs(
             "other tower's engine"
         )
     opened = (
-        items_source(items, found)
-        if in_memory
-        else open_source(str(source), tower=found, **columns)
+        items_source(items, found) if in_memory else open_source(str(source), tower=found, **form)
     )
     if text_normalisation == "none":
         return opened, card

@@ -61,6 +61,54 @@ def test_texts_come_from_csv_and_tsv(write: Write) -> None:
     assert read(write("t.tsv", "id\tcaption", "1\t一只猫", "2\ta dog")) == TEXTS
 
 
+def test_quotation_marks_are_text_in_a_tsv_file(write: Write) -> None:
+    lines = ("id\ttext", '1\t"Quote starts here', "2\tb", '3\t"he said" hi', '4\tTV 55"', '5\t"x"')
+    path = write("t.tsv", *lines)
+    texts = ['"Quote starts here', "b", '"he said" hi', 'TV 55"', '"x"']
+    assert read(path) == [(str(n), text) for n, text in enumerate(texts, 1)]
+
+
+def test_the_quoting_of_a_table_is_chosen(write: Write) -> None:
+    path = write("t.tsv", "id\ttext", '1\t"a\tb"')
+    assert read(path, quoting="csv") == [("1", "a\tb")]
+    with pytest.raises(SourceError, match=r"line 2: 3 fields, the header has 2.*--quoting csv"):
+        read(path)
+    with pytest.raises(SourceError, match=r"header: .* begin with quotation marks.*--quoting csv"):
+        read(write("q.tsv", '"id"\t"text"', '"1"\t"a"'))
+    assert read(write("t.csv", "id,text", '1,5" screen'), quoting="none") == [("1", '5" screen')]
+    with pytest.raises(SourceError, match="quoting 'all' is not known: it is csv or none"):
+        read(path, quoting="all")
+    with pytest.raises(SourceError, match=r"t\.txt is no CSV or TSV file: leave the quoting out"):
+        read(write("t.txt", "x"), quoting="csv")
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "txt"])
+@pytest.mark.parametrize(("encoding", "hint"), [("gb18030", "GBK"), ("utf-16", "as UTF-16 does")])
+def test_a_text_files_encoding_is_named_after_a_hint(
+    tmp_path: Path, form: str, encoding: str, hint: str
+) -> None:
+    lines = {"jsonl": '{"id": 1, "text": "上海"}', "csv": "id,text\n1,上海", "txt": "上海"}
+    path = tmp_path / f"t.{form}"
+    path.write_bytes(f"{lines[form]}\n".encode(encoding))
+    assert read(str(path), encoding=encoding) == [("1", "上海")]
+    with pytest.raises(SourceError, match=rf"is not UTF-8: .*{hint}.*--encoding {encoding}"):
+        read(str(path))
+
+
+def test_a_wrong_encoding_is_refused(write: Write, tmp_path: Path) -> None:
+    path = write("t.txt", b"caf\xe9")
+    assert read(path, encoding="latin-1") == [("1", "café")]
+    with pytest.raises(SourceError, match=r"line 1: .* is not UTF-8: .*; name the file's encoding"):
+        read(path)
+    with pytest.raises(SourceError, match=r"line 1: not utf-16: .* BOM"):
+        read(write("odd.txt", b"a\x00\x0a"), encoding="utf-16")
+    for unknown in ("klingon", "hex", ""):
+        with pytest.raises(SourceError, match=f"encoding '{unknown}' is not known"):
+            read(path, encoding=unknown)
+    with pytest.raises(SourceError, match="is no file of text: leave the encoding out"):
+        read(str(tmp_path), encoding="gb18030")
+
+
 def test_a_quoted_csv_field_holds_commas_and_lines(write: Write) -> None:
     assert read(write("t.csv", "id,text", '1,"a, b', 'and ""c"""')) == [("1", 'a, b\nand "c"')]
 
@@ -119,6 +167,12 @@ def test_paths_are_relative_to_the_files_folder_and_are_ids(tmp_path: Path, form
     assert read(str(file), "img") == list(zip(paths, uris, strict=True))
 
 
+def test_urls_are_images(write: Write) -> None:
+    row = {"id": 1, "url": "https://host/a.jpg"}
+    assert read(write("i.jsonl", row), "img") == [("1", "https://host/a.jpg")]
+    assert read(write("i.csv", "url,path", "https://host/a,b.jpg"), "img")[0][0] == "b.jpg"
+
+
 def test_images_may_have_ids_of_their_own(write: Write) -> None:
     path = write("i.jsonl", {"image_id": 7, "uri": "/a.jpg"})
     assert read(path, "img") == [("7", "/a.jpg")]
@@ -156,6 +210,7 @@ def test_wrong_csv_is_named_by_line(write: Write) -> None:
     cases = {
         "id,text|1,x|2,y,z": "line 3: 3 fields, the header has 2",
         'id,text|1,"x"y': "line 2: not CSV",
+        'id,text|1,"x|2,y': "lines 2 to 3: not CSV: .* --quoting none",
         "id,id,text|1,1,x": "header: a column is named twice",
         "a,b|1,2": "header: no column 'text' or 'caption' among",
         "id,text|,x": "line 2: the id is ''",
@@ -164,6 +219,10 @@ def test_wrong_csv_is_named_by_line(write: Write) -> None:
         path = write(f"{number}.csv", *lines.split("|"))
         with pytest.raises(SourceError, match=reason):
             read(path)
+
+
+def test_a_column_that_is_not_read_may_be_named_twice_or_not_at_all(write: Write) -> None:
+    assert read(write("t.csv", "id,text,,,x,x", "1,a,,,,")) == [("1", "a")]
 
 
 def test_an_empty_csv_lacks_a_header(tmp_path: Path) -> None:

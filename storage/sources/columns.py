@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from decimal import Decimal
+from uuid import UUID
 
 from pydantic import ValidationError
 
@@ -88,13 +90,15 @@ class Columns:
 
 
 def as_id(value: object, *, location: str) -> str:
-    """Return an id as a string; a whole number is an id too.
+    """Return an id as a string; numbers but binary fractions, and UUIDs, are ids too.
 
     Raises:
         SourceError: It has another type, or is empty.
     """
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int | UUID) and not isinstance(value, bool):
         return str(value)
+    if isinstance(value, Decimal) and value.is_finite():  # 7.00 is 7, whatever the column's scale
+        return str(int(value)) if value == int(value) else f"{value:f}"
     if isinstance(value, str) and value:
         return value
     raise SourceError(f"{location}: the id is {show(value)}, expected a string or a whole number")

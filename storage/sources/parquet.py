@@ -55,7 +55,27 @@ class ParquetSource(TableSource):
             if file.metadata.num_rows == 0:  # older pyarrow cannot iterate over an empty file
                 return
             for batch in file.iter_batches(_BATCH_ROWS, columns=sorted({id_, value})):
-                yield batch.column(id_).to_pylist(), batch.column(value).to_pylist()
+                yield _values(batch.column(id_)), _values(batch.column(value))
+
+
+def _values(column: pa.Array) -> list[object]:
+    """Return a column's values; binary ones as text, as programs write texts without their type.
+
+    Of a fixed size, they are digests or the like, and become hexadecimal digits.
+    """
+    values = column.to_pylist()
+    if pa.types.is_fixed_size_binary(column.type):
+        return [value and value.hex() for value in values]
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        return [_text(value) for value in values]
+    return values
+
+
+def _text(value: bytes | None) -> object:
+    try:
+        return value and value.decode()
+    except UnicodeDecodeError:  # the row's error shows the bytes
+        return value
 
 
 def _parquet_files(path: str) -> Iterator[str]:

@@ -33,7 +33,12 @@ class TableSource:
         self.description = f"{self.kind} {readable(self.path)}"
 
     def __iter__(self) -> Iterator[Item]:
-        return (item for _, item in self._located())
+        found = False
+        for _, item in self._located():
+            found = True
+            yield item
+        if not found:
+            raise SourceError(f"{self.description} holds no item: it is empty")
 
     def location(self, position: int) -> str:
         """Return the file and row of the item at a position, counted from 1."""

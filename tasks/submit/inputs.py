@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from clipfleet.architectures import Tower
-from clipfleet.errors import UsageError
+from clipfleet.errors import SourceError, UsageError
 from clipfleet.model_card import load_card
 from clipfleet.storage.format.dataset import TextNormalisation
 from clipfleet.storage.sources.base import Source, items_source, open_source
@@ -63,6 +63,9 @@ def open_inputs(  # noqa: PLR0913 - those of `clipfleet.submit`
     opened = (
         items_source(items, found) if in_memory else open_source(str(source), tower=found, **form)
     )
+    # Refused before there is a dataset, which would be of this model at the next try too.
+    if next(iter(opened), None) is None:
+        raise SourceError(f"{opened.description} holds no item: it is empty")
     if text_normalisation == "none":
         return opened, card
     if found != "txt":

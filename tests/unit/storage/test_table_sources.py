@@ -1,8 +1,10 @@
 import json
 import os
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -127,12 +129,42 @@ def test_a_folder_of_parquet_files_is_read_in_their_order(tmp_path: Path) -> Non
     assert read(str(tmp_path)) == [("1", "a"), ("2", "b"), ("3", "sub/c")]
 
 
+def test_ids_of_other_types_are_text(tmp_path: Path) -> None:
+    uuid = UUID("b8acc311-2955-48fa-b785-c8fc36b08a2f")
+    columns = {
+        "7": pa.array([7], pa.uint64()),
+        str(uuid): pa.array([uuid.bytes], pa.uuid()),
+        "12": pa.array([Decimal("12.00")], pa.decimal128(10, 2)),
+        "1.50": pa.array([Decimal("1.50")], pa.decimal128(10, 2)),
+        "ab": pa.array([b"ab"], pa.binary()),
+        "00ff": pa.array([b"\x00\xff"], pa.binary(2)),
+        "kind": pa.array(["kind"]).dictionary_encode(),
+    }
+    for id_, ids in columns.items():
+        table = pa.table({"id": ids, "text": pa.array([b"a cat"], pa.large_binary())})
+        pq.write_table(table, tmp_path / "t.parquet")
+        assert read(f"{tmp_path}/t.parquet") == [(id_, "a cat")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("t.jsonl", ""), ("t.jsonl", "\n\n"), ("t.csv", "id,text\n"), ("t.txt", "")],
+)
+def test_an_empty_table_is_refused(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(SourceError, match=rf"{name} holds no item: it is empty$"):
+        read(f"{tmp_path}/{name}")
+
+
 def test_an_empty_parquet_file_holds_no_items(tmp_path: Path) -> None:
     with pq.ParquetWriter(
         tmp_path / "t.parquet", pa.schema({"id": pa.string(), "text": pa.string()})
     ):
         pass
-    assert read(f"{tmp_path}/t.parquet") == []
+    with pytest.raises(SourceError, match=r"t\.parquet holds no item: it is empty"):
+        read(f"{tmp_path}/t.parquet")
+    pq.write_table(pa.table({"id": ["1"], "text": ["a cat"]}), tmp_path / "u.parquet")
+    assert read(str(tmp_path)) == [("1", "a cat")]
 
 
 def test_lines_are_texts_with_their_numbers_as_ids(write: Write) -> None:

@@ -244,7 +244,7 @@ def retry(
     if BAD_ITEM in classes:
         raise UsageError(
             f"{BAD_ITEM}: nothing of such an item was kept that could be embedded; queue it again, "
-            "in the right form"
+            "in the right form, or mend its row and embed the table again with --refresh"
         )
     if model is None:
         if workers or gpus:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from clipfleet.errors import SourceError
 from clipfleet.items import Item
-from clipfleet.storage.sources.columns import Columns, show
+from clipfleet.storage.sources.columns import show
 from clipfleet.storage.sources.tables import TableSource
 from clipfleet.storage.sources.text_files import check_regular
 
@@ -18,15 +18,18 @@ _BATCH_ROWS = 4096
 _BUFFER_BYTES = 1 << 20  # of a column; pyarrow's defaults keep all that was read in memory
 # pyarrow raises the last three for strings that are not UTF-8, and times that Python cannot hold.
 _PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError)
+_STRING_TYPES = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_null,
+)
 
 
 class ParquetSource(TableSource):
     """A Parquet file, or all of them in a folder and its subfolders, in order."""
-
-    def __init__(self, path: str, columns: Columns) -> None:
-        super().__init__(path, columns)
-        if os.path.isdir(self.path):
-            self.folder = self.path
 
     kind = "Parquet"
 
@@ -52,10 +55,22 @@ class ParquetSource(TableSource):
             id_, value = self.columns.find(names, location=path)
             if names.count(id_) > 1 or names.count(value) > 1:
                 raise SourceError(f"{path}: a column is named twice in {show(names)}")
+            _check_type(path, value, file.schema_arrow.field(value).type)
             if file.metadata.num_rows == 0:  # older pyarrow cannot iterate over an empty file
                 return
             for batch in file.iter_batches(_BATCH_ROWS, columns=sorted({id_, value})):
                 yield _values(batch.column(id_)), _values(batch.column(value))
+
+
+def _check_type(path: str, name: str, type_: pa.DataType) -> None:
+    """Refuse a column of which no row can be a path or a text.
+
+    Raises:
+        SourceError: It is none of strings.
+    """
+    kind = type_.value_type if pa.types.is_dictionary(type_) else type_
+    if not any(is_type(kind) for is_type in _STRING_TYPES):
+        raise SourceError(f"{path}: column {name!r} holds {type_}, expected strings")
 
 
 def _values(column: pa.Array) -> list[object]:
@@ -63,17 +78,17 @@ def _values(column: pa.Array) -> list[object]:
 
     Of a fixed size, they are digests or the like, and become hexadecimal digits.
     """
-    values = column.to_pylist()
+    values: list[object] = column.to_pylist()
     if pa.types.is_fixed_size_binary(column.type):
-        return [value and value.hex() for value in values]
+        return [value.hex() if isinstance(value, bytes) else value for value in values]
     if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-        return [_text(value) for value in values]
+        return [_text(value) if isinstance(value, bytes) else value for value in values]
     return values
 
 
-def _text(value: bytes | None) -> object:
+def _text(value: bytes) -> object:
     try:
-        return value and value.decode()
+        return value.decode()
     except UnicodeDecodeError:  # the row's error shows the bytes
         return value
 

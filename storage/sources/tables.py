@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 from clipfleet.architectures import Tower
 from clipfleet.errors import SourceError
@@ -18,7 +19,7 @@ from clipfleet.storage.sources.text_files import text_lines
 QUOTINGS = ("csv", "none")
 
 _FIELD_CHARACTERS = 1 << 24  # the csv module's limit of 131,072 is too small for documents
-_Fields = Iterator[tuple[str, list[str]]]
+_Fields = Iterator[tuple[str, list[str] | str]]  # the location, and fields or a fault
 
 
 class TableSource:
@@ -28,17 +29,19 @@ class TableSource:
 
     def __init__(self, path: str, columns: Columns) -> None:
         self.path = os.path.abspath(path)
-        self.folder = os.path.dirname(self.path)
-        self.columns = columns
+        self.folder = self.path if os.path.isdir(self.path) else os.path.dirname(self.path)
+        self.columns = replace(columns, root=self.folder)
         self.description = f"{self.kind} {readable(self.path)}"
 
     def __iter__(self) -> Iterator[Item]:
-        found = False
+        has_item, first_fault = False, None
         for _, item in self._located():
-            found = True
+            has_item = has_item or item.fault is None
+            first_fault = first_fault or item.fault
             yield item
-        if not found:
-            raise SourceError(f"{self.description} holds no item: it is empty")
+        if not has_item:  # the table is empty, or all of it has another form
+            reason = f"no row of it is one; {first_fault}" if first_fault else "it is empty"
+            raise SourceError(f"{self.description} holds no item: {reason}")
 
     def location(self, position: int) -> str:
         """Return the file and row of the item at a position, counted from 1."""
@@ -59,16 +62,26 @@ class JsonlSource(TableSource):
         self._encoding = encoding
 
     def _located(self) -> Iterator[tuple[str, Item]]:
-        # The first line determines the columns; a later line without them is an error.
-        columns = self.columns
-        for location, row in json_rows(self.path, self._encoding):
-            id_, value = columns.find(row, location=location)
-            if columns is self.columns:
-                columns = columns.fixed(id_, value)
-            yield (
-                location,
-                columns.item(row[id_], row[value], folder=self.folder, location=location),
-            )
+        names: tuple[str, str] | None = None  # the first row's columns are those of the table
+        for location, line in text_lines(self.path, self._encoding):
+            if not line.strip():
+                continue
+            try:
+                fields = _json_row(line)
+                names = names or self.columns.find(fields, location=location)
+            except ValueError as error:
+                if names is None:
+                    raise SourceError(f"{location}: {error}") from error
+                yield location, self.columns.faulty(None, str(error), location=location)
+                continue
+            yield location, self._item(fields, *names, location=location)
+
+    def _item(self, fields: dict[str, object], id_: str, value: str, *, location: str) -> Item:
+        for name in (id_, value):
+            if name not in fields:
+                reason = f"no column {name!r} among {show(sorted(fields))}"
+                return self.columns.faulty(fields.get(id_), reason, location=location)
+        return self.columns.item(fields[id_], fields[value], folder=self.folder, location=location)
 
 
 class CsvSource(TableSource):
@@ -91,26 +104,27 @@ class CsvSource(TableSource):
 
     def _located(self) -> Iterator[tuple[str, Item]]:
         rows = self._quoted_rows() if self._quoted else self._plain_rows()
-        _, header = next(rows, ("", None))
-        if header is None:
-            raise SourceError(f"{self.path} is empty: expected a header")
         location = f"{self.path}, header"
+        _, header = next(rows, ("", "the file is empty: expected a header"))
+        if isinstance(header, str):
+            raise SourceError(f"{location}: {header}")
         if hint := self._quoting_hint(header):
             raise SourceError(f"{location}: names begin with quotation marks: {show(header)}{hint}")
         id_, value = self.columns.find(header, location=location)
         if header.count(id_) > 1 or header.count(value) > 1:
             raise SourceError(f"{location}: a column is named twice in {show(header)}")
         at_id, at_value = header.index(id_), header.index(value)
-        for location, row in rows:
-            if len(row) != len(header):
-                raise SourceError(
-                    f"{location}: {len(row)} fields, the header has {len(header)}: {show(row)}"
-                    + self._quoting_hint(row)
-                )
-            item = self.columns.item(
-                row[at_id], row[at_value], folder=self.folder, location=location
-            )
-            yield location, item
+        for location, fields in rows:
+            if isinstance(fields, str):
+                yield location, self.columns.faulty(None, fields, location=location)
+            elif len(fields) != len(header):
+                reason = f"{len(fields)} fields, the header has {len(header)}: {show(fields)}"
+                hint = self._quoting_hint(fields)
+                yield location, self.columns.faulty(None, reason + hint, location=location)
+            else:
+                id_, value = fields[at_id], fields[at_value]
+                item = self.columns.item(id_, value, folder=self.folder, location=location)
+                yield location, item
 
     def _plain_rows(self) -> _Fields:
         for location, line in text_lines(self.path, self._encoding):
@@ -126,12 +140,12 @@ class CsvSource(TableSource):
             try:
                 row = next(reader, None)
             except csv.Error as error:
-                last = reader.line_num
-                span = f"line {last}" if first >= last else f"lines {first} to {last}"
-                raise SourceError(
-                    f"{self.path}, {span}: not CSV: {error}; if "
-                    "quotation marks are plain text in this file, use --quoting none"
-                ) from error
+                hint = "if quotation marks are text in this file, use --quoting none"
+                fault, last = f"not CSV: {error}; {hint}", reader.line_num
+                if first < last:  # it may hold many rows
+                    raise SourceError(f"{self.path}, lines {first} to {last}: {fault}") from error
+                yield f"{self.path}, line {last}", fault
+                continue
             if row is None:
                 return
             if row:  # not a blank line
@@ -169,9 +183,16 @@ def json_rows(path: str, encoding: str | None = None) -> Iterator[tuple[str, dic
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise SourceError(f"{location}: {show(line)} is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise SourceError(f"{location}: {show(row)} is not a JSON object")
-        yield location, row
+            yield location, _json_row(line)
+        except ValueError as error:
+            raise SourceError(f"{location}: {error}") from error
+
+
+def _json_row(line: str) -> dict[str, object]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{show(line)} is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{show(row)} is not a JSON object")
+    return row

@@ -79,7 +79,8 @@ class Columns:
             fields = {self._field: self._value(value, folder)}
             return Item(id=_as_id(id_), **fields)
         except ValidationError as error:
-            return self.faulty(id_, error.errors()[0]["msg"], location=location)
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            return self.faulty(id_, reason, location=location)
         except ValueError as error:
             return self.faulty(id_, str(error), location=location)
 

@@ -32,7 +32,7 @@ EMPTY_TEXT = "empty_text"
 
 NON_FINITE = "non_finite"
 
-BAD_ITEM = "bad_item"  # a single item without the fields that its task requires
+BAD_ITEM = "bad_item"  # a single item, or a row of a table, without what an item has
 
 REPLACED = "replaced"  # newer content of the id is being embedded, by a job that has the id
 

@@ -18,12 +18,14 @@ _STRICT = ConfigDict(extra="forbid", strict=True)
 class Item:
     """One image (`uri`) or one text (`text`) with its id; exactly one of the two is set.
 
-    `uri` is an absolute path, or a URL with a scheme.
+    `uri` is an absolute path, or a URL with a scheme. A row of a table that is no item has a
+    `fault`, and an empty uri or text: it becomes an error row instead of a vector.
     """
 
     id: str = Field(min_length=1, max_length=MAX_ID_LENGTH)
     uri: str | None = None
     text: str | None = None
+    fault: str | None = None
 
     def __post_init__(self) -> None:
         if (self.uri is None) == (self.text is None):

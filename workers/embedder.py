@@ -20,6 +20,7 @@ from clipfleet.workers.closing import Closing
 from clipfleet.workers.embed_pictures import embed_pictures
 from clipfleet.workers.engines.base import Engine, l2_normalise, picture_engine
 from clipfleet.workers.engines.load import load_engine
+from clipfleet.workers.faulty_items import with_faulty
 from clipfleet.workers.http.prefetch import Prefetcher
 from clipfleet.workers.images.decoders import Decoders, nothing
 from clipfleet.workers.images.read import is_http_url
@@ -88,7 +89,7 @@ class Embedder(Closing):
     def embed(
         self, items: Sequence[Item], *, exact: bool = False, progress: Progress = nothing
     ) -> Embedded:
-        """Return a vector or a failure for each of `items`, in order.
+        """Return a vector or a failure for each of `items`, in order; a failure if it has a fault.
 
         If `exact`, the GPU decodes none of them, whatever the setting `decode` is.
 
@@ -96,6 +97,12 @@ class Embedder(Closing):
             EngineError: The engine failed.
             StorageError: A file system did not answer.
         """
+        sound = [item for item in items if not item.fault]
+        if len(sound) < len(items):
+            return with_faulty(self._embed(sound, exact=exact, progress=progress), items)
+        return self._embed(items, exact=exact, progress=progress)
+
+    def _embed(self, items: Sequence[Item], *, exact: bool, progress: Progress) -> Embedded:
         source = self._source
         if isinstance(source, Tokenizer):
             return self._embed_texts(items, source, progress)

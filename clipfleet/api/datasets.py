@@ -42,6 +42,8 @@ def embed(
     id_column: str | None = None,
     uri_column: str | None = None,
     text_column: str | None = None,
+    quoting: str | None = None,
+    encoding: str | None = None,
     text_normalisation: TextNormalisation = "none",
     include: Collection[str] = (),
     exclude: Collection[str] = (),
@@ -74,6 +76,9 @@ def embed(
         id_column: The table's column of ids; without it, `id` or another usual name.
         uri_column: The table's column of paths or URLs of images.
         text_column: The table's column of texts.
+        quoting: Of a CSV or TSV file. "csv": fields may be quoted. "none": quotation marks are
+            text. Without it, "csv" for .csv and "none" for .tsv.
+        encoding: Of a file of text, a name of Python's, such as "gb18030"; without it, UTF-8.
         text_normalisation: "evaluation" changes texts as Chinese-CLIP's evaluation does: lower
             case, and plain quotation marks in place of “ and ”. A dataset has texts of one kind.
         include: Of a folder: the files that match one of these globs, such as "*.heic" or
@@ -117,6 +122,8 @@ def embed(
         id_column=id_column,
         uri_column=uri_column,
         text_column=text_column,
+        quoting=quoting,
+        encoding=encoding,
         text_normalisation=text_normalisation,
         rules=FolderRules.of(include, exclude, fail_on_skipped=fail_on_skipped),
     )
@@ -144,6 +151,8 @@ def submit(
     id_column: str | None = None,
     uri_column: str | None = None,
     text_column: str | None = None,
+    quoting: str | None = None,
+    encoding: str | None = None,
     text_normalisation: TextNormalisation = "none",
     include: Collection[str] = (),
     exclude: Collection[str] = (),
@@ -177,6 +186,8 @@ def submit(
         id_column=id_column,
         uri_column=uri_column,
         text_column=text_column,
+        quoting=quoting,
+        encoding=encoding,
         text_normalisation=text_normalisation,
         rules=FolderRules.of(include, exclude, fail_on_skipped=fail_on_skipped),
     )
@@ -249,7 +260,7 @@ def retry(
     if BAD_ITEM in classes:
         raise UsageError(
             f"{BAD_ITEM}: nothing of such an item was kept that could be embedded; queue it again, "
-            "in the right form"
+            "in the right form, or mend its row and embed the table again with --refresh"
         )
     if model is None:
         if workers or gpus:

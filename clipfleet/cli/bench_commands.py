@@ -9,11 +9,13 @@ import typer
 from clipfleet.cli.options import (
     AllowUnverified,
     Contexts,
+    Encoding,
     FolderTower,
     IdColumn,
     Json,
     Model,
     ProviderName,
+    Quoting,
     ShardSize,
     SourceArgument,
     TextColumn,
@@ -41,6 +43,8 @@ def bench(
     id_column: IdColumn = None,
     uri_column: UriColumn = None,
     text_column: TextColumn = None,
+    quoting: Quoting = None,
+    encoding: Encoding = None,
     provider: Annotated[ProviderName | None, typer.Option(help="ONNX Runtime's provider.")] = None,
     contexts: Contexts = None,
     allow_unverified: AllowUnverified = False,
@@ -72,6 +76,8 @@ def bench(
         id_column=id_column,
         uri_column=uri_column,
         text_column=text_column,
+        quoting=quoting.value if quoting else None,
+        encoding=encoding,
     )
     report = measure_source(
         opened,

@@ -55,6 +55,13 @@ class TextNormalisationName(str, Enum):
     evaluation = "evaluation"
 
 
+class QuotingName(str, Enum):
+    """The values of `--quoting`."""
+
+    csv = "csv"
+    none = "none"
+
+
 class OnConflictName(str, Enum):
     """The values of `--on-conflict`."""
 
@@ -108,6 +115,24 @@ UriColumn = Annotated[
 ]
 TextColumn = Annotated[
     str | None, typer.Option("--text-column", metavar="NAME", help="Column of the texts.")
+]
+Quoting = Annotated[
+    QuotingName | None,
+    typer.Option(
+        "--quoting",
+        help="CSV, TSV: fields in quotation marks, or marks as text [default: csv for .csv, none "
+        "for .tsv].",
+        show_default=False,
+    ),
+]
+Encoding = Annotated[
+    str | None,
+    typer.Option(
+        "--encoding",
+        metavar="NAME",
+        help="Encoding of a table of text, such as gb18030 or utf-16 [default: utf-8].",
+        show_default=False,
+    ),
 ]
 TextNormalisationOption = Annotated[
     TextNormalisationName,

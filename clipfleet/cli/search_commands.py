@@ -14,10 +14,12 @@ import clipfleet
 from clipfleet.cli.options import (
     AllowUnverified,
     Contexts,
+    Encoding,
     IdColumn,
     Json,
     Model,
     ProviderName,
+    Quoting,
     TextColumn,
     TowerName,
     UriColumn,
@@ -85,6 +87,8 @@ def search(
     id_column: IdColumn = None,
     uri_column: UriColumn = None,
     text_column: TextColumn = None,
+    quoting: Quoting = None,
+    encoding: Encoding = None,
     provider: _Provider = None,
     contexts: Contexts = None,
     allow_unverified: AllowUnverified = False,
@@ -133,6 +137,8 @@ def search(
                     "id_column": id_column,
                     "uri_column": uri_column,
                     "text_column": text_column,
+                    "quoting": quoting.value if quoting else None,
+                    "encoding": encoding,
                 },
             )
             keep = _SHEET_QUERIES if html else 0

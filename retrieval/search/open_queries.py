@@ -33,12 +33,11 @@ def given_queries(
     """
     if not texts and not images:
         raise UsageError("nothing to search for: give a text, --image FILE, or --queries FILE")
+    if "" in images:
+        raise UsageError("--image: the path is empty")
     given: dict[Tower, list[dict[str, str]]] = {
         "txt": [{"id": str(n), "text": text} for n, text in enumerate(texts, 1)],
-        "img": [
-            {"id": uri, "uri": absolute_uri(uri, folder=os.getcwd(), location="--image")}
-            for uri in images
-        ],
+        "img": [{"id": uri, "uri": absolute_uri(uri, folder=os.getcwd())} for uri in images],
     }
     batches: list[Iterator[Queries]] = []
     for tower, items in given.items():
@@ -75,7 +74,7 @@ def open_queries(
         DatasetMismatchError: The vectors are of another model than the index's `card`.
         UsageError: A model is given for vectors.
     """
-    asks_for_items = tower or columns["uri_column"] or columns["text_column"]
+    asks_for_items = tower or any(columns[name] for name in columns if name != "id_column")
     if is_dataset(location) or (not asks_for_items and has_vectors(location)):
         if has_model:
             raise UsageError(

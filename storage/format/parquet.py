@@ -17,6 +17,7 @@ PARQUET_ERRORS = (pa.ArrowException, OSError)
 # Columns in which no row is null.
 _STRINGS = frozenset({"id", "uri", "text", "error", "message", "part"})
 _NUMBERS = frozenset({"attempt"})
+_NULLABLE = frozenset({"fault"})
 
 
 def parquet_bytes(table: pa.Table, metadata: dict[bytes, str]) -> memoryview:
@@ -67,7 +68,7 @@ def read_row_group(parquet: pq.ParquetFile, index: int, columns: list[str]) -> p
     table = parquet.read_row_group(index, columns=columns, use_threads=False)
     if sorted(table.column_names) != sorted(columns):  # a column is missing, or there twice
         raise pa.ArrowInvalid(f"of the columns {columns} it has {table.column_names}")
-    for name in _STRINGS.intersection(columns):
+    for name in (_STRINGS | _NULLABLE).intersection(columns):
         type_ = table[name].type
         if not (pa.types.is_string(type_) or pa.types.is_large_string(type_)):
             raise pa.ArrowInvalid(f"its column {name} holds {type_}, not strings")

@@ -27,7 +27,7 @@ class ChangedItems:
 
     def __init__(self) -> None:
         self._database = ScratchDatabase(
-            "changed (id TEXT PRIMARY KEY, value TEXT, shard INTEGER, position INTEGER)"
+            "changed (id TEXT PRIMARY KEY, value TEXT, fault TEXT, shard INTEGER, position INTEGER)"
         )
 
     def add(self, item: Item, *, shard: int, position: int) -> int:
@@ -35,8 +35,8 @@ class ChangedItems:
 
         `shard` is the number of the newest shard with the id, `position` that in the source.
         """
-        row = (item.id, item_value(item), shard, position)
-        self._database.write("INSERT OR IGNORE INTO changed VALUES (?, ?, ?, ?)", [row])
+        row = (item.id, item_value(item), item.fault, shard, position)
+        self._database.write("INSERT OR IGNORE INTO changed VALUES (?, ?, ?, ?, ?)", [row])
         query = "SELECT position FROM changed WHERE id = ?"
         ((first,),) = self._database.read(query, (item.id,))
         return int(first)
@@ -48,11 +48,13 @@ class ChangedItems:
 
     def by_shard(self, tower: Tower) -> Iterator[tuple[str, list[Item]]]:
         """Yield the names of shards, oldest first, each with its changed items."""
-        rows = self._database.stream("SELECT shard, id, value FROM changed ORDER BY shard, id")
+        rows = self._database.stream(
+            "SELECT shard, id, value, fault FROM changed ORDER BY shard, id"
+        )
         column = value_column(tower)
         for number, group in itertools.groupby(rows, key=lambda row: int(row[0])):
             name = shard_name(*numbered_shard(number))
-            yield name, [Item(id=id_, **{column: value}) for _, id_, value in group]
+            yield name, [Item(id=i, fault=fault, **{column: v}) for _, i, v, fault in group]
 
     def __len__(self) -> int:
         ((count,),) = self._database.read("SELECT count(*) FROM changed")

@@ -35,7 +35,7 @@ MAX_JOBS = 99_999  # five digits in file names
 SHARDS_PER_FILE = 1000
 FILE_SIZE_BYTES = 16 << 20  # compressed; a planner holds one file in memory
 
-Row = tuple[str | int, ...]  # of a plan file: see `_schema`, `item_row` and `Standing.row`
+Row = tuple[str | int | None, ...]  # of a plan file: see `_schema`, `item_row` and `Standing.row`
 
 
 class PlannedMeanwhileError(DatasetError):
@@ -86,7 +86,7 @@ def item_row(dataset: Dataset, item: Item) -> Row:
             f"item {item.id!r} has no {value_column(tower)}, which the {tower} tower embeds: "
             "choose a source of the other kind"
         )
-    return item.id, value
+    return item.id, value, item.fault
 
 
 def _retry_rows(dataset: Dataset, only: Collection[str]) -> Iterator[Row]:
@@ -103,7 +103,7 @@ def _retry_rows(dataset: Dataset, only: Collection[str]) -> Iterator[Row]:
             if failure.error != BAD_ITEM and (not only or failure.error in only):
                 item = failure.item
                 reason = (failure.error, failure.message, failure.attempt)
-                yield (item.id, moves.uri(item_value(item), job_of(part)), *reason, part)
+                yield (item.id, moves.uri(item_value(item), job_of(part)), *reason, part, None)
 
 
 def plan_rows(
@@ -245,10 +245,13 @@ class _PlanWriter:
 
 
 def _schema(tower: Tower, *, retry: bool) -> pa.Schema:
-    """Return a plan's columns; a retry's plan also has the failures so far, and their parts."""
+    """Return a plan's columns; a retry's plan also has the failures so far, and their parts.
+
+    `fault` says why a row of the source is no item.
+    """
     fields = errors_schema(tower) if retry else list(errors_schema(tower))[:2]
     part = [pa.field("part", pa.string(), nullable=False)] if retry else []
-    return pa.schema([*fields, *part])
+    return pa.schema([*fields, *part, pa.field("fault", pa.string())])
 
 
 def _delete_leftovers(dataset: Dataset, known: list[Job]) -> None:

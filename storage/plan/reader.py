@@ -199,9 +199,9 @@ class PlanReader:
         """
         job = self.job(shard)
         column = value_column(job.tower)
-        ids, values = self.read_rows(job, shard.index)
+        rows = zip(*self.read_rows(job, shard.index), self._faults(job, shard.index), strict=True)
         try:
-            return [Item(id=i, **{column: value}) for i, value in zip(ids, values, strict=True)]
+            return [Item(id=id_, fault=fault, **{column: value}) for id_, value, fault in rows]
         except ValidationError as error:
             raise damaged_plan(self._dataset, job, problems(error)) from error
 
@@ -215,6 +215,16 @@ class PlanReader:
         column = value_column(job.tower)
         table = self.read_table(job, index, ["id", column])
         return table["id"].to_pylist(), table[column].to_pylist()
+
+    def _faults(self, job: Job, index: int) -> list[str | None]:
+        """Return why rows of the source are no items; plans of earlier versions do not say it."""
+        path, group = _file_and_group(job, index)
+        with self._plan_errors(path):
+            file = self._open(path)
+            if "fault" not in file.schema_arrow.names:
+                return [None] * file.metadata.row_group(group).num_rows
+            faults: list[str | None] = read_row_group(file, group, ["fault"])["fault"].to_pylist()
+            return faults
 
     def read_table(self, job: Job, index: int, columns: list[str]) -> pa.Table:
         """Return columns of the plan of the shard with an index; uris as `moved.json` has them.

@@ -37,7 +37,7 @@ class Standing:
             reason = (REPLACED, "its newer content is not embedded yet")
         else:
             reason = (self.failure.error, self.failure.message)
-        return item.id, item_value(item), *reason, self.attempt, self.part
+        return item.id, item_value(item), *reason, self.attempt, self.part, item.fault
 
 
 def standing_of(dataset: Dataset, parts: Mapping[str, str]) -> dict[str, Standing]:

@@ -12,10 +12,14 @@ from clipfleet.items import Item
 from clipfleet.storage.filesystem.locations import local_path
 from clipfleet.storage.sources.columns import Columns
 from clipfleet.storage.sources.folder import FolderSource
+from clipfleet.storage.sources.parquet import ParquetSource
 from clipfleet.storage.sources.skipped import NO_RULES, FolderRules
-from clipfleet.storage.sources.tables import CsvSource, JsonlSource, LinesSource, ParquetSource
+from clipfleet.storage.sources.tables import QUOTINGS, CsvSource, JsonlSource, LinesSource
+from clipfleet.storage.sources.text_files import check_encoding
 from clipfleet.validation import problems
 
+_JSON_LINES = (".jsonl", ".ndjson")
+_SEPARATED = (".csv", ".tsv")
 _SUPPORTED = (
     "a folder of images, a folder of .parquet files, or a .jsonl, .ndjson, .csv, .tsv, .parquet "
     "or .txt file"
@@ -91,13 +95,14 @@ def open_source(
     id_column: str | None = None,
     uri_column: str | None = None,
     text_column: str | None = None,
+    quoting: str | None = None,
+    encoding: str | None = None,
 ) -> Source:
     """Return the source at a path: a folder, or a JSONL, CSV, TSV, Parquet or text file.
 
-    `rules` choose the files of a folder of images.
-
-    Default columns, in this order: id, text_id or image_id for the id; uri, path, file or
-    file_name for the image; text or caption for the text.
+    Default columns, in this order: id, text_id or image_id for the id; uri, path, file, file_name
+    or url for the image; text or caption for the text. `rules` choose the files of a folder of
+    images. `quoting` is as in `CsvSource`, and the `encoding` of text files is UTF-8 by default.
 
     Raises:
         SourceError: The path does not exist, or is no source of this tower's items.
@@ -112,7 +117,7 @@ def open_source(
             f"the {flag} column away, or choose the other tower"
         )
     columns = Columns.of(tower, id_column=id_column, value_column=value)
-    opened = _open_path(path, tower, columns, rules)
+    opened = _open_path(path, tower, columns, rules, quoting=quoting, encoding=encoding)
     if rules != NO_RULES and not isinstance(opened, FolderSource):
         raise SourceError(
             f"{path} is no folder of images: leave --include, --exclude and --fail-on-skipped out"
@@ -125,21 +130,43 @@ def skipped_of(source: Source) -> Mapping[str, int]:
     return source.skipped if isinstance(source, FolderSource) else {}
 
 
-def _open_path(path: str, tower: Tower, columns: Columns, rules: FolderRules) -> Source:
+def _open_path(
+    path: str,
+    tower: Tower,
+    columns: Columns,
+    rules: FolderRules,
+    *,
+    quoting: str | None,
+    encoding: str | None,
+) -> Source:
+    suffix = os.path.splitext(path)[1].lower()
+    _check_form(path, suffix, quoting, encoding)
     if os.path.isdir(path):
         return _open_folder(path, tower, columns, rules)
     if not os.path.exists(path):
         raise SourceError(f"no source at {path}: nothing is there")
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix in (".jsonl", ".ndjson"):
-        return JsonlSource(path, columns)
-    if suffix in (".csv", ".tsv"):
-        return CsvSource(path, columns)
+    if suffix in _JSON_LINES:
+        return JsonlSource(path, columns, encoding=encoding)
+    if suffix in _SEPARATED:
+        return CsvSource(path, columns, quoting=quoting, encoding=encoding)
     if suffix == ".parquet":
         return ParquetSource(path, columns)
     if suffix == ".txt":
-        return LinesSource(path, tower)
+        return LinesSource(path, tower, encoding=encoding)
     raise SourceError(f"{path} is no source that is known by its name: expected {_SUPPORTED}")
+
+
+def _check_form(path: str, suffix: str, quoting: str | None, encoding: str | None) -> None:
+    """Refuse a quoting or an encoding that is not known, or that the source cannot have."""
+    if quoting not in (None, *QUOTINGS):
+        raise SourceError(f"quoting {quoting!r} is not known: it is {' or '.join(QUOTINGS)}")
+    if encoding is not None:
+        check_encoding(encoding)
+    is_file = not os.path.isdir(path)
+    if quoting is not None and not (is_file and suffix in _SEPARATED):
+        raise SourceError(f"{path} is no CSV or TSV file: leave the quoting out")
+    if encoding is not None and not (is_file and suffix in (*_JSON_LINES, *_SEPARATED, ".txt")):
+        raise SourceError(f"{path} is no file of text: leave the encoding out")
 
 
 def _open_folder(path: str, tower: Tower, columns: Columns, rules: FolderRules) -> Source:

@@ -5,18 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from decimal import Decimal
+from uuid import UUID
 
 from pydantic import ValidationError
 
 from clipfleet.architectures import Tower
 from clipfleet.errors import SourceError
-from clipfleet.items import Item
-from clipfleet.storage.filesystem.locations import has_scheme
+from clipfleet.items import MAX_ID_LENGTH, MAX_TEXT_LENGTH, MAX_URI_LENGTH, Item
+from clipfleet.storage.filesystem.locations import has_scheme, readable
 
 ID_COLUMNS = ("id", "text_id", "image_id")
-URI_COLUMNS = ("uri", "path", "file", "file_name")
+URI_COLUMNS = ("uri", "path", "file", "file_name", "url")
 TEXT_COLUMNS = ("text", "caption")
 
+_VALUES: dict[Tower, tuple[str, int]] = {
+    "img": ("path", MAX_URI_LENGTH),
+    "txt": ("text", MAX_TEXT_LENGTH),
+}
 _SHOWN_CHARACTERS = 80
 
 
@@ -29,6 +35,7 @@ class Columns:
     values: tuple[str, ...]
     id_named: bool  # by the user
     named: bool  # one of both, by the user
+    root: str = ""  # the folder of the table, which may be moved
 
     @classmethod
     def of(cls, tower: Tower, *, id_column: str | None, value_column: str | None) -> Columns:
@@ -64,51 +71,75 @@ class Columns:
         return "--uri-column" if self.tower == "img" else "--text-column"
 
     def item(self, id_: object, value: object, *, folder: str, location: str) -> Item:
-        """Return the item of a row; relative paths are relative to `folder`.
+        """Return the item of a row, with a fault if the row is none.
 
-        Raises:
-            SourceError: The id or the value has another type, is empty, or is too long.
+        Relative paths are relative to `folder`. `location` is the row's, below `root`.
         """
-        if not isinstance(value, str):
-            raise SourceError(f"{location}: {self._word} is {show(value)}, expected a string")
-        if self.tower == "img":
-            fields = {"uri": absolute_uri(value, folder=folder, location=location)}
-        else:
-            fields = {"text": value}
-        identifier = as_id(id_, location=location)
         try:
-            return Item(id=identifier, **fields)
+            fields = {self._field: self._value(value, folder)}
+            return Item(id=_as_id(id_), **fields)
         except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise SourceError(f"{location}: {show(identifier)} is no item: {reason}") from error
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            return self.faulty(id_, reason, location=location)
+        except ValueError as error:
+            return self.faulty(id_, str(error), location=location)
+
+    def faulty(self, id_: object, reason: str, *, location: str) -> Item:
+        """Return the item of a row that is none; if it has no id, its place below `root` is one."""
+        row = readable(location.removeprefix(os.path.join(self.root, "")))
+        fault, blank = f"{row}: {reason}", {self._field: ""}
+        try:
+            return Item(id=_as_id(id_), fault=fault, **blank)
+        except ValueError:
+            return Item(id=row[-MAX_ID_LENGTH:], fault=fault, **blank)
 
     @property
-    def _word(self) -> str:
-        return "the path" if self.tower == "img" else "the text"
+    def _field(self) -> str:
+        return "uri" if self.tower == "img" else "text"
+
+    def _value(self, value: object, folder: str) -> str:
+        word, limit = _VALUES[self.tower]
+        if not isinstance(value, str):
+            raise ValueError(f"the {word} is {show(value)}, expected a string")
+        if len(value) > limit:
+            raise ValueError(f"the {word} has {len(value)} characters: at most {limit} are taken")
+        if self.tower == "txt":
+            return value
+        if not value:
+            raise ValueError("the path is empty")
+        return absolute_uri(value, folder=folder)
 
 
 def as_id(value: object, *, location: str) -> str:
-    """Return an id as a string; a whole number is an id too.
+    """Return an id of a table as a string.
 
     Raises:
-        SourceError: It has another type, or is empty.
+        SourceError: It has a type that no id has, or is empty.
     """
-    if isinstance(value, int) and not isinstance(value, bool):
+    try:
+        return _as_id(value)
+    except ValueError as error:
+        raise SourceError(f"{location}: {error}") from error
+
+
+def absolute_uri(uri: str, *, folder: str) -> str:
+    """Return a uri with a scheme unchanged, and a path as an absolute path."""
+    return uri if has_scheme(uri) else os.path.normpath(os.path.join(folder, uri))
+
+
+def _as_id(value: object) -> str:
+    """Return an id as a string; numbers but binary fractions, and UUIDs, are ids too.
+
+    Raises:
+        ValueError: It has another type, or is empty.
+    """
+    if isinstance(value, int | UUID) and not isinstance(value, bool):
         return str(value)
+    if isinstance(value, Decimal) and value.is_finite():  # 7.00 is 7, whatever the column's scale
+        return str(int(value)) if value == int(value) else f"{value:f}"
     if isinstance(value, str) and value:
         return value
-    raise SourceError(f"{location}: the id is {show(value)}, expected a string or a whole number")
-
-
-def absolute_uri(uri: str, *, folder: str, location: str) -> str:
-    """Return a uri with a scheme unchanged, and a path as an absolute path.
-
-    Raises:
-        SourceError: It is empty.
-    """
-    if not uri:
-        raise SourceError(f"{location}: the path is empty")
-    return uri if has_scheme(uri) else os.path.normpath(os.path.join(folder, uri))
+    raise ValueError(f"the id is {show(value)}, expected a string or a whole number")
 
 
 def show(value: object) -> str:

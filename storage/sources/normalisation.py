@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from clipfleet.items import Item
 from clipfleet.storage.format.dataset import TextNormalisation
@@ -25,7 +26,7 @@ class NormalisedTexts:
 
     def __iter__(self) -> Iterator[Item]:
         for item in self._source:
-            yield Item(id=item.id, text=normalise_text(item.text or ""))
+            yield replace(item, text=normalise_text(item.text or ""))
 
     def location(self, position: int) -> str:
         return self._source.location(position)

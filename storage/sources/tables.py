@@ -1,4 +1,4 @@
-"""Tables as sources: JSONL, CSV, TSV, Parquet, and plain lines of text."""
+"""Tables of text as sources: JSONL, CSV, TSV, and plain lines."""
 
 from __future__ import annotations
 
@@ -6,40 +6,42 @@ import csv
 import itertools
 import json
 import os
-import stat
 from collections.abc import Iterator
-from typing import BinaryIO
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from dataclasses import replace
 
 from clipfleet.architectures import Tower
 from clipfleet.errors import SourceError
 from clipfleet.items import Item
 from clipfleet.storage.filesystem.locations import readable
 from clipfleet.storage.sources.columns import Columns, show
+from clipfleet.storage.sources.text_files import text_lines
 
-_BOM = b"\xef\xbb\xbf"
-_BATCH_ROWS = 4096
-_BUFFER_BYTES = 1 << 20  # of a column; pyarrow's defaults keep all that was read in memory
-# pyarrow raises the last three for strings that are not UTF-8, and times that Python cannot hold.
-_PARQUET_ERRORS = (pa.ArrowException, OSError, ValueError, LookupError, ArithmeticError)
+QUOTINGS = ("csv", "none")
+
 _FIELD_CHARACTERS = 1 << 24  # the csv module's limit of 131,072 is too small for documents
+_Fields = Iterator[tuple[str, list[str] | str]]  # the location, and fields or a fault
 
 
-class _TableSource:
+class TableSource:
     """The base of all tables: `_located` yields each item with its location in the file."""
 
     kind = "table"
 
     def __init__(self, path: str, columns: Columns) -> None:
         self.path = os.path.abspath(path)
-        self.folder = os.path.dirname(self.path)
-        self.columns = columns
+        self.folder = self.path if os.path.isdir(self.path) else os.path.dirname(self.path)
+        self.columns = replace(columns, root=self.folder)
         self.description = f"{self.kind} {readable(self.path)}"
 
     def __iter__(self) -> Iterator[Item]:
-        return (item for _, item in self._located())
+        has_item, first_fault = False, None
+        for _, item in self._located():
+            has_item = has_item or item.fault is None
+            first_fault = first_fault or item.fault
+            yield item
+        if not has_item:  # the table is empty, or all of it has another form
+            reason = f"no row of it is one; {first_fault}" if first_fault else "it is empty"
+            raise SourceError(f"{self.description} holds no item: {reason}")
 
     def location(self, position: int) -> str:
         """Return the file and row of the item at a position, counted from 1."""
@@ -50,182 +52,147 @@ class _TableSource:
         raise NotImplementedError
 
 
-class JsonlSource(_TableSource):
+class JsonlSource(TableSource):
     """A file with one JSON object per line; blank lines are skipped."""
 
     kind = "JSONL"
 
+    def __init__(self, path: str, columns: Columns, *, encoding: str | None = None) -> None:
+        super().__init__(path, columns)
+        self._encoding = encoding
+
     def _located(self) -> Iterator[tuple[str, Item]]:
-        # The first line determines the columns; a later line without them is an error.
-        columns = self.columns
-        for location, row in json_rows(self.path):
-            id_, value = columns.find(row, location=location)
-            if columns is self.columns:
-                columns = columns.fixed(id_, value)
-            yield (
-                location,
-                columns.item(row[id_], row[value], folder=self.folder, location=location),
-            )
+        names: tuple[str, str] | None = None  # the first row's columns are those of the table
+        for location, line in text_lines(self.path, self._encoding):
+            if not line.strip():
+                continue
+            try:
+                fields = _json_row(line)
+                names = names or self.columns.find(fields, location=location)
+            except ValueError as error:
+                if names is None:
+                    raise SourceError(f"{location}: {error}") from error
+                yield location, self.columns.faulty(None, str(error), location=location)
+                continue
+            yield location, self._item(fields, *names, location=location)
+
+    def _item(self, fields: dict[str, object], id_: str, value: str, *, location: str) -> Item:
+        for name in (id_, value):
+            if name not in fields:
+                reason = f"no column {name!r} among {show(sorted(fields))}"
+                return self.columns.faulty(fields.get(id_), reason, location=location)
+        return self.columns.item(fields[id_], fields[value], folder=self.folder, location=location)
 
 
-class CsvSource(_TableSource):
-    """A CSV or TSV file with a header."""
+class CsvSource(TableSource):
+    """A CSV or TSV file with a header.
+
+    `quoting` is "csv": a field in quotation marks may hold separators, lines and doubled marks. Or
+    it is "none": a line is a row, and quotation marks are text. By default .tsv files have none.
+    """
 
     kind = "CSV"
 
-    def _located(self) -> Iterator[tuple[str, Item]]:
-        csv.field_size_limit(_FIELD_CHARACTERS)
-        tabs = self.path.lower().endswith(".tsv")
-        dialect = csv.excel_tab if tabs else csv.excel
-        reader = csv.reader((line for _, line in _lines(self.path)), dialect, strict=True)
-        header = self._next(reader)
-        if header is None:
-            raise SourceError(f"{self.path} is empty: expected a header")
-        location = f"{self.path}, header"
-        if len(set(header)) < len(header):
-            raise SourceError(f"{location}: a column is named twice in {show(header)}")
-        id_, value = self.columns.find(header, location=location)
-        at_id, at_value = header.index(id_), header.index(value)
-        while (row := self._next(reader)) is not None:
-            location = f"{self.path}, line {reader.line_num}"
-            if not row:
-                continue  # a blank line
-            if len(row) != len(header):
-                raise SourceError(
-                    f"{location}: {len(row)} fields, the header has {len(header)}: {show(row)}"
-                )
-            item = self.columns.item(
-                row[at_id], row[at_value], folder=self.folder, location=location
-            )
-            yield location, item
-
-    def _next(self, reader: Iterator[list[str]]) -> list[str] | None:
-        try:
-            return next(reader, None)
-        except csv.Error as error:
-            line = getattr(reader, "line_num", 0)
-            raise SourceError(f"{self.path}, line {line}: not CSV: {error}") from error
-
-
-class ParquetSource(_TableSource):
-    """A Parquet file, or all of them in a folder and its subfolders, in order."""
-
-    def __init__(self, path: str, columns: Columns) -> None:
+    def __init__(
+        self, path: str, columns: Columns, *, quoting: str | None, encoding: str | None
+    ) -> None:
         super().__init__(path, columns)
-        if os.path.isdir(self.path):
-            self.folder = self.path
-
-    kind = "Parquet"
+        tabs = self.path.lower().endswith(".tsv")
+        self._separator = "\t" if tabs else ","
+        self._quoted = (quoting or ("none" if tabs else "csv")) == "csv"
+        self._encoding = encoding
 
     def _located(self) -> Iterator[tuple[str, Item]]:
-        for path in _parquet_files(self.path):
-            yield from self._file(path)
+        rows = self._quoted_rows() if self._quoted else self._plain_rows()
+        location = f"{self.path}, header"
+        _, header = next(rows, ("", "the file is empty: expected a header"))
+        if isinstance(header, str):
+            raise SourceError(f"{location}: {header}")
+        if hint := self._quoting_hint(header):
+            raise SourceError(f"{location}: names begin with quotation marks: {show(header)}{hint}")
+        id_, value = self.columns.find(header, location=location)
+        if header.count(id_) > 1 or header.count(value) > 1:
+            raise SourceError(f"{location}: a column is named twice in {show(header)}")
+        at_id, at_value = header.index(id_), header.index(value)
+        for location, fields in rows:
+            if isinstance(fields, str):
+                yield location, self.columns.faulty(None, fields, location=location)
+            elif len(fields) != len(header):
+                reason = f"{len(fields)} fields, the header has {len(header)}: {show(fields)}"
+                hint = self._quoting_hint(fields)
+                yield location, self.columns.faulty(None, reason + hint, location=location)
+            else:
+                id_, value = fields[at_id], fields[at_value]
+                item = self.columns.item(id_, value, folder=self.folder, location=location)
+                yield location, item
 
-    def _file(self, path: str) -> Iterator[tuple[str, Item]]:
-        folder, row = os.path.dirname(path), 0
-        _check_regular(path)
-        try:
-            for ids, values in self._batches(path):
-                for id_, value in zip(ids, values, strict=True):
-                    row += 1
-                    location = f"{path}, row {row}"
-                    yield location, self.columns.item(id_, value, folder=folder, location=location)
-        except _PARQUET_ERRORS as error:
-            raise SourceError(f"{path} cannot be read as Parquet: {error}") from error
+    def _plain_rows(self) -> _Fields:
+        for location, line in text_lines(self.path, self._encoding):
+            if row := line.rstrip("\r\n"):  # not a blank line
+                yield location, row.split(self._separator)
 
-    def _batches(self, path: str) -> Iterator[tuple[list[object], list[object]]]:
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
-            names = file.schema_arrow.names
-            id_, value = self.columns.find(names, location=path)
-            if names.count(id_) > 1 or names.count(value) > 1:
-                raise SourceError(f"{path}: a column is named twice in {show(names)}")
-            if file.metadata.num_rows == 0:  # older pyarrow cannot iterate over an empty file
+    def _quoted_rows(self) -> _Fields:
+        csv.field_size_limit(_FIELD_CHARACTERS)
+        lines = (line for _, line in text_lines(self.path, self._encoding))
+        reader = csv.reader(lines, delimiter=self._separator, strict=True)
+        while True:
+            first = reader.line_num + 1
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                hint = "if quotation marks are text in this file, use --quoting none"
+                fault, last = f"not CSV: {error}; {hint}", reader.line_num
+                if first < last:  # it may hold many rows
+                    raise SourceError(f"{self.path}, lines {first} to {last}: {fault}") from error
+                yield f"{self.path}, line {last}", fault
+                continue
+            if row is None:
                 return
-            for batch in file.iter_batches(_BATCH_ROWS, columns=sorted({id_, value})):
-                yield batch.column(id_).to_pylist(), batch.column(value).to_pylist()
+            if row:  # not a blank line
+                yield f"{self.path}, line {reader.line_num}", row
+
+    def _quoting_hint(self, row: list[str]) -> str:
+        if self._quoted or not any(field.startswith('"') for field in row):
+            return ""
+        return "; if fields are quoted as in CSV, use --quoting csv"
 
 
-class LinesSource(_TableSource):
+class LinesSource(TableSource):
     """A text file: an image's path per line, or a text, whose id is the number of its line."""
 
     kind = "text file"
 
-    def __init__(self, path: str, tower: Tower) -> None:
+    def __init__(self, path: str, tower: Tower, *, encoding: str | None = None) -> None:
         super().__init__(path, Columns.of(tower, id_column=None, value_column=None))
+        self._encoding = encoding
 
     def _located(self) -> Iterator[tuple[str, Item]]:
-        for number, (location, line) in enumerate(_lines(self.path), 1):
+        for number, (location, line) in enumerate(text_lines(self.path, self._encoding), 1):
             value = line.rstrip("\r\n")
             id_ = number if self.columns.tower == "txt" else value
             yield location, self.columns.item(id_, value, folder=self.folder, location=location)
 
 
-def json_rows(path: str) -> Iterator[tuple[str, dict[str, object]]]:
+def json_rows(path: str, encoding: str | None = None) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield the objects of a JSONL file with their locations; blank lines are skipped.
 
     Raises:
         SourceError: The file cannot be read, or a line is no JSON object.
     """
-    for location, line in _lines(path):
+    for location, line in text_lines(path, encoding):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise SourceError(f"{location}: {show(line)} is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise SourceError(f"{location}: {show(row)} is not a JSON object")
-        yield location, row
+            yield location, _json_row(line)
+        except ValueError as error:
+            raise SourceError(f"{location}: {error}") from error
 
 
-def _lines(path: str) -> Iterator[tuple[str, str]]:
-    """Yield the lines of a UTF-8 file, with their line ends, and their locations."""
-    with _opened(path) as file:
-        for number, line in enumerate(file, 1):
-            location = f"{path}, line {number}"
-            try:
-                yield location, line.removeprefix(_BOM if number == 1 else b"").decode()
-            except UnicodeDecodeError as error:
-                raise SourceError(
-                    f"{location}: {show(line)} is not UTF-8: {error.reason}"
-                ) from error
-
-
-def _opened(path: str) -> BinaryIO:
-    _check_regular(path)
+def _json_row(line: str) -> dict[str, object]:
     try:
-        return open(path, "rb")
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _check_regular(path: str) -> None:
-    """Refuse a pipe, which would wait for a writer, and a device, which may never end.
-
-    Raises:
-        SourceError: The path is one, or cannot be looked at.
-    """
-    try:
-        mode = os.stat(path).st_mode
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from error
-    if not stat.S_ISREG(mode):
-        raise SourceError(
-            f"{path} is a pipe, a socket, a device or a folder: a source is a regular file, which "
-            "may be read more than once; write the items into one"
-        )
-
-
-def _parquet_files(path: str) -> Iterator[str]:
-    if not os.path.isdir(path):
-        yield path
-        return
-    for folder, subfolders, names in os.walk(path, onerror=_refuse):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "_")))
-        for name in sorted(names):
-            if name.lower().endswith(".parquet") and not name.startswith((".", "_")):
-                yield os.path.join(folder, name)
-
-
-def _refuse(error: OSError) -> None:
-    raise SourceError(f"cannot list the folder {error.filename}: {error.strerror}") from error
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{show(line)} is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{show(row)} is not a JSON object")
+    return row

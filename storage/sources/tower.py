@@ -21,6 +21,8 @@ def tower_of(
     id_column: str | None = None,
     uri_column: str | None = None,
     text_column: str | None = None,
+    quoting: str | None = None,
+    encoding: str | None = None,
 ) -> Tower:
     """Return the tower whose items the source at a path holds.
 
@@ -30,12 +32,18 @@ def tower_of(
     Raises:
         SourceError: The source holds neither, or may hold both, or cannot be read.
     """
-    columns = {"id_column": id_column, "uri_column": uri_column, "text_column": text_column}
+    form = {
+        "id_column": id_column,
+        "uri_column": uri_column,
+        "text_column": text_column,
+        "quoting": quoting,
+        "encoding": encoding,
+    }
     first: dict[Tower, Item | None] = {}
     reasons: list[str] = []
     for tower in TOWERS:
         try:
-            first[tower] = _first_item(location, rules, tower, columns)
+            first[tower] = _first_item(location, rules, tower, form)
         except SourceError as error:  # noqa: PERF203 - two towers
             reasons.append(str(error))
     if not first:

@@ -1,8 +1,11 @@
 import json
 import os
+import re
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,6 +46,12 @@ def read(location: str, tower: Tower = "txt", **columns: str) -> list[tuple[str,
     return [(item.id, item.uri if tower == "img" else item.text) for item in items]
 
 
+def faults(location: str, tower: Tower = "txt", **form: str) -> list[tuple[str, str]]:
+    """Return the ids and faults of the rows that are no items."""
+    items = list(open_source(location, tower=tower, **form))
+    return [(item.id, item.fault) for item in items if item.fault]
+
+
 TEXTS = [("1", "一只猫"), ("2", "a dog")]
 
 
@@ -59,6 +68,54 @@ def test_the_retrieval_formats_texts_are_read_as_they_are(write: Write) -> None:
 def test_texts_come_from_csv_and_tsv(write: Write) -> None:
     assert read(write("t.csv", "\ufefftext,id", "一只猫,1", '"a dog",2')) == TEXTS
     assert read(write("t.tsv", "id\tcaption", "1\t一只猫", "2\ta dog")) == TEXTS
+
+
+def test_quotation_marks_are_text_in_a_tsv_file(write: Write) -> None:
+    lines = ("id\ttext", '1\t"Quote starts here', "2\tb", '3\t"he said" hi', '4\tTV 55"', '5\t"x"')
+    path = write("t.tsv", *lines)
+    texts = ['"Quote starts here', "b", '"he said" hi', 'TV 55"', '"x"']
+    assert read(path) == [(str(n), text) for n, text in enumerate(texts, 1)]
+
+
+def test_the_quoting_of_a_table_is_chosen(write: Write) -> None:
+    path = write("t.tsv", "id\ttext", '1\t"a\tb"')
+    assert read(path, quoting="csv") == [("1", "a\tb")]
+    with pytest.raises(SourceError, match=r"line 2: 3 fields, the header has 2.*--quoting csv"):
+        read(path)  # no row of it is one
+    with pytest.raises(SourceError, match=r"header: .* begin with quotation marks.*--quoting csv"):
+        read(write("q.tsv", '"id"\t"text"', '"1"\t"a"'))
+    assert read(write("t.csv", "id,text", '1,5" screen'), quoting="none") == [("1", '5" screen')]
+    with pytest.raises(SourceError, match="quoting 'all' is not known: it is csv or none"):
+        read(path, quoting="all")
+    with pytest.raises(SourceError, match=r"t\.txt is no CSV or TSV file: leave the quoting out"):
+        read(write("t.txt", "x"), quoting="csv")
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "txt"])
+@pytest.mark.parametrize(("encoding", "hint"), [("gb18030", "GBK"), ("utf-16", "as UTF-16 does")])
+def test_a_text_files_encoding_is_named_after_a_hint(
+    tmp_path: Path, form: str, encoding: str, hint: str
+) -> None:
+    lines = {"jsonl": '{"id": 1, "text": "上海"}', "csv": "id,text\n1,上海", "txt": "上海"}
+    path = tmp_path / f"t.{form}"
+    path.write_bytes(f"{lines[form]}\n".encode(encoding))
+    assert read(str(path), encoding=encoding) == [("1", "上海")]
+    with pytest.raises(SourceError, match=rf"is not UTF-8: .*{hint}.*--encoding {encoding}"):
+        read(str(path))
+
+
+def test_a_wrong_encoding_is_refused(write: Write, tmp_path: Path) -> None:
+    path = write("t.txt", b"caf\xe9")
+    assert read(path, encoding="latin-1") == [("1", "café")]
+    with pytest.raises(SourceError, match=r"line 1: .* is not UTF-8: .*; name the file's encoding"):
+        read(path)
+    with pytest.raises(SourceError, match=r"line 1: not utf-16: .* BOM"):
+        read(write("odd.txt", b"a\x00\x0a"), encoding="utf-16")
+    for unknown in ("klingon", "hex", ""):
+        with pytest.raises(SourceError, match=f"encoding '{unknown}' is not known"):
+            read(path, encoding=unknown)
+    with pytest.raises(SourceError, match="is no file of text: leave the encoding out"):
+        read(str(tmp_path), encoding="gb18030")
 
 
 def test_a_quoted_csv_field_holds_commas_and_lines(write: Write) -> None:
@@ -79,12 +136,42 @@ def test_a_folder_of_parquet_files_is_read_in_their_order(tmp_path: Path) -> Non
     assert read(str(tmp_path)) == [("1", "a"), ("2", "b"), ("3", "sub/c")]
 
 
+def test_ids_of_other_types_are_text(tmp_path: Path) -> None:
+    uuid = UUID("b8acc311-2955-48fa-b785-c8fc36b08a2f")
+    columns = {
+        "7": pa.array([7], pa.uint64()),
+        str(uuid): pa.array([uuid.bytes], pa.uuid()),
+        "12": pa.array([Decimal("12.00")], pa.decimal128(10, 2)),
+        "1.50": pa.array([Decimal("1.50")], pa.decimal128(10, 2)),
+        "ab": pa.array([b"ab"], pa.binary()),
+        "00ff": pa.array([b"\x00\xff"], pa.binary(2)),
+        "kind": pa.array(["kind"]).dictionary_encode(),
+    }
+    for id_, ids in columns.items():
+        table = pa.table({"id": ids, "text": pa.array([b"a cat"], pa.large_binary())})
+        pq.write_table(table, tmp_path / "t.parquet")
+        assert read(f"{tmp_path}/t.parquet") == [(id_, "a cat")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("t.jsonl", ""), ("t.jsonl", "\n\n"), ("t.csv", "id,text\n"), ("t.txt", "")],
+)
+def test_an_empty_table_is_refused(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(SourceError, match=rf"{name} holds no item: it is empty$"):
+        read(f"{tmp_path}/{name}")
+
+
 def test_an_empty_parquet_file_holds_no_items(tmp_path: Path) -> None:
     with pq.ParquetWriter(
         tmp_path / "t.parquet", pa.schema({"id": pa.string(), "text": pa.string()})
     ):
         pass
-    assert read(f"{tmp_path}/t.parquet") == []
+    with pytest.raises(SourceError, match=r"t\.parquet holds no item: it is empty"):
+        read(f"{tmp_path}/t.parquet")
+    pq.write_table(pa.table({"id": ["1"], "text": ["a cat"]}), tmp_path / "u.parquet")
+    assert read(str(tmp_path)) == [("1", "a cat")]
 
 
 def test_lines_are_texts_with_their_numbers_as_ids(write: Write) -> None:
@@ -119,51 +206,81 @@ def test_paths_are_relative_to_the_files_folder_and_are_ids(tmp_path: Path, form
     assert read(str(file), "img") == list(zip(paths, uris, strict=True))
 
 
+def test_urls_are_images(write: Write) -> None:
+    row = {"id": 1, "url": "https://host/a.jpg"}
+    assert read(write("i.jsonl", row), "img") == [("1", "https://host/a.jpg")]
+    assert read(write("i.csv", "url,path", "https://host/a,b.jpg"), "img")[0][0] == "b.jpg"
+
+
 def test_images_may_have_ids_of_their_own(write: Write) -> None:
     path = write("i.jsonl", {"image_id": 7, "uri": "/a.jpg"})
     assert read(path, "img") == [("7", "/a.jpg")]
 
 
-WRONG_ROWS: list[tuple[Any, str]] = [
+BAD_ROWS: list[tuple[str, str]] = [
     ("{", "is not JSON"),
     ("[1]", "is not a JSON object"),
     ('{"text": "x"}', "no column 'id'"),
-    ('{"id": "1"}', "no column 'text' .*--text-column"),
+    ('{"id": "1"}', "no column 'text' among"),
     ('{"id": null, "text": "x"}', "the id is None, expected a string or a whole number"),
     ('{"id": 1.5, "text": "x"}', "the id is 1.5"),
     ('{"id": true, "text": "x"}', "the id is True"),
     ('{"id": "", "text": "x"}', "the id is ''"),
     ('{"id": "1", "text": null}', "the text is None, expected a string"),
     ('{"id": "1", "text": ["x"]}', "the text is \\['x'\\]"),
-    ('{"id": "1", "text": "\\ud800"}', "is no item: .*surrogates not allowed"),
-    ('{"id": "' + "i" * 5000 + '", "text": "x"}', "is no item: .*4096"),
+    ('{"id": "1", "text": 5}', "the text is 5, expected a string"),
+    ('{"id": "1", "text": "\\ud800"}', "surrogates not allowed"),
+    ('{"id": "\\ud800", "text": "x"}', "unable to parse raw data as a unicode string"),
+    ('{"id": "' + "i" * 5000 + '", "text": "x"}', "4096"),
+    ('{"id": "1", "text": "' + "i" * 1_000_001 + '"}', "1000001 characters: at most 1000000"),
     ("[" * 100_000, "is not JSON"),
-    (b'{"id": "1", "text": "\xff"}', "is not UTF-8"),
 ]
 
 
-@pytest.mark.parametrize(("row", "reason"), WRONG_ROWS)
-def test_a_wrong_row_is_named_by_file_line_and_value(
-    write: Write, row: str | bytes, reason: str
+@pytest.mark.parametrize(("row", "reason"), BAD_ROWS)
+def test_a_bad_row_has_a_fault_and_its_id_or_else_its_place(
+    write: Write, row: str, reason: str
 ) -> None:
-    path = write("t.jsonl", {"id": "0", "text": "good"}, "", row)
-    with pytest.raises(SourceError, match=f"(?s)^{path}, line 3: .*{reason}") as caught:
-        read(path)
-    assert len(str(caught.value)) < 400
+    path = write("t.jsonl", {"id": "0", "text": "good"}, "", row, {"id": "2", "text": "x"})
+    [(id_, fault)] = faults(path)
+    assert re.search(f"(?s)^t.jsonl, line 3: .*{reason}", fault)
+    assert len(fault) < 400
+    assert id_ == ("1" if '"1"' in row else "t.jsonl, line 3")
+    assert [id_ for id_, _ in read(path)] == ["0", id_, "2"]
 
 
-def test_wrong_csv_is_named_by_line(write: Write) -> None:
+def test_a_table_without_a_good_row_is_refused(write: Write) -> None:
+    reason = "holds no item: no row of it is one; t.jsonl, line 1: the text is None"
+    with pytest.raises(SourceError, match=reason):
+        read(write("t.jsonl", {"id": 1, "text": None}, {"id": 2, "text": None}))
+    with pytest.raises(SourceError, match=r"line 1: '{.*is not JSON"):
+        read(write("t.jsonl", "{", {"id": 2, "text": "x"}))
+
+
+def test_a_bad_row_of_csv_is_named_by_its_line(write: Write) -> None:
+    path = write("t.csv", "id,text", "1,x", "2,y,z", '3,"x"y', ",x", "5,y")
+    first, second, third = faults(path)
+    assert [first[0], second[0], third[0]] == [f"t.csv, line {n}" for n in (3, 4, 5)]
+    assert "line 3: 3 fields, the header has 2: ['2', 'y', 'z']" in first[1]
+    assert "line 4: not CSV: " in second[1]
+    assert "line 5: the id is ''" in third[1]
+    assert [id_ for id_, _ in read(path)][::4] == ["1", "5"]
+
+
+def test_wrong_csv_is_refused(write: Write) -> None:
     cases = {
-        "id,text|1,x|2,y,z": "line 3: 3 fields, the header has 2",
-        'id,text|1,"x"y': "line 2: not CSV",
+        'id,text|1,"x|2,y': "lines 2 to 3: not CSV: .* --quoting none",
         "id,id,text|1,1,x": "header: a column is named twice",
         "a,b|1,2": "header: no column 'text' or 'caption' among",
-        "id,text|,x": "line 2: the id is ''",
     }
     for number, (lines, reason) in enumerate(cases.items()):
         path = write(f"{number}.csv", *lines.split("|"))
         with pytest.raises(SourceError, match=reason):
             read(path)
+
+
+def test_a_column_that_is_not_read_may_be_named_twice_or_not_at_all(write: Write) -> None:
+    assert read(write("t.csv", "id,text,,,x,x", "1,a,,,,")) == [("1", "a")]
 
 
 def test_an_empty_csv_lacks_a_header(tmp_path: Path) -> None:
@@ -177,8 +294,14 @@ def test_wrong_parquet_is_named_by_file_and_row(tmp_path: Path) -> None:
     path.write_bytes(b"no parquet")
     with pytest.raises(SourceError, match=r"t\.parquet cannot be read as Parquet"):
         read(str(path))
-    pq.write_table(pa.table({"id": [1, None], "text": ["x", "y"]}), path)
-    with pytest.raises(SourceError, match=r"t\.parquet, row 2: the id is None"):
+    table = pa.table({"id": [b"1", None, b"\xff", b"4"], "text": ["x", "y", "z", None]})
+    pq.write_table(table, path)
+    assert [id_ for id_, _ in faults(str(path))] == ["t.parquet, row 2", "t.parquet, row 3", "4"]
+    (tmp_path / "sub").mkdir()
+    pq.write_table(table.slice(1, 1), tmp_path / "sub" / "u.parquet")
+    assert faults(str(tmp_path))[-1][0] == "sub/u.parquet, row 1"
+    pq.write_table(pa.table({"id": [1], "text": [5]}), path)
+    with pytest.raises(SourceError, match="column 'text' holds int64, expected strings"):
         read(str(path))
     pq.write_table(pa.table({"id": [1], "body": ["x"]}), path)
     with pytest.raises(SourceError, match="--text-column"):
@@ -187,13 +310,14 @@ def test_wrong_parquet_is_named_by_file_and_row(tmp_path: Path) -> None:
 
 def test_an_images_row_without_the_id_that_others_have_is_wrong(write: Write) -> None:
     path = write("i.jsonl", {"id": 1, "path": "a.jpg"}, {"path": "b.jpg"})
-    with pytest.raises(SourceError, match="line 2: no column 'id'"):
-        read(path, "img")
+    assert faults(path, "img") == [
+        ("i.jsonl, line 2", "i.jsonl, line 2: no column 'id' among ['path']")
+    ]
 
 
-def test_an_empty_path_is_wrong(write: Write) -> None:
-    with pytest.raises(SourceError, match="line 2: the path is empty"):
-        read(write("i.txt", "a.jpg", ""), "img")
+def test_an_empty_path_is_a_bad_row(write: Write) -> None:
+    path = write("i.txt", "a.jpg", "", "b.jpg")
+    assert faults(path, "img") == [("i.txt, line 2", "i.txt, line 2: the path is empty")]
 
 
 def test_locations_count_lines_and_rows(write: Write, tmp_path: Path) -> None:

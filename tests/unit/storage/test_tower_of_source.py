@@ -45,10 +45,8 @@ def test_a_named_column_decides(tmp_path: Path) -> None:
     ("name", "content"),
     [
         ("a.jsonl", '{"id": 1, "uri": "a.jpg", "text": "a cat"}'),
-        ("a.jsonl", ""),
         ("a.txt", "https://example.com/a.jpg\n"),
         ("a.txt", "a.txt\n"),  # a file
-        ("a.txt", ""),
     ],
 )
 def test_what_may_be_both_needs_the_option(tmp_path: Path, name: str, content: str) -> None:
@@ -59,10 +57,15 @@ def test_what_may_be_both_needs_the_option(tmp_path: Path, name: str, content: s
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("a.csv", "no column 'uri' .*; .* no column 'text'"), ("none.csv", "nothing is there$")],
+    [
+        ("a.csv", "no column 'uri' .*; .* no column 'text'"),
+        ("none.csv", "nothing is there$"),
+        ("b.jsonl", r"b\.jsonl holds no item: it is empty$"),
+    ],
 )
 def test_what_is_neither_says_why(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "a.csv").write_text("id,title\n1,a cat\n")
+    (tmp_path / "b.jsonl").touch()
     with pytest.raises(SourceError, match=reason):
         tower_of(str(tmp_path / name))
 

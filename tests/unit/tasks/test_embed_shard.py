@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -24,15 +25,17 @@ from clipfleet.errors import (
 )
 from clipfleet.items import Item
 from clipfleet.messages import EMBED_TASK, EmbedTask, Shard
-from clipfleet.settings import load_settings
+from clipfleet.settings import OnConflict, load_settings
 from clipfleet.storage.commit.commit import is_committed, record_path
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
-from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.dataset import Dataset, error_names
+from clipfleet.storage.format.errors_table import read_errors
 from clipfleet.storage.format.parts import Embedded, Failure
 from clipfleet.storage.plan.failures import count_failures
 from clipfleet.storage.plan.planner import plan_items, plan_retry
-from clipfleet.storage.sources.base import ListSource
+from clipfleet.storage.plan.refresh import Refresh, refresh_items
+from clipfleet.storage.sources.base import ListSource, open_source
 from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks import embed_shard as embed_module
 from clipfleet.tasks.app import make_app
@@ -88,6 +91,40 @@ def test_a_committed_shard_is_not_embedded_again(
     done = embed_shard(task, process, worker="w")  # the part decides; its record comes back
     assert done is not None
     assert done.vectors == 10
+
+
+def test_a_bad_row_of_a_table_is_an_error_until_it_is_mended(
+    process: Embedder, tmp_path: Path
+) -> None:
+    root, path = str(Path(str(process.settings.output), "d")), tmp_path / "t.jsonl"
+    dataset = Dataset.create(root, process.card, kind="planned", embedding_dtype="float16")
+    rows = [{"id": 1, "text": None}, {"id": 2, "text": "b"}, {"text": "c"}, {"id": 4, "text": 4}]
+
+    def embedded(on_conflict: OnConflict = "keep") -> tuple[Refresh, int, dict[str, str]]:
+        path.write_text("\n".join(map(json.dumps, rows)))
+        found = refresh_items(
+            dataset, open_source(str(path), tower="txt"), 2, on_conflict=on_conflict
+        )
+        for shard in missing_shards(dataset):
+            task = EmbedTask(dataset=root, tower="txt", model=process.card.identity, shard=shard)
+            embed_shard(task, process, worker="w")
+        result = verify_dataset(root)
+        assert result.ok, result.problems
+        errors = [row for name in error_names(dataset.fs) for row in read_errors(dataset, name)]
+        assert {row.error for row in errors} == {BAD_ITEM}
+        return found, result.vectors, {row.item.id: row.message for row in errors}
+
+    _, vectors, errors = embedded()
+    assert (vectors, sorted(errors)) == (1, ["1", "4", "t.jsonl, line 3"])
+    assert errors["1"] == "t.jsonl, line 1: the text is None, expected a string"
+    assert embedded() == (Refresh(), 1, errors)
+    rows[0] = {"id": 1, "text": "a"}
+    found, vectors, errors = embedded()
+    assert (found.newer and found.newer.items, vectors, min(errors)) == (1, 2, "4")
+    rows[1] = {"id": 2, "text": 2}
+    assert embedded()[0].first_conflicts == ["2"]  # the vector stays
+    _, vectors, errors = embedded("replace")
+    assert (vectors, errors["2"]) == (1, "t.jsonl, line 2: the text is 2, expected a string")
 
 
 def test_messages_for_other_workers_are_refused(process: Embedder, tmp_path: Path) -> None:

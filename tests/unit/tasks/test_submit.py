@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from clipfleet.errors import BrokerError, CardError
+import clipfleet
+from clipfleet.errors import BrokerError, CardError, SourceError
 from clipfleet.settings import load_settings
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.tasks.submit.submit import Submission, submit
@@ -32,6 +33,17 @@ def test_without_a_card_nothing_is_tried(tmp_path: Path) -> None:
             tmp_path / "x.onnx",
             settings=load_settings(),
         )
+
+
+def test_a_source_that_is_refused_leaves_no_dataset(tmp_path: Path) -> None:
+    model, out = write_fake_engine(tmp_path, "img"), tmp_path / "out"
+    captions, empty = tmp_path / "cap.csv", tmp_path / "empty.jsonl"
+    captions.write_text("id,text\n1,cat\n")
+    empty.touch()
+    for source, reason in ((captions, "--uri-column"), (empty, "it is empty"), ([], "it is empty")):
+        with pytest.raises(SourceError, match=reason):
+            clipfleet.submit(source, out, model=model, tower="img")
+    assert not out.exists()
 
 
 def test_a_submission_in_words() -> None:

@@ -146,7 +146,7 @@ def test_wrong_items_are_error_rows_and_spoil_no_neighbour(served: Bench) -> Non
         {"id": "empty", "text": "  "},
         {"text": "no id"},
         {"id": "", "text": "an empty id"},
-        {"id": 5, "text": "a number as id"},
+        {"id": 5.5, "text": "a fraction as id"},
         "no object",
         None,
     ]

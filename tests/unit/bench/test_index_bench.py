@@ -13,7 +13,7 @@ import clipfleet
 from bench.index import vectors
 from bench.index.peers.child import Cost
 from bench.index.peers.queries import Answers, ask, write_queries
-from bench.index.peers.results import Measured, Results, Setting, parse, report
+from bench.index.peers.results import SECTION, Measured, Results, Setting, parse, report
 from bench.index.world import DIM, World
 from clipfleet.storage.verify.verify import verify_dataset
 
@@ -89,3 +89,10 @@ def test_the_table_has_each_index_and_says_which_one_was_not_built() -> None:
     assert "| ours | probes 64, rerank 10 | 0.957 | 0.957 | 2.04 / 3.00 |" in text
     assert "- ours: killed" in text
     assert "- theirs built no index: `exit code 1: no memory`" in text
+
+
+def test_the_page_has_the_tables_of_the_stored_result() -> None:
+    root = Path(__file__).parents[3]
+    page = (root / "docs/explanation/performance.md").read_text(encoding="utf-8")
+    stored = (root / "bench/results/index_peers.json").read_text(encoding="utf-8")
+    assert SECTION.insert(page, report(parse(stored))) == page

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from clipfleet.errors import UsageError
 from clipfleet.reader import Dataset as Vectors
+from clipfleet.retrieval.certificate.at_hand import queries_at_hand
 from clipfleet.retrieval.certificate.certificate import Target
 from clipfleet.retrieval.certificate.certified import certified, is_certified
 from clipfleet.retrieval.faiss_library import load_faiss
-from clipfleet.retrieval.index.build import BuildOptions, BuildShards, Show, build, build_here
-from clipfleet.retrieval.index.card import CANDIDATE_NAME, CARD_NAME, IndexCard, read_card
+from clipfleet.retrieval.index.build import (
+    BuildOptions,
+    BuildShards,
+    Choice,
+    Show,
+    build,
+    build_here,
+)
+from clipfleet.retrieval.index.card import (
+    CANDIDATE_NAME,
+    CARD_NAME,
+    IndexCard,
+    IndexedPart,
+    check_comparable,
+    read_card,
+)
 from clipfleet.retrieval.index.folder import index_folder, lock, publish
 from clipfleet.retrieval.index.index import Index
-from clipfleet.retrieval.index.parameters import IndexKind
+from clipfleet.retrieval.index.parameters import IndexKind, Structure
+from clipfleet.retrieval.pilot.run import run_pilot
 from clipfleet.settings import Settings, cores, load_settings
 from clipfleet.storage.format.dataset import Dataset
 
@@ -51,8 +68,8 @@ def build_index(
         out: The folder of the index, new or begun.
         append: Add the parts that the dataset gained to an index, and remove those that it lost.
         kind: The kind of the index, `exact` or `ivf-rabitq`, if size and memory do not choose it.
-        lists: The number of lists; by default about 4 √n.
-        bits: Bits a dimension of the codes, 1 to 4; by default 2, or 1 if the memory is small.
+        lists: The number of lists; by default 1, 2 or 4 √n, as a pilot finds.
+        bits: Bits a dimension of the codes, 1 to 4; by default 1, 2 or 4, as a pilot finds.
         seed: Chooses the vectors that train the lists.
         max_memory_gib: The memory that building and searching may take, in GiB.
         shard_rows: Vectors of a shard, rounded up to whole parts. Smaller shards lose less work if
@@ -93,9 +110,31 @@ def build_index(
         max_memory_gib=max_memory_gib,
         shard_rows=shard_rows,
     )
-    show = on_progress or _show_nothing
+    if asked is not None:
+        check_comparable(f"the dataset {stored.root}", stored.info.card, asked.model)
+
+    def pilot(
+        dataset: Dataset,
+        parts: Sequence[IndexedPart],
+        structures: Sequence[Structure],
+        *,
+        show: Show,
+    ) -> Choice:
+        found = asked or queries_at_hand(dataset.root, dataset.info.card, target, settings=settings)
+        return run_pilot(
+            dataset, parts, structures, min_recall=min_recall, queries=found, show=show
+        )
+
     with lock(folder):
-        built = build(stored, folder, options, append=append, build_shards=build_shards, show=show)
+        built = build(
+            stored,
+            folder,
+            options,
+            append=append,
+            run_pilot=pilot,
+            build_shards=build_shards,
+            show=on_progress or _show_nothing,
+        )
         card = built or read_card(folder)
         assert card is not None  # noqa: S101 - `build` lacks nothing only where there is a card
         name = CANDIDATE_NAME if built else CARD_NAME

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,11 +65,11 @@ def index(
         ),
     ] = None,
     lists: Annotated[
-        int | None, typer.Option(min=1, help="Lists of codes [default: about 4 √n].")
+        int | None, typer.Option(min=1, help="Lists of codes [default: 1, 2 or 4 √n, measured].")
     ] = None,
     bits: Annotated[
         int | None,
-        typer.Option(min=1, max=4, help="Bits a dimension [default: 2, or 1 in little memory]."),
+        typer.Option(min=1, max=4, help="Bits a dimension [default: 1, 2 or 4, measured]."),
     ] = None,
     min_recall: Annotated[
         float,
@@ -211,6 +212,7 @@ def _fields(out: str, card: clipfleet.IndexCard) -> dict[str, Any]:
         "probes": card.parameters.probes,
         "rerank": card.parameters.rerank,
         "seconds": card.seconds,
+        "pilot": asdict(card.pilot) if card.pilot else None,
         "certificate": card.certificate,
     }
 
@@ -230,6 +232,7 @@ def _lines(out: str, card: clipfleet.IndexCard) -> list[str]:
     gone = f", {removed:,} removed" if removed else ""
     return [
         f"index {out}: {card.alive_rows:,} vectors{gone}, {card.kind}: {how}",
+        *([card.pilot.line()] if card.pilot else []),
         *(certificate.lines() if certificate else []),
         f"report: {Path(out, REPORT_NAME)}",
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from clipfleet.errors import DatasetError
+from clipfleet.errors import DatasetError, RecallError
 from clipfleet.model_card import sha256_of
 from clipfleet.reader import Dataset
 from clipfleet.retrieval.certificate.at_hand import queries_at_hand
@@ -17,7 +17,7 @@ from clipfleet.retrieval.certificate.certificate import (
 from clipfleet.retrieval.certificate.certify import certify
 from clipfleet.retrieval.certificate.ids import doubled_ids
 from clipfleet.retrieval.certificate.report import report
-from clipfleet.retrieval.index.card import IndexCard, check_queries
+from clipfleet.retrieval.index.card import IndexCard
 from clipfleet.retrieval.index.folder import (
     ITEMS_NAME,
     RECORD_NAME,
@@ -27,6 +27,7 @@ from clipfleet.retrieval.index.folder import (
     write_text,
 )
 from clipfleet.retrieval.index.index import Index
+from clipfleet.retrieval.index.parameters import Pilot
 from clipfleet.settings import Settings
 
 
@@ -42,25 +43,28 @@ def certified(
         RecallError: Nothing reaches the target; the message says what would.
         DatasetError: An id is in the index twice.
         StorageError: The temporary folder is full.
-        DatasetMismatchError: The queries are of another model.
         DatasetError: A part of the queries' dataset is damaged, or was moved away or replaced.
         DependencyError: FAISS is not installed.
     """
     card = index.card
     _check_ids(index)
     if queries is None:
-        queries = queries_at_hand(card, target, settings=settings)
-    else:
-        check_queries(card, queries.model)
-    certificate = certify(
-        index,
-        tower=card.model.tower,
-        structure=card.structure,
-        target=target,
-        build=_build(index),
-        queries=queries,
-        seed=card.structure.seed,
-    )
+        to_prove = None if card.kind == "exact" else target
+        queries = queries_at_hand(card.dataset, card.model, to_prove, settings=settings)
+    try:
+        certificate = certify(
+            index,
+            tower=card.model.tower,
+            structure=card.structure,
+            target=target,
+            build=_build(index),
+            queries=queries,
+            seed=card.structure.seed,
+        )
+    except RecallError as error:
+        if card.pilot is None:
+            raise
+        raise RecallError(f"{error}. {_seen(card.pilot)}") from error
     made = replace(card, parameters=certificate.parameters, certificate=certificate.to_json())
     write_text(index.path, REPORT_NAME, report(made, certificate))
     return made
@@ -95,6 +99,15 @@ def _check_ids(index: Index) -> None:
             f"{count:,} ids are in {index.card.dataset} twice ({', '.join(first)}): `clipfleet "
             "verify` tells why; then build the index again"
         )
+
+
+def _seen(pilot: Pilot) -> str:
+    """Return for the message of an index that fails what its pilot measured."""
+    tried = "; ".join(
+        f"{trial.bits} bits, {trial.lists:,} lists: {trial.recall:.4f} in {trial.cpu_ms:.2f} ms"
+        for trial in pilot.trials
+    )
+    return f"The pilot, of {pilot.rows:,} vectors, had measured a recall@10 of: {tried}"
 
 
 def _build(index: Index) -> Build:

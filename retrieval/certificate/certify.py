@@ -134,7 +134,11 @@ def _climb(measuring: _Measuring, structure: Structure, target: Target) -> tuple
     Raises:
         RecallError: None does.
     """
-    climb = Climb(measure=measuring.step, lists=structure.lists, min_recall=target.min_recall)
+    climb = Climb(
+        measure=measuring.step,
+        reaches=lambda step: step.recall.low >= target.min_recall,
+        lists=structure.lists,
+    )
     climb.run(cheapest(structure))
     if climb.reached is None:
         raise RecallError(out_of_reach(climb.steps, structure, target))

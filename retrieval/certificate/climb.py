@@ -15,15 +15,16 @@ _HALVINGS = 2  # of the last doubling: probes are then at most a quarter of it t
 
 @dataclass(kw_only=True, slots=True)
 class Climb:
-    """Raises probes, then re-ranking, until the lower bound of the recall reaches a target.
+    """Raises probes, then re-ranking, until a setting reaches a target.
 
-    `measure` tries a setting. `steps` are the settings that were tried, in this order; `reached`
-    is the cheapest of them that reaches `min_recall`, or None. `lists` are those of the index.
+    `measure` tries a setting, and `reaches` tells whether it does. `steps` are the settings that
+    were tried, in this order; `reached` is the cheapest of them that reaches the target, or None.
+    `lists` are those of the index.
     """
 
     measure: Callable[[SearchParameters], Step]
+    reaches: Callable[[Step], bool]
     lists: int
-    min_recall: float
     steps: list[Step] = field(default_factory=list)
     reached: Step | None = None
 
@@ -31,7 +32,7 @@ class Climb:
         """Climb from a setting."""
         below: Step | None = None
         here = self._try(start)
-        while not self._reaches(here):
+        while not self.reaches(here):
             raised = self._raised(here, below)
             if raised is None:
                 return
@@ -59,7 +60,7 @@ class Climb:
             if middle in (too_few, enough.probes):
                 return
             step = self._try(replace(enough, probes=middle))
-            if self._reaches(step):
+            if self.reaches(step):
                 self.reached, enough = step, step.parameters
             else:
                 too_few = middle
@@ -67,6 +68,3 @@ class Climb:
     def _try(self, parameters: SearchParameters) -> Step:
         self.steps.append(self.measure(parameters))
         return self.steps[-1]
-
-    def _reaches(self, step: Step) -> bool:
-        return step.recall.low >= self.min_recall

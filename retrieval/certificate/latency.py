@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfleet.retrieval.certificate.certificate import CHOSEN_BY, Latency, Machine
-from clipfleet.retrieval.certificate.searchable import Searchable
+from clipfleet.retrieval.certificate.searchable import Searches
 from clipfleet.retrieval.faiss_library import load_faiss
 from clipfleet.retrieval.index.parameters import SearchParameters
 
@@ -21,7 +21,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def measure_latency(
-    index: Searchable,
+    index: Searches,
     queries: NDArray[np.float32],
     parameters: SearchParameters,
     *,

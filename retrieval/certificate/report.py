@@ -40,6 +40,7 @@ def report(card: IndexCard, certificate: Certificate) -> str:
             *_recall_table(certificate.recalls),
             *_plots(certificate),
             *_step_table(certificate),
+            *_pilot_table(card),
             "<h2>What was measured</h2>",
             *_facts(card, certificate),
             "</main>",
@@ -160,6 +161,40 @@ def _step_table(certificate: Certificate) -> Iterator[str]:
     headings = ["probes", "re-ranking", *(f"recall@10, {KIND_NAMES[kind]}" for kind in kinds)]
     yield "<h2>Settings that were tried</h2>"
     yield from table("In the order of the trials", [*headings, "p95, ms", ""], rows)
+
+
+def _pilot_table(card: IndexCard) -> Iterator[str]:
+    if card.pilot is None:
+        return
+    chosen = (card.structure.bits, card.structure.lists)
+    rows = [
+        [
+            f"{trial.bits}",
+            f"{trial.lists:,}",
+            f"{trial.parameters.probes:,}",
+            f"{trial.parameters.rerank}",
+            f"{trial.recall:.3f}",
+            f"{trial.cpu_ms:.2f}",
+            "chosen" if (trial.bits, trial.lists) == chosen else "",
+        ]
+        for trial in card.pilot.trials
+    ]
+    yield "<h2>Bits and lists that were tried</h2>"
+    yield f"<p>{escape(card.pilot.line())}. Each vector of the "
+    yield f"sample stood {card.pilot.copies} times, so that lists were as long as here.</p>"
+    yield from table(
+        "Each with the cheapest setting that reaches the recall, or else the best",
+        [
+            "bits",
+            "lists",
+            "probes",
+            "re-ranking",
+            "recall@10, hardest queries",
+            "median CPU time, ms",
+            "",
+        ],
+        rows,
+    )
 
 
 def _facts(card: IndexCard, certificate: Certificate) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from clipfleet.retrieval.index.card import (
     IndexShard,
     read_card,
 )
-from clipfleet.retrieval.index.codes import read_codes, train
+from clipfleet.retrieval.index.codes import Codes, read_codes, train
 from clipfleet.retrieval.index.dataset_parts import committed_parts
 from clipfleet.retrieval.index.folder import (
     PLAN_NAME,
@@ -25,7 +26,7 @@ from clipfleet.retrieval.index.folder import (
     whole_file,
     write_text,
 )
-from clipfleet.retrieval.index.parameters import IndexKind, Structure
+from clipfleet.retrieval.index.parameters import IndexKind, Pilot, Structure
 from clipfleet.retrieval.index.plan import (
     BuildPlan,
     append_plan,
@@ -42,7 +43,7 @@ from clipfleet.retrieval.index.shard_builder import (
     build_shard,
     read_shard_record,
 )
-from clipfleet.retrieval.index.sizing import GIB, check_memory, choose_structure
+from clipfleet.retrieval.index.sizing import GIB, check_memory, structures_that_fit
 from clipfleet.storage.format.dataset import Dataset, describe, utc_now
 
 Show = Callable[[str, int, int], None]  # what is done, and so many of so many rows
@@ -50,7 +51,7 @@ Show = Callable[[str, int, int], None]  # what is done, and so many of so many r
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildOptions:
-    """What a build may be told; None leaves the choice to `choose_structure`."""
+    """What a build may be told; None leaves the choice to a pilot, or to the memory."""
 
     kind: IndexKind | None = None
     lists: int | None = None
@@ -72,6 +73,28 @@ class BuildShards(Protocol):
         *,
         show: Show,
     ) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """What a pilot chose: the structure, its lists without rows, and why."""
+
+    structure: Structure
+    trained: Codes
+    pilot: Pilot
+
+
+class RunPilot(Protocol):
+    """Chooses one of several structures by trying them on a sample of the vectors."""
+
+    def __call__(
+        self,
+        dataset: Dataset,
+        parts: Sequence[IndexedPart],
+        structures: Sequence[Structure],
+        *,
+        show: Show,
+    ) -> Choice: ...
 
 
 def build_here(
@@ -100,6 +123,7 @@ def build(
     options: BuildOptions,
     *,
     append: bool,
+    run_pilot: RunPilot,
     build_shards: BuildShards,
     show: Show,
 ) -> IndexCard | None:
@@ -117,14 +141,19 @@ def build(
     card, parts = read_card(folder), committed_parts(dataset)
     if not parts:
         raise DatasetError(f"{dataset.root} has no vectors yet: embed a source first")
-    plan = _plan(dataset, folder, card, parts, options, append=append)
+    choose = partial(run_pilot, dataset, parts, show=show)
+    plan, trained = _plan(dataset, folder, card, parts, options, append=append, choose=choose)
     if plan is None:
         return None
     write_plan(folder, plan)
     started_s = time.monotonic()
+    if trained is not None:
+        _save_trained(folder, plan, trained)
     if plan.trained and not (folder / plan.trained).exists():
         _train(dataset, folder, plan, parts, show)
     seconds = time.monotonic() - started_s
+    if plan.pilot and not card:
+        seconds += plan.pilot.seconds
     missing = missing_shards(folder, plan)
     if missing:
         build_shards(dataset, folder, plan, missing, show=show)
@@ -149,6 +178,7 @@ def build(
         parameters=card.parameters if card else plan.structure.parameters(),
         seconds=round(seconds + (card.seconds if card else 0.0), 3),
         created_at=utc_now(),
+        pilot=plan.pilot,
     )
     write_text(folder, CANDIDATE_NAME, made.to_json())
     return made
@@ -162,14 +192,18 @@ def _plan(
     options: BuildOptions,
     *,
     append: bool,
-) -> BuildPlan | None:
-    """Return the plan of a new index, of an append, or of a build that was ended."""
+    choose: Callable[[Sequence[Structure]], Choice],
+) -> tuple[BuildPlan | None, Codes | None]:
+    """Return the plan of a new index, of an append, or of a build that was ended.
+
+    With it come the lists of a new index, if `choose` has trained them.
+    """
     plan = read_plan(folder)
     if card is None:
         if append:
             raise UsageError(f"{folder} has no index to append to: leave --append out")
         if plan is None:
-            return _first(dataset, parts, options)
+            return _first(dataset, parts, options, choose)
     else:
         _check_same(dataset, folder, card, parts)
         if wrong := _other_structure(card.structure, options):
@@ -179,7 +213,7 @@ def _plan(
             )
         fresh = append_plan(card, dataset.root, parts, shard_rows=options.shard_rows)
         if not fresh.new_shards and removed_rows(card.shards, parts) == card.removed:
-            return None
+            return None, None
         if not append:
             raise UsageError(
                 f"{folder} has an index already, and {dataset.root} changed since: --append adds "
@@ -188,13 +222,18 @@ def _plan(
         memory_bytes = int(options.max_memory_gib * GIB)
         check_memory(card.structure, fresh.rows, card.dim, max_memory_bytes=memory_bytes)
         if plan is None or plan.published != len(card.shards):
-            return fresh
+            return fresh, None
     _check_plan(plan, dataset, folder, options)
-    return renewed(plan, card, parts, shard_rows=options.shard_rows)
+    return renewed(plan, card, parts, shard_rows=options.shard_rows), None
 
 
-def _first(dataset: Dataset, parts: Sequence[IndexedPart], options: BuildOptions) -> BuildPlan:
-    structure = choose_structure(
+def _first(
+    dataset: Dataset,
+    parts: Sequence[IndexedPart],
+    options: BuildOptions,
+    choose: Callable[[Sequence[Structure]], Choice],
+) -> tuple[BuildPlan, Codes | None]:
+    structures = structures_that_fit(
         sum(part.rows for part in parts),
         dataset.info.dim,
         max_memory_bytes=int(options.max_memory_gib * GIB),
@@ -203,8 +242,16 @@ def _first(dataset: Dataset, parts: Sequence[IndexedPart], options: BuildOptions
         bits=options.bits,
         seed=options.seed,
     )
-    model = dataset.info.model
-    return first_plan(dataset.root, model, structure, parts, shard_rows=options.shard_rows)
+    choice = choose(structures) if len(structures) > 1 else None
+    plan = first_plan(
+        dataset.root,
+        dataset.info.model,
+        choice.structure if choice else structures[0],
+        parts,
+        shard_rows=options.shard_rows,
+        pilot=choice.pilot if choice else None,
+    )
+    return plan, choice.trained if choice else None
 
 
 def _check_same(
@@ -266,7 +313,10 @@ def _train(
     show("sampled for training", 0, structure.sample_rows)
     sample = training_sample(dataset, parts, structure.sample_rows, seed=structure.seed)
     show("sampled for training", len(sample), len(sample))
-    trained = train(structure, dataset.info.dim, sample)
+    _save_trained(folder, plan, train(structure, dataset.info.dim, sample))
+
+
+def _save_trained(folder: Path, plan: BuildPlan, trained: Codes) -> None:
     with whole_file(folder / str(plan.trained)) as temporary:
         trained.save(temporary)
 

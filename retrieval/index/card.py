@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from clipfleet.errors import DatasetError, DatasetMismatchError, UsageError
 from clipfleet.model_card import ModelCard
-from clipfleet.retrieval.index.parameters import IndexKind, SearchParameters, Structure
+from clipfleet.retrieval.index.parameters import IndexKind, Pilot, SearchParameters, Structure
 from clipfleet.storage.format.dataset import describe
 from clipfleet.validation import problems
 
@@ -54,7 +54,8 @@ class IndexCard:
     A row is the number of a vector, in the order of shards and parts; it never changes. `removed`
     are ranges of rows (start, end) whose part vanished from the dataset, or changed. `codes` and
     `trained` name files, None for an exact index. `seconds` is the time that all shards took
-    together, with training and merging. `certificate` is JSON, None if nothing was measured.
+    together, with the pilot, training and merging. `pilot` is what chose the structure, None if nothing was
+    left to choose. `certificate` is JSON, None if nothing was measured.
     """
 
     dataset: str  # path or URL
@@ -67,6 +68,7 @@ class IndexCard:
     parameters: SearchParameters
     seconds: float
     created_at: str  # ISO 8601, UTC
+    pilot: Pilot | None = None
     certificate: dict[str, Any] | None = None
     format: Literal[1] = 1
 
@@ -146,7 +148,15 @@ def check_queries(card: IndexCard, queries: ModelCard) -> None:
         DatasetMismatchError: Another checkpoint, architecture or width; or the same tower with
             another size of input.
     """
-    model = card.model
+    check_comparable(f"the index of {card.dataset}", card.model, queries)
+
+
+def check_comparable(what: str, model: ModelCard, queries: ModelCard) -> None:
+    """Refuse queries whose vectors cannot be compared with those of `what`, which are of a model.
+
+    Raises:
+        DatasetMismatchError: As in `check_queries`.
+    """
     wrong = [
         name
         for name, same in (
@@ -162,7 +172,7 @@ def check_queries(card: IndexCard, queries: ModelCard) -> None:
     ]
     if wrong:
         raise DatasetMismatchError(
-            f"the index of {card.dataset} has vectors of {describe(model)}, and the queries are of "
+            f"{what} has vectors of {describe(model)}, and the queries are of "
             f"{describe(queries)}: they differ in {' and '.join(wrong)}, so their cosines mean "
             "nothing; use a model of the index's checkpoint"
         )

@@ -40,6 +40,13 @@ class Codes:
         """Move another's codes here; its rows are counted from `first_row`."""
         self.faiss_index.merge_from(other.faiss_index, first_row)
 
+    def repeat(self, times: int) -> None:
+        """Let the n rows stand so many times: row r is also r + n, r + 2 n and so on."""
+        faiss, rows = load_faiss(), len(self)
+        once = faiss.clone_index(self.faiss_index)
+        for copy in range(1, times):
+            self.faiss_index.merge_from(faiss.clone_index(once), copy * rows)
+
     def remove(self, start: int, end: int) -> None:
         """Remove the codes of the rows in [start, end)."""
         self.faiss_index.remove_ids(load_faiss().IDSelectorRange(start, end))
@@ -99,6 +106,16 @@ def train(structure: Structure, dim: int, sample: NDArray[np.float16]) -> Codes:
     clustering.max_points_per_centroid = -(-len(sample) // structure.lists)  # all of the sample
     untrained.train(sample.astype(np.float32))
     return Codes(untrained)
+
+
+def same_lists(trained: Codes, bits: int) -> Codes:
+    """Return codes without rows in the lists of others, with so many bits a dimension."""
+    lists, dim = trained.faiss_index.nlist, trained.faiss_index.d
+    centroids = trained.faiss_index.quantizer.reconstruct_n(0, lists)
+    other = _untrained(lists, bits, dim)
+    other.quantizer.add(centroids)
+    other.train(centroids)  # FAISS keeps the centroids that are there
+    return Codes(other)
 
 
 def bytes_per_vector(dim: int, bits: int) -> int:

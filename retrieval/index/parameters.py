@@ -61,3 +61,47 @@ class Structure:
             raise UsageError(
                 f"rerank is {parameters.rerank}: codes alone find too little, so choose 1 or more"
             )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """What a pilot measured of codes of `bits` a dimension in so many `lists`.
+
+    `recall` is the estimate of the mean recall@10 of the hardest kind of queries. `cpu_ms` is the
+    median CPU time of a search for ten rows on one thread. If the trial `reaches` the recall that
+    is asked, its parameters are the cheapest that do; otherwise those that find most.
+    """
+
+    bits: int
+    lists: int
+    parameters: SearchParameters
+    recall: float
+    cpu_ms: float
+    reaches: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pilot:
+    """What was tried on a sample of `rows` vectors, before the structure was chosen.
+
+    In the pilot each of them stood `copies` times. `seconds` include the training of all lists.
+    """
+
+    rows: int
+    copies: int
+    queries: int  # of all kinds
+    min_recall: float
+    seconds: float
+    trials: tuple[Trial, ...]
+
+    def line(self) -> str:
+        """Return for people what was tried, and why the choice is as it is."""
+        tried = len(self.trials)
+        of = f"of {tried} that a pilot of {self.rows:,} vectors tried in {self.seconds:.0f} s"
+        if any(trial.reaches for trial in self.trials):
+            return f"bits and lists: the fastest {of}"
+        best = max(self.trials, key=lambda trial: trial.recall)
+        return (
+            f"bits and lists: those that find most, {of}; none reached a recall@10 of "
+            f"{self.min_recall:g}, and {best.bits} bits had {best.recall:.4f}"
+        )

@@ -21,7 +21,7 @@ from clipfleet.retrieval.index.folder import (
     trained_name,
     write_text,
 )
-from clipfleet.retrieval.index.parameters import Structure
+from clipfleet.retrieval.index.parameters import Pilot, Structure
 from clipfleet.validation import problems
 
 _STRICT = ConfigDict(extra="forbid")
@@ -33,6 +33,7 @@ class BuildPlan:
 
     The first `published` shards are in the index already. `base` names the codes that they are in,
     `codes` the file that the build makes; both are None for an exact index, as `trained` is.
+    `pilot` is what chose the structure: a build that goes on does not choose again.
     """
 
     dataset: str
@@ -43,6 +44,7 @@ class BuildPlan:
     trained: str | None = Field(default=None, pattern=FAISS_FILE)
     base: str | None = Field(default=None, pattern=FAISS_FILE)
     codes: str | None = Field(default=None, pattern=FAISS_FILE)
+    pilot: Pilot | None = None
     format: Literal[1] = 1
 
     @property
@@ -80,7 +82,13 @@ def write_plan(folder: Path, plan: BuildPlan) -> None:
 
 
 def first_plan(
-    dataset: str, model: str, structure: Structure, parts: Sequence[IndexedPart], *, shard_rows: int
+    dataset: str,
+    model: str,
+    structure: Structure,
+    parts: Sequence[IndexedPart],
+    *,
+    shard_rows: int,
+    pilot: Pilot | None = None,
 ) -> BuildPlan:
     """Return the plan of a new index."""
     is_exact = structure.kind == "exact"
@@ -91,6 +99,7 @@ def first_plan(
         shards=tuple(_group(parts, shard_rows, first_number=1)),
         trained=None if is_exact else trained_name(1),
         codes=None if is_exact else codes_name(1),
+        pilot=pilot,
     )
 
 
@@ -110,6 +119,7 @@ def append_plan(
         trained=card.trained,
         base=card.codes,
         codes=codes_name(generation) if card.codes else None,
+        pilot=card.pilot,
     )
 
 

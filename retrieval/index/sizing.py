@@ -1,4 +1,4 @@
-"""The structure of an index, chosen by the number of rows and the memory that it may use."""
+"""The structures that an index may have, by the number of rows and the memory for them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ GIB = 1 << 30
 
 _LISTS_PER_ROOT = 4  # about 4 √N lists
 _LEAST_LISTS = 16
-_DIVISORS = (1, 2, 4)  # of the lists, tried until they fit; fewer lists make each probe slower
+_SHARES = (1, 1 / 2, 1 / 4)  # of the usual lists: twice as many take four times the training
 _SAMPLE_OF_LIST = 40  # vectors of each list's share of the sample
-_BITS = (2, 1)  # a dimension: the usual, and for little memory
+_BITS = (2, 1, 4)  # a dimension, the preferred first
 _BASE_BYTES = 300 << 20  # Python, its libraries, a part and a block of vectors
 # The lists grow as they are filled, and keep room for whole blocks.
 _MERGE_FACTOR = 1.5
@@ -21,7 +21,7 @@ _MERGE_FACTOR = 1.5
 _TRAIN_BYTES = 2 + 4 + 4
 
 
-def choose_structure(
+def structures_that_fit(
     rows: int,
     dim: int,
     *,
@@ -30,10 +30,11 @@ def choose_structure(
     lists: int | None = None,
     bits: int | None = None,
     seed: int = 0,
-) -> Structure:
-    """Return the best structure whose building and searching fit into the memory.
+) -> tuple[Structure, ...]:
+    """Return the structures whose building and searching fit into the memory, at least one.
 
-    What is given is not changed: `kind`, `lists`, or `bits` a dimension.
+    They differ in lists and bits. The first is the one to choose if nothing is measured. What is
+    given is not changed: `kind`, `lists`, or `bits` a dimension.
 
     Raises:
         UsageError: Nothing fits; the message has the smallest memory that does. Or what is given
@@ -52,8 +53,8 @@ def choose_structure(
         kind is None and rows <= EXACT_ROWS and _bytes_of(exact, rows, dim) <= max_memory_bytes
     ):
         check_memory(exact, rows, dim, max_memory_bytes=max_memory_bytes)
-        return exact
-    counts = [lists] if lists else [max(1, usual_lists(rows) // each) for each in _DIVISORS]
+        return (exact,)
+    counts = [lists] if lists else [_share_of_lists(rows, share) for share in _SHARES]
     candidates = [
         Structure(
             kind="ivf-rabitq",
@@ -65,12 +66,11 @@ def choose_structure(
         for each in ([bits] if bits else _BITS)
         for count in counts
     ]
-    for structure in candidates:
-        if _bytes_of(structure, rows, dim) <= max_memory_bytes:
-            return structure
-    smallest = min(candidates, key=lambda structure: _bytes_of(structure, rows, dim))
-    check_memory(smallest, rows, dim, max_memory_bytes=max_memory_bytes)
-    return smallest
+    fitting = tuple(one for one in candidates if _bytes_of(one, rows, dim) <= max_memory_bytes)
+    if not fitting:
+        smallest = min(candidates, key=lambda structure: _bytes_of(structure, rows, dim))
+        check_memory(smallest, rows, dim, max_memory_bytes=max_memory_bytes)
+    return fitting
 
 
 def check_memory(structure: Structure, rows: int, dim: int, *, max_memory_bytes: int) -> None:
@@ -94,6 +94,10 @@ def usual_lists(rows: int) -> int:
     while lists * 2**0.5 < wanted:
         lists *= 2
     return min(lists, max(rows, 1))
+
+
+def _share_of_lists(rows: int, share: float) -> int:
+    return min(rows, max(1, int(usual_lists(rows) * share)))
 
 
 def _bytes_of(structure: Structure, rows: int, dim: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import faiss
@@ -17,7 +18,15 @@ from clipfleet.cli.output import DONE, ITEMS_FAILED, WRONG_USE
 from clipfleet.errors import DatasetError, DatasetMismatchError, UsageError
 from clipfleet.retrieval.exact import exact_top_k
 from clipfleet.retrieval.index import index as index_module
-from clipfleet.retrieval.index.build import BuildOptions, BuildShards, Show, build, build_here
+from clipfleet.retrieval.index.build import (
+    BuildOptions,
+    BuildShards,
+    Choice,
+    RunPilot,
+    Show,
+    build,
+    build_here,
+)
 from clipfleet.retrieval.index.card import CARD_NAME, IndexCard, IndexShard, read_card
 from clipfleet.retrieval.index.folder import (
     ITEMS_NAME,
@@ -28,6 +37,7 @@ from clipfleet.retrieval.index.folder import (
     publish,
 )
 from clipfleet.retrieval.index.plan import BuildPlan
+from clipfleet.retrieval.pilot.run import run_pilot
 from clipfleet.storage.commit.commit import record_path
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import part_path
@@ -43,9 +53,10 @@ LISTS = 16
 K = 10
 ALL = clipfleet.SearchParameters(probes=LISTS, rerank=20)
 SHARD_ROWS = 1000
-SMALL = BuildOptions(lists=LISTS, max_memory_gib=1.0, shard_rows=SHARD_ROWS)
+SMALL = BuildOptions(lists=LISTS, bits=2, max_memory_gib=1.0, shard_rows=SHARD_ROWS)
 
 Vectors = NDArray[np.float32]
+small_pilot: RunPilot = partial(run_pilot, min_recall=0.9, queries=None)
 
 
 @pytest.fixture(autouse=True)
@@ -73,10 +84,18 @@ def build_small(
     *,
     append: bool = False,
     build_shards: BuildShards = build_here,
+    options: BuildOptions = SMALL,
+    run_pilot: RunPilot = small_pilot,
 ) -> IndexCard | None:
     with lock(folder):
         card = build(
-            dataset, folder, SMALL, append=append, build_shards=build_shards, show=lambda *_: None
+            dataset,
+            folder,
+            options,
+            append=append,
+            run_pilot=run_pilot,
+            build_shards=build_shards,
+            show=lambda *_: None,
         )
         if card is not None:
             publish(folder, card)
@@ -194,12 +213,41 @@ def test_a_build_that_is_killed_goes_on_and_makes_the_same_index(
             np.testing.assert_array_equal(first.rows, second.rows)
 
 
+def test_bits_and_lists_are_measured_once_and_a_build_that_was_ended_keeps_them(
+    tmp_path: Path, dataset: Dataset
+) -> None:
+    options = BuildOptions(kind="ivf-rabitq", max_memory_gib=1.0, shard_rows=SHARD_ROWS)
+
+    def ended(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def never(*_: object, **__: object) -> Choice:
+        raise AssertionError("the structure was chosen")
+
+    with pytest.raises(KeyboardInterrupt):
+        build_small(dataset, tmp_path / "index", options=options, build_shards=ended)
+    card = build_small(dataset, tmp_path / "index", options=options, run_pilot=never)
+    assert card is not None
+    assert card.pilot is not None
+    trials = {(one.bits, one.lists): one for one in card.pilot.trials}
+    assert {bits for bits, _ in trials} == {1, 2}  # which reach the recall: 4 would take more
+    chosen = trials[card.structure.bits, card.structure.lists]
+    assert chosen.reaches
+    assert chosen.recall >= 0.9
+    assert {(chosen.bits, 256), (chosen.bits, 128)} <= set(trials)  # 4 √3000 is near 256
+    assert (tmp_path / "index" / "trained-00001.faiss").exists()
+    add_rows(dataset, clustered(100, 2))
+    appended = build_small(dataset, tmp_path / "index", append=True, run_pilot=never)
+    assert appended is not None
+    assert appended.pilot == card.pilot
+
+
 @pytest.mark.parametrize("kind", ["exact", "ivf-rabitq"])
 def test_an_append_adds_what_is_new_and_removes_what_is_gone(
     tmp_path: Path, dataset: Dataset, kind: str
 ) -> None:
     path = tmp_path / "index"
-    given = ("--kind", kind, *(("--lists", str(LISTS)) if kind != "exact" else ()))
+    given = ("--kind", kind, *(("--lists", str(LISTS), "--bits", "2") if kind != "exact" else ()))
     assert run_command("index", dataset.root, str(path), *given).returncode == DONE
     reader = clipfleet.Index.open(path)
     queries = clustered(40, 3)
@@ -303,6 +351,7 @@ def test_two_workers_build_the_shards_of_an_index(
         root,
         path,
         lists=LISTS,
+        bits=2,
         shard_rows=SHARD_ROWS,
         build_shards=clipfleet.FleetBuild(settings=bench.settings),
         settings=bench.settings,

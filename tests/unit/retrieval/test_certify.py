@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from contextlib import closing
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -125,18 +124,17 @@ def test_queries_at_hand_are_the_largest_that_can_prove_the_target(
     text_dataset(tmp_path / "more", 30)
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "dataset.json").write_text("{}")
-    card, settings = index_card(str(tmp_path / "photos")), load_settings()
+    photos, model, settings = str(tmp_path / "photos"), make_card("img"), load_settings()
 
-    found = queries_at_hand(card, Target(min_recall=0.9), settings=settings)
+    found = queries_at_hand(photos, model, NINETY, settings=settings)
 
     assert found is not None
     assert found.path == str(tmp_path / "more")
     assert f"{tmp_path}/damaged/dataset.json is damaged" in caplog.text
-    assert queries_at_hand(card, Target(min_recall=0.95), settings=settings) is None
-    other = replace(card, model=make_card("img", checkpoint="d"))
-    assert queries_at_hand(other, Target(min_recall=0.9), settings=settings) is None
-    in_a_store = replace(card, dataset="s3://bucket/photos")
-    assert queries_at_hand(in_a_store, NINETY, settings=settings) is None
+    assert queries_at_hand(photos, model, Target(min_recall=0.95), settings=settings) is None
+    other = make_card("img", checkpoint="d")
+    assert queries_at_hand(photos, other, NINETY, settings=settings) is None
+    assert queries_at_hand("s3://bucket/photos", model, NINETY, settings=settings) is None
 
 
 def test_too_few_texts_ask_for_more(tmp_path: Path) -> None:

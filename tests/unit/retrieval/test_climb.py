@@ -20,7 +20,9 @@ def climb(recall: Callable[[int, int], float], *, min_recall: float, lists: int 
         recalls = {"txt": Interval(mean=mean, low=mean - 0.01, high=mean + 0.01)}
         return Step(parameters=parameters, recalls=recalls, latency=INSTANT)  # type: ignore[arg-type]
 
-    climbed = Climb(measure=measure, lists=lists, min_recall=min_recall)
+    climbed = Climb(
+        measure=measure, reaches=lambda step: step.recall.low >= min_recall, lists=lists
+    )
     climbed.run(START)
     return climbed
 

@@ -17,7 +17,7 @@ from clipfleet.retrieval.index.card import (
 )
 from clipfleet.retrieval.index.parameters import SearchParameters, Structure
 from clipfleet.retrieval.index.plan import append_plan, first_plan, removed_rows, renewed
-from clipfleet.retrieval.index.sizing import GIB, choose_structure, usual_lists
+from clipfleet.retrieval.index.sizing import GIB, structures_that_fit, usual_lists
 from tests.datasets import make_card
 
 IVF = Structure(kind="ivf-rabitq", lists=4, bits=2, sample_rows=8)
@@ -113,16 +113,23 @@ def test_lists_are_a_power_of_two_near_four_roots(rows: int, lists: int) -> None
     assert usual_lists(rows) == lists
 
 
-def test_the_structure_follows_size_and_memory() -> None:
-    large = choose_structure(1_000_000, 512, max_memory_bytes=4 * GIB)
-    assert (large.kind, large.lists, large.bits) == ("ivf-rabitq", 4096, 2)
-    assert large.sample_rows == 40 * 4096
-    assert choose_structure(200_000, 512, max_memory_bytes=4 * GIB).kind == "exact"
-    tight = choose_structure(10_000_000, 512, max_memory_bytes=int(2.2 * GIB))
-    assert (tight.bits, tight.lists) == (1, 8192)
+def test_the_structures_that_may_be_chosen_follow_size_and_memory() -> None:
+    all_of_them = structures_that_fit(1_000_000, 512, max_memory_bytes=4 * GIB)
+    assert {(one.bits, one.lists) for one in all_of_them} == {
+        (bits, lists) for bits in (1, 2, 4) for lists in (1024, 2048, 4096, 8192)
+    }
+    first = all_of_them[0]
+    assert (first.kind, first.lists, first.bits) == ("ivf-rabitq", 4096, 2)
+    assert first.sample_rows == 40 * 4096
+    (exact,) = structures_that_fit(200_000, 512, max_memory_bytes=4 * GIB)
+    assert exact.kind == "exact"
+    tight = structures_that_fit(10_000_000, 512, max_memory_bytes=int(2.2 * GIB))
+    assert [(one.bits, one.lists) for one in tight] == [(1, 8192), (1, 4096)]
+    given = structures_that_fit(1000, 8, max_memory_bytes=GIB, lists=10, bits=3)
+    assert [(one.bits, one.lists) for one in given] == [(3, 10)]
     with pytest.raises(UsageError, match=r"needs 1\.\d GiB of memory, and --max-memory is 1:"):
-        choose_structure(10_000_000, 512, max_memory_bytes=GIB)
+        structures_that_fit(10_000_000, 512, max_memory_bytes=GIB)
     with pytest.raises(UsageError, match="neither lists nor bits"):
-        choose_structure(10, 8, max_memory_bytes=GIB, kind="exact", lists=4)
+        structures_that_fit(10, 8, max_memory_bytes=GIB, kind="exact", lists=4)
     with pytest.raises(UsageError, match="100 lists need as many vectors, and there are 10"):
-        choose_structure(10, 8, max_memory_bytes=GIB, lists=100)
+        structures_that_fit(10, 8, max_memory_bytes=GIB, lists=100)

@@ -54,8 +54,8 @@ class IndexCard:
     A row is the number of a vector, in the order of shards and parts; it never changes. `removed`
     are ranges of rows (start, end) whose part vanished from the dataset, or changed. `codes` and
     `trained` name files, None for an exact index. `seconds` is the time that all shards took
-    together, with the pilot, training and merging. `pilot` is what chose the structure, None if nothing was
-    left to choose. `certificate` is JSON, None if nothing was measured.
+    together, with pilot, training and merging. `pilot` is what chose the structure, None if nothing
+    was left to choose. `certificate` is JSON, None if nothing was measured.
     """
 
     dataset: str  # path or URL

@@ -12,7 +12,6 @@ from clipfleet.retrieval.certificate.certificate import Target
 from clipfleet.retrieval.certificate.certified import certified, is_certified
 from clipfleet.retrieval.faiss_library import load_faiss
 from clipfleet.retrieval.index.build import (
-    BuildOptions,
     BuildShards,
     Choice,
     Show,
@@ -29,7 +28,7 @@ from clipfleet.retrieval.index.card import (
 )
 from clipfleet.retrieval.index.folder import index_folder, lock, publish
 from clipfleet.retrieval.index.index import Index
-from clipfleet.retrieval.index.parameters import IndexKind, Structure
+from clipfleet.retrieval.index.parameters import BuildOptions, IndexKind, Structure
 from clipfleet.retrieval.pilot.run import run_pilot
 from clipfleet.settings import Settings, cores, load_settings
 from clipfleet.storage.format.dataset import Dataset

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from clipfleet.errors import DatasetError, DatasetMismatchError, UsageError
+from clipfleet.errors import DatasetError, UsageError
 from clipfleet.retrieval.index.card import (
     CANDIDATE_NAME,
     IndexCard,
@@ -26,12 +26,15 @@ from clipfleet.retrieval.index.folder import (
     whole_file,
     write_text,
 )
-from clipfleet.retrieval.index.parameters import IndexKind, Pilot, Structure
+from clipfleet.retrieval.index.parameters import BuildOptions, Pilot, Structure
 from clipfleet.retrieval.index.plan import (
     BuildPlan,
     append_plan,
+    check_plan,
+    check_same,
     first_plan,
     missing_shards,
+    other_structure,
     read_plan,
     removed_rows,
     renewed,
@@ -44,21 +47,9 @@ from clipfleet.retrieval.index.shard_builder import (
     read_shard_record,
 )
 from clipfleet.retrieval.index.sizing import GIB, check_memory, structures_that_fit
-from clipfleet.storage.format.dataset import Dataset, describe, utc_now
+from clipfleet.storage.format.dataset import Dataset, utc_now
 
 Show = Callable[[str, int, int], None]  # what is done, and so many of so many rows
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BuildOptions:
-    """What a build may be told; None leaves the choice to a pilot, or to the memory."""
-
-    kind: IndexKind | None = None
-    lists: int | None = None
-    bits: int | None = None
-    seed: int = 0
-    max_memory_gib: float
-    shard_rows: int
 
 
 class BuildShards(Protocol):
@@ -205,8 +196,8 @@ def _plan(
         if plan is None:
             return _first(dataset, parts, options, choose)
     else:
-        _check_same(dataset, folder, card, parts)
-        if wrong := _other_structure(card.structure, options):
+        check_same(dataset, folder, card, parts)
+        if wrong := other_structure(card.structure, options):
             raise UsageError(
                 f"{folder} has an index of kind {card.kind} already ({'; '.join(wrong)}): leave "
                 "these options out, or choose a new folder"
@@ -223,7 +214,7 @@ def _plan(
         check_memory(card.structure, fresh.rows, card.dim, max_memory_bytes=memory_bytes)
         if plan is None or plan.published != len(card.shards):
             return fresh, None
-    _check_plan(plan, dataset, folder, options)
+    check_plan(plan, dataset, folder, options)
     return renewed(plan, card, parts, shard_rows=options.shard_rows), None
 
 
@@ -252,44 +243,6 @@ def _first(
         pilot=choice.pilot if choice else None,
     )
     return plan, choice.trained if choice else None
-
-
-def _check_same(
-    dataset: Dataset, folder: Path, card: IndexCard, parts: Sequence[IndexedPart]
-) -> None:
-    if card.model.identity != dataset.info.model:
-        raise DatasetMismatchError(
-            f"the index {folder} has vectors of {describe(card.model)}, and {dataset.root} those "
-            f"of {describe(dataset.info.card)}: choose a new folder for the index"
-        )
-    known = card.alive_parts().values()
-    if card.dataset != dataset.root and known and not set(parts).intersection(known):
-        raise UsageError(
-            f"{folder} is the index of {card.dataset}, and {dataset.root} has none of its parts: "
-            "choose a new folder for the index"
-        )
-
-
-def _check_plan(plan: BuildPlan, dataset: Dataset, folder: Path, options: BuildOptions) -> None:
-    """Refuse to go on with a build that was begun otherwise."""
-    wrong = _other_structure(plan.structure, options)
-    if (plan.dataset, plan.model) != (dataset.root, dataset.info.model):
-        wrong.append(f"{dataset.root} ({describe(dataset.info.card)}), not {plan.dataset}")
-    if wrong:
-        raise UsageError(
-            f"{folder} has a build that was begun with other options ({'; '.join(wrong)}): give "
-            "the same ones to go on, or delete the folder"
-        )
-
-
-def _other_structure(structure: Structure, options: BuildOptions) -> list[str]:
-    """Return which of the given options are not those of a structure."""
-    given = {"kind": options.kind, "lists": options.lists, "bits": options.bits}
-    return [
-        f"{name} {value}, not {getattr(structure, name)}"
-        for name, value in given.items()
-        if value is not None and value != getattr(structure, name)
-    ]
 
 
 def _check_records(folder: Path, plan: BuildPlan, records: Sequence[ShardRecord]) -> None:

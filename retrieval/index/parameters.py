@@ -64,6 +64,18 @@ class Structure:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BuildOptions:
+    """What a build may be told; None leaves the choice to a pilot, or to the memory."""
+
+    kind: IndexKind | None = None
+    lists: int | None = None
+    bits: int | None = None
+    seed: int = 0
+    max_memory_gib: float
+    shard_rows: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
     """What a pilot measured of codes of `bits` a dimension in so many `lists`.
 

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from clipfleet.errors import DatasetError
+from clipfleet.errors import DatasetError, DatasetMismatchError, UsageError
 from clipfleet.retrieval.index.card import FAISS_FILE, IndexCard, IndexedPart, IndexShard
 from clipfleet.retrieval.index.folder import (
     PLAN_NAME,
@@ -21,7 +21,8 @@ from clipfleet.retrieval.index.folder import (
     trained_name,
     write_text,
 )
-from clipfleet.retrieval.index.parameters import Pilot, Structure
+from clipfleet.retrieval.index.parameters import BuildOptions, Pilot, Structure
+from clipfleet.storage.format.dataset import Dataset, describe
 from clipfleet.validation import problems
 
 _STRICT = ConfigDict(extra="forbid")
@@ -138,6 +139,54 @@ def renewed(
     new = [part for part in parts if part not in planned]
     added = _group(new, shard_rows, first_number=_after(plan.shards))
     return replace(plan, shards=(*plan.shards[: plan.published], *kept, *added))
+
+
+def check_same(
+    dataset: Dataset, folder: Path, card: IndexCard, parts: Sequence[IndexedPart]
+) -> None:
+    """Refuse to append to the index of another model or dataset.
+
+    Raises:
+        DatasetMismatchError: It has another model's vectors.
+        UsageError: It is another dataset's.
+    """
+    if card.model.identity != dataset.info.model:
+        raise DatasetMismatchError(
+            f"the index {folder} has vectors of {describe(card.model)}, and {dataset.root} those "
+            f"of {describe(dataset.info.card)}: choose a new folder for the index"
+        )
+    known = card.alive_parts().values()
+    if card.dataset != dataset.root and known and not set(parts).intersection(known):
+        raise UsageError(
+            f"{folder} is the index of {card.dataset}, and {dataset.root} has none of its parts: "
+            "choose a new folder for the index"
+        )
+
+
+def check_plan(plan: BuildPlan, dataset: Dataset, folder: Path, options: BuildOptions) -> None:
+    """Refuse to go on with a build that was begun otherwise.
+
+    Raises:
+        UsageError: It was.
+    """
+    wrong = other_structure(plan.structure, options)
+    if (plan.dataset, plan.model) != (dataset.root, dataset.info.model):
+        wrong.append(f"{dataset.root} ({describe(dataset.info.card)}), not {plan.dataset}")
+    if wrong:
+        raise UsageError(
+            f"{folder} has a build that was begun with other options ({'; '.join(wrong)}): give "
+            "the same ones to go on, or delete the folder"
+        )
+
+
+def other_structure(structure: Structure, options: BuildOptions) -> list[str]:
+    """Return which of the given options are not those of a structure."""
+    given = {"kind": options.kind, "lists": options.lists, "bits": options.bits}
+    return [
+        f"{name} {value}, not {getattr(structure, name)}"
+        for name, value in given.items()
+        if value is not None and value != getattr(structure, name)
+    ]
 
 
 def removed_rows(

@@ -19,6 +19,8 @@ _BASE_BYTES = 300 << 20  # Python, its libraries, a part and a block of vectors
 _MERGE_FACTOR = 1.5
 # The sample as float16 and float32, and FAISS's copy of it.
 _TRAIN_BYTES = 2 + 4 + 4
+# The sample as float16, and those of its vectors whose codes stand for all.
+_PILOT_BYTES = 2 + 2
 
 
 def structures_that_fit(
@@ -107,4 +109,5 @@ def _bytes_of(structure: Structure, rows: int, dim: int) -> int:
     centroids = structure.lists * dim * 4
     train = structure.sample_rows * dim * _TRAIN_BYTES + 2 * centroids
     merge = int(rows * bytes_per_vector(dim, structure.bits) * _MERGE_FACTOR) + centroids
-    return _BASE_BYTES + max(train, merge)
+    pilot = merge + structure.sample_rows * dim * _PILOT_BYTES
+    return _BASE_BYTES + max(train, pilot)

@@ -19,7 +19,6 @@ from clipfleet.errors import DatasetError, DatasetMismatchError, UsageError
 from clipfleet.retrieval.exact import exact_top_k
 from clipfleet.retrieval.index import index as index_module
 from clipfleet.retrieval.index.build import (
-    BuildOptions,
     BuildShards,
     Choice,
     RunPilot,
@@ -36,6 +35,7 @@ from clipfleet.retrieval.index.folder import (
     lock,
     publish,
 )
+from clipfleet.retrieval.index.parameters import BuildOptions
 from clipfleet.retrieval.index.plan import BuildPlan
 from clipfleet.retrieval.pilot.run import run_pilot
 from clipfleet.storage.commit.commit import record_path

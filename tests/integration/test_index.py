@@ -237,7 +237,9 @@ def test_bits_and_lists_are_measured_once_and_a_build_that_was_ended_keeps_them(
     assert {(chosen.bits, 256), (chosen.bits, 128)} <= set(trials)  # 4 √3000 is near 256
     assert (tmp_path / "index" / "trained-00001.faiss").exists()
     add_rows(dataset, clustered(100, 2))
-    appended = build_small(dataset, tmp_path / "index", append=True, run_pilot=never)
+    appended = build_small(
+        dataset, tmp_path / "index", append=True, options=options, run_pilot=never
+    )
     assert appended is not None
     assert appended.pilot == card.pilot
 

@@ -25,7 +25,7 @@ from clipfleet.retrieval.pilot.choice import choose
 from clipfleet.retrieval.pilot.small_index import SmallIndex
 from clipfleet.storage.format.dataset import Dataset
 
-_QUERIES = 300  # of each kind: all structures get the same ones, so their order needs no more
+_QUERIES = 500  # of each kind; half of the certificate's, for all structures have the same
 _TIMED = 100  # queries of each setting
 _LEAST_ROWS, _MOST_ROWS = 4096, 262_144  # that are encoded
 _TIE = 1e-6  # scores that differ by less are equal

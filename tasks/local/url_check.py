@@ -8,6 +8,7 @@ from clipfleet.errors import SourceError
 from clipfleet.items import Item
 from clipfleet.settings import Settings
 from clipfleet.storage.sources.base import Source
+from clipfleet.storage.sources.folder import FolderSource
 from clipfleet.validation import shortened
 from clipfleet.workers.images.read import is_http_url
 
@@ -47,7 +48,7 @@ class WithoutUrls:
 
 
 def fetchable(source: Source, settings: Settings) -> Source:
-    """Return the source; without allowed hosts, one that refuses URLs."""
-    if settings.url_hosts or settings.url_private_hosts:
+    """Return the source; without allowed hosts, one that refuses URLs. A folder has none."""
+    if settings.url_hosts or settings.url_private_hosts or isinstance(source, FolderSource):
         return source
     return WithoutUrls(source)

@@ -93,8 +93,9 @@ def test_an_engine_that_cannot_decode_on_the_gpu_is_refused_before_the_start(
     error = DependencyError if builds else UsageError  # a built engine would be of TensorRT
     with pytest.raises(error, match="leave it out \\(CLIPFLEET_DECODE\\)"):
         preflight(images, builds=builds)
+    items = [{"id": "a", "uri": "/photos/a.jpg"}]
     with pytest.raises(UsageError, match="this is a fake engine of the img tower"):
-        clipfleet.embed([], tmp_path / "out", model=model, settings=images)
+        clipfleet.embed(items, tmp_path / "out", model=model, settings=images)
     assert not (tmp_path / "out").exists()
 
 

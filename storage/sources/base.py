@@ -49,6 +49,23 @@ class Source(Protocol):
         ...
 
 
+class DerivedSource:
+    """The base of a source over another one, whose items a subclass yields, checked or changed."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.description = source.description
+
+    @property
+    def folder(self) -> str | None:
+        """The folder of the other source."""
+        return self.source.folder
+
+    def location(self, position: int) -> str:
+        """Return the location of an item in the other source."""
+        return self.source.location(position)
+
+
 class ListSource:
     """A source of items in memory."""
 
@@ -127,6 +144,8 @@ def open_source(
 
 def skipped_of(source: Source) -> Mapping[str, int]:
     """Return the numbers of files that a source has skipped, by their kinds, while it is read."""
+    if isinstance(source, DerivedSource):
+        return skipped_of(source.source)
     return source.skipped if isinstance(source, FolderSource) else {}
 
 

@@ -7,29 +7,18 @@ from dataclasses import replace
 
 from clipfleet.items import Item
 from clipfleet.storage.format.dataset import TextNormalisation
-from clipfleet.storage.sources.base import Source
+from clipfleet.storage.sources.base import DerivedSource, Source
 
 
-class NormalisedTexts:
+class NormalisedTexts(DerivedSource):
     """The texts of a source in lower case, with plain quotation marks in place of “ and ”.
 
     The original: `_preprocess_text` of cn_clip/eval/data.py. `tokenize` does not call it.
     """
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self.description = source.description
-
-    @property
-    def folder(self) -> str | None:
-        return self._source.folder
-
     def __iter__(self) -> Iterator[Item]:
-        for item in self._source:
+        for item in self.source:
             yield replace(item, text=normalise_text(item.text or ""))
-
-    def location(self, position: int) -> str:
-        return self._source.location(position)
 
 
 def normalise_text(text: str) -> str:

@@ -7,25 +7,15 @@ from collections.abc import Iterator
 from clipfleet.errors import SourceError
 from clipfleet.items import Item
 from clipfleet.settings import Settings
-from clipfleet.storage.sources.base import Source
-from clipfleet.storage.sources.folder import FolderSource
+from clipfleet.storage.sources.base import DerivedSource, Source
 from clipfleet.validation import shortened
 from clipfleet.workers.images.read import is_http_url
 
 _SHOWN_LENGTH = 200  # characters of a URL
 
 
-class WithoutUrls:
+class WithoutUrls(DerivedSource):
     """A source that yields the items of another one, and refuses the first URL."""
-
-    def __init__(self, source: Source) -> None:
-        self.description = source.description
-        self._source = source
-
-    @property
-    def folder(self) -> str | None:
-        """The folder of the other source."""
-        return self._source.folder
 
     def __iter__(self) -> Iterator[Item]:
         """Yield the items.
@@ -33,7 +23,7 @@ class WithoutUrls:
         Raises:
             SourceError: An item is a URL, or the other source cannot be read.
         """
-        for item in self._source:
+        for item in self.source:
             if item.uri and is_http_url(item.uri):
                 raise SourceError(
                     f"item {item.id!r} is the URL {shortened(item.uri, _SHOWN_LENGTH)}, and no "
@@ -42,13 +32,9 @@ class WithoutUrls:
                 )
             yield item
 
-    def location(self, position: int) -> str:
-        """Return the location of an item in the other source."""
-        return self._source.location(position)
-
 
 def fetchable(source: Source, settings: Settings) -> Source:
-    """Return the source; without allowed hosts, one that refuses URLs. A folder has none."""
-    if settings.url_hosts or settings.url_private_hosts or isinstance(source, FolderSource):
+    """Return the source; without allowed hosts, one that refuses URLs."""
+    if settings.url_hosts or settings.url_private_hosts:
         return source
     return WithoutUrls(source)

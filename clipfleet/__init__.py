@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from clipfleet.retrieval.verify_index import IndexVerification, verify_index
     from clipfleet.settings import Settings, load_settings
     from clipfleet.storage.compact.compact import Compaction
+    from clipfleet.storage.sources.options import SourceOptions
     from clipfleet.storage.verify.verification import Verification
     from clipfleet.tasks.items.queue import ItemQueue
     from clipfleet.tasks.local.run import Summary
@@ -91,6 +92,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Snapshot",
+    "SourceOptions",
     "StorageError",
     "Submission",
     "Summary",
@@ -135,6 +137,7 @@ _MODULES = {  # of the names above
     "ModelCard": "clipfleet.model_card",
     "Neighbours": "clipfleet.retrieval.neighbours",
     "Progress": "clipfleet.tasks.status",
+    "SourceOptions": "clipfleet.storage.sources.options",
     "Verification": "clipfleet.storage.verify.verification",
     "Repair": "clipfleet.tasks.submit.repair",
     "Resumption": "clipfleet.tasks.submit.resume",

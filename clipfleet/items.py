@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -10,6 +12,8 @@ MAX_ID_LENGTH = 4096  # characters: the longest path that Linux opens
 MAX_URI_LENGTH = 3 * 4096 + 16  # characters: the longest path with every byte escaped
 
 MAX_TEXT_LENGTH = 1_000_000  # characters; a model uses about the first hundred
+
+TextNormalisation = Literal["none", "evaluation"]  # see storage/sources/normalisation.py
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 

@@ -21,7 +21,7 @@ from bench.gpu.pipeline.decoders import decoders_of, take_all
 from clipfleet.items import Item
 from clipfleet.model_card import ModelCard, load_card
 from clipfleet.settings import Settings, load_settings
-from clipfleet.storage.sources.base import open_source
+from clipfleet.storage.sources.open_source import open_source
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.text.tokenizer import Tokenizer

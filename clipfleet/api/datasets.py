@@ -14,9 +14,11 @@ from clipfleet.errors import UsageError
 from clipfleet.settings import OnConflict, Settings, load_settings
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from clipfleet.architectures import Tower
     from clipfleet.storage.compact.compact import Compaction
-    from clipfleet.storage.format.dataset import TextNormalisation
+    from clipfleet.storage.sources.options import SourceOptions
     from clipfleet.storage.verify.verification import Verification
     from clipfleet.tasks.local.run import Summary
     from clipfleet.tasks.progress import Snapshot
@@ -39,15 +41,6 @@ def embed(
     workers: int | None = None,
     gpus: str | None = None,
     own_redis: bool = True,
-    id_column: str | None = None,
-    uri_column: str | None = None,
-    text_column: str | None = None,
-    quoting: str | None = None,
-    encoding: str | None = None,
-    text_normalisation: TextNormalisation = "none",
-    include: Collection[str] = (),
-    exclude: Collection[str] = (),
-    fail_on_skipped: bool = False,
     refresh: bool = False,
     on_conflict: OnConflict | None = None,
     moved_from: str | Path | None = None,
@@ -55,6 +48,7 @@ def embed(
     min_overlap: float = 0.95,
     settings: Settings | None = None,
     on_progress: OnProgress | None = None,
+    **source_options: Unpack[SourceOptions],
 ) -> Summary:
     """Embed a source on this machine into the dataset at `out`, and verify the dataset.
 
@@ -73,20 +67,6 @@ def embed(
         workers: The number of workers; 1 by default, and with a TensorRT engine one for each GPU.
         gpus: One worker for each of these GPUs: "all", or numbers such as "0,2".
         own_redis: False uses the Redis of `settings.redis_url` instead of a new one.
-        id_column: The table's column of ids; without it, `id` or another usual name.
-        uri_column: The table's column of paths or URLs of images.
-        text_column: The table's column of texts.
-        quoting: Of a CSV or TSV file. "csv": fields may be quoted. "none": quotation marks are
-            text. Without it, "csv" for .csv and "none" for .tsv.
-        encoding: Of a file of text, a name of Python's, such as "gb18030"; without it, UTF-8.
-        text_normalisation: "evaluation" changes texts as Chinese-CLIP's evaluation does: lower
-            case, and plain quotation marks in place of “ and ”. A dataset has texts of one kind.
-        include: Of a folder: the files that match one of these globs, such as "*.heic" or
-            "2024/*", whatever their extensions, and no others.
-        exclude: Of a folder: not the files and subfolders that match one of these globs. Hidden
-            files and those of systems (`@eaDir`, `Thumbs.db`, `__MACOSX`) are never read. What is
-            skipped is counted in `submission.skipped`.
-        fail_on_skipped: Refuse a folder with files that are skipped for their extensions.
         refresh: Also embed newer content of ids that the dataset has: other uris or texts in the
             source. Without it, such a source is refused.
         on_conflict: With `refresh`, the rule for ids that have vectors: "keep" them and count the
@@ -99,6 +79,7 @@ def embed(
         min_overlap: With `gate_sample`: the share of their 10 nearest neighbours that must stay.
         settings: Without them, those of `load_settings()`.
         on_progress: Called with a `Snapshot` several times a second.
+        **source_options: How the source is read, such as `id_column="sku"`: see `SourceOptions`.
 
     Raises:
         UsageError: The source, the model, the dataset or a setting is wrong; or `gate_sample` has
@@ -107,7 +88,6 @@ def embed(
         EngineError: The workers do not start, or refuse a shard.
     """
     from clipfleet.gpus import refuse_workers_with_gpus
-    from clipfleet.storage.sources.skipped import FolderRules
     from clipfleet.tasks.local.run import embed_source
     from clipfleet.tasks.submit.inputs import open_inputs
     from clipfleet.workers.engines.model_folder import find_engine
@@ -119,13 +99,7 @@ def embed(
         model,
         find=lambda folder, tower: find_engine(folder, tower, chosen),
         tower=tower,
-        id_column=id_column,
-        uri_column=uri_column,
-        text_column=text_column,
-        quoting=quoting,
-        encoding=encoding,
-        text_normalisation=text_normalisation,
-        rules=FolderRules.of(include, exclude, fail_on_skipped=fail_on_skipped),
+        options=source_options,
     )
     if gate_sample is not None:
         _check_decoder(str(gate_sample), card, min_overlap, chosen)
@@ -148,19 +122,11 @@ def submit(
     *,
     model: str | Path,
     tower: Tower | None = None,
-    id_column: str | None = None,
-    uri_column: str | None = None,
-    text_column: str | None = None,
-    quoting: str | None = None,
-    encoding: str | None = None,
-    text_normalisation: TextNormalisation = "none",
-    include: Collection[str] = (),
-    exclude: Collection[str] = (),
-    fail_on_skipped: bool = False,
     refresh: bool = False,
     on_conflict: OnConflict | None = None,
     moved_from: str | Path | None = None,
     settings: Settings | None = None,
+    **source_options: Unpack[SourceOptions],
 ) -> Submission:
     """Plan a source into the dataset at `out`, and queue its shards for a fleet's workers.
 
@@ -172,7 +138,6 @@ def submit(
         UsageError: The source, the model, the dataset or a setting is wrong.
         BrokerError: Redis does not answer; the same call again goes on.
     """
-    from clipfleet.storage.sources.skipped import FolderRules
     from clipfleet.tasks.submit.inputs import open_inputs
     from clipfleet.tasks.submit.submit import submit as submit_source
     from clipfleet.workers.engines.model_folder import find_fleet_card
@@ -183,13 +148,7 @@ def submit(
         model,
         find=find_fleet_card,
         tower=tower,
-        id_column=id_column,
-        uri_column=uri_column,
-        text_column=text_column,
-        quoting=quoting,
-        encoding=encoding,
-        text_normalisation=text_normalisation,
-        rules=FolderRules.of(include, exclude, fail_on_skipped=fail_on_skipped),
+        options=source_options,
     )
     return submit_source(
         opened,

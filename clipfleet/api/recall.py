@@ -138,8 +138,8 @@ def _text_model(model: str | Path, settings: Settings) -> Model:
 def _embedded(texts: str | Path, model: Model) -> EmbeddedTexts:
     """Return the texts of a file in the guide's form, which an engine in this process embeds."""
     from clipfleet.retrieval.evaluation.vector_set import EmbeddedTexts
-    from clipfleet.storage.sources.base import open_source
     from clipfleet.storage.sources.normalisation import NormalisedTexts
+    from clipfleet.storage.sources.open_source import open_source
 
     source = open_source(str(texts), tower="txt", id_column="text_id", text_column="text")
     return EmbeddedTexts(

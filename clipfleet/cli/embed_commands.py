@@ -15,13 +15,8 @@ from clipfleet.cli.options import (
     DatasetArgument,
     DecodeOption,
     Dtype,
-    Encoding,
-    Exclude,
-    FailOnSkipped,
     FolderTower,
     Gpus,
-    IdColumn,
-    Include,
     Json,
     MinOverlap,
     Model,
@@ -30,24 +25,22 @@ from clipfleet.cli.options import (
     OutArgument,
     OwnRedisUrl,
     ProviderName,
-    Quoting,
     RedisUrl,
     Refresh,
     ShardSize,
     SourceArgument,
-    TextColumn,
-    TextNormalisationName,
-    TextNormalisationOption,
     TowerName,
-    UriColumn,
     UrlHosts,
     engine_settings,
     settings_from,
 )
 from clipfleet.cli.output import end_on_sigterm, end_with, print_result
+from clipfleet.cli.source_options import with_source_options
 from clipfleet.errors import UsageError
+from clipfleet.storage.sources.options import SourceOptions
 
 
+@with_source_options
 def embed(
     source: SourceArgument,
     out: OutArgument,
@@ -62,15 +55,6 @@ def embed(
     shard_size: ShardSize = None,
     dtype: Dtype = None,
     decode: DecodeOption = None,
-    id_column: IdColumn = None,
-    uri_column: UriColumn = None,
-    text_column: TextColumn = None,
-    quoting: Quoting = None,
-    encoding: Encoding = None,
-    text_normalisation: TextNormalisationOption = TextNormalisationName.none,
-    include: Include = None,
-    exclude: Exclude = None,
-    fail_on_skipped: FailOnSkipped = False,
     refresh: Refresh = False,
     on_conflict: OnConflictOption = None,
     moved_from: MovedFrom = None,
@@ -88,6 +72,8 @@ def embed(
     allow_unverified: AllowUnverified = False,
     url_host: UrlHosts = None,
     as_json: Json = False,
+    *,
+    source_options: SourceOptions,
 ) -> None:
     """Embed a source on this machine, and verify the dataset.
 
@@ -122,15 +108,6 @@ def embed(
             workers=workers,
             gpus=gpus,
             own_redis=redis_url is None,
-            id_column=id_column,
-            uri_column=uri_column,
-            text_column=text_column,
-            quoting=quoting.value if quoting else None,
-            encoding=encoding,
-            text_normalisation=text_normalisation.value,
-            include=include or (),
-            exclude=exclude or (),
-            fail_on_skipped=fail_on_skipped,
             refresh=refresh,
             on_conflict=on_conflict.value if on_conflict else None,
             moved_from=moved_from,
@@ -138,10 +115,12 @@ def embed(
             min_overlap=MIN_OVERLAP if min_overlap is None else min_overlap,
             settings=settings,
             on_progress=show,
+            **source_options,
         )
     end_with(summary, as_json)
 
 
+@with_source_options
 def submit(
     source: SourceArgument,
     out: OutArgument,
@@ -151,19 +130,12 @@ def submit(
     shard_size: ShardSize = None,
     dtype: Dtype = None,
     decode: DecodeOption = None,
-    id_column: IdColumn = None,
-    uri_column: UriColumn = None,
-    text_column: TextColumn = None,
-    quoting: Quoting = None,
-    encoding: Encoding = None,
-    text_normalisation: TextNormalisationOption = TextNormalisationName.none,
-    include: Include = None,
-    exclude: Exclude = None,
-    fail_on_skipped: FailOnSkipped = False,
     refresh: Refresh = False,
     on_conflict: OnConflictOption = None,
     moved_from: MovedFrom = None,
     as_json: Json = False,
+    *,
+    source_options: SourceOptions,
 ) -> None:
     """Plan a source, and queue its shards for a fleet's workers.
 
@@ -184,19 +156,11 @@ def submit(
         out,
         model=model,
         tower=tower.value if tower else None,
-        id_column=id_column,
-        uri_column=uri_column,
-        text_column=text_column,
-        quoting=quoting.value if quoting else None,
-        encoding=encoding,
-        text_normalisation=text_normalisation.value,
-        include=include or (),
-        exclude=exclude or (),
-        fail_on_skipped=fail_on_skipped,
         refresh=refresh,
         on_conflict=on_conflict.value if on_conflict else None,
         moved_from=moved_from,
         settings=settings,
+        **source_options,
     )
     print_result(submission.to_json(), submission.lines(), as_json)
 

@@ -16,20 +16,16 @@ from typing import Annotated
 import typer
 
 from clipfleet import __version__
-from clipfleet.cli import (
-    bench_commands,
-    dataset_commands,
-    embed_commands,
-    engine_commands,
-    error_commands,
+from clipfleet.cli import dataset_commands, embed_commands, error_commands
+from clipfleet.cli.models import bench_commands, engine_commands, prepare_command
+from clipfleet.cli.options import Json, RedisUrl, settings_from
+from clipfleet.cli.output import DONE, GPU_LOST, INTERRUPTED, WRONG_USE, print_result
+from clipfleet.cli.retrieval import (
     evaluate_commands,
     export_commands,
     index_commands,
-    prepare_command,
     search_commands,
 )
-from clipfleet.cli.options import Json, RedisUrl, settings_from
-from clipfleet.cli.output import DONE, GPU_LOST, INTERRUPTED, WRONG_USE, print_result
 from clipfleet.errors import ClipfleetError, GpuLostError
 
 app = typer.Typer(
@@ -68,7 +64,7 @@ def doctor(
     \b
     clipfleet doctor --model models/vit-b-16
     """
-    from clipfleet.cli.doctor import examine
+    from clipfleet.cli.models.doctor import examine
 
     checks = list(examine(settings_from(redis_url=redis_url), model or []))
     broken = any(check.state == "broken" for check in checks)

@@ -48,20 +48,6 @@ class DecodeName(str, Enum):
     gpu = "gpu"
 
 
-class TextNormalisationName(str, Enum):
-    """The values of `--text-normalisation`."""
-
-    none = "none"
-    evaluation = "evaluation"
-
-
-class QuotingName(str, Enum):
-    """The values of `--quoting`."""
-
-    csv = "csv"
-    none = "none"
-
-
 class OnConflictName(str, Enum):
     """The values of `--on-conflict`."""
 
@@ -107,41 +93,6 @@ ShardSize = Annotated[
     ),
 ]
 Dtype = Annotated[DtypeName | None, typer.Option("--dtype", help="Type of the stored vectors.")]
-IdColumn = Annotated[
-    str | None, typer.Option("--id-column", metavar="NAME", help="Column of the ids.")
-]
-UriColumn = Annotated[
-    str | None, typer.Option("--uri-column", metavar="NAME", help="Column of the paths.")
-]
-TextColumn = Annotated[
-    str | None, typer.Option("--text-column", metavar="NAME", help="Column of the texts.")
-]
-Quoting = Annotated[
-    QuotingName | None,
-    typer.Option(
-        "--quoting",
-        help="CSV, TSV: fields in quotation marks, or marks as text [default: csv for .csv, none "
-        "for .tsv].",
-        show_default=False,
-    ),
-]
-Encoding = Annotated[
-    str | None,
-    typer.Option(
-        "--encoding",
-        metavar="NAME",
-        help="Encoding of a table of text, such as gb18030 or utf-16 [default: utf-8].",
-        show_default=False,
-    ),
-]
-TextNormalisationOption = Annotated[
-    TextNormalisationName,
-    typer.Option(
-        "--text-normalisation",
-        help="Texts: as they are, or lower case with plain quotation marks, as Chinese-CLIP's "
-        "evaluation has them.",
-    ),
-]
 Refresh = Annotated[
     bool,
     typer.Option(
@@ -160,28 +111,6 @@ OnConflictOption = Annotated[
 MovedFrom = Annotated[
     str | None,
     typer.Option("--moved-from", metavar="FOLDER", help="The source's folder before it was moved."),
-]
-Include = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--include",
-        metavar="GLOB",
-        help="Of a folder: these files, whatever their extensions, and no others; repeatable.",
-    ),
-]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--exclude",
-        metavar="GLOB",
-        help="Of a folder: not these files and subfolders (raw, *.gif, 2019/*); repeatable.",
-    ),
-]
-FailOnSkipped = Annotated[
-    bool,
-    typer.Option(
-        "--fail-on-skipped", help="Plan nothing if a folder has files that are no images."
-    ),
 ]
 SourceArgument = Annotated[
     str, typer.Argument(help="A folder of images, or a JSONL, CSV, TSV, Parquet or TXT file.")

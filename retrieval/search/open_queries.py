@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 from clipfleet.architectures import Tower
@@ -16,8 +16,10 @@ from clipfleet.retrieval.search.ready_vectors import (
     model_of,
     ready_queries,
 )
-from clipfleet.storage.sources.base import items_source, open_source
+from clipfleet.storage.sources.base import items_source
 from clipfleet.storage.sources.columns import absolute_uri
+from clipfleet.storage.sources.open_source import open_source
+from clipfleet.storage.sources.options import SourceOptions, given
 from clipfleet.storage.sources.tower import tower_of
 
 OpenEncoder = Callable[[Tower], Encode]  # loads the engine of a tower
@@ -62,19 +64,18 @@ def open_queries(
     size: int,
     has_model: bool,
     tower: Tower | None,
-    columns: Mapping[str, str | None],
+    options: SourceOptions,
 ) -> Iterator[Queries]:
     """Return the queries of a file or dataset, `size` at a time.
 
     A table with a column of vectors gives these, unless `tower` or a column says otherwise.
-    `columns` are the names that `open_source` takes.
 
     Raises:
         SourceError: The file is missing or has another format.
         DatasetMismatchError: The vectors are of another model than the index's `card`.
         UsageError: A model is given for vectors.
     """
-    asks_for_items = tower or any(columns[name] for name in columns if name != "id_column")
+    asks_for_items = tower or given(options).keys() - {"id_column"}
     if is_dataset(location) or (not asks_for_items and has_vectors(location)):
         if has_model:
             raise UsageError(
@@ -84,7 +85,7 @@ def open_queries(
         model = model_of(location)
         if model is not None:
             check_queries(card, model)
-        return ready_queries(location, dim=card.dim, size=size, id_column=columns["id_column"])
-    found = tower or tower_of(location, **columns)
-    source = open_source(location, tower=found, **columns)
+        return ready_queries(location, dim=card.dim, size=size, id_column=options.get("id_column"))
+    found = tower or tower_of(location, **options)
+    source = open_source(location, tower=found, **options)
     return encoded_queries(source, open_encoder(found), tower=found, dim=card.dim, size=size)

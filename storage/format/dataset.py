@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from clipfleet.architectures import Tower
 from clipfleet.errors import DatasetError, DatasetMismatchError, UsageError
+from clipfleet.items import TextNormalisation
 from clipfleet.model_card import ModelCard, parse_card
 from clipfleet.settings import Decode
 from clipfleet.storage.filesystem.base import Filesystem, check_create_if_absent
@@ -23,7 +24,6 @@ from clipfleet.storage.packs.packed_parts import PackedParts
 
 EmbeddingDtype = Literal["float16", "float32"]
 Kind = Literal["planned", "stream"]  # filled by jobs over sources; by single items
-TextNormalisation = Literal["none", "evaluation"]  # see storage/sources/normalisation.py
 
 FORMAT = 1
 INFO_PATH = "dataset.json"

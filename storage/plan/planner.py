@@ -29,7 +29,8 @@ from clipfleet.storage.plan.moves import read_moves
 from clipfleet.storage.plan.new_items import new_items
 from clipfleet.storage.plan.reader import Job, jobs, plan_file_path, publish
 from clipfleet.storage.plan.retries import RETRY_MARK, RetriedIds, job_of
-from clipfleet.storage.sources.base import Source, skipped_of
+from clipfleet.storage.sources.base import Source
+from clipfleet.storage.sources.open_source import skipped_of
 
 MAX_JOBS = 99_999  # five digits in file names
 SHARDS_PER_FILE = 1000

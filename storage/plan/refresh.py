@@ -15,7 +15,8 @@ from clipfleet.storage.plan.new_items import SHOWN, ChangedItems, new_items
 from clipfleet.storage.plan.planner import Row, item_row, plan_rows
 from clipfleet.storage.plan.reader import Job, jobs, read_job_rows
 from clipfleet.storage.plan.standing import standing_of
-from clipfleet.storage.sources.base import Source, skipped_of
+from clipfleet.storage.sources.base import Source
+from clipfleet.storage.sources.open_source import skipped_of
 
 
 @dataclass(kw_only=True, slots=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from clipfleet.items import Item
-from clipfleet.storage.format.dataset import TextNormalisation
+from clipfleet.items import Item, TextNormalisation
 from clipfleet.storage.sources.base import DerivedSource, Source
 
 

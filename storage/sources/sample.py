@@ -7,7 +7,7 @@ from itertools import islice
 from clipfleet.architectures import Tower
 from clipfleet.errors import UsageError
 from clipfleet.items import Item
-from clipfleet.storage.sources.base import open_source
+from clipfleet.storage.sources.open_source import open_source
 from clipfleet.storage.sources.tower import tower_of
 
 MIN_SAMPLE = 100  # items: of fewer, the nearest neighbours are many of all

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from clipfleet.errors import UsageError
 from clipfleet.images import IMAGE_EXTENSIONS
+from clipfleet.storage.sources.options import SourceOptions
 
 # Files and folders that no user made: hidden ones (`.DS_Store`, the `._*` of macOS), previews of
 # NAS servers and of Windows, what macOS adds to archives, folders of file systems at their roots.
@@ -44,18 +45,21 @@ class FolderRules:
     fail_on_skipped: bool = False
 
     @classmethod
-    def of(
-        cls, include: Collection[str], exclude: Collection[str], *, fail_on_skipped: bool
-    ) -> FolderRules:
-        """Return the rules of these options.
+    def of(cls, options: SourceOptions) -> FolderRules:
+        """Return the rules among the options of a source.
 
         Raises:
             UsageError: A glob is empty, or `include` is a string.
         """
+        include, exclude = options.get("include") or (), options.get("exclude") or ()
         for name, globs in (("include", include), ("exclude", exclude)):
             if isinstance(globs, str) or not all(glob.strip("./") for glob in globs):
                 raise UsageError(f"{name} is {globs!r}: expected globs such as '*.heic' or 'raw/*'")
-        return cls(include=tuple(include), exclude=tuple(exclude), fail_on_skipped=fail_on_skipped)
+        return cls(
+            include=tuple(include),
+            exclude=tuple(exclude),
+            fail_on_skipped=options.get("fail_on_skipped", False),
+        )
 
 
 NO_RULES = FolderRules()

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from clipfleet.architectures import TOWERS, Tower
 from clipfleet.errors import SourceError
 from clipfleet.items import Item
 from clipfleet.storage.filesystem.locations import has_scheme, local_path
-from clipfleet.storage.sources.base import open_source
-from clipfleet.storage.sources.skipped import NO_RULES, FolderRules
+from clipfleet.storage.sources.open_source import open_source
+from clipfleet.storage.sources.options import SourceOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-def tower_of(
-    location: str,
-    rules: FolderRules = NO_RULES,
-    /,
-    *,
-    id_column: str | None = None,
-    uri_column: str | None = None,
-    text_column: str | None = None,
-    quoting: str | None = None,
-    encoding: str | None = None,
-) -> Tower:
+def tower_of(location: str, **options: Unpack[SourceOptions]) -> Tower:
     """Return the tower whose items the source at a path holds.
 
     A text file holds texts, unless its first line is a URL or the path of a file: then it may be
@@ -32,18 +26,11 @@ def tower_of(
     Raises:
         SourceError: The source holds neither, or may hold both, or cannot be read.
     """
-    form = {
-        "id_column": id_column,
-        "uri_column": uri_column,
-        "text_column": text_column,
-        "quoting": quoting,
-        "encoding": encoding,
-    }
     first: dict[Tower, Item | None] = {}
     reasons: list[str] = []
     for tower in TOWERS:
         try:
-            first[tower] = _first_item(location, rules, tower, form)
+            first[tower] = _first_item(location, tower, options)
         except SourceError as error:  # noqa: PERF203 - two towers
             reasons.append(str(error))
     if not first:
@@ -58,11 +45,8 @@ def tower_of(
     )
 
 
-def _first_item(
-    location: str, rules: FolderRules, tower: Tower, columns: dict[str, str | None]
-) -> Item | None:
-    source = open_source(location, rules, tower=tower, **columns)
-    return next(iter(source), None)
+def _first_item(location: str, tower: Tower, options: SourceOptions) -> Item | None:
+    return next(iter(open_source(location, tower=tower, **options)), None)
 
 
 def _names_a_file(location: str, line: str) -> bool:

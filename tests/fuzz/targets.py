@@ -16,7 +16,7 @@ from clipfleet.architectures import Tower, load_architecture
 from clipfleet.errors import ClipfleetError
 from clipfleet.model_card import check_files, load_card
 from clipfleet.settings import load_settings
-from clipfleet.storage.sources.base import open_source
+from clipfleet.storage.sources.open_source import open_source
 from clipfleet.tasks.broker.signing import SIGNATURE_HEADER, check_signature, signature
 from clipfleet.workers.engines.fake import write_fake_engine
 from clipfleet.workers.images.decode import decode

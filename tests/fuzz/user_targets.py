@@ -15,7 +15,7 @@ from clipfleet.items import Item
 from clipfleet.settings import PREFIX, Settings, load_settings
 from clipfleet.storage.filesystem.locations import absolute, in_object_store
 from clipfleet.storage.format.parts import Failure
-from clipfleet.storage.sources.base import open_source
+from clipfleet.storage.sources.open_source import open_source
 from clipfleet.workers.environment import environment_of
 from clipfleet.workers.input_chunks import tokenise
 from clipfleet.workers.text.tokenizer import Tokenizer

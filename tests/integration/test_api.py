@@ -95,7 +95,7 @@ def test_items_in_memory_are_a_source(tmp_path: Path, settings: Settings) -> Non
     assert dataset.vectors().tobytes() == expected.tobytes()
     with pytest.raises(clipfleet.UsageError, match="item 1 is not an item of the txt tower"):
         clipfleet.embed([{"id": "a", "uri": "/a"}], out, model=model, settings=settings)
-    with pytest.raises(clipfleet.UsageError, match="columns, quoting and encoding are of tables"):
+    with pytest.raises(clipfleet.UsageError, match="text_column: for files and folders"):
         clipfleet.embed(items, out, model=model, text_column="text", settings=settings)
     with pytest.raises(clipfleet.UsageError, match=r"--tower is img, and .* is the txt tower"):
         clipfleet.embed(items, out, model=model, tower="img", settings=settings)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from clipfleet.cli.doctor import Check, examine
+from clipfleet.cli.models.doctor import Check, examine
 from clipfleet.errors import DependencyError, GpuLostError
 from clipfleet.model_card import MeasuredOn, ModelCard, Parity, card_path, sha256_of, write_card
 from clipfleet.settings import Settings

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clipfleet.cli.doctor import examine
+from clipfleet.cli.models.doctor import examine
 from clipfleet.errors import BrokerError
 from clipfleet.tasks.broker.redis_client import check_broker, connect
 from clipfleet.tasks.items.queue import ItemQueue

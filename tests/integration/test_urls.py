@@ -20,7 +20,7 @@ from PIL import Image
 import clipfleet
 from clipfleet.cli.output import ITEMS_FAILED
 from clipfleet.errors import SourceError
-from clipfleet.storage.sources.base import open_source
+from clipfleet.storage.sources.open_source import open_source
 from clipfleet.workers.engines.fake import write_fake_engine
 from tests.integration.support import PATIENCE_S, forget_settings
 from tests.web import Web, after, make_certificate, redirect, serve_web, status

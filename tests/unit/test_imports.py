@@ -71,9 +71,11 @@ def package_of(module: str) -> str:
 def room_of(module: str) -> str:
     """Return the innermost package that a module is in, or the module if it stands in none."""
     parent = module.rpartition(".")[0]
-    stands_alone = parent in {"clipfleet", "clipfleet.workers.engines"} or parent in {
-        f"clipfleet.{folder}" for folder in FOLDERS
-    }
+    stands_alone = parent in {
+        "clipfleet",
+        "clipfleet.cli",
+        "clipfleet.workers.engines",
+    } or parent in {f"clipfleet.{folder}" for folder in FOLDERS}
     return module if stands_alone or MODULES[module].stem == "__init__" else parent
 
 

@@ -49,6 +49,7 @@ PUBLIC = [
     "Settings",
     "SettingsError",
     "Snapshot",
+    "SourceOptions",
     "StorageError",
     "Submission",
     "Summary",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clipfleet.architectures import Tower
 from clipfleet.items import Item
-from clipfleet.storage.sources.base import open_source
+from clipfleet.storage.sources.open_source import open_source
 
 ROUNDS = 3
 _ENOUGH_S = 10.0  # after which no other round is needed

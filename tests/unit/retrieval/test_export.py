@@ -14,7 +14,7 @@ import pytest
 
 import clipfleet
 from clipfleet.architectures import TOWERS, Tower
-from clipfleet.cli.export_commands import TargetName
+from clipfleet.cli.retrieval.export_commands import TargetName
 from clipfleet.errors import DatasetError, UsageError
 from clipfleet.items import Item
 from clipfleet.retrieval.export import copy_file, parquet_folder

@@ -12,7 +12,8 @@ from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.plan import planner as plan
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.reader import Job, PlanReader, jobs, shards
-from clipfleet.storage.sources.base import ListSource, open_source
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.storage.sources.open_source import open_source
 from tests.datasets import (
     WatchedFilesystem,
     files_of,

@@ -21,8 +21,9 @@ from clipfleet.storage.plan.planner import plan_items, plan_retry
 from clipfleet.storage.plan.reader import jobs
 from clipfleet.storage.plan.refresh import Refresh, move_source, refresh_items
 from clipfleet.storage.plan.retries import read_shard_work
-from clipfleet.storage.sources.base import ListSource, open_source
+from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.sources.folder import FolderSource
+from clipfleet.storage.sources.open_source import open_source
 from clipfleet.storage.verify.verify import verify_dataset
 from tests.datasets import embedded, images, make_card, memory_dataset, texts
 from tests.interleavings.test_retries import errors_rows, rows_by_the_readers_rule, vectors

@@ -15,8 +15,8 @@ from clipfleet.architectures import Tower
 from clipfleet.errors import SourceError, UsageError
 from clipfleet.items import Item
 from clipfleet.storage.plan.planner import plan_items
-from clipfleet.storage.sources.base import open_source
 from clipfleet.storage.sources.folder import FolderSource
+from clipfleet.storage.sources.open_source import open_source
 from tests.datasets import memory_dataset
 
 Write = Callable[..., str]
@@ -41,12 +41,12 @@ def _bytes(line: str | bytes | dict[str, Any]) -> bytes:
     return (line if isinstance(line, str) else json.dumps(line, ensure_ascii=False)).encode()
 
 
-def read(location: str, tower: Tower = "txt", **columns: str) -> list[tuple[str, str | None]]:
+def read(location: str, tower: Tower = "txt", **columns: Any) -> list[tuple[str, str | None]]:
     items: list[Item] = list(open_source(location, tower=tower, **columns))
     return [(item.id, item.uri if tower == "img" else item.text) for item in items]
 
 
-def faults(location: str, tower: Tower = "txt", **form: str) -> list[tuple[str, str]]:
+def faults(location: str, tower: Tower = "txt", **form: Any) -> list[tuple[str, str]]:
     """Return the ids and faults of the rows that are no items."""
     items = list(open_source(location, tower=tower, **form))
     return [(item.id, item.fault) for item in items if item.fault]

@@ -35,7 +35,8 @@ from clipfleet.storage.format.parts import Embedded, Failure
 from clipfleet.storage.plan.failures import count_failures
 from clipfleet.storage.plan.planner import plan_items, plan_retry
 from clipfleet.storage.plan.refresh import Refresh, refresh_items
-from clipfleet.storage.sources.base import ListSource, open_source
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.storage.sources.open_source import open_source
 from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks import embed_shard as embed_module
 from clipfleet.tasks.app import make_app

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from clipfleet.errors import DatasetError, DatasetMismatchError, UsageError
+from clipfleet.items import TextNormalisation
 from clipfleet.model_card import load_card
 from clipfleet.settings import load_settings
-from clipfleet.storage.format.dataset import Dataset, TextNormalisation
+from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.reader import PlanReader, shards
 from clipfleet.storage.sources.base import Source
@@ -29,10 +30,7 @@ def opened(
         write_fake_engine(folder, "txt"),
         find=lambda model, _: model,
         tower=None,
-        id_column=None,
-        uri_column=None,
-        text_column=None,
-        text_normalisation=normalisation,
+        options={"text_normalisation": normalisation},
     )
 
 
@@ -79,14 +77,11 @@ def test_an_unknown_normalisation_is_of_a_newer_version(tmp_path: Path) -> None:
 
 
 def test_images_have_no_text_normalisation(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is an engine of images: leave it out"):
+    with pytest.raises(UsageError, match="is read for the img tower: leave it out"):
         open_inputs(
             [{"id": "1", "uri": "/a.jpg"}],
             write_fake_engine(tmp_path, "img"),
             find=lambda model, _: model,
             tower=None,
-            id_column=None,
-            uri_column=None,
-            text_column=None,
-            text_normalisation="evaluation",
+            options={"text_normalisation": "evaluation"},
         )

@@ -26,7 +26,6 @@ from tests.stand_in_index import StandInIndex
 
 GOOD = [float(n) for n in range(1, DIM + 1)]
 UNIT = np.array(GOOD, np.float32) / np.linalg.norm(GOOD)
-NO_COLUMNS = {"id_column": None, "uri_column": None, "text_column": None}
 
 
 def index_card(checkpoint: str = "c") -> IndexCard:
@@ -56,7 +55,7 @@ class Encoders:
 
 
 def opened(path: Path, **given: Any) -> list[Queries]:
-    options = {"size": 2, "has_model": False, "tower": None, "columns": NO_COLUMNS, **given}
+    options = {"size": 2, "has_model": False, "tower": None, "options": {}, **given}
     card, encoders = options.pop("card", index_card()), options.pop("encoders", Encoders())
     return list(open_queries(str(path), card, encoders, **options))
 

@@ -227,8 +227,8 @@ def _embed_with_pytorch(
     with naming_missing_packages():
         from clipfleet.convert.checkpoints.torch_engine import open_torch_engine
     from clipfleet.model_card import load_card
-    from clipfleet.storage.sources.base import open_source
     from clipfleet.storage.sources.normalisation import NormalisedTexts
+    from clipfleet.storage.sources.open_source import open_source
     from clipfleet.tasks.local.here import embed_here
     from clipfleet.workers.embedder import Embedder
 

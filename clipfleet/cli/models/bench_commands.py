@@ -9,23 +9,21 @@ import typer
 from clipfleet.cli.options import (
     AllowUnverified,
     Contexts,
-    Encoding,
     FolderTower,
-    IdColumn,
     Json,
     Model,
     ProviderName,
-    Quoting,
     ShardSize,
     SourceArgument,
-    TextColumn,
-    UriColumn,
     engine_settings,
     settings_from,
 )
 from clipfleet.cli.output import DONE, ITEMS_FAILED, end_on_sigterm, print_result
+from clipfleet.cli.source_options import with_source_options
+from clipfleet.storage.sources.options import SourceOptions
 
 
+@with_source_options
 def bench(
     source: SourceArgument,
     model: Model,
@@ -40,15 +38,12 @@ def bench(
     limit: Annotated[int, typer.Option(min=1, help="Items to measure with, at most.")] = 20_000,
     seconds: Annotated[float, typer.Option(min=0.1, help="Seconds for each stage.")] = 4.0,
     shard_size: ShardSize = None,
-    id_column: IdColumn = None,
-    uri_column: UriColumn = None,
-    text_column: TextColumn = None,
-    quoting: Quoting = None,
-    encoding: Encoding = None,
     provider: Annotated[ProviderName | None, typer.Option(help="ONNX Runtime's provider.")] = None,
     contexts: Contexts = None,
     allow_unverified: AllowUnverified = False,
     as_json: Json = False,
+    *,
+    source_options: SourceOptions,
 ) -> None:
     """Measure each stage of embedding, and name the slowest one.
 
@@ -73,11 +68,7 @@ def bench(
         model,
         find=lambda folder, tower: find_engine(folder, tower, settings),
         tower=tower.value if tower else None,
-        id_column=id_column,
-        uri_column=uri_column,
-        text_column=text_column,
-        quoting=quoting.value if quoting else None,
-        encoding=encoding,
+        options=source_options,
     )
     report = measure_source(
         opened,

@@ -14,21 +14,18 @@ import clipfleet
 from clipfleet.cli.options import (
     AllowUnverified,
     Contexts,
-    Encoding,
-    IdColumn,
     Json,
     Model,
     ProviderName,
-    Quoting,
-    TextColumn,
     TowerName,
-    UriColumn,
     UrlHosts,
     engine_settings,
     settings_from,
 )
 from clipfleet.cli.output import DONE, ITEMS_FAILED, check_file_name, end_on_sigterm, print_result
+from clipfleet.cli.source_options import with_source_options
 from clipfleet.errors import UsageError
+from clipfleet.storage.sources.options import SourceOptions
 
 if TYPE_CHECKING:
     from clipfleet.architectures import Tower
@@ -46,6 +43,7 @@ IndexArgument = Annotated[
 _Provider = Annotated[ProviderName | None, typer.Option(help="ONNX Runtime's provider.")]
 
 
+@with_source_options
 def search(
     index: IndexArgument,
     texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts.")] = None,
@@ -84,16 +82,13 @@ def search(
     tower: Annotated[
         TowerName | None, typer.Option("--tower", help="What a file of queries holds, if unclear.")
     ] = None,
-    id_column: IdColumn = None,
-    uri_column: UriColumn = None,
-    text_column: TextColumn = None,
-    quoting: Quoting = None,
-    encoding: Encoding = None,
     provider: _Provider = None,
     contexts: Contexts = None,
     allow_unverified: AllowUnverified = False,
     url_host: UrlHosts = None,
     as_json: Json = False,
+    *,
+    source_options: SourceOptions,
 ) -> None:
     """Find the nearest items of an index for texts and images.
 
@@ -110,6 +105,8 @@ def search(
     end_on_sigterm()
     if queries is not None and (texts or image):
         raise UsageError("--queries stands alone: write the texts and images into the file")
+    if queries is None and source_options:
+        raise UsageError(f"{', '.join(source_options)}: for a file of queries (--queries)")
     _check_outputs(queries, out, html)
     settings = settings_from(
         url_hosts=url_host or None, **engine_settings(provider, contexts, allow_unverified)
@@ -133,13 +130,7 @@ def search(
                 size=batch_size(k),
                 has_model=model is not None,
                 tower=tower.value if tower else None,
-                columns={
-                    "id_column": id_column,
-                    "uri_column": uri_column,
-                    "text_column": text_column,
-                    "quoting": quoting.value if quoting else None,
-                    "encoding": encoding,
-                },
+                options=source_options,
             )
             keep = _SHEET_QUERIES if html else 0
         found = search_index(

@@ -25,7 +25,7 @@ from clipfleet.cli.options import (
     settings_from,
 )
 from clipfleet.cli.output import end_on_sigterm, print_result
-from clipfleet.cli.search_commands import IndexArgument, open_index
+from clipfleet.cli.retrieval.search_commands import IndexArgument, open_index
 from clipfleet.errors import DependencyError
 
 _LINE_INTERVAL_S = 5.0

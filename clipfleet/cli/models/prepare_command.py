@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipfleet.architectures import TOWERS
-from clipfleet.cli.engine_commands import (
+from clipfleet.cli.models.engine_commands import (
     VerifyImages,
     VerifyTexts,
     engine_line,

@@ -1,0 +1,1 @@
+"""Commands of models: they are prepared, converted, built, measured and examined."""

@@ -1,0 +1,1 @@
+"""Commands from the vectors to an answer: indexes, search, evaluation, exports."""

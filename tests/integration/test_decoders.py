@@ -216,11 +216,13 @@ def test_only_sound_jpeg_files_in_usual_colours_are_left_to_the_gpu(tmp_path: Pa
 @pytest.mark.parametrize(
     ("layout", "answer"),
     [
-        (OWN_SIZE, [64, 30, 20, 30, 20, 100]),
-        (FILES, [64, 30, 20, 31, 20, 100]),
-        (FILES, [64, 30, 20, 30, 20, 1 << 30]),
-        (FILES, [64, 30, 20, 30, 20, 0]),
-        (FILES, [64, 30, 20, 30, 20, 100, 1]),
+        (OWN_SIZE, [64, 30, 20, 30, 20, 100, 0]),
+        (FILES, [64, 30, 20, 31, 20, 100, 0]),
+        (FILES, [64, 30, 20, 30, 20, 1 << 30, 0]),
+        (FILES, [64, 30, 20, 30, 20, -1, 0]),
+        (FILES, [64, 30, 20, 30, 20, 100, 4]),
+        (FILES, [64, 30, 20, 30, 20, 100]),
+        (FILES, [64, 30, 20, 30, 20, 20, 100, 0]),
     ],
 )
 def test_a_file_that_a_region_cannot_have_is_no_answer(layout: Layout, answer: list[int]) -> None:

@@ -207,7 +207,7 @@ def _item_errors(name: str, max_pixels: int) -> Iterator[None]:
 def _without_end(name: str) -> ItemError:
     return item_error(
         DECODE_FAILED,
-        f"{shown(name)} is cut off, and lacks no pixel, only its end: mend it, or embed it into "
+        f"{shown(name)} is cut off, and lacks only its end, no pixel: mend it, or embed it into "
         "another dataset with --truncated allow (CLIPFLEET_TRUNCATED)",
     )
 

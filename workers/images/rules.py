@@ -51,9 +51,9 @@ def _to_8_bits(image: Image.Image, name: str, rule: SixteenBit) -> Image.Image:
     if rule == "error":
         raise item_error(
             NOT_8_BIT,
-            f"{shown(name)} is of {kind} ({image.mode}), of which the original's transform makes a "
-            "white or black picture: embed it into another dataset with --sixteen-bit scale, or "
-            "original for that picture (CLIPFLEET_SIXTEEN_BIT)",
+            f"{shown(name)} is of {kind} ({image.mode}), of which the original's transform makes "
+            "white or black: embed it into another dataset with --sixteen-bit scale|original "
+            "(CLIPFLEET_SIXTEEN_BIT)",
         )
     values = np.asarray(image).astype(np.float64)
     finite = values[np.isfinite(values)]

@@ -47,11 +47,11 @@ def _to_8_bits(image: Image.Image, name: str, rule: SixteenBit) -> Image.Image:
     """Return an image with its range of values as 0 to 255, or as it is."""
     if rule == "original":
         return image
-    kind = {"I": "32-bit integers", "F": "floating point"}.get(image.mode, "16 bits a pixel")
+    kind = "floating point" if image.mode == "F" else "more than 8 bits a pixel"
     if rule == "error":
         raise item_error(
             NOT_8_BIT,
-            f"{shown(name)} is of {kind} ({image.mode}), of which the original's transform makes "
+            f"{shown(name)} is of {kind} ({image.mode}), which the original's transform turns "
             "white or black: embed it into another dataset with --sixteen-bit scale|original "
             "(CLIPFLEET_SIXTEEN_BIT)",
         )

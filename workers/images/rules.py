@@ -51,8 +51,8 @@ def _to_8_bits(image: Image.Image, name: str, rule: SixteenBit) -> Image.Image:
     if rule == "error":
         raise item_error(
             NOT_8_BIT,
-            f"{shown(name)} is of {kind} ({image.mode}), which the original's transform turns "
-            "white or black: embed it into another dataset with --sixteen-bit scale|original "
+            f"{shown(name)} is of {kind} ({image.mode}), which the original turns white or "
+            "black: embed it into another dataset with --sixteen-bit scale|original "
             "(CLIPFLEET_SIXTEEN_BIT)",
         )
     values = np.asarray(image).astype(np.float64)

@@ -30,6 +30,7 @@ from pydantic_settings import (
 
 from clipfleet.errors import SettingsError
 from clipfleet.hosts import allowed_host
+from clipfleet.images import Alpha, SixteenBit, Truncated
 from clipfleet.validation import problems
 
 PREFIX = "CLIPFLEET_"
@@ -208,6 +209,21 @@ class Settings(BaseSettings):
     max_image_bytes: PositiveInt = 256 << 20
     """Maximum of bytes in an image file. A larger file becomes an error row. Larger values take
     more memory."""
+
+    sixteen_bit: SixteenBit = "error"
+    """Pictures of 16 or 32 bits a pixel, and of floating point, of which the original's transform
+    makes a white or black picture. `error`: an error row. `scale`: the range of the picture's own
+    values becomes 8 bits. `original`: the original's vectors. A dataset keeps the choice of its
+    first submission; for single items, the worker that makes it decides."""
+
+    alpha: Alpha = "original"
+    """Ground below transparent pixels. `original`: none, so what a pixel hides is seen, often
+    black. `white` or `black`: the picture is put on it. A dataset keeps one choice, as for
+    `sixteen_bit`."""
+
+    truncated: Truncated = "error"
+    """JPEG files that lack only their end, and no pixel. `error`: an error row. `allow`: they are
+    embedded, with the vectors of whole files. A dataset keeps one choice, as for `sixteen_bit`."""
 
     decode_attempts: PositiveInt = 3
     """Attempts of an image that ends its decoder, or takes longer than `decode_timeout_s`, before

@@ -72,7 +72,9 @@ def embed_shard(
     work = read_shard_work(dataset, task.shard)
     progress = working().progress
     # What ended a process may be a file in the GPU's decoder, which runs in the process.
-    embedded = embedder.embed(work.items, exact=lost > 0, progress=progress)
+    embedded = embedder.embed(
+        work.items, rules=dataset.info.rules, exact=lost > 0, progress=progress
+    )
     embedded = work.finish(embedded)
     return commit(dataset, name, embedded, card=embedder.card, worker=worker)
 
@@ -135,6 +137,8 @@ def _log_done(task: EmbedTask, done: Commit | None, seconds: float) -> None:
         "items": items,
         "errors": done.errors,
         "cut": done.cut,
+        "transparent": done.transparent,
+        "without_end": done.without_end,
         "seconds": round(seconds, 3),
         "items_per_s": round(items / max(seconds, 1e-9), 1),
     }

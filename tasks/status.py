@@ -163,6 +163,16 @@ class Progress:
         return self._planned.cut + self._single_items.cut
 
     @property
+    def transparent(self) -> int:
+        """Vectors of images with a transparent pixel."""
+        return self._planned.transparent + self._single_items.transparent
+
+    @property
+    def without_end(self) -> int:
+        """Vectors of JPEG files that lack their ends."""
+        return self._planned.without_end + self._single_items.without_end
+
+    @property
     def done(self) -> int:
         """Items with a vector or an error, but those that are in a retry."""
         return self.vectors + self.errors - self._in_retry
@@ -217,6 +227,8 @@ class Progress:
             "vectors": self.vectors,
             "errors": self.errors,
             "cut": self.cut,
+            "transparent": self.transparent,
+            "without_end": self.without_end,
             "skipped": self.skipped,
             "shards": self.shards,
             "shards_done": self.shards_done,
@@ -234,9 +246,17 @@ class Progress:
         """Return the status as lines of text."""
         name = f"{self.dataset.root}:{self.job.id}" if self.job else self.dataset.root
         head = f"{name}: {sentence(self.snapshot())}; {self.shards_done:,}/{self.shards:,} shards"
-        cut = [f"  {self.cut:,} texts were cut to the model's length"] if self.cut else []
+        counted = [
+            f"  {count:,} {what}"
+            for count, what in (
+                (self.cut, "texts were cut to the model's length"),
+                (self.transparent, "images are transparent"),
+                (self.without_end, "JPEG files lack their ends"),
+            )
+            if count
+        ]
         more = [*self._missing_lines(), *self._conflict_lines(), *refusal_lines(self.refusals)]
-        about = [*cut, *skipped_lines(self.skipped)]
+        about = [*counted, *skipped_lines(self.skipped)]
         return [head, *about, *self._redis_lines(), *self._waiting_lines(), *more]
 
     def _redis_lines(self) -> list[str]:

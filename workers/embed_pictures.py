@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfleet.images import PictureRules
 from clipfleet.items import Item
 from clipfleet.storage.format.parts import Failure
 from clipfleet.workers.engines.base import PictureEngine
 from clipfleet.workers.images.decoder import Picture
 from clipfleet.workers.images.decoders import Decoders
-from clipfleet.workers.input_chunks import Outcome
+from clipfleet.workers.input_chunks import Decoded, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def embed_pictures(
     decoders: Decoders,
     progress: Callable[[], None],
     *,
+    rules: PictureRules,
     exact: bool,
     begin: Callable[[Sequence[Item]], None],
 ) -> Pictures:
@@ -64,12 +66,12 @@ def embed_pictures(
         EngineError: The engine failed.
         StorageError: A file system did not answer.
     """
-    found = _run(items, engine, decoders, progress, exact=exact)
+    found = _run(items, engine, decoders, progress, rules=rules, exact=exact)
     if found.left:
         again = [items[number] for number in found.left]
         log.info("the CPU decodes what the GPU did not", extra={"images": len(again)})
         begin(again)
-        found.replace(_run(again, engine, decoders, progress, exact=True))
+        found.replace(_run(again, engine, decoders, progress, rules=rules, exact=True))
     return found
 
 
@@ -79,6 +81,7 @@ def _run(
     decoders: Decoders,
     progress: Callable[[], None],
     *,
+    rules: PictureRules,
     exact: bool,
 ) -> Pictures:
     outcomes: list[Outcome] = []
@@ -89,11 +92,13 @@ def _run(
             if isinstance(outcome, Failure):
                 outcomes.append(outcome)
             else:
-                outcomes.append(outcome.size)
+                outcomes.append(Decoded.of(outcome))
                 yield outcome
 
     with closing(
-        decoders.run(items, exact=exact, progress=progress, idle=engine.collect_pictures)
+        decoders.run(
+            items, rules=rules, exact=exact, progress=progress, idle=engine.collect_pictures
+        )
     ) as stream:
         left = engine.run_pictures(decoded(), features, progress)
     positions = list(_rows(outcomes))

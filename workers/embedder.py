@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from clipfleet.error_codes import NON_FINITE
 from clipfleet.errors import CardError, SettingsError, UsageError
+from clipfleet.images import PictureRules
 from clipfleet.items import Item
 from clipfleet.model_card import ModelCard
 from clipfleet.settings import Settings
@@ -24,7 +25,15 @@ from clipfleet.workers.faulty_items import with_faulty
 from clipfleet.workers.http.prefetch import Prefetcher
 from clipfleet.workers.images.decoders import Decoders, nothing
 from clipfleet.workers.images.read import is_http_url
-from clipfleet.workers.input_chunks import Chunk, Outcome, TextFit, image_chunks, text_inputs
+from clipfleet.workers.images.rules import Remark
+from clipfleet.workers.input_chunks import (
+    Chunk,
+    Decoded,
+    Outcome,
+    TextFit,
+    image_chunks,
+    text_inputs,
+)
 from clipfleet.workers.open_decoders import open_decoders
 from clipfleet.workers.text.tokenizer import Tokenizer
 
@@ -87,22 +96,32 @@ class Embedder(Closing):
         return self.engine.card
 
     def embed(
-        self, items: Sequence[Item], *, exact: bool = False, progress: Progress = nothing
+        self,
+        items: Sequence[Item],
+        *,
+        rules: PictureRules | None = None,
+        exact: bool = False,
+        progress: Progress = nothing,
     ) -> Embedded:
         """Return a vector or a failure for each of `items`, in order; a failure if it has a fault.
 
-        If `exact`, the GPU decodes none of them, whatever the setting `decode` is.
+        Without `rules`, those of the settings are used. If `exact`, the GPU decodes none of them,
+        whatever the setting `decode` is.
 
         Raises:
             EngineError: The engine failed.
             StorageError: A file system did not answer.
         """
+        rules = rules or PictureRules.of(self.settings)
         sound = [item for item in items if not item.fault]
         if len(sound) < len(items):
-            return with_faulty(self._embed(sound, exact=exact, progress=progress), items)
-        return self._embed(items, exact=exact, progress=progress)
+            embedded = self._embed(sound, rules=rules, exact=exact, progress=progress)
+            return with_faulty(embedded, items)
+        return self._embed(items, rules=rules, exact=exact, progress=progress)
 
-    def _embed(self, items: Sequence[Item], *, exact: bool, progress: Progress) -> Embedded:
+    def _embed(
+        self, items: Sequence[Item], *, rules: PictureRules, exact: bool, progress: Progress
+    ) -> Embedded:
         source = self._source
         if isinstance(source, Tokenizer):
             return self._embed_texts(items, source, progress)
@@ -110,11 +129,11 @@ class Embedder(Closing):
         gpu = picture_engine(self.engine)
         if gpu:
             found = embed_pictures(
-                items, gpu, source, progress, exact=exact, begin=self._prefetch_of
+                items, gpu, source, progress, rules=rules, exact=exact, begin=self._prefetch_of
             )
             vectors, outcomes = _normalised(items, found.outcomes, found.features)
             return _embedded(items, outcomes, vectors, has_sizes=True)
-        pictures = source.run(items, progress=progress)
+        pictures = source.run(items, rules=rules, progress=progress)
         images = image_chunks(items, self.engine, size=self.chunk, pictures=pictures)
         return embed_chunks(items, self.engine, images, progress=progress)
 
@@ -270,9 +289,20 @@ def _embedded(
     return Embedded(
         items=[item for item, outcome in pairs if not isinstance(outcome, Failure)],
         vectors=vectors,
-        sizes=[outcome for outcome in outcomes if isinstance(outcome, tuple)]
+        sizes=[outcome.size for outcome in outcomes if isinstance(outcome, Decoded)]
         if has_sizes
         else None,
         failures=[outcome for outcome in outcomes if isinstance(outcome, Failure)],
         cut=frozenset(item.id for item, outcome in pairs if outcome is TextFit.CUT),
+        transparent=_remarked(pairs, Remark.TRANSPARENT),
+        without_end=_remarked(pairs, Remark.WITHOUT_END),
+    )
+
+
+def _remarked(pairs: Sequence[tuple[Item, Outcome]], remark: Remark) -> frozenset[str]:
+    """Return the ids of the images with a remark."""
+    return frozenset(
+        item.id
+        for item, outcome in pairs
+        if isinstance(outcome, Decoded) and remark in outcome.remark
     )

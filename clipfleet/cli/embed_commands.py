@@ -35,6 +35,7 @@ from clipfleet.cli.options import (
     settings_from,
 )
 from clipfleet.cli.output import end_on_sigterm, end_with, print_result
+from clipfleet.cli.picture_options import AlphaOption, SixteenBitOption, TruncatedOption
 from clipfleet.cli.source_options import with_source_options
 from clipfleet.errors import UsageError
 from clipfleet.storage.sources.options import SourceOptions
@@ -55,6 +56,9 @@ def embed(
     shard_size: ShardSize = None,
     dtype: Dtype = None,
     decode: DecodeOption = None,
+    sixteen_bit: SixteenBitOption = None,
+    alpha: AlphaOption = None,
+    truncated: TruncatedOption = None,
     refresh: Refresh = False,
     on_conflict: OnConflictOption = None,
     moved_from: MovedFrom = None,
@@ -93,6 +97,9 @@ def embed(
         shard_size=shard_size,
         embedding_dtype=dtype,
         decode=decode,
+        sixteen_bit=sixteen_bit,
+        alpha=alpha,
+        truncated=truncated,
         redis_url=redis_url,
         url_hosts=url_host or None,
         **engine_settings(provider, contexts, allow_unverified),
@@ -130,6 +137,9 @@ def submit(
     shard_size: ShardSize = None,
     dtype: Dtype = None,
     decode: DecodeOption = None,
+    sixteen_bit: SixteenBitOption = None,
+    alpha: AlphaOption = None,
+    truncated: TruncatedOption = None,
     refresh: Refresh = False,
     on_conflict: OnConflictOption = None,
     moved_from: MovedFrom = None,
@@ -149,7 +159,13 @@ def submit(
     clipfleet submit /new/photos /vectors/photos --model models/vit-b-16 --moved-from /old/photos
     """
     settings = settings_from(
-        shard_size=shard_size, embedding_dtype=dtype, decode=decode, redis_url=redis_url
+        shard_size=shard_size,
+        embedding_dtype=dtype,
+        decode=decode,
+        sixteen_bit=sixteen_bit,
+        alpha=alpha,
+        truncated=truncated,
+        redis_url=redis_url,
     )
     submission = clipfleet.submit(
         source,
@@ -208,6 +224,9 @@ def worker(
     provider: Annotated[ProviderName | None, typer.Option(help="ONNX Runtime's provider.")] = None,
     contexts: Contexts = None,
     decode: DecodeOption = None,
+    sixteen_bit: SixteenBitOption = None,
+    alpha: AlphaOption = None,
+    truncated: TruncatedOption = None,
     allow_unverified: AllowUnverified = False,
 ) -> None:
     """Serve the queue of one tower, until SIGTERM.
@@ -235,6 +254,9 @@ def worker(
         input_roots=[str(root.absolute()) for root in input_root] if input_root else None,
         url_hosts=url_host or None,
         decode=decode,
+        sixteen_bit=sixteen_bit,
+        alpha=alpha,
+        truncated=truncated,
         **engine_settings(provider, contexts, allow_unverified),
     )
     if build_if_missing and model.is_dir():

@@ -169,7 +169,9 @@ class _Arrival:
             code, reason = self._given_up
             failures += [Failure(item=item, error=code, message=reason) for item in valid]
             valid = []
-        embedded = self._embedder.embed(valid, progress=working().progress)
+        embedded = self._embedder.embed(
+            valid, rules=self._dataset.info.rules, progress=working().progress
+        )
         return replace(embedded, failures=[*embedded.failures, *failures])
 
 

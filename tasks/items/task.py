@@ -20,6 +20,7 @@ from clipfleet.errors import (
     MessageError,
     UsageError,
 )
+from clipfleet.images import PictureRules
 from clipfleet.items import Item
 from clipfleet.messages import EMBED_ITEMS_TASK, queue_name
 from clipfleet.storage.commit.commit import Commit
@@ -45,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 def open_dataset(embedder: Embedder, named: str | None) -> Dataset:
-    """Return the dataset of a message; its first item creates it.
+    """Return the dataset of a message; its first item creates it, with this worker's rules.
 
     Raises:
         MessageError: It lies outside the worker's output folder, or a dataset of this name would
@@ -68,6 +69,7 @@ def open_dataset(embedder: Embedder, named: str | None) -> Dataset:
             kind="stream",
             embedding_dtype=settings.embedding_dtype,
             decode=settings.decode,
+            rules=PictureRules.of(settings),
             store_timeout_s=store_timeout_s,
         )
     dataset.check_model(card)
@@ -191,6 +193,8 @@ def _log_done(received: int, outcome: Outcome, dataset: Dataset, seconds: float)
         "items": items,
         "errors": sum(done.errors for done in commits),
         "cut": sum(done.cut for done in commits),
+        "transparent": sum(done.transparent for done in commits),
+        "without_end": sum(done.without_end for done in commits),
         "seconds": round(seconds, 3),
         "items_per_s": round(items / max(seconds, 1e-9), 1),
     }

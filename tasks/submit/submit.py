@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clipfleet.images import PictureRules
 from clipfleet.model_card import ModelCard, load_card
 from clipfleet.settings import Settings
 from clipfleet.storage.commit.kinds import check_kind
@@ -147,8 +148,8 @@ def create_planned(root: str, card: ModelCard, settings: Settings, source: Sourc
     """Create a planned dataset for a model's vectors of a source, or open it.
 
     Raises:
-        DatasetMismatchError: It exists, for another model, embedding dtype, decoder or text
-            normalisation.
+        DatasetMismatchError: It exists, for another model, embedding dtype, decoder, text
+            normalisation or other picture rules.
         DatasetKindError: It is a stream of single items.
         DatasetError: The folder holds other files, or the dataset is damaged.
     """
@@ -158,6 +159,7 @@ def create_planned(root: str, card: ModelCard, settings: Settings, source: Sourc
         kind="planned",
         embedding_dtype=settings.embedding_dtype,
         decode=settings.decode,
+        rules=PictureRules.of(settings),
         text_normalisation=text_normalisation_of(source),
         store_timeout_s=settings.store_timeout_s,
     )

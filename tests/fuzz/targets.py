@@ -14,6 +14,7 @@ from PIL import Image
 
 from clipfleet.architectures import Tower, load_architecture
 from clipfleet.errors import ClipfleetError
+from clipfleet.images import PictureRules
 from clipfleet.model_card import check_files, load_card
 from clipfleet.settings import load_settings
 from clipfleet.storage.sources.open_source import open_source
@@ -26,7 +27,7 @@ from tests.fuzz.embed_targets import EMBED_TARGETS
 from tests.fuzz.process_targets import PROCESS_TARGETS
 from tests.fuzz.redis_targets import REDIS_TARGETS
 from tests.fuzz.tables import table_target
-from tests.fuzz.target import Make, Target
+from tests.fuzz.target import Make, Target, rows
 from tests.fuzz.user_targets import USER_TARGETS
 from tests.fuzz.web_targets import WEB_TARGETS
 
@@ -34,6 +35,7 @@ TOWERS: tuple[Tower, ...] = ("img", "txt")
 _QUEUE = "clipfleet.txt"
 _KEY = "k" * 32
 _MAX_PIXELS = 1_000_000
+_RULES = PictureRules(sixteen_bit="scale", alpha="white", truncated="allow")
 
 
 def signed(folder: Path) -> Target:
@@ -116,7 +118,9 @@ def image(folder: Path) -> Target:
     seeds = [p.read_bytes() for p in sorted(samples.rglob("*")) if p.suffix in {".jpg", ".png"}]
 
     def run(data: bytes) -> None:
-        decode(data, "x", _MAX_PIXELS)
+        with rows():
+            decode(data, "x", _MAX_PIXELS)
+        decode(data, "x", _MAX_PIXELS, _RULES)
 
     return Target(run=run, seeds=(*_small_images(), *seeds[:1]))
 
@@ -126,6 +130,11 @@ def _small_images() -> list[bytes]:
     for kind in ("PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG"):
         file = BytesIO()
         Image.new("RGB", (4, 3), "red").save(file, kind)
+        made.append(file.getvalue())
+    made.append(made[-1][:-2])  # a JPEG file without its end
+    for mode in ("I;16", "LA"):
+        file = BytesIO()
+        Image.new(mode, (4, 3)).save(file, "PNG")
         made.append(file.getvalue())
     return made
 

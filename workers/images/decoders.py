@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from clipfleet.error_codes import DECODE_TIMEOUT, DECODER_CRASHED
 from clipfleet.errors import ItemError, StorageError
+from clipfleet.images import DEFAULT_RULES, PictureRules
 from clipfleet.items import Item
 from clipfleet.storage.format.parts import Failure
 from clipfleet.workers.closing import Closing
@@ -53,6 +54,7 @@ class _Run:
 
     items: Sequence[Item]
     outcomes: list[Outcome | None]
+    rules: PictureRules
     exact: bool
     next: int = 0  # the first item that no decoder and no fetch has had
     again: list[Request] = field(default_factory=list)  # fetched, or to be tried again
@@ -124,6 +126,7 @@ class Decoders(Closing):
         self,
         items: Sequence[Item],
         *,
+        rules: PictureRules = DEFAULT_RULES,
         exact: bool = False,
         progress: Callable[[], None] = nothing,
         idle: Callable[[], None] = nothing,
@@ -138,7 +141,7 @@ class Decoders(Closing):
         Raises:
             StorageError: A file system did not answer, or no process starts.
         """
-        run = _Run(items=items, outcomes=[None] * len(items), exact=exact)
+        run = _Run(items=items, outcomes=[None] * len(items), rules=rules, exact=exact)
         try:
             for decoder in list(self._decoders):
                 if decoder.is_held:  # by an earlier run, whose caller failed
@@ -276,9 +279,9 @@ class Decoders(Closing):
                 error = no_image(item)
                 run.outcomes[number] = Failure(item=item, error=error.code, message=str(error))
             elif not is_http_url(item.uri):
-                return Request(number=number, uri=item.uri, exact=run.exact)
+                return Request(number=number, uri=item.uri, rules=run.rules, exact=run.exact)
             elif run.may_fetch:
-                request = Request(number=number, uri=item.uri, exact=run.exact)
+                request = Request(number=number, uri=item.uri, rules=run.rules, exact=run.exact)
                 run.fetches[number] = self._fetches.submit(self._fetch, run, request)
             else:
                 run.next = number

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from clipfleet.tasks.broker.consumer import TRACE_HEADER
 from clipfleet.tasks.tracing import Attributes, record_task
 from clipfleet.workers.embedder import Embedder
-
-_TRACE_HEADERS = ("traceparent", "tracestate")
 
 
 @contextmanager
@@ -43,5 +42,6 @@ def reported(
 
 
 def headers_of(request: Any) -> dict[str, str]:
-    """Return the headers of a task's message that name the span of its `submit`."""
-    return {name: value for name in _TRACE_HEADERS if isinstance(value := request.get(name), str)}
+    """Return the header of a task's message that names the span of its `submit`, if it has one."""
+    value = request.get(TRACE_HEADER)
+    return {TRACE_HEADER: value} if isinstance(value, str) else {}

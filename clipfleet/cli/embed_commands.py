@@ -18,6 +18,7 @@ from clipfleet.cli.options import (
     FolderTower,
     Gpus,
     Json,
+    MetricsPort,
     MinOverlap,
     Model,
     MovedFrom,
@@ -71,6 +72,7 @@ def embed(
     contexts: Contexts = None,
     allow_unverified: AllowUnverified = False,
     url_host: UrlHosts = None,
+    metrics_port: MetricsPort = None,
     as_json: Json = False,
     *,
     source_options: SourceOptions,
@@ -95,6 +97,7 @@ def embed(
         decode=decode,
         redis_url=redis_url,
         url_hosts=url_host or None,
+        metrics_port=metrics_port,
         **engine_settings(provider, contexts, allow_unverified),
     )
     from clipfleet.cli.progress_bar import open_display  # rich is slow to import
@@ -209,6 +212,7 @@ def worker(
     contexts: Contexts = None,
     decode: DecodeOption = None,
     allow_unverified: AllowUnverified = False,
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Serve the queue of one tower, until SIGTERM.
 
@@ -235,6 +239,7 @@ def worker(
         input_roots=[str(root.absolute()) for root in input_root] if input_root else None,
         url_hosts=url_host or None,
         decode=decode,
+        metrics_port=metrics_port,
         **engine_settings(provider, contexts, allow_unverified),
     )
     if build_if_missing and model.is_dir():

@@ -32,7 +32,7 @@ def serve_metrics(registry: CollectorRegistry, settings: Settings) -> Iterator[N
     except OSError as error:
         raise UsageError(
             f"metrics cannot be served at {host}:{port}: {error.strerror or error}; choose another "
-            "--metrics-port, or set CLIPFLEET_METRICS_HOST to an address of this machine"
+            "port, or set CLIPFLEET_METRICS_HOST to an address of this machine"
         ) from error
     try:
         yield

@@ -135,8 +135,8 @@ def _provider(url: str) -> TracerProvider:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         raise DependencyError(
-            f"traces need OpenTelemetry ({error}): pip install 'clipfleet[tracing]', or unset "
-            "CLIPFLEET_TRACE_URL"
+            f"traces need OpenTelemetry ({error}): from a checkout, pip install '.[tracing]', or "
+            "unset CLIPFLEET_TRACE_URL"
         ) from error
     provider = TracerProvider(resource=Resource.create({"service.name": _NAME}))
     exporter = OTLPSpanExporter(endpoint=url, timeout=_EXPORT_S)

@@ -9,13 +9,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import pytest
+import promql_parser
 import yaml
 
 from clipfleet.error_codes import ERROR_CODES
 from clipfleet.tasks.metrics import counters, queues, server
-
-promql_parser = pytest.importorskip("promql_parser")
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "examples" / "monitoring"

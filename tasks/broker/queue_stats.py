@@ -63,8 +63,8 @@ def some_messages(client: Client, queue: str, count: int) -> list[Any]:
             pipe.lrange(name, 0, count - 1)
         found = list(itertools.chain.from_iterable(pipe.execute()))
     if not found:
-        # Tags and messages, in turn.
-        found = (client.hrandfield(unacked_key(queue), count, withvalues=True) or [])[1::2]
+        held: Any = client.hrandfield(unacked_key(queue), count, withvalues=True)
+        found = (held or [])[1::2]  # tags and messages, in turn
     return [*filter(None, map(_parsed, found))]
 
 

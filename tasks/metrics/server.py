@@ -59,7 +59,7 @@ def serve_worker_metrics(settings: Settings) -> Iterator[None]:
 
     with scratch_folder() as folder:
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=folder)
+        MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
         tower, processes = str(settings.tower), settings.engine_processes
         sizes = {"clipfleet_engine_processes": ("Engine processes of the worker.", processes)}
         if tower == "img":

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from typing import Any
 
 import pytest
 
-from clipfleet.errors import SettingsError
+from clipfleet.errors import DependencyError, SettingsError
 from clipfleet.settings import load_settings
 from clipfleet.tasks.metrics.queues import items_of
+from clipfleet.tasks.tracing import check_tracing
 from clipfleet.workers.environment import environment_of
 
 
@@ -50,3 +52,13 @@ def test_each_of_several_workers_has_its_own_port() -> None:
 def test_a_collector_without_a_scheme_is_refused() -> None:
     with pytest.raises(SettingsError, match="'collector:4318' is no http:// or https:// URL"):
         load_settings(trace_url="collector:4318")
+
+
+def test_traces_without_opentelemetry_are_refused_with_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exporter = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+    monkeypatch.setitem(sys.modules, exporter, None)
+    check_tracing(load_settings())
+    with pytest.raises(DependencyError, match=r"pip install '\.\[tracing\]'"):
+        check_tracing(load_settings(trace_url="http://127.0.0.1:1/v1/traces"))

@@ -144,7 +144,8 @@ def metrics_at(port: int) -> dict[str, float]:
 def at_work(watched: Watched) -> Watched:
     """Have a worker that serves metrics."""
     if not watched.workers:
-        watched.start_worker().ready()
+        port = str(watched.settings.metrics_port)
+        watched.start_worker("--metrics-port", port, metrics_port=0).ready()
     return watched
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import sys
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from clipfleet.errors import DependencyError, SettingsError
 from clipfleet.settings import load_settings
+from clipfleet.tasks.metrics import counters
 from clipfleet.tasks.metrics.queues import items_of
 from clipfleet.tasks.tracing import check_tracing
+from clipfleet.workers.embedder import Embedder
+from clipfleet.workers.engines.fake import FakeEngine, fake_card
 from clipfleet.workers.environment import environment_of
 
 
@@ -62,3 +67,36 @@ def test_traces_without_opentelemetry_are_refused_with_the_extra(
     check_tracing(load_settings())
     with pytest.raises(DependencyError, match=r"pip install '\.\[tracing\]'"):
         check_tracing(load_settings(trace_url="http://127.0.0.1:1/v1/traces"))
+
+
+class GpuEngine(FakeEngine):
+    """An engine on a GPU of 80 GB, of which 30 are free."""
+
+    def memory_info(self) -> tuple[int, int]:
+        return 30, 80
+
+
+def test_the_memory_of_a_gpu_is_that_of_its_engine() -> None:
+    with Embedder(GpuEngine(fake_card("txt")), load_settings()) as embedder:
+        counters.start_counting(embedder)
+    found = {
+        state: REGISTRY.get_sample_value(
+            "clipfleet_gpu_memory_bytes", {"tower": "txt", "state": state}
+        )
+        for state in ("used", "total")
+    }
+    assert found == {"used": 50, "total": 80}
+
+
+def test_a_full_temporary_folder_costs_metrics_and_no_work(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(counters._ENGINE_ITEMS, "labels", full)
+    with Embedder(FakeEngine(fake_card("txt")), load_settings()) as embedder:
+        counters.count(embedder)
+    [line] = caplog.records
+    assert line.message == "metrics not counted"
+    assert "No space left" in str(vars(line)["reason"])

@@ -14,6 +14,7 @@ from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.fake import FakeEngine, fake_card
 from clipfleet.workers.images.region import Layout, Region
 from clipfleet.workers.tally import VECTOR, Tally
+from tests.fuzz.process_targets import decoder_without_process
 
 
 class Clock:
@@ -101,3 +102,15 @@ def test_a_decoders_work_is_in_its_region_beside_the_pictures() -> None:
     assert region.work_ns == (10, 30)
     assert region.freed == 7
     assert (region.array(region.layout.slot(0), (3, 4, 4), "float32") == 1).all()
+
+
+@pytest.mark.parametrize("work_ns", [(-5, -9), (7, 3), (0, -(1 << 62)), (1 << 62, 5)])
+def test_whatever_a_decoder_says_of_its_work_is_no_negative_time(work_ns: tuple[int, int]) -> None:
+    decoder, theirs = decoder_without_process(Layout(resolution=4, slots=1, ring_bytes=0))
+    read_ns, all_ns = work_ns
+    decoder.region.add_work(read_ns=read_ns, all_ns=all_ns)
+    assert min(decoder.take_work()) >= 0
+    decoder.region.add_work(read_ns=-read_ns, all_ns=-all_ns)
+    assert min(decoder.take_work()) >= 0
+    decoder.socket.close()
+    theirs.close()

@@ -287,6 +287,18 @@ class Settings(BaseSettings):
     """File that a worker touches every 2 s while it receives messages from Redis, for a
     healthcheck. Unset: none."""
 
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """Port at which a worker serves metrics for Prometheus; 0: none. Of several workers that one
+    command starts, each has the next port."""
+
+    metrics_host: str = "127.0.0.1"
+    """Address at which metrics are served. `0.0.0.0` lets other machines read them, without a
+    password."""
+
+    trace_url: str | None = None
+    """Collector of OpenTelemetry that gets the traces of shards (OTLP over HTTP), such as
+    `http://127.0.0.1:4318/v1/traces`. Unset: none. It needs the extra `tracing`."""
+
     # == Set by `clipfleet worker` ==
 
     model: str | None = None
@@ -360,6 +372,13 @@ class Settings(BaseSettings):
         if not schemes:
             raise ValueError("no scheme: name https, or https,http")
         return schemes
+
+    @field_validator("trace_url")
+    @classmethod
+    def _check_trace_url(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError(f"{url!r} is no http:// or https:// URL of a collector")
+        return url
 
     @classmethod
     def settings_customise_sources(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import cached_property
@@ -35,6 +36,7 @@ from clipfleet.workers.input_chunks import (
     text_inputs,
 )
 from clipfleet.workers.open_decoders import open_decoders
+from clipfleet.workers.tally import Tally
 from clipfleet.workers.text.tokenizer import Tokenizer
 
 Progress = Callable[[], None]  # called as items get done, from any thread
@@ -46,6 +48,7 @@ class Embedder(Closing):
     """An engine, its settings and what makes its inputs; a context manager.
 
     `chunk` is the number of items whose inputs are made together. One call of `embed` at a time.
+    `tally` is what it did.
     """
 
     current: ClassVar[Embedder | None] = None  # this process's, see `open_embedder`
@@ -54,6 +57,7 @@ class Embedder(Closing):
         self.engine = engine
         self.settings = settings
         self.chunk = max(_MIN_CHUNK, engine.max_batch)
+        self.tally = Tally()
         self._is_fetching = False
         self._source: Decoders | Tokenizer  # of the engine's inputs
         if engine.card.tower == "img":
@@ -126,16 +130,34 @@ class Embedder(Closing):
         if isinstance(source, Tokenizer):
             return self._embed_texts(items, source, progress)
         self._prefetch_of(items)
+        begin_s = time.time()
+        try:
+            return self._embed_images(items, source, exact=exact, progress=progress)
+        finally:
+            read_s, decode_s = source.take_work()
+            self.tally.add("read", read_s, begin_s=begin_s)
+            self.tally.add("decode", decode_s, begin_s=begin_s)
+
+    def _embed_images(
+        self, items: Sequence[Item], source: Decoders, *, exact: bool, progress: Progress
+    ) -> Embedded:
         gpu = picture_engine(self.engine)
         if gpu:
             found = embed_pictures(
-                items, gpu, source, progress, rules=rules, exact=exact, begin=self._prefetch_of
+                items,
+                gpu,
+                source,
+                progress,
+                rules=rules,
+                exact=exact,
+                begin=self._prefetch_of,
+                tally=self.tally,
             )
             vectors, outcomes = _normalised(items, found.outcomes, found.features)
             return _embedded(items, outcomes, vectors, has_sizes=True)
         pictures = source.run(items, rules=rules, progress=progress)
         images = image_chunks(items, self.engine, size=self.chunk, pictures=pictures)
-        return embed_chunks(items, self.engine, images, progress=progress)
+        return embed_chunks(items, self.engine, images, progress=progress, tally=self.tally)
 
     def _embed_texts(
         self, items: Sequence[Item], tokenizer: Tokenizer, progress: Progress
@@ -154,7 +176,10 @@ class Embedder(Closing):
             size=self.chunk,
             tokenizer=tokenizer,
         )
-        count = self.engine.run_stream(ids, features, progress)
+        with self.tally.measure("engine"):
+            tokenised = self.tally.pulled("tokenise", ids)
+            count = self.engine.run_stream(tokenised, features, progress)
+        self.tally.count_calls(count, call_size=self.chunk)
         vectors, outcomes = _normalised(items, outcomes, features[:count])
         return _embedded(items, outcomes, vectors, has_sizes=False)
 
@@ -215,6 +240,7 @@ def embed_chunks(
     chunks: Generator[Chunk, None, None],
     *,
     progress: Progress = nothing,
+    tally: Tally | None = None,
 ) -> Embedded:
     """Return a vector or a failure for each of `items`, in order.
 
@@ -227,9 +253,12 @@ def embed_chunks(
     vectors = np.empty((len(items), engine.card.dim), dtype=np.float32)
     outcomes: list[Outcome] = []
     kept = 0
+    tally = tally or Tally()
     with closing(chunks):
-        for chunk in chunks:
-            features = engine(chunk.inputs)
+        for chunk in tally.pulled("wait", chunks):
+            with tally.measure("engine"):
+                features = engine(chunk.inputs)
+            tally.count_calls(len(chunk.inputs), call_size=max(_MIN_CHUNK, engine.max_batch))
             good, of_chunk = _normalised(chunk.items, chunk.outcomes, features)
             outcomes += of_chunk
             vectors[kept : kept + len(good)] = good

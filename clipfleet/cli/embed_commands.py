@@ -18,6 +18,7 @@ from clipfleet.cli.options import (
     FolderTower,
     Gpus,
     Json,
+    MetricsPort,
     MinOverlap,
     Model,
     MovedFrom,
@@ -75,6 +76,7 @@ def embed(
     contexts: Contexts = None,
     allow_unverified: AllowUnverified = False,
     url_host: UrlHosts = None,
+    metrics_port: MetricsPort = None,
     as_json: Json = False,
     *,
     source_options: SourceOptions,
@@ -102,6 +104,7 @@ def embed(
         truncated=truncated,
         redis_url=redis_url,
         url_hosts=url_host or None,
+        metrics_port=metrics_port,
         **engine_settings(provider, contexts, allow_unverified),
     )
     from clipfleet.cli.progress_bar import open_display  # rich is slow to import
@@ -228,6 +231,7 @@ def worker(
     alpha: AlphaOption = None,
     truncated: TruncatedOption = None,
     allow_unverified: AllowUnverified = False,
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Serve the queue of one tower, until SIGTERM.
 
@@ -257,6 +261,7 @@ def worker(
         sixteen_bit=sixteen_bit,
         alpha=alpha,
         truncated=truncated,
+        metrics_port=metrics_port,
         **engine_settings(provider, contexts, allow_unverified),
     )
     if build_if_missing and model.is_dir():

@@ -91,6 +91,7 @@ for _command in (
     embed_commands.resume,
     embed_commands.worker,
     dataset_commands.status,
+    dataset_commands.metrics,
     dataset_commands.verify,
     dataset_commands.repair,
     error_commands.errors,

@@ -150,6 +150,17 @@ DecodeOption = Annotated[
         show_default=False,
     ),
 ]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port",
+        min=0,
+        max=65535,
+        help="Serve metrics for Prometheus at this port; of several workers, each has the next "
+        "one [default: none].",
+        show_default=False,
+    ),
+]
 AllowUnverified = Annotated[
     bool,
     typer.Option(

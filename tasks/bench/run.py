@@ -22,7 +22,7 @@ from clipfleet.tasks.bench.sample import read_cold, read_warm, take_sample
 from clipfleet.tasks.bench.stage import Stage
 from clipfleet.tasks.bench.verdict import judge
 from clipfleet.tasks.local.redis_server import server_command
-from clipfleet.tasks.local.scratch import scratch_folder
+from clipfleet.tasks.scratch import scratch_folder
 from clipfleet.tasks.worker.engine_processes import with_engine_processes
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.images.decode import ImageLimits

@@ -56,6 +56,18 @@ def waiting_messages(client: Client, queue: str) -> Iterator[Any]:
         yield from elements(client, name)
 
 
+def some_messages(client: Client, queue: str, count: int) -> list[Any]:
+    """Return up to `count` of the messages in each list of a queue; of held ones if none waits."""
+    with client.pipeline(transaction=False) as pipe:
+        for name in lists_of(queue):
+            pipe.lrange(name, 0, count - 1)
+        found = list(itertools.chain.from_iterable(pipe.execute()))
+    if not found:
+        held: Any = client.hrandfield(unacked_key(queue), count, withvalues=True)
+        found = (held or [])[1::2]  # tags and messages, in turn
+    return [*filter(None, map(_parsed, found))]
+
+
 def elements(client: Client, name: str) -> Iterator[Any]:
     """Yield the messages in a list of Redis; one that moves meanwhile may come twice."""
     # Read from the end where messages enter: a worker takes from the other end, which moves no

@@ -25,6 +25,7 @@ from clipfleet.tasks.broker.redis_client import check_broker, is_local
 from clipfleet.tasks.broker.security_check import log_security_warnings
 from clipfleet.tasks.submit.enqueue import later
 from clipfleet.tasks.submit.job import plan_and_queue
+from clipfleet.tasks.tracing import submit_span
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,8 @@ def submit(
         size = settings.items_in_shard(card.runtime)
         return _plan(dataset, source, settings, size=size, refresh=refresh)
 
-    planned, queueing = plan_and_queue(dataset, settings, plan)
+    with submit_span(settings, dataset.root):
+        planned, queueing = plan_and_queue(dataset, settings, plan)
     job, newer = planned.job, planned.newer
     return Submission(
         dataset=dataset.root,

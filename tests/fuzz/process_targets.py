@@ -42,6 +42,7 @@ def decoder_without_process(layout: Layout) -> tuple[Any, socket.socket]:
     decoder._requested_bytes = decoder._freed = 0
     decoder._held = deque()
     decoder._received = b""
+    decoder._work_ns = (0, 0)
     return decoder, theirs
 
 

@@ -152,6 +152,7 @@ class Decoder:
         self._held: deque[Picture] = deque()  # not freed, or behind one that is not
         self._freed = 0  # pictures; a decoder that was taken over may change the region's count
         self._requested_bytes = 0
+        self._work_ns = (0, 0)  # as in the region at the last `take_work`
         self._unsent = b""
         self._files: list[int] = []  # that go with the unsent requests
         self._received = b""
@@ -194,6 +195,16 @@ class Decoder:
     def room(self) -> int:
         """How many more requests the region has room for."""
         return self._layout.slots - len(self.requests) - len(self._held)
+
+    def take_work(self) -> tuple[float, float]:
+        """Return the seconds of reading and of decoding since the last call.
+
+        A picture may have taken control of the process: so they are any numbers from 0.
+        """
+        (read_before, all_before), self._work_ns = self._work_ns, self.region.work_ns
+        read_ns, all_ns = self._work_ns
+        read_ns, all_ns = max(0, read_ns - read_before), max(0, all_ns - all_before)
+        return read_ns / 1e9, max(0, all_ns - read_ns) / 1e9
 
     def takes(self, request: Request) -> bool:
         """Return whether the decoder can have a request now."""

@@ -16,6 +16,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,9 @@ def _serve(connection: socket.socket, limits: ImageLimits, region: Region, room:
         for line in lines:
             request = json.loads(line)
             file = files.pop(0) if "bytes" in request else None
+            begin_ns = time.monotonic_ns()
             answer = _answer(request, file, limits, region, room)
+            region.add_work(all_ns=time.monotonic_ns() - begin_ns)
             connection.sendall(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
 
 
@@ -85,11 +88,7 @@ def _answer(
     """
     try:
         uri = request["uri"]
-        if file is None:
-            data = read_bytes(uri, limits.max_bytes, limits.input_roots, attempts=limits.attempts)
-        else:
-            with open(file, "rb") as opened:
-                data = opened.read()
+        data = _data(uri, file, limits, region)
         image = open_image(data, uri, limits.max_pixels)
         placed = _placed_jpeg(image, data, region, room, exact="exact" in request)
         if placed is None:
@@ -101,6 +100,18 @@ def _answer(
     except StorageError as error:
         return ["", str(error)]
     return placed
+
+
+def _data(uri: str, file: int | None, limits: ImageLimits, region: Region) -> bytes:
+    """Return the bytes of a picture: of the open file that came with it, or of its own."""
+    begin_ns = time.monotonic_ns()
+    try:
+        if file is None:
+            return read_bytes(uri, limits.max_bytes, limits.input_roots, attempts=limits.attempts)
+        with open(file, "rb") as opened:
+            return opened.read()
+    finally:
+        region.add_work(read_ns=time.monotonic_ns() - begin_ns)
 
 
 def _placed_jpeg(

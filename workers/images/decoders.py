@@ -110,6 +110,7 @@ class Decoders(Closing):
         self._pause_s = pause_s
         self._pin = pin
         self._failed_starts = 0  # since the last decoder that started
+        self._ended_work_s = (0.0, 0.0)  # of decoders that ended, since the last `take_work`
         self._decoders: list[Decoder] = []
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # a URL was fetched
@@ -162,6 +163,15 @@ class Decoders(Closing):
                 fetch.cancel()
             if run.awaited < len(items):  # an error: what the decoders still do is not needed
                 self._end_all()
+
+    def take_work(self) -> tuple[float, float]:
+        """Return the seconds of reading and of decoding since the last call, of all decoders."""
+        read_s, decode_s = self._ended_work_s
+        self._ended_work_s = (0.0, 0.0)
+        for decoder in self._decoders:
+            more_read_s, more_decode_s = decoder.take_work()
+            read_s, decode_s = read_s + more_read_s, decode_s + more_decode_s
+        return read_s, decode_s
 
     def _look(self, run: _Run, timeout_s: float) -> bool:
         """Take answers, and hand out pictures; return whether there were answers."""
@@ -323,6 +333,8 @@ class Decoders(Closing):
     def _end(self, decoder: Decoder) -> list[Request]:
         """End a decoder, and return what it had not answered."""
         self._decoders.remove(decoder)
+        read_s, decode_s = decoder.take_work()
+        self._ended_work_s = (self._ended_work_s[0] + read_s, self._ended_work_s[1] + decode_s)
         self._selector.unregister(decoder.socket)
         return decoder.close()
 

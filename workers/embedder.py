@@ -132,14 +132,20 @@ class Embedder(Closing):
         self._prefetch_of(items)
         begin_s = time.time()
         try:
-            return self._embed_images(items, source, exact=exact, progress=progress)
+            return self._embed_images(items, source, rules=rules, exact=exact, progress=progress)
         finally:
             read_s, decode_s = source.take_work()
             self.tally.add("read", read_s, begin_s=begin_s)
             self.tally.add("decode", decode_s, begin_s=begin_s)
 
     def _embed_images(
-        self, items: Sequence[Item], source: Decoders, *, exact: bool, progress: Progress
+        self,
+        items: Sequence[Item],
+        source: Decoders,
+        *,
+        rules: PictureRules,
+        exact: bool,
+        progress: Progress,
     ) -> Embedded:
         gpu = picture_engine(self.engine)
         if gpu:

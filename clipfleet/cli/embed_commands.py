@@ -227,6 +227,7 @@ def worker(
     from clipfleet.tasks.local.gpu_fleet import run_gpu_workers
     from clipfleet.tasks.worker.main import run_worker
     from clipfleet.workers.engines.model_folder import find_engine
+    from clipfleet.workers.engines.model_location import locate_model
 
     settings = settings_from(
         redis_url=redis_url,
@@ -237,12 +238,13 @@ def worker(
         decode=decode,
         **engine_settings(provider, contexts, allow_unverified),
     )
+    model = locate_model(model, settings)
     if build_if_missing and model.is_dir():
         raise UsageError(
             f"--build-if-missing builds from one ONNX file, and {model} is a folder: name the "
             "file, or build the folder's engines with `clipfleet prepare`, without this option"
         )
-    engine = find_engine(model.resolve(), tower.value, settings)
+    engine = find_engine(model.absolute(), tower.value, settings)
     settings = settings.model_copy(update={"model": str(engine)})
     if gpus:
         chosen = choose_gpus(gpus)

@@ -72,7 +72,8 @@ Model = Annotated[
     Path,
     typer.Option(
         "--model",
-        help="Model folder of `clipfleet prepare`, or one engine, or its card.",
+        help="Model of `clipfleet prepare`: its name (ViT-B-16) or folder; or an engine, or its "
+        "card.",
         show_default=False,
     ),
 ]

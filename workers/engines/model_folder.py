@@ -15,6 +15,7 @@ from clipfleet.errors import CardError, EngineError
 from clipfleet.gpus import visible_gpus
 from clipfleet.model_card import CARD_SUFFIX, ModelCard, card_path, load_card
 from clipfleet.settings import Settings
+from clipfleet.workers.engines.model_location import locate_model
 from clipfleet.workers.engines.tensorrt.check_compatible import check_compatible
 from clipfleet.workers.engines.tensorrt.place import find_place
 
@@ -59,17 +60,20 @@ def find_engine(
 ) -> Path:
     """Return the card of a folder's engine that this machine runs; another path is returned as is.
 
+    The folder may be given by the model's name, see `locate_model`.
+
     A TensorRT engine that was verified for this GPU comes first: the one with the largest batch, or
     with `single` the one with the smallest. Then ONNX: float16 if ONNX Runtime uses a GPU, float32
     on the CPU. `settings.provider` "cpu" or "cuda" names ONNX Runtime's provider: then TensorRT is
     left out.
 
     Raises:
-        CardError: The folder has no engine for this tower and machine, or those of several models.
+        CardError: The folder has no engine for this tower and machine, or those of several models;
+            or no folder has the name.
         GpuLostError: This machine has a GPU that does not work.
         UsageError: nvidia-smi fails.
     """
-    folder = Path(model)
+    folder = locate_model(model, settings)
     if not folder.is_dir():
         return folder
     engines = _engines_of(folder, tower)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -15,7 +17,6 @@ from clipfleet.cli.options import (
     DatasetArgument,
     DecodeOption,
     Dtype,
-    FolderTower,
     Gpus,
     Json,
     MinOverlap,
@@ -29,7 +30,9 @@ from clipfleet.cli.options import (
     Refresh,
     ShardSize,
     SourceArgument,
+    SourceTowers,
     TowerName,
+    TowersName,
     UrlHosts,
     engine_settings,
     settings_from,
@@ -39,13 +42,15 @@ from clipfleet.cli.source_options import with_source_options
 from clipfleet.errors import UsageError
 from clipfleet.storage.sources.options import SourceOptions
 
+_Result = TypeVar("_Result", "clipfleet.Summary", "clipfleet.Submission")
+
 
 @with_source_options
 def embed(
     source: SourceArgument,
     out: OutArgument,
     model: Model,
-    tower: FolderTower = None,
+    tower: SourceTowers = None,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Workers.", show_default="1; with TensorRT, 1 for each GPU"),
@@ -85,6 +90,7 @@ def embed(
     clipfleet embed photos/ vectors/photos --model models/vit-b-16
     clipfleet embed captions.jsonl vectors/captions --model models/vit-b-16 --tower txt
     clipfleet embed photos/ vectors/photos --model models/vit-b-16 --gpus 0,2
+    clipfleet embed products.parquet vectors/products --model models/vit-b-16 --tower both
     """
     end_on_sigterm()
     if min_overlap is not None and gate_sample is None:
@@ -100,11 +106,10 @@ def embed(
     from clipfleet.cli.progress_bar import open_display  # rich is slow to import
 
     with open_display(quiet=as_json) as show:
-        summary = clipfleet.embed(
+        summary = _of(clipfleet.embed, tower)(
             source,
             out,
             model=model,
-            tower=tower.value if tower else None,
             workers=workers,
             gpus=gpus,
             own_redis=redis_url is None,
@@ -125,7 +130,7 @@ def submit(
     source: SourceArgument,
     out: OutArgument,
     model: Model,
-    tower: FolderTower = None,
+    tower: SourceTowers = None,
     redis_url: RedisUrl = None,
     shard_size: ShardSize = None,
     dtype: Dtype = None,
@@ -151,11 +156,10 @@ def submit(
     settings = settings_from(
         shard_size=shard_size, embedding_dtype=dtype, decode=decode, redis_url=redis_url
     )
-    submission = clipfleet.submit(
+    submission = _of(clipfleet.submit, tower)(
         source,
         out,
         model=model,
-        tower=tower.value if tower else None,
         refresh=refresh,
         on_conflict=on_conflict.value if on_conflict else None,
         moved_from=moved_from,
@@ -254,3 +258,12 @@ def worker(
         card = engine_of_this_machine(engine, settings)
         settings = settings.model_copy(update={"model": str(card)})
     raise typer.Exit(run_worker(settings))
+
+
+def _of(
+    run: Callable[..., _Result], tower: TowersName | None
+) -> Callable[..., _Result | clipfleet.BothTowers[_Result]]:
+    """Return what embeds or submits a source's items of one tower, or of both."""
+    if tower is TowersName.both:
+        return partial(clipfleet.both_towers, run)
+    return partial(run, tower=tower.value if tower else None)

@@ -55,6 +55,23 @@ def towers_in(folder: Path) -> list[Tower]:
     return [tower for tower in TOWERS if tower in found]
 
 
+def check_both_towers(folder: Path) -> list[FoundEngine]:
+    """Return the engines of a folder, which are of both towers of one checkpoint.
+
+    Raises:
+        CardError: They are not, or a card or its engine is damaged or missing.
+    """
+    engines = engines_in(folder)
+    checkpoints = {engine.card.checkpoint_sha256 for engine in engines}
+    towers = {engine.card.tower for engine in engines}
+    if len(checkpoints) != 1 or len(towers) != len(TOWERS):
+        raise CardError(
+            f"{folder} has engines of {len(checkpoints)} checkpoints for {len(towers)} towers: "
+            "expected both towers of one, as `clipfleet prepare` leaves them"
+        )
+    return engines
+
+
 def find_engine(
     model: str | Path, tower: Tower, settings: Settings, *, single: bool = False
 ) -> Path:

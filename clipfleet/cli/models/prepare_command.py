@@ -59,9 +59,10 @@ def prepare(
 ) -> None:
     """Download, convert, build and verify a model.
 
-    The folder, or its name, is what --model of the other commands takes. It gets ONNX engines, and on a machine
-    with a GPU and TensorRT also two engines for each tower: for single items, and for the fastest
-    batch size of this GPU. The same command continues where it stopped, also on another machine.
+    The folder, or its name, is what --model of the other commands takes. It gets ONNX engines, and
+    on a machine with a GPU and TensorRT also two engines for each tower: for single items, and for
+    the fastest batch size of this GPU. The same command continues where it stopped, also on another
+    machine.
 
     \b
     clipfleet prepare ViT-B-16

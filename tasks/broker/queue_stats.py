@@ -29,6 +29,26 @@ def queue_length(client: Client, queue: str) -> int:
         return sum(pipe.execute())
 
 
+def unread_messages(client: Client, queue: str) -> dict[str, int]:
+    """Return how many messages lie in lists that no worker reads, by their producers' separators.
+
+    A producer's kombu writes a binding: the queue's name, the separator twice, and the name again.
+    """
+    found: dict[str, int] = {}
+    for member in client.smembers(f"_kombu.binding.{queue}"):
+        binding = member.decode("utf-8", "replace")
+        middle = binding.removeprefix(queue).removesuffix(queue)
+        separator = middle[: len(middle) // 2]
+        if binding != f"{queue}{separator * 2}{queue}" or separator in ("", *_PRIORITY_SEPARATORS):
+            continue
+        with client.pipeline(transaction=False) as pipe:
+            for step in _PRIORITIES:
+                pipe.llen(f"{queue}{separator}{step}")
+            if count := sum(pipe.execute()):
+                found[separator] = count
+    return found
+
+
 def unacked_key(queue: str) -> str:
     """Return the hash of a queue's messages that workers hold and have not acknowledged."""
     return f"{queue}.unacked"

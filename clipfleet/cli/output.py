@@ -36,8 +36,7 @@ def end_with(result: Summary | Retry | BothTowers[Summary], as_json: bool) -> No
         typer.Exit: Always, with the command's exit code.
     """
     print_result(result.to_json(), result.lines(), as_json)
-    both = isinstance(result, clipfleet.BothTowers)
-    results = [result.img, result.txt] if both else [result]
+    results = [result.img, result.txt] if isinstance(result, clipfleet.BothTowers) else [result]
     failed = any(isinstance(one, clipfleet.Summary) and not one.ok for one in results)
     raise typer.Exit(ITEMS_FAILED if failed else DONE)
 

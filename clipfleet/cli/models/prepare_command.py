@@ -73,7 +73,7 @@ def prepare(
     from clipfleet.convert.tensorrt.requests import naming_file_errors
 
     end_on_sigterm()  # so that no partial file remains
-    target = folder or _default_folder(model)
+    target = folder or _default_folder(model, checkpoint)
 
     towers: tuple[Tower, ...] = tuple(t.value for t in tower) if tower else TOWERS
     with naming_file_errors():
@@ -103,17 +103,17 @@ def prepare(
     print_result(result, lines, as_json)
 
 
-def _default_folder(model: str) -> Path:
+def _default_folder(model: str, checkpoint: Path | None) -> Path:
     """Return the folder of a model that is named without one.
 
     Raises:
-        UsageError: It is no architecture's name.
+        UsageError: It is not the published model of an architecture, whose name the folder has.
     """
     from clipfleet.workers.engines.model_location import folder_to_prepare
 
-    if model not in architecture_names():
+    if model not in architecture_names() or checkpoint is not None:
         raise UsageError(
-            f"{model} is prepared into which folder? Name it, as in "
-            f"`clipfleet prepare {model} models/mine`"
+            f"no folder is named for {checkpoint or model}, and only a published model has one by "
+            f"default: name it, as in `clipfleet prepare {model} models/mine`"
         )
     return folder_to_prepare(model, settings_from())

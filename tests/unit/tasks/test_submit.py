@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import clipfleet
+from clipfleet.architectures import TOWERS, Tower
 from clipfleet.errors import BrokerError, CardError, DuplicateIdError, SourceError
 from clipfleet.items import Item
 from clipfleet.settings import load_settings
@@ -52,24 +53,20 @@ def test_a_source_that_is_refused_leaves_no_dataset(tmp_path: Path) -> None:
 
 
 def test_the_wrong_towers_model_is_told_as_that(tmp_path: Path) -> None:
-    images, texts = (write_fake_engine(tmp_path, tower) for tower in ("img", "txt"))
+    images, texts = (write_fake_engine(tmp_path, tower) for tower in TOWERS)
     captions, photos = tmp_path / "cap.csv", tmp_path / "photos"
     captions.write_text("id,text\n1,cat\n")
     photos.mkdir()
     (photos / "a.jpg").touch()
     named = texts.name.removesuffix(".card.json")
-    for source, model, how, told in (
-        (
-            captions,
-            images,
-            {},
-            f"cap.csv holds texts, and .* is the engine of images: name {named}",
-        ),
-        (photos, texts, {}, "photos holds images, and .* is the engine of texts: name .*img"),
-        (captions, tmp_path, {"tower": "img"}, "cap.csv holds texts, .*: use --tower txt"),
-    ):
+    cases: list[tuple[Path, Path, Tower | None, str]] = [
+        (captions, images, None, f"holds texts, and .* is the engine of images: name {named}"),
+        (photos, texts, None, "holds images, and .* is the engine of texts: name .*img"),
+        (captions, tmp_path, "img", "holds texts, .*: use --tower txt"),
+    ]
+    for source, model, tower, told in cases:
         with pytest.raises(SourceError, match=told):
-            clipfleet.submit(source, tmp_path / "out", model=model, **how)
+            clipfleet.submit(source, tmp_path / "out", model=model, tower=tower)
     assert not (tmp_path / "out").exists()
 
 

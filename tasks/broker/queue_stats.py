@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from kombu.utils.encoding import bytes_to_str
+
 from clipfleet.tasks.broker.redis_client import Client
 
 # Celery keeps one list per priority; the list of priority 0 has the queue's own name. A producer
@@ -36,7 +38,7 @@ def unread_messages(client: Client, queue: str) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     for member in client.smembers(f"_kombu.binding.{queue}"):
-        binding = member.decode("utf-8", "replace")
+        binding = bytes_to_str(member)
         middle = binding.removeprefix(queue).removesuffix(queue)
         separator = middle[: len(middle) // 2]
         if binding != f"{queue}{separator * 2}{queue}" or separator in ("", *_PRIORITY_SEPARATORS):

@@ -76,8 +76,8 @@ class Submission:
         return [head, *self.source_lines(), *self._url_lines()]
 
     def _url_lines(self) -> list[str]:
-        allowed = "the workers' own --url-host (CLIPFLEET_URL_HOSTS) says from which hosts"
-        return [f"  {self.urls:,} items are URLs: {allowed}"] if self.urls else []
+        allowed = "workers fetch from the hosts of their own --url-host (CLIPFLEET_URL_HOSTS)"
+        return [f"  URLs in the source: {self.urls:,}; {allowed}"] if self.urls else []
 
     def source_lines(self) -> list[str]:
         """Return what was skipped, and what a refresh did with newer content, as lines of text."""

@@ -114,7 +114,7 @@ def test_a_submission_says_that_the_workers_choose_the_hosts_of_urls() -> None:
         queued_shards=1,
         urls=counted.urls,
     )
-    assert done.lines()[1].startswith("  2 items are URLs: the workers' own --url-host")
+    assert done.lines()[1].startswith("  URLs in the source: 2; workers fetch from the hosts of")
 
 
 def test_a_submission_says_what_its_folder_skipped() -> None:

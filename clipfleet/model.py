@@ -25,6 +25,7 @@ from clipfleet.workers.closing import Closing
 from clipfleet.workers.engines.base import Engine, l2_normalise
 from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.engines.model_folder import find_engine, towers_in
+from clipfleet.workers.engines.model_location import locate_model
 from clipfleet.workers.images.decode import ImageLimits, read_image
 from clipfleet.workers.images.preprocess import preprocess_into
 from clipfleet.workers.images.read import is_http_url
@@ -40,7 +41,9 @@ _DECODING = Lock()  # of Pillow images that are not loaded yet: one may be in a 
 
 
 def load_model(card: str | Path, *, settings: Settings | None = None) -> Model:
-    """Return the model of a folder, a card, or an engine; both towers where both are there.
+    """Return the model of a folder, by its path or name, of a card, or of an engine.
+
+    Both towers are there where both are found.
 
     Of a folder of `clipfleet prepare`, the engines are taken that fit this machine, with TensorRT
     those of the smallest batch, which answer soonest. Beside a card, the other tower's engine is
@@ -65,7 +68,8 @@ class Model(Closing):
     """The card of the tower that was named; of a folder, of the image tower where it is there."""
 
     def __init__(self, card: str | Path, *, settings: Settings) -> None:
-        self._folder = Path(card) if Path(card).is_dir() else None
+        card = locate_model(card, settings)
+        self._folder = card if card.is_dir() else None
         if self._folder:
             towers = towers_in(self._folder) or ["img"]  # none: the error names what is there
             card = find_engine(self._folder, towers[0], settings, single=True)

@@ -42,6 +42,7 @@ ROOT_SEPARATOR = ":"  # between folders in an environment variable, as in PATH
 HOST_SEPARATOR = ","  # between hosts, whose ports need the colon
 SEPARATORS = {  # of the settings that are lists
     "input_roots": ROOT_SEPARATOR,
+    "models": ROOT_SEPARATOR,
     "url_hosts": HOST_SEPARATOR,
     "url_private_hosts": HOST_SEPARATOR,
     "url_schemes": HOST_SEPARATOR,
@@ -188,6 +189,12 @@ class Settings(BaseSettings):
     allow_unverified: bool = False
     """Also serve TensorRT engines that were not verified on this GPU model with this version of
     TensorRT. The vectors may then be wrong."""
+
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("models", "~/.cache/clipfleet/models"), min_length=1
+    )
+    """Folders of model folders, separated by `:` in the environment: `--model ViT-B-16` is the
+    folder `vit-b-16` in the first of them that has it. `clipfleet prepare ViT-B-16` fills it."""
 
     engine_cache: str | None = None
     """Folder of the engines that `clipfleet worker --build-if-missing` builds; unset:

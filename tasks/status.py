@@ -23,7 +23,7 @@ from clipfleet.storage.plan.reader import Job, jobs, read_job
 from clipfleet.storage.skipped import skipped_lines
 from clipfleet.tasks.broker.conflicts import Conflicts
 from clipfleet.tasks.broker.deferred import deferred_length
-from clipfleet.tasks.broker.queue_stats import message_counts, served_length
+from clipfleet.tasks.broker.queue_stats import message_counts, served_length, unread_messages
 from clipfleet.tasks.broker.redis_client import connect, unreachable
 from clipfleet.tasks.broker.refusals import Refusal, Refusals
 from clipfleet.tasks.items.waiting import Waiting, waiting_items
@@ -84,7 +84,8 @@ class Progress:
     `total`, `vectors` and `errors` count items; `total` counts planned and single items. `waiting`
     and `held` count the messages of the dataset's tower and fleet, for all datasets; `served` of
     them are held by workers that live. They are None if Redis does not answer, see `broker_error`,
-    which is no error for a planned dataset that is finished. `conflicts` counts the single
+    which is no error for a planned dataset that is finished. `unread` counts messages in lists
+    that no worker reads, by the separator of their producer. `conflicts` counts the single
     items of the last week whose ids have other content, and keep it. `refusals` are those of this
     dataset; a message that names none counts for the streams of its queue. `waiting_items` are
     single items that a worker cannot write now. `skipped` counts the files of folders that were
@@ -102,6 +103,7 @@ class Progress:
         self.held: int | None = None
         self.served: int | None = None
         self.conflicts: int | None = None
+        self.unread: dict[str, int] = {}
         self.refusals: list[Refusal] = []
         self.waiting_items: list[Waiting] = []
         self.broker_error: str | None = None
@@ -235,6 +237,7 @@ class Progress:
             "waiting": self.waiting,
             "held": self.held,
             "served": self.served,
+            "unread": self.unread,
             "stuck": self.stuck or None,
             "conflicts": self.conflicts,
             "waiting_items": [asdict(waiting) for waiting in self.waiting_items],
@@ -272,7 +275,13 @@ class Progress:
         return lines
 
     def _waiting_lines(self) -> list[str]:
-        return [f"  {waiting.sentence()}" for waiting in self.waiting_items]
+        unread = [
+            f"  {count:,} messages lie where no worker reads, in lists with the separator "
+            f"{separator!r}: leave `sep` out of the producer's broker_transport_options, and send "
+            "them again"
+            for separator, count in self.unread.items()
+        ]
+        return [*unread, *(f"  {waiting.sentence()}" for waiting in self.waiting_items)]
 
     def _missing_lines(self) -> list[str]:
         if self.finished or self.waiting != 0 or self.held != 0:
@@ -297,6 +306,7 @@ class Progress:
                 waiting, self.held = message_counts(client, queue)
                 self.waiting = waiting + deferred_length(client, queue)
                 self.served = served_length(client, queue)
+                self.unread = unread_messages(client, queue)
                 self.waiting_items = waiting_items(client, queue, self.dataset.root)
                 # Messages may name the dataset by another path.
                 root = self.dataset.root
@@ -309,7 +319,7 @@ class Progress:
             if needed and isinstance(error, SettingsError):
                 raise
             self.waiting = self.held = self.served = self.conflicts = None
-            self.waiting_items = []
+            self.waiting_items, self.unread = [], {}
             self.broker_error = str(unreachable(settings.redis_url, error)) if needed else None
 
 

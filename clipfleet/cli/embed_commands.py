@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -15,7 +17,6 @@ from clipfleet.cli.options import (
     DatasetArgument,
     DecodeOption,
     Dtype,
-    FolderTower,
     Gpus,
     Json,
     MetricsPort,
@@ -30,7 +31,9 @@ from clipfleet.cli.options import (
     Refresh,
     ShardSize,
     SourceArgument,
+    SourceTowers,
     TowerName,
+    TowersName,
     UrlHosts,
     engine_settings,
     settings_from,
@@ -41,13 +44,15 @@ from clipfleet.cli.source_options import with_source_options
 from clipfleet.errors import UsageError
 from clipfleet.storage.sources.options import SourceOptions
 
+_Result = TypeVar("_Result", "clipfleet.Summary", "clipfleet.Submission")
+
 
 @with_source_options
 def embed(
     source: SourceArgument,
     out: OutArgument,
     model: Model,
-    tower: FolderTower = None,
+    tower: SourceTowers = None,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Workers.", show_default="1; with TensorRT, 1 for each GPU"),
@@ -91,6 +96,7 @@ def embed(
     clipfleet embed photos/ vectors/photos --model models/vit-b-16
     clipfleet embed captions.jsonl vectors/captions --model models/vit-b-16 --tower txt
     clipfleet embed photos/ vectors/photos --model models/vit-b-16 --gpus 0,2
+    clipfleet embed products.parquet vectors/products --model models/vit-b-16 --tower both
     """
     end_on_sigterm()
     if min_overlap is not None and gate_sample is None:
@@ -110,11 +116,10 @@ def embed(
     from clipfleet.cli.progress_bar import open_display  # rich is slow to import
 
     with open_display(quiet=as_json) as show:
-        summary = clipfleet.embed(
+        summary = _of(clipfleet.embed, tower)(
             source,
             out,
             model=model,
-            tower=tower.value if tower else None,
             workers=workers,
             gpus=gpus,
             own_redis=redis_url is None,
@@ -135,7 +140,7 @@ def submit(
     source: SourceArgument,
     out: OutArgument,
     model: Model,
-    tower: FolderTower = None,
+    tower: SourceTowers = None,
     redis_url: RedisUrl = None,
     shard_size: ShardSize = None,
     dtype: Dtype = None,
@@ -170,11 +175,10 @@ def submit(
         truncated=truncated,
         redis_url=redis_url,
     )
-    submission = clipfleet.submit(
+    submission = _of(clipfleet.submit, tower)(
         source,
         out,
         model=model,
-        tower=tower.value if tower else None,
         refresh=refresh,
         on_conflict=on_conflict.value if on_conflict else None,
         moved_from=moved_from,
@@ -250,6 +254,7 @@ def worker(
     from clipfleet.tasks.local.gpu_fleet import run_gpu_workers
     from clipfleet.tasks.worker.main import run_worker
     from clipfleet.workers.engines.model_folder import find_engine
+    from clipfleet.workers.engines.model_location import locate_model
 
     settings = settings_from(
         redis_url=redis_url,
@@ -264,12 +269,13 @@ def worker(
         metrics_port=metrics_port,
         **engine_settings(provider, contexts, allow_unverified),
     )
+    model = locate_model(model, settings)
     if build_if_missing and model.is_dir():
         raise UsageError(
             f"--build-if-missing builds from one ONNX file, and {model} is a folder: name the "
             "file, or build the folder's engines with `clipfleet prepare`, without this option"
         )
-    engine = find_engine(model.resolve(), tower.value, settings)
+    engine = find_engine(model.absolute(), tower.value, settings)
     settings = settings.model_copy(update={"model": str(engine)})
     if gpus:
         chosen = choose_gpus(gpus)
@@ -279,3 +285,12 @@ def worker(
         card = engine_of_this_machine(engine, settings)
         settings = settings.model_copy(update={"model": str(card)})
     raise typer.Exit(run_worker(settings))
+
+
+def _of(
+    run: Callable[..., _Result], tower: TowersName | None
+) -> Callable[..., _Result | clipfleet.BothTowers[_Result]]:
+    """Return what embeds or submits a source's items of one tower, or of both."""
+    if tower is TowersName.both:
+        return partial(clipfleet.both_towers, run)
+    return partial(run, tower=tower.value if tower else None)

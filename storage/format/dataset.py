@@ -323,7 +323,9 @@ def _open_parts(root: str, store_timeout_s: float) -> PackedParts:
 
 
 def _refuse_foreign_files(root: str, fs: Filesystem) -> None:
-    foreign = [n for n in fs.list("") if not n.startswith(".") and n not in _SYSTEM_NAMES]
+    names = [n for n in fs.list("") if not n.startswith(".") and n not in _SYSTEM_NAMES]
+    # A source that was refused may have left empty folders, see storage/plan/withdraw.py.
+    foreign = [n for n in names if n not in FOLDERS or fs.list(n)]
     if foreign and not fs.exists(INFO_PATH):  # another process may have created it just now
         raise DatasetError(
             f"{root} is not empty and is no dataset (it holds {foreign[0]!r} and "

@@ -56,7 +56,7 @@ def measure_source(
     """
     server_command()  # raises now, and not after a minute
     card, _ = load_card(model)
-    chosen = {"model": str(Path(model).resolve()), "tower": card.tower}
+    chosen = {"model": str(Path(model).absolute()), "tower": card.tower}
     settings = settings.model_copy(update=chosen)
     failures: dict[str, Failure] = {}
     with scratch_folder(folder_beside(out)) as folder:

@@ -11,9 +11,9 @@ from clipfleet.errors import MissingColumnError, SourceError
 from clipfleet.images import IMAGE_EXTENSIONS
 from clipfleet.items import Item
 from clipfleet.storage.filesystem.locations import has_scheme, local_path
+from clipfleet.storage.skipped import extension_of
 from clipfleet.storage.sources.open_source import open_source
 from clipfleet.storage.sources.options import SourceOptions
-from clipfleet.storage.sources.skipped import extension_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

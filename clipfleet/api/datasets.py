@@ -78,7 +78,8 @@ def embed(
             embedded twice first. Nothing is embedded if the GPU changes their neighbours.
         min_overlap: With `gate_sample`: the share of their 10 nearest neighbours that must stay.
         settings: Without them, those of `load_settings()`.
-        on_progress: Called with a `Snapshot` several times a second.
+        on_progress: Called with a `Snapshot` several times a second, also while a long source is
+            planned.
         **source_options: How the source is read, such as `id_column="sku"`: see `SourceOptions`.
 
     Raises:
@@ -89,6 +90,7 @@ def embed(
     """
     from clipfleet.gpus import refuse_workers_with_gpus
     from clipfleet.tasks.local.run import embed_source
+    from clipfleet.tasks.progress import show_nothing
     from clipfleet.tasks.submit.inputs import open_inputs
     from clipfleet.workers.engines.model_folder import find_engine
     from clipfleet.workers.engines.model_location import locate_model
@@ -110,7 +112,7 @@ def embed(
         card,
         settings=chosen,
         own_redis=own_redis,
-        show=on_progress or _show_nothing,
+        show=on_progress or show_nothing,
         refresh=refresh,
         moved_from=str(moved_from) if moved_from is not None else None,
         **_processes(card, workers, gpus),
@@ -127,18 +129,21 @@ def submit(
     on_conflict: OnConflict | None = None,
     moved_from: str | Path | None = None,
     settings: Settings | None = None,
+    on_progress: OnProgress | None = None,
     **source_options: Unpack[SourceOptions],
 ) -> Submission:
     """Plan a source into the dataset at `out`, and queue its shards for a fleet's workers.
 
-    The arguments are those of `embed`. The shards go to the Redis of `settings.redis_url`. The
-    same call again queues only what is missing. Of a model folder, a TensorRT engine is taken, or
-    without one the float32 ONNX: the fleet's workers need an engine of the same precision.
+    The arguments are those of `embed`; `on_progress` is called while a long source is planned. The
+    shards go to the Redis of `settings.redis_url`. The same call again queues only what is missing.
+    Of a model folder, a TensorRT engine is taken, or without one the float32 ONNX: the fleet's
+    workers need an engine of the same precision.
 
     Raises:
         UsageError: The source, the model, the dataset or a setting is wrong.
         BrokerError: Redis does not answer; the same call again goes on.
     """
+    from clipfleet.tasks.progress import show_nothing
     from clipfleet.tasks.submit.inputs import open_inputs
     from clipfleet.tasks.submit.submit import submit as submit_source
     from clipfleet.workers.engines.model_folder import find_fleet_card
@@ -159,6 +164,7 @@ def submit(
         settings=settings,
         refresh=refresh,
         moved_from=str(moved_from) if moved_from is not None else None,
+        show=on_progress or show_nothing,
     )
 
 
@@ -213,6 +219,7 @@ def retry(
     from clipfleet.gpus import refuse_workers_with_gpus
     from clipfleet.storage.format.dataset import Dataset
     from clipfleet.tasks.local.run import retry_here
+    from clipfleet.tasks.progress import show_nothing
     from clipfleet.tasks.submit.retry_failed import retry
     from clipfleet.workers.engines.model_folder import find_engine
     from clipfleet.workers.engines.model_location import locate_model
@@ -239,7 +246,7 @@ def retry(
         engine,
         settings=settings,
         own_redis=own_redis,
-        show=on_progress or _show_nothing,
+        show=on_progress or show_nothing,
         **_processes(engine, workers, gpus),
     )
 
@@ -337,10 +344,6 @@ def status(dataset: str | Path, *, settings: Settings | None = None) -> Progress
     from clipfleet.tasks.status import read_progress
 
     return read_progress(str(dataset), settings or load_settings())
-
-
-def _show_nothing(_: Snapshot) -> None:
-    """Show no progress."""
 
 
 def compact(

@@ -175,16 +175,20 @@ def submit(
         truncated=truncated,
         redis_url=redis_url,
     )
-    submission = _of(clipfleet.submit, tower)(
-        source,
-        out,
-        model=model,
-        refresh=refresh,
-        on_conflict=on_conflict.value if on_conflict else None,
-        moved_from=moved_from,
-        settings=settings,
-        **source_options,
-    )
+    from clipfleet.cli.progress_bar import open_display  # rich is slow to import
+
+    with open_display(quiet=as_json, stays=False) as show:
+        submission = _of(clipfleet.submit, tower)(
+            source,
+            out,
+            model=model,
+            refresh=refresh,
+            on_conflict=on_conflict.value if on_conflict else None,
+            moved_from=moved_from,
+            settings=settings,
+            on_progress=show,
+            **source_options,
+        )
     print_result(submission.to_json(), submission.lines(), as_json)
 
 

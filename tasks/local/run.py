@@ -125,7 +125,13 @@ def embed_source(  # noqa: PLR0913 - those of `clipfleet.embed`
     return _run(
         lambda: create_planned(out, card, settings, source),
         lambda fleet: submit(
-            source, out, model, settings=fleet, refresh=refresh, moved_from=moved_from
+            source,
+            out,
+            model,
+            settings=fleet,
+            refresh=refresh,
+            moved_from=moved_from,
+            show=show,
         ),
         _fleet_settings(settings, out, model),
         workers=workers,

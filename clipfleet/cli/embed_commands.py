@@ -19,6 +19,7 @@ from clipfleet.cli.options import (
     Dtype,
     Gpus,
     Json,
+    MaxFailed,
     MetricsPort,
     MinOverlap,
     Model,
@@ -65,6 +66,7 @@ def embed(
     sixteen_bit: SixteenBitOption = None,
     alpha: AlphaOption = None,
     truncated: TruncatedOption = None,
+    max_failed: MaxFailed = None,
     refresh: Refresh = False,
     on_conflict: OnConflictOption = None,
     moved_from: MovedFrom = None,
@@ -108,6 +110,7 @@ def embed(
         sixteen_bit=sixteen_bit,
         alpha=alpha,
         truncated=truncated,
+        max_failed=max_failed,
         redis_url=redis_url,
         url_hosts=url_host or None,
         metrics_port=metrics_port,
@@ -148,6 +151,7 @@ def submit(
     sixteen_bit: SixteenBitOption = None,
     alpha: AlphaOption = None,
     truncated: TruncatedOption = None,
+    max_failed: MaxFailed = None,
     refresh: Refresh = False,
     on_conflict: OnConflictOption = None,
     moved_from: MovedFrom = None,
@@ -173,6 +177,7 @@ def submit(
         sixteen_bit=sixteen_bit,
         alpha=alpha,
         truncated=truncated,
+        max_failed=max_failed,
         redis_url=redis_url,
     )
     from clipfleet.cli.progress_bar import open_display  # rich is slow to import
@@ -192,17 +197,24 @@ def submit(
     print_result(submission.to_json(), submission.lines(), as_json)
 
 
-def resume(dataset: DatasetArgument, redis_url: RedisUrl = None, as_json: Json = False) -> None:
+def resume(
+    dataset: DatasetArgument,
+    redis_url: RedisUrl = None,
+    max_failed: MaxFailed = None,
+    as_json: Json = False,
+) -> None:
     """Queue the shards that a dataset misses again.
 
     Reads the plan and the manifest, not the source. Use it after Redis lost its data, after a
-    submit was killed, or for refused shards once their cause is removed. Shards that are queued or
+    submit was killed, or for refused shards once their cause is removed, or with a larger
+    --max-failed. Shards that are queued or
     running are not queued again.
 
     \b
     clipfleet resume /vectors/photos
     """
-    resumption = clipfleet.resume(dataset, settings=settings_from(redis_url=redis_url))
+    settings = settings_from(redis_url=redis_url, max_failed=max_failed)
+    resumption = clipfleet.resume(dataset, settings=settings)
     print_result(resumption.to_json(), resumption.lines(), as_json)
 
 

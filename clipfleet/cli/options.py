@@ -110,6 +110,16 @@ ShardSize = Annotated[
         "--shard-size", min=1, help="Items in a shard [default: 1024; for TensorRT 4096]."
     ),
 ]
+MaxFailed = Annotated[
+    str | None,
+    typer.Option(
+        "--max-failed",
+        metavar="N|N%",
+        help="Stop a job when more of its items fail; 100% is no limit [default: the dataset's "
+        "last one].",
+        show_default=False,
+    ),
+]
 Dtype = Annotated[DtypeName | None, typer.Option("--dtype", help="Type of the stored vectors.")]
 Refresh = Annotated[
     bool,

@@ -1,13 +1,14 @@
 """Measure how a plan of many pictures costs: time, memory, plan bytes, Redis bytes, requests.
 
-    python bench/planning.py --rows 10000000 --json bench/results/planning.json
-    python bench/planning.py --page bench/results/planning.json
+    python -m bench.planning --rows 10000000 --folder /large/disk
+    python -m bench.planning --into-page
 
 The source is a Parquet table of names that look like checksums, so they hardly compress. Nothing
 is embedded. Each step is a process of its own: CPU time and peak memory are those of the process.
 "Again" submits the same table, "append" one with a hundredth more rows. Redis and the object store
-(`tests/s3.py`, which counts requests) are real servers of this machine. `--page` prints the tables
-of docs/explanation/scaling.md.
+(`tests/s3.py`, which counts requests) are real servers of this machine. The result replaces that of
+as many rows in bench/results/planning.json, from which `--into-page` writes the tables of
+docs/explanation/scaling.md.
 """
 
 from __future__ import annotations
@@ -29,13 +30,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipfleet.messages import EmbedTask, queue_name
+from bench.planning.page import PAGE, RESULT, ROOT, SECTION, report
+from clipfleet.messages import EmbedTask
 from clipfleet.settings import Settings, cores, load_settings
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.format.dataset import PLAN_FOLDER, Dataset
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.reader import jobs
-from clipfleet.storage.sources.base import ListSource, open_source
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.storage.sources.open_source import open_source
 from clipfleet.tasks.broker.redis_client import connect
 from clipfleet.tasks.embed_shard import embed_shard
 from clipfleet.tasks.local.redis_server import private_redis
@@ -48,35 +51,40 @@ from tests.s3 import S3, run_s3
 MIB = 1 << 20
 TABLE_ROWS = 100_000  # in a row group
 DIM = 512
-COUNTED_SHARDS = 40  # of which the requests to the object store are counted
+PLANNED_SHARDS = 40  # in the object store
+COUNTED_SHARDS = 4  # of these, whose requests are counted
 
 
 def main() -> None:
     arguments = parse_arguments()
     if arguments.step:
         print(json.dumps(measured(arguments.step, arguments.folder, arguments.shard_size)))
-    elif arguments.page:
-        print(page(json.loads(arguments.page.read_text(encoding="utf-8"))))
-    else:
-        results = [measure(rows, arguments) for rows in arguments.rows]
-        result = {
-            "cores": cores(),
-            "shard_size": arguments.shard_size,
-            "plans": results,
-            "requests": requests_of_a_shard(),
-        }
-        print(page(result))
-        if arguments.json:
-            arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        return
+    result = json.loads(arguments.json.read_text("utf-8")) if arguments.json.exists() else {}
+    if arguments.into_page:
+        SECTION.write(PAGE, report(result))
+        return
+    plans = {plan["rows"]: plan for plan in result.get("plans", ())}
+    for rows in arguments.rows:
+        plans[rows] = measure(rows, arguments)
+    result = {
+        "cores": cores(),
+        "shard_size": arguments.shard_size,
+        "plans": [plans[rows] for rows in sorted(plans)],
+        "redis": redis_of_a_full_queue(),
+        "requests": requests_of_a_shard(arguments.shard_size),
+    }
+    arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(report(result))
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000])
+    parser.add_argument("--rows", type=int, nargs="*", default=[])
     parser.add_argument("--shard-size", type=int, default=4096)
     parser.add_argument("--folder", type=Path, help="where tables and datasets are made")
-    parser.add_argument("--json", type=Path, help="write the result here, too")
-    parser.add_argument("--page", type=Path, help="print the tables of such a result")
+    parser.add_argument("--json", type=Path, default=RESULT, help="the kept result")
+    parser.add_argument("--into-page", action="store_true", help="only write the page's tables")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)  # in a process of its own
     return parser.parse_args()
 
@@ -92,7 +100,8 @@ def measure(rows: int, arguments: argparse.Namespace) -> dict[str, Any]:
             options += ["--shard-size", str(arguments.shard_size)]
             environment = {**os.environ, "CLIPFLEET_REDIS_URL": redis_url}
             done = subprocess.run(
-                [sys.executable, __file__, *options],
+                [sys.executable, "-m", "bench.planning", *options],
+                cwd=ROOT,
                 env=environment,
                 check=True,
                 stdout=subprocess.PIPE,
@@ -110,11 +119,8 @@ def measure(rows: int, arguments: argparse.Namespace) -> dict[str, Any]:
             "plan_bytes": sum(file.stat().st_size for file in files),
             "table_bytes": Path(folder, "table", "1.parquet").stat().st_size,
         }
-        with private_redis() as url, connect(url) as client:
-            before = int(client.info("memory")["used_memory"])
+        with private_redis() as url:
             result["queue"] = step("queue", url)
-            result["redis_bytes"] = int(client.info("memory")["used_memory"]) - before
-            result["queued_shards"] = int(client.llen(queue_name("img", "clipfleet")))
         result["again"] = step("again")
         write_table(Path(folder, "table", "2.parquet"), rows, rows + rows // 100)
         result["append"] = step("append")
@@ -171,48 +177,42 @@ def measured(name: str, folder: Path, shard_size: int) -> dict[str, float]:
     }
 
 
-def requests_of_a_shard() -> dict[str, float]:
+def redis_of_a_full_queue() -> dict[str, int]:
+    """Return the shards of a full queue, and the bytes by which they make Redis grow."""
+    card = fake_card("txt", dim=DIM)
+    with tempfile.TemporaryDirectory() as folder, private_redis() as url, connect(url) as client:
+        settings = load_settings(redis_url=url)
+        root = f"{folder}/out"
+        dataset = Dataset.create(root, card, kind="planned", embedding_dtype="float16")
+        plan_items(dataset, ListSource(numbered_texts(settings.max_queued_shards)), 1)
+        before = int(client.info("memory")["used_memory"])
+        queued = queue_missing(dataset, settings).queued
+        after = int(client.info("memory")["used_memory"])
+    return {"shards": queued, "bytes": after - before}
+
+
+def requests_of_a_shard(shard_size: int) -> dict[str, float]:
     """Return the requests, by method, that a worker sends to an object store for one shard."""
     with run_s3("bucket") as s3, tempfile.TemporaryDirectory() as folder:
         os.environ.update(s3.environment)
         model = write_fake_engine(Path(folder), "txt")
         settings = load_settings(tower="txt", model=str(model), output="s3://bucket/vectors")
-        found = _requests(s3, settings)
+        found = _requests(s3, settings, shard_size)
     return {method: count / COUNTED_SHARDS for method, count in sorted(found.items())}
 
 
-def _requests(s3: S3, settings: Settings) -> Counter[str]:
+def _requests(s3: S3, settings: Settings, shard_size: int) -> Counter[str]:
     with Embedder.from_settings(settings) as embedder:
         root = f"{settings.output}/texts"
         dataset = Dataset.create(root, embedder.card, kind="planned", embedding_dtype="float16")
-        plan_items(dataset, ListSource(numbered_texts(COUNTED_SHARDS * 4)), 4)
+        plan_items(dataset, ListSource(numbered_texts(PLANNED_SHARDS * shard_size)), shard_size)
         shards = list(missing_shards(dataset))
         s3.requests.clear()
-        for shard in shards:
+        for shard in shards[-COUNTED_SHARDS:]:
             model = embedder.card.identity
             task = EmbedTask(dataset=root, tower="txt", model=model, shard=shard)
             embed_shard(task, embedder, worker="bench")
     return Counter(request.partition(" ")[0] for request in s3.requests)
-
-
-def page(result: dict[str, Any]) -> str:
-    """Return the tables of a result in Markdown."""
-    plans, lines = result["plans"], []
-    lines += ["| rows | step | CPU, s | elapsed, s | peak memory, MiB |", "|---|---|---|---|---|"]
-    for each in plans:
-        for name in ("plan", "again", "append", "queue"):
-            step = each[name]
-            cells = (f"{step[key]:,.0f}" for key in ("cpu_s", "wall_s", "peak_mib"))
-            lines.append(f"| {each['rows']:,} | {name} | {' | '.join(cells)} |")
-    lines += ["", "| rows | shards | plan files | plan bytes a row | Redis bytes a queued shard |"]
-    lines.append("|---|---|---|---|---|")
-    for each in plans:
-        row, shard = each["plan_bytes"] / each["rows"], each["redis_bytes"] / each["queued_shards"]
-        cells = (f"{each['rows']:,}", f"{each['shards']:,}", f"{each['plan_files']:,}")
-        lines.append(f"| {' | '.join(cells)} | {row:.1f} | {shard:,.0f} |")
-    lines += ["", "| request | times a shard |", "|---|---|"]
-    lines += [f"| {method} | {count:.1f} |" for method, count in result["requests"].items()]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

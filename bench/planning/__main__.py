@@ -141,7 +141,8 @@ def mixed(numbers: np.ndarray[Any, np.dtype[np.uint64]]) -> np.ndarray[Any, np.d
     """Return numbers that look like chance, all different: the steps of SplitMix64."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         numbers = (numbers ^ (numbers >> np.uint64(shift))) * np.uint64(factor)
-    return numbers ^ (numbers >> np.uint64(31))
+    names: np.ndarray[Any, np.dtype[np.uint64]] = numbers ^ (numbers >> np.uint64(31))
+    return names
 
 
 def plan(folder: Path, shard_size: int) -> int:

@@ -150,7 +150,8 @@ class PlannedIds:
 
     def contents(self, numbers: npt.NDArray[np.int64]) -> Words:
         """Return the digests of the contents of ids: uint64 (n,)."""
-        return self._rest[numbers, _CONTENT - 1]
+        contents: Words = self._rest[numbers, _CONTENT - 1]
+        return contents
 
     def origin(self, number: int) -> int:
         """Return the origin of an id."""

@@ -77,6 +77,6 @@ def test_a_full_temporary_folder_is_named_with_the_remedy(monkeypatch: pytest.Mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(digests, "RUN_ROWS", 400)
-    monkeypatch.setattr(digests.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
     with closing(DigestRuns()) as runs, pytest.raises(StorageError, match="set TMPDIR"):
         add(runs, IDS)

@@ -12,7 +12,6 @@ from clipfleet.storage.plan.new_items import Planning
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.tasks.progress import Snapshot, sentence
-from clipfleet.tasks.submit import planning as module
 from clipfleet.tasks.submit.planning import shown
 from tests.datasets import memory_dataset, numbered_texts
 
@@ -29,7 +28,7 @@ def test_planning_is_told_row_by_row_also_of_earlier_jobs(monkeypatch: pytest.Mo
 
 def test_planning_is_shown_twice_a_second_with_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count(step=0.25)
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
     told: list[Snapshot] = []
     on_planning = shown(told.append)
     for n in range(1, 5):

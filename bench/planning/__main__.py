@@ -83,6 +83,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, nargs="*", default=[])
     parser.add_argument("--shard-size", type=int, default=4096)
     parser.add_argument("--folder", type=Path, help="where tables and datasets are made")
+    parser.add_argument("--once", action="store_true", help="leave 'again' and 'append' out")
     parser.add_argument("--json", type=Path, default=RESULT, help="the kept result")
     parser.add_argument("--into-page", action="store_true", help="only write the page's tables")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)  # in a process of its own
@@ -121,9 +122,10 @@ def measure(rows: int, arguments: argparse.Namespace) -> dict[str, Any]:
         }
         with private_redis() as url:
             result["queue"] = step("queue", url)
-        result["again"] = step("again")
-        write_table(Path(folder, "table", "2.parquet"), rows, rows + rows // 100)
-        result["append"] = step("append")
+        if not arguments.once:
+            result["again"] = step("again")
+            write_table(Path(folder, "table", "2.parquet"), rows, rows + rows // 100)
+            result["append"] = step("append")
     return result
 
 

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from pydantic import Field, TypeAdapter, ValidationError
 
 from clipfleet.errors import DatasetError
+from clipfleet.storage.filesystem.members import member_prefixes
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.validation import problems
 
@@ -75,7 +76,7 @@ def write_moves(dataset: Dataset, moves: Moves) -> None:
 
 
 def is_below(uri: str, folder: str) -> bool:
-    """Return whether a uri, a path or a `file://` URL, is below a folder."""
+    """Return whether a uri, a path or a URL of a file or a member, is below a folder."""
     return any(uri.startswith(prefix) for prefix in _prefixes(folder))
 
 
@@ -92,3 +93,4 @@ def _prefixes(folder: str) -> Iterator[str]:
     yield path
     yield f"file://{path}"
     yield "file://" + quote(os.fsencode(path))
+    yield from member_prefixes(folder)

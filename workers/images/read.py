@@ -21,7 +21,9 @@ from clipfleet.error_codes import (
 )
 from clipfleet.errors import ItemError, StorageError, UsageError
 from clipfleet.storage.filesystem.locations import has_scheme, local_path
+from clipfleet.storage.filesystem.members import parse_member
 from clipfleet.workers.backoff import backoff_s
+from clipfleet.workers.images.members import read_member
 from clipfleet.workers.item_errors import item_error, shown
 
 _CODES = {  # the error code and the reason; None: the system's message
@@ -78,7 +80,7 @@ def read_bytes(
     attempts: int = 1,
     fetch: Callable[[str], bytes] = refuse_url,
 ) -> bytes:
-    """Return the bytes at an absolute path, a `file://` URL, or an http(s) URL.
+    """Return the bytes at an absolute path, a `file://` URL, a member's URL, or an http(s) URL.
 
     With `roots`, which are folders without symbolic links in their paths, a file must lie below
     one of them. A disk error is retried, up to `attempts` in all; `fetch` has its own retries.
@@ -118,7 +120,7 @@ def _read_error(uri: str, error: OSError) -> ItemError | StorageError:
 
 
 def read_uri(uri: str, max_bytes: int, roots: Sequence[str] = ()) -> bytes:
-    """Return the bytes of a regular file: a local path or a `file://` URL.
+    """Return the bytes of a regular file, a local path or a `file://` URL, or of a member of one.
 
     With `roots` (folders whose paths have no symbolic links) a file is opened only if it lies
     below one of them, after `..` and symbolic links are resolved.
@@ -130,14 +132,19 @@ def read_uri(uri: str, max_bytes: int, roots: Sequence[str] = ()) -> bytes:
         OSError: EFBIG, it has more than `max_bytes`; EPROTONOSUPPORT, the scheme is not
             supported; ENXIO, it is a pipe, a socket or a device; EXDEV, it lies below none of the
             roots; EINVAL, it is not a path; or the disk's own error.
+        ItemError: A member's file is damaged, or was written anew.
     """
     opener = partial(_open_below, roots) if roots else _open
     try:
         # Not open(…, opener=…): its audit event says that the path is opened, even if it is not.
-        descriptor = opener(local_path(uri), os.O_RDONLY | os.O_CLOEXEC)
+        member = parse_member(uri)
+        path = local_path(uri) if member is None else member.path
+        descriptor = opener(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             status = os.fstat(descriptor)
             _check_regular(status, uri)
+            if member is not None:
+                return read_member(descriptor, member, max_bytes)
             if status.st_size > max_bytes:
                 reason = f"{status.st_size} bytes, more than the {max_bytes} allowed"
                 raise OSError(errno.EFBIG, reason, uri)

@@ -13,6 +13,7 @@ from clipfleet.items import Item
 from clipfleet.settings import OnConflict
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import Manifest, missing_shards
+from clipfleet.storage.filesystem.members import TarMember, TgzMember
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import item_value
 from clipfleet.storage.plan.failures import count_failures
@@ -202,6 +203,22 @@ def test_a_moved_folder_is_not_embedded_again_and_open_shards_find_it(
     assert plan_retry(dataset, (), 2) is not None
     assert embed(dataset) == uris[:1]
     assert verify_dataset(dataset).problems == []
+
+
+def test_members_of_moved_archives_are_found_at_their_present_place(tmp_path: Path) -> None:
+    old, new = tmp_path / "old #1", tmp_path / "new?"
+
+    def members(folder: Path) -> list[Item]:
+        path = f"{folder}/a.tar"
+        kinds = (TarMember, TgzMember)
+        found = [kind(path=path, offset=512, size=1, header=5).uri for kind in kinds]
+        return [Item(id=uri[:3], uri=uri) for uri in found]
+
+    dataset = memory_dataset("img")
+    plan_items(dataset, ListSource(members(old)), 2)
+    move_source(dataset, FolderSource(str(new)), str(old))
+    assert embed(dataset) == [item.uri for item in members(new)]
+    assert plan_items(dataset, ListSource(members(new)), 2) is None
 
 
 def test_a_folder_may_be_moved_twice_and_into_itself(tmp_path: Path) -> None:

@@ -1,0 +1,139 @@
+"""The bytes of a member: a picture inside a file, of which only this picture is read."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import os
+import threading
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from clipfleet.error_codes import READ_FAILED
+from clipfleet.errors import ItemError
+from clipfleet.storage.filesystem.members import (
+    TAR_BLOCK_BYTES,
+    Member,
+    TarMember,
+    TgzMember,
+    ZipMember,
+)
+from clipfleet.workers.item_errors import item_error, shown
+
+_RAW_DEFLATE = -zlib.MAX_WBITS
+
+
+def read_member(file: int, member: Member, max_bytes: int) -> bytes:
+    """Return the bytes of a member of the open file `file`.
+
+    Raises:
+        OSError: EFBIG, it has more than `max_bytes`; or the disk's own error.
+        ItemError: The file ends before it, is damaged, or was written anew after it was planned.
+    """
+    return _READERS[type(member)](file, member, max_bytes)
+
+
+def _read_tar(file: int, member: TarMember, max_bytes: int) -> bytes:
+    _check_size(member.size, max_bytes, member)
+    start = member.offset - TAR_BLOCK_BYTES
+    return _without_header(_pread(file, start, TAR_BLOCK_BYTES + member.size), member)
+
+
+def _read_tgz(file: int, member: TgzMember, max_bytes: int) -> bytes:
+    _check_size(member.size, max_bytes, member)
+    start = member.offset - TAR_BLOCK_BYTES
+    try:
+        data = _unpacked.read(file, start, TAR_BLOCK_BYTES + member.size)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise _damaged(member, f"its file is damaged: {error}") from error
+    return _without_header(data, member)
+
+
+def _without_header(data: bytes, member: TarMember) -> bytes:
+    if len(data) != TAR_BLOCK_BYTES + member.size:
+        raise _damaged(member, "its file ends before its end")
+    if zlib.crc32(data[:TAR_BLOCK_BYTES]) != member.header:
+        raise _damaged(member, "its file has something else there")
+    return data[TAR_BLOCK_BYTES:]
+
+
+def _read_zip(file: int, member: ZipMember, max_bytes: int) -> bytes:
+    _check_size(member.size, max_bytes, member)
+    data = _pread(file, member.offset, member.size)
+    if len(data) != member.size:
+        raise _damaged(member, "its file ends before its end")
+    if member.method == "deflate":
+        try:
+            data = zlib.decompressobj(_RAW_DEFLATE).decompress(data, max_bytes + 1)
+        except zlib.error as error:
+            raise _damaged(member, f"it cannot be unpacked: {error}") from error
+        _check_size(len(data), max_bytes, member)
+    if zlib.crc32(data) != member.crc32:
+        raise _damaged(member, "its checksum is another one")
+    return data
+
+
+_READERS: dict[type[Member], Callable[[int, Any, int], bytes]] = {
+    TarMember: _read_tar,
+    TgzMember: _read_tgz,
+    ZipMember: _read_zip,
+}
+
+
+class _Unpacked(threading.local):
+    """The gzip file that a thread read last, still open: the next member is often just behind.
+
+    A read before the last one begins at the start of the file again.
+    """
+
+    def __init__(self) -> None:
+        self._opened: gzip.GzipFile | None = None
+        self._identity: tuple[int, ...] = ()
+
+    def read(self, file: int, offset: int, size: int) -> bytes:
+        status = os.fstat(file)
+        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        if self._opened is None or identity != self._identity:
+            self._close()
+            self._opened = gzip.open(f"/proc/self/fd/{file}")  # noqa: SIM115 - stays open
+            self._identity = identity
+        try:
+            self._opened.seek(offset)
+            return self._opened.read(size)
+        except (OSError, EOFError, zlib.error):
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+
+_unpacked = _Unpacked()
+
+
+def _pread(file: int, offset: int, size: int) -> bytes:
+    """Return `size` bytes at `offset`, fewer only at the end of the file."""
+    data = os.pread(file, size, offset)
+    while len(data) < size:  # Linux reads at most 2 GiB at once, a network disk sometimes less
+        more = os.pread(file, size - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def _check_size(size: int, max_bytes: int, member: Member) -> None:
+    if size > max_bytes:
+        reason = f"more than the {max_bytes} bytes allowed"
+        raise OSError(errno.EFBIG, reason, member.path)
+
+
+def _damaged(member: Member, reason: str) -> ItemError:
+    return item_error(
+        READ_FAILED,
+        f"{shown(member.uri)} cannot be read: {reason}; if the file was replaced, embed its "
+        "source again with --refresh",
+    )

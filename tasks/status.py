@@ -20,7 +20,7 @@ from clipfleet.storage.filesystem.locations import in_object_store, open_filesys
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset
 from clipfleet.storage.format.parts import ITEMS_PREFIX
 from clipfleet.storage.plan.reader import Job, jobs, read_job
-from clipfleet.storage.sources.skipped import skipped_lines
+from clipfleet.storage.skipped import skipped_lines
 from clipfleet.tasks.broker.conflicts import Conflicts
 from clipfleet.tasks.broker.deferred import deferred_length
 from clipfleet.tasks.broker.queue_stats import message_counts, served_length

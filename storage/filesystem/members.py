@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import ClassVar
 from urllib.parse import quote, unquote_to_bytes
 
@@ -43,17 +43,15 @@ class Member:
     def __post_init__(self) -> None:
         if not os.path.isabs(self.path) or "\0" in self.path:
             raise ValueError(f"{self.path!r} is no absolute path")
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in _names(type(self)):
+            value = getattr(self, name)
             if isinstance(value, int) and not 0 <= value < _MAX_OFFSET:
-                raise ValueError(f"{field.name} is {value}: expected 0 to {_MAX_OFFSET - 1}")
+                raise ValueError(f"{name} is {value}: expected 0 to {_MAX_OFFSET - 1}")
 
     @property
     def uri(self) -> str:
         """The URL of the member."""
-        values = [
-            f"{field.name}={_quoted(getattr(self, field.name))}" for field in fields(self)[1:]
-        ]
+        values = [f"{name}={_quoted(getattr(self, name))}" for name in _names(type(self))]
         return f"{self.scheme}://{_quoted_path(self.path)}?{'&'.join(values)}"
 
 
@@ -138,6 +136,12 @@ def _values(kind: type[Member], query: str) -> Iterator[tuple[str, int | str]]:
     for pair in query.split("&"):
         name, _, value = pair.partition("=")
         yield name, int(value) if types.get(name) == "int" else _unquoted(value)
+
+
+@cache
+def _names(kind: type[Member]) -> tuple[str, ...]:
+    """Return the names of a URL's fields."""
+    return tuple(field.name for field in fields(kind) if field.name != "path")
 
 
 def _quoted(value: int | str) -> str:

@@ -14,7 +14,7 @@ from clipfleet.errors import SourceError
 from clipfleet.images import IMAGE_EXTENSIONS
 from clipfleet.items import Item
 from clipfleet.storage.filesystem.locations import readable
-from clipfleet.storage.sources.skipped import (
+from clipfleet.storage.skipped import (
     NO_RULES,
     FileFilter,
     FolderRules,
@@ -42,7 +42,7 @@ class FolderSource:
     fail later.
 
     After an iteration, `skipped` counts the files that were no items, by their extensions and the
-    kinds of `clipfleet.storage.sources.skipped`. Each iteration fills the same mapping.
+    kinds of `clipfleet.storage.skipped`. Each iteration fills the same mapping.
     """
 
     def __init__(self, root: str, rules: FolderRules = NO_RULES) -> None:

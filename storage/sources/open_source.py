@@ -1,4 +1,4 @@
-"""A source is opened by what is at its path: a folder, a table, or a file of texts."""
+"""A source is opened by what is at its path: a folder, archives, a table, or a file of texts."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, get_args
 from clipfleet.architectures import Tower
 from clipfleet.errors import SourceError
 from clipfleet.items import TextNormalisation
+from clipfleet.storage.archives.files import ZIP_ENDINGS
+from clipfleet.storage.archives.open_archives import archive_endings, open_archives
+from clipfleet.storage.archives.source import ArchiveSource
 from clipfleet.storage.filesystem.locations import local_path
+from clipfleet.storage.skipped import NO_RULES, FolderRules
 from clipfleet.storage.sources.base import DerivedSource, Source
 from clipfleet.storage.sources.columns import Columns
 from clipfleet.storage.sources.folder import FolderSource
 from clipfleet.storage.sources.normalisation import NormalisedTexts
 from clipfleet.storage.sources.options import SourceOptions, given
 from clipfleet.storage.sources.parquet import ParquetSource
-from clipfleet.storage.sources.skipped import NO_RULES, FolderRules
 from clipfleet.storage.sources.tables import QUOTINGS, CsvSource, JsonlSource, LinesSource
 from clipfleet.storage.sources.text_files import check_encoding
 
@@ -26,16 +29,17 @@ if TYPE_CHECKING:
 _JSON_LINES = (".jsonl", ".ndjson")
 _SEPARATED = (".csv", ".tsv")
 _SUPPORTED = (
-    "a folder of images, a folder of .parquet files, or a .jsonl, .ndjson, .csv, .tsv, .parquet "
-    "or .txt file"
+    "a folder of images, of .tar or .zip archives, or of .parquet files, or a .jsonl, .ndjson, "
+    ".csv, .tsv, .parquet, .txt, .tar, .tar.gz, .tgz or .zip file"
 )
 
 
 def open_source(location: str, *, tower: Tower, **options: Unpack[SourceOptions]) -> Source:
-    """Return the source at a path: a folder, or a JSONL, CSV, TSV, Parquet or text file.
+    """Return the source at a path: a folder, archives, or a JSONL, CSV, TSV, Parquet or text file.
 
     Default columns, in this order: id, text_id or image_id for the id; uri, path, file, file_name
-    or url for the image; text or caption for the text.
+    or url for the image; text or caption for the text. A path such as `shards/{00000..00099}.tar`
+    or `shards/*.tar` names several archives.
 
     Raises:
         SourceError: The path does not exist, or is no source of this tower's items.
@@ -51,7 +55,11 @@ def open_source(location: str, *, tower: Tower, **options: Unpack[SourceOptions]
             f"the {flag} column away, or choose the other tower"
         )
     columns = Columns.of(tower, id_column=options.get("id_column"), value_column=value)
-    rules = FolderRules.of(options)
+    rules = FolderRules.of(
+        options.get("include") or (),
+        options.get("exclude") or (),
+        fail_on_skipped=options.get("fail_on_skipped", False),
+    )
     opened = _open_path(
         path,
         tower,
@@ -60,9 +68,9 @@ def open_source(location: str, *, tower: Tower, **options: Unpack[SourceOptions]
         quoting=options.get("quoting"),
         encoding=options.get("encoding"),
     )
-    if rules != NO_RULES and not isinstance(opened, FolderSource):
+    if rules != NO_RULES and not isinstance(opened, FolderSource | ArchiveSource):
         raise SourceError(
-            f"{path} is no folder of images: leave --include, --exclude and --fail-on-skipped out"
+            f"{path} has no files of images: leave --include, --exclude and --fail-on-skipped out"
         )
     return normalised(opened, tower, options)
 
@@ -71,7 +79,7 @@ def skipped_of(source: Source) -> Mapping[str, int]:
     """Return the numbers of files that a source has skipped, by their kinds, while it is read."""
     if isinstance(source, DerivedSource):
         return skipped_of(source.source)
-    return source.skipped if isinstance(source, FolderSource) else {}
+    return source.skipped if isinstance(source, FolderSource | ArchiveSource) else {}
 
 
 def normalised(source: Source, tower: Tower, options: SourceOptions) -> Source:
@@ -105,6 +113,10 @@ def _open_path(
 ) -> Source:
     suffix = os.path.splitext(path)[1].lower()
     _check_form(path, suffix, quoting, encoding)
+    if archives := open_archives(path, tower, rules, encoding=encoding):
+        if columns.named:
+            raise SourceError(f"{path} holds archives, which have no columns: leave the names out")
+        return archives
     if os.path.isdir(path):
         return _open_folder(path, tower, columns, rules)
     if not os.path.exists(path):
@@ -129,8 +141,9 @@ def _check_form(path: str, suffix: str, quoting: str | None, encoding: str | Non
     is_file = not os.path.isdir(path)
     if quoting is not None and not (is_file and suffix in _SEPARATED):
         raise SourceError(f"{path} is no CSV or TSV file: leave the quoting out")
-    if encoding is not None and not (is_file and suffix in (*_JSON_LINES, *_SEPARATED, ".txt")):
-        raise SourceError(f"{path} is no file of text: leave the encoding out")
+    is_text = is_file and suffix in (*_JSON_LINES, *_SEPARATED, ".txt")
+    if encoding is not None and not is_text and archive_endings(path) != ZIP_ENDINGS:
+        raise SourceError(f"{path} is no file of text and no zip archive: leave the encoding out")
 
 
 def _open_folder(path: str, tower: Tower, columns: Columns, rules: FolderRules) -> Source:

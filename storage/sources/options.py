@@ -17,14 +17,15 @@ class SourceOptions(TypedDict, total=False):
         text_column: The table's column of texts.
         quoting: Of a CSV or TSV file. "csv": fields may be quoted. "none": quotation marks are
             text. Without it, "csv" for .csv and "none" for .tsv.
-        encoding: Of a file of text, a name of Python's, such as "gb18030"; without it, UTF-8.
+        encoding: Of a file of text, a name of Python's, such as "gb18030"; without it, UTF-8. Of
+            zip archives, that of the names in them, unless they say UTF-8.
         text_normalisation: "evaluation" changes texts as Chinese-CLIP's evaluation does: lower
             case, and plain quotation marks in place of “ and ”. A dataset has texts of one kind.
-        include: Of a folder: the files that match one of these globs, such as "*.heic" or
-            "2024/*", whatever their extensions, and no others.
-        exclude: Of a folder: not the files and subfolders that match one of these globs. Hidden
-            files and those of systems (`@eaDir`, `Thumbs.db`, `__MACOSX`) are never read. What is
-            skipped is counted in `submission.skipped`.
+        include: Of a folder or archives: the files that match one of these globs, such as "*.heic"
+            or "2024/*", whatever their extensions, and no others.
+        exclude: Of a folder or archives: not the files and subfolders that match one of these
+            globs. Hidden files and those of systems (`@eaDir`, `Thumbs.db`, `__MACOSX`) are never
+            read. What is skipped is counted in `submission.skipped`.
         fail_on_skipped: Refuse a folder with files that are skipped for their extensions.
     """
 

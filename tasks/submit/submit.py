@@ -16,10 +16,10 @@ from clipfleet.storage.filesystem.locations import local_path
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.refresh import Refresh, move_source, refresh_items
+from clipfleet.storage.skipped import skipped_lines
 from clipfleet.storage.sources.base import Source
 from clipfleet.storage.sources.normalisation import text_normalisation_of
 from clipfleet.storage.sources.open_source import skipped_of
-from clipfleet.storage.sources.skipped import skipped_lines
 from clipfleet.tasks.broker.redis_client import check_broker, is_local
 from clipfleet.tasks.broker.security_check import log_security_warnings
 from clipfleet.tasks.submit.enqueue import later

@@ -8,9 +8,9 @@ import pytest
 
 from clipfleet.errors import SourceError, UsageError
 from clipfleet.storage.filesystem.locations import local_path
+from clipfleet.storage.skipped import FolderRules, skipped_lines
 from clipfleet.storage.sources.folder import FolderSource
 from clipfleet.storage.sources.open_source import open_source
-from clipfleet.storage.sources.skipped import FolderRules, skipped_lines
 
 
 def ids(root: Path | str, **rules: Any) -> list[str]:
@@ -200,11 +200,11 @@ def test_skipped_files_are_an_error_if_they_should_be(tmp_path: Path) -> None:
 
 def test_rules_of_folders_are_refused_for_other_sources(tmp_path: Path) -> None:
     touch(tmp_path, "a.jsonl")
-    with pytest.raises(SourceError, match=r"a\.jsonl is no folder of images: leave --include"):
+    with pytest.raises(SourceError, match=r"a\.jsonl has no files of images: leave --include"):
         open_source(f"{tmp_path}/a.jsonl", include=["*"], tower="img")
 
 
 def test_globs_that_are_none_are_refused() -> None:
     for include in ("*.jpg", [""], ["./"]):
         with pytest.raises(UsageError, match="expected globs"):
-            FolderRules.of({"include": include})
+            FolderRules.of(include, (), fail_on_skipped=False)

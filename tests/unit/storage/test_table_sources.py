@@ -114,7 +114,7 @@ def test_a_wrong_encoding_is_refused(write: Write, tmp_path: Path) -> None:
     for unknown in ("klingon", "hex", ""):
         with pytest.raises(SourceError, match=f"encoding '{unknown}' is not known"):
             read(path, encoding=unknown)
-    with pytest.raises(SourceError, match="is no file of text: leave the encoding out"):
+    with pytest.raises(SourceError, match="is no file of text and no zip archive: leave"):
         read(str(tmp_path), encoding="gb18030")
 
 

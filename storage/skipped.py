@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from clipfleet.errors import UsageError
 from clipfleet.images import IMAGE_EXTENSIONS
-from clipfleet.storage.sources.options import SourceOptions
 
 # Files and folders that no user made: hidden ones (`.DS_Store`, the `._*` of macOS), previews of
 # NAS servers and of Windows, what macOS adds to archives, folders of file systems at their roots.
@@ -45,21 +44,18 @@ class FolderRules:
     fail_on_skipped: bool = False
 
     @classmethod
-    def of(cls, options: SourceOptions) -> FolderRules:
-        """Return the rules among the options of a source.
+    def of(
+        cls, include: Collection[str], exclude: Collection[str], *, fail_on_skipped: bool
+    ) -> FolderRules:
+        """Return the rules of these options.
 
         Raises:
             UsageError: A glob is empty, or `include` is a string.
         """
-        include, exclude = options.get("include") or (), options.get("exclude") or ()
         for name, globs in (("include", include), ("exclude", exclude)):
             if isinstance(globs, str) or not all(glob.strip("./") for glob in globs):
                 raise UsageError(f"{name} is {globs!r}: expected globs such as '*.heic' or 'raw/*'")
-        return cls(
-            include=tuple(include),
-            exclude=tuple(exclude),
-            fail_on_skipped=options.get("fail_on_skipped", False),
-        )
+        return cls(include=tuple(include), exclude=tuple(exclude), fail_on_skipped=fail_on_skipped)
 
 
 NO_RULES = FolderRules()
@@ -123,11 +119,11 @@ def _extension_kind(name: str) -> str:
     return extension if is_short and extension[1:].isalnum() else OTHER_EXTENSIONS
 
 
-def count_skipped(counts: dict[str, int], kind: str) -> None:
-    """Add one of a kind to `counts`."""
+def count_skipped(counts: dict[str, int], kind: str, count: int = 1) -> None:
+    """Add files of a kind to `counts`."""
     if kind not in counts and len(counts) >= _MAX_EXTENSIONS:
         kind = OTHER_EXTENSIONS
-    counts[kind] = counts.get(kind, 0) + 1
+    counts[kind] = counts.get(kind, 0) + count
 
 
 def unread(skipped: Mapping[str, int]) -> dict[str, int]:

@@ -1,0 +1,1 @@
+"""Archives as sources: tar shards and zip files, which are never unpacked."""

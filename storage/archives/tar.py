@@ -24,7 +24,6 @@ _RECORDS = (_LONG_NAME, b"K", _PAX, b"g")  # of long links, and for all files, t
 _MAX_RECORD_BYTES = 1 << 20
 _SEARCHED_BYTES = 1 << 20  # at once
 _ADLER_BASE = 65_521
-_GZIP_ERRORS = (gzip.BadGzipFile, EOFError, zlib.error)
 
 
 class TarFile(NamedTuple):
@@ -75,14 +74,20 @@ class TarReader:
     def __iter__(self) -> Iterator[TarFile | TarDamage]:
         try:
             yield from self._files()
-        except _GZIP_ERRORS as error:
+        except EOFError:
+            yield TarDamage(self._position, "its compressed data was cut off")
+        except (gzip.BadGzipFile, zlib.error) as error:
             yield TarDamage(self._position, f"its compressed data is damaged: {error}")
 
     def data(self, found: TarFile) -> bytes:
         """Return the bytes of the file that was found last; fewer if they are damaged."""
         try:
             return self._read(found.offset, found.size)
-        except _GZIP_ERRORS:  # the next header meets it again, and says so
+        except (
+            gzip.BadGzipFile,
+            EOFError,
+            zlib.error,
+        ):  # the next header meets it again, and says so
             return b""
 
     def _files(self) -> Iterator[TarFile | TarDamage]:

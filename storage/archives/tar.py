@@ -1,7 +1,8 @@
 """The headers of a tar: the names and ranges of its files, without their data.
 
-Python's `tarfile` takes ten times as long, keeps all headers, and ends at a damaged one. This reads
-what tars of today hold: ustar headers, pax records, and the long names of GNU.
+Python's `tarfile` is several times slower, keeps all headers, and ends at a damaged one. This reads
+what tars of today hold: ustar headers, pax records, and the long names of GNU
+(https://pubs.opengroup.org/onlinepubs/9699919799/utilities/pax.html, "ustar Interchange Format").
 """
 
 from __future__ import annotations

@@ -113,7 +113,10 @@ MovedFrom = Annotated[
     typer.Option("--moved-from", metavar="FOLDER", help="The source's folder before it was moved."),
 ]
 SourceArgument = Annotated[
-    str, typer.Argument(help="A folder of images, or a JSONL, CSV, TSV, Parquet or TXT file.")
+    str,
+    typer.Argument(
+        help="A folder of images or archives, or a JSONL, CSV, TSV, Parquet, TXT, TAR or ZIP file."
+    ),
 ]
 OutArgument = Annotated[
     str, typer.Argument(help="The dataset, new or begun: a folder or s3://bucket/prefix.")

@@ -51,7 +51,8 @@ _OPTIONS: dict[str, Any] = {
         typer.Option(
             "--encoding",
             metavar="NAME",
-            help="Encoding of a table of text, such as gb18030 or utf-16 [default: utf-8].",
+            help="Encoding of a table of text, or of names in a zip archive, such as gb18030 or "
+            "utf-16 [default: utf-8].",
             show_default=False,
         ),
     ],
@@ -69,7 +70,8 @@ _OPTIONS: dict[str, Any] = {
         typer.Option(
             "--include",
             metavar="GLOB",
-            help="Of a folder: these files, whatever their extensions, and no others; repeatable.",
+            help="Of a folder or archives: these files, whatever their extensions, and no others; "
+            "repeatable.",
         ),
     ],
     "exclude": Annotated[
@@ -77,13 +79,15 @@ _OPTIONS: dict[str, Any] = {
         typer.Option(
             "--exclude",
             metavar="GLOB",
-            help="Of a folder: not these files and subfolders (raw, *.gif, 2019/*); repeatable.",
+            help="Of a folder or archives: not these files and subfolders (raw, *.gif, 2019/*); "
+            "repeatable.",
         ),
     ],
     "fail_on_skipped": Annotated[
         bool,
         typer.Option(
-            "--fail-on-skipped", help="Plan nothing if a folder has files that are no images."
+            "--fail-on-skipped",
+            help="Plan nothing if a folder or an archive has files that are no images.",
         ),
     ],
 }

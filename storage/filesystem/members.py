@@ -18,6 +18,8 @@ from functools import cache, lru_cache
 from typing import ClassVar
 from urllib.parse import quote, unquote_to_bytes
 
+from clipfleet.storage.filesystem.locations import local_path
+
 TAR_BLOCK_BYTES = 512  # of a tar's header, which is just before its data
 ZIP_METHODS = ("stored", "deflate")
 
@@ -123,6 +125,17 @@ def parse_member(uri: str) -> Member | None:
     if not has_form:
         raise ValueError(f"{uri[:_SHOWN_CHARACTERS]!r} has not the form {kind.form}")
     return member
+
+
+def file_path(uri: str) -> str:
+    """Return the path of the file that has the bytes of a uri: of a member, its archive.
+
+    Raises:
+        ValueError: It has the scheme of a member, and another form.
+        UsageError: It names no file of this machine.
+    """
+    member = parse_member(uri)
+    return local_path(uri) if member is None else member.path
 
 
 def member_prefixes(folder: str) -> Iterator[str]:

@@ -12,7 +12,12 @@ from itertools import islice
 
 from clipfleet.errors import ItemError, SourceError, UsageError
 from clipfleet.items import Item
-from clipfleet.storage.filesystem.locations import local_path
+from clipfleet.storage.filesystem.members import (
+    TarMember,
+    ZipMember,
+    file_path,
+    parse_member,
+)
 from clipfleet.storage.sources.base import Source
 from clipfleet.tasks.bench.stage import Count, Stage, Steps, measure
 from clipfleet.workers.images.decode import ImageLimits, read_image_bytes
@@ -86,10 +91,17 @@ def _first_bytes(items: Sequence[Item]) -> Sequence[Item]:
     size_bytes = 0
     for number, item in enumerate(items):
         with suppress(OSError, UsageError, ValueError):  # reading it counts the error
-            size_bytes += os.path.getsize(local_path(item.uri or ""))
+            size_bytes += _size_bytes(item.uri or "")
         if size_bytes > _MAX_BYTES and number:
             return items[:number]
     return items
+
+
+def _size_bytes(uri: str) -> int:
+    member = parse_member(uri)
+    if isinstance(member, TarMember | ZipMember):
+        return member.size
+    return os.path.getsize(file_path(uri))
 
 
 def _drop_from_cache(
@@ -99,7 +111,7 @@ def _drop_from_cache(
     began_s = clock()
     for item in items:
         with suppress(OSError, UsageError, ValueError):  # as above
-            path = local_path(item.uri or "")
+            path = file_path(item.uri or "")
             if os.path.isfile(path):  # opening a pipe or a device may have an effect
                 file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 try:

@@ -20,6 +20,7 @@ from clipfleet.storage.sources.open_source import open_source
 from clipfleet.tasks.broker.signing import SIGNATURE_HEADER, check_signature, signature
 from clipfleet.workers.engines.fake import write_fake_engine
 from clipfleet.workers.images.decode import decode
+from tests.fuzz.archive_targets import ARCHIVE_TARGETS
 from tests.fuzz.dataset_targets import DATASET_TARGETS
 from tests.fuzz.embed_targets import EMBED_TARGETS
 from tests.fuzz.process_targets import PROCESS_TARGETS
@@ -169,6 +170,7 @@ TARGETS: dict[str, Make] = {
     "architecture": architecture,
     "settings": settings,
     "image": image,
+    **ARCHIVE_TARGETS,
     **REDIS_TARGETS,
     **WEB_TARGETS,
     **PROCESS_TARGETS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from clipfleet.errors import SourceError, UsageError
 from clipfleet.items import Item
+from clipfleet.storage.filesystem.members import ZipMember
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.tasks.bench.dataset import WrittenPart, steady_part
@@ -204,6 +206,17 @@ def test_files_are_read_and_a_missing_one_is_an_error(tmp_path: Path) -> None:
     for read in (read_cold, read_warm):
         found = read(items, ImageLimits(), 60.0, threads=2)
         assert (found.items, found.errors, found.size_bytes) == (2, 1, 5)
+
+
+def test_pictures_in_a_large_archive_count_with_their_own_sizes(tmp_path: Path) -> None:
+    with (tmp_path / "a.zip").open("wb") as archive:
+        archive.truncate(8 << 30)  # without taking room
+    member = ZipMember(
+        path=f"{tmp_path}/a.zip", offset=0, size=5, method="stored", crc32=zlib.crc32(bytes(5))
+    )
+    items = [Item(id=name, uri=member.uri) for name in ("a", "b", "c")]
+    found = read_cold(items, ImageLimits(), 60.0, threads=2)
+    assert (found.items, found.errors, found.size_bytes) == (3, 0, 15)
 
 
 def test_a_pipe_is_not_opened_to_drop_it_from_the_cache(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class ZipSource(ArchiveSource):
                 return
             for found in listed:
                 inner = inner_path(self._name(found))
-                if found.is_dir() or self.is_left_out(archive, inner, skipped):
+                if found.filename.endswith("/") or self.is_left_out(archive, inner, skipped):
                     continue
                 if not self.is_picture(archive, inner):
                     count_skipped(skipped, self.filter.kind(posixpath.basename(inner)))
@@ -79,8 +79,10 @@ def _member(file: int, archive: Archive, found: zipfile.ZipInfo) -> ZipMember:
         raise ValueError("it is encrypted: unpack the archive with its password")
     method = _METHODS.get(found.compress_type)
     if method is None:
-        name = zipfile.compressor_names.get(found.compress_type, str(found.compress_type))
-        raise ValueError(f"it is compressed with {name}: only stored and deflate are read")
+        raise ValueError(
+            f"it is compressed by method {found.compress_type}: only 0 and 8, stored and deflate, "
+            "are read"
+        )
     header = os.pread(file, _HEADER_BYTES, found.header_offset)
     if len(header) < _HEADER_BYTES or not header.startswith(_HEADER_MAGIC):
         raise ValueError(f"its header is not at byte {found.header_offset}: the archive is damaged")

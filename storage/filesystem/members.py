@@ -45,7 +45,7 @@ class Member:
     def __post_init__(self) -> None:
         if not os.path.isabs(self.path) or "\0" in self.path:
             raise ValueError(f"{self.path!r} is no absolute path")
-        for name in _names(type(self)):
+        for name in _names(self.scheme):
             value = getattr(self, name)
             if isinstance(value, int) and not 0 <= value < _MAX_OFFSET:
                 raise ValueError(f"{name} is {value}: expected 0 to {_MAX_OFFSET - 1}")
@@ -53,7 +53,7 @@ class Member:
     @property
     def uri(self) -> str:
         """The URL of the member."""
-        values = [f"{name}={_quoted(getattr(self, name))}" for name in _names(type(self))]
+        values = [f"{name}={_quoted(getattr(self, name))}" for name in _names(self.scheme)]
         return f"{self.scheme}://{_quoted_path(self.path)}?{'&'.join(values)}"
 
 
@@ -152,9 +152,9 @@ def _values(kind: type[Member], query: str) -> Iterator[tuple[str, int | str]]:
 
 
 @cache
-def _names(kind: type[Member]) -> tuple[str, ...]:
-    """Return the names of a URL's fields."""
-    return tuple(field.name for field in fields(kind) if field.name != "path")
+def _names(scheme: str) -> tuple[str, ...]:
+    """Return the names of the fields of a kind's URL."""
+    return tuple(field.name for field in fields(_KINDS[scheme]) if field.name != "path")
 
 
 def _quoted(value: int | str) -> str:

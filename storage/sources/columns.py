@@ -23,7 +23,7 @@ _VALUES: dict[Tower, tuple[str, int]] = {
     "img": ("path", MAX_URI_LENGTH),
     "txt": ("text", MAX_TEXT_LENGTH),
 }
-_SHOWN_CHARACTERS = 80
+SHOWN_CHARACTERS = 80
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +145,7 @@ def _as_id(value: object) -> str:
 def show(value: object) -> str:
     """Return a value for a message, shortened if it is long."""
     text = repr(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
 
 
 def _first(names: tuple[str, ...], present: Collection[str]) -> str | None:

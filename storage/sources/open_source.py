@@ -16,11 +16,13 @@ from clipfleet.storage.filesystem.locations import local_path
 from clipfleet.storage.skipped import NO_RULES, FolderRules
 from clipfleet.storage.sources.base import DerivedSource, Source
 from clipfleet.storage.sources.columns import Columns
+from clipfleet.storage.sources.compressed import COMPRESSIONS, uncompressed_name
 from clipfleet.storage.sources.folder import FolderSource
+from clipfleet.storage.sources.json_tables import JsonArraySource, JsonlSource
 from clipfleet.storage.sources.normalisation import NormalisedTexts
 from clipfleet.storage.sources.options import SourceOptions, given
 from clipfleet.storage.sources.parquet import ParquetSource
-from clipfleet.storage.sources.tables import QUOTINGS, CsvSource, JsonlSource, LinesSource
+from clipfleet.storage.sources.tables import QUOTINGS, CsvSource, LinesSource
 from clipfleet.storage.sources.text_files import check_encoding
 
 if TYPE_CHECKING:
@@ -28,9 +30,11 @@ if TYPE_CHECKING:
 
 _JSON_LINES = (".jsonl", ".ndjson")
 _SEPARATED = (".csv", ".tsv")
+_TEXT = (*_JSON_LINES, ".json", *_SEPARATED, ".txt")  # these may be compressed
 _SUPPORTED = (
-    "a folder of images, of .tar or .zip archives, or of .parquet files, or a .jsonl, .ndjson, "
-    ".csv, .tsv, .parquet, .txt, .tar, .tar.gz, .tgz or .zip file"
+    "a folder of images, of .tar or .zip archives, or of .parquet files, or a .parquet, .tar, "
+    ".tar.gz, .tgz or .zip file, or a .jsonl, .ndjson, .json, .csv, .tsv or .txt file, which may "
+    f"be compressed ({', '.join(COMPRESSIONS)})"
 )
 
 
@@ -111,7 +115,7 @@ def _open_path(
     quoting: str | None,
     encoding: str | None,
 ) -> Source:
-    suffix = os.path.splitext(path)[1].lower()
+    suffix = form_of(path)
     _check_form(path, suffix, quoting, encoding)
     if archives := open_archives(path, tower, rules, encoding=encoding):
         if columns.named:
@@ -123,6 +127,8 @@ def _open_path(
         raise SourceError(f"no source at {path}: nothing is there")
     if suffix in _JSON_LINES:
         return JsonlSource(path, columns, encoding=encoding)
+    if suffix == ".json":
+        return JsonArraySource(path, columns, encoding=encoding)
     if suffix in _SEPARATED:
         return CsvSource(path, columns, quoting=quoting, encoding=encoding)
     if suffix == ".parquet":
@@ -130,6 +136,13 @@ def _open_path(
     if suffix == ".txt":
         return LinesSource(path, tower, encoding=encoding)
     raise SourceError(f"{path} is no source that is known by its name: expected {_SUPPORTED}")
+
+
+def form_of(path: str) -> str:
+    """Return the extension that says what a file is, in lower case: `.csv` of `a.csv.gz`."""
+    name = uncompressed_name(path)
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix if name == path or suffix in _TEXT else os.path.splitext(path)[1].lower()
 
 
 def _check_form(path: str, suffix: str, quoting: str | None, encoding: str | None) -> None:
@@ -141,7 +154,7 @@ def _check_form(path: str, suffix: str, quoting: str | None, encoding: str | Non
     is_file = not os.path.isdir(path)
     if quoting is not None and not (is_file and suffix in _SEPARATED):
         raise SourceError(f"{path} is no CSV or TSV file: leave the quoting out")
-    is_text = is_file and suffix in (*_JSON_LINES, *_SEPARATED, ".txt")
+    is_text = is_file and suffix in _TEXT
     if encoding is not None and not is_text and archive_endings(path) != ZIP_ENDINGS:
         raise SourceError(f"{path} is no file of text and no zip archive: leave the encoding out")
 

@@ -61,10 +61,23 @@ class Columns:
         value = _first(self.values, present)
         if value is None:
             raise _missing(self.values, present, location, option=self._value_option)
-        id_ = _first(self.ids, present)
-        if id_ is None and (self.id_named or self.tower == "txt"):
+        return self.find_ids(present, location=location) or value, value
+
+    def find_ids(self, present: Collection[str], *, location: str) -> str | None:
+        """Return the name of the id column; None if there is none, and images need none.
+
+        Raises:
+            SourceError: It is needed, and is not among those present.
+        """
+        found = _first(self.ids, present)
+        if found is None and (self.id_named or self.tower == "txt"):
             raise _missing(self.ids, present, location, option="--id-column")
-        return id_ or value, value
+        return found
+
+    @property
+    def value_named(self) -> bool:
+        """Whether the column of values has one possible name, which the user gave."""
+        return len(self.values) == 1
 
     @property
     def _value_option(self) -> str:

@@ -21,7 +21,7 @@ from clipfleet.storage.sources.folder import FolderSource
 from clipfleet.storage.sources.json_tables import JsonArraySource, JsonlSource
 from clipfleet.storage.sources.normalisation import NormalisedTexts
 from clipfleet.storage.sources.options import SourceOptions, given
-from clipfleet.storage.sources.parquet import ParquetSource
+from clipfleet.storage.sources.parquet import ParquetSource, holds_parquet
 from clipfleet.storage.sources.tables import QUOTINGS, CsvSource, LinesSource
 from clipfleet.storage.sources.text_files import check_encoding
 
@@ -83,7 +83,8 @@ def skipped_of(source: Source) -> Mapping[str, int]:
     """Return the numbers of files that a source has skipped, by their kinds, while it is read."""
     if isinstance(source, DerivedSource):
         return skipped_of(source.source)
-    return source.skipped if isinstance(source, FolderSource | ArchiveSource) else {}
+    has_files = isinstance(source, FolderSource | ArchiveSource | ParquetSource)
+    return source.skipped if has_files else {}
 
 
 def normalised(source: Source, tower: Tower, options: SourceOptions) -> Source:
@@ -160,16 +161,12 @@ def _check_form(path: str, suffix: str, quoting: str | None, encoding: str | Non
 
 
 def _open_folder(path: str, tower: Tower, columns: Columns, rules: FolderRules) -> Source:
-    """Read Parquet files for texts, if columns are named, or if there are no other files."""
-    try:
-        suffixes = {os.path.splitext(name)[1].lower() for name in os.listdir(path)}
-    except OSError as error:
-        raise SourceError(f"cannot list the folder {path}: {error.strerror}") from error
-    if ".parquet" in suffixes and (tower == "txt" or columns.named or suffixes == {".parquet"}):
+    if holds_parquet(path, tower, named=columns.named):
         return ParquetSource(path, columns)
     if tower == "txt":
         raise SourceError(
-            f"{path} is a folder without .parquet files, and the txt tower reads texts: name a "
-            ".jsonl, .csv, .tsv, .parquet or .txt file"
+            f"{path} has no .parquet file before its first image, and the txt tower reads texts: "
+            "name a .jsonl, .json, .csv, .tsv, .parquet or .txt file, or the folder of the "
+            ".parquet files"
         )
     return FolderSource(path, rules)

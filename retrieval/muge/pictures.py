@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from clipfleet.errors import DependencyError, SourceError
-from clipfleet.storage.sources.columns import show
+from clipfleet.storage.tables.columns import show
 
 _COUNT_KEY = b"num_images"
 _LMDB_FILE = "data.mdb"

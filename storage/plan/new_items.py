@@ -15,7 +15,7 @@ from clipfleet.storage.format.id_index import IdIndex, ScratchDatabase, content_
 from clipfleet.storage.format.parts import item_value, value_column
 from clipfleet.storage.plan.reader import jobs, numbered_shard, read_job_rows, shard_number
 from clipfleet.storage.sources.base import Source
-from clipfleet.storage.sources.columns import show
+from clipfleet.storage.tables.columns import show
 
 SHOWN = 5  # duplicates in a message
 

@@ -20,7 +20,7 @@ from clipfleet.storage.skipped import (
     counted,
     unread,
 )
-from clipfleet.storage.sources.walk import FileWalk
+from clipfleet.storage.walk import FileWalk
 
 
 class FolderSource:

@@ -15,15 +15,15 @@ from clipfleet.storage.archives.source import ArchiveSource
 from clipfleet.storage.filesystem.locations import local_path
 from clipfleet.storage.skipped import NO_RULES, FolderRules
 from clipfleet.storage.sources.base import DerivedSource, Source
-from clipfleet.storage.sources.columns import Columns
-from clipfleet.storage.sources.compressed import COMPRESSIONS, uncompressed_name
 from clipfleet.storage.sources.folder import FolderSource
-from clipfleet.storage.sources.json_tables import JsonArraySource, JsonlSource
 from clipfleet.storage.sources.normalisation import NormalisedTexts
 from clipfleet.storage.sources.options import SourceOptions, given
-from clipfleet.storage.sources.parquet import ParquetSource, holds_parquet
-from clipfleet.storage.sources.tables import QUOTINGS, CsvSource, LinesSource
-from clipfleet.storage.sources.text_files import check_encoding
+from clipfleet.storage.tables.columns import Columns
+from clipfleet.storage.tables.compressed import COMPRESSIONS, uncompressed_name
+from clipfleet.storage.tables.json_tables import JsonArraySource, JsonlSource
+from clipfleet.storage.tables.parquet import ParquetSource, holds_parquet
+from clipfleet.storage.tables.text_files import check_encoding
+from clipfleet.storage.tables.text_tables import QUOTINGS, CsvSource, LinesSource
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

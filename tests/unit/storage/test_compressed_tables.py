@@ -109,7 +109,7 @@ def test_an_array_is_read_in_chunks_of_any_size(
     content = "\ufeff \n" + json.dumps(rows, indent=1) + "\n "
     path.write_text(content, encoding="utf-8")
     for size in (1, 2, 3, 7, 64, 10_000):
-        monkeypatch.setattr("clipfleet.storage.sources.text_files._CHUNK_CHARACTERS", size)
+        monkeypatch.setattr("clipfleet.storage.tables.text_files._CHUNK_CHARACTERS", size)
         assert read(path) == [(str(n), text) for n, text in enumerate(texts)], size
 
 

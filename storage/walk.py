@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from clipfleet.errors import SourceError
 from clipfleet.storage.filesystem.locations import readable
-from clipfleet.storage.sources.skipped import FileFilter, count_skipped
+from clipfleet.storage.skipped import FileFilter, count_skipped
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from clipfleet.errors import SourceError
 from clipfleet.items import Item
-from clipfleet.storage.sources.columns import SHOWN_CHARACTERS, Columns, show
-from clipfleet.storage.sources.tables import TableSource
-from clipfleet.storage.sources.text_files import read_error, text_chunks, text_lines
+from clipfleet.storage.tables.columns import SHOWN_CHARACTERS, Columns, show
+from clipfleet.storage.tables.text_files import read_error, text_chunks, text_lines
+from clipfleet.storage.tables.text_tables import TableSource
 
 _ELEMENT_CHARACTERS = 1 << 24  # as a field of a CSV file; a longer element is damage
 _CUT_OFF = "the array is cut off"

@@ -16,7 +16,7 @@ from clipfleet.storage.filesystem.parquet_columns import (
     column_chunk,
     footer_crc32,
 )
-from clipfleet.storage.sources.columns import Columns
+from clipfleet.storage.tables.columns import Columns
 
 # Beside those of uris, names of columns of bytes that may be pictures.
 PICTURE_COLUMNS = (

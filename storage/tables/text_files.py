@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 
 from clipfleet.errors import SourceError
-from clipfleet.storage.sources.columns import show
-from clipfleet.storage.sources.compressed import uncompressed
+from clipfleet.storage.tables.columns import show
+from clipfleet.storage.tables.compressed import uncompressed
 
 _CHUNK_CHARACTERS = 1 << 16
 _UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

@@ -12,9 +12,9 @@ from clipfleet.architectures import Tower
 from clipfleet.errors import SourceError
 from clipfleet.items import Item
 from clipfleet.storage.filesystem.locations import readable
-from clipfleet.storage.sources.columns import Columns, show
-from clipfleet.storage.sources.compressed import uncompressed_name
-from clipfleet.storage.sources.text_files import text_lines
+from clipfleet.storage.tables.columns import Columns, show
+from clipfleet.storage.tables.compressed import uncompressed_name
+from clipfleet.storage.tables.text_files import text_lines
 
 QUOTINGS = ("csv", "none")
 

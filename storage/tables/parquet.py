@@ -14,12 +14,12 @@ from clipfleet.images import IMAGE_EXTENSIONS
 from clipfleet.items import Item
 from clipfleet.storage.filesystem.locations import readable
 from clipfleet.storage.filesystem.parquet_columns import PARQUET_ERRORS, open_columns
-from clipfleet.storage.sources.columns import Columns, show
-from clipfleet.storage.sources.parquet_pictures import PictureColumn, picture_column, picture_uris
-from clipfleet.storage.sources.skipped import JUNK, NO_RULES, FileFilter, extension_of
-from clipfleet.storage.sources.tables import TableSource
-from clipfleet.storage.sources.text_files import check_regular
-from clipfleet.storage.sources.walk import FileWalk
+from clipfleet.storage.skipped import JUNK, NO_RULES, FileFilter, extension_of
+from clipfleet.storage.tables.columns import Columns, show
+from clipfleet.storage.tables.parquet_pictures import PictureColumn, picture_column, picture_uris
+from clipfleet.storage.tables.text_files import check_regular
+from clipfleet.storage.tables.text_tables import TableSource
+from clipfleet.storage.walk import FileWalk
 
 _BATCH_ROWS = 4096
 _EXTENSION = ".parquet"

@@ -20,6 +20,7 @@ from clipfleet.storage.sources.normalisation import NormalisedTexts
 from clipfleet.storage.sources.options import SourceOptions, given
 from clipfleet.storage.tables.columns import Columns
 from clipfleet.storage.tables.compressed import COMPRESSIONS, uncompressed_name
+from clipfleet.storage.tables.guide import open_guide
 from clipfleet.storage.tables.json_tables import JsonArraySource, JsonlSource
 from clipfleet.storage.tables.parquet import ParquetSource, holds_parquet
 from clipfleet.storage.tables.text_files import check_encoding
@@ -122,10 +123,24 @@ def _open_path(
         if columns.named:
             raise SourceError(f"{path} holds archives, which have no columns: leave the names out")
         return archives
+    if not columns.named and (guide := open_guide(path, tower)):
+        return guide
     if os.path.isdir(path):
         return _open_folder(path, tower, columns, rules)
     if not os.path.exists(path):
         raise SourceError(f"no source at {path}: nothing is there")
+    return _open_file(path, suffix, tower, columns, quoting=quoting, encoding=encoding)
+
+
+def _open_file(
+    path: str,
+    suffix: str,
+    tower: Tower,
+    columns: Columns,
+    *,
+    quoting: str | None,
+    encoding: str | None,
+) -> Source:
     if suffix in _JSON_LINES:
         return JsonlSource(path, columns, encoding=encoding)
     if suffix == ".json":

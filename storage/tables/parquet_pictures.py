@@ -110,7 +110,10 @@ def _others(file: pq.ParquetFile, group: int, column: PictureColumn) -> Iterator
 
 def _has_bytes(type_: pa.StructType) -> bool:
     index = type_.get_field_index("bytes")
-    return index >= 0 and _is_binary(type_.field(index).type)
+    if index < 0:
+        return False
+    kind = type_.field(index).type  # null, if no row has bytes
+    return _is_binary(kind) or bool(pa.types.is_null(kind))
 
 
 def _is_binary(type_: pa.DataType) -> bool:

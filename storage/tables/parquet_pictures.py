@@ -47,7 +47,10 @@ def picture_column(
     """
     names = columns.values if columns.value_named else (*columns.values, *PICTURE_COLUMNS)
     found: dict[str, PictureColumn] = {}
+    present = file.schema_arrow.names
     for field in file.schema_arrow:
+        if present.count(field.name) > 1:  # refused if it is read
+            continue
         is_asked = field.name in names
         if pa.types.is_struct(field.type):
             if (is_asked or not columns.value_named) and _has_bytes(field.type):

@@ -40,7 +40,7 @@ _SUPPORTED = (
 
 
 def open_source(location: str, *, tower: Tower, **options: Unpack[SourceOptions]) -> Source:
-    """Return the source at a path: a folder, archives, or a JSONL, CSV, TSV, Parquet or text file.
+    """Return the source at a path: a folder, archives, a table, a text file, or the guide's data.
 
     Default columns, in this order: id, text_id or image_id for the id; uri, path, file, file_name
     or url for the image; text or caption for the text. A path such as `shards/{00000..00099}.tar`

@@ -84,8 +84,9 @@ def skipped_of(source: Source) -> Mapping[str, int]:
     """Return the numbers of files that a source has skipped, by their kinds, while it is read."""
     if isinstance(source, DerivedSource):
         return skipped_of(source.source)
-    has_files = isinstance(source, FolderSource | ArchiveSource | ParquetSource)
-    return source.skipped if has_files else {}
+    if isinstance(source, FolderSource | ArchiveSource | ParquetSource):
+        return source.skipped
+    return {}
 
 
 def normalised(source: Source, tower: Tower, options: SourceOptions) -> Source:

@@ -78,9 +78,11 @@ class JsonArraySource(JsonSource):
             while text.has_element(first=number == 0):
                 number += 1
                 element = text.element()
-                is_row = isinstance(element, dict)
-                row = element if is_row else f"{show(element)} is not a JSON object"
-                yield f"{self.path}, element {number}", row
+                location = f"{self.path}, element {number}"
+                if isinstance(element, dict):
+                    yield location, element
+                else:
+                    yield location, f"{show(element)} is not a JSON object"
         except (ValueError, OSError, RecursionError) as error:
             location = f"{self.path}, after element {number}" if number else self.path
             raise SourceError(read_error(location, error, self._encoding)) from error

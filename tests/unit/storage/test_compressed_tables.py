@@ -37,8 +37,9 @@ TABLES = {
 }
 
 
-def read(path: Path, **form: str) -> list[tuple[str, str | None]]:
-    return [(item.id, item.text) for item in open_source(str(path), tower="txt", **form)]
+def read(path: Path, encoding: str | None = None) -> list[tuple[str, str | None]]:
+    source = open_source(str(path), tower="txt", encoding=encoding)
+    return [(item.id, item.text) for item in source]
 
 
 def refusal(path: Path) -> str:

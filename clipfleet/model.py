@@ -17,6 +17,7 @@ from PIL import Image
 from clipfleet.architectures import Tower
 from clipfleet.error_codes import DECODE_FAILED, EMPTY_TEXT, NON_FINITE
 from clipfleet.errors import CardError, ItemError, UsageError
+from clipfleet.images import PictureRules
 from clipfleet.items import Item
 from clipfleet.model_card import ModelCard, load_card
 from clipfleet.settings import Settings, cores, load_settings
@@ -24,9 +25,11 @@ from clipfleet.workers.closing import Closing
 from clipfleet.workers.engines.base import Engine, l2_normalise
 from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.engines.model_folder import find_engine, towers_in
+from clipfleet.workers.engines.model_location import locate_model
 from clipfleet.workers.images.decode import ImageLimits, read_image
 from clipfleet.workers.images.preprocess import preprocess_into
 from clipfleet.workers.images.read import is_http_url
+from clipfleet.workers.images.rules import apply_rules
 from clipfleet.workers.text.tokenizer import Tokenizer
 
 Vectors = NDArray[np.float32]
@@ -38,7 +41,9 @@ _DECODING = Lock()  # of Pillow images that are not loaded yet: one may be in a 
 
 
 def load_model(card: str | Path, *, settings: Settings | None = None) -> Model:
-    """Return the model of a folder, a card, or an engine; both towers where both are there.
+    """Return the model of a folder, by its path or name, of a card, or of an engine.
+
+    Both towers are there where both are found.
 
     Of a folder of `clipfleet prepare`, the engines are taken that fit this machine, with TensorRT
     those of the smallest batch, which answer soonest. Beside a card, the other tower's engine is
@@ -63,7 +68,8 @@ class Model(Closing):
     """The card of the tower that was named; of a folder, of the image tower where it is there."""
 
     def __init__(self, card: str | Path, *, settings: Settings) -> None:
-        self._folder = Path(card) if Path(card).is_dir() else None
+        card = locate_model(card, settings)
+        self._folder = card if card.is_dir() else None
         if self._folder:
             towers = towers_in(self._folder) or ["img"]  # none: the error names what is there
             card = find_engine(self._folder, towers[0], settings, single=True)
@@ -90,11 +96,15 @@ class Model(Closing):
         ):
             raise UsageError("encode_images takes a list: put the image in one, [image]")
         images = list(images)
-        limits = ImageLimits.from_settings(self._settings)
+        fill_image = partial(
+            _fill_image,
+            limits=ImageLimits.from_settings(self._settings),
+            rules=PictureRules.of(self._settings),
+        )
 
         def fill(numbers: range, pixels: NDArray[np.float32]) -> None:
             chunk = (images[n] for n in numbers)
-            list(pool.map(partial(_fill_image, limits=limits), numbers, chunk, pixels))
+            list(pool.map(fill_image, numbers, chunk, pixels))
 
         with ThreadPoolExecutor(cores()) as pool:
             return self._encode("img", len(images), fill)
@@ -227,24 +237,31 @@ class Model(Closing):
         return path
 
 
-def _fill_image(n: int, image: Picture, out: NDArray[np.float32], *, limits: ImageLimits) -> None:
+def _fill_image(
+    n: int,
+    image: Picture,
+    out: NDArray[np.float32],
+    *,
+    limits: ImageLimits,
+    rules: PictureRules,
+) -> None:
     """Write the pixels of images[n] to float32 (3, S, S)."""
     try:
-        preprocess_into(_picture(n, image, limits), out)
+        preprocess_into(_picture(n, image, limits, rules), out)
     except ItemError as error:
         raise ItemError(error.code, f"images[{n}]: {error}") from error
 
 
-def _picture(n: int, image: Picture, limits: ImageLimits) -> Image.Image:
+def _picture(n: int, image: Picture, limits: ImageLimits, rules: PictureRules) -> Image.Image:
     if isinstance(image, Image.Image):
         if 0 in image.size:
             raise UsageError(f"images[{n}] has no pixels: its size is {image.size}")
         try:
             with _DECODING:
                 image.load()
+            return apply_rules(image, "the image", rules)[0]
         except (OSError, SyntaxError, ValueError, MemoryError) as error:
             raise ItemError(DECODE_FAILED, f"it cannot be decoded: {error}") from error
-        return image
     if isinstance(image, np.ndarray):
         shaped = image.ndim >= 2 and image.shape[2:] in ((), (3,))
         if image.dtype != np.uint8 or not shaped or not image.size:
@@ -264,7 +281,7 @@ def _picture(n: int, image: Picture, limits: ImageLimits) -> Image.Image:
             f"images[{n}] is a URL, {uri:.200}: fetch it, and give the image (`clipfleet embed` "
             "with --url-host embeds a source of URLs)"
         )
-    return read_image(Item(id=uri, uri=os.path.abspath(uri)), limits)[0]
+    return read_image(Item(id=uri, uri=os.path.abspath(uri)), limits, rules)[0]
 
 
 def _fill_text(n: int, text: str, out: NDArray[np.integer[Any]], tokenizer: Tokenizer) -> None:

@@ -204,12 +204,14 @@ def parse_card(text: str | bytes, *, origin: str) -> ModelCard:
 def load_card(path: str | Path) -> tuple[ModelCard, Path]:
     """Return a card and its engine's path; `path` names either of the two.
 
+    A link is looked up by its own name first, as in a cache of Hugging Face, and then by the names
+    that it leads to.
+
     Raises:
         CardError: The card or its engine is missing, or the card does not match its schema.
     """
-    path = Path(path)
-    if path.is_file() and not path.name.endswith(CARD_SUFFIX):
-        path = card_path(path)
+    cards = [_card_of(name) for name in _names(Path(path))]
+    path = next((card for card in cards if card.is_file()), cards[0])
     if not path.is_file():
         engine = Path(str(path).removesuffix(CARD_SUFFIX))
         if engine.suffix == ".trt" and engine.is_file():
@@ -226,10 +228,24 @@ def load_card(path: str | Path) -> tuple[ModelCard, Path]:
     except OSError as error:
         raise CardError(f"model card {path} cannot be read: {error.strerror}") from error
     card = parse_card(text, origin=str(path))
-    engine = path.parent / card.engine
-    if not engine.is_file():
-        raise CardError(f"model card {path} names the engine {card.engine}, which is not beside it")
-    return card, engine
+    for name in _names(path):
+        if (name.parent / card.engine).is_file():
+            return card, name.parent / card.engine
+    raise CardError(f"model card {path} names the engine {card.engine}, which is not beside it")
+
+
+def _names(path: Path) -> Iterator[Path]:
+    """Yield a path, and if it is a link, the paths that lead to its file."""
+    yield path
+    while path.is_symlink() and path.is_file():
+        path = path.parent / path.readlink()
+        yield path
+
+
+def _card_of(path: Path) -> Path:
+    """Return the path of the card of a card or of an engine."""
+    is_engine = path.is_file() and not path.name.endswith(CARD_SUFFIX)
+    return card_path(path) if is_engine else path
 
 
 def check_files(card: ModelCard, engine_path: Path) -> None:

@@ -30,6 +30,7 @@ from pydantic_settings import (
 
 from clipfleet.errors import SettingsError
 from clipfleet.hosts import allowed_host
+from clipfleet.images import Alpha, SixteenBit, Truncated
 from clipfleet.validation import problems
 
 PREFIX = "CLIPFLEET_"
@@ -41,6 +42,7 @@ ROOT_SEPARATOR = ":"  # between folders in an environment variable, as in PATH
 HOST_SEPARATOR = ","  # between hosts, whose ports need the colon
 SEPARATORS = {  # of the settings that are lists
     "input_roots": ROOT_SEPARATOR,
+    "models": ROOT_SEPARATOR,
     "url_hosts": HOST_SEPARATOR,
     "url_private_hosts": HOST_SEPARATOR,
     "url_schemes": HOST_SEPARATOR,
@@ -188,6 +190,12 @@ class Settings(BaseSettings):
     """Also serve TensorRT engines that were not verified on this GPU model with this version of
     TensorRT. The vectors may then be wrong."""
 
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("models", "~/.cache/clipfleet/models"), min_length=1
+    )
+    """Folders of model folders, separated by `:` in the environment: `--model ViT-B-16` is the
+    folder `vit-b-16` in the first of them that has it. `clipfleet prepare ViT-B-16` fills it."""
+
     engine_cache: str | None = None
     """Folder of the engines that `clipfleet worker --build-if-missing` builds; unset:
     `~/.cache/clipfleet/engines`."""
@@ -208,6 +216,21 @@ class Settings(BaseSettings):
     max_image_bytes: PositiveInt = 256 << 20
     """Maximum of bytes in an image file. A larger file becomes an error row. Larger values take
     more memory."""
+
+    sixteen_bit: SixteenBit = "error"
+    """Pictures of 16 or 32 bits a pixel, and of floating point, of which the original's transform
+    makes a white or black picture. `error`: an error row. `scale`: the range of the picture's own
+    values becomes 8 bits. `original`: the original's vectors. A dataset keeps the choice of its
+    first submission; for single items, the worker that makes it decides."""
+
+    alpha: Alpha = "original"
+    """Ground below transparent pixels. `original`: none, so what a pixel hides is seen, often
+    black. `white` or `black`: the picture is put on it. A dataset keeps one choice, as for
+    `sixteen_bit`."""
+
+    truncated: Truncated = "error"
+    """JPEG files that lack only their end, and no pixel. `error`: an error row. `allow`: they are
+    embedded, with the vectors of whole files. A dataset keeps one choice, as for `sixteen_bit`."""
 
     decode_attempts: PositiveInt = 3
     """Attempts of an image that ends its decoder, or takes longer than `decode_timeout_s`, before
@@ -270,6 +293,18 @@ class Settings(BaseSettings):
     heartbeat_file: str | None = None
     """File that a worker touches every 2 s while it receives messages from Redis, for a
     healthcheck. Unset: none."""
+
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """Port at which a worker serves metrics for Prometheus; 0: none. Of several workers that one
+    command starts, each has the next port."""
+
+    metrics_host: str = "127.0.0.1"
+    """Address at which metrics are served. `0.0.0.0` lets other machines read them, without a
+    password."""
+
+    trace_url: str | None = None
+    """Collector of OpenTelemetry that gets the traces of shards (OTLP over HTTP), such as
+    `http://127.0.0.1:4318/v1/traces`. Unset: none. It needs the extra `tracing`."""
 
     # == Set by `clipfleet worker` ==
 
@@ -344,6 +379,13 @@ class Settings(BaseSettings):
         if not schemes:
             raise ValueError("no scheme: name https, or https,http")
         return schemes
+
+    @field_validator("trace_url")
+    @classmethod
+    def _check_trace_url(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError(f"{url!r} is no http:// or https:// URL of a collector")
+        return url
 
     @classmethod
     def settings_customise_sources(

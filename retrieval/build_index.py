@@ -110,7 +110,7 @@ def build_index(
         shard_rows=shard_rows,
     )
     if asked is not None:
-        check_comparable(f"the dataset {stored.root}", stored.info.card, asked.model)
+        check_comparable(f"the dataset {stored.root}", stored.info.card, "the queries", asked.model)
 
     def pilot(
         dataset: Dataset,

@@ -17,6 +17,7 @@ from clipfleet.storage.format.dataset import Dataset, describe
 from clipfleet.storage.plan.retries import read_shard_work
 from clipfleet.tasks.broker.refusals import refuse
 from clipfleet.tasks.dataset_access import dataset_root
+from clipfleet.tasks.report import headers_of, reported
 from clipfleet.tasks.retry_policy import (
     lost_reason,
     may_retry,
@@ -69,12 +70,19 @@ def embed_shard(
         return done
     if lost >= embedder.settings.shard_attempts:
         raise LostShardError(lost_reason(lost))
-    work = read_shard_work(dataset, task.shard)
+    tally = embedder.tally
+    with tally.measure("plan"):
+        work = read_shard_work(dataset, task.shard)
     progress = working().progress
     # What ended a process may be a file in the GPU's decoder, which runs in the process.
-    embedded = embedder.embed(work.items, exact=lost > 0, progress=progress)
-    embedded = work.finish(embedded)
-    return commit(dataset, name, embedded, card=embedder.card, worker=worker)
+    embedded = embedder.embed(
+        work.items, rules=dataset.info.rules, exact=lost > 0, progress=progress
+    )
+    with tally.measure("write"):
+        whole = work.finish(embedded)
+        done = commit(dataset, name, whole, card=embedder.card, worker=worker)
+    tally.count_items(embedded)
+    return done
 
 
 def _check_model(task: EmbedTask, dataset: Dataset, card: ModelCard) -> None:
@@ -103,7 +111,9 @@ def embed(self: ShardTask, /, *args: Any, **message: Any) -> None:
         if args:
             raise MessageError(f"{EMBED_TASK} takes keyword arguments only, not {len(args)} others")
         task = EmbedTask.from_json(message)
-        with working().at_work():
+        where = {"dataset": task.dataset, "shard": task.shard.name}
+        traced = reported(embedder, "shard", headers=headers_of(self.request), attributes=where)
+        with working().at_work(), traced:
             done = embed_shard(
                 task,
                 embedder,
@@ -135,6 +145,8 @@ def _log_done(task: EmbedTask, done: Commit | None, seconds: float) -> None:
         "items": items,
         "errors": done.errors,
         "cut": done.cut,
+        "transparent": done.transparent,
+        "without_end": done.without_end,
         "seconds": round(seconds, 3),
         "items_per_s": round(items / max(seconds, 1e-9), 1),
     }

@@ -23,7 +23,7 @@ from clipfleet.storage.plan.reader import Job, jobs, read_job
 from clipfleet.storage.skipped import skipped_lines
 from clipfleet.tasks.broker.conflicts import Conflicts
 from clipfleet.tasks.broker.deferred import deferred_length
-from clipfleet.tasks.broker.queue_stats import message_counts, served_length
+from clipfleet.tasks.broker.queue_stats import message_counts, served_length, unread_messages
 from clipfleet.tasks.broker.redis_client import connect, unreachable
 from clipfleet.tasks.broker.refusals import Refusal, Refusals
 from clipfleet.tasks.items.waiting import Waiting, waiting_items
@@ -84,7 +84,8 @@ class Progress:
     `total`, `vectors` and `errors` count items; `total` counts planned and single items. `waiting`
     and `held` count the messages of the dataset's tower and fleet, for all datasets; `served` of
     them are held by workers that live. They are None if Redis does not answer, see `broker_error`,
-    which is no error for a planned dataset that is finished. `conflicts` counts the single
+    which is no error for a planned dataset that is finished. `unread` counts messages in lists
+    that no worker reads, by the separator of their producer. `conflicts` counts the single
     items of the last week whose ids have other content, and keep it. `refusals` are those of this
     dataset; a message that names none counts for the streams of its queue. `waiting_items` are
     single items that a worker cannot write now. `skipped` counts the files of folders that were
@@ -102,6 +103,7 @@ class Progress:
         self.held: int | None = None
         self.served: int | None = None
         self.conflicts: int | None = None
+        self.unread: dict[str, int] = {}
         self.refusals: list[Refusal] = []
         self.waiting_items: list[Waiting] = []
         self.broker_error: str | None = None
@@ -163,6 +165,16 @@ class Progress:
         return self._planned.cut + self._single_items.cut
 
     @property
+    def transparent(self) -> int:
+        """Vectors of images with a transparent pixel."""
+        return self._planned.transparent + self._single_items.transparent
+
+    @property
+    def without_end(self) -> int:
+        """Vectors of JPEG files that lack their ends."""
+        return self._planned.without_end + self._single_items.without_end
+
+    @property
     def done(self) -> int:
         """Items with a vector or an error, but those that are in a retry."""
         return self.vectors + self.errors - self._in_retry
@@ -217,12 +229,15 @@ class Progress:
             "vectors": self.vectors,
             "errors": self.errors,
             "cut": self.cut,
+            "transparent": self.transparent,
+            "without_end": self.without_end,
             "skipped": self.skipped,
             "shards": self.shards,
             "shards_done": self.shards_done,
             "waiting": self.waiting,
             "held": self.held,
             "served": self.served,
+            "unread": self.unread,
             "stuck": self.stuck or None,
             "conflicts": self.conflicts,
             "waiting_items": [asdict(waiting) for waiting in self.waiting_items],
@@ -234,9 +249,17 @@ class Progress:
         """Return the status as lines of text."""
         name = f"{self.dataset.root}:{self.job.id}" if self.job else self.dataset.root
         head = f"{name}: {sentence(self.snapshot())}; {self.shards_done:,}/{self.shards:,} shards"
-        cut = [f"  {self.cut:,} texts were cut to the model's length"] if self.cut else []
+        counted = [
+            f"  {count:,} {what}"
+            for count, what in (
+                (self.cut, "texts were cut to the model's length"),
+                (self.transparent, "images are transparent"),
+                (self.without_end, "JPEG files lack their ends"),
+            )
+            if count
+        ]
         more = [*self._missing_lines(), *self._conflict_lines(), *refusal_lines(self.refusals)]
-        about = [*cut, *skipped_lines(self.skipped)]
+        about = [*counted, *skipped_lines(self.skipped)]
         return [head, *about, *self._redis_lines(), *self._waiting_lines(), *more]
 
     def _redis_lines(self) -> list[str]:
@@ -252,7 +275,13 @@ class Progress:
         return lines
 
     def _waiting_lines(self) -> list[str]:
-        return [f"  {waiting.sentence()}" for waiting in self.waiting_items]
+        unread = [
+            f"  {count:,} messages lie where no worker reads, in lists with the separator "
+            f"{separator!r}: leave `sep` out of the producer's broker_transport_options, and send "
+            "them again"
+            for separator, count in self.unread.items()
+        ]
+        return [*unread, *(f"  {waiting.sentence()}" for waiting in self.waiting_items)]
 
     def _missing_lines(self) -> list[str]:
         if self.finished or self.waiting != 0 or self.held != 0:
@@ -277,6 +306,7 @@ class Progress:
                 waiting, self.held = message_counts(client, queue)
                 self.waiting = waiting + deferred_length(client, queue)
                 self.served = served_length(client, queue)
+                self.unread = unread_messages(client, queue)
                 self.waiting_items = waiting_items(client, queue, self.dataset.root)
                 # Messages may name the dataset by another path.
                 root = self.dataset.root
@@ -289,7 +319,7 @@ class Progress:
             if needed and isinstance(error, SettingsError):
                 raise
             self.waiting = self.held = self.served = self.conflicts = None
-            self.waiting_items = []
+            self.waiting_items, self.unread = [], {}
             self.broker_error = str(unreachable(settings.redis_url, error)) if needed else None
 
 

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from clipfleet.images import PictureRules
 from clipfleet.items import Item
 from clipfleet.storage.format.parts import Failure
 from clipfleet.workers.engines.base import PictureEngine
 from clipfleet.workers.images.decoder import Picture
 from clipfleet.workers.images.decoders import Decoders
-from clipfleet.workers.input_chunks import Outcome
+from clipfleet.workers.input_chunks import Decoded, Outcome
+from clipfleet.workers.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +55,10 @@ def embed_pictures(
     decoders: Decoders,
     progress: Callable[[], None],
     *,
+    rules: PictureRules,
     exact: bool,
     begin: Callable[[Sequence[Item]], None],
+    tally: Tally,
 ) -> Pictures:
     """Return the outcomes and features of items; if `exact`, the GPU decodes none of them.
 
@@ -64,12 +68,13 @@ def embed_pictures(
         EngineError: The engine failed.
         StorageError: A file system did not answer.
     """
-    found = _run(items, engine, decoders, progress, exact=exact)
+    found = _run(items, engine, decoders, progress, rules=rules, exact=exact, tally=tally)
     if found.left:
         again = [items[number] for number in found.left]
         log.info("the CPU decodes what the GPU did not", extra={"images": len(again)})
         begin(again)
-        found.replace(_run(again, engine, decoders, progress, exact=True))
+        exact_run = _run(again, engine, decoders, progress, rules=rules, exact=True, tally=tally)
+        found.replace(exact_run)
     return found
 
 
@@ -79,24 +84,28 @@ def _run(
     decoders: Decoders,
     progress: Callable[[], None],
     *,
+    rules: PictureRules,
     exact: bool,
+    tally: Tally,
 ) -> Pictures:
     outcomes: list[Outcome] = []
     features = np.empty((len(items), engine.card.dim), dtype=np.float32)
 
     def decoded() -> Iterator[Picture]:
-        for outcome in stream:
+        for outcome in tally.pulled("wait", stream):
             if isinstance(outcome, Failure):
                 outcomes.append(outcome)
             else:
-                outcomes.append(outcome.size)
+                outcomes.append(Decoded.of(outcome))
                 yield outcome
 
-    with closing(
-        decoders.run(items, exact=exact, progress=progress, idle=engine.collect_pictures)
-    ) as stream:
+    outcomes_in_order = decoders.run(
+        items, rules=rules, exact=exact, progress=progress, idle=engine.collect_pictures
+    )
+    with closing(outcomes_in_order) as stream, tally.measure("engine"):
         left = engine.run_pictures(decoded(), features, progress)
     positions = list(_rows(outcomes))
+    tally.count_calls(len(positions), call_size=engine.max_batch)
     return Pictures(
         outcomes=outcomes,
         features=features[: len(positions)],

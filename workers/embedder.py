@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import cached_property
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from clipfleet.error_codes import NON_FINITE
 from clipfleet.errors import CardError, SettingsError, UsageError
+from clipfleet.images import PictureRules
 from clipfleet.items import Item
 from clipfleet.model_card import ModelCard
 from clipfleet.settings import Settings
@@ -24,8 +26,17 @@ from clipfleet.workers.faulty_items import with_faulty
 from clipfleet.workers.http.prefetch import Prefetcher
 from clipfleet.workers.images.decoders import Decoders, nothing
 from clipfleet.workers.images.read import is_http_url
-from clipfleet.workers.input_chunks import Chunk, Outcome, TextFit, image_chunks, text_inputs
+from clipfleet.workers.images.rules import Remark
+from clipfleet.workers.input_chunks import (
+    Chunk,
+    Decoded,
+    Outcome,
+    TextFit,
+    image_chunks,
+    text_inputs,
+)
 from clipfleet.workers.open_decoders import open_decoders
+from clipfleet.workers.tally import Tally
 from clipfleet.workers.text.tokenizer import Tokenizer
 
 Progress = Callable[[], None]  # called as items get done, from any thread
@@ -37,6 +48,7 @@ class Embedder(Closing):
     """An engine, its settings and what makes its inputs; a context manager.
 
     `chunk` is the number of items whose inputs are made together. One call of `embed` at a time.
+    `tally` is what it did.
     """
 
     current: ClassVar[Embedder | None] = None  # this process's, see `open_embedder`
@@ -45,6 +57,7 @@ class Embedder(Closing):
         self.engine = engine
         self.settings = settings
         self.chunk = max(_MIN_CHUNK, engine.max_batch)
+        self.tally = Tally()
         self._is_fetching = False
         self._source: Decoders | Tokenizer  # of the engine's inputs
         if engine.card.tower == "img":
@@ -87,36 +100,70 @@ class Embedder(Closing):
         return self.engine.card
 
     def embed(
-        self, items: Sequence[Item], *, exact: bool = False, progress: Progress = nothing
+        self,
+        items: Sequence[Item],
+        *,
+        rules: PictureRules | None = None,
+        exact: bool = False,
+        progress: Progress = nothing,
     ) -> Embedded:
         """Return a vector or a failure for each of `items`, in order; a failure if it has a fault.
 
-        If `exact`, the GPU decodes none of them, whatever the setting `decode` is.
+        Without `rules`, those of the settings are used. If `exact`, the GPU decodes none of them,
+        whatever the setting `decode` is.
 
         Raises:
             EngineError: The engine failed.
             StorageError: A file system did not answer.
         """
+        rules = rules or PictureRules.of(self.settings)
         sound = [item for item in items if not item.fault]
         if len(sound) < len(items):
-            return with_faulty(self._embed(sound, exact=exact, progress=progress), items)
-        return self._embed(items, exact=exact, progress=progress)
+            embedded = self._embed(sound, rules=rules, exact=exact, progress=progress)
+            return with_faulty(embedded, items)
+        return self._embed(items, rules=rules, exact=exact, progress=progress)
 
-    def _embed(self, items: Sequence[Item], *, exact: bool, progress: Progress) -> Embedded:
+    def _embed(
+        self, items: Sequence[Item], *, rules: PictureRules, exact: bool, progress: Progress
+    ) -> Embedded:
         source = self._source
         if isinstance(source, Tokenizer):
             return self._embed_texts(items, source, progress)
         self._prefetch_of(items)
+        begin_s = time.time()
+        try:
+            return self._embed_images(items, source, rules=rules, exact=exact, progress=progress)
+        finally:
+            read_s, decode_s = source.take_work()
+            self.tally.add("read", read_s, begin_s=begin_s)
+            self.tally.add("decode", decode_s, begin_s=begin_s)
+
+    def _embed_images(
+        self,
+        items: Sequence[Item],
+        source: Decoders,
+        *,
+        rules: PictureRules,
+        exact: bool,
+        progress: Progress,
+    ) -> Embedded:
         gpu = picture_engine(self.engine)
         if gpu:
             found = embed_pictures(
-                items, gpu, source, progress, exact=exact, begin=self._prefetch_of
+                items,
+                gpu,
+                source,
+                progress,
+                rules=rules,
+                exact=exact,
+                begin=self._prefetch_of,
+                tally=self.tally,
             )
             vectors, outcomes = _normalised(items, found.outcomes, found.features)
             return _embedded(items, outcomes, vectors, has_sizes=True)
-        pictures = source.run(items, progress=progress)
+        pictures = source.run(items, rules=rules, progress=progress)
         images = image_chunks(items, self.engine, size=self.chunk, pictures=pictures)
-        return embed_chunks(items, self.engine, images, progress=progress)
+        return embed_chunks(items, self.engine, images, progress=progress, tally=self.tally)
 
     def _embed_texts(
         self, items: Sequence[Item], tokenizer: Tokenizer, progress: Progress
@@ -135,7 +182,10 @@ class Embedder(Closing):
             size=self.chunk,
             tokenizer=tokenizer,
         )
-        count = self.engine.run_stream(ids, features, progress)
+        with self.tally.measure("engine"):
+            tokenised = self.tally.pulled("tokenise", ids)
+            count = self.engine.run_stream(tokenised, features, progress)
+        self.tally.count_calls(count, call_size=self.chunk)
         vectors, outcomes = _normalised(items, outcomes, features[:count])
         return _embedded(items, outcomes, vectors, has_sizes=False)
 
@@ -196,6 +246,7 @@ def embed_chunks(
     chunks: Generator[Chunk, None, None],
     *,
     progress: Progress = nothing,
+    tally: Tally | None = None,
 ) -> Embedded:
     """Return a vector or a failure for each of `items`, in order.
 
@@ -208,9 +259,12 @@ def embed_chunks(
     vectors = np.empty((len(items), engine.card.dim), dtype=np.float32)
     outcomes: list[Outcome] = []
     kept = 0
+    tally = tally or Tally()
     with closing(chunks):
-        for chunk in chunks:
-            features = engine(chunk.inputs)
+        for chunk in tally.pulled("wait", chunks):
+            with tally.measure("engine"):
+                features = engine(chunk.inputs)
+            tally.count_calls(len(chunk.inputs), call_size=max(_MIN_CHUNK, engine.max_batch))
             good, of_chunk = _normalised(chunk.items, chunk.outcomes, features)
             outcomes += of_chunk
             vectors[kept : kept + len(good)] = good
@@ -270,9 +324,20 @@ def _embedded(
     return Embedded(
         items=[item for item, outcome in pairs if not isinstance(outcome, Failure)],
         vectors=vectors,
-        sizes=[outcome for outcome in outcomes if isinstance(outcome, tuple)]
+        sizes=[outcome.size for outcome in outcomes if isinstance(outcome, Decoded)]
         if has_sizes
         else None,
         failures=[outcome for outcome in outcomes if isinstance(outcome, Failure)],
         cut=frozenset(item.id for item, outcome in pairs if outcome is TextFit.CUT),
+        transparent=_remarked(pairs, Remark.TRANSPARENT),
+        without_end=_remarked(pairs, Remark.WITHOUT_END),
+    )
+
+
+def _remarked(pairs: Sequence[tuple[Item, Outcome]], remark: Remark) -> frozenset[str]:
+    """Return the ids of the images with a remark."""
+    return frozenset(
+        item.id
+        for item, outcome in pairs
+        if isinstance(outcome, Decoded) and remark in outcome.remark
     )

@@ -12,14 +12,17 @@ from clipfleet.settings import CONFIG_VARIABLE, PREFIX, SEPARATORS, Settings
 SAFE_PATH_VARIABLE = "PYTHONSAFEPATH"
 
 
-def environment_of(settings: Settings) -> dict[str, str]:
+def environment_of(settings: Settings, *, number: int = 0) -> dict[str, str]:
     """Return this process's environment, changed so that a child process gets these settings.
 
-    Arguments would show in the process list, and with them the password of Redis.
+    Of several workers, each with its `number`, each has its own port for metrics. Arguments would
+    show in the process list, and with them the password of Redis.
     """
     # The configuration file was read already, and the child may run in another folder.
     kept = {name: value for name, value in os.environ.items() if name != CONFIG_VARIABLE}
     values = settings.model_dump(exclude_none=True)
+    if settings.metrics_port:
+        values["metrics_port"] += number
     for name, separator in SEPARATORS.items():
         entries = values.pop(name)
         variable = f"{PREFIX}{name.upper()}"

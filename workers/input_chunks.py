@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from clipfleet.items import Item
 from clipfleet.storage.format.parts import Failure
 from clipfleet.workers.engines.base import Array, Engine
 from clipfleet.workers.images import decoders
+from clipfleet.workers.images.decoder import Picture
+from clipfleet.workers.images.rules import Remark
 from clipfleet.workers.text.tokenizer import Tokenizer
 
 
@@ -26,8 +29,18 @@ class TextFit(Enum):
     CUT = "cut"
 
 
-Size = tuple[int, int]  # an image's original width and height, in pixels
-Outcome = Size | TextFit | Failure
+class Decoded(NamedTuple):
+    """An image's original (width, height) in pixels, and what is counted of it."""
+
+    size: tuple[int, int]
+    remark: Remark = Remark.NONE
+
+    @classmethod
+    def of(cls, picture: Picture) -> Decoded:
+        return cls(picture.size, picture.remark)
+
+
+Outcome = Decoded | TextFit | Failure
 Tokenised = tuple[NDArray[np.int64], list[Outcome]]
 
 
@@ -60,7 +73,7 @@ def image_chunks(
                     continue
                 rows[count] = picture.pixels
                 picture.free()
-                outcomes.append(picture.size)
+                outcomes.append(Decoded.of(picture))
                 count += 1
             yield Chunk(items=chunk, outcomes=outcomes, inputs=rows[:count])
             del rows  # so that the next chunk can use its memory, which may be pinned

@@ -69,7 +69,7 @@ def _compare(
     dataset: Dataset, embedder: Embedder, run: list[_Row], verification: Verification
 ) -> Iterator[str]:
     """Yield the rows whose vectors differ, in words."""
-    embedded = embedder.embed([row.item for row in run])
+    embedded = embedder.embed([row.item for row in run], rules=dataset.info.rules)
     verification.not_recomputed += len(embedded.failures)
     verification.recomputed += len(embedded.items)
     vectors = embedded.vectors.astype(dataset.info.embedding_dtype)

@@ -62,8 +62,8 @@ def embed(
             `{"id": …, "uri": …}` for images, `{"id": …, "text": …}` for texts.
         out: The dataset's folder, or `s3://bucket/prefix`. Its vectors (n, D) are stored as
             `settings.embedding_dtype`, float16 or float32, with L2 norms of 1.
-        model: A model folder, of which the engine is taken that fits this machine; or a model card,
-            or the engine beside it.
+        model: A model folder, of which the engine is taken that fits this machine, or its name,
+            such as "ViT-B-16", see `settings.models`; or a model card, or the engine beside it.
         tower: With a folder: "img" or "txt". Without it, what `source` holds.
         workers: The number of workers; 1 by default, and with a TensorRT engine one for each GPU.
         gpus: One worker for each of these GPUs: "all", or numbers such as "0,2".
@@ -92,12 +92,13 @@ def embed(
     from clipfleet.tasks.local.run import embed_source
     from clipfleet.tasks.submit.inputs import open_inputs
     from clipfleet.workers.engines.model_folder import find_engine
+    from clipfleet.workers.engines.model_location import locate_model
 
     chosen = _with_rule(settings or load_settings(), on_conflict, refresh=refresh)
     refuse_workers_with_gpus(workers, gpus)
     opened, card = open_inputs(
         source,
-        model,
+        locate_model(model, chosen),
         find=lambda folder, tower: find_engine(folder, tower, chosen),
         tower=tower,
         options=source_options,
@@ -142,11 +143,12 @@ def submit(
     from clipfleet.tasks.submit.inputs import open_inputs
     from clipfleet.tasks.submit.submit import submit as submit_source
     from clipfleet.workers.engines.model_folder import find_fleet_card
+    from clipfleet.workers.engines.model_location import locate_model
 
     settings = _with_rule(settings or load_settings(), on_conflict, refresh=refresh)
     opened, card = open_inputs(
         source,
-        model,
+        locate_model(model, settings),
         find=find_fleet_card,
         tower=tower,
         options=source_options,
@@ -214,6 +216,7 @@ def retry(
     from clipfleet.tasks.local.run import retry_here
     from clipfleet.tasks.submit.retry_failed import retry
     from clipfleet.workers.engines.model_folder import find_engine
+    from clipfleet.workers.engines.model_location import locate_model
 
     settings = settings or load_settings()
     classes = chosen_classes([only] if isinstance(only, str) else only)
@@ -227,7 +230,7 @@ def retry(
             raise UsageError("workers and gpus are for a retry on this machine: name the model too")
         return retry(str(dataset), classes, settings=settings)
     refuse_workers_with_gpus(workers, gpus)
-    engine = Path(model)
+    engine = locate_model(model, settings)
     if engine.is_dir():
         opened = Dataset.open(str(dataset), store_timeout_s=settings.store_timeout_s)
         engine = find_engine(engine, opened.info.tower, settings)

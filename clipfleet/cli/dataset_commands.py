@@ -1,7 +1,9 @@
-"""The commands about a dataset: `clipfleet status`, `clipfleet verify`, `clipfleet repair`."""
+"""The commands about datasets and queues: `clipfleet status`, `metrics`, `verify` and `repair`."""
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,6 +56,27 @@ def status(
             typer.echo(f"clipfleet: nothing can move: {progress.stuck}", err=True)
     print_result(progress.to_json(), progress.lines(), as_json)
     raise typer.Exit(DONE if progress.finished and not progress.errors else ITEMS_FAILED)
+
+
+def metrics(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 9400,
+    redis_url: RedisUrl = None,
+) -> None:
+    """Serve the metrics of a fleet's queues for Prometheus, until SIGTERM.
+
+    They tell how much work waits, also while no worker runs. A worker serves its own metrics with
+    --metrics-port. CLIPFLEET_METRICS_HOST is the address at which both listen: 127.0.0.1, unless it
+    is set.
+
+    \b
+    clipfleet metrics --port 9400
+    """
+    from clipfleet.tasks.metrics.queues import serve_queue_metrics
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    serve_queue_metrics(settings_from(redis_url=redis_url, metrics_port=port), stop)
 
 
 def verify(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -15,9 +17,9 @@ from clipfleet.cli.options import (
     DatasetArgument,
     DecodeOption,
     Dtype,
-    FolderTower,
     Gpus,
     Json,
+    MetricsPort,
     MinOverlap,
     Model,
     MovedFrom,
@@ -29,15 +31,20 @@ from clipfleet.cli.options import (
     Refresh,
     ShardSize,
     SourceArgument,
+    SourceTowers,
     TowerName,
+    TowersName,
     UrlHosts,
     engine_settings,
     settings_from,
 )
 from clipfleet.cli.output import end_on_sigterm, end_with, print_result
+from clipfleet.cli.picture_options import AlphaOption, SixteenBitOption, TruncatedOption
 from clipfleet.cli.source_options import with_source_options
 from clipfleet.errors import UsageError
 from clipfleet.storage.sources.options import SourceOptions
+
+_Result = TypeVar("_Result", "clipfleet.Summary", "clipfleet.Submission")
 
 
 @with_source_options
@@ -45,7 +52,7 @@ def embed(
     source: SourceArgument,
     out: OutArgument,
     model: Model,
-    tower: FolderTower = None,
+    tower: SourceTowers = None,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Workers.", show_default="1; with TensorRT, 1 for each GPU"),
@@ -55,6 +62,9 @@ def embed(
     shard_size: ShardSize = None,
     dtype: Dtype = None,
     decode: DecodeOption = None,
+    sixteen_bit: SixteenBitOption = None,
+    alpha: AlphaOption = None,
+    truncated: TruncatedOption = None,
     refresh: Refresh = False,
     on_conflict: OnConflictOption = None,
     moved_from: MovedFrom = None,
@@ -71,6 +81,7 @@ def embed(
     contexts: Contexts = None,
     allow_unverified: AllowUnverified = False,
     url_host: UrlHosts = None,
+    metrics_port: MetricsPort = None,
     as_json: Json = False,
     *,
     source_options: SourceOptions,
@@ -85,6 +96,7 @@ def embed(
     clipfleet embed photos/ vectors/photos --model models/vit-b-16
     clipfleet embed captions.jsonl vectors/captions --model models/vit-b-16 --tower txt
     clipfleet embed photos/ vectors/photos --model models/vit-b-16 --gpus 0,2
+    clipfleet embed products.parquet vectors/products --model models/vit-b-16 --tower both
     """
     end_on_sigterm()
     if min_overlap is not None and gate_sample is None:
@@ -93,18 +105,21 @@ def embed(
         shard_size=shard_size,
         embedding_dtype=dtype,
         decode=decode,
+        sixteen_bit=sixteen_bit,
+        alpha=alpha,
+        truncated=truncated,
         redis_url=redis_url,
         url_hosts=url_host or None,
+        metrics_port=metrics_port,
         **engine_settings(provider, contexts, allow_unverified),
     )
     from clipfleet.cli.progress_bar import open_display  # rich is slow to import
 
     with open_display(quiet=as_json) as show:
-        summary = clipfleet.embed(
+        summary = _of(clipfleet.embed, tower)(
             source,
             out,
             model=model,
-            tower=tower.value if tower else None,
             workers=workers,
             gpus=gpus,
             own_redis=redis_url is None,
@@ -125,11 +140,14 @@ def submit(
     source: SourceArgument,
     out: OutArgument,
     model: Model,
-    tower: FolderTower = None,
+    tower: SourceTowers = None,
     redis_url: RedisUrl = None,
     shard_size: ShardSize = None,
     dtype: Dtype = None,
     decode: DecodeOption = None,
+    sixteen_bit: SixteenBitOption = None,
+    alpha: AlphaOption = None,
+    truncated: TruncatedOption = None,
     refresh: Refresh = False,
     on_conflict: OnConflictOption = None,
     moved_from: MovedFrom = None,
@@ -149,13 +167,18 @@ def submit(
     clipfleet submit /new/photos /vectors/photos --model models/vit-b-16 --moved-from /old/photos
     """
     settings = settings_from(
-        shard_size=shard_size, embedding_dtype=dtype, decode=decode, redis_url=redis_url
+        shard_size=shard_size,
+        embedding_dtype=dtype,
+        decode=decode,
+        sixteen_bit=sixteen_bit,
+        alpha=alpha,
+        truncated=truncated,
+        redis_url=redis_url,
     )
-    submission = clipfleet.submit(
+    submission = _of(clipfleet.submit, tower)(
         source,
         out,
         model=model,
-        tower=tower.value if tower else None,
         refresh=refresh,
         on_conflict=on_conflict.value if on_conflict else None,
         moved_from=moved_from,
@@ -208,7 +231,11 @@ def worker(
     provider: Annotated[ProviderName | None, typer.Option(help="ONNX Runtime's provider.")] = None,
     contexts: Contexts = None,
     decode: DecodeOption = None,
+    sixteen_bit: SixteenBitOption = None,
+    alpha: AlphaOption = None,
+    truncated: TruncatedOption = None,
     allow_unverified: AllowUnverified = False,
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Serve the queue of one tower, until SIGTERM.
 
@@ -227,6 +254,7 @@ def worker(
     from clipfleet.tasks.local.gpu_fleet import run_gpu_workers
     from clipfleet.tasks.worker.main import run_worker
     from clipfleet.workers.engines.model_folder import find_engine
+    from clipfleet.workers.engines.model_location import locate_model
 
     settings = settings_from(
         redis_url=redis_url,
@@ -235,14 +263,19 @@ def worker(
         input_roots=[str(root.absolute()) for root in input_root] if input_root else None,
         url_hosts=url_host or None,
         decode=decode,
+        sixteen_bit=sixteen_bit,
+        alpha=alpha,
+        truncated=truncated,
+        metrics_port=metrics_port,
         **engine_settings(provider, contexts, allow_unverified),
     )
+    model = locate_model(model, settings)
     if build_if_missing and model.is_dir():
         raise UsageError(
             f"--build-if-missing builds from one ONNX file, and {model} is a folder: name the "
             "file, or build the folder's engines with `clipfleet prepare`, without this option"
         )
-    engine = find_engine(model.resolve(), tower.value, settings)
+    engine = find_engine(model.absolute(), tower.value, settings)
     settings = settings.model_copy(update={"model": str(engine)})
     if gpus:
         chosen = choose_gpus(gpus)
@@ -252,3 +285,12 @@ def worker(
         card = engine_of_this_machine(engine, settings)
         settings = settings.model_copy(update={"model": str(card)})
     raise typer.Exit(run_worker(settings))
+
+
+def _of(
+    run: Callable[..., _Result], tower: TowersName | None
+) -> Callable[..., _Result | clipfleet.BothTowers[_Result]]:
+    """Return what embeds or submits a source's items of one tower, or of both."""
+    if tower is TowersName.both:
+        return partial(clipfleet.both_towers, run)
+    return partial(run, tower=tower.value if tower else None)

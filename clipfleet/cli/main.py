@@ -54,7 +54,8 @@ def root(
 
 def doctor(
     model: Annotated[
-        list[Path] | None, typer.Option("--model", help="Model folders or cards to examine.")
+        list[Path] | None,
+        typer.Option("--model", help="Models to examine: names, folders or cards."),
     ] = None,
     redis_url: RedisUrl = None,
     as_json: Json = False,
@@ -91,6 +92,7 @@ for _command in (
     embed_commands.resume,
     embed_commands.worker,
     dataset_commands.status,
+    dataset_commands.metrics,
     dataset_commands.verify,
     dataset_commands.repair,
     error_commands.errors,

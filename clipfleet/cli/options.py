@@ -26,6 +26,14 @@ class TowerName(str, Enum):
     txt = "txt"
 
 
+class TowersName(str, Enum):
+    """The values of `--tower` where a source may hold both."""
+
+    img = "img"
+    txt = "txt"
+    both = "both"
+
+
 class PrecisionName(str, Enum):
     """The values of `--precision`."""
 
@@ -72,7 +80,8 @@ Model = Annotated[
     Path,
     typer.Option(
         "--model",
-        help="Model folder of `clipfleet prepare`, or one engine, or its card.",
+        help="Model of `clipfleet prepare`: its name (ViT-B-16) or folder; or an engine, or its "
+        "card.",
         show_default=False,
     ),
 ]
@@ -80,6 +89,15 @@ FolderTower = Annotated[
     TowerName | None,
     typer.Option(
         "--tower", help="With a model folder: this tower [default: what the source holds]."
+    ),
+]
+SourceTowers = Annotated[
+    TowersName | None,
+    typer.Option(
+        "--tower",
+        help="With a model folder: this tower, or both, into OUT/img and OUT/txt [default: what "
+        "the source holds].",
+        show_default=False,
     ),
 ]
 RedisUrl = Annotated[
@@ -148,6 +166,17 @@ DecodeOption = Annotated[
     typer.Option(
         "--decode",
         help="JPEG files: exact, or on the GPU of a TensorRT engine [default: exact].",
+        show_default=False,
+    ),
+]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port",
+        min=0,
+        max=65535,
+        help="Serve metrics for Prometheus at this port; of several workers, each has the next "
+        "one [default: none].",
         show_default=False,
     ),
 ]

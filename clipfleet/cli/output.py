@@ -13,7 +13,7 @@ import clipfleet
 from clipfleet.errors import UsageError
 
 if TYPE_CHECKING:
-    from clipfleet import Retry, Summary
+    from clipfleet import BothTowers, Retry, Summary
 
 DONE, ITEMS_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 GPU_LOST = 1  # unlike WRONG_USE: a supervisor may start the worker again
@@ -29,14 +29,15 @@ def end_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def end_with(result: Summary | Retry, as_json: bool) -> NoReturn:
+def end_with(result: Summary | Retry | BothTowers[Summary], as_json: bool) -> NoReturn:
     """Print the result of a job and end the command.
 
     Raises:
         typer.Exit: Always, with the command's exit code.
     """
     print_result(result.to_json(), result.lines(), as_json)
-    failed = isinstance(result, clipfleet.Summary) and not result.ok
+    results = [result.img, result.txt] if isinstance(result, clipfleet.BothTowers) else [result]
+    failed = any(isinstance(one, clipfleet.Summary) and not one.ok for one in results)
     raise typer.Exit(ITEMS_FAILED if failed else DONE)
 
 

@@ -13,6 +13,7 @@ from clipfleet.errors import ItemError, UsageError
 from clipfleet.items import Item
 from clipfleet.model_card import ModelCard
 from clipfleet.reader import ErrorRow
+from clipfleet.retrieval.index.card import check_comparable
 from clipfleet.storage.sources.base import Source
 
 BATCH_ROWS = 65_536
@@ -98,7 +99,8 @@ def check_towers(images: VectorSet, texts: VectorSet) -> None:
     """Refuse vectors that are not those of the two towers of one model.
 
     Raises:
-        UsageError: A tower is another one, or the checkpoints or widths differ.
+        UsageError: A tower is another one.
+        DatasetMismatchError: The models are not comparable, see `check_comparable`.
     """
     for name, tower, given in (("images", "img", images), ("texts", "txt", texts)):
         if given.model.tower != tower:
@@ -106,14 +108,4 @@ def check_towers(images: VectorSet, texts: VectorSet) -> None:
                 f"the {name} are to be vectors of the {tower} tower, and {given.path} has vectors "
                 f"of the {given.model.tower} tower: name another dataset"
             )
-    left, right = images.model, texts.model
-    if (left.checkpoint_sha256, images.dim) != (right.checkpoint_sha256, texts.dim):
-        raise UsageError(
-            f"{images.path} ({_described(images)}) and {texts.path} ({_described(texts)}) are of "
-            "two models, so their cosines mean nothing: embed one of them with the other's model"
-        )
-
-
-def _described(vectors: VectorSet) -> str:
-    card = vectors.model
-    return f"{card.architecture}, checkpoint {card.checkpoint_sha256[:12]}, width {vectors.dim}"
+    check_comparable(images.path, images.model, f"those of {texts.path}", texts.model)

@@ -148,11 +148,13 @@ def check_queries(card: IndexCard, queries: ModelCard) -> None:
         DatasetMismatchError: Another checkpoint, architecture or width; or the same tower with
             another size of input.
     """
-    check_comparable(f"the index of {card.dataset}", card.model, queries)
+    check_comparable(f"the index of {card.dataset}", card.model, "the queries", queries)
 
 
-def check_comparable(what: str, model: ModelCard, queries: ModelCard) -> None:
-    """Refuse queries whose vectors cannot be compared with those of `what`, which are of a model.
+def check_comparable(one: str, model: ModelCard, other: str, others: ModelCard) -> None:
+    """Refuse vectors that cannot be compared: those of `one` model, and of another one.
+
+    `one` and `other` say in the message whose vectors they are.
 
     Raises:
         DatasetMismatchError: As in `check_queries`.
@@ -160,19 +162,19 @@ def check_comparable(what: str, model: ModelCard, queries: ModelCard) -> None:
     wrong = [
         name
         for name, same in (
-            ("checkpoint", queries.checkpoint_sha256 == model.checkpoint_sha256),
-            ("architecture", queries.architecture == model.architecture),
-            ("width", queries.dim == model.dim),
+            ("checkpoint", others.checkpoint_sha256 == model.checkpoint_sha256),
+            ("architecture", others.architecture == model.architecture),
+            ("width", others.dim == model.dim),
             (
                 "input size",
-                queries.tower != model.tower or queries.input.shape[1:] == model.input.shape[1:],
+                others.tower != model.tower or others.input.shape[1:] == model.input.shape[1:],
             ),
         )
         if not same
     ]
     if wrong:
         raise DatasetMismatchError(
-            f"{what} has vectors of {describe(model)}, and the queries are of "
-            f"{describe(queries)}: they differ in {' and '.join(wrong)}, so their cosines mean "
-            "nothing; use a model of the index's checkpoint"
+            f"{one} has vectors of {describe(model)}, and {other} are of {describe(others)}: they "
+            f"differ in {' and '.join(wrong)}, so their cosines mean nothing; use one checkpoint "
+            "for both"
         )

@@ -25,7 +25,8 @@ class Manifest:
         self._dataset = dataset
         self._prefix = prefix
         self._counts: dict[str, tuple[int, int]] = {}  # name → (vectors, errors)
-        self._cut: dict[str, int] = {}  # name → vectors of cut texts
+        # name → vectors of cut texts, of transparent images, of JPEG files without their ends
+        self._remarks: dict[str, tuple[int, int, int]] = {}
         self._retries: set[str] = set()  # ids of jobs
 
     def refresh(self, again: Collection[str] = ()) -> set[str]:
@@ -41,7 +42,7 @@ class Manifest:
         self._retries = {job.id for job in retry_jobs(self._dataset)}
         for name in self._counts.keys() - committed:
             del self._counts[name]
-            self._cut.pop(name, None)
+            self._remarks.pop(name, None)
         new = self._read(committed - (self._counts.keys() - set(again)))
         self._read(new & self._counts.keys())  # these have other counts now
         return new
@@ -51,7 +52,7 @@ class Manifest:
         replaced: set[str] = set()
         for name, record in read_records(self._dataset, names):
             self._counts[name] = (record.vectors, record.errors)
-            self._cut[name] = record.cut
+            self._remarks[name] = (record.cut, record.transparent, record.without_end)
             replaced.update(record.replaced)
         return replaced
 
@@ -75,7 +76,17 @@ class Manifest:
     @property
     def cut(self) -> int:
         """The vectors of texts that were longer than the model's context length."""
-        return sum(self._cut.values())
+        return sum(cut for cut, _, _ in self._remarks.values())
+
+    @property
+    def transparent(self) -> int:
+        """The vectors of images with a transparent pixel."""
+        return sum(transparent for _, transparent, _ in self._remarks.values())
+
+    @property
+    def without_end(self) -> int:
+        """The vectors of JPEG files that lack their ends."""
+        return sum(without_end for _, _, without_end in self._remarks.values())
 
     @property
     def retried(self) -> int:

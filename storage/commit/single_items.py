@@ -240,6 +240,8 @@ def without_known(embedded: Embedded, known: KnownIds) -> Embedded:
         sizes=None if embedded.sizes is None else [embedded.sizes[n] for n in rows],
         failures=failures,
         cut=embedded.cut,
+        transparent=embedded.transparent,
+        without_end=embedded.without_end,
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from typing import Any, Literal, get_args
 
 from clipfleet.architectures import Tower
 from clipfleet.errors import DatasetError, DatasetMismatchError, UsageError
+from clipfleet.images import DEFAULT_RULES, ORIGINAL_RULES, PictureRules
 from clipfleet.items import TextNormalisation
 from clipfleet.model_card import ModelCard, parse_card
 from clipfleet.settings import Decode
@@ -43,7 +44,8 @@ class DatasetInfo:
     """The contents of `dataset.json`. `dim` is the width D of the vectors.
 
     `kind` is None in a dataset of an earlier version, see `clipfleet.storage.commit.kinds`.
-    `decode` says what decodes JPEG files, `text_normalisation` how texts were changed.
+    `decode` says what decodes JPEG files, `rules` how unusual pictures become pixels (of texts:
+    those of the original), `text_normalisation` how texts were changed.
     """
 
     tower: Tower
@@ -54,6 +56,7 @@ class DatasetInfo:
     created_at: str  # ISO 8601, UTC
     kind: Kind | None
     decode: Decode = "exact"
+    rules: PictureRules = ORIGINAL_RULES
     text_normalisation: TextNormalisation = "none"
 
     def to_json(self) -> str:
@@ -67,6 +70,7 @@ class DatasetInfo:
             "embedding_dtype": self.embedding_dtype,
             "created_at": self.created_at,
             **({"decode": self.decode} if self.decode != "exact" else {}),
+            **self.rules.to_stored(),
             **({"text_normalisation": own} if (own := self.text_normalisation) != "none" else {}),
             "card": json.loads(self.card.to_json()),
         }
@@ -90,6 +94,7 @@ class Dataset:
         kind: Kind,
         embedding_dtype: EmbeddingDtype,
         decode: Decode = "exact",
+        rules: PictureRules = DEFAULT_RULES,
         text_normalisation: TextNormalisation = "none",
         store_timeout_s: float = STORE_TIMEOUT_S,
     ) -> Dataset:
@@ -99,8 +104,8 @@ class Dataset:
         `store_timeout_s` is as in `open_filesystem`.
 
         Raises:
-            DatasetMismatchError: The dataset exists, for another model, embedding dtype, decoder
-                or text normalisation.
+            DatasetMismatchError: The dataset exists, for another model, embedding dtype, decoder,
+                text normalisation or other picture rules.
             DatasetError: The folder holds other files, or a damaged `dataset.json`.
             UsageError: The object store lets two writers create one object, or the GPU is to decode
                 texts.
@@ -110,6 +115,8 @@ class Dataset:
                 f"--decode {decode} is for images, and {card.engine} is an engine of texts: leave "
                 "it out (CLIPFLEET_DECODE)"
             )
+        if card.tower != "img":
+            rules = ORIGINAL_RULES
         root = absolute(root)
         fs = _open_parts(root, store_timeout_s)
         if not fs.exists(INFO_PATH):
@@ -125,6 +132,7 @@ class Dataset:
                 created_at=utc_now(),
                 kind=kind,
                 decode=decode,
+                rules=rules,
                 text_normalisation=text_normalisation,
             )
             fs.create(INFO_PATH, info.to_json().encode())
@@ -132,6 +140,7 @@ class Dataset:
         dataset = cls(root=root, fs=fs, info=read_info(root, fs))
         dataset.check_model(card)
         dataset.check_decode(decode)
+        dataset.check_rules(rules)
         dataset.check_text_normalisation(text_normalisation)
         if dataset.info.embedding_dtype != embedding_dtype:
             raise DatasetMismatchError(
@@ -177,6 +186,22 @@ class Dataset:
                 f"{decode!r}: use --decode {self.info.decode} "
                 f"(CLIPFLEET_DECODE={self.info.decode}), or choose another output folder"
             )
+
+    def check_rules(self, rules: PictureRules) -> None:
+        """Refuse picture rules other than the dataset's.
+
+        Raises:
+            DatasetMismatchError: The dataset's pictures have another rule.
+        """
+        for field in fields(rules):
+            own, other = getattr(self.info.rules, field.name), getattr(rules, field.name)
+            if own != other:
+                option = f"--{field.name.replace('_', '-')} {own}"
+                raise DatasetMismatchError(
+                    f"dataset {self.root} holds vectors with {field.name} {own!r}, not {other!r}: "
+                    f"use {option} (CLIPFLEET_{field.name.upper()}={own}), or choose another "
+                    "output folder"
+                )
 
     def check_text_normalisation(self, normalisation: TextNormalisation) -> None:
         """Refuse texts that were changed otherwise than the dataset's.
@@ -259,18 +284,18 @@ def read_info(root: str, fs: Filesystem) -> DatasetInfo:
         ) from error
 
 
-def _parse_info(fields: dict[str, Any], *, origin: str) -> DatasetInfo:
-    card = parse_card(json.dumps(fields["card"]), origin=origin)
-    dtype = fields["embedding_dtype"]
+def _parse_info(stored: dict[str, Any], *, origin: str) -> DatasetInfo:
+    card = parse_card(json.dumps(stored["card"]), origin=origin)
+    dtype = stored["embedding_dtype"]
     if dtype not in get_args(EmbeddingDtype):
         raise ValueError(f"embedding_dtype {dtype!r}")
-    kind = fields.get("kind")
+    kind = stored.get("kind")
     if kind not in (None, *get_args(Kind)):
         raise ValueError(f"kind {kind!r}")
-    decode = fields.get("decode", "exact")
+    decode = stored.get("decode", "exact")
     if decode not in get_args(Decode):
         raise ValueError(f"decode {decode!r}")
-    normalisation = fields.get("text_normalisation", "none")
+    normalisation = stored.get("text_normalisation", "none")
     if normalisation not in get_args(TextNormalisation):
         raise ValueError(f"text_normalisation {normalisation!r}")
     info = DatasetInfo(
@@ -279,14 +304,15 @@ def _parse_info(fields: dict[str, Any], *, origin: str) -> DatasetInfo:
         card=card,
         dim=card.dim,
         embedding_dtype=dtype,
-        created_at=str(fields["created_at"]),
+        created_at=str(stored["created_at"]),
         kind=kind,
         decode=decode,
+        rules=PictureRules.from_stored(stored),
         text_normalisation=normalisation,
     )
     for name in ("tower", "model", "dim"):
-        if fields[name] != getattr(info, name):
-            raise ValueError(f"{name} {fields[name]!r} is not its card's {getattr(info, name)!r}")
+        if stored[name] != getattr(info, name):
+            raise ValueError(f"{name} {stored[name]!r} is not its card's {getattr(info, name)!r}")
     return info
 
 
@@ -297,7 +323,9 @@ def _open_parts(root: str, store_timeout_s: float) -> PackedParts:
 
 
 def _refuse_foreign_files(root: str, fs: Filesystem) -> None:
-    foreign = [n for n in fs.list("") if not n.startswith(".") and n not in _SYSTEM_NAMES]
+    names = [n for n in fs.list("") if not n.startswith(".") and n not in _SYSTEM_NAMES]
+    # A source that was refused may have left empty folders, see storage/plan/withdraw.py.
+    foreign = [n for n in names if n not in FOLDERS or fs.list(n)]
     if foreign and not fs.exists(INFO_PATH):  # another process may have created it just now
         raise DatasetError(
             f"{root} is not empty and is no dataset (it holds {foreign[0]!r} and "

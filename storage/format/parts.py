@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from clipfleet.architectures import Tower
 from clipfleet.errors import DatasetError
+from clipfleet.images import ORIGINAL_RULES, PictureRules
 from clipfleet.items import Item
 from clipfleet.model_card import ModelCard
 from clipfleet.storage.format.checksums import payload_sha256
@@ -53,6 +54,8 @@ _FINISHED_KEY = b"clipfleet.finished_at"
 _RETRIES_KEY = b"clipfleet.retries"
 _REPLACED_KEY = b"clipfleet.replaced"
 _CUT_KEY = b"clipfleet.cut"
+_TRANSPARENT_KEY = b"clipfleet.transparent"
+_WITHOUT_END_KEY = b"clipfleet.without_end"
 _PAYLOAD_KEY = b"clipfleet.payload_sha256"
 
 
@@ -74,6 +77,8 @@ class Embedded:
     (width, height) in pixels, None for texts. `retries` names the parts in which these items were
     failures before, `replaced` those in which they have vectors of earlier content. `cut` are the
     ids of texts longer than the model's context length: only their beginnings were embedded.
+    `transparent` are the ids of images with a transparent pixel, `without_end` those of JPEG files
+    that lack their ends.
     """
 
     items: list[Item]
@@ -83,14 +88,16 @@ class Embedded:
     retries: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
     cut: frozenset[str] = frozenset()
+    transparent: frozenset[str] = frozenset()
+    without_end: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Footer:
-    """The metadata of a part; `decode` is as in `DatasetInfo`.
+    """The metadata of a part; `decode` and `rules` are as in `DatasetInfo`.
 
-    `vectors` counts the rows, `cut` the rows of cut texts; `retries` and `replaced` are as in
-    `Embedded`. `card` is the model card's JSON.
+    `vectors` counts the rows, `cut`, `transparent` and `without_end` those that `Embedded` names;
+    `retries` and `replaced` are as there. `card` is the model card's JSON.
     """
 
     shard: str
@@ -103,7 +110,10 @@ class Footer:
     retries: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
     cut: int = 0
+    transparent: int = 0
+    without_end: int = 0
     decode: str = "exact"
+    rules: PictureRules = ORIGINAL_RULES
     card: str = ""
     payload_sha256: str | None = None  # older parts lack it
 
@@ -172,7 +182,10 @@ def part_of(
         retries=embedded.retries,
         replaced=embedded.replaced,
         cut=sum(item.id in embedded.cut for item in embedded.items),
+        transparent=sum(item.id in embedded.transparent for item in embedded.items),
+        without_end=sum(item.id in embedded.without_end for item in embedded.items),
         decode=info.decode,
+        rules=info.rules,
         card=card_text,
     )
     metadata = {
@@ -190,6 +203,13 @@ def part_of(
     }
     if footer.decode != "exact":
         metadata[_DECODE_KEY] = footer.decode
+    for key, count in (
+        (_TRANSPARENT_KEY, footer.transparent),
+        (_WITHOUT_END_KEY, footer.without_end),
+    ):
+        if count:
+            metadata[key] = json.dumps(count)
+    metadata |= {_KEYS + rule.encode(): value for rule, value in footer.rules.to_stored().items()}
     data, digest = _with_digest(table, metadata)
     return data, replace(footer, payload_sha256=digest)
 
@@ -255,7 +275,10 @@ def footer_of(parquet: pq.FileMetaData, *, path: str) -> Footer:
             retries=tuple(map(plain_name, json.loads(metadata.get(_RETRIES_KEY, b"[]")))),
             replaced=tuple(map(plain_name, json.loads(metadata.get(_REPLACED_KEY, b"[]")))),
             cut=_count(json.loads(metadata.get(_CUT_KEY, b"0"))),
+            transparent=_count(json.loads(metadata.get(_TRANSPARENT_KEY, b"0"))),
+            without_end=_count(json.loads(metadata.get(_WITHOUT_END_KEY, b"0"))),
             decode=metadata.get(_DECODE_KEY, b"exact").decode(),
+            rules=_rules_of(metadata),
             card=metadata.get(_CARD_KEY, b"").decode(),
             payload_sha256=metadata[_PAYLOAD_KEY].decode() if _PAYLOAD_KEY in metadata else None,
         )
@@ -283,8 +306,8 @@ def without_rows(
 ) -> memoryview:
     """Return a part again, with failures in place of the vectors of some ids.
 
-    A failure keeps the row's uri or text. `cut` of the footer keeps its count, as far as there are
-    rows: a part does not say which texts were cut.
+    A failure keeps the row's uri or text. `cut`, `transparent` and `without_end` of the footer keep
+    their counts, as far as there are rows: a part does not say which rows they count.
 
     Raises:
         DatasetError: The part is damaged, or was not written by clipfleet.
@@ -312,7 +335,9 @@ def _without_rows(
             kept.append(n)
     metadata = {key: value.decode() for key, value in _metadata_of(parquet.metadata).items()}
     metadata[_FAILURES_KEY] = json.dumps([_failure_fields(f) for f in failures])
-    metadata[_CUT_KEY] = json.dumps(min(footer.cut, len(kept)))
+    for key in (_CUT_KEY, _TRANSPARENT_KEY, _WITHOUT_END_KEY):
+        if key in metadata:
+            metadata[key] = json.dumps(min(json.loads(metadata[key]), len(kept)))
     return _with_digest(table.take(pa.array(kept, pa.int64())), metadata)[0]
 
 
@@ -403,6 +428,13 @@ def plain_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name[:100]!r} is no part's name")
     return name
+
+
+def _rules_of(metadata: Mapping[bytes, bytes]) -> PictureRules:
+    """Return the picture rules that a footer names."""
+    keys = {field.name: _KEYS + field.name.encode() for field in fields(PictureRules)}
+    found = {name: metadata[key].decode() for name, key in keys.items() if key in metadata}
+    return PictureRules.from_stored(found)
 
 
 def _count(number: int) -> int:

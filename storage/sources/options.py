@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TypedDict, cast
+from collections.abc import Collection, Mapping
+from typing import Any, TypedDict, cast
 
 from clipfleet.items import TextNormalisation
 
@@ -52,3 +52,9 @@ def given(options: SourceOptions) -> SourceOptions:
             raise TypeError(f"{name!r} is no option of a source")
     chosen = {name: value for name, value in options.items() if value not in (None, False, (), [])}
     return cast(SourceOptions, chosen)
+
+
+def of_sources(options: Mapping[str, Any]) -> SourceOptions:
+    """Return those of the options of a command that are options of a source."""
+    names = SourceOptions.__annotations__
+    return cast(SourceOptions, {name: options[name] for name in options if name in names})

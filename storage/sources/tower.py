@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from clipfleet.architectures import TOWERS, Tower
-from clipfleet.errors import SourceError
+from clipfleet.errors import MissingColumnError, SourceError
+from clipfleet.images import IMAGE_EXTENSIONS
 from clipfleet.items import Item
 from clipfleet.storage.filesystem.locations import has_scheme, local_path
+from clipfleet.storage.skipped import extension_of
 from clipfleet.storage.sources.open_source import form_of, open_source
 from clipfleet.storage.sources.options import SourceOptions
 
@@ -20,28 +22,31 @@ if TYPE_CHECKING:
 def tower_of(location: str, **options: Unpack[SourceOptions]) -> Tower:
     """Return the tower whose items the source at a path holds.
 
-    A text file holds texts, unless its first line is a URL or the path of a file: then it may be
-    a list of images.
+    A text file holds texts, unless its first line is a URL, the path of a file, or ends as the name
+    of an image: then it may be a list of images.
 
     Raises:
         SourceError: The source holds neither, or may hold both, or cannot be read.
     """
     first: dict[Tower, Item | None] = {}
-    reasons: list[str] = []
+    errors: list[SourceError] = []
     for tower in TOWERS:
         try:
             first[tower] = _first_item(location, tower, options)
         except SourceError as error:  # noqa: PERF203 - two towers
-            reasons.append(str(error))
+            errors.append(error)
     if not first:
-        raise SourceError("; ".join(dict.fromkeys(reasons)))
+        # Another fault was found in a table that has the columns of its tower: it says more.
+        other = [error for error in errors if not isinstance(error, MissingColumnError)]
+        raise SourceError("; ".join(dict.fromkeys(map(str, other or errors))))
     if len(first) == 1:
         return next(iter(first))
     text = first["txt"].text if first["txt"] else None
-    if form_of(location) == ".txt" and text and not _names_a_file(location, text):
+    if form_of(location) == ".txt" and text and not _may_name_an_image(location, text):
         return "txt"
     raise SourceError(
-        f"{location} may hold images or texts: say which with --tower img or --tower txt"
+        f"{location} may hold images or texts: say which with --tower img or --tower txt, or "
+        "for a table with both, --tower both"
     )
 
 
@@ -49,9 +54,11 @@ def _first_item(location: str, tower: Tower, options: SourceOptions) -> Item | N
     return next(iter(open_source(location, tower=tower, **options)), None)
 
 
-def _names_a_file(location: str, line: str) -> bool:
+def _may_name_an_image(location: str, line: str) -> bool:
     folder = os.path.dirname(local_path(location))
-    return has_scheme(line) or os.path.isfile(os.path.join(folder, line))
+    if has_scheme(line) or extension_of(line) in IMAGE_EXTENSIONS:
+        return True
+    return os.path.isfile(os.path.join(folder, line))
 
 
 def tower_of_items(items: Sequence[Mapping[str, str]]) -> Tower:

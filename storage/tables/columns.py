@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from clipfleet.architectures import Tower
-from clipfleet.errors import SourceError
+from clipfleet.errors import MissingColumnError, SourceError
 from clipfleet.items import MAX_ID_LENGTH, MAX_TEXT_LENGTH, MAX_URI_LENGTH, Item
 from clipfleet.storage.filesystem.locations import has_scheme, readable
 
@@ -56,7 +56,7 @@ class Columns:
         """Return the names of the id and value columns; images without ids use their paths.
 
         Raises:
-            SourceError: A needed column is not among those present.
+            MissingColumnError: A needed column is not among those present.
         """
         value = _first(self.values, present)
         if value is None:
@@ -167,8 +167,8 @@ def _first(names: tuple[str, ...], present: Collection[str]) -> str | None:
 
 def _missing(
     names: tuple[str, ...], present: Collection[str], location: str, *, option: str
-) -> SourceError:
+) -> MissingColumnError:
     wanted = " or ".join(repr(name) for name in names)
-    return SourceError(
+    return MissingColumnError(
         f"{location}: no column {wanted} among {show(sorted(present))}; name it with {option}"
     )

@@ -94,7 +94,7 @@ class PartChecker:
         standing = self._ids.standing(failed, int(job_of(name) or 0))
         self._ids.write(standing, single=name.startswith(ITEMS_PREFIX))
         self._result.errors += len(standing)
-        self._result.cut += footer.cut
+        self._result.add_counts(footer)
         if finished:
             self._records.check_errors(name, footer)
         else:
@@ -125,7 +125,7 @@ class PartChecker:
             self._findings.add_damaged(kinds.NOT_PLANNED_SO, name, example)
         self._result.vectors += footer.vectors
         self._result.errors += len(footer.failures)
-        self._result.cut += footer.cut
+        self._result.add_counts(footer)
         if not finished:
             self._add_unfinished(name)
         elif has_errors not in (None, bool(footer.failures)):
@@ -155,6 +155,9 @@ class PartChecker:
                 self._foreign[name] = (kinds.OTHER_MODEL, f"{name} (its model card differs)")
             elif not abs(scale - self._dataset.info.card.logit_scale) <= _SCALE_TOLERANCE:
                 self._findings.add(kinds.LOGIT_SCALE, f"{name} ({scale:g})")
+        if footer.rules != self._dataset.info.rules:
+            example = f"{name} ({footer.rules.to_stored()})"
+            self._foreign.setdefault(name, (kinds.OTHER_RULES, example))
         if footer.decode != self._dataset.info.decode:
             self._foreign.setdefault(name, (kinds.OTHER_DECODE, f"{name} ({footer.decode!r})"))
 

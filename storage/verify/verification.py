@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from clipfleet.storage.format.parts import ITEMS_PREFIX
+from clipfleet.storage.format.parts import ITEMS_PREFIX, Footer
 
 SHOWN = 5  # examples that a problem names
 
@@ -15,12 +15,13 @@ DAMAGED = "parts are damaged or foreign ({})"
 CHANGED = "parts differ from the SHA-256 in their records ({})"
 OTHER_MODEL = "parts hold another model's vectors ({})"
 OTHER_DECODE = "parts have another decoder of JPEG files than dataset.json ({})"
+OTHER_RULES = "parts have other picture rules than dataset.json ({})"
 OTHER_NAME = "parts have another shard's name ({})"
 OTHER_COLUMNS = "parts have other columns than the dataset's ({})"
 NOT_PLANNED_SO = "parts have other items than the plan has for their shards ({})"
 VECTORS = "vectors are not finite or not of norm 1 ({})"
 OF_ALL_PARTS = (
-    "parts are all of another model than dataset.json, or of another decoder or other columns "
+    "parts are all of another model than dataset.json, or of another decoder, rules or columns "
     "(restore dataset.json; or delete the parts, and `clipfleet resume` embeds their shards again)"
 )
 LOGIT_SCALE = "parts have another logit scale than dataset.json (correct the model card in it)"
@@ -87,8 +88,10 @@ _MAYBE_BY_HAND = (DOUBLED, UNPLANNED, LOGIT_SCALE)  # damaged parts may be their
 class Verification:
     """The result of `verify`; `missing`, `doubled` and `unplanned` count ids.
 
-    `cut` counts the vectors of texts that were longer than the model's context length. A quick
-    verification reads no row: it knows neither `doubled`, `unplanned` nor `bad_vectors`.
+    `cut` counts the vectors of texts that were longer than the model's context length,
+    `transparent` those of images with a transparent pixel, `without_end` those of JPEG files that
+    lack their ends. A quick verification reads no row: it knows neither `doubled`, `unplanned` nor
+    `bad_vectors`.
     """
 
     dataset: str
@@ -99,6 +102,8 @@ class Verification:
     vectors: int = 0
     errors: int = 0
     cut: int = 0
+    transparent: int = 0
+    without_end: int = 0
     missing: int = 0
     doubled: int = 0
     unplanned: int = 0
@@ -118,6 +123,12 @@ class Verification:
         """Whether the dataset is whole: there are no `problems`."""
         return not self.problems
 
+    def add_counts(self, footer: Footer) -> None:
+        """Add what the footer of a part counts of its vectors."""
+        self.cut += footer.cut
+        self.transparent += footer.transparent
+        self.without_end += footer.without_end
+
     def to_json(self) -> dict[str, Any]:
         """Return the result in JSON's types."""
         return {"ok": self.ok, **asdict(self)}
@@ -130,6 +141,10 @@ class Verification:
         )
         if self.cut:
             counts += f"; {self.cut} vectors are of texts that were cut to the model's length"
+        if self.transparent:
+            counts += f"; {self.transparent} vectors are of transparent images"
+        if self.without_end:
+            counts += f"; {self.without_end} vectors are of JPEG files without their ends"
         verdict = "whole: every item once, every norm 1, one model"
         if self.quick:
             verdict = "whole by names, counts and records; no row was read (without --quick: all)"

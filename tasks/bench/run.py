@@ -22,7 +22,7 @@ from clipfleet.tasks.bench.sample import read_cold, read_warm, take_sample
 from clipfleet.tasks.bench.stage import Stage
 from clipfleet.tasks.bench.verdict import judge
 from clipfleet.tasks.local.redis_server import server_command
-from clipfleet.tasks.local.scratch import scratch_folder
+from clipfleet.tasks.scratch import scratch_folder
 from clipfleet.tasks.worker.engine_processes import with_engine_processes
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.images.decode import ImageLimits
@@ -56,7 +56,7 @@ def measure_source(
     """
     server_command()  # raises now, and not after a minute
     card, _ = load_card(model)
-    chosen = {"model": str(Path(model).resolve()), "tower": card.tower}
+    chosen = {"model": str(Path(model).absolute()), "tower": card.tower}
     settings = settings.model_copy(update=chosen)
     failures: dict[str, Failure] = {}
     with scratch_folder(folder_beside(out)) as folder:

@@ -84,7 +84,7 @@ def parse_broker_url(url: str) -> BrokerUrl:
         db = _database(url, parts.path)
     tls = {name: given.pop(name) for name in list(given) if name.startswith(TLS_PREFIX)}
     if tls and scheme != "rediss":
-        raise _wrong(url, f"{', '.join(tls)} need TLS: write rediss://, or leave them out")
+        raise _wrong(url, f"{', '.join(tls)}: for TLS only, so write rediss://, or leave it out")
     return BrokerUrl(
         scheme=scheme,
         user=user or given.pop("username", ""),

@@ -23,7 +23,8 @@ Handler = Callable[[Any], None]
 
 # The headers that clipfleet uses. Headers are not signed: with `errbacks` or `chain` in a copy of
 # a signed message, an attacker could make the worker queue, and sign, any task.
-_USED = ("task", "id", "retries", "eta", "expires")
+TRACE_HEADER = "traceparent"  # W3C's; a wrong one is ignored
+_USED = ("task", "id", "retries", "eta", "expires", TRACE_HEADER)
 
 _SHOWN_LENGTH = 200  # characters of a message's id in its refusal
 

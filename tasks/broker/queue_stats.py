@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from kombu.utils.encoding import bytes_to_str
+
 from clipfleet.tasks.broker.redis_client import Client
 
 # Celery keeps one list per priority; the list of priority 0 has the queue's own name. A producer
@@ -27,6 +29,26 @@ def queue_length(client: Client, queue: str) -> int:
         for name in lists_of(queue):
             pipe.llen(name)
         return sum(pipe.execute())
+
+
+def unread_messages(client: Client, queue: str) -> dict[str, int]:
+    """Return how many messages lie in lists that no worker reads, by their producers' separators.
+
+    A producer's kombu writes a binding: the queue's name, the separator twice, and the name again.
+    """
+    found: dict[str, int] = {}
+    for member in client.smembers(f"_kombu.binding.{queue}"):
+        binding = bytes_to_str(member)
+        middle = binding.removeprefix(queue).removesuffix(queue)
+        separator = middle[: len(middle) // 2]
+        if binding != f"{queue}{separator * 2}{queue}" or separator in ("", *_PRIORITY_SEPARATORS):
+            continue
+        with client.pipeline(transaction=False) as pipe:
+            for step in _PRIORITIES:
+                pipe.llen(f"{queue}{separator}{step}")
+            if count := sum(pipe.execute()):
+                found[separator] = count
+    return found
 
 
 def unacked_key(queue: str) -> str:
@@ -54,6 +76,18 @@ def waiting_messages(client: Client, queue: str) -> Iterator[Any]:
     """Yield the messages that wait in a queue; one that moves meanwhile may come twice."""
     for name in lists_of(queue):
         yield from elements(client, name)
+
+
+def some_messages(client: Client, queue: str, count: int) -> list[Any]:
+    """Return up to `count` of the messages in each list of a queue; of held ones if none waits."""
+    with client.pipeline(transaction=False) as pipe:
+        for name in lists_of(queue):
+            pipe.lrange(name, 0, count - 1)
+        found = list(itertools.chain.from_iterable(pipe.execute()))
+    if not found:
+        held: Any = client.hrandfield(unacked_key(queue), count, withvalues=True)
+        found = (held or [])[1::2]  # tags and messages, in turn
+    return [*filter(None, map(_parsed, found))]
 
 
 def elements(client: Client, name: str) -> Iterator[Any]:

@@ -72,6 +72,10 @@ class Refusals:
         refusals = [Refusal(**json.loads(entry)) for entry in reversed(kept)]
         return sorted(refusals, key=lambda refusal: refusal.time)
 
+    def count(self) -> int:
+        """Return how many refusals are in Redis."""
+        return int(self._client.llen(self._shards)) + int(self._client.llen(self._others))
+
     def shards_of(self, dataset: str) -> set[str]:
         """Return the names of a dataset's refused shards."""
         named = (r.message.partition(" ") for r in self.all() if r.dataset == dataset)

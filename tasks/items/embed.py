@@ -97,14 +97,16 @@ class _Arrival:
         for run in even_runs(new, self._embedder.settings.window_items):
             embedded = self._embed(run)
             # Leaves out the ids that another worker wrote meanwhile.
-            done = commit_single_items(
-                self._dataset,
-                self._known,
-                embedded,
-                card=self._embedder.card,
-                worker=self._worker,
-            )
+            with self._embedder.tally.measure("write"):
+                done = commit_single_items(
+                    self._dataset,
+                    self._known,
+                    embedded,
+                    card=self._embedder.card,
+                    worker=self._worker,
+                )
             if done is not None:
+                self._embedder.tally.count_items(embedded)
                 self.outcome.commits.append(done)
                 written += done.vectors + done.errors
         return new if written < len(new) else ()
@@ -155,10 +157,12 @@ class _Arrival:
         if self._given_up and allowed is not None and {i.id for i in work.items} - set(allowed):
             return False
         embedded = self._embed([SingleItem(item=item) for item in work.items])
-        card = self._embedder.card
-        done = commit(
-            self._dataset, shard.name, work.finish(embedded), card=card, worker=self._worker
-        )
+        card, tally = self._embedder.card, self._embedder.tally
+        with tally.measure("write"):
+            done = commit(
+                self._dataset, shard.name, work.finish(embedded), card=card, worker=self._worker
+            )
+        tally.count_items(embedded)
         self.outcome.commits.append(done)
         return True
 
@@ -169,7 +173,9 @@ class _Arrival:
             code, reason = self._given_up
             failures += [Failure(item=item, error=code, message=reason) for item in valid]
             valid = []
-        embedded = self._embedder.embed(valid, progress=working().progress)
+        embedded = self._embedder.embed(
+            valid, rules=self._dataset.info.rules, progress=working().progress
+        )
         return replace(embedded, failures=[*embedded.failures, *failures])
 
 

@@ -20,6 +20,7 @@ from clipfleet.errors import (
     MessageError,
     UsageError,
 )
+from clipfleet.images import PictureRules
 from clipfleet.items import Item
 from clipfleet.messages import EMBED_ITEMS_TASK, queue_name
 from clipfleet.storage.commit.commit import Commit
@@ -33,6 +34,7 @@ from clipfleet.tasks.items.batcher import Batcher, GivenUp
 from clipfleet.tasks.items.embed import Outcome, embed_single_items
 from clipfleet.tasks.items.parse import read_single_items
 from clipfleet.tasks.items.waiting import forget_waiting, record_waiting
+from clipfleet.tasks.report import reported
 from clipfleet.tasks.retry_policy import is_postponed, reason_of, requeue_batch
 from clipfleet.tasks.worker.engine_processes import process_name
 from clipfleet.tasks.worker.fatal_error import gpu_lost
@@ -45,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 def open_dataset(embedder: Embedder, named: str | None) -> Dataset:
-    """Return the dataset of a message; its first item creates it.
+    """Return the dataset of a message; its first item creates it, with this worker's rules.
 
     Raises:
         MessageError: It lies outside the worker's output folder, or a dataset of this name would
@@ -68,6 +70,7 @@ def open_dataset(embedder: Embedder, named: str | None) -> Dataset:
             kind="stream",
             embedding_dtype=settings.embedding_dtype,
             decode=settings.decode,
+            rules=PictureRules.of(settings),
             store_timeout_s=store_timeout_s,
         )
     dataset.check_model(card)
@@ -98,7 +101,8 @@ def embed_items(
     embedder = current_embedder()
     started_s = time.monotonic()
     try:
-        with working().at_work():
+        traced = reported(embedder, "items", headers={}, attributes={"items": len(items)})
+        with working().at_work(), traced:
             opened = open_dataset(embedder, dataset)
             single_items, faults = read_single_items(items, embedder.card.tower)
             outcome = embed_single_items(
@@ -191,6 +195,8 @@ def _log_done(received: int, outcome: Outcome, dataset: Dataset, seconds: float)
         "items": items,
         "errors": sum(done.errors for done in commits),
         "cut": sum(done.cut for done in commits),
+        "transparent": sum(done.transparent for done in commits),
+        "without_end": sum(done.without_end for done in commits),
         "seconds": round(seconds, 3),
         "items_per_s": round(items / max(seconds, 1e-9), 1),
     }

@@ -15,7 +15,7 @@ from clipfleet.errors import EngineError
 from clipfleet.gpus import VISIBLE_VARIABLE
 from clipfleet.settings import Settings, cores
 from clipfleet.tasks.local.child_processes import ask_to_end, end_all, start_child_process
-from clipfleet.tasks.local.scratch import scratch_folder
+from clipfleet.tasks.scratch import scratch_folder
 from clipfleet.workers.environment import environment_of
 
 MAX_STARTS = 3  # of one worker; then the others continue without it
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class _Worker:
+    number: int
     log_path: Path
     gpu: str | None
     process: subprocess.Popen[bytes]
@@ -53,8 +54,10 @@ class LocalFleet:
         self._folder = self._open.enter_context(scratch_folder())
         for number, gpu in enumerate(self._gpus):
             log_path = Path(self._folder, f"worker-{number}.log")
-            process = self._start(log_path, gpu)
-            self._workers.append(_Worker(log_path=log_path, gpu=gpu, process=process))
+            process = self._start(number, log_path, gpu)
+            self._workers.append(
+                _Worker(number=number, log_path=log_path, gpu=gpu, process=process)
+            )
         return self
 
     def check(self) -> None:
@@ -72,7 +75,7 @@ class LocalFleet:
             if worker.starts >= MAX_STARTS:
                 self._drop(worker, code)
                 continue
-            worker.process = self._start(worker.log_path, worker.gpu)
+            worker.process = self._start(worker.number, worker.log_path, worker.gpu)
             worker.starts += 1
 
     def _drop(self, worker: _Worker, code: int) -> None:
@@ -99,8 +102,8 @@ class LocalFleet:
     def _processes(self) -> list[subprocess.Popen[bytes]]:
         return [worker.process for worker in self._workers]
 
-    def _start(self, log_path: Path, gpu: str | None) -> subprocess.Popen[bytes]:
-        environment = environment_of(self._settings)
+    def _start(self, number: int, log_path: Path, gpu: str | None) -> subprocess.Popen[bytes]:
+        environment = environment_of(self._settings, number=number)
         environment["TMPDIR"] = self._folder  # what a killed worker leaves goes with the folder
         if gpu is not None:
             environment[VISIBLE_VARIABLE] = gpu

@@ -54,15 +54,17 @@ def run_gpu_workers(
     shared = share_of_cores(settings, len(gpus))
     command = worker_command(shared, build_if_missing=build_if_missing)
     log.info("workers start", extra={"gpus": list(gpus)})
-    running = {gpu: _start(command, shared, gpu) for gpu in gpus}
+    running = {gpu: _start(command, shared, n, gpu) for n, gpu in enumerate(gpus)}
     codes = _watch(running, stop)
     codes += _stop(running, grace_s=settings.stop_grace_s + STOP_EXTRA_S)
     log.info("workers stopped", extra={"exit_codes": codes})
     return max(codes)
 
 
-def _start(command: Sequence[str], settings: Settings, gpu: str) -> subprocess.Popen[bytes]:
-    environment = {**environment_of(settings), VISIBLE_VARIABLE: gpu}
+def _start(
+    command: Sequence[str], settings: Settings, number: int, gpu: str
+) -> subprocess.Popen[bytes]:
+    environment = {**environment_of(settings, number=number), VISIBLE_VARIABLE: gpu}
     return start_child_process(command, output=sys.stderr.buffer, environment=environment)
 
 

@@ -29,6 +29,6 @@ def embed_here(source: Source, out: str, embedder: Embedder) -> Verification:
     finish(dataset)
     for shard in missing_shards(dataset):
         work = read_shard_work(dataset, shard)
-        embedded = work.finish(embedder.embed(work.items))
+        embedded = work.finish(embedder.embed(work.items, rules=dataset.info.rules))
         commit(dataset, shard.name, embedded, card=card, worker=_WORKER)
     return verify_dataset(dataset)

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from clipfleet.errors import BrokerError, DependencyError
 from clipfleet.tasks.broker.redis_client import connect
 from clipfleet.tasks.local.child_processes import end, start_child_process
-from clipfleet.tasks.local.scratch import scratch_folder
+from clipfleet.tasks.scratch import scratch_folder
 
 _PROGRAMS = ("redis-server", "valkey-server")
 _START_S = 10.0

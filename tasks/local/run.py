@@ -233,7 +233,7 @@ def _fleet_settings(settings: Settings, out: str, model: str | Path) -> Settings
     card, _ = load_card(model)
     fleet = {
         "tower": card.tower,
-        "model": str(Path(model).resolve()),
+        "model": str(Path(model).absolute()),
         "output": absolute(out),
         "queue_prefix": local_prefix(settings.queue_prefix),
         "reconcile_interval_s": _RECONCILE_S,

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipfleet.architectures import TOWERS, Tower
-from clipfleet.errors import CardError
 from clipfleet.model_card import card_path
 from clipfleet.settings import Settings
-from clipfleet.workers.engines.model_folder import FoundEngine, engines_in, fitting_engines
+from clipfleet.workers.engines.model_folder import FoundEngine, check_both_towers, fitting_engines
 
 PYTORCH = "pytorch"
 NAMES: Mapping[str, str] = {  # of the option `--runtime` and of folders, and in the table
@@ -51,20 +50,16 @@ def runtimes_of(folder: Path, settings: Settings) -> Iterator[Runtime]:
         CardError: The folder does not have both towers of one checkpoint.
         GpuLostError: This machine has a GPU that does not work.
     """
-    found = engines_in(folder)
-    checkpoints = {engine.card.checkpoint_sha256 for engine in found}
-    towers = {engine.card.tower for engine in found}
-    if len(checkpoints) != 1 or len(towers) != len(TOWERS):
-        raise CardError(
-            f"{folder} has engines of {len(checkpoints)} checkpoints for {len(towers)} towers: "
-            "expected both towers of one, as `clipfleet prepare` leaves them"
-        )
+    found = check_both_towers(folder)
     for key, which in _ENGINES.items():
         engines = [e for e in found if (e.card.runtime, e.card.precision) == which]
         if engines or key != _OPTIONAL:
             cards, reason = _fastest(engines, settings)
             yield Runtime(
-                key=key, checkpoint_sha256=next(iter(checkpoints)), cards=cards, not_run=reason
+                key=key,
+                checkpoint_sha256=found[0].card.checkpoint_sha256,
+                cards=cards,
+                not_run=reason,
             )
 
 

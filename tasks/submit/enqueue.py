@@ -32,6 +32,7 @@ from clipfleet.tasks.broker.queue_stats import held_messages, waiting_messages
 from clipfleet.tasks.broker.redis_client import Client, connect, unreachable
 from clipfleet.tasks.broker.refusals import Refusals
 from clipfleet.tasks.submit.lock import LOCK_S, dataset_digest, hold_lock, queueing_lock
+from clipfleet.tasks.tracing import trace_headers
 
 BATCH_MESSAGES = 500  # per round trip
 _ATTEMPTS = 3
@@ -139,11 +140,12 @@ def publish(
     """
     queue, info = queue_of(dataset, settings), dataset.info
     app = make_app(settings)
+    headers = trace_headers(settings)
     try:
         with app.producer_or_acquire() as producer, producer.batch(BATCH_MESSAGES):
             for count, shard in enumerate(shards, start=1):
                 task = EmbedTask(dataset=name, tower=info.tower, model=info.model, shard=shard)
-                send(app, producer, task, queue)
+                send(app, producer, task, queue, headers=headers)
                 yield shard
                 if count % BATCH_MESSAGES == 0:
                     lock.reacquire()
@@ -152,14 +154,22 @@ def publish(
         app.close()
 
 
-def send(app: Celery, producer: Any, task: EmbedTask, queue: str) -> None:
-    """Queue a shard over a producer's connection."""
+def send(
+    app: Celery,
+    producer: Any,
+    task: EmbedTask,
+    queue: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+) -> None:
+    """Queue a shard over a producer's connection; `headers` go with Celery's."""
     app.send_task(
         EMBED_TASK,
         kwargs=task.to_json(),
         queue=queue,
         producer=producer,
         task_id=f"{dataset_digest(task.dataset)}.{task.shard.name}.{uuid.uuid4().hex[:8]}",
+        headers=dict(headers or {}),
         argsrepr="",  # Celery would repeat the arguments in the headers
         kwargsrepr="",
     )

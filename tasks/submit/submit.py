@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clipfleet.images import PictureRules
 from clipfleet.model_card import ModelCard, load_card
 from clipfleet.settings import Settings
 from clipfleet.storage.commit.kinds import check_kind
@@ -16,6 +17,7 @@ from clipfleet.storage.filesystem.locations import local_path
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.refresh import Refresh, move_source, refresh_items
+from clipfleet.storage.plan.withdraw import withdrawn_if_refused
 from clipfleet.storage.skipped import skipped_lines
 from clipfleet.storage.sources.base import Source
 from clipfleet.storage.sources.normalisation import text_normalisation_of
@@ -24,6 +26,8 @@ from clipfleet.tasks.broker.redis_client import check_broker, is_local
 from clipfleet.tasks.broker.security_check import log_security_warnings
 from clipfleet.tasks.submit.enqueue import later
 from clipfleet.tasks.submit.job import plan_and_queue
+from clipfleet.tasks.submit.url_count import CountedUrls
+from clipfleet.tasks.tracing import submit_span
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,7 @@ class Submission:
     """The result of `submit`; `job` is None if the dataset had every id already.
 
     `skipped` counts the files of the source's folder that are no items, by extension or kind.
+    `urls` counts the source's items that are URLs.
 
     Of a refresh: `newer_items` is the number of ids that take newer content, in job `newer_job`.
     `conflicts` counts the ids with newer content that keep their vectors; `first_conflicts` are
@@ -49,6 +54,7 @@ class Submission:
     first_conflicts: tuple[str, ...] = ()
     waiting_items: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
+    urls: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the result in JSON's types."""
@@ -69,7 +75,11 @@ class Submission:
         else:
             queued = "queued nothing: every planned shard is done or in the queue"
         head = f"{self.dataset}: {planned}; {queued}{later(self.later_shards)}"
-        return [head, *self.source_lines()]
+        return [head, *self.source_lines(), *self._url_lines()]
+
+    def _url_lines(self) -> list[str]:
+        allowed = "workers fetch from the hosts of their own --url-host (CLIPFLEET_URL_HOSTS)"
+        return [f"  URLs in the source: {self.urls:,}; {allowed}"] if self.urls else []
 
     def source_lines(self) -> list[str]:
         """Return what was skipped, and what a refresh did with newer content, as lines of text."""
@@ -119,13 +129,17 @@ def submit(
         log_security_warnings(settings.redis_url)
     dataset = create_planned(dataset_root, card, settings, source)
 
-    def plan() -> Refresh:
-        if moved_from is not None:
-            move_source(dataset, source, local_path(moved_from))
-        size = settings.items_in_shard(card.runtime)
-        return _plan(dataset, source, settings, size=size, refresh=refresh)
+    counted = CountedUrls(source)
 
-    planned, queueing = plan_and_queue(dataset, settings, plan)
+    def plan() -> Refresh:
+        with withdrawn_if_refused(dataset):
+            if moved_from is not None:
+                move_source(dataset, source, local_path(moved_from))
+            size = settings.items_in_shard(card.runtime)
+            return _plan(dataset, counted, settings, size=size, refresh=refresh)
+
+    with submit_span(settings, dataset.root):
+        planned, queueing = plan_and_queue(dataset, settings, plan)
     job, newer = planned.job, planned.newer
     return Submission(
         dataset=dataset.root,
@@ -140,6 +154,7 @@ def submit(
         first_conflicts=tuple(planned.first_conflicts),
         waiting_items=planned.waiting,
         skipped=dict(skipped_of(source)),
+        urls=counted.urls,
     )
 
 
@@ -147,8 +162,8 @@ def create_planned(root: str, card: ModelCard, settings: Settings, source: Sourc
     """Create a planned dataset for a model's vectors of a source, or open it.
 
     Raises:
-        DatasetMismatchError: It exists, for another model, embedding dtype, decoder or text
-            normalisation.
+        DatasetMismatchError: It exists, for another model, embedding dtype, decoder, text
+            normalisation or other picture rules.
         DatasetKindError: It is a stream of single items.
         DatasetError: The folder holds other files, or the dataset is damaged.
     """
@@ -158,6 +173,7 @@ def create_planned(root: str, card: ModelCard, settings: Settings, source: Sourc
         kind="planned",
         embedding_dtype=settings.embedding_dtype,
         decode=settings.decode,
+        rules=PictureRules.of(settings),
         text_normalisation=text_normalisation_of(source),
         store_timeout_s=settings.store_timeout_s,
     )

@@ -25,7 +25,9 @@ from clipfleet.tasks.broker.broker_url import redacted
 from clipfleet.tasks.broker.redis_client import check_broker, is_local
 from clipfleet.tasks.broker.security_check import log_security_warnings
 from clipfleet.tasks.broker.visibility_renewal import VisibilityRenewal
+from clipfleet.tasks.metrics.server import serve_worker_metrics
 from clipfleet.tasks.submit.reconcile import Reconciler
+from clipfleet.tasks.tracing import check_tracing, flush_traces
 from clipfleet.tasks.worker.engine_processes import with_engine_processes
 from clipfleet.tasks.worker.fatal_error import FatalErrorReport, end_worker
 from clipfleet.tasks.worker.heartbeat import start_heartbeat
@@ -52,6 +54,7 @@ def run_worker(settings: Settings) -> int:
     card = preflight(settings)
     settings = with_engine_processes(settings)
     check_broker(settings.redis_url, allow_eviction=settings.allow_eviction)
+    check_tracing(settings)
     if settings.heartbeat_file:
         start_heartbeat(settings.heartbeat_file)
     os.environ[SAFE_PATH_VARIABLE] = "1"  # for the children
@@ -71,7 +74,11 @@ def run_worker(settings: Settings) -> int:
             "engine_processes": settings.engine_processes,
         },
     )
-    with Reconciler(settings, card), watchdog(settings.shard_deadline_s, settings.engine_processes):
+    with (
+        serve_worker_metrics(settings),
+        Reconciler(settings, card),
+        watchdog(settings.shard_deadline_s, settings.engine_processes),
+    ):
         worker.start()
     fatal_error.check()
     log.info("worker stopped", extra={"worker": worker.hostname})
@@ -137,6 +144,10 @@ def _on_child(**_: Any) -> None:
     try:
         working()
         embedder = open_embedder(settings)
+        if settings.metrics_port:
+            from clipfleet.tasks.metrics.counters import start_counting
+
+            start_counting(embedder)
     except Exception as error:  # noqa: BLE001 - the edge of the process
         prefix = f"the engine of {settings.model} did not load: "
         end_worker(error, event="engine not loaded, worker stops", prefix=prefix)
@@ -148,4 +159,5 @@ def _on_child(**_: Any) -> None:
 
 @signals.worker_process_shutdown.connect
 def _on_child_exit(**_: Any) -> None:
+    flush_traces(settings_of(current_app))
     close_embedder()

@@ -42,6 +42,7 @@ def decoder_without_process(layout: Layout) -> tuple[Any, socket.socket]:
     decoder._requested_bytes = decoder._freed = 0
     decoder._held = deque()
     decoder._received = b""
+    decoder._work_ns = (0, 0)
     return decoder, theirs
 
 
@@ -91,13 +92,13 @@ def decoder(folder: Path) -> Target:
     def lines(*answers: object) -> bytes:
         return b"ready\n" + b"".join(json.dumps(answer).encode() + b"\n" for answer in answers)
 
-    right = lines([64, 2, 2, 3, 4], ["decode_failed", "\ud800"], ["", "too many open files"])
-    wrong = lines([64.5, 2, 2, 3, 4], [True, 2, 2, 3, 4])
-    large = b"ready\n[1e400, 1, 1, 1, 99999999999]\n"
-    outside = lines([128, 2, 2, 3, 4], [1085, 2, 2, 1, 1])
-    odd = lines([64, 1, 1, 1, 1], [256, 1, 256, 1, 1], [64, 2, 2, 2, 2, 2])
+    right = lines([64, 2, 2, 3, 4, 0, 3], ["decode_failed", "\ud800"], ["", "too many open files"])
+    wrong = lines([64.5, 2, 2, 3, 4, 0, 0], [True, 2, 2, 3, 4, 0, 0])
+    large = b"ready\n[1e400, 1, 1, 1, 99999999999, 0, 0]\n"
+    outside = lines([128, 2, 2, 3, 4, 0, 0], [1085, 2, 2, 1, 1, 0, 0])
+    odd = lines([64, 1, 1, 1, 1, 0, 4], [256, 1, 256, 1, 1, 0, 0], [64, 2, 2, 2, 2, 2])
     deep = b"ready\n" + b"[" * 5000 + b"\n"
-    file = lines([64, 2, 2, 2, 2, 9], [128, 2, 2, 2, 2, 1 << 40])
+    file = lines([64, 2, 2, 2, 2, 9, 0], [128, 2, 2, 2, 2, 1 << 40, 0])
     seeds = (right, file, wrong, large, outside, odd, right[:-1], b"[]\n{}\n", deep, b"x" * 70000)
     return Target(run=run, seeds=seeds)
 

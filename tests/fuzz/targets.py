@@ -14,6 +14,7 @@ from PIL import Image
 
 from clipfleet.architectures import Tower, load_architecture
 from clipfleet.errors import ClipfleetError
+from clipfleet.images import PictureRules
 from clipfleet.model_card import check_files, load_card
 from clipfleet.settings import load_settings
 from clipfleet.storage.sources.open_source import open_source
@@ -37,6 +38,7 @@ _KEY = "k" * 32
 _MAX_PIXELS = 1_000_000
 _MAX_BYTES = 1 << 20
 _IN_THE_FILE = ("parquet://", "base64://")
+_RULES = PictureRules(sixteen_bit="scale", alpha="white", truncated="allow")
 
 
 def signed(folder: Path) -> Target:
@@ -119,7 +121,9 @@ def image(folder: Path) -> Target:
     seeds = [p.read_bytes() for p in sorted(samples.rglob("*")) if p.suffix in {".jpg", ".png"}]
 
     def run(data: bytes) -> None:
-        decode(data, "x", _MAX_PIXELS)
+        with rows():
+            decode(data, "x", _MAX_PIXELS)
+        decode(data, "x", _MAX_PIXELS, _RULES)
 
     return Target(run=run, seeds=(*_small_images(), *seeds[:1]))
 
@@ -129,6 +133,11 @@ def _small_images() -> list[bytes]:
     for kind in ("PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG"):
         file = BytesIO()
         Image.new("RGB", (4, 3), "red").save(file, kind)
+        made.append(file.getvalue())
+    made.append(made[-1][:-2])  # a JPEG file without its end
+    for mode in ("I;16", "LA"):
+        file = BytesIO()
+        Image.new(mode, (4, 3)).save(file, "PNG")
         made.append(file.getvalue())
     return made
 

@@ -145,7 +145,6 @@ def kinds() -> dict[str, tuple[bytes, bool]]:
     options: dict[str, dict[str, Any]] = {
         "444": {"subsampling": 0},
         "422": {"subsampling": 1},
-        "progressive": {"progressive": True},
         "restarts": {"restart_marker_blocks": 3},
         "turned": {"exif": turned},
     }
@@ -153,6 +152,7 @@ def kinds() -> dict[str, tuple[bytes, bool]]:
         files[f"{name}.jpg"] = (jpeg(images[4], **given), True)
     return files | {
         "grey.jpg": (jpeg(images[5].convert("L")), True),
+        "progressive.jpg": (jpeg(images[4], progressive=True), False),
         "cmyk.jpg": (jpeg(images[6].convert("CMYK")), False),
         "rgb.jpg": (jpeg(images[7], keep_rgb=True), False),
         "tail.jpg": (plain + b"more", False),

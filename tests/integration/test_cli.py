@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from clipfleet.cli.main import app
 from clipfleet.cli.output import DONE, WRONG_USE
+from clipfleet.convert.prepare import Prepared
 from clipfleet.error_codes import FETCH_TIMEOUT, MISSING, SERVER_BUSY
 from clipfleet.errors import CardError, ClipfleetError, SourceError, UsageError
 from clipfleet.items import Item
@@ -128,6 +129,49 @@ def test_an_unknown_architecture_names_the_known_ones() -> None:
     result = run("convert", "ViT-B-99", "out")
     assert isinstance(result.exception, ClipfleetError)
     assert "ViT-B-16" in str(result.exception)
+
+
+def test_a_published_model_has_a_folder_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process keeps its own
+    folders = []
+
+    def prepare(_: str, folder: Path, **__: Any) -> Prepared:
+        folders.append(folder)
+        return Prepared(engines=[], no_tensorrt="")
+
+    monkeypatch.setattr("clipfleet.convert.prepare.prepare", prepare)
+    assert "use it with --model ViT-B-16" in run("prepare", "ViT-B-16").stdout
+    assert "use it with --model there" in run("prepare", "ViT-B-16", "there").stdout
+    assert folders == [Path("models/vit-b-16"), Path("there")]
+    for own in (("mine.pt",), ("ViT-B-16", "--checkpoint", "mine.pt")):
+        result = run("prepare", *own)
+        assert isinstance(result.exception, UsageError)
+        assert "no folder is named for mine.pt" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("embed", "a.csv", "out", "--model"),
+        ("submit", "a.csv", "out", "--tower", "both", "--model"),
+        ("bench", "a.csv", "--model"),
+        ("worker", "--tower", "txt", "--output", "out", "--model"),
+        ("similarity", "--text", "a cat", "--image", "a.jpg", "--model"),
+        ("muge", "data", "--model"),
+    ],
+)
+def test_every_command_takes_a_models_name_and_says_how_to_make_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    (tmp_path / "a.csv").write_text("id,text\n1,a cat\n")
+    result = run(*command, "ViT-B-16")
+    assert isinstance(result.exception, CardError)
+    assert "`clipfleet prepare ViT-B-16` makes it" in str(result.exception)
 
 
 def test_models_that_are_there_are_not_converted_again(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ import pytest
 
 from clipfleet.architectures import TOWERS, Tower
 from clipfleet.error_codes import ERROR_CODES, TRANSIENT_CODES
+from clipfleet.images import PictureRules
 from clipfleet.retrieval.export.export import export
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import missing_shards
@@ -29,6 +31,10 @@ PAGE = (DOCS / "reference" / "dataset-format.md").read_text(encoding="utf-8")
 READING = (DOCS / "how-to" / "reading.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", READING, re.DOTALL)
 DATABASES = {"lancedb", "embedding_reader", "qdrant_client"}
+OF_IMAGES = {  # keys of footers
+    *("clipfleet.decode", "clipfleet.sixteen_bit", "clipfleet.alpha", "clipfleet.truncated"),
+    *("clipfleet.transparent", "clipfleet.without_end"),
+}
 SCORES = {"lancedb": 0.0}  # of a vector and itself: a distance; the others give cosines
 
 
@@ -47,12 +53,15 @@ def dataset(
         kind="planned",
         embedding_dtype="float16",
         decode="gpu" if tower == "img" else "exact",
+        rules=PictureRules(sixteen_bit="scale", alpha="white", truncated="allow"),
     )
     items = (images if tower == "img" else texts)(*(f"{n:02d}" for n in range(20)), "z")
     job = plan_items(made, ListSource(items), 10)
     assert job is not None
     for shard in shards(job):
         rows = embedded(PlanReader(made).read(shard), failing=("07", "z"), seed=shard.index)
+        if tower == "img":
+            rows = replace(rows, transparent=frozenset({"01"}), without_end=frozenset({"02"}))
         commit(made, shard.name, rows, card=made.info.card, worker="w")
     if tower == "txt":
         assert compact_dataset(made).files_after == 1
@@ -113,8 +122,8 @@ def test_the_page_names_every_key_of_the_footer(dataset: Dataset) -> None:
     with dataset.fs.open("parts/00001-0000000.parquet") as file:
         footers.append(pq.read_metadata(file).metadata)
     keys = {key.decode() for footer in footers for key in footer} - {"ARROW:schema"}
-    of_images = set() if dataset.info.tower == "img" else {"clipfleet.decode"}
-    assert keys == set(re.findall(r"`(clipfleet\.\w+)`", PAGE)) - of_images
+    only_images = () if dataset.info.tower == "img" else OF_IMAGES
+    assert keys == set(re.findall(r"`(clipfleet\.\w+)`", PAGE)).difference(only_images)
 
 
 def test_the_page_names_every_folder(dataset: Dataset) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfleet.error_codes import DECODE_FAILED, EMPTY_FILE
+from clipfleet.error_codes import DECODE_FAILED, EMPTY_FILE, NOT_8_BIT
+from clipfleet.images import PictureRules
 from clipfleet.items import Item
 from clipfleet.storage.format.parts import Failure
 from clipfleet.workers.images.decode import ImageLimits, decode
@@ -20,6 +21,7 @@ from clipfleet.workers.images.decoder import Picture
 from clipfleet.workers.images.decoders import Decoders, Outcome
 from clipfleet.workers.images.preprocess import preprocess, resized_rgb
 from clipfleet.workers.images.region import Layout
+from clipfleet.workers.images.rules import Remark
 from tests.faults.pictures import picture_bytes, write_pictures
 from tests.integration.support import PATIENCE_S
 
@@ -213,14 +215,45 @@ def test_only_sound_jpeg_files_in_usual_colours_are_left_to_the_gpu(tmp_path: Pa
                 outcome.free()
 
 
+@pytest.mark.parametrize("layout", [INPUTS, FILES], ids=["inputs", "files"])
+def test_decoders_follow_the_rules_of_a_run(tmp_path: Path, layout: Layout) -> None:
+    jpeg = io.BytesIO()
+    Image.open(io.BytesIO(picture_bytes(1))).save(jpeg, "JPEG", subsampling=0)
+    (tmp_path / "truncated.jpg").write_bytes(jpeg.getvalue()[:-2])
+    grey = np.arange(600, dtype=np.uint16).reshape(20, 30) * 100
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    Image.new("RGBA", (30, 20), (0, 0, 0, 100)).save(tmp_path / "clear.png")
+    names = ("truncated.jpg", "deep.png", "clear.png")
+    items = [Item(id=name, uri=str(tmp_path / name)) for name in names]
+    rules = PictureRules(sixteen_bit="scale", alpha="white", truncated="allow")
+    with start(layout) as decoders:
+        for run in (PictureRules(), rules, PictureRules()):
+            found = list(decoders.run(items, rules=run))
+            if run != rules:
+                codes = [one.error for one in found if isinstance(one, Failure)]
+                assert codes == [DECODE_FAILED, NOT_8_BIT]
+            remarks = [one.remark for one in found if isinstance(one, Picture)]
+            assert remarks == [Remark.WITHOUT_END, Remark.NONE, Remark.TRANSPARENT][-len(remarks) :]
+            for item, one in zip(items, found, strict=True):
+                if isinstance(one, Picture):
+                    data = Path(item.uri or "").read_bytes()
+                    image = decode(data, "a", 1000, run)[0]
+                    size = one.width, one.height
+                    made = resized_rgb(image, *size) if layout.has_ring else preprocess(image, 8)
+                    np.testing.assert_array_equal(one.pixels, np.asarray(made))
+                    one.free()
+
+
 @pytest.mark.parametrize(
     ("layout", "answer"),
     [
-        (OWN_SIZE, [64, 30, 20, 30, 20, 100]),
-        (FILES, [64, 30, 20, 31, 20, 100]),
-        (FILES, [64, 30, 20, 30, 20, 1 << 30]),
-        (FILES, [64, 30, 20, 30, 20, 0]),
-        (FILES, [64, 30, 20, 30, 20, 100, 1]),
+        (OWN_SIZE, [64, 30, 20, 30, 20, 100, 0]),
+        (FILES, [64, 30, 20, 31, 20, 100, 0]),
+        (FILES, [64, 30, 20, 30, 20, 1 << 30, 0]),
+        (FILES, [64, 30, 20, 30, 20, -1, 0]),
+        (FILES, [64, 30, 20, 30, 20, 100, 4]),
+        (FILES, [64, 30, 20, 30, 20, 100]),
+        (FILES, [64, 30, 20, 30, 20, 20, 100, 0]),
     ],
 )
 def test_a_file_that_a_region_cannot_have_is_no_answer(layout: Layout, answer: list[int]) -> None:

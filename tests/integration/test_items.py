@@ -332,6 +332,21 @@ def test_every_priority_of_a_producer_is_read_whatever_its_steps_and_separator(
                     priority=priority,
                 )
     served.wait_for_items(6, "priorities")
+    with Celery(broker=served.settings.redis_url, set_as_current=False) as app:
+        app.conf.broker_transport_options = {**steps, "sep": "|"}  # that no worker knows
+        for priority in (0, 5):
+            app.send_task(
+                "clipfleet.embed_items",
+                args=[[{"id": f"unread {priority}", "text": "words"}]],
+                kwargs={"dataset": "priorities"},
+                queue=served.queue,
+                priority=priority,
+            )
+    served.wait_for_items(7, "priorities")
+    status = read_progress(served.dataset_path("priorities"), served.settings)
+    assert status.to_json()["unread"] == {"|": 1}
+    assert any("1 messages lie where no worker reads" in line for line in status.lines())
+    served.client.delete(f"{served.queue}|5")
     served.submit(20, "after")  # what such a producer left in Redis harms no other one
     served.wait_for_items(20, "after")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "examples" / "demo" / "model" / "demo.txt.fp32.onnx"
-HEAVY = ("onnxruntime", "torch", "tensorrt", "onnx")
+HEAVY = ("onnxruntime", "torch", "tensorrt", "onnx", "prometheus_client")
 
 # Each row forbids no more than the row before it: one process imports all modules in this order.
 ROLES = (

@@ -131,7 +131,7 @@ def test_urls_without_an_allowed_host_are_refused_and_nothing_is_planned(
     source = write_csv(tmp_path / "urls.csv", {"a": "https://a.example/a.png"})
     with pytest.raises(SourceError, match="no host is allowed: name the hosts to fetch from"):
         clipfleet.embed(source, tmp_path / "out", model=model)
-    assert not list(tmp_path.glob("out/plan/*"))
+    assert not (tmp_path / "out" / "dataset.json").exists()
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "txt"])

@@ -11,6 +11,7 @@ from PIL import Image
 
 from clipfleet.error_codes import DECODE_FAILED
 from clipfleet.errors import ItemError
+from clipfleet.images import PictureRules
 from clipfleet.workers.images.decode import decode
 from clipfleet.workers.images.preprocess import preprocess
 from tests.original import original_utils
@@ -94,6 +95,10 @@ def test_a_rotation_in_exif_is_not_applied() -> None:
         ("P", "PNG", {"transparency": 3}),
         ("RGB", "PNG", {"transparency": (1, 2, 3)}),
         ("I;16", "PNG", {}),
+        ("I;16", "TIFF", {}),
+        ("I;16B", "TIFF", {}),
+        ("I", "TIFF", {}),
+        ("F", "TIFF", {}),
         ("RGBA", "WEBP", {"lossless": True}),
         ("RGB", "AVIF", {}),
         ("P", "GIF", {}),
@@ -105,6 +110,19 @@ def test_a_rotation_in_exif_is_not_applied() -> None:
 def test_a_files_pixels_equal_the_originals(mode: str, kind: str, options: dict[str, Any]) -> None:
     data = encoded(random_image(mode, (90, 120)), kind, **options)
     ours = preprocess(decode(data, "a file", max_pixels=1 << 20)[0], 64)
+    expected = original(Image.open(io.BytesIO(data)), 64)
+    np.testing.assert_array_equal(ours, expected, strict=True)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "CMYK"])
+@pytest.mark.parametrize("size", [(90, 120), (30, 20)], ids=str)
+def test_the_rules_leave_opaque_pictures_of_8_bits_alone(mode: str, size: tuple[int, int]) -> None:
+    image = random_image(mode, size)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(255)
+    data = encoded(image, "TIFF")
+    rules = PictureRules(sixteen_bit="scale", alpha="white", truncated="allow")
+    ours = preprocess(decode(data, "a file", 1 << 20, rules)[0], 64)
     expected = original(Image.open(io.BytesIO(data)), 64)
     np.testing.assert_array_equal(ours, expected, strict=True)
 

@@ -15,6 +15,8 @@ from clipfleet.settings import Settings
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 EXAMPLE = ROOT / ".env.example"
+# Of images from elsewhere; the users of our own are in the Dockerfile.
+USERS = {"redis": "redis", "prometheus": "nobody", "grafana": "472"}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,10 @@ def test_each_worker_is_built_from_the_image_of_its_machine(compose: dict[str, A
 
 def test_every_worker_command_is_accepted_by_the_command_line(compose: dict[str, Any]) -> None:
     group: Any = typer.main.get_command(app)
-    for service in [*workers(compose).values(), compose["services"]["convert"]]:
+    for service in [
+        *workers(compose).values(),
+        *(compose["services"][name] for name in ("convert", "metrics")),
+    ]:
         name, *arguments = service["command"]
         command = group.commands[name]
         command.make_context(name, arguments)  # raises on an unknown or missing option
@@ -140,6 +145,33 @@ def test_a_gpu_worker_whose_engine_cannot_be_built_is_not_started_for_ever(
     gpu = {"img-worker-gpu", "txt-worker-gpu"}
     assert {name for name, restart in restarts.items() if restart == "on-failure:3"} == gpu
     assert {restarts[name] for name in set(restarts) - gpu} == {"unless-stopped"}
+
+
+def test_metrics_are_served_inside_the_network_and_shown_on_loopback(
+    compose: dict[str, Any],
+) -> None:
+    services = compose["services"]
+    for service in [*workers(compose).values(), services["metrics"]]:
+        assert service["environment"]["CLIPFLEET_METRICS_HOST"] == "0.0.0.0"
+        assert "ports" not in service
+    port = services["img-worker"]["environment"]["CLIPFLEET_METRICS_PORT"]
+    assert services["metrics"]["command"] == ["metrics", "--port", port]
+    for name in ("metrics", "prometheus", "grafana"):
+        assert services[name]["profiles"] == ["metrics"]
+        assert all(one.startswith("127.0.0.1:") for one in services[name].get("ports", []))
+    config = yaml.safe_load((ROOT / "examples/monitoring/prometheus.yml").read_text())
+    queues, found = config["scrape_configs"]
+    assert queues["static_configs"] == [{"targets": [f"metrics:{port}"]}]
+    (by_name,) = found["dns_sd_configs"]
+    assert set(by_name["names"]) == set(workers(compose))
+    assert by_name["port"] == int(port)
+
+
+def test_the_files_that_services_mount_are_there(compose: dict[str, Any]) -> None:
+    volumes = [v for s in compose["services"].values() for v in s.get("volumes", [])]
+    ours = [volume.partition(":")[0] for volume in volumes if volume.startswith("./")]
+    assert len(ours) >= 6
+    assert not [path for path in ours if not (ROOT / path).is_file()]
 
 
 def test_gpu_workers_see_the_folders_that_the_others_see(compose: dict[str, Any]) -> None:
@@ -207,6 +239,5 @@ def test_every_service_is_without_rights_on_a_file_system_that_it_cannot_write(
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert {"privileged", "cap_add", "pid", "network_mode", "ipc"}.isdisjoint(service), name
-        # The others' user is their image's, see above.
-        assert service.get("user") == ("redis" if "image" in service else None), name
+        assert service.get("user") == USERS.get(name), name
         assert not [v for v in service.get("volumes", []) if "docker.sock" in v]

@@ -106,6 +106,27 @@ def test_a_card_survives_its_file(card: ModelCard, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == [card.engine, f"{card.engine}.card.json"]
 
 
+def test_a_linked_model_finds_its_card(card: ModelCard, tmp_path: Path) -> None:
+    blobs, snapshot, elsewhere = (tmp_path / name for name in ("blobs", "snapshot", "elsewhere"))
+    for folder in (blobs, snapshot, elsewhere):
+        folder.mkdir()
+    (blobs / "0123").write_bytes(b"engine")
+    write_card(card, blobs / "4567")
+    engine = snapshot / card.engine
+    engine.symlink_to("../blobs/0123")  # as in a cache of Hugging Face
+    card_path(engine).symlink_to("../blobs/4567")
+    (elsewhere / "newest.onnx").symlink_to(engine)
+    assert load_card(engine) == load_card(card_path(engine)) == (card, engine)
+    found, path = load_card(elsewhere / "newest.onnx")
+    assert (found, path.resolve()) == (card, blobs / "0123")
+    plain = tmp_path / card.engine
+    plain.write_bytes(b"engine")
+    write_card(card, card_path(plain))
+    for name, target in (("a.onnx", plain), ("a.card.json", card_path(plain))):
+        (elsewhere / name).symlink_to(target)
+        assert load_card(elsewhere / name) == (card, plain)
+
+
 def test_a_card_tells_its_sizes(card: ModelCard) -> None:
     assert (card.dim, card.resolution, card.batch_size) == (128, 96, 1)
     dynamic = replace(card, input=replace(card.input, shape=(None, 3, 96, 96)))

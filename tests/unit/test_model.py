@@ -13,7 +13,13 @@ import pytest
 from PIL import Image
 
 import clipfleet
-from clipfleet.error_codes import DECODE_FAILED, EMPTY_TEXT, MISSING, UNSUPPORTED_FORMAT
+from clipfleet.error_codes import (
+    DECODE_FAILED,
+    EMPTY_TEXT,
+    MISSING,
+    NOT_8_BIT,
+    UNSUPPORTED_FORMAT,
+)
 from clipfleet.model_card import card_path, load_card, write_card
 from clipfleet.settings import Settings
 from clipfleet.workers.engines.fake import write_fake_engine
@@ -137,6 +143,26 @@ def test_either_tower_leads_to_the_other(tmp_path: Path) -> None:
             assert model.card == load_card(path)[0]
             assert_unit(model.encode_images([pixels(0)]), 1)
             assert_unit(model.encode_texts(["a"]), 1)
+
+
+def test_pictures_that_the_original_flattens_follow_the_settings(tmp_path: Path) -> None:
+    rising = np.arange(144, dtype=np.uint16).reshape(12, 12) * 400 + 1000
+    path = tmp_path / "deep.png"
+    Image.fromarray(rising).save(path)
+    card = write_fake_engine(tmp_path, "img")
+    for image in (path, Image.open(path)):
+        with (
+            clipfleet.load_model(card, settings=SETTINGS) as model,
+            pytest.raises(
+                clipfleet.ItemError, match=r"images\[1\]: .*--sixteen-bit scale"
+            ) as raised,
+        ):
+            model.encode_images([pixels(0), image])
+        assert raised.value.code == NOT_8_BIT
+    with clipfleet.load_model(card, settings=Settings(sixteen_bit="scale")) as model:
+        one, same, other = model.encode_images([path, Image.open(path), Image.fromarray(rising.T)])
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
 
 
 def test_a_folder_leads_to_both_towers(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import clipfleet
 
 ROOT = Path(__file__).parents[2]
 PUBLIC = [
+    "BothTowers",
     "BrokerError",
     "CardError",
     "ClipfleetError",
@@ -57,6 +58,7 @@ PUBLIC = [
     "UsageError",
     "Verification",
     "__version__",
+    "both_towers",
     "build_index",
     "compact",
     "compare",

@@ -49,6 +49,10 @@ class Engine(Closing, Protocol):
             progress()
         return count
 
+    def memory_info(self) -> tuple[int, int] | None:
+        """Return the free and the total memory of the engine's GPU, in bytes; None if unknown."""
+        return None
+
     def empty_inputs(self, count: int) -> Array:
         """Return an uninitialised array (count, …) in memory that the engine reads fastest.
 

@@ -15,6 +15,7 @@ from clipfleet.errors import CardError, EngineError
 from clipfleet.gpus import visible_gpus
 from clipfleet.model_card import CARD_SUFFIX, ModelCard, card_path, load_card
 from clipfleet.settings import Settings
+from clipfleet.workers.engines.model_location import locate_model
 from clipfleet.workers.engines.tensorrt.check_compatible import check_compatible
 from clipfleet.workers.engines.tensorrt.place import find_place
 
@@ -54,10 +55,29 @@ def towers_in(folder: Path) -> list[Tower]:
     return [tower for tower in TOWERS if tower in found]
 
 
+def check_both_towers(folder: Path) -> list[FoundEngine]:
+    """Return the engines of a folder, which are of both towers of one checkpoint.
+
+    Raises:
+        CardError: They are not, or a card or its engine is damaged or missing.
+    """
+    engines = engines_in(folder)
+    checkpoints = {engine.card.checkpoint_sha256 for engine in engines}
+    towers = {engine.card.tower for engine in engines}
+    if len(checkpoints) != 1 or len(towers) != len(TOWERS):
+        raise CardError(
+            f"{folder} has engines of {len(checkpoints)} checkpoints for {len(towers)} towers: "
+            "expected both towers of one, as `clipfleet prepare` leaves them"
+        )
+    return engines
+
+
 def find_engine(
     model: str | Path, tower: Tower, settings: Settings, *, single: bool = False
 ) -> Path:
     """Return the card of a folder's engine that this machine runs; another path is returned as is.
+
+    The folder may be given by the model's name, see `locate_model`.
 
     A TensorRT engine that was verified for this GPU comes first: the one with the largest batch, or
     with `single` the one with the smallest. Then ONNX: float16 if ONNX Runtime uses a GPU, float32
@@ -65,11 +85,12 @@ def find_engine(
     left out.
 
     Raises:
-        CardError: The folder has no engine for this tower and machine, or those of several models.
+        CardError: The folder has no engine for this tower and machine, or those of several models;
+            or no folder has the name.
         GpuLostError: This machine has a GPU that does not work.
         UsageError: nvidia-smi fails.
     """
-    folder = Path(model)
+    folder = locate_model(model, settings)
     if not folder.is_dir():
         return folder
     engines = _engines_of(folder, tower)

@@ -1,8 +1,9 @@
 """From an item's bytes to a Pillow image, or to one error with the reason.
 
-The image is the result of plain Pillow, with its plug-ins: no `draft`, no EXIF rotation, an
-animation's first picture. Only the formats of `clipfleet.images` are tried, so no file can start
-another program (EPS and Ghostscript). The size is checked before decoding.
+The image is the result of plain Pillow, with its plug-ins: no `draft`, an animation's first
+picture. A rotation by EXIF is applied in TIFF only, where Pillow does it. Only the formats of
+`clipfleet.images` are tried, so no file can start another program (EPS and Ghostscript). The size
+is checked before decoding.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from clipfleet.error_codes import DECODE_FAILED, MISSING, TOO_LARGE
 from clipfleet.errors import ItemError
+from clipfleet.images import ORIGINAL_RULES, PictureRules
 from clipfleet.workers.images.formats import (
     DECODER_ERRORS,
     READ_FORMATS,
@@ -27,8 +29,10 @@ from clipfleet.workers.images.formats import (
     unidentified,
     unknown_kind,
 )
+from clipfleet.workers.images.jpeg_end import with_end
 from clipfleet.workers.images.jxl import jxl_size
 from clipfleet.workers.images.read import read_bytes, refuse_url
+from clipfleet.workers.images.rules import Remark, apply_rules
 from clipfleet.workers.item_errors import item_error, shown
 
 if TYPE_CHECKING:  # a decoder's process needs neither
@@ -75,7 +79,7 @@ def configure_pillow(limits: ImageLimits) -> None:
 
 
 def read_image(
-    item: Item, limits: ImageLimits | None = None
+    item: Item, limits: ImageLimits | None = None, rules: PictureRules = ORIGINAL_RULES
 ) -> tuple[Image.Image, tuple[int, int]]:
     """Return an item's loaded image, and its original (width, height) in pixels.
 
@@ -85,7 +89,7 @@ def read_image(
     """
     limits = limits or ImageLimits()
     data, uri = read_image_bytes(item, limits)
-    return decode(data, uri, limits.max_pixels)
+    return decode(data, uri, limits.max_pixels, rules)
 
 
 def read_image_bytes(item: Item, limits: ImageLimits) -> tuple[bytes, str]:
@@ -111,14 +115,16 @@ def no_image(item: Item) -> ItemError:
     return ItemError(MISSING, f"item {shown(item.id)} has a text and no uri: no image to embed")
 
 
-def decode(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, tuple[int, int]]:
+def decode(
+    data: bytes, name: str, max_pixels: int, rules: PictureRules = ORIGINAL_RULES
+) -> tuple[Image.Image, tuple[int, int]]:
     """Return the loaded image that `data` holds, and its (width, height) in pixels.
 
     Raises:
-        ItemError: As for `open_image` and `load_image`.
+        ItemError: As for `open_image` and `load_by_rules`.
     """
     image = open_image(data, name, max_pixels)
-    load_image(image, name, max_pixels)
+    image, _ = load_by_rules(image, data, name, max_pixels, rules)
     return image, image.size
 
 
@@ -152,6 +158,32 @@ def load_image(image: Image.Image, name: str, max_pixels: int) -> None:
         image.load()
 
 
+def load_by_rules(
+    image: Image.Image, data: bytes, name: str, max_pixels: int, rules: PictureRules
+) -> tuple[Image.Image, Remark]:
+    """Decode the pixels of an image that was opened from `data`, as the transform shall see them.
+
+    Raises:
+        ItemError: The image is damaged, holds more than `max_pixels`, or is of a kind that the
+            rules refuse.
+    """
+    remark = Remark.NONE
+    try:
+        load_image(image, name, max_pixels)
+    except ItemError:
+        whole = with_end(data) if image.format == "JPEG" else None
+        if whole is None:
+            raise
+        if rules.truncated == "error":
+            raise _without_end(name) from None
+        image = open_image(whole, name, max_pixels)
+        load_image(image, name, max_pixels)
+        remark = Remark.WITHOUT_END
+    with _item_errors(name, max_pixels):
+        image, found = apply_rules(image, name, rules)
+    return image, remark | found
+
+
 @contextmanager
 def _item_errors(name: str, max_pixels: int) -> Iterator[None]:
     try:
@@ -170,6 +202,14 @@ def _item_errors(name: str, max_pixels: int) -> Iterator[None]:
         if is_unknown_kind(reason):
             raise unknown_kind(name, reason) from error
         raise item_error(DECODE_FAILED, f"{shown(name)} is damaged: {reason}") from error
+
+
+def _without_end(name: str) -> ItemError:
+    return item_error(
+        DECODE_FAILED,
+        f"{shown(name)} is cut off, and lacks only its end, no pixel: mend it, or embed it into "
+        "another dataset with --truncated allow (CLIPFLEET_TRUNCATED)",
+    )
 
 
 def _too_large(name: str, size: str, max_pixels: int) -> ItemError:

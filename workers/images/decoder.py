@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 
 from clipfleet.error_codes import ERROR_CODES
 from clipfleet.errors import ItemError, StorageError
+from clipfleet.images import DEFAULT_RULES, PictureRules
 from clipfleet.workers.images.decode import ImageLimits
 from clipfleet.workers.images.region import MAX_OWN_SIDE, Layout, Region
+from clipfleet.workers.images.rules import Remark
 from clipfleet.workers.item_errors import item_error, shown
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class Request:
 
     number: int
     uri: str
+    rules: PictureRules = DEFAULT_RULES
     exact: bool = False
     data: bytes | None = None
     losses: int = 0
@@ -76,7 +79,7 @@ class Picture:
     `width` and `height` are those of its pixels, and `size` is the (width, height) of the image.
     """
 
-    __slots__ = ("_decoder", "_start", "file_bytes", "height", "is_free", "size", "width")
+    __slots__ = ("_decoder", "_start", "file_bytes", "height", "is_free", "remark", "size", "width")
     on_gpu = False
 
     def __init__(
@@ -87,6 +90,7 @@ class Picture:
         height: int,
         size: tuple[int, int],
         file_bytes: int = 0,
+        remark: Remark = Remark.NONE,
     ) -> None:
         self._decoder = decoder
         self._start = start
@@ -94,6 +98,7 @@ class Picture:
         self.height = height
         self.size = size
         self.file_bytes = file_bytes  # 0: decoded
+        self.remark = remark
         self.is_free = False
 
     @property
@@ -147,6 +152,7 @@ class Decoder:
         self._held: deque[Picture] = deque()  # not freed, or behind one that is not
         self._freed = 0  # pictures; a decoder that was taken over may change the region's count
         self._requested_bytes = 0
+        self._work_ns = (0, 0)  # as in the region at the last `take_work`
         self._unsent = b""
         self._files: list[int] = []  # that go with the unsent requests
         self._received = b""
@@ -190,6 +196,16 @@ class Decoder:
         """How many more requests the region has room for."""
         return self._layout.slots - len(self.requests) - len(self._held)
 
+    def take_work(self) -> tuple[float, float]:
+        """Return the seconds of reading and of decoding since the last call.
+
+        A picture may have taken control of the process: so they are any numbers from 0.
+        """
+        (read_before, all_before), self._work_ns = self._work_ns, self.region.work_ns
+        read_ns, all_ns = self._work_ns
+        read_ns, all_ns = max(0, read_ns - read_before), max(0, all_ns - all_before)
+        return read_ns / 1e9, max(0, all_ns - read_ns) / 1e9
+
     def takes(self, request: Request) -> bool:
         """Return whether the decoder can have a request now."""
         if self._requested_bytes > _MAX_REQUESTED_BYTES:
@@ -207,6 +223,8 @@ class Decoder:
         message: dict[str, Any] = {"uri": request.uri}
         if request.exact:
             message["exact"] = True
+        if request.rules != DEFAULT_RULES:
+            message["rules"] = asdict(request.rules)
         if request.data is not None:
             message["bytes"] = len(request.data)
             self._files.append(_file_of(request))
@@ -278,11 +296,14 @@ class Decoder:
             if not isinstance(message, str) or code not in ("", *ERROR_CODES):
                 raise ValueError("its answer is no class of error with a message")
             return item_error(code, message) if code else StorageError(message)
-        start, width, height, *size = answer[:5]
-        (file_bytes,) = answer[5:] or (0,)
-        for number in answer:
+        start, width, height, *size, file_bytes, remark = answer
+        if len(size) != 2:
+            raise ValueError(f"an answer of {len(answer)} numbers is no picture")
+        for number in (start, width, height, *size):
             if type(number) is not int or not 0 < number < 1 << 62:
                 raise ValueError(f"{number!r} is no offset, width or height")
+        if type(file_bytes) is not int or not 0 <= file_bytes < 1 << 62:
+            raise ValueError(f"{file_bytes!r} is no number of bytes")
         if max(size) >= 1 << 31:  # int32 in parts
             raise ValueError(f"{size} is no size of an image")
         side = self._layout.resolution
@@ -293,7 +314,8 @@ class Decoder:
             raise ValueError("a file is no picture in this region")
         pixel_bytes = 3 * width * height * (1 if self._layout.has_ring else 4)
         self.region.check(start, file_bytes or pixel_bytes)
-        return Picture(self, start, width, height, (size[0], size[1]), file_bytes)
+        own_size = (size[0], size[1])
+        return Picture(self, start, width, height, own_size, file_bytes, Remark(remark))
 
     def free_room(self) -> None:
         """Free the room of the oldest pictures, as the region is used in order."""

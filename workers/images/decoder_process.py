@@ -16,13 +16,20 @@ import resource
 import signal
 import socket
 import sys
+import time
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from clipfleet.errors import ItemError, StorageError
-from clipfleet.workers.images.decode import ImageLimits, configure_pillow, load_image, open_image
+from clipfleet.images import PictureRules
+from clipfleet.workers.images.decode import (
+    ImageLimits,
+    configure_pillow,
+    load_by_rules,
+    open_image,
+)
 from clipfleet.workers.images.jpeg import decode_jpeg_into, gpu_may_decode, may_be_taken
 from clipfleet.workers.images.preprocess import preprocess_into, resized_rgb
 from clipfleet.workers.images.read import read_bytes
@@ -65,34 +72,46 @@ def _serve(connection: socket.socket, limits: ImageLimits, region: Region, room:
         for line in lines:
             request = json.loads(line)
             file = files.pop(0) if "bytes" in request else None
+            begin_ns = time.monotonic_ns()
             answer = _answer(request, file, limits, region, room)
+            region.add_work(all_ns=time.monotonic_ns() - begin_ns)
             connection.sendall(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
 
 
 def _answer(
     request: dict[str, Any], file: int | None, limits: ImageLimits, region: Region, room: Room
 ) -> list[Any]:
-    """Return [offset, width and height as placed, width and height], or [class, message].
+    """Return what `Decoder` reads as a picture, or [class, message].
 
-    For a JPEG file that the GPU decodes, its number of bytes follows.
+    A picture is [offset, width and height as placed, width and height, bytes of the JPEG file that
+    the GPU decodes (0: none), value of the remark].
     """
     try:
         uri = request["uri"]
-        if file is None:
-            data = read_bytes(uri, limits.max_bytes, limits.input_roots, attempts=limits.attempts)
-        else:
-            with open(file, "rb") as opened:
-                data = opened.read()
+        data = _data(uri, file, limits, region)
         image = open_image(data, uri, limits.max_pixels)
         placed = _placed_jpeg(image, data, region, room, exact="exact" in request)
         if placed is None:
-            load_image(image, uri, limits.max_pixels)
-            placed = [*_placed(image, region, room), *image.size]
+            rules = PictureRules(**request.get("rules", {}))
+            image, remark = load_by_rules(image, data, uri, limits.max_pixels, rules)
+            placed = [*_placed(image, region, room), *image.size, 0, remark.value]
     except ItemError as error:
         return [error.code, str(error)]
     except StorageError as error:
         return ["", str(error)]
     return placed
+
+
+def _data(uri: str, file: int | None, limits: ImageLimits, region: Region) -> bytes:
+    """Return the bytes of a picture: of the open file that came with it, or of its own."""
+    begin_ns = time.monotonic_ns()
+    try:
+        if file is None:
+            return read_bytes(uri, limits.max_bytes, limits.input_roots, attempts=limits.attempts)
+        with open(file, "rb") as opened:
+            return opened.read()
+    finally:
+        region.add_work(read_ns=time.monotonic_ns() - begin_ns)
 
 
 def _placed_jpeg(
@@ -107,14 +126,14 @@ def _placed_jpeg(
         if start is not None:
             region.array(start, (len(data),), "uint8")[:] = np.frombuffer(data, np.uint8)
             room.take()
-            return [start, width, height, width, height, len(data)]
+            return [start, width, height, width, height, len(data), 0]
     start = room.ring(3 * width * height)
     if start is None or not decode_jpeg_into(
         data, region.array(start, (height, width, 3), "uint8")
     ):
         return None
     room.take()
-    return [start, width, height, width, height]
+    return [start, width, height, width, height, 0, 0]
 
 
 def _placed(image: Image.Image, region: Region, room: Room) -> tuple[int, int, int]:

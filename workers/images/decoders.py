@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from clipfleet.error_codes import DECODE_TIMEOUT, DECODER_CRASHED
 from clipfleet.errors import ItemError, StorageError
+from clipfleet.images import DEFAULT_RULES, PictureRules
 from clipfleet.items import Item
 from clipfleet.storage.format.parts import Failure
 from clipfleet.workers.closing import Closing
@@ -53,6 +54,7 @@ class _Run:
 
     items: Sequence[Item]
     outcomes: list[Outcome | None]
+    rules: PictureRules
     exact: bool
     next: int = 0  # the first item that no decoder and no fetch has had
     again: list[Request] = field(default_factory=list)  # fetched, or to be tried again
@@ -108,6 +110,7 @@ class Decoders(Closing):
         self._pause_s = pause_s
         self._pin = pin
         self._failed_starts = 0  # since the last decoder that started
+        self._ended_work_s = (0.0, 0.0)  # of decoders that ended, since the last `take_work`
         self._decoders: list[Decoder] = []
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # a URL was fetched
@@ -126,6 +129,7 @@ class Decoders(Closing):
         self,
         items: Sequence[Item],
         *,
+        rules: PictureRules = DEFAULT_RULES,
         exact: bool = False,
         progress: Callable[[], None] = nothing,
         idle: Callable[[], None] = nothing,
@@ -140,7 +144,7 @@ class Decoders(Closing):
         Raises:
             StorageError: A file system did not answer, or no process starts.
         """
-        run = _Run(items=items, outcomes=[None] * len(items), exact=exact)
+        run = _Run(items=items, outcomes=[None] * len(items), rules=rules, exact=exact)
         try:
             for decoder in list(self._decoders):
                 if decoder.is_held:  # by an earlier run, whose caller failed
@@ -161,6 +165,15 @@ class Decoders(Closing):
                 fetch.cancel()
             if run.awaited < len(items):  # an error: what the decoders still do is not needed
                 self._end_all()
+
+    def take_work(self) -> tuple[float, float]:
+        """Return the seconds of reading and of decoding since the last call, of all decoders."""
+        read_s, decode_s = self._ended_work_s
+        self._ended_work_s = (0.0, 0.0)
+        for decoder in self._decoders:
+            more_read_s, more_decode_s = decoder.take_work()
+            read_s, decode_s = read_s + more_read_s, decode_s + more_decode_s
+        return read_s, decode_s
 
     def _look(self, run: _Run, timeout_s: float) -> bool:
         """Take answers, and hand out pictures; return whether there were answers."""
@@ -278,9 +291,9 @@ class Decoders(Closing):
                 error = no_image(item)
                 run.outcomes[number] = Failure(item=item, error=error.code, message=str(error))
             elif (reader := self._reader_of(item.uri)) is None:
-                return Request(number=number, uri=item.uri, exact=run.exact)
+                return Request(number=number, uri=item.uri, rules=run.rules, exact=run.exact)
             elif run.may_fetch:
-                request = Request(number=number, uri=item.uri, exact=run.exact)
+                request = Request(number=number, uri=item.uri, rules=run.rules, exact=run.exact)
                 run.fetches[number] = reader.submit(self._fetch, run, request)
             else:
                 run.next = number
@@ -335,6 +348,8 @@ class Decoders(Closing):
     def _end(self, decoder: Decoder) -> list[Request]:
         """End a decoder, and return what it had not answered."""
         self._decoders.remove(decoder)
+        read_s, decode_s = decoder.take_work()
+        self._ended_work_s = (self._ended_work_s[0] + read_s, self._ended_work_s[1] + decode_s)
         self._selector.unregister(decoder.socket)
         return decoder.close()
 

@@ -52,7 +52,10 @@ def gpu_may_decode(image: Image.Image, data: bytes) -> bool:
 
     nvImageCodec fills up a file that was cut off, which is an error to Pillow. It takes the
     channels of other colours for those of YCbCr. It was 13 levels off in pictures 3 pixels wide.
+    Neither the JPEG engines nor the kernels of a GPU decode progressive files.
     """
+    if "progressive" in image.info:
+        return False
     # Files without tables: frames of a film, and those with arithmetic coding.
     has_tables = bool(getattr(image, "quantization", None)) and _HUFFMAN_TABLES in data
     if not (has_tables and data.endswith(_END)):

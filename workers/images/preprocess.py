@@ -3,8 +3,8 @@
 The arithmetic is the original transform's, operation by operation in float32
 (`Resize(BICUBIC)`, `convert("RGB")`, `ToTensor`, `Normalize`), so the pixels are equal
 to the bit. As in the original, the resize comes before the conversion to RGB (it
-changes the pixels of palette pictures), the aspect ratio is not kept, and EXIF
-rotation is not applied.
+changes the pixels of palette pictures), the aspect ratio is not kept, and nothing
+is rotated (Pillow turns TIFF files when it reads them).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A decoder's region: memory in which a decoder process leaves pictures for the engine's process.
 
-A region has a counter, slots, and a ring. A slot holds a picture at the model's resolution. The
+A region has counters, slots, and a ring. A slot holds a picture at the model's resolution. The
 ring holds pictures in their own size, which a GPU resizes, or JPEG files, which a GPU decodes. The
 decoder takes room in the order of its answers, and the engine's process frees it in the same order,
-by adding to the counter. So no message is needed to free a picture.
+by adding to a counter. So no message is needed to free a picture.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _COUNTER = struct.Struct("=q")  # pictures that the engine's process has freed
-_HEADER_BYTES = 64  # the counter, and what aligns the pictures
+_WORK = struct.Struct("=qq")  # ns that the decoder spent: in reading, and in all
+_HEADER_BYTES = 64  # both, and what aligns the pictures
 _ALIGNMENT = 64  # bytes
 MAX_OWN_SIDE = 1 << 14  # pixels: a GPU's weights for a longer side take megabytes
 
@@ -82,6 +83,17 @@ class Region:
     @freed.setter
     def freed(self, count: int) -> None:
         _COUNTER.pack_into(self._memory, 0, count)
+
+    @property
+    def work_ns(self) -> tuple[int, int]:
+        """The time that the decoder spent so far: in reading, and in all, with reading."""
+        read_ns, all_ns = _WORK.unpack_from(self._memory, _COUNTER.size)
+        return int(read_ns), int(all_ns)
+
+    def add_work(self, *, read_ns: int = 0, all_ns: int = 0) -> None:
+        """Add to `work_ns`; the decoder does."""
+        read_before, all_before = self.work_ns
+        _WORK.pack_into(self._memory, _COUNTER.size, read_before + read_ns, all_before + all_ns)
 
     def check(self, start: int, size_bytes: int) -> None:
         """Check that bytes at an offset lie in the region.

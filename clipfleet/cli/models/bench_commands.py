@@ -58,6 +58,7 @@ def bench(
     from clipfleet.tasks.bench.run import measure_source
     from clipfleet.tasks.submit.inputs import open_inputs
     from clipfleet.workers.engines.model_folder import find_engine
+    from clipfleet.workers.engines.model_location import locate_model
 
     end_on_sigterm()
     settings = settings_from(
@@ -65,7 +66,7 @@ def bench(
     )
     opened, engine = open_inputs(
         source,
-        model,
+        locate_model(model, settings),
         find=lambda folder, tower: find_engine(folder, tower, settings),
         tower=tower.value if tower else None,
         options=source_options,

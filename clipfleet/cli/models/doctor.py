@@ -56,7 +56,7 @@ def examine(settings: Settings, models: list[Path]) -> Iterator[Check]:
     yield _redis(settings)
     yield _server_program()
     for model in models:
-        yield from _folder(model, settings) if model.is_dir() else [_model(model)]
+        yield from _model_checks(model, settings)
 
 
 def _package(name: str) -> Check:
@@ -152,6 +152,18 @@ def _server_program() -> Check:
             detail=str(error),
             remedy="apt-get install redis-server, or from a checkout: pip install '.[server]'",
         )
+
+
+def _model_checks(model: Path, settings: Settings) -> Iterator[Check]:
+    """Yield the checks of a model: of a folder, also by its name, or of one engine."""
+    from clipfleet.workers.engines.model_location import locate_model
+
+    try:
+        path = locate_model(model, settings)
+    except ClipfleetError as error:
+        yield Check(name=f"model {model}", state="broken", detail=str(error))
+        return
+    yield from _folder(path, settings) if path.is_dir() else [_model(path)]
 
 
 def _folder(folder: Path, settings: Settings) -> Iterator[Check]:

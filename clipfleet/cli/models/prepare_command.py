@@ -7,15 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipfleet.architectures import TOWERS
+from clipfleet.architectures import TOWERS, architecture_names
 from clipfleet.cli.models.engine_commands import (
     VerifyImages,
     VerifyTexts,
     engine_line,
     print_progress,
 )
-from clipfleet.cli.options import GateSample, Json, MinOverlap, TowerName, gate_from
+from clipfleet.cli.options import (
+    GateSample,
+    Json,
+    MinOverlap,
+    TowerName,
+    gate_from,
+    settings_from,
+)
 from clipfleet.cli.output import end_on_sigterm, print_result
+from clipfleet.errors import UsageError
 
 if TYPE_CHECKING:
     from clipfleet.architectures import Tower
@@ -29,7 +37,14 @@ def prepare(
             "of them: a file or a folder; or an architecture's JSON file."
         ),
     ],
-    folder: Annotated[Path, typer.Argument(help="The model folder, new or begun.")],
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The model folder, new or begun [default: models/vit-b-16 for ViT-B-16, see "
+            "CLIPFLEET_MODELS].",
+            show_default=False,
+        ),
+    ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="A .pt or .safetensors file [default: download the published one]."),
@@ -44,11 +59,13 @@ def prepare(
 ) -> None:
     """Download, convert, build and verify a model.
 
-    The folder is what --model of the other commands takes. It gets ONNX engines, and on a machine
-    with a GPU and TensorRT also two engines for each tower: for single items, and for the fastest
-    batch size of this GPU. The same command continues where it stopped, also on another machine.
+    The folder, or its name, is what --model of the other commands takes. It gets ONNX engines, and
+    on a machine with a GPU and TensorRT also two engines for each tower: for single items, and for
+    the fastest batch size of this GPU. The same command continues where it stopped, also on another
+    machine.
 
     \b
+    clipfleet prepare ViT-B-16
     clipfleet prepare ViT-B-16 models/vit-b-16
     clipfleet prepare finetuned.pt models/mine --tower img
     """
@@ -56,12 +73,13 @@ def prepare(
     from clipfleet.convert.tensorrt.requests import naming_file_errors
 
     end_on_sigterm()  # so that no partial file remains
+    target = folder or _default_folder(model, checkpoint)
 
     towers: tuple[Tower, ...] = tuple(t.value for t in tower) if tower else TOWERS
     with naming_file_errors():
         done = prepare_model(
             model,
-            folder,
+            target,
             checkpoint=checkpoint,
             towers=towers,
             download_root=download_root,
@@ -76,10 +94,26 @@ def prepare(
             f"no TensorRT engines were built ({done.no_tensorrt}): on a machine with an NVIDIA GPU "
             "and TensorRT, the same command builds them from these files"
         )
-    lines.append(f"use it with --model {folder}")
+    lines.append(f"use it with --model {folder or model}")
     result = {
-        "folder": str(folder),
+        "folder": str(target),
         "cards": [str(path) for _, path in done.engines],
         "no_tensorrt": done.no_tensorrt or None,
     }
     print_result(result, lines, as_json)
+
+
+def _default_folder(model: str, checkpoint: Path | None) -> Path:
+    """Return the folder of a model that is named without one.
+
+    Raises:
+        UsageError: It is not the published model of an architecture, whose name the folder has.
+    """
+    from clipfleet.workers.engines.model_location import folder_to_prepare
+
+    if model not in architecture_names() or checkpoint is not None:
+        raise UsageError(
+            f"no folder is named for {checkpoint or model}, and only a published model has one by "
+            f"default: name it, as in `clipfleet prepare {model} models/mine`"
+        )
+    return folder_to_prepare(model, settings_from())

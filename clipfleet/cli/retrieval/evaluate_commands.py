@@ -152,16 +152,18 @@ def muge(
     from clipfleet.settings import cores
     from clipfleet.tasks.muge.run import run_muge
     from clipfleet.tasks.muge.runtimes import NAMES, PYTORCH, runtimes_of
+    from clipfleet.workers.engines.model_location import locate_model
 
     end_on_sigterm()
     if unknown := set(runtime or ()) - NAMES.keys():
         raise UsageError(
             f"--runtime {', '.join(sorted(unknown))}: expected one of {', '.join(NAMES)}"
         )
-    if not model.is_dir():
-        raise UsageError(f"{model} is no folder: name the model folder of `clipfleet prepare`")
     # float32, as the guide's features: rounding is not to hide what the runtimes differ in.
     settings = settings_from(embedding_dtype="float32", allow_unverified=allow_unverified or None)
+    model = locate_model(model, settings)
+    if not model.is_dir():
+        raise UsageError(f"{model} is no folder: name the model folder of `clipfleet prepare`")
     source = find_split(folder, split)
     runtimes = list(runtimes_of(model, settings))
     checkpoint, reason = _find_checkpoint(runtimes[0], model, checkpoint)

@@ -94,8 +94,8 @@ def test_ids_that_are_no_whole_numbers_stay_strings_and_the_refusal_is_told(tmp_
     ("given", "message"),
     [
         ({"images": HeldVectors([100], CORNERS[:1], tower="txt")}, "vectors of the txt tower"),
-        ({"images": HeldVectors([100], CORNERS[:1], checkpoint="d")}, "are of two models"),
-        ({"images": HeldVectors([100], CORNERS[:1, :5])}, "are of two models"),
+        ({"images": HeldVectors([100], CORNERS[:1], checkpoint="d")}, "differ in checkpoint"),
+        ({"images": HeldVectors([100], CORNERS[:1, :5])}, "differ in width"),
         ({"images": HeldVectors(["100.jpg"], CORNERS[:1])}, "ids such as '100'.* '100.jpg'"),
         (
             {"texts": HeldVectors([], CORNERS[:0], tower="txt")},

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from clipfleet.errors import CardError, DatasetError, DatasetMismatchError, UsageError
+from clipfleet.images import ORIGINAL_RULES, PictureRules
 from clipfleet.settings import Decode
 from clipfleet.storage.format.dataset import Dataset
 from tests.datasets import DIM, make_card
@@ -70,6 +71,60 @@ def test_vectors_of_another_decoder_are_refused(tmp_path: Path, own: Decode, oth
     assert create(own).info.decode == own
     with pytest.raises(DatasetMismatchError, match=f"decode '{own}', not '{other}': use --decode"):
         create(other)
+
+
+RULES = [
+    PictureRules(),
+    PictureRules(sixteen_bit="scale"),
+    PictureRules(sixteen_bit="original"),
+    PictureRules(alpha="white"),
+    PictureRules(truncated="allow"),
+]
+
+
+@pytest.mark.parametrize("own", RULES)
+@pytest.mark.parametrize("other", RULES)
+def test_pictures_of_other_rules_are_refused(
+    tmp_path: Path, own: PictureRules, other: PictureRules
+) -> None:
+    def create(rules: PictureRules) -> Dataset:
+        card = make_card("img")
+        return Dataset.create(
+            str(tmp_path), card, kind="planned", embedding_dtype="float16", rules=rules
+        )
+
+    assert create(own).info.rules == own
+    if own == other:
+        return
+    with pytest.raises(DatasetMismatchError) as caught:
+        create(other)
+    for name, value in dataclasses.asdict(own).items():
+        option = f"use --{name.replace('_', '-')} {value} (CLIPFLEET_{name.upper()}={value})"
+        if value != getattr(other, name):
+            assert option in str(caught.value)
+            break
+
+
+def test_a_dataset_that_names_no_rules_has_the_originals(tmp_path: Path) -> None:
+    card = make_card("img")
+    made = Dataset.create(str(tmp_path), card, kind="planned", embedding_dtype="float16")
+    path = tmp_path / "dataset.json"
+    fields = json.loads(path.read_text())
+    assert fields.pop("sixteen_bit") == "error"
+    path.write_text(json.dumps(fields))
+    assert Dataset.open(made.root).info.rules == ORIGINAL_RULES
+    path.write_text(json.dumps({**fields, "alpha": "pink"}))
+    with pytest.raises(DatasetError, match="alpha 'pink'"):
+        Dataset.open(made.root)
+
+
+def test_texts_have_no_rules_of_pictures(tmp_path: Path) -> None:
+    create(tmp_path)
+    assert "sixteen_bit" not in json.loads((tmp_path / "dataset.json").read_text())
+    rules = PictureRules(alpha="white")  # as of a setting for the workers of both towers
+    Dataset.create(
+        str(tmp_path), make_card(), kind="planned", embedding_dtype="float16", rules=rules
+    )
 
 
 def test_the_gpu_decodes_no_texts(tmp_path: Path) -> None:

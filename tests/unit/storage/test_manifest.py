@@ -24,6 +24,7 @@ from tests.datasets import (
     WatchedFilesystem,
     embedded,
     files_of,
+    images,
     make_card,
     memory_dataset,
     texts,
@@ -49,7 +50,8 @@ def test_a_commit_leaves_part_errors_and_record(dataset: Dataset) -> None:
     done = do(dataset, FIRST, failing="b")
     assert (done.vectors, done.errors, done.worker) == (1, 1, "w0")
     record = json.loads(dataset.fs.read(f"manifest/{FIRST}.json"))
-    assert {**record, "replaced": ()} == dataclasses.asdict(done)
+    left_out = {"transparent": 0, "without_end": 0, "replaced": ()}
+    assert {**record, **left_out} == dataclasses.asdict(done)
     assert record["part"] == f"parts/{FIRST}.parquet"
     assert dataset.fs.exists(record["part"])
     assert dataset.fs.exists(f"errors/{FIRST}.parquet")
@@ -230,6 +232,22 @@ def test_cut_texts_are_counted_in_the_record_and_by_its_completion(dataset: Data
     manifest = Manifest(dataset)
     manifest.refresh()
     assert manifest.cut == 1
+
+
+def test_transparent_images_and_files_without_ends_are_counted(tmp_path: Path) -> None:
+    card = make_card("img")
+    made = Dataset.create(str(tmp_path), card, kind="planned", embedding_dtype="float16")
+    rows = embedded(images("a", "b", "c"))
+    rows = dataclasses.replace(
+        rows, transparent=frozenset({"a", "b", "elsewhere"}), without_end=frozenset({"c"})
+    )
+    done = commit(made, FIRST, rows, card=card, worker="w")
+    assert (done.transparent, done.without_end) == (2, 1)
+    made.fs.delete(f"manifest/{FIRST}.json")
+    assert complete(made, FIRST) == done == read_record(made, FIRST)
+    manifest = Manifest(made)
+    manifest.refresh()
+    assert (manifest.transparent, manifest.without_end) == (2, 1)
 
 
 def test_a_record_of_an_older_version_without_cut_texts_is_read(

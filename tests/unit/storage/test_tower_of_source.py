@@ -47,6 +47,7 @@ def test_a_named_column_decides(tmp_path: Path) -> None:
         ("a.jsonl", '{"id": 1, "uri": "a.jpg", "text": "a cat"}'),
         ("a.txt", "https://example.com/a.jpg\n"),
         ("a.txt", "a.txt\n"),  # a file
+        ("a.txt", "photos/gone.JPG\n"),
     ],
 )
 def test_what_may_be_both_needs_the_option(tmp_path: Path, name: str, content: str) -> None:
@@ -60,12 +61,14 @@ def test_what_may_be_both_needs_the_option(tmp_path: Path, name: str, content: s
     [
         ("a.csv", "no column 'uri' .*; .* no column 'text'"),
         ("none.csv", "nothing is there$"),
+        ("gbk.csv", r"^[^;]*line 2: .* is not UTF-8: .*; if it is Chinese"),  # no word of 'uri'
         ("b.jsonl", r"b\.jsonl holds no item: it is empty$"),
     ],
 )
 def test_what_is_neither_says_why(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "a.csv").write_text("id,title\n1,a cat\n")
     (tmp_path / "b.jsonl").touch()
+    (tmp_path / "gbk.csv").write_bytes("id,text\n1,红色\n".encode("gbk"))
     with pytest.raises(SourceError, match=reason):
         tower_of(str(tmp_path / name))
 

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipfleet.errors import DatasetError
+from clipfleet.images import PictureRules
 from clipfleet.items import Item
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import missing_shards
@@ -41,10 +42,11 @@ def dataset() -> Dataset:
 
 def fill(dataset: Dataset) -> None:
     """Five planned items; b fails."""
-    plan_items(dataset, ListSource(texts(*"abcde")), 3)
+    items = (images if dataset.info.tower == "img" else texts)(*"abcde")
+    plan_items(dataset, ListSource(items), 3)
     for shard in list(missing_shards(dataset)):
-        items = PlanReader(dataset).read(shard)
-        commit(dataset, shard.name, embedded(items, failing="b"), card=make_card(), worker="w")
+        rows = embedded(PlanReader(dataset).read(shard), failing="b")
+        commit(dataset, shard.name, rows, card=dataset.info.card, worker="w")
 
 
 def problem_of(dataset: Dataset) -> tuple[Verification, str]:
@@ -61,7 +63,7 @@ def replace_part(
     if vectors is not None:
         rows = Embedded(items=items, vectors=vectors, sizes=None, failures=[])
     dataset.fs.delete(f"parts/{name}.parquet")
-    commit(dataset, name, rows, card=make_card(), worker="w")
+    commit(dataset, name, rows, card=dataset.info.card, worker="w")
 
 
 def test_a_whole_dataset_is_verified(tmp_path: Path) -> None:
@@ -311,6 +313,19 @@ def test_a_part_of_another_decoder_is_damaged(dataset: Dataset, quick: bool) -> 
     with_other_info = dataclasses.replace(whole, info=dataset.info)
     problem = "\n".join(verify_dataset(with_other_info, quick=quick).problems)
     assert "2 parts are all of another model than dataset.json, or of another decoder" in problem
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_part_of_other_picture_rules_is_damaged(quick: bool) -> None:
+    scaled = PictureRules(sixteen_bit="scale", alpha="white", truncated="allow")
+    whole = memory_dataset("img")
+    whole = dataclasses.replace(whole, info=dataclasses.replace(whole.info, rules=scaled))
+    fill(whole)
+    assert verify_dataset(whole, quick=quick).ok
+    replace_part(dataclasses.replace(whole, info=memory_dataset("img").info), FIRST, images(*"abc"))
+    result = verify_dataset(whole, quick=quick)
+    assert result.damaged == [FIRST]
+    assert "1 parts have other picture rules than dataset.json" in "\n".join(result.problems)
 
 
 def test_a_part_that_a_damaged_plan_contradicts_is_not_damaged(dataset: Dataset) -> None:

@@ -23,6 +23,7 @@ from clipfleet.errors import (
     MessageError,
     StorageError,
 )
+from clipfleet.images import PictureRules
 from clipfleet.items import Item
 from clipfleet.messages import EMBED_TASK, EmbedTask, Shard
 from clipfleet.settings import OnConflict, load_settings
@@ -331,9 +332,11 @@ def test_a_shard_that_ended_a_process_is_decoded_exactly(
     asked: list[bool] = []
     embed = process.embed
 
-    def recorded(items: Sequence[Item], *, exact: bool, progress: Progress) -> Embedded:
+    def recorded(
+        items: Sequence[Item], *, rules: PictureRules, exact: bool, progress: Progress
+    ) -> Embedded:
         asked.append(exact)
-        return embed(items, exact=exact, progress=progress)
+        return embed(items, rules=rules, exact=exact, progress=progress)
 
     monkeypatch.setattr(process, "embed", recorded)
     embed_shard(task, process, worker="w", lost=lost)

@@ -20,7 +20,7 @@ from clipfleet.storage.sources.folder import FolderSource
 from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.status import read_progress
 from clipfleet.workers.engines.fake import fake_card
-from tests.datasets import embedded_texts, fake_dataset, numbered_texts
+from tests.datasets import DIM, embedded, embedded_texts, fake_dataset, images, numbered_texts
 
 NO_REDIS = load_settings(redis_url="redis://127.0.0.1:1/0")
 
@@ -91,6 +91,28 @@ def test_cut_texts_are_shown(tmp_path: Path) -> None:
     assert result.ok
     assert result.to_json()["cut"] == 2
     assert "2 vectors are of texts that were cut" in result.lines()[0]
+
+
+def test_remarks_on_images_are_shown(tmp_path: Path) -> None:
+    card = fake_card("img", dim=DIM)
+    dataset = Dataset.create(f"{tmp_path}/d", card, kind="planned", embedding_dtype="float16")
+    plan_items(dataset, ListSource(images("a", "b", "c")), 10)
+    rows = replace(
+        embedded(images("a", "b", "c")),
+        transparent=frozenset({"a", "b"}),
+        without_end=frozenset({"c"}),
+    )
+    commit(dataset, next(missing_shards(dataset)).name, rows, card=card, worker="w")
+    progress = read_progress(dataset.root, NO_REDIS)
+    fields = progress.to_json()
+    assert (fields["transparent"], fields["without_end"]) == (2, 1)
+    assert progress.lines()[1:] == ["  2 images are transparent", "  1 JPEG files lack their ends"]
+    result = verify_dataset(dataset.root)
+    assert result.ok
+    assert (result.transparent, result.without_end) == (2, 1)
+    assert result.lines()[0].endswith(
+        "; 2 vectors are of transparent images; 1 vectors are of JPEG files without their ends"
+    )
 
 
 def test_the_files_that_a_folder_skipped_stay_in_its_jobs_and_in_the_status(tmp_path: Path) -> None:

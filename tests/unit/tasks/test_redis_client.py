@@ -86,7 +86,7 @@ def test_a_client_is_made_from_celerys_urls(url: str, parameters: dict[str, obje
         ("redis://:hush@host:port/0", "a port from 1 to 65535"),
         ("redis://:hushhost:6379/0", "a port from 1 to 65535"),
         ("redis://host/abc", "a database is a number"),
-        ("redis://host/0?ssl_cert_reqs=none", "ssl_cert_reqs need TLS"),
+        ("redis://host/0?ssl_cert_reqs=none", "ssl_cert_reqs: for TLS only"),
         ("redis://host/0?protocol=4", "the option protocol: expected 2 or 3"),
         ("redis://host/0?socket_timeout=nan", "expected seconds above 0"),
         ("redis://host/0?sokcet_timeout=1", "did you mean socket_timeout"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipfleet.tasks.local.scratch import scratch_folder
+from clipfleet.tasks.scratch import scratch_folder
 
 
 def abandon(parent: Path, name: str, *, owner: bool = True) -> Path:

@@ -23,6 +23,7 @@ from clipfleet.workers.engines.base import Array, l2_normalise
 from clipfleet.workers.engines.fake import FakeEngine, fake_card, write_fake_engine
 from clipfleet.workers.images import decoders
 from clipfleet.workers.images.decoder import Picture
+from clipfleet.workers.images.rules import Remark
 from clipfleet.workers.input_chunks import image_chunks
 from clipfleet.workers.text.tokenizer import Tokenizer
 
@@ -180,6 +181,7 @@ class FakePicture:
     def __init__(self, number: int, freed: list[int]) -> None:
         self.number = number
         self.size = (number + 1, 2)
+        self.remark = Remark(number % 4)
         self.pixels: NDArray[np.float32] = np.full((3, 4, 4), number, dtype=np.float32)
         self._freed = freed
 
@@ -210,6 +212,8 @@ def test_pictures_become_vectors_in_order_and_are_freed_at_once(bad: set[int]) -
     assert freed == good
     assert [failure.item for failure in embedded.failures] == [items[i] for i in sorted(bad)]
     assert embedded.sizes == [(number + 1, 2) for number in good]
+    assert embedded.transparent == {str(number) for number in good if number % 2}
+    assert embedded.without_end == {str(number) for number in good if number % 4 >= 2}
     pixels = np.stack([np.full((3, 4, 4), n, np.float32) for n in good]) if good else None
     if pixels is not None:
         np.testing.assert_array_equal(embedded.vectors, l2_normalise(engine(pixels)))

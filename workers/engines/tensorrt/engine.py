@@ -178,6 +178,10 @@ class TensorRTEngine(PictureEngine):
         """
         return self._runner.run_pictures(pictures, features, progress, self._jpegs)
 
+    def memory_info(self) -> tuple[int, int]:
+        """Return the free and the total memory of the GPU, in bytes."""
+        return cuda.memory_info()
+
     def collect_pictures(self) -> None:
         """Free the pictures of the batches that are done."""
         self._runner.collect_done()

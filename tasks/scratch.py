@@ -1,4 +1,4 @@
-"""Scratch folders: the temporary files of a local run, which the next run removes after a kill.
+"""Scratch folders: temporary files of a process, which the next one removes after a kill.
 
 The owner holds a lock on a file in its folder. The kernel releases the lock when the owner ends,
 however it ends; the programs that it starts do not inherit the file.

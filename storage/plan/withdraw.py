@@ -1,0 +1,20 @@
+"""A dataset whose first source was refused is withdrawn: the next try may be of another model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from clipfleet.errors import UsageError
+from clipfleet.storage.format.dataset import INFO_PATH, PARTS_FOLDER, PLAN_FOLDER, Dataset
+
+
+@contextmanager
+def withdrawn_if_refused(dataset: Dataset) -> Iterator[None]:
+    """Remove `dataset.json` if the block raises UsageError, and nothing was ever planned."""
+    try:
+        yield
+    except UsageError:
+        if not dataset.fs.list(PLAN_FOLDER) and not dataset.fs.list(PARTS_FOLDER):
+            dataset.fs.delete(INFO_PATH)
+        raise

@@ -1,0 +1,1 @@
+"""Metrics for Prometheus: of a worker, and of the queues."""

@@ -143,7 +143,8 @@ MovedFrom = Annotated[
 SourceArgument = Annotated[
     str,
     typer.Argument(
-        help="A folder of images or archives, or a JSONL, CSV, TSV, Parquet, TXT, TAR or ZIP file."
+        help="A folder of images, archives or Parquet files, or a JSONL, JSON, CSV, TSV, Parquet, "
+        "TXT, TAR or ZIP file."
     ),
 ]
 OutArgument = Annotated[

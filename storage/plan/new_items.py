@@ -19,7 +19,7 @@ from clipfleet.storage.format.parts import item_value, value_column
 from clipfleet.storage.plan.digests import DigestRuns, PlannedIds, content_digests, id_digests
 from clipfleet.storage.plan.reader import jobs, numbered_shard, read_job_rows, shard_number
 from clipfleet.storage.sources.base import Source
-from clipfleet.storage.sources.columns import show
+from clipfleet.storage.tables.columns import show
 
 SHOWN = 5  # duplicates in a message
 

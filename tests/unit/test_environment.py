@@ -18,6 +18,7 @@ PACKAGES = ("clipfleet", "storage", "retrieval", "workers", "tasks", "convert")
 # clipfleet.tasks.app` asks for.
 MAKES_SETTINGS = {
     "clipfleet/__init__.py",
+    "clipfleet/api/both_towers.py",
     "clipfleet/api/datasets.py",
     "clipfleet/api/recall.py",
     "clipfleet/cli/options.py",
@@ -38,6 +39,7 @@ READS_THE_ENVIRONMENT = {
     "retrieval/faiss_library.py": "OPENBLAS_CORETYPE, which is OpenBLAS's",
     "storage/filesystem/s3.py": "AWS_ENDPOINT_URL, which is AWS's",
     "storage/format/id_index.py": "SQLITE_TMPDIR and TMPDIR, which are SQLite's",
+    "tasks/metrics/server.py": "PROMETHEUS_MULTIPROC_DIR, which is prometheus-client's",
     "tasks/worker/fatal_error.py": "names a file for a child",
     "tasks/worker/main.py": "CUDA_VISIBLE_DEVICES, for the log; PYTHONSAFEPATH, for a child",
     "workers/engines/cuda/jpeg_decoder.py": "PYNVIMGCODEC_VERBOSITY, which is nvImageCodec's",

@@ -156,5 +156,5 @@ def test_an_empty_member_and_a_wrong_form_are_item_errors(tmp_path: Path) -> Non
     with pytest.raises(ItemError) as caught:
         read_bytes(empty.uri, LIMIT)
     assert caught.value.code == EMPTY_FILE
-    with pytest.raises(ItemError, match="has not the form tar:///file"):
+    with pytest.raises(ItemError, match="has not the form tar:///"):
         read_bytes(member.uri.replace("size=", "length="), LIMIT)

@@ -26,12 +26,14 @@ from clipfleet.tasks.broker.deferred import deferred_length
 from clipfleet.tasks.broker.queue_stats import message_counts, served_length
 from clipfleet.tasks.broker.redis_client import connect, unreachable
 from clipfleet.tasks.broker.refusals import Refusal, Refusals
+from clipfleet.tasks.fleet import running_items, worker_fields
 from clipfleet.tasks.items.waiting import Waiting, waiting_items
 from clipfleet.tasks.own_refusals import own_refusals, refusal_lines
 from clipfleet.tasks.progress import Snapshot, sentence
 from clipfleet.tasks.stall import Look, Stall
 from clipfleet.tasks.submit.enqueue import name_in_messages
 from clipfleet.tasks.submit.local_run import read_run
+from clipfleet.tasks.worker.presence import Presence, Presences
 
 _RATE_WINDOW_S = 15.0
 _NOT_NEEDED_TIMEOUT_S = 1.0
@@ -86,7 +88,8 @@ class Progress:
     them are held by workers that live. They are None if Redis does not answer, see `broker_error`,
     which is no error for a planned dataset that is finished. `conflicts` counts the single
     items of the last week whose ids have other content, and keep it. `refusals` are those of this
-    dataset; a message that names none counts for the streams of its queue. `waiting_items` are
+    dataset; a message that names none counts for the streams of its queue. `workers` are those of
+    its tower and fleet. `waiting_items` are
     single items that a worker cannot write now. `skipped` counts the files of folders that were
     no items when the folder's last job was planned.
     """
@@ -103,9 +106,12 @@ class Progress:
         self.served: int | None = None
         self.conflicts: int | None = None
         self.refusals: list[Refusal] = []
+        self.workers: list[Presence] = []
+        self._shown = 0  # items done, as they were shown last
         self.waiting_items: list[Waiting] = []
         self.broker_error: str | None = None
         self._settings = settings
+        self._names: set[str] = set()  # of the dataset in messages
         self._planned = Manifest(dataset, f"{job.id}-" if job else tuple(string.digits))
         self._single_items = Manifest(dataset, ITEMS_PREFIX)
         self._moved_s = time.monotonic()
@@ -140,10 +146,11 @@ class Progress:
         self.skipped = _skipped(planned)
         self._ask_redis(needed=not self.finished or self.dataset.info.kind != "planned")
         now_s = time.monotonic()
-        if not self._history or self.done != self._history[-1][1]:
+        self._shown = self._count_shown()
+        if not self._history or self._shown != self._history[-1][1]:
             self._moved_s = now_s
         self._stall.add(self._look(), now_s)
-        self._history.append((now_s, self.done))
+        self._history.append((now_s, self._shown))
         while self._history[0][0] < self._history[-1][0] - _RATE_WINDOW_S:
             self._history.popleft()
 
@@ -166,6 +173,15 @@ class Progress:
     def done(self) -> int:
         """Items with a vector or an error, but those that are in a retry."""
         return self.vectors + self.errors - self._in_retry
+
+    def _count_shown(self) -> int:
+        """Return the items that are done, also in running shards; it does not go back.
+
+        A shard whose worker died begins anew: meanwhile the number stays as it was.
+        """
+        more = running_items(self.workers, self._names, self._planned.names, self.job)
+        least = 0 if self._in_retry else min(self._shown, self.total)
+        return max(self.done, least, min(self.done + more, self.total))
 
     @property
     def shards_done(self) -> int:
@@ -204,7 +220,7 @@ class Progress:
         (first_s, first), (last_s, last) = self._history[0], self._history[-1]
         rate = (last - first) / (last_s - first_s) if last_s > first_s else 0.0
         return Snapshot(
-            total=self.total, done=self.done, errors=self.errors, items_per_s=max(rate, 0.0)
+            total=self.total, done=self._shown, errors=self.errors, items_per_s=max(rate, 0.0)
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -227,6 +243,7 @@ class Progress:
             "conflicts": self.conflicts,
             "waiting_items": [asdict(waiting) for waiting in self.waiting_items],
             "broker_error": self.broker_error,
+            "workers": [worker_fields(worker) for worker in self.workers],
             "refusals": [{"message": r.message, "reason": r.reason} for r in self.refusals],
         }
 
@@ -279,17 +296,20 @@ class Progress:
                 self.served = served_length(client, queue)
                 self.waiting_items = waiting_items(client, queue, self.dataset.root)
                 # Messages may name the dataset by another path.
-                root = self.dataset.root
+                root, prefix = self.dataset.root, settings.queue_prefix
                 names = {root, resolved(root), name_in_messages(self.dataset)}
-                self.conflicts = Conflicts(client, settings.queue_prefix).count(names)
-                refusals = Refusals(client, settings.queue_prefix).all()
+                self._names = names
+                self.conflicts = Conflicts(client, prefix).count(names)
+                refusals = Refusals(client, prefix).all()
                 self.refusals = own_refusals(refusals, self.dataset, self.job, names, queue)
+                present = Presences(client, prefix).all()
+                self.workers = [one for one in present if one.tower == self.dataset.info.tower]
                 self.broker_error = None
         except (RedisError, OSError, SettingsError) as error:
             if needed and isinstance(error, SettingsError):
                 raise
             self.waiting = self.held = self.served = self.conflicts = None
-            self.waiting_items = []
+            self.waiting_items, self.workers = [], []
             self.broker_error = str(unreachable(settings.redis_url, error)) if needed else None
 
 

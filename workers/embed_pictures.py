@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from clipfleet.items import Item
 from clipfleet.storage.format.parts import Failure
-from clipfleet.workers.engines.base import PictureEngine
+from clipfleet.workers.engines.base import PictureEngine, Progress
 from clipfleet.workers.images.decoder import Picture
 from clipfleet.workers.images.decoders import Decoders
 from clipfleet.workers.input_chunks import Outcome
+from clipfleet.workers.stage_seconds import StageClock
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +52,9 @@ def embed_pictures(
     items: Sequence[Item],
     engine: PictureEngine,
     decoders: Decoders,
-    progress: Callable[[], None],
+    progress: Progress,
     *,
+    clock: StageClock,
     exact: bool,
     begin: Callable[[Sequence[Item]], None],
 ) -> Pictures:
@@ -64,12 +66,13 @@ def embed_pictures(
         EngineError: The engine failed.
         StorageError: A file system did not answer.
     """
-    found = _run(items, engine, decoders, progress, exact=exact)
+    found = _run(items, engine, decoders, progress, clock=clock, exact=exact)
     if found.left:
         again = [items[number] for number in found.left]
         log.info("the CPU decodes what the GPU did not", extra={"images": len(again)})
         begin(again)
-        found.replace(_run(again, engine, decoders, progress, exact=True))
+        alive = _without_items(progress)  # they were counted
+        found.replace(_run(again, engine, decoders, alive, clock=clock, exact=True))
     return found
 
 
@@ -77,8 +80,9 @@ def _run(
     items: Sequence[Item],
     engine: PictureEngine,
     decoders: Decoders,
-    progress: Callable[[], None],
+    progress: Progress,
     *,
+    clock: StageClock,
     exact: bool,
 ) -> Pictures:
     outcomes: list[Outcome] = []
@@ -88,13 +92,15 @@ def _run(
         for outcome in stream:
             if isinstance(outcome, Failure):
                 outcomes.append(outcome)
+                progress(1)
             else:
                 outcomes.append(outcome.size)
                 yield outcome
 
-    with closing(
-        decoders.run(items, exact=exact, progress=progress, idle=engine.collect_pictures)
-    ) as stream:
+    decoding = decoders.run(
+        items, exact=exact, progress=lambda: progress(0), idle=engine.collect_pictures
+    )
+    with closing(clock.inputs(decoding)) as stream:
         left = engine.run_pictures(decoded(), features, progress)
     positions = list(_rows(outcomes))
     return Pictures(
@@ -102,6 +108,10 @@ def _run(
         features=features[: len(positions)],
         left=[positions[row] for row in left],
     )
+
+
+def _without_items(progress: Progress) -> Progress:
+    return lambda _: progress(0)
 
 
 def _rows(outcomes: Sequence[Outcome]) -> dict[int, int]:

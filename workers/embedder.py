@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -18,17 +19,22 @@ from clipfleet.settings import Settings
 from clipfleet.storage.format.parts import Embedded, Failure
 from clipfleet.workers.closing import Closing
 from clipfleet.workers.embed_pictures import embed_pictures
-from clipfleet.workers.engines.base import Engine, l2_normalise, picture_engine
+from clipfleet.workers.engines.base import (
+    Engine,
+    Progress,
+    l2_normalise,
+    no_progress,
+    picture_engine,
+)
 from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.faulty_items import with_faulty
 from clipfleet.workers.http.prefetch import Prefetcher
-from clipfleet.workers.images.decoders import Decoders, nothing
+from clipfleet.workers.images.decoders import Decoders
 from clipfleet.workers.images.read import is_http_url
 from clipfleet.workers.input_chunks import Chunk, Outcome, TextFit, image_chunks, text_inputs
 from clipfleet.workers.open_decoders import open_decoders
+from clipfleet.workers.stage_seconds import StageClock
 from clipfleet.workers.text.tokenizer import Tokenizer
-
-Progress = Callable[[], None]  # called as items get done, from any thread
 
 _MIN_CHUNK = 32  # items
 
@@ -87,7 +93,7 @@ class Embedder(Closing):
         return self.engine.card
 
     def embed(
-        self, items: Sequence[Item], *, exact: bool = False, progress: Progress = nothing
+        self, items: Sequence[Item], *, exact: bool = False, progress: Progress = no_progress
     ) -> Embedded:
         """Return a vector or a failure for each of `items`, in order; a failure if it has a fault.
 
@@ -99,27 +105,40 @@ class Embedder(Closing):
         """
         sound = [item for item in items if not item.fault]
         if len(sound) < len(items):
-            return with_faulty(self._embed(sound, exact=exact, progress=progress), items)
-        return self._embed(items, exact=exact, progress=progress)
+            return with_faulty(self._timed(sound, exact=exact, progress=progress), items)
+        return self._timed(items, exact=exact, progress=progress)
 
-    def _embed(self, items: Sequence[Item], *, exact: bool, progress: Progress) -> Embedded:
+    def _timed(self, items: Sequence[Item], *, exact: bool, progress: Progress) -> Embedded:
+        clock = StageClock()
+        embedded = self._embed(items, clock, exact=exact, progress=progress)
+        return replace(embedded, seconds=clock.seconds())
+
+    def _embed(
+        self, items: Sequence[Item], clock: StageClock, *, exact: bool, progress: Progress
+    ) -> Embedded:
         source = self._source
         if isinstance(source, Tokenizer):
-            return self._embed_texts(items, source, progress)
+            return self._embed_texts(items, source, clock, progress)
         self._prefetch_of(items)
         gpu = picture_engine(self.engine)
         if gpu:
             found = embed_pictures(
-                items, gpu, source, progress, exact=exact, begin=self._prefetch_of
+                items,
+                gpu,
+                source,
+                progress,
+                clock=clock,
+                exact=exact,
+                begin=self._prefetch_of,
             )
             vectors, outcomes = _normalised(items, found.outcomes, found.features)
             return _embedded(items, outcomes, vectors, has_sizes=True)
-        pictures = source.run(items, progress=progress)
+        pictures = source.run(items, progress=lambda: progress(0))
         images = image_chunks(items, self.engine, size=self.chunk, pictures=pictures)
-        return embed_chunks(items, self.engine, images, progress=progress)
+        return embed_chunks(items, self.engine, clock.inputs(images), progress=progress)
 
     def _embed_texts(
-        self, items: Sequence[Item], tokenizer: Tokenizer, progress: Progress
+        self, items: Sequence[Item], tokenizer: Tokenizer, clock: StageClock, progress: Progress
     ) -> Embedded:
         """Embed texts, which are tokenised between two calls of the engine.
 
@@ -135,7 +154,8 @@ class Embedder(Closing):
             size=self.chunk,
             tokenizer=tokenizer,
         )
-        count = self.engine.run_stream(ids, features, progress)
+        count = self.engine.run_stream(clock.inputs(ids), features, progress)
+        progress(len(items) - count)  # the failures
         vectors, outcomes = _normalised(items, outcomes, features[:count])
         return _embedded(items, outcomes, vectors, has_sizes=False)
 
@@ -195,11 +215,12 @@ def embed_chunks(
     engine: Engine,
     chunks: Generator[Chunk, None, None],
     *,
-    progress: Progress = nothing,
+    progress: Progress = no_progress,
 ) -> Embedded:
     """Return a vector or a failure for each of `items`, in order.
 
-    `chunks` yields their inputs. `progress` is called after each call of the engine.
+    `chunks` yields their inputs. `progress` is called as `Engine.run_stream` calls it, and with
+    the number of each chunk's failures.
 
     Raises:
         EngineError: The engine failed.
@@ -210,13 +231,14 @@ def embed_chunks(
     kept = 0
     with closing(chunks):
         for chunk in chunks:
-            features = engine(chunk.inputs)
+            features = np.empty((len(chunk.inputs), engine.card.dim), np.float32)
+            engine.run_stream([chunk.inputs], features, progress)
             good, of_chunk = _normalised(chunk.items, chunk.outcomes, features)
             outcomes += of_chunk
             vectors[kept : kept + len(good)] = good
             kept += len(good)
+            progress(len(chunk.items) - len(chunk.inputs))  # those that failed before the engine
             del chunk  # so that the next chunk can use its memory, which may be pinned
-            progress()
     return _embedded(items, outcomes, vectors[:kept], has_sizes=True)
 
 

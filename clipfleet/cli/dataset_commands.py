@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,50 +11,138 @@ import typer
 
 import clipfleet
 from clipfleet.cli.options import DatasetArgument, Json, RedisUrl, settings_from
-from clipfleet.cli.output import DONE, ITEMS_FAILED, print_result
-from clipfleet.errors import UsageError
+from clipfleet.cli.output import DONE, ITEMS_FAILED, check_file_name, print_result
+from clipfleet.errors import BrokerError, UsageError
 
 if TYPE_CHECKING:
     from clipfleet.retrieval.index.freshness import Freshness
+    from clipfleet.settings import Settings
+    from clipfleet.tasks.status import Progress
 
 _WATCH_INTERVAL_S = 1.0
+_COUNT_PAUSES = 20  # times as long as a count of errors takes
 
 
 def status(
     dataset: Annotated[
-        str, typer.Argument(metavar="JOB|DATASET", help="A dataset's folder, or DATASET:00001.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="[JOB|DATASET]",
+            help="A dataset's folder, or DATASET:00001; without one, the fleet alone.",
+        ),
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Update until everything is done.")
     ] = False,
     redis_url: RedisUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Show how many items of a dataset are done, failed and open.
+    """Show how many items of a dataset are done, failed and open, and the fleet's workers.
 
     Exits with 1 if items failed, or if a shard is not done yet. With --watch, the command ends when
     the dataset is done, or says why nothing can move: Redis does not answer, no worker lives, or
-    every missing shard was refused.
+    every missing shard was refused. On a terminal, --watch shows the fleet too: workers, queues,
+    errors by class. Without a dataset it does so until Ctrl-C.
 
     \b
     clipfleet status /vectors/photos --watch
     clipfleet status /vectors/photos:00001 --json
+    clipfleet status --watch
     """
-    from clipfleet.cli.progress_bar import open_display
-
     settings = settings_from(redis_url=redis_url)
+    if dataset is None:
+        _fleet_status(settings, watch=watch, as_json=as_json)
+        raise typer.Exit(DONE)
     progress = clipfleet.status(dataset, settings=settings)
     if watch:
-        with open_display(quiet=as_json) as show:
-            while not progress.finished and not progress.stuck:
-                show(progress.snapshot())
-                time.sleep(_WATCH_INTERVAL_S)
-                progress.refresh()
-            show(progress.snapshot())
+        _watch_dataset(progress, settings, quiet=as_json)
         if progress.stuck:
             typer.echo(f"clipfleet: nothing can move: {progress.stuck}", err=True)
     print_result(progress.to_json(), progress.lines(), as_json)
     raise typer.Exit(DONE if progress.finished and not progress.errors else ITEMS_FAILED)
+
+
+def _fleet_status(settings: Settings, *, watch: bool, as_json: bool) -> None:
+    if watch and as_json:
+        raise UsageError(
+            "--watch without a dataset never ends: leave out --json, or name a dataset"
+        )
+    fleet = clipfleet.fleet(settings=settings)
+    if not watch:
+        print_result(fleet.to_json(), fleet.lines(), as_json)
+        return
+    from clipfleet.cli.progress_bar import open_fleet_page
+
+    with open_fleet_page(quiet=False) as show:
+        while True:
+            show(fleet, None, {})
+            time.sleep(_WATCH_INTERVAL_S)
+            fleet.refresh()
+
+
+def _watch_dataset(progress: Progress, settings: Settings, *, quiet: bool) -> None:
+    """Show a dataset until it is done, or nothing can move."""
+    from clipfleet.cli.progress_bar import open_fleet_page
+    from clipfleet.tasks.fleet import Fleet
+
+    fleet, classes = Fleet(settings), ErrorClasses(progress)
+    with open_fleet_page(quiet=quiet) as show:
+        while True:
+            if not quiet and progress.broker_error is None:
+                with suppress(BrokerError):  # `progress` asks again, and says so
+                    fleet.refresh()
+            show(fleet, progress, {} if quiet else classes.now())
+            if progress.finished or progress.stuck:
+                return
+            time.sleep(_WATCH_INTERVAL_S)
+            progress.refresh()
+
+
+class ErrorClasses:
+    """A dataset's errors by class, read again when there are more, in a twentieth of the time."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._classes: dict[str, int] = {}
+        self._counted = 0  # errors
+        self._next_s = 0.0
+
+    def now(self) -> dict[str, int]:
+        """Return the counts, which may be those of a moment ago."""
+        from clipfleet.storage.plan.failures import count_failures
+
+        begin_s = time.monotonic()
+        if self._progress.errors != self._counted and begin_s >= self._next_s:
+            self._counted = self._progress.errors
+            self._classes = dict(count_failures(self._progress.dataset))
+            end_s = time.monotonic()
+            self._next_s = end_s + _COUNT_PAUSES * (end_s - begin_s)
+        return self._classes
+
+
+def report(
+    dataset: DatasetArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="The page's file.", show_default="DATASET/report.html"
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report of a dataset: one HTML page, which needs no network.
+
+    It tells how much was embedded and how fast, what failed and was left out, by which model and
+    machines. `embed` writes it at its end.
+
+    \b
+    clipfleet report /vectors/photos
+    clipfleet report /vectors/photos --out photos.html
+    """
+    if out is not None:
+        check_file_name("--out", out, ".html")
+    written = clipfleet.write_report(dataset, out)
+    print_result({"report": written}, [written], as_json)
 
 
 def verify(

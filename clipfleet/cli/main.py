@@ -93,6 +93,7 @@ for _command in (
     dataset_commands.status,
     dataset_commands.verify,
     dataset_commands.repair,
+    dataset_commands.report,
     error_commands.errors,
     error_commands.retry,
     index_commands.index,

@@ -23,6 +23,7 @@ from clipfleet.storage.format.parts import (
     ITEMS_PREFIX,
     Embedded,
     Footer,
+    StageSeconds,
     check_payload,
     part_of,
     part_path,
@@ -52,12 +53,13 @@ class Commit:
     worker: str
     cut: NonNegativeInt = 0  # older records lack it
     replaced: tuple[str, ...] = ()  # parts that lost vectors to this one; older records lack it
+    seconds: StageSeconds | None = None  # older records, and those of single items, lack it
     sha256: str | None = None  # of the part's file; older records lack it
 
     def to_json(self) -> str:
-        """Return the record's text, without `replaced` and `sha256` if they are empty."""
+        """Return the record's text, without the last three fields if they are empty."""
         fields = asdict(self)
-        for name in ("replaced", "sha256"):
+        for name in ("replaced", "seconds", "sha256"):
             if not fields[name]:
                 del fields[name]
         return json.dumps(fields, indent=2) + "\n"
@@ -229,6 +231,7 @@ def record_of(footer: Footer, sha256: str | None) -> Commit:
         worker=footer.worker,
         cut=footer.cut,
         replaced=footer.replaced,
+        seconds=footer.seconds,
         sha256=sha256,
     )
 

@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import NonNegativeFloat, TypeAdapter
 
 from clipfleet.architectures import Tower
 from clipfleet.errors import DatasetError
@@ -53,6 +54,7 @@ _FINISHED_KEY = b"clipfleet.finished_at"
 _RETRIES_KEY = b"clipfleet.retries"
 _REPLACED_KEY = b"clipfleet.replaced"
 _CUT_KEY = b"clipfleet.cut"
+_SECONDS_KEY = b"clipfleet.seconds"
 _PAYLOAD_KEY = b"clipfleet.payload_sha256"
 
 
@@ -64,6 +66,20 @@ class Failure:
     error: str
     message: str
     attempt: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageSeconds:
+    """How long a shard waited for its inputs (read and decoded, or tokenised), and its engine ran.
+
+    Inputs are made beside the engine: a wait for them is time in which the engine had no work.
+    """
+
+    inputs: NonNegativeFloat
+    engine: NonNegativeFloat
+
+
+_SECONDS = TypeAdapter(StageSeconds)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +99,7 @@ class Embedded:
     retries: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
     cut: frozenset[str] = frozenset()
+    seconds: StageSeconds | None = None  # None: nobody measured them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +122,7 @@ class Footer:
     cut: int = 0
     decode: str = "exact"
     card: str = ""
+    seconds: StageSeconds | None = None  # older parts, and parts of single items, lack it
     payload_sha256: str | None = None  # older parts lack it
 
 
@@ -174,6 +192,7 @@ def part_of(
         cut=sum(item.id in embedded.cut for item in embedded.items),
         decode=info.decode,
         card=card_text,
+        seconds=embedded.seconds,
     )
     metadata = {
         VERSION_KEY: FORMAT,
@@ -190,6 +209,8 @@ def part_of(
     }
     if footer.decode != "exact":
         metadata[_DECODE_KEY] = footer.decode
+    if footer.seconds is not None:
+        metadata[_SECONDS_KEY] = json.dumps(asdict(footer.seconds))
     data, digest = _with_digest(table, metadata)
     return data, replace(footer, payload_sha256=digest)
 
@@ -257,6 +278,7 @@ def footer_of(parquet: pq.FileMetaData, *, path: str) -> Footer:
             cut=_count(json.loads(metadata.get(_CUT_KEY, b"0"))),
             decode=metadata.get(_DECODE_KEY, b"exact").decode(),
             card=metadata.get(_CARD_KEY, b"").decode(),
+            seconds=_SECONDS.validate_json(text) if (text := metadata.get(_SECONDS_KEY)) else None,
             payload_sha256=metadata[_PAYLOAD_KEY].decode() if _PAYLOAD_KEY in metadata else None,
         )
     except (LookupError, TypeError, ValueError, RecursionError) as error:

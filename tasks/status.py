@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 import time
-from collections import Counter, deque
+from collections import deque
 from dataclasses import asdict
 from typing import Any
 
@@ -19,7 +19,7 @@ from clipfleet.storage.commit.manifest import Manifest
 from clipfleet.storage.filesystem.locations import in_object_store, open_filesystem, resolved
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset
 from clipfleet.storage.format.parts import ITEMS_PREFIX
-from clipfleet.storage.plan.reader import Job, jobs, read_job
+from clipfleet.storage.plan.reader import Job, jobs, read_job, skipped_by_last_jobs
 from clipfleet.storage.sources.skipped import skipped_lines
 from clipfleet.tasks.broker.conflicts import Conflicts
 from clipfleet.tasks.broker.deferred import deferred_length
@@ -143,7 +143,7 @@ class Progress:
             retries = sum(job.items for job in planned if job.retry)
             self._in_retry = retries - self._superseded
         self.shards = sum(job.shards for job in planned)
-        self.skipped = _skipped(planned)
+        self.skipped = skipped_by_last_jobs(planned)
         self._ask_redis(needed=not self.finished or self.dataset.info.kind != "planned")
         now_s = time.monotonic()
         self._shown = self._count_shown()
@@ -311,12 +311,3 @@ class Progress:
             self.waiting = self.held = self.served = self.conflicts = None
             self.waiting_items, self.workers = [], []
             self.broker_error = str(unreachable(settings.redis_url, error)) if needed else None
-
-
-def _skipped(planned: list[Job]) -> dict[str, int]:
-    """Return what the last job of each source skipped, in all."""
-    last = {job.source: job.skipped for job in planned}
-    found: Counter[str] = Counter()
-    for skipped in last.values():
-        found.update(skipped)
-    return dict(found)

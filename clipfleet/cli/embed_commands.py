@@ -34,7 +34,7 @@ from clipfleet.cli.options import (
     engine_settings,
     settings_from,
 )
-from clipfleet.cli.output import end_on_sigterm, end_with, print_result
+from clipfleet.cli.output import end_with, print_result, stop_on_signals
 from clipfleet.cli.source_options import with_source_options
 from clipfleet.errors import UsageError
 from clipfleet.storage.sources.options import SourceOptions
@@ -86,7 +86,7 @@ def embed(
     clipfleet embed captions.jsonl vectors/captions --model models/vit-b-16 --tower txt
     clipfleet embed photos/ vectors/photos --model models/vit-b-16 --gpus 0,2
     """
-    end_on_sigterm()
+    stop_on_signals()
     if min_overlap is not None and gate_sample is None:
         raise UsageError("--min-overlap needs a sample: give --gate-sample too")
     settings = settings_from(

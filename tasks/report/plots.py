@@ -1,0 +1,85 @@
+"""The plots of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+from clipfleet.retrieval.pages.svg import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    across,
+    bar,
+    scale,
+    svg,
+    text,
+)
+from clipfleet.storage.format.parts import StageSeconds
+from clipfleet.tasks.progress import duration
+
+_BARS = 40  # at most
+_GRID = 4  # lines
+_STRIP_HEIGHT = 76
+
+
+def rate_over_time(times: Sequence[tuple[float, int]]) -> str:
+    """Return the items a second between the first and the last shard's end.
+
+    `times` are sorted, at least two, and not all the same; an item counts when its shard is done.
+    """
+    begin_s, end_s = times[0][0], times[-1][0]
+    count = min(_BARS, len(times) - 1)
+    width_s = (end_s - begin_s) / count
+    items = [0] * count
+    for at_s, shard in times[1:]:  # the first shard began before the first moment that is known
+        items[min(count - 1, int((at_s - begin_s) / width_s))] += shard
+    rates = [n / width_s for n in items]
+    y = scale(0, max(rates), across=False)
+    lines = []
+    for step in range(_GRID + 1):
+        value = max(rates) * step / _GRID
+        lines += [
+            across("grid", y(value)),
+            text(LEFT - 6, y(value) + 4, f"{value:,.3g}", anchor="end"),
+        ]
+    slot = (WIDTH - LEFT - RIGHT) / count
+    for number, rate in enumerate(rates):
+        height = HEIGHT - BOTTOM - y(rate)
+        lines.append(bar("a", LEFT + number * slot, y(rate), width=slot - 1, height=height))
+    lines += [
+        text(LEFT, HEIGHT - BOTTOM + 16, _clock(begin_s), anchor="start"),
+        text(WIDTH - RIGHT, HEIGHT - BOTTOM + 16, _clock(end_s), anchor="end"),
+        text(
+            (LEFT + WIDTH - RIGHT) / 2,
+            HEIGHT - 8,
+            f"items/s, by {duration(width_s)}",
+            anchor="middle",
+        ),
+    ]
+    mean = sum(items) / (end_s - begin_s)
+    described = f"{mean:,.1f} items a second on average, at most {max(rates):,.1f}"
+    return svg("rate", "Items a second over time", described, lines)
+
+
+def stage_strip(seconds: StageSeconds, inputs: str) -> str:
+    """Return the shares of the engine and of the wait for inputs, whose name is `inputs`."""
+    whole = seconds.inputs + seconds.engine
+    wide = WIDTH - 2 * RIGHT
+    first = wide * seconds.engine / whole
+    y, height = TOP + 20, 28
+    lines = [
+        bar("a", RIGHT, y, width=first, height=height),
+        bar("b", RIGHT + first, y, width=wide - first, height=height),
+        text(RIGHT, TOP + 8, f"engine {seconds.engine / whole:.0%}", anchor="start"),
+        text(WIDTH - RIGHT, TOP + 8, f"{inputs} {seconds.inputs / whole:.0%}", anchor="end"),
+    ]
+    described = f"engine {seconds.engine / whole:.0%}, {inputs} {seconds.inputs / whole:.0%}"
+    return svg("stages", "Shares of the workers' time", described, lines, height=_STRIP_HEIGHT)
+
+
+def _clock(at_s: float) -> str:
+    return datetime.fromtimestamp(at_s, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")

@@ -18,6 +18,7 @@ from clipfleet.tasks.broker.redis_client import Client, connect, unreachable
 from clipfleet.tasks.broker.refusals import Refusal, Refusals
 from clipfleet.tasks.own_refusals import refusal_lines
 from clipfleet.tasks.worker.presence import Presence, Presences
+from clipfleet.validation import printable
 
 
 class Fleet:
@@ -134,4 +135,5 @@ def worker_line(worker: Presence) -> str:
     """Return a worker as a line of text."""
     device = worker.gpu or worker.runtime
     last = f", {worker.shard}" if worker.shard else ", no shard yet"
-    return f"  {worker.worker}: {device}, {worker.items:,} items, {worker.items_per_s:,.0f}/s{last}"
+    items = f"{worker.items:,} items, {worker.items_per_s:,.0f}/s"
+    return printable(f"  {worker.worker}: {device}, {items}{last}")

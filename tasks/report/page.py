@@ -21,12 +21,14 @@ _THUMBNAILS = 24  # in the page
 _ROWS = 50  # of a table
 
 _STYLE = """
+a { color: var(--a); }
 .numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(8rem, 1fr)); gap: 1rem;
   margin: 1rem 0; padding: 0; list-style: none; }
 .numbers li { border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .75rem; }
 .numbers strong { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
 h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
-.examples { list-style: none; margin: .5rem 0; padding: 0; display: grid; gap: .75rem; }
+.examples { list-style: none; margin: .5rem 0; padding: 0; display: grid; gap: .75rem 1.5rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); }
 .examples li { border-left: 3px solid var(--line); padding-left: .75rem; }
 .examples img { display: block; max-width: 10rem; max-height: 10rem; width: auto; height: auto;
   border-radius: .25rem; margin: .25rem 0; }
@@ -48,8 +50,7 @@ def _body(found: ReportFacts, open_image: OpenImage) -> Iterator[str]:
     is_good = not (found.failed or found.missing)
     yield f'<p class="verdict{"" if is_good else " cannot"}">{_verdict(found)}</p>'
     yield from _numbers(found)
-    yield from _rate(found)
-    yield from _stages(found)
+    yield from _speed(found)
     yield from _errors(found, open_image)
     yield from _skipped(found)
     yield "<h2>Model</h2>"
@@ -65,13 +66,15 @@ def _verdict(found: ReportFacts) -> str:
         return "Nothing is planned or embedded yet."
     if not (found.failed or found.missing):
         return f"All {found.total:,} {things} have a vector."
-    left = [f"{found.failed:,} failed"] if found.failed else []
+    left = []
+    if found.failed:
+        left.append(f"{found.failed:,} failed, see <a href='#errors'>the errors</a>")
     if found.missing:
-        left.append(f"{found.missing:,} are not done yet")
-    return (
-        f"{found.vectors:,} of {found.total:,} {things} have a vector; {' and '.join(left)}. "
-        "<code>clipfleet verify</code> proves it, <code>clipfleet retry</code> embeds failed ones."
-    )
+        left.append(
+            f"{found.missing:,} are not done: <code>clipfleet resume</code> or the same "
+            "<code>clipfleet embed</code> goes on"
+        )
+    return f"{found.vectors:,} of {found.total:,} {things} have a vector. {'; '.join(left)}."
 
 
 def _numbers(found: ReportFacts) -> Iterator[str]:
@@ -88,50 +91,48 @@ def _numbers(found: ReportFacts) -> Iterator[str]:
     yield f"<li><strong>{found.shards_done:,}/{found.shards:,}</strong> shards done</li></ul>"
 
 
-def _rate(found: ReportFacts) -> Iterator[str]:
-    yield "<h2>Rate over time</h2>"
-    times = found.times
+def _speed(found: ReportFacts) -> Iterator[str]:
+    yield "<h2>Speed</h2>"
+    yield '<div class="plots">'
+    yield from _rate(found.times)
+    if found.seconds is not None:
+        yield from _stages(found.seconds, "reading" if found.tower == "img" else "tokenising")
+    yield "</div>"
+    if found.seconds is None:
+        yield "<p>How long the shards took is not known: no part of them says it.</p>"
+
+
+def _rate(times: list[tuple[float, int]]) -> Iterator[str]:
     span_s = times[-1][0] - times[0][0] if times else 0.0
     if span_s <= 0:
         yield "<p>No two shards were done at different times, so there is no rate.</p>"
         return
     items = sum(count for _, count in times[1:])
-    yield '<div class="plots">'
     yield from figure(
         rate_over_time(times),
         f"{items / span_s:,.1f} items/s on average in {duration(span_s)}, from the first shard's "
         "end to the last one's (UTC), pauses included. An item counts when its shard is done.",
     )
-    yield "</div>"
 
 
-def _stages(found: ReportFacts) -> Iterator[str]:
-    yield "<h2>Where the time went</h2>"
-    if found.seconds is None:
-        yield "<p>The shards' times are not known: their parts are of an earlier version.</p>"
-        return
-    inputs = "reading, decoding" if found.tower == "img" else "tokenising"
-    yield '<div class="plots">'
+def _stages(seconds: StageSeconds, inputs: str) -> Iterator[str]:
+    whole_s = seconds.inputs + seconds.engine
     yield from figure(
-        stage_strip(found.seconds, inputs),
-        "Inputs are made beside the engine. The share of inputs is the time in which the engine "
-        f"waited for them: {_seconds(found.seconds.inputs)} of "
-        f"{_seconds(found.seconds.inputs + found.seconds.engine)} of all workers.",
+        stage_strip(seconds, inputs),
+        f"{_bottleneck(seconds, inputs)} The inputs are made beside the engine: their share is the "
+        f"time in which it waited for them, {_seconds(seconds.inputs)} of the {_seconds(whole_s)} "
+        "that all workers took.",
     )
-    yield f"</div><p>{_bottleneck(found.seconds, inputs)}</p>"
 
 
 def _bottleneck(seconds: StageSeconds, inputs: str) -> str:
     if seconds.engine >= seconds.inputs:
-        return "The bottleneck is the <strong>engine</strong>: a faster one, or more, would help."
-    return (
-        f"The bottleneck is <strong>{inputs}</strong>: more cores or a faster disk would help. "
-        "<code>clipfleet bench</code> measures each stage."
-    )
+        return "The bottleneck is the engine."
+    return f"The bottleneck is {inputs}: clipfleet bench measures each stage."
 
 
 def _errors(found: ReportFacts, open_image: OpenImage) -> Iterator[str]:
-    yield "<h2>Errors</h2>"
+    yield '<h2 id="errors">Errors</h2>'
     if not found.classes:
         yield "<p>No item failed.</p>"
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
@@ -22,7 +23,8 @@ from clipfleet.storage.format.parts import StageSeconds
 from clipfleet.tasks.progress import duration
 
 _BARS = 40  # at most
-_GRID = 4  # lines
+_SHARDS = 3  # at least, on average, in a bar: one more or less must not look like another speed
+_STEPS = (1, 2, 2.5, 5, 10)  # of the axis, times a power of ten
 _STRIP_HEIGHT = 76
 
 
@@ -32,19 +34,21 @@ def rate_over_time(times: Sequence[tuple[float, int]]) -> str:
     `times` are sorted, at least two, and not all the same; an item counts when its shard is done.
     """
     begin_s, end_s = times[0][0], times[-1][0]
-    count = min(_BARS, len(times) - 1)
+    count = max(1, min(_BARS, len(times) // _SHARDS))
     width_s = (end_s - begin_s) / count
     items = [0] * count
     for at_s, shard in times[1:]:  # the first shard began before the first moment that is known
         items[min(count - 1, int((at_s - begin_s) / width_s))] += shard
     rates = [n / width_s for n in items]
-    y = scale(0, max(rates), across=False)
+    step = _step(max(rates))
+    top = math.ceil(max(rates) / step)
+    y = scale(0, top * step, across=False)
     lines = []
-    for step in range(_GRID + 1):
-        value = max(rates) * step / _GRID
+    for number in range(top + 1):
+        value = number * step
         lines += [
             across("grid", y(value)),
-            text(LEFT - 6, y(value) + 4, f"{value:,.3g}", anchor="end"),
+            text(LEFT - 6, y(value) + 4, f"{value:,g}", anchor="end"),
         ]
     slot = (WIDTH - LEFT - RIGHT) / count
     for number, rate in enumerate(rates):
@@ -79,6 +83,12 @@ def stage_strip(seconds: StageSeconds, inputs: str) -> str:
     ]
     described = f"engine {seconds.engine / whole:.0%}, {inputs} {seconds.inputs / whole:.0%}"
     return svg("stages", "Shares of the workers' time", described, lines, height=_STRIP_HEIGHT)
+
+
+def _step(largest: float) -> float:
+    """Return a round step of which three to five reach the largest value of an axis."""
+    power: float = 10 ** math.floor(math.log10(largest / 4))
+    return next(factor * power for factor in _STEPS if factor * power * 5 >= largest)
 
 
 def _clock(at_s: float) -> str:

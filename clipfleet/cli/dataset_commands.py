@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from clipfleet.tasks.status import Progress
 
 _WATCH_INTERVAL_S = 1.0
-_COUNT_PAUSES = 20  # times as long as a count of errors takes
 
 
 def status(
@@ -71,7 +70,7 @@ def _fleet_status(settings: Settings, *, watch: bool, as_json: bool) -> None:
     if not watch:
         print_result(fleet.to_json(), fleet.lines(), as_json)
         return
-    from clipfleet.cli.progress_bar import open_fleet_page
+    from clipfleet.cli.fleet_page import open_fleet_page
 
     with open_fleet_page(quiet=False) as show:
         while True:
@@ -82,7 +81,7 @@ def _fleet_status(settings: Settings, *, watch: bool, as_json: bool) -> None:
 
 def _watch_dataset(progress: Progress, settings: Settings, *, quiet: bool) -> None:
     """Show a dataset until it is done, or nothing can move."""
-    from clipfleet.cli.progress_bar import open_fleet_page
+    from clipfleet.cli.fleet_page import ErrorClasses, open_fleet_page
     from clipfleet.tasks.fleet import Fleet
 
     fleet, classes = Fleet(settings), ErrorClasses(progress)
@@ -96,28 +95,6 @@ def _watch_dataset(progress: Progress, settings: Settings, *, quiet: bool) -> No
                 return
             time.sleep(_WATCH_INTERVAL_S)
             progress.refresh()
-
-
-class ErrorClasses:
-    """A dataset's errors by class, read again when there are more, in a twentieth of the time."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._classes: dict[str, int] = {}
-        self._counted = 0  # errors
-        self._next_s = 0.0
-
-    def now(self) -> dict[str, int]:
-        """Return the counts, which may be those of a moment ago."""
-        from clipfleet.storage.plan.failures import count_failures
-
-        begin_s = time.monotonic()
-        if self._progress.errors != self._counted and begin_s >= self._next_s:
-            self._counted = self._progress.errors
-            self._classes = dict(count_failures(self._progress.dataset))
-            end_s = time.monotonic()
-            self._next_s = end_s + _COUNT_PAUSES * (end_s - begin_s)
-        return self._classes
 
 
 def report(

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from clipfleet.cli.progress_bar import fleet_page
+from clipfleet.cli.fleet_page import fleet_page
 from clipfleet.messages import EMBED_ITEMS_TASK, EMBED_TASK
 from clipfleet.settings import Settings
 from clipfleet.tasks.fleet import Fleet, running_items

@@ -30,6 +30,7 @@ PUBLIC = [
     "ErrorRow",
     "Evaluation",
     "Export",
+    "Fleet",
     "FleetBuild",
     "Index",
     "IndexCard",
@@ -64,6 +65,7 @@ PUBLIC = [
     "embed",
     "evaluate",
     "export",
+    "fleet",
     "load_model",
     "load_settings",
     "repair",
@@ -73,6 +75,7 @@ PUBLIC = [
     "submit",
     "verify",
     "verify_index",
+    "write_report",
 ]
 DOCUMENTED = [name for name in PUBLIC if name != "__version__"]
 # A shape or a dtype, or a unit: what a reader of these needs to use the result.

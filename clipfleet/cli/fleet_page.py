@@ -47,17 +47,17 @@ def open_fleet_page(*, quiet: bool) -> Iterator[ShowFleet]:
 
 def fleet_page(fleet: Fleet, progress: Progress | None, classes: Mapping[str, int]) -> Group:
     """Return a fleet, and perhaps a dataset with its errors by class, for a terminal."""
-    parts: list[Text | Table | ProgressBar] = []
+    parts: list[Text | Table] = []
     if progress is not None:
         snapshot = progress.snapshot()
-        parts += [
-            Text(printable(progress.dataset.root), style="bold"),
-            ProgressBar(total=max(1, snapshot.total), completed=snapshot.done, width=60),
-            Text(f"{sentence(snapshot)}; {progress.shards_done:,}/{progress.shards:,} shards\n"),
-        ]
-    parts += [Text(fleet.head(), style="bold"), _workers(fleet), _queues(fleet)]
+        bar = ProgressBar(total=max(1, snapshot.total), completed=snapshot.done, width=30)
+        done = f"{sentence(snapshot)}; {progress.shards_done:,}/{progress.shards:,} shards"
+        line = Table.grid(padding=(0, 1))
+        line.add_row(bar, done)
+        parts += [Text(printable(progress.dataset.root), style="bold"), line, Text()]
+    parts += [Text(fleet.head(), style="bold"), _workers(fleet), Text(), _queues(fleet)]
     if classes:
-        parts.append(_classes(classes))
+        parts += [Text(), _classes(classes)]
     if fleet.refusals:
         last = fleet.refusals[-1]
         words = f"{len(fleet.refusals):,} messages refused, the last: {last.message}: {last.reason}"

@@ -58,9 +58,11 @@ def fleet_page(fleet: Fleet, progress: Progress | None, classes: Mapping[str, in
     parts += [Text(fleet.head(), style="bold"), _workers(fleet), Text(), _queues(fleet)]
     if classes:
         parts += [Text(), _classes(classes)]
-    if fleet.refusals:
-        last = fleet.refusals[-1]
-        words = f"{len(fleet.refusals):,} messages refused, the last: {last.message}: {last.reason}"
+    # A dataset's refusals, or without one the fleet's: those of another dataset would mislead.
+    refusals = fleet.refusals if progress is None else progress.refusals
+    if refusals:
+        last = refusals[-1]
+        words = f"{len(refusals):,} messages refused, the last: {last.message}: {last.reason}"
         parts.append(Text(printable(words), style="red"))
     return Group(*parts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,12 +11,14 @@ from rich.console import Console
 
 from clipfleet.cli.fleet_page import fleet_page
 from clipfleet.messages import EMBED_ITEMS_TASK, EMBED_TASK
-from clipfleet.settings import Settings
+from clipfleet.settings import Settings, load_settings
+from clipfleet.tasks.broker.refusals import Refusal
 from clipfleet.tasks.fleet import Fleet, running_items
+from clipfleet.tasks.status import Progress, read_progress
 from clipfleet.tasks.worker.presence import Presence, RunningShard
 from clipfleet.tasks.worker.presence_step import OwnPresence, running_shards
 from clipfleet.tasks.worker.watchdog import ChildState
-from tests.datasets import make_card
+from tests.datasets import fake_dataset, make_card
 
 MODEL = "m"
 
@@ -42,6 +45,13 @@ def presence(worker: str, *shards: RunningShard, gpu: str | None = None) -> Pres
         shard=f"{shards[-1].dataset} {shards[-1].name}" if shards else "",
         running=shards,
     )
+
+
+def shown(fleet: Fleet, progress: Progress | None = None, **classes: int) -> str:
+    """Return what a terminal shows."""
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(fleet_page(fleet, progress, classes))
+    return console.export_text()
 
 
 def test_a_worker_tells_the_shards_that_its_children_embed() -> None:
@@ -84,6 +94,22 @@ def test_items_of_running_shards_count_once_and_for_their_own_dataset_and_job() 
     assert running_items(workers, names, committed, job) == 5  # type: ignore[arg-type]
 
 
+def test_a_datasets_page_shows_its_own_refusals_and_the_fleets_page_all(tmp_path: Path) -> None:
+    settings = load_settings(redis_url="redis://127.0.0.1:1/0")
+    fleet = Fleet(settings)
+    fleet.refusals = [
+        Refusal(message="shard 00001-0000007", dataset=name, reason=f"of {name}", time="")
+        for name in ("/out/own", "/out/other")
+    ]
+    progress = read_progress(fake_dataset(tmp_path).root, settings)
+    assert "refused" not in shown(fleet, progress)
+    progress.refusals = fleet.refusals[:1]
+    own = shown(fleet, progress)
+    assert "1 messages refused, the last: shard 00001-0000007: of /out/own" in own
+    assert "/out/other" not in own
+    assert "2 messages refused, the last: shard 00001-0000007: of /out/other" in shown(fleet)
+
+
 def test_the_page_shows_workers_queues_and_errors_and_no_control_characters() -> None:
     fleet = Fleet(Settings())
     gpu = "NVIDIA H200 (0)"
@@ -95,9 +121,7 @@ def test_the_page_shows_workers_queues_and_errors_and_no_control_characters() ->
     fleet.queues = {"img": {}, "txt": {0: 12, 3: 4}}
     fleet.held = {"img": 0, "txt": 2}
     fleet.deferred = {"img": 0, "txt": 1}
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(fleet_page(fleet, None, {"missing": 3}))
-    text = console.export_text()
+    text = shown(fleet, missing=3)
     assert "42 workers, 2,583 items/s; 16 messages wait, 2 are held" in text
     assert "txt-1@a" in text
     assert gpu in text

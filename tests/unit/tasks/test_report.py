@@ -32,7 +32,6 @@ from tests.datasets import (
     embedded_texts,
     fake_dataset,
     make_card,
-    memory_dataset,
     numbered_texts,
 )
 
@@ -220,9 +219,3 @@ def test_the_report_lies_in_the_dataset_which_stays_whole(tmp_path: Path) -> Non
     assert clipfleet.write_report(dataset.root) == path  # the older page is replaced
     with pytest.raises(StorageError, match="cannot be written: No such file or directory"):
         clipfleet.write_report(dataset.root, tmp_path / "nowhere" / "page.html")
-
-
-def test_an_object_store_gets_the_report_as_an_object() -> None:
-    dataset = memory_dataset()
-    assert write_report(dataset, None, settings=Settings()) == "/memory/report.html"
-    assert dataset.fs.read("report.html").startswith(b"<!doctype html>")

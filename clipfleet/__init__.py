@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clipfleet.api.both_towers import BothTowers, both_towers
     from clipfleet.api.datasets import compact, embed, repair, resume, retry, status, submit, verify
     from clipfleet.api.recall import compare, evaluate
+    from clipfleet.api.reports import fleet, write_report
     from clipfleet.errors import (
         BrokerError,
         CardError,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from clipfleet.storage.compact.compact import Compaction
     from clipfleet.storage.sources.options import SourceOptions
     from clipfleet.storage.verify.verification import Verification
+    from clipfleet.tasks.fleet import Fleet
     from clipfleet.tasks.items.queue import ItemQueue
     from clipfleet.tasks.local.run import Summary
     from clipfleet.tasks.progress import Snapshot
@@ -75,6 +77,7 @@ __all__ = [
     "ErrorRow",
     "Evaluation",
     "Export",
+    "Fleet",
     "FleetBuild",
     "Index",
     "IndexCard",
@@ -110,6 +113,7 @@ __all__ = [
     "embed",
     "evaluate",
     "export",
+    "fleet",
     "load_model",
     "load_settings",
     "repair",
@@ -119,6 +123,7 @@ __all__ = [
     "submit",
     "verify",
     "verify_index",
+    "write_report",
 ]
 
 _ERRORS = {name: "clipfleet.errors" for name in __all__ if name.endswith("Error")}
@@ -131,6 +136,7 @@ _MODULES = {  # of the names above
     "Deduplication": "clipfleet.retrieval.dedupe.deduplicate",
     "ErrorRow": "clipfleet.reader",
     "Export": "clipfleet.retrieval.export.export",
+    "Fleet": "clipfleet.tasks.fleet",
     "FleetBuild": "clipfleet.tasks.submit.index_shards",
     "Index": "clipfleet.retrieval.index.index",
     "IndexCard": "clipfleet.retrieval.index.card",
@@ -160,6 +166,7 @@ _MODULES = {  # of the names above
     "embed": "clipfleet.api.datasets",
     "export": "clipfleet.retrieval.export.export",
     "evaluate": "clipfleet.api.recall",
+    "fleet": "clipfleet.api.reports",
     "load_model": "clipfleet.model",
     "load_settings": "clipfleet.settings",
     "repair": "clipfleet.api.datasets",
@@ -169,6 +176,7 @@ _MODULES = {  # of the names above
     "submit": "clipfleet.api.datasets",
     "verify": "clipfleet.api.datasets",
     "verify_index": "clipfleet.retrieval.verify_index",
+    "write_report": "clipfleet.api.reports",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from celery import Task, shared_task
@@ -17,7 +18,6 @@ from clipfleet.storage.format.dataset import Dataset, describe
 from clipfleet.storage.plan.retries import read_shard_work
 from clipfleet.tasks.broker.refusals import refuse
 from clipfleet.tasks.dataset_access import dataset_root
-from clipfleet.tasks.report import headers_of, reported
 from clipfleet.tasks.retry_policy import (
     lost_reason,
     may_retry,
@@ -25,6 +25,7 @@ from clipfleet.tasks.retry_policy import (
     retry_later,
     times_lost,
 )
+from clipfleet.tasks.telemetry import headers_of, measured
 from clipfleet.tasks.worker.engine_processes import process_name
 from clipfleet.tasks.worker.fatal_error import gpu_lost
 from clipfleet.tasks.worker.watchdog import working
@@ -48,7 +49,8 @@ def embed_shard(
 ) -> Commit | None:
     """Embed and commit a shard; return None if it was committed before.
 
-    `lost`: how often its process, or its worker, was lost.
+    `lost`: how often its process, or its worker, was lost. The embedder's tally is clear: what it
+    measures here is in the part.
 
     Raises:
         LostShardError: `lost` reached `shard_attempts`.
@@ -79,7 +81,7 @@ def embed_shard(
         work.items, rules=dataset.info.rules, exact=lost > 0, progress=progress
     )
     with tally.measure("write"):
-        whole = work.finish(embedded)
+        whole = replace(work.finish(embedded), seconds=tally.seconds())
         done = commit(dataset, name, whole, card=embedder.card, worker=worker)
     tally.count_items(embedded)
     return done
@@ -112,7 +114,7 @@ def embed(self: ShardTask, /, *args: Any, **message: Any) -> None:
             raise MessageError(f"{EMBED_TASK} takes keyword arguments only, not {len(args)} others")
         task = EmbedTask.from_json(message)
         where = {"dataset": task.dataset, "shard": task.shard.name}
-        traced = reported(embedder, "shard", headers=headers_of(self.request), attributes=where)
+        traced = measured(embedder, "shard", headers=headers_of(self.request), attributes=where)
         with working().at_work(), traced:
             done = embed_shard(
                 task,

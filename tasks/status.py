@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 import time
-from collections import Counter, deque
+from collections import deque
 from dataclasses import asdict
 from typing import Any
 
@@ -19,19 +19,21 @@ from clipfleet.storage.commit.manifest import Manifest
 from clipfleet.storage.filesystem.locations import in_object_store, open_filesystem, resolved
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset
 from clipfleet.storage.format.parts import ITEMS_PREFIX
-from clipfleet.storage.plan.reader import Job, jobs, read_job
+from clipfleet.storage.plan.reader import Job, jobs, read_job, skipped_by_last_jobs
 from clipfleet.storage.skipped import skipped_lines
 from clipfleet.tasks.broker.conflicts import Conflicts
 from clipfleet.tasks.broker.deferred import deferred_length
 from clipfleet.tasks.broker.queue_stats import message_counts, served_length, unread_messages
 from clipfleet.tasks.broker.redis_client import connect, unreachable
 from clipfleet.tasks.broker.refusals import Refusal, Refusals
+from clipfleet.tasks.fleet import running_items, worker_fields
 from clipfleet.tasks.items.waiting import Waiting, waiting_items
 from clipfleet.tasks.own_refusals import own_refusals, refusal_lines
 from clipfleet.tasks.progress import Snapshot, sentence
 from clipfleet.tasks.stall import Look, Stall
 from clipfleet.tasks.submit.enqueue import name_in_messages
 from clipfleet.tasks.submit.local_run import read_run
+from clipfleet.tasks.worker.presence import Presence, Presences
 
 _RATE_WINDOW_S = 15.0
 _NOT_NEEDED_TIMEOUT_S = 1.0
@@ -87,7 +89,8 @@ class Progress:
     which is no error for a planned dataset that is finished. `unread` counts messages in lists
     that no worker reads, by the separator of their producer. `conflicts` counts the single
     items of the last week whose ids have other content, and keep it. `refusals` are those of this
-    dataset; a message that names none counts for the streams of its queue. `waiting_items` are
+    dataset; a message that names none counts for the streams of its queue. `workers` are those of
+    its tower and fleet. `waiting_items` are
     single items that a worker cannot write now. `skipped` counts the files of folders that were
     no items when the folder's last job was planned.
     """
@@ -105,9 +108,12 @@ class Progress:
         self.conflicts: int | None = None
         self.unread: dict[str, int] = {}
         self.refusals: list[Refusal] = []
+        self.workers: list[Presence] = []
+        self._shown = 0  # items done, as they were shown last
         self.waiting_items: list[Waiting] = []
         self.broker_error: str | None = None
         self._settings = settings
+        self._names: set[str] = set()  # of the dataset in messages
         self._planned = Manifest(dataset, f"{job.id}-" if job else tuple(string.digits))
         self._single_items = Manifest(dataset, ITEMS_PREFIX)
         self._moved_s = time.monotonic()
@@ -139,13 +145,14 @@ class Progress:
             retries = sum(job.items for job in planned if job.retry)
             self._in_retry = retries - self._superseded
         self.shards = sum(job.shards for job in planned)
-        self.skipped = _skipped(planned)
+        self.skipped = skipped_by_last_jobs(planned)
         self._ask_redis(needed=not self.finished or self.dataset.info.kind != "planned")
         now_s = time.monotonic()
-        if not self._history or self.done != self._history[-1][1]:
+        self._shown = self._count_shown()
+        if not self._history or self._shown != self._history[-1][1]:
             self._moved_s = now_s
         self._stall.add(self._look(), now_s)
-        self._history.append((now_s, self.done))
+        self._history.append((now_s, self._shown))
         while self._history[0][0] < self._history[-1][0] - _RATE_WINDOW_S:
             self._history.popleft()
 
@@ -178,6 +185,15 @@ class Progress:
     def done(self) -> int:
         """Items with a vector or an error, but those that are in a retry."""
         return self.vectors + self.errors - self._in_retry
+
+    def _count_shown(self) -> int:
+        """Return the items that are done, also in running shards; it does not go back.
+
+        A shard whose worker died begins anew: meanwhile the number stays as it was.
+        """
+        more = running_items(self.workers, self._names, self._planned.names, self.job)
+        least = 0 if self._in_retry else min(self._shown, self.total)
+        return max(self.done, least, min(self.done + more, self.total))
 
     @property
     def shards_done(self) -> int:
@@ -216,7 +232,7 @@ class Progress:
         (first_s, first), (last_s, last) = self._history[0], self._history[-1]
         rate = (last - first) / (last_s - first_s) if last_s > first_s else 0.0
         return Snapshot(
-            total=self.total, done=self.done, errors=self.errors, items_per_s=max(rate, 0.0)
+            total=self.total, done=self._shown, errors=self.errors, items_per_s=max(rate, 0.0)
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -242,6 +258,7 @@ class Progress:
             "conflicts": self.conflicts,
             "waiting_items": [asdict(waiting) for waiting in self.waiting_items],
             "broker_error": self.broker_error,
+            "workers": [worker_fields(worker) for worker in self.workers],
             "refusals": [{"message": r.message, "reason": r.reason} for r in self.refusals],
         }
 
@@ -309,24 +326,18 @@ class Progress:
                 self.unread = unread_messages(client, queue)
                 self.waiting_items = waiting_items(client, queue, self.dataset.root)
                 # Messages may name the dataset by another path.
-                root = self.dataset.root
+                root, prefix = self.dataset.root, settings.queue_prefix
                 names = {root, resolved(root), name_in_messages(self.dataset)}
-                self.conflicts = Conflicts(client, settings.queue_prefix).count(names)
-                refusals = Refusals(client, settings.queue_prefix).all()
+                self._names = names
+                self.conflicts = Conflicts(client, prefix).count(names)
+                refusals = Refusals(client, prefix).all()
                 self.refusals = own_refusals(refusals, self.dataset, self.job, names, queue)
+                present = Presences(client, prefix).all()
+                self.workers = [one for one in present if one.tower == self.dataset.info.tower]
                 self.broker_error = None
         except (RedisError, OSError, SettingsError) as error:
             if needed and isinstance(error, SettingsError):
                 raise
             self.waiting = self.held = self.served = self.conflicts = None
-            self.waiting_items, self.unread = [], {}
+            self.waiting_items, self.unread, self.workers = [], {}, []
             self.broker_error = str(unreachable(settings.redis_url, error)) if needed else None
-
-
-def _skipped(planned: list[Job]) -> dict[str, int]:
-    """Return what the last job of each source skipped, in all."""
-    last = {job.source: job.skipped for job in planned}
-    found: Counter[str] = Counter()
-    for skipped in last.values():
-        found.update(skipped)
-    return dict(found)

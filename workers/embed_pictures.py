@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from clipfleet.images import PictureRules
 from clipfleet.items import Item
 from clipfleet.storage.format.parts import Failure
-from clipfleet.workers.engines.base import PictureEngine
+from clipfleet.workers.engines.base import PictureEngine, Progress
 from clipfleet.workers.images.decoder import Picture
 from clipfleet.workers.images.decoders import Decoders
 from clipfleet.workers.input_chunks import Decoded, Outcome
@@ -53,7 +53,7 @@ def embed_pictures(
     items: Sequence[Item],
     engine: PictureEngine,
     decoders: Decoders,
-    progress: Callable[[], None],
+    progress: Progress,
     *,
     rules: PictureRules,
     exact: bool,
@@ -73,7 +73,8 @@ def embed_pictures(
         again = [items[number] for number in found.left]
         log.info("the CPU decodes what the GPU did not", extra={"images": len(again)})
         begin(again)
-        exact_run = _run(again, engine, decoders, progress, rules=rules, exact=True, tally=tally)
+        alive = _without_items(progress)  # they were counted
+        exact_run = _run(again, engine, decoders, alive, rules=rules, exact=True, tally=tally)
         found.replace(exact_run)
     return found
 
@@ -82,7 +83,7 @@ def _run(
     items: Sequence[Item],
     engine: PictureEngine,
     decoders: Decoders,
-    progress: Callable[[], None],
+    progress: Progress,
     *,
     rules: PictureRules,
     exact: bool,
@@ -95,12 +96,17 @@ def _run(
         for outcome in tally.pulled("wait", stream):
             if isinstance(outcome, Failure):
                 outcomes.append(outcome)
+                progress(1)
             else:
                 outcomes.append(Decoded.of(outcome))
                 yield outcome
 
     outcomes_in_order = decoders.run(
-        items, rules=rules, exact=exact, progress=progress, idle=engine.collect_pictures
+        items,
+        rules=rules,
+        exact=exact,
+        progress=lambda: progress(0),
+        idle=engine.collect_pictures,
     )
     with closing(outcomes_in_order) as stream, tally.measure("engine"):
         left = engine.run_pictures(decoded(), features, progress)
@@ -111,6 +117,10 @@ def _run(
         features=features[: len(positions)],
         left=[positions[row] for row in left],
     )
+
+
+def _without_items(progress: Progress) -> Progress:
+    return lambda _: progress(0)
 
 
 def _rows(outcomes: Sequence[Outcome]) -> dict[int, int]:

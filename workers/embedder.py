@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from functools import cached_property
 from typing import ClassVar
@@ -20,11 +20,17 @@ from clipfleet.settings import Settings
 from clipfleet.storage.format.parts import Embedded, Failure
 from clipfleet.workers.closing import Closing
 from clipfleet.workers.embed_pictures import embed_pictures
-from clipfleet.workers.engines.base import Engine, l2_normalise, picture_engine
+from clipfleet.workers.engines.base import (
+    Engine,
+    Progress,
+    l2_normalise,
+    no_progress,
+    picture_engine,
+)
 from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.faulty_items import with_faulty
 from clipfleet.workers.http.prefetch import Prefetcher
-from clipfleet.workers.images.decoders import Decoders, nothing
+from clipfleet.workers.images.decoders import Decoders
 from clipfleet.workers.images.read import is_http_url
 from clipfleet.workers.images.rules import Remark
 from clipfleet.workers.input_chunks import (
@@ -38,8 +44,6 @@ from clipfleet.workers.input_chunks import (
 from clipfleet.workers.open_decoders import open_decoders
 from clipfleet.workers.tally import Tally
 from clipfleet.workers.text.tokenizer import Tokenizer
-
-Progress = Callable[[], None]  # called as items get done, from any thread
 
 _MIN_CHUNK = 32  # items
 
@@ -105,7 +109,7 @@ class Embedder(Closing):
         *,
         rules: PictureRules | None = None,
         exact: bool = False,
-        progress: Progress = nothing,
+        progress: Progress = no_progress,
     ) -> Embedded:
         """Return a vector or a failure for each of `items`, in order; a failure if it has a fault.
 
@@ -161,7 +165,7 @@ class Embedder(Closing):
             )
             vectors, outcomes = _normalised(items, found.outcomes, found.features)
             return _embedded(items, outcomes, vectors, has_sizes=True)
-        pictures = source.run(items, rules=rules, progress=progress)
+        pictures = source.run(items, rules=rules, progress=lambda: progress(0))
         images = image_chunks(items, self.engine, size=self.chunk, pictures=pictures)
         return embed_chunks(items, self.engine, images, progress=progress, tally=self.tally)
 
@@ -185,6 +189,7 @@ class Embedder(Closing):
         with self.tally.measure("engine"):
             tokenised = self.tally.pulled("tokenise", ids)
             count = self.engine.run_stream(tokenised, features, progress)
+        progress(len(items) - count)  # the failures
         self.tally.count_calls(count, call_size=self.chunk)
         vectors, outcomes = _normalised(items, outcomes, features[:count])
         return _embedded(items, outcomes, vectors, has_sizes=False)
@@ -245,12 +250,13 @@ def embed_chunks(
     engine: Engine,
     chunks: Generator[Chunk, None, None],
     *,
-    progress: Progress = nothing,
+    progress: Progress = no_progress,
     tally: Tally | None = None,
 ) -> Embedded:
     """Return a vector or a failure for each of `items`, in order.
 
-    `chunks` yields their inputs. `progress` is called after each call of the engine.
+    `chunks` yields their inputs. `progress` is called as `Engine.run_stream` calls it, and with
+    the number of each chunk's failures.
 
     Raises:
         EngineError: The engine failed.
@@ -262,15 +268,16 @@ def embed_chunks(
     tally = tally or Tally()
     with closing(chunks):
         for chunk in tally.pulled("wait", chunks):
+            features = np.empty((len(chunk.inputs), engine.card.dim), np.float32)
             with tally.measure("engine"):
-                features = engine(chunk.inputs)
+                engine.run_stream([chunk.inputs], features, progress)
             tally.count_calls(len(chunk.inputs), call_size=max(_MIN_CHUNK, engine.max_batch))
             good, of_chunk = _normalised(chunk.items, chunk.outcomes, features)
             outcomes += of_chunk
             vectors[kept : kept + len(good)] = good
             kept += len(good)
+            progress(len(chunk.items) - len(chunk.inputs))  # those that failed before the engine
             del chunk  # so that the next chunk can use its memory, which may be pinned
-            progress()
     return _embedded(items, outcomes, vectors[:kept], has_sizes=True)
 
 

@@ -38,7 +38,7 @@ from clipfleet.cli.options import (
     engine_settings,
     settings_from,
 )
-from clipfleet.cli.output import end_on_sigterm, end_with, print_result
+from clipfleet.cli.output import end_with, print_result, stop_on_signals
 from clipfleet.cli.picture_options import AlphaOption, SixteenBitOption, TruncatedOption
 from clipfleet.cli.source_options import with_source_options
 from clipfleet.errors import UsageError
@@ -98,7 +98,7 @@ def embed(
     clipfleet embed photos/ vectors/photos --model models/vit-b-16 --gpus 0,2
     clipfleet embed products.parquet vectors/products --model models/vit-b-16 --tower both
     """
-    end_on_sigterm()
+    stop_on_signals()
     if min_overlap is not None and gate_sample is None:
         raise UsageError("--min-overlap needs a sample: give --gate-sample too")
     settings = settings_from(

@@ -10,7 +10,7 @@ import typer
 
 import clipfleet
 from clipfleet.cli.options import DatasetArgument, Gpus, Json, RedisUrl, UrlHosts, settings_from
-from clipfleet.cli.output import DONE, ITEMS_FAILED, end_on_sigterm, end_with, print_result
+from clipfleet.cli.output import DONE, ITEMS_FAILED, end_with, print_result, stop_on_signals
 from clipfleet.error_codes import TRANSIENT, TRANSIENT_CODES, chosen_classes
 from clipfleet.errors import UsageError
 
@@ -78,7 +78,7 @@ def retry(
     if model is None and url_host:
         raise UsageError("--url-host is for workers on this machine: name the --model as well")
     if model is not None:
-        end_on_sigterm()
+        stop_on_signals()
     from clipfleet.cli.progress_bar import open_display  # rich is slow to import
 
     with open_display(quiet=as_json or model is None) as show:

@@ -95,6 +95,7 @@ for _command in (
     dataset_commands.metrics,
     dataset_commands.verify,
     dataset_commands.repair,
+    dataset_commands.report,
     error_commands.errors,
     error_commands.retry,
     index_commands.index,

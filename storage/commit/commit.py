@@ -31,6 +31,7 @@ from clipfleet.storage.format.parts import (
     row_ids,
     without_rows,
 )
+from clipfleet.storage.format.stage_seconds import StageSeconds
 from clipfleet.storage.plan.retries import job_of, replaced_ids, superseded_ids
 from clipfleet.validation import problems
 
@@ -54,12 +55,13 @@ class Commit:
     transparent: NonNegativeInt = 0
     without_end: NonNegativeInt = 0
     replaced: tuple[str, ...] = ()  # parts that lost vectors to this one; older records lack it
+    seconds: StageSeconds | None = None  # older records, and those of single items, lack it
     sha256: str | None = None  # of the part's file; older records lack it
 
     def to_json(self) -> str:
         """Return the record's text, without what is empty and only some records have."""
         fields = asdict(self)
-        for name in ("transparent", "without_end", "replaced", "sha256"):
+        for name in ("transparent", "without_end", "replaced", "seconds", "sha256"):
             if not fields[name]:
                 del fields[name]
         return json.dumps(fields, indent=2) + "\n"
@@ -233,6 +235,7 @@ def record_of(footer: Footer, sha256: str | None) -> Commit:
         transparent=footer.transparent,
         without_end=footer.without_end,
         replaced=footer.replaced,
+        seconds=footer.seconds,
         sha256=sha256,
     )
 

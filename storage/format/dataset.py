@@ -28,6 +28,7 @@ Kind = Literal["planned", "stream"]  # filled by jobs over sources; by single it
 
 FORMAT = 1
 INFO_PATH = "dataset.json"
+REPORT_PATH = "report.html"  # for people; no reader needs it
 PLAN_FOLDER = "plan"
 PARTS_FOLDER = "parts"
 ERRORS_FOLDER = "errors"

@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -33,6 +33,7 @@ from clipfleet.storage.format.parquet import (
     parquet_error,
     read_row_groups,
 )
+from clipfleet.storage.format.stage_seconds import StageSeconds, stage_seconds_of
 
 FORMAT = "1"
 ITEMS_PREFIX = "items-"  # begins the names of parts of single items
@@ -56,6 +57,7 @@ _REPLACED_KEY = b"clipfleet.replaced"
 _CUT_KEY = b"clipfleet.cut"
 _TRANSPARENT_KEY = b"clipfleet.transparent"
 _WITHOUT_END_KEY = b"clipfleet.without_end"
+_SECONDS_KEY = b"clipfleet.seconds"
 _PAYLOAD_KEY = b"clipfleet.payload_sha256"
 
 
@@ -90,6 +92,7 @@ class Embedded:
     cut: frozenset[str] = frozenset()
     transparent: frozenset[str] = frozenset()
     without_end: frozenset[str] = frozenset()
+    seconds: StageSeconds | None = None  # None: nobody measured them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +118,7 @@ class Footer:
     decode: str = "exact"
     rules: PictureRules = ORIGINAL_RULES
     card: str = ""
+    seconds: StageSeconds | None = None  # older parts, and parts of single items, lack it
     payload_sha256: str | None = None  # older parts lack it
 
 
@@ -187,6 +191,7 @@ def part_of(
         decode=info.decode,
         rules=info.rules,
         card=card_text,
+        seconds=embedded.seconds,
     )
     metadata = {
         VERSION_KEY: FORMAT,
@@ -210,6 +215,8 @@ def part_of(
         if count:
             metadata[key] = json.dumps(count)
     metadata |= {_KEYS + rule.encode(): value for rule, value in footer.rules.to_stored().items()}
+    if footer.seconds is not None:
+        metadata[_SECONDS_KEY] = json.dumps(asdict(footer.seconds))
     data, digest = _with_digest(table, metadata)
     return data, replace(footer, payload_sha256=digest)
 
@@ -280,6 +287,7 @@ def footer_of(parquet: pq.FileMetaData, *, path: str) -> Footer:
             decode=metadata.get(_DECODE_KEY, b"exact").decode(),
             rules=_rules_of(metadata),
             card=metadata.get(_CARD_KEY, b"").decode(),
+            seconds=stage_seconds_of(text) if (text := metadata.get(_SECONDS_KEY)) else None,
             payload_sha256=metadata[_PAYLOAD_KEY].decode() if _PAYLOAD_KEY in metadata else None,
         )
     except (LookupError, TypeError, ValueError, RecursionError) as error:

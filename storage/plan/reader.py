@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, BinaryIO
@@ -75,6 +76,15 @@ def jobs(dataset: Dataset) -> list[Job]:
         DatasetError: A record is damaged.
     """
     return [read_job(dataset, id_) for id_ in job_ids(dataset)]
+
+
+def skipped_by_last_jobs(planned: Iterable[Job]) -> dict[str, int]:
+    """Return what the last job of each source skipped, in all."""
+    last = {job.source: job.skipped for job in planned}
+    found: Counter[str] = Counter()
+    for skipped in last.values():
+        found.update(skipped)
+    return dict(found)
 
 
 def job_ids(dataset: Dataset) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from clipfleet.errors import BrokerError, EngineError
+from clipfleet.errors import BrokerError, ClipfleetError, EngineError
 from clipfleet.model_card import load_card
 from clipfleet.settings import Settings
 from clipfleet.storage.filesystem.locations import absolute
@@ -26,6 +26,7 @@ from clipfleet.tasks.local.fleet import LocalFleet
 from clipfleet.tasks.local.redis_server import private_redis
 from clipfleet.tasks.local.url_check import fetchable
 from clipfleet.tasks.progress import Show, duration
+from clipfleet.tasks.report.write import write_report
 from clipfleet.tasks.status import Progress
 from clipfleet.tasks.submit.enqueue import queue_of
 from clipfleet.tasks.submit.local_run import HeldDataset, hold_dataset, local_prefix
@@ -53,6 +54,7 @@ class Summary:
     classes: dict[str, int]
     seconds: float
     embedded_items: int  # in this run
+    report: str | None  # its path or URL; None: it could not be written
 
     @property
     def ok(self) -> bool:
@@ -66,6 +68,7 @@ class Summary:
             "seconds": round(self.seconds, 3),
             "embedded_items": self.embedded_items,
             "classes": self.classes,
+            "report": self.report,
             "submission": asdict(self.submission),
             "verification": self.verification.to_json(),
         }
@@ -90,6 +93,7 @@ class Summary:
             *(self.submission.source_lines() if isinstance(self.submission, Submission) else []),
             *failed,
             *remedy,
+            *([f"  report: {self.report}"] if self.report else []),
         ]
 
 
@@ -203,7 +207,17 @@ def _run(
         classes=dict(count_failures(dataset)),
         seconds=seconds,
         embedded_items=progress.done - before,
+        report=_report(dataset, settings),
     )
+
+
+def _report(dataset: Dataset, settings: Settings) -> str | None:
+    """Write the report; the vectors are there without it, so a full disk is no error any more."""
+    try:
+        return write_report(dataset, None, settings=settings)
+    except ClipfleetError as error:
+        log.warning("the report was not written: %s; `clipfleet report` writes it", error)
+        return None
 
 
 def _wait(progress: Progress, fleet: LocalFleet, held: HeldDataset, show: Show) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import clipfleet
 from clipfleet.errors import DatasetMismatchError, MessageError, StorageError, UsageError
 from clipfleet.settings import Settings, load_settings
 from clipfleet.storage.filesystem.locations import open_filesystem
@@ -13,6 +14,7 @@ from clipfleet.storage.filesystem.s3 import ObjectFilesystem
 from clipfleet.storage.format.dataset import Dataset, single_items_name
 from clipfleet.storage.format.discovery import find_datasets
 from clipfleet.storage.format.enqueue_state import Queued
+from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.dataset_access import dataset_root
 from clipfleet.tasks.status import read_progress
 from clipfleet.tasks.submit.reconcile import is_ours
@@ -64,6 +66,16 @@ def test_a_dataset_is_made_and_opened_again_where_the_first_writer_wins(s3: S3) 
     for _ in range(2):
         Dataset.create(f"{OUTPUT}/d", fake_card("txt"), kind="planned", embedding_dtype="float16")
     assert [key.rpartition("/")[2] for key in s3.objects] == ["dataset.json"]
+
+
+def test_a_report_is_an_object_of_its_dataset(s3: S3) -> None:
+    dataset = Dataset.create(
+        f"{OUTPUT}/d", fake_card("txt"), kind="planned", embedding_dtype="float16"
+    )
+    assert clipfleet.write_report(dataset.root) == f"{OUTPUT}/d/report.html"
+    assert dataset.fs.read("report.html").startswith(b"<!doctype html>")
+    assert verify_dataset(dataset).problems == []
+    assert len(s3.objects) == 2
 
 
 def test_a_worker_is_not_started_where_it_cannot_write(settings: Settings, s3: S3) -> None:

@@ -31,6 +31,7 @@ PUBLIC = [
     "ErrorRow",
     "Evaluation",
     "Export",
+    "Fleet",
     "FleetBuild",
     "Index",
     "IndexCard",
@@ -66,6 +67,7 @@ PUBLIC = [
     "embed",
     "evaluate",
     "export",
+    "fleet",
     "load_model",
     "load_settings",
     "repair",
@@ -75,6 +77,7 @@ PUBLIC = [
     "submit",
     "verify",
     "verify_index",
+    "write_report",
 ]
 DOCUMENTED = [name for name in PUBLIC if name != "__version__"]
 # A shape or a dtype, or a unit: what a reader of these needs to use the result.

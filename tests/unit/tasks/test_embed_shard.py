@@ -45,8 +45,8 @@ from clipfleet.tasks.embed_shard import embed_shard
 from clipfleet.tasks.items.embed import embed_single_items, even_runs
 from clipfleet.tasks.items.parse import SingleItem, read_single_item
 from clipfleet.tasks.items.task import open_dataset
-from clipfleet.workers.embedder import Embedder, Progress
-from clipfleet.workers.engines.base import Array
+from clipfleet.workers.embedder import Embedder
+from clipfleet.workers.engines.base import Array, Progress
 from clipfleet.workers.engines.fake import FakeEngine, write_fake_engine
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from clipfleet.architectures import TOWERS
+from clipfleet.error_codes import TOMBSTONES
 from clipfleet.errors import DatasetError, SettingsError, StorageError
 from clipfleet.messages import queue_name
 from clipfleet.settings import Settings
@@ -19,6 +20,7 @@ from clipfleet.storage.commit.manifest import Manifest
 from clipfleet.storage.filesystem.locations import in_object_store, open_filesystem, resolved
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset
 from clipfleet.storage.format.parts import ITEMS_PREFIX
+from clipfleet.storage.plan.failures import count_failures
 from clipfleet.storage.plan.reader import Job, jobs, read_job
 from clipfleet.storage.sources.skipped import skipped_lines
 from clipfleet.tasks.broker.conflicts import Conflicts
@@ -81,7 +83,8 @@ def _waiting_for(root: str, settings: Settings) -> str:
 class Progress:
     """The progress of a dataset, or of a job, at the last `refresh`.
 
-    `total`, `vectors` and `errors` count items; `total` counts planned and single items. `waiting`
+    `total`, `vectors` and `errors` count items; `total` counts planned and single items, `removed`
+    those of the errors that are tombstones, which `clipfleet remove` left. `waiting`
     and `held` count the messages of the dataset's tower and fleet, for all datasets; `served` of
     them are held by workers that live. They are None if Redis does not answer, see `broker_error`,
     which is no error for a planned dataset that is finished. `conflicts` counts the single
@@ -98,6 +101,8 @@ class Progress:
         self.skipped: dict[str, int] = {}
         self._superseded = 0  # errors that a retry has replaced
         self._in_retry = 0  # errors that a running retry will replace
+        self.removed = 0
+        self._removed_at = (0, 0)  # jobs, and items in parts of retries, when these were counted
         self.waiting: int | None = None
         self.held: int | None = None
         self.served: int | None = None
@@ -138,6 +143,7 @@ class Progress:
             self._in_retry = retries - self._superseded
         self.shards = sum(job.shards for job in planned)
         self.skipped = _skipped(planned)
+        self._count_removed(planned)
         self._ask_redis(needed=not self.finished or self.dataset.info.kind != "planned")
         now_s = time.monotonic()
         if not self._history or self.done != self._history[-1][1]:
@@ -146,6 +152,17 @@ class Progress:
         self._history.append((now_s, self.done))
         while self._history[0][0] < self._history[-1][0] - _RATE_WINDOW_S:
             self._history.popleft()
+
+    def _count_removed(self, planned: list[Job]) -> None:
+        """Count the tombstones; only a part of a retry can change their number."""
+        if self.job:
+            self.removed = self.errors if self.job.removes else 0
+            return
+        now = (len(planned), self._superseded)
+        if now != self._removed_at and any(job.removes for job in planned):
+            classes = count_failures(self.dataset)
+            self.removed = sum(classes[code] for code in TOMBSTONES)
+        self._removed_at = now
 
     @property
     def vectors(self) -> int:
@@ -204,7 +221,10 @@ class Progress:
         (first_s, first), (last_s, last) = self._history[0], self._history[-1]
         rate = (last - first) / (last_s - first_s) if last_s > first_s else 0.0
         return Snapshot(
-            total=self.total, done=self.done, errors=self.errors, items_per_s=max(rate, 0.0)
+            total=self.total,
+            done=self.done,
+            errors=self.errors - self.removed,
+            items_per_s=max(rate, 0.0),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -216,6 +236,7 @@ class Progress:
             "total": self.total,
             "vectors": self.vectors,
             "errors": self.errors,
+            "removed": self.removed,
             "cut": self.cut,
             "skipped": self.skipped,
             "shards": self.shards,
@@ -234,9 +255,10 @@ class Progress:
         """Return the status as lines of text."""
         name = f"{self.dataset.root}:{self.job.id}" if self.job else self.dataset.root
         head = f"{name}: {sentence(self.snapshot())}; {self.shards_done:,}/{self.shards:,} shards"
+        removed = [f"  {self.removed:,} items were removed"] if self.removed else []
         cut = [f"  {self.cut:,} texts were cut to the model's length"] if self.cut else []
         more = [*self._missing_lines(), *self._conflict_lines(), *refusal_lines(self.refusals)]
-        about = [*cut, *skipped_lines(self.skipped)]
+        about = [*removed, *cut, *skipped_lines(self.skipped)]
         return [head, *about, *self._redis_lines(), *self._waiting_lines(), *more]
 
     def _redis_lines(self) -> list[str]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from clipfleet.architectures import Tower
+    from clipfleet.storage.commit.remove import Removal
     from clipfleet.storage.compact.compact import Compaction
     from clipfleet.storage.sources.options import SourceOptions
     from clipfleet.storage.verify.verification import Verification
@@ -194,7 +195,7 @@ def retry(
     Args:
         dataset: The dataset's folder, or `s3://bucket/prefix`.
         only: The classes of errors to retry, such as "missing"; "transient" stands for all
-            transient classes. Without any, all classes but "bad_item".
+            transient classes. Without any, all classes but "bad_item", "removed" and "gone".
         model: The dataset's own model, to embed on this machine; as in `embed`.
         workers: As in `embed`; with `model` only.
         gpus: As in `embed`; with `model` only.
@@ -239,6 +240,47 @@ def retry(
         show=on_progress or _show_nothing,
         **_processes(engine, workers, gpus),
     )
+
+
+def remove(
+    dataset: str | Path,
+    *,
+    ids: Collection[str] = (),
+    missing: bool = False,
+    dry_run: bool = False,
+    settings: Settings | None = None,
+) -> Removal:
+    """Take vectors out of a dataset: those of some ids, or those whose files were deleted.
+
+    A removed id is a row of the table of errors, of the class "removed", or "gone" for a deleted
+    file. The same source does not bring it back; newer content of the id does, and a `retry` that
+    names its class. Its uri or text stays in the plan and in its row.
+
+    Args:
+        dataset: The dataset's folder, or `s3://bucket/prefix`.
+        ids: The ids to remove. The dataset must have each of them.
+        missing: Instead, remove the ids whose files do not exist. Call it where the files are.
+        dry_run: Only count what would be removed.
+        settings: Without them, those of `load_settings()`.
+
+    Raises:
+        UsageError: There is no such dataset or id; or no file exists, or whether one does cannot be
+            told. Nothing is removed.
+        DatasetError: The dataset is damaged, or other processes plan all the time.
+        StorageError: The disk did not answer; the same call again goes on.
+    """
+    from clipfleet.storage.commit.remove import remove_ids, remove_missing
+    from clipfleet.storage.format.dataset import Dataset
+
+    if missing == bool(ids):
+        raise UsageError("remove takes ids, or missing=True: expected one of them")
+    settings = settings or load_settings()
+    opened = Dataset.open(str(dataset), store_timeout_s=settings.store_timeout_s)
+    size = settings.items_in_shard()
+    if missing:
+        return remove_missing(opened, shard_size=size, dry_run=dry_run)
+    chosen = [ids] if isinstance(ids, str) else ids
+    return remove_ids(opened, chosen, shard_size=size, dry_run=dry_run)
 
 
 def repair(

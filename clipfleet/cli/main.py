@@ -92,6 +92,7 @@ for _command in (
     embed_commands.worker,
     dataset_commands.status,
     dataset_commands.verify,
+    dataset_commands.remove,
     dataset_commands.repair,
     error_commands.errors,
     error_commands.retry,

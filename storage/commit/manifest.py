@@ -6,11 +6,19 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import numpy as np
+
 from clipfleet.messages import Shard
-from clipfleet.storage.commit.commit import Commit, complete, read_record, take_vectors
+from clipfleet.storage.commit.commit import Commit, commit, complete, read_record, take_vectors
 from clipfleet.storage.format.dataset import Dataset, part_names, record_names
+from clipfleet.storage.format.parts import Embedded
 from clipfleet.storage.plan.reader import Job, jobs, shards
-from clipfleet.storage.plan.retries import job_of, replaced_parts, retry_jobs
+from clipfleet.storage.plan.retries import (
+    job_of,
+    read_shard_work,
+    replaced_parts,
+    retry_jobs,
+)
 
 _READERS = 16  # threads
 
@@ -115,7 +123,9 @@ def missing_shards(dataset: Dataset, planned: Sequence[Job] | None = None) -> It
 
 
 def finish(dataset: Dataset) -> None:
-    """Finish what workers left that died: parts without a record, and vectors that were replaced.
+    """Finish what processes left that died.
+
+    These are parts without a record, removals, and vectors that were replaced.
 
     That is safe while workers run: they would write the same files.
 
@@ -125,8 +135,22 @@ def finish(dataset: Dataset) -> None:
     """
     for name in unfinished(dataset):
         complete(dataset, name)
+    _finish_removals(dataset)
     for name in replaced_parts(dataset):
         take_vectors(dataset, name)
+
+
+def _finish_removals(dataset: Dataset) -> None:
+    removals = [job for job in retry_jobs(dataset) if job.removes]
+    for shard in missing_shards(dataset, removals) if removals else ():
+        nothing = Embedded(
+            items=[],
+            vectors=np.empty((0, dataset.info.dim), np.float32),
+            sizes=[] if dataset.info.tower == "img" else None,
+            failures=[],
+        )
+        tombstones = read_shard_work(dataset, shard).finish(nothing)
+        commit(dataset, shard.name, tombstones, card=dataset.info.card, worker="remove")
 
 
 def unfinished(dataset: Dataset) -> list[str]:

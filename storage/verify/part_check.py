@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from clipfleet.error_codes import TOMBSTONES
 from clipfleet.errors import DatasetError
 from clipfleet.storage.filesystem.local import is_folder
 from clipfleet.storage.format.checksums import file_sha256
@@ -94,6 +95,8 @@ class PartChecker:
         standing = self._ids.standing(failed, int(job_of(name) or 0))
         self._ids.write(standing, single=name.startswith(ITEMS_PREFIX))
         self._result.errors += len(standing)
+        tombstones = {f.item.id for f in footer.failures if f.error in TOMBSTONES}
+        self._result.removed += sum(id_ in tombstones for id_ in standing)
         self._result.cut += footer.cut
         if finished:
             self._records.check_errors(name, footer)

@@ -87,8 +87,9 @@ _MAYBE_BY_HAND = (DOUBLED, UNPLANNED, LOGIT_SCALE)  # damaged parts may be their
 class Verification:
     """The result of `verify`; `missing`, `doubled` and `unplanned` count ids.
 
-    `cut` counts the vectors of texts that were longer than the model's context length. A quick
-    verification reads no row: it knows neither `doubled`, `unplanned` nor `bad_vectors`.
+    `removed` counts those of the errors that are tombstones, which `clipfleet remove` left. `cut`
+    counts the vectors of texts that were longer than the model's context length. A quick
+    verification reads no row: it knows neither `removed`, `doubled`, `unplanned` nor `bad_vectors`.
     """
 
     dataset: str
@@ -98,6 +99,7 @@ class Verification:
     parts: int = 0
     vectors: int = 0
     errors: int = 0
+    removed: int = 0  # of these
     cut: int = 0
     missing: int = 0
     doubled: int = 0
@@ -124,9 +126,10 @@ class Verification:
 
     def lines(self) -> list[str]:
         """Return the result as lines of text: the counts, then the problems, if there are any."""
+        removed = f" ({self.removed} of them removed)" if self.removed else ""
         counts = (
-            f"{self.planned} items planned; {self.vectors} vectors and {self.errors} errors in "
-            f"{self.parts} parts of model {self.model[:12]}"
+            f"{self.planned} items planned; {self.vectors} vectors and {self.errors} errors"
+            f"{removed} in {self.parts} parts of model {self.model[:12]}"
         )
         if self.cut:
             counts += f"; {self.cut} vectors are of texts that were cut to the model's length"

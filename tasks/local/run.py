@@ -56,8 +56,8 @@ class Summary:
 
     @property
     def ok(self) -> bool:
-        """Whether every item has a vector, and the dataset is intact."""
-        return self.verification.ok and not self.verification.errors
+        """Whether every item has a vector or was removed, and the dataset is intact."""
+        return self.verification.ok and self.verification.errors == self.verification.removed
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary in JSON's types."""

@@ -28,6 +28,7 @@ from clipfleet.tasks.worker.engine_processes import process_name
 from clipfleet.tasks.worker.fatal_error import gpu_lost
 from clipfleet.tasks.worker.watchdog import working
 from clipfleet.workers.embedder import Embedder, current_embedder
+from clipfleet.workers.fingerprints import Fingerprints
 
 _SHOWN_LENGTH = 100  # characters of a message's id
 
@@ -72,7 +73,10 @@ def embed_shard(
     work = read_shard_work(dataset, task.shard)
     progress = working().progress
     # What ended a process may be a file in the GPU's decoder, which runs in the process.
-    embedded = embedder.embed(work.items, exact=lost > 0, progress=progress)
+    fingerprints = Fingerprints.of(dataset.info, embedder.reused)
+    embedded = embedder.embed(
+        work.items, exact=lost > 0, progress=progress, fingerprints=fingerprints
+    )
     embedded = work.finish(embedded)
     return commit(dataset, name, embedded, card=embedder.card, worker=worker)
 

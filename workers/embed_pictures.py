@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from clipfleet.items import Item
 from clipfleet.storage.format.parts import Failure
 from clipfleet.workers.engines.base import PictureEngine
+from clipfleet.workers.fingerprints import Fingerprints
 from clipfleet.workers.images.decoder import Picture
 from clipfleet.workers.images.decoders import Decoders
 from clipfleet.workers.input_chunks import Outcome
@@ -55,16 +56,18 @@ def embed_pictures(
     *,
     exact: bool,
     begin: Callable[[Sequence[Item]], None],
+    fingerprints: Fingerprints | None = None,
 ) -> Pictures:
     """Return the outcomes and features of items; if `exact`, the GPU decodes none of them.
 
     What the GPU does not decode gets a second run, which is exact. `begin` gets its items first.
+    `fingerprints` get all pictures, once.
 
     Raises:
         EngineError: The engine failed.
         StorageError: A file system did not answer.
     """
-    found = _run(items, engine, decoders, progress, exact=exact)
+    found = _run(items, engine, decoders, progress, exact=exact, fingerprints=fingerprints)
     if found.left:
         again = [items[number] for number in found.left]
         log.info("the CPU decodes what the GPU did not", extra={"images": len(again)})
@@ -80,6 +83,7 @@ def _run(
     progress: Callable[[], None],
     *,
     exact: bool,
+    fingerprints: Fingerprints | None = None,
 ) -> Pictures:
     outcomes: list[Outcome] = []
     features = np.empty((len(items), engine.card.dim), dtype=np.float32)
@@ -92,9 +96,16 @@ def _run(
                 outcomes.append(outcome.size)
                 yield outcome
 
-    with closing(
-        decoders.run(items, exact=exact, progress=progress, idle=engine.collect_pictures)
-    ) as stream:
+    pictures = decoders.run(
+        items,
+        exact=exact,
+        sha256=fingerprints is not None and fingerprints.sha256,
+        progress=progress,
+        idle=engine.collect_pictures,
+    )
+    if fingerprints is not None:
+        pictures = fingerprints.pictures(items, pictures)
+    with closing(pictures) as stream:
         left = engine.run_pictures(decoded(), features, progress)
     positions = list(_rows(outcomes))
     return Pictures(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -21,11 +22,20 @@ from clipfleet.workers.embed_pictures import embed_pictures
 from clipfleet.workers.engines.base import Engine, l2_normalise, picture_engine
 from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.faulty_items import with_faulty
+from clipfleet.workers.fingerprints import Fingerprints
 from clipfleet.workers.http.prefetch import Prefetcher
 from clipfleet.workers.images.decoders import Decoders, nothing
 from clipfleet.workers.images.read import is_http_url
-from clipfleet.workers.input_chunks import Chunk, Outcome, TextFit, image_chunks, text_inputs
+from clipfleet.workers.input_chunks import (
+    Chunk,
+    Outcome,
+    TextFit,
+    image_chunks,
+    text_inputs,
+    tokenise,
+)
 from clipfleet.workers.open_decoders import open_decoders
+from clipfleet.workers.reuse import open_reused
 from clipfleet.workers.text.tokenizer import Tokenizer
 
 Progress = Callable[[], None]  # called as items get done, from any thread
@@ -36,7 +46,8 @@ _MIN_CHUNK = 32  # items
 class Embedder(Closing):
     """An engine, its settings and what makes its inputs; a context manager.
 
-    `chunk` is the number of items whose inputs are made together. One call of `embed` at a time.
+    `chunk` is the number of items whose inputs are made together. `reused` are the vectors of
+    `settings.reuse`. One call of `embed` at a time.
     """
 
     current: ClassVar[Embedder | None] = None  # this process's, see `open_embedder`
@@ -45,6 +56,7 @@ class Embedder(Closing):
         self.engine = engine
         self.settings = settings
         self.chunk = max(_MIN_CHUNK, engine.max_batch)
+        self.reused = open_reused(settings, engine.card)
         self._is_fetching = False
         self._source: Decoders | Tokenizer  # of the engine's inputs
         if engine.card.tower == "img":
@@ -87,45 +99,76 @@ class Embedder(Closing):
         return self.engine.card
 
     def embed(
-        self, items: Sequence[Item], *, exact: bool = False, progress: Progress = nothing
+        self,
+        items: Sequence[Item],
+        *,
+        exact: bool = False,
+        progress: Progress = nothing,
+        fingerprints: Fingerprints | None = None,
     ) -> Embedded:
         """Return a vector or a failure for each of `items`, in order; a failure if it has a fault.
 
-        If `exact`, the GPU decodes none of them, whatever the setting `decode` is.
+        If `exact`, the GPU decodes none of them, whatever the setting `decode` is. With
+        `fingerprints`, new ones, the result has them, and copies are not embedded.
 
         Raises:
             EngineError: The engine failed.
             StorageError: A file system did not answer.
         """
         sound = [item for item in items if not item.fault]
-        if len(sound) < len(items):
-            return with_faulty(self._embed(sound, exact=exact, progress=progress), items)
-        return self._embed(items, exact=exact, progress=progress)
+        embedded = self._embed(sound, fingerprints, exact=exact, progress=progress)
+        if fingerprints is not None:
+            embedded = fingerprints.finish(sound, embedded)
+        return with_faulty(embedded, items) if len(sound) < len(items) else embedded
 
-    def _embed(self, items: Sequence[Item], *, exact: bool, progress: Progress) -> Embedded:
+    def _embed(
+        self,
+        items: Sequence[Item],
+        fingerprints: Fingerprints | None,
+        *,
+        exact: bool,
+        progress: Progress,
+    ) -> Embedded:
         source = self._source
         if isinstance(source, Tokenizer):
-            return self._embed_texts(items, source, progress)
+            return self._embed_texts(items, source, fingerprints, progress)
         self._prefetch_of(items)
         gpu = picture_engine(self.engine)
         if gpu:
             found = embed_pictures(
-                items, gpu, source, progress, exact=exact, begin=self._prefetch_of
+                items,
+                gpu,
+                source,
+                progress,
+                exact=exact,
+                begin=self._prefetch_of,
+                fingerprints=fingerprints,
             )
             vectors, outcomes = _normalised(items, found.outcomes, found.features)
             return _embedded(items, outcomes, vectors, has_sizes=True)
-        pictures = source.run(items, progress=progress)
+        sha256 = fingerprints is not None and fingerprints.sha256
+        pictures = source.run(items, sha256=sha256, progress=progress)
+        if fingerprints is not None:
+            pictures = fingerprints.pictures(items, pictures)
         images = image_chunks(items, self.engine, size=self.chunk, pictures=pictures)
         return embed_chunks(items, self.engine, images, progress=progress)
 
     def _embed_texts(
-        self, items: Sequence[Item], tokenizer: Tokenizer, progress: Progress
+        self,
+        items: Sequence[Item],
+        tokenizer: Tokenizer,
+        fingerprints: Fingerprints | None,
+        progress: Progress,
     ) -> Embedded:
         """Embed texts, which are tokenised between two calls of the engine.
 
         A GPU has other batches meanwhile. A thread that tokenises would take Python's lock from
         the calls.
         """
+        known: list[Item] = []
+        if fingerprints is not None:
+            all_items, items = items, fingerprints.texts(items)
+            known = fingerprints.known_texts(all_items)
         outcomes: list[Outcome] = []
         features = np.empty((len(items), self.card.dim), dtype=np.float32)
         ids = text_inputs(
@@ -137,7 +180,11 @@ class Embedder(Closing):
         )
         count = self.engine.run_stream(ids, features, progress)
         vectors, outcomes = _normalised(items, outcomes, features[:count])
-        return _embedded(items, outcomes, vectors, has_sizes=False)
+        embedded = _embedded(items, outcomes, vectors, has_sizes=False)
+        # A dataset does not say which of its texts were cut.
+        _, of_known = tokenise(known, self.card.context_length, tokenizer) if known else (None, [])
+        cut = {i.id for i, fit in zip(known, of_known, strict=True) if fit is TextFit.CUT}
+        return replace(embedded, cut=embedded.cut | cut) if cut else embedded
 
     @cached_property
     def _urls(self) -> Prefetcher:

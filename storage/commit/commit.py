@@ -39,7 +39,8 @@ from clipfleet.validation import problems
 class Commit:
     """A shard's record in the manifest; `vectors` and `errors` count its items.
 
-    `cut` counts the vectors of texts that were longer than the model's context length.
+    `cut` counts the vectors of texts that were longer than the model's context length, `copied`
+    those that are copies of vectors of equal bytes.
     """
 
     name: str
@@ -51,13 +52,14 @@ class Commit:
     finished_at: str  # ISO 8601, UTC
     worker: str
     cut: NonNegativeInt = 0  # older records lack it
+    copied: NonNegativeInt = 0  # most records lack it
     replaced: tuple[str, ...] = ()  # parts that lost vectors to this one; older records lack it
     sha256: str | None = None  # of the part's file; older records lack it
 
     def to_json(self) -> str:
-        """Return the record's text, without `replaced` and `sha256` if they are empty."""
+        """Return the record's text, without the last three fields if they are empty or 0."""
         fields = asdict(self)
-        for name in ("replaced", "sha256"):
+        for name in ("copied", "replaced", "sha256"):
             if not fields[name]:
                 del fields[name]
         return json.dumps(fields, indent=2) + "\n"
@@ -228,6 +230,7 @@ def record_of(footer: Footer, sha256: str | None) -> Commit:
         finished_at=footer.finished_at,
         worker=footer.worker,
         cut=footer.cut,
+        copied=footer.copied,
         replaced=footer.replaced,
         sha256=sha256,
     )

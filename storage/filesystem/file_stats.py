@@ -13,6 +13,7 @@ from clipfleet.errors import UsageError
 from clipfleet.storage.filesystem.locations import has_scheme, local_path
 
 _THREADS = 16  # a network disk answers each question after a millisecond or so
+_LEAST = -(1 << 63)  # int64
 _FILES = 128  # that a thread asks for at once
 
 
@@ -21,6 +22,11 @@ class FileStat(NamedTuple):
 
     size_bytes: int
     mtime_ns: int
+
+
+def mtime_ns(status: os.stat_result) -> int:
+    """Return the time of a file's last change, as an int64: after the year 2262, its largest."""
+    return max(_LEAST, min(status.st_mtime_ns, -_LEAST - 1))
 
 
 def is_local(uri: str) -> bool:
@@ -52,4 +58,4 @@ def _stat(uri: str) -> FileStat | None:
             f"whether {uri} exists cannot be told ({reason}): run the command on a machine, and as "
             "a user, that reads the pictures"
         ) from error
-    return FileStat(found.st_size, found.st_mtime_ns)
+    return FileStat(found.st_size, mtime_ns(found))

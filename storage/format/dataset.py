@@ -24,6 +24,9 @@ from clipfleet.storage.packs.packed_parts import PackedParts
 
 EmbeddingDtype = Literal["float16", "float32"]
 Kind = Literal["planned", "stream"]  # filled by jobs over sources; by single items
+Column = Literal["size_bytes", "mtime_ns", "content_hash"]  # of parts; not every dataset has it
+
+FILE_COLUMNS: tuple[Column, ...] = ("size_bytes", "mtime_ns")  # by which a refresh knows files
 
 FORMAT = 1
 INFO_PATH = "dataset.json"
@@ -43,7 +46,8 @@ class DatasetInfo:
     """The contents of `dataset.json`. `dim` is the width D of the vectors.
 
     `kind` is None in a dataset of an earlier version, see `clipfleet.storage.commit.kinds`.
-    `decode` says what decodes JPEG files, `text_normalisation` how texts were changed.
+    `decode` says what decodes JPEG files, `text_normalisation` how texts were changed. `columns`
+    are those of the parts that not every dataset has.
     """
 
     tower: Tower
@@ -55,6 +59,7 @@ class DatasetInfo:
     kind: Kind | None
     decode: Decode = "exact"
     text_normalisation: TextNormalisation = "none"
+    columns: tuple[Column, ...] = ()
 
     def to_json(self) -> str:
         """Return the text of `dataset.json`."""
@@ -68,6 +73,7 @@ class DatasetInfo:
             "created_at": self.created_at,
             **({"decode": self.decode} if self.decode != "exact" else {}),
             **({"text_normalisation": own} if (own := self.text_normalisation) != "none" else {}),
+            **({"columns": list(self.columns)} if self.columns else {}),
             "card": json.loads(self.card.to_json()),
         }
         return json.dumps(fields, indent=2) + "\n"
@@ -91,16 +97,18 @@ class Dataset:
         embedding_dtype: EmbeddingDtype,
         decode: Decode = "exact",
         text_normalisation: TextNormalisation = "none",
+        columns: tuple[Column, ...] = (),
         store_timeout_s: float = STORE_TIMEOUT_S,
     ) -> Dataset:
         """Create a dataset of a kind for a model's vectors, or open the dataset at `root`.
 
         `clipfleet.storage.commit.kinds.check_kind` checks the kind of an existing dataset.
+        `columns` are those of a new dataset; of an existing one, only content hashes are asked for.
         `store_timeout_s` is as in `open_filesystem`.
 
         Raises:
             DatasetMismatchError: The dataset exists, for another model, embedding dtype, decoder
-                or text normalisation.
+                or text normalisation, or without content hashes.
             DatasetError: The folder holds other files, or a damaged `dataset.json`.
             UsageError: The object store lets two writers create one object, or the GPU is to decode
                 texts.
@@ -126,6 +134,7 @@ class Dataset:
                 kind=kind,
                 decode=decode,
                 text_normalisation=text_normalisation,
+                columns=columns,
             )
             fs.create(INFO_PATH, info.to_json().encode())
         # Read it in every case: another process may have created it first.
@@ -133,6 +142,11 @@ class Dataset:
         dataset.check_model(card)
         dataset.check_decode(decode)
         dataset.check_text_normalisation(text_normalisation)
+        if "content_hash" in columns and "content_hash" not in dataset.info.columns:
+            raise DatasetMismatchError(
+                f"dataset {root} was made without content hashes, and a dataset has them for all "
+                "vectors or for none: leave --content-hash out, or choose another output folder"
+            )
         if dataset.info.embedding_dtype != embedding_dtype:
             raise DatasetMismatchError(
                 f"dataset {root} holds {dataset.info.embedding_dtype} vectors, not "
@@ -273,6 +287,9 @@ def _parse_info(fields: dict[str, Any], *, origin: str) -> DatasetInfo:
     normalisation = fields.get("text_normalisation", "none")
     if normalisation not in get_args(TextNormalisation):
         raise ValueError(f"text_normalisation {normalisation!r}")
+    columns = tuple(fields.get("columns", ()))
+    if len(set(columns)) < len(columns) or not set(columns) <= set(get_args(Column)):
+        raise ValueError(f"columns {columns!r}")
     info = DatasetInfo(
         tower=card.tower,
         model=card.identity,
@@ -283,6 +300,7 @@ def _parse_info(fields: dict[str, Any], *, origin: str) -> DatasetInfo:
         kind=kind,
         decode=decode,
         text_normalisation=normalisation,
+        columns=columns,
     )
     for name in ("tower", "model", "dim"):
         if fields[name] != getattr(info, name):

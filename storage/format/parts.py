@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from clipfleet.architectures import Tower
 from clipfleet.errors import DatasetError
-from clipfleet.items import Item
+from clipfleet.items import Fingerprint, Item
 from clipfleet.model_card import ModelCard
 from clipfleet.storage.format.checksums import payload_sha256
-from clipfleet.storage.format.dataset import PARTS_FOLDER, DatasetInfo
+from clipfleet.storage.format.dataset import PARTS_FOLDER, Column, DatasetInfo
 from clipfleet.storage.format.parquet import (
     PARQUET_ERRORS,
     open_parquet,
@@ -37,6 +37,12 @@ FORMAT = "1"
 ITEMS_PREFIX = "items-"  # begins the names of parts of single items
 NORM_TOLERANCE = 1e-3
 MAX_ATTEMPT = 1_000_000  # of an item
+
+_TYPES: dict[Column, pa.DataType] = {
+    "size_bytes": pa.int64(),
+    "mtime_ns": pa.int64(),
+    "content_hash": pa.string(),
+}
 
 _NAME = re.compile(r"[0-9A-Za-z_-]+")  # of a part: it cannot name a path in another folder
 
@@ -53,6 +59,7 @@ _FINISHED_KEY = b"clipfleet.finished_at"
 _RETRIES_KEY = b"clipfleet.retries"
 _REPLACED_KEY = b"clipfleet.replaced"
 _CUT_KEY = b"clipfleet.cut"
+_COPIED_KEY = b"clipfleet.copied"
 _PAYLOAD_KEY = b"clipfleet.payload_sha256"
 
 
@@ -74,6 +81,8 @@ class Embedded:
     (width, height) in pixels, None for texts. `retries` names the parts in which these items were
     failures before, `replaced` those in which they have vectors of earlier content. `cut` are the
     ids of texts longer than the model's context length: only their beginnings were embedded.
+    `fingerprints` are those of the items, None if the dataset has no column of them. `copied`
+    counts the vectors that are copies of those of items with equal bytes.
     """
 
     items: list[Item]
@@ -83,14 +92,16 @@ class Embedded:
     retries: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
     cut: frozenset[str] = frozenset()
+    fingerprints: list[Fingerprint] | None = None
+    copied: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Footer:
     """The metadata of a part; `decode` is as in `DatasetInfo`.
 
-    `vectors` counts the rows, `cut` the rows of cut texts; `retries` and `replaced` are as in
-    `Embedded`. `card` is the model card's JSON.
+    `vectors` counts the rows, `cut` the rows of cut texts; `retries`, `replaced` and `copied` are
+    as in `Embedded`. `card` is the model card's JSON.
     """
 
     shard: str
@@ -103,6 +114,7 @@ class Footer:
     retries: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
     cut: int = 0
+    copied: int = 0
     decode: str = "exact"
     card: str = ""
     payload_sha256: str | None = None  # older parts lack it
@@ -131,7 +143,7 @@ def item_value(item: Item) -> str:
 
 
 def part_schema(info: DatasetInfo) -> pa.Schema:
-    """Return a part's columns: id, uri or text, width and height of images, embedding."""
+    """Return a part's columns: id, uri or text, width and height of images, …, embedding."""
     dtype = pa.float16() if info.embedding_dtype == "float16" else pa.float32()
     sizes = [pa.field(name, pa.int32(), nullable=False) for name in ("width", "height")]
     return pa.schema(
@@ -139,6 +151,7 @@ def part_schema(info: DatasetInfo) -> pa.Schema:
             pa.field("id", pa.string(), nullable=False),
             pa.field(value_column(info.tower), pa.string(), nullable=False),
             *(sizes if info.tower == "img" else []),
+            *(pa.field(name, _TYPES[name], nullable=False) for name in info.columns),
             pa.field("embedding", pa.list_(dtype, info.dim), nullable=False),
         ]
     )
@@ -172,6 +185,7 @@ def part_of(
         retries=embedded.retries,
         replaced=embedded.replaced,
         cut=sum(item.id in embedded.cut for item in embedded.items),
+        copied=embedded.copied,
         decode=info.decode,
         card=card_text,
     )
@@ -190,6 +204,8 @@ def part_of(
     }
     if footer.decode != "exact":
         metadata[_DECODE_KEY] = footer.decode
+    if footer.copied:
+        metadata[_COPIED_KEY] = json.dumps(footer.copied)
     data, digest = _with_digest(table, metadata)
     return data, replace(footer, payload_sha256=digest)
 
@@ -255,6 +271,7 @@ def footer_of(parquet: pq.FileMetaData, *, path: str) -> Footer:
             retries=tuple(map(plain_name, json.loads(metadata.get(_RETRIES_KEY, b"[]")))),
             replaced=tuple(map(plain_name, json.loads(metadata.get(_REPLACED_KEY, b"[]")))),
             cut=_count(json.loads(metadata.get(_CUT_KEY, b"0"))),
+            copied=_count(json.loads(metadata.get(_COPIED_KEY, b"0"))),
             decode=metadata.get(_DECODE_KEY, b"exact").decode(),
             card=metadata.get(_CARD_KEY, b"").decode(),
             payload_sha256=metadata[_PAYLOAD_KEY].decode() if _PAYLOAD_KEY in metadata else None,
@@ -283,8 +300,8 @@ def without_rows(
 ) -> memoryview:
     """Return a part again, with failures in place of the vectors of some ids.
 
-    A failure keeps the row's uri or text. `cut` of the footer keeps its count, as far as there are
-    rows: a part does not say which texts were cut.
+    A failure keeps the row's uri or text. `cut` and `copied` of the footer keep their counts, as
+    far as there are rows: a part does not say which rows they mean.
 
     Raises:
         DatasetError: The part is damaged, or was not written by clipfleet.
@@ -313,6 +330,8 @@ def _without_rows(
     metadata = {key: value.decode() for key, value in _metadata_of(parquet.metadata).items()}
     metadata[_FAILURES_KEY] = json.dumps([_failure_fields(f) for f in failures])
     metadata[_CUT_KEY] = json.dumps(min(footer.cut, len(kept)))
+    if footer.copied:
+        metadata[_COPIED_KEY] = json.dumps(min(footer.copied, len(kept)))
     return _with_digest(table.take(pa.array(kept, pa.int64())), metadata)[0]
 
 
@@ -336,6 +355,9 @@ def _check(embedded: Embedded, info: DatasetInfo, name: str) -> None:
         raise DatasetError(f"shard {name}: sizes belong to images, the dataset is {info.tower}")
     if embedded.sizes is not None and len(embedded.sizes) != len(embedded.items):
         raise DatasetError(f"shard {name}: {len(embedded.sizes)} sizes for {expected[0]} items")
+    known = len(embedded.fingerprints or [])
+    if info.columns and known != len(embedded.items):
+        raise DatasetError(f"shard {name}: {known} fingerprints for {expected[0]} items")
     wrong = np.flatnonzero(~(np.abs(norms(vectors) - 1) < NORM_TOLERANCE))  # NaN is wrong too
     if wrong.size:
         item, norm = embedded.items[wrong[0]], norms(vectors)[wrong[0]]
@@ -362,10 +384,20 @@ def _part_table(embedded: Embedded, info: DatasetInfo) -> pa.Table:
     if embedded.sizes is not None:
         sizes = np.array(embedded.sizes, np.int32).reshape(-1, 2)
         columns += [pa.array(sizes[:, 0]), pa.array(sizes[:, 1])]
+    columns += _fingerprint_columns(embedded.fingerprints or [], info)
     columns.append(
         pa.FixedSizeListArray.from_arrays(pa.array(flat), type=schema.field("embedding").type)
     )
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _fingerprint_columns(found: list[Fingerprint], info: DatasetInfo) -> list[pa.Array]:
+    values = {
+        "size_bytes": [one.size_bytes for one in found],
+        "mtime_ns": [one.mtime_ns for one in found],
+        "content_hash": [one.sha256 for one in found],
+    }
+    return [pa.array(values[name], _TYPES[name]) for name in info.columns]
 
 
 def _failure_fields(failure: Failure) -> dict[str, Any]:

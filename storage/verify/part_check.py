@@ -98,6 +98,7 @@ class PartChecker:
         tombstones = {f.item.id for f in footer.failures if f.error in TOMBSTONES}
         self._result.removed += sum(id_ in tombstones for id_ in standing)
         self._result.cut += footer.cut
+        self._result.copied += footer.copied
         if finished:
             self._records.check_errors(name, footer)
         else:
@@ -129,6 +130,7 @@ class PartChecker:
         self._result.vectors += footer.vectors
         self._result.errors += len(footer.failures)
         self._result.cut += footer.cut
+        self._result.copied += footer.copied
         if not finished:
             self._add_unfinished(name)
         elif has_errors not in (None, bool(footer.failures)):

@@ -88,7 +88,8 @@ class Verification:
     """The result of `verify`; `missing`, `doubled` and `unplanned` count ids.
 
     `removed` counts those of the errors that are tombstones, which `clipfleet remove` left. `cut`
-    counts the vectors of texts that were longer than the model's context length. A quick
+    counts the vectors of texts that were longer than the model's context length, `copied` those
+    that are copies of vectors of equal bytes. A quick
     verification reads no row: it knows neither `removed`, `doubled`, `unplanned` nor `bad_vectors`.
     """
 
@@ -101,6 +102,7 @@ class Verification:
     errors: int = 0
     removed: int = 0  # of these
     cut: int = 0
+    copied: int = 0
     missing: int = 0
     doubled: int = 0
     unplanned: int = 0
@@ -133,6 +135,8 @@ class Verification:
         )
         if self.cut:
             counts += f"; {self.cut} vectors are of texts that were cut to the model's length"
+        if self.copied:
+            counts += f"; {self.copied} vectors are copies, of items with equal bytes"
         verdict = "whole: every item once, every norm 1, one model"
         if self.quick:
             verdict = "whole by names, counts and records; no row was read (without --quick: all)"

@@ -11,6 +11,7 @@ from clipfleet.storage.verify.verification import Verification
 from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.submit.submit import create_planned
 from clipfleet.workers.embedder import Embedder
+from clipfleet.workers.fingerprints import Fingerprints
 
 _WORKER = "in-process"  # in the records
 
@@ -29,6 +30,7 @@ def embed_here(source: Source, out: str, embedder: Embedder) -> Verification:
     finish(dataset)
     for shard in missing_shards(dataset):
         work = read_shard_work(dataset, shard)
-        embedded = work.finish(embedder.embed(work.items))
+        fingerprints = Fingerprints.of(dataset.info, embedder.reused)
+        embedded = work.finish(embedder.embed(work.items, fingerprints=fingerprints))
         commit(dataset, shard.name, embedded, card=card, worker=_WORKER)
     return verify_dataset(dataset)

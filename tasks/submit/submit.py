@@ -13,7 +13,7 @@ from clipfleet.model_card import ModelCard, load_card
 from clipfleet.settings import Settings
 from clipfleet.storage.commit.kinds import check_kind
 from clipfleet.storage.filesystem.locations import local_path
-from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.dataset import FILE_COLUMNS, Dataset
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.refresh import Refresh, move_source, refresh_items
 from clipfleet.storage.sources.base import Source
@@ -100,11 +100,13 @@ def submit(
     settings: Settings,
     refresh: bool = False,
     moved_from: str | None = None,
+    content_hash: bool = False,
 ) -> Submission:
     """Plan the items of a source that a dataset does not have, and queue the missing shards.
 
     With `refresh`, newer content of known ids is planned too, by `settings.on_conflict`. With
-    `moved_from`, the source's folder was there when it was planned.
+    `moved_from`, the source's folder was there when it was planned. With `content_hash`, a new
+    dataset gets content hashes, and a refresh compares them.
 
     Raises:
         BrokerError: Redis does not answer. Nothing was planned, or not all shards were queued;
@@ -117,7 +119,7 @@ def submit(
     check_broker(settings.redis_url, allow_eviction=settings.allow_eviction)
     if not is_local(settings.redis_url):
         log_security_warnings(settings.redis_url)
-    dataset = create_planned(dataset_root, card, settings, source)
+    dataset = create_planned(dataset_root, card, settings, source, content_hash=content_hash)
 
     def plan() -> Refresh:
         if moved_from is not None:
@@ -143,12 +145,14 @@ def submit(
     )
 
 
-def create_planned(root: str, card: ModelCard, settings: Settings, source: Source) -> Dataset:
+def create_planned(
+    root: str, card: ModelCard, settings: Settings, source: Source, *, content_hash: bool = False
+) -> Dataset:
     """Create a planned dataset for a model's vectors of a source, or open it.
 
     Raises:
         DatasetMismatchError: It exists, for another model, embedding dtype, decoder or text
-            normalisation.
+            normalisation, or without content hashes that are asked for.
         DatasetKindError: It is a stream of single items.
         DatasetError: The folder holds other files, or the dataset is damaged.
     """
@@ -159,6 +163,10 @@ def create_planned(root: str, card: ModelCard, settings: Settings, source: Sourc
         embedding_dtype=settings.embedding_dtype,
         decode=settings.decode,
         text_normalisation=text_normalisation_of(source),
+        columns=(
+            *(FILE_COLUMNS if card.tower == "img" else ()),
+            *(("content_hash",) if content_hash else ()),
+        ),
         store_timeout_s=settings.store_timeout_s,
     )
     check_kind(dataset, "planned")

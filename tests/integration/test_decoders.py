@@ -27,6 +27,7 @@ pytestmark = pytest.mark.timeout(3 * PATIENCE_S)
 
 SLOTS = 12
 INPUTS = Layout(resolution=8, slots=SLOTS, ring_bytes=0)
+KNOWN = [100, 1_700_000_000_000_000_000, ""]  # a fingerprint
 FILES = Layout(resolution=8, slots=SLOTS, ring_bytes=1 << 20, jpeg_files=True)
 OWN_SIZE = Layout(resolution=8, slots=SLOTS, ring_bytes=6 * 1856)  # room for six pictures
 
@@ -216,14 +217,18 @@ def test_only_sound_jpeg_files_in_usual_colours_are_left_to_the_gpu(tmp_path: Pa
 @pytest.mark.parametrize(
     ("layout", "answer"),
     [
-        (OWN_SIZE, [64, 30, 20, 30, 20, 100]),
-        (FILES, [64, 30, 20, 31, 20, 100]),
-        (FILES, [64, 30, 20, 30, 20, 1 << 30]),
-        (FILES, [64, 30, 20, 30, 20, 0]),
-        (FILES, [64, 30, 20, 30, 20, 100, 1]),
+        (OWN_SIZE, [64, 30, 20, 30, 20, 100, KNOWN]),
+        (FILES, [64, 30, 20, 31, 20, 100, KNOWN]),
+        (FILES, [64, 30, 20, 30, 20, 1 << 30, KNOWN]),
+        (FILES, [64, 30, 20, 30, 20, 0, KNOWN]),
+        (FILES, [64, 30, 20, 30, 20, 100, 1, KNOWN]),
+        (FILES, [64, 30, 20, 30, 20, 100, [100, 1 << 63, ""]]),
+        (FILES, [64, 30, 20, 30, 20, 100, [True, 0, ""]]),
+        (FILES, [64, 30, 20, 30, 20, 100, [100, 0, "AB" * 32]]),
+        (FILES, [64, 30, 20, 30, 20, 100, [100, 0]]),
     ],
 )
-def test_a_file_that_a_region_cannot_have_is_no_answer(layout: Layout, answer: list[int]) -> None:
+def test_a_file_that_a_region_cannot_have_is_no_answer(layout: Layout, answer: list[Any]) -> None:
     with start(layout) as decoders:
         (decoder,) = decoders._decoders
         with pytest.raises(ValueError):  # noqa: PT011 - of several

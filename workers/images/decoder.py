@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from clipfleet.error_codes import ERROR_CODES
 from clipfleet.errors import ItemError, StorageError
+from clipfleet.items import Fingerprint
 from clipfleet.workers.images.decode import ImageLimits
 from clipfleet.workers.images.region import MAX_OWN_SIDE, Layout, Region
 from clipfleet.workers.item_errors import item_error, shown
@@ -33,6 +35,9 @@ _ANSWERS_BYTES = 1 << 16  # that are received at once; no line is longer
 _READY = b"ready"
 _MAX_REQUESTED_BYTES = 1 << 16  # that are not answered
 _MAX_WITH_BYTES = 4  # requests that come with a picture's bytes
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+_UNKNOWN = Fingerprint()
 
 # A decoder's memory limit: above the measured need of any sound image of the allowed pixels (JPEG
 # 2000 needs most, some 40 bytes a pixel), and low enough that a bomb fails before the machine.
@@ -58,12 +63,13 @@ class Request:
     """A picture to decode: a file, or the bytes that were fetched from a URL.
 
     `number` is its position in its run. `losses` is how often it ended its decoder. If `exact`, the
-    decoder decodes JPEG files too.
+    decoder decodes JPEG files too. If `sha256`, the fingerprint has that of the bytes.
     """
 
     number: int
     uri: str
     exact: bool = False
+    sha256: bool = False
     data: bytes | None = None
     losses: int = 0
     not_before_s: float = 0.0
@@ -76,7 +82,9 @@ class Picture:
     `width` and `height` are those of its pixels, and `size` is the (width, height) of the image.
     """
 
-    __slots__ = ("_decoder", "_start", "file_bytes", "height", "is_free", "size", "width")
+    __slots__ = (
+        *("_decoder", "_start", "file_bytes", "fingerprint", "height", "is_free", "size", "width"),
+    )
     on_gpu = False
 
     def __init__(
@@ -87,6 +95,7 @@ class Picture:
         height: int,
         size: tuple[int, int],
         file_bytes: int = 0,
+        fingerprint: Fingerprint = _UNKNOWN,
     ) -> None:
         self._decoder = decoder
         self._start = start
@@ -94,6 +103,7 @@ class Picture:
         self.height = height
         self.size = size
         self.file_bytes = file_bytes  # 0: decoded
+        self.fingerprint = fingerprint
         self.is_free = False
 
     @property
@@ -207,6 +217,8 @@ class Decoder:
         message: dict[str, Any] = {"uri": request.uri}
         if request.exact:
             message["exact"] = True
+        if request.sha256:
+            message["sha256"] = True
         if request.data is not None:
             message["bytes"] = len(request.data)
             self._files.append(_file_of(request))
@@ -278,9 +290,11 @@ class Decoder:
             if not isinstance(message, str) or code not in ("", *ERROR_CODES):
                 raise ValueError("its answer is no class of error with a message")
             return item_error(code, message) if code else StorageError(message)
-        start, width, height, *size = answer[:5]
-        (file_bytes,) = answer[5:] or (0,)
-        for number in answer:
+        *numbers, last = answer
+        fingerprint = _fingerprint(last)
+        start, width, height, *size = numbers[:5]
+        (file_bytes,) = numbers[5:] or (0,)
+        for number in numbers:
             if type(number) is not int or not 0 < number < 1 << 62:
                 raise ValueError(f"{number!r} is no offset, width or height")
         if max(size) >= 1 << 31:  # int32 in parts
@@ -293,7 +307,7 @@ class Decoder:
             raise ValueError("a file is no picture in this region")
         pixel_bytes = 3 * width * height * (1 if self._layout.has_ring else 4)
         self.region.check(start, file_bytes or pixel_bytes)
-        return Picture(self, start, width, height, (size[0], size[1]), file_bytes)
+        return Picture(self, start, width, height, (size[0], size[1]), file_bytes, fingerprint)
 
     def free_room(self) -> None:
         """Free the room of the oldest pictures, as the region is used in order."""
@@ -325,6 +339,16 @@ class Decoder:
     def _close_files(self) -> None:
         while self._files:
             os.close(self._files.pop())
+
+
+def _fingerprint(given: Any) -> Fingerprint:
+    size_bytes, mtime_ns, sha256 = given
+    for number in (size_bytes, mtime_ns):
+        if type(number) is not int or not -(1 << 63) <= number < 1 << 63:  # int64 in parts
+            raise ValueError(f"{number!r} is no size or time")
+    if sha256 and not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
+        raise ValueError(f"{sha256!r:.100} is no SHA-256")
+    return Fingerprint(size_bytes, mtime_ns, sha256)
 
 
 def _file_of(request: Request) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import os
 import resource
@@ -22,10 +23,11 @@ import numpy as np
 from PIL import Image
 
 from clipfleet.errors import ItemError, StorageError
+from clipfleet.items import Fingerprint
 from clipfleet.workers.images.decode import ImageLimits, configure_pillow, load_image, open_image
 from clipfleet.workers.images.jpeg import decode_jpeg_into, gpu_may_decode, may_be_taken
 from clipfleet.workers.images.preprocess import preprocess_into, resized_rgb
-from clipfleet.workers.images.read import read_bytes
+from clipfleet.workers.images.read import read_file
 from clipfleet.workers.images.region import MAX_OWN_SIDE, Layout, Region, Room
 
 _PR_SET_PDEATHSIG = 1
@@ -74,13 +76,16 @@ def _answer(
 ) -> list[Any]:
     """Return [offset, width and height as placed, width and height], or [class, message].
 
-    For a JPEG file that the GPU decodes, its number of bytes follows.
+    For a JPEG file that the GPU decodes, its number of bytes follows. Last is the fingerprint.
     """
     try:
         uri = request["uri"]
         if file is None:
-            data = read_bytes(uri, limits.max_bytes, limits.input_roots, attempts=limits.attempts)
+            data, mtime_ns = read_file(
+                uri, limits.max_bytes, limits.input_roots, attempts=limits.attempts
+            )
         else:
+            mtime_ns = 0
             with open(file, "rb") as opened:
                 data = opened.read()
         image = open_image(data, uri, limits.max_pixels)
@@ -92,7 +97,8 @@ def _answer(
         return [error.code, str(error)]
     except StorageError as error:
         return ["", str(error)]
-    return placed
+    sha256 = hashlib.sha256(data).hexdigest() if "sha256" in request else ""
+    return [*placed, Fingerprint(len(data), mtime_ns, sha256)]
 
 
 def _placed_jpeg(

@@ -54,6 +54,7 @@ class _Run:
     items: Sequence[Item]
     outcomes: list[Outcome | None]
     exact: bool
+    sha256: bool
     next: int = 0  # the first item that no decoder and no fetch has had
     again: list[Request] = field(default_factory=list)  # fetched, or to be tried again
     fetches: dict[int, Future[None]] = field(default_factory=dict)  # by the item's position
@@ -125,6 +126,7 @@ class Decoders(Closing):
         items: Sequence[Item],
         *,
         exact: bool = False,
+        sha256: bool = False,
         progress: Callable[[], None] = nothing,
         idle: Callable[[], None] = nothing,
     ) -> Generator[Outcome, None, None]:
@@ -133,12 +135,12 @@ class Decoders(Closing):
         The caller frees each picture. Before it has to wait for one, `idle` is called, in which it
         may free others. `progress` is called when pictures get done while it waits, and after each
         attempt of a picture that ended its decoder. If `exact`, no picture is left to the GPU to
-        decode.
+        decode. If `sha256`, the fingerprints have that of the bytes.
 
         Raises:
             StorageError: A file system did not answer, or no process starts.
         """
-        run = _Run(items=items, outcomes=[None] * len(items), exact=exact)
+        run = _Run(items=items, outcomes=[None] * len(items), exact=exact, sha256=sha256)
         try:
             for decoder in list(self._decoders):
                 if decoder.is_held:  # by an earlier run, whose caller failed
@@ -276,9 +278,9 @@ class Decoders(Closing):
                 error = no_image(item)
                 run.outcomes[number] = Failure(item=item, error=error.code, message=str(error))
             elif not is_http_url(item.uri):
-                return Request(number=number, uri=item.uri, exact=run.exact)
+                return Request(number=number, uri=item.uri, exact=run.exact, sha256=run.sha256)
             elif run.may_fetch:
-                request = Request(number=number, uri=item.uri, exact=run.exact)
+                request = Request(number=number, uri=item.uri, exact=run.exact, sha256=run.sha256)
                 run.fetches[number] = self._fetches.submit(self._fetch, run, request)
             else:
                 run.next = number

@@ -49,7 +49,7 @@ def test_a_commit_leaves_part_errors_and_record(dataset: Dataset) -> None:
     done = do(dataset, FIRST, failing="b")
     assert (done.vectors, done.errors, done.worker) == (1, 1, "w0")
     record = json.loads(dataset.fs.read(f"manifest/{FIRST}.json"))
-    assert {**record, "replaced": ()} == dataclasses.asdict(done)
+    assert {**record, "replaced": (), "copied": 0} == dataclasses.asdict(done)
     assert record["part"] == f"parts/{FIRST}.parquet"
     assert dataset.fs.exists(record["part"])
     assert dataset.fs.exists(f"errors/{FIRST}.parquet")

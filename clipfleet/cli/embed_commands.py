@@ -11,6 +11,7 @@ import clipfleet
 from clipfleet.cli.options import (
     MIN_OVERLAP,
     AllowUnverified,
+    ContentHash,
     Contexts,
     DatasetArgument,
     DecodeOption,
@@ -27,6 +28,7 @@ from clipfleet.cli.options import (
     ProviderName,
     RedisUrl,
     Refresh,
+    Reuse,
     ShardSize,
     SourceArgument,
     TowerName,
@@ -58,6 +60,8 @@ def embed(
     refresh: Refresh = False,
     on_conflict: OnConflictOption = None,
     moved_from: MovedFrom = None,
+    content_hash: ContentHash = False,
+    reuse: Reuse = None,
     gate_sample: Annotated[
         str | None,
         typer.Option(
@@ -111,6 +115,8 @@ def embed(
             refresh=refresh,
             on_conflict=on_conflict.value if on_conflict else None,
             moved_from=moved_from,
+            content_hash=content_hash,
+            reuse=reuse,
             gate_sample=gate_sample,
             min_overlap=MIN_OVERLAP if min_overlap is None else min_overlap,
             settings=settings,
@@ -133,6 +139,7 @@ def submit(
     refresh: Refresh = False,
     on_conflict: OnConflictOption = None,
     moved_from: MovedFrom = None,
+    content_hash: ContentHash = False,
     as_json: Json = False,
     *,
     source_options: SourceOptions,
@@ -159,6 +166,7 @@ def submit(
         refresh=refresh,
         on_conflict=on_conflict.value if on_conflict else None,
         moved_from=moved_from,
+        content_hash=content_hash,
         settings=settings,
         **source_options,
     )
@@ -208,6 +216,7 @@ def worker(
     provider: Annotated[ProviderName | None, typer.Option(help="ONNX Runtime's provider.")] = None,
     contexts: Contexts = None,
     decode: DecodeOption = None,
+    reuse: Reuse = None,
     allow_unverified: AllowUnverified = False,
 ) -> None:
     """Serve the queue of one tower, until SIGTERM.
@@ -235,6 +244,7 @@ def worker(
         input_roots=[str(root.absolute()) for root in input_root] if input_root else None,
         url_hosts=url_host or None,
         decode=decode,
+        reuse=resolved(reuse) if reuse else None,
         **engine_settings(provider, contexts, allow_unverified),
     )
     if build_if_missing and model.is_dir():

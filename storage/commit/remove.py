@@ -7,28 +7,23 @@ So each reader that honours retries honours removals, and a plain read of the pa
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from clipfleet.error_codes import REPLACED, TOMBSTONES
+from clipfleet.error_codes import TOMBSTONES
 from clipfleet.errors import UsageError
-from clipfleet.items import Item
 from clipfleet.storage.commit.manifest import finish, missing_shards
 from clipfleet.storage.filesystem.file_stats import file_stats, is_local
-from clipfleet.storage.format.dataset import Dataset, part_names
-from clipfleet.storage.format.part_items import read_part
-from clipfleet.storage.format.parts import MAX_ATTEMPT, Failure, item_value
-from clipfleet.storage.plan.moves import read_moves
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.part_items import PartItems
 from clipfleet.storage.plan.planner import PlannedMeanwhileError, Row, plan_rows
 from clipfleet.storage.plan.reader import PlanReader, Tombstone
-from clipfleet.storage.plan.retries import RetriedIds, attempts_of, job_of
+from clipfleet.storage.plan.standing import Choose, standing_items
 
 SHOWN = 5  # ids in a message
 
 _ATTEMPTS = 10  # the workers of a stream plan jobs too
-
-Choose = Callable[[str, Sequence[Item]], list[Item]]  # of a job's items, those to be removed
 
 
 @dataclass(kw_only=True, slots=True)
@@ -87,15 +82,12 @@ def remove_ids(
     """
     wanted = frozenset(ids)
 
-    def choose(_: str, items: Sequence[Item]) -> list[Item]:
-        return [item for item in items if item.id in wanted]
+    def choose(_: str, __: Sequence[str], part: PartItems) -> list[int]:
+        return [n for n, item in enumerate(part.items) if item.id in wanted]
 
     def rows(removal: Removal) -> Iterator[Row]:
         seen: set[str] = set()
-        for id_, row in _chosen(dataset, choose, removal):
-            seen.add(id_)
-            if row is not None:
-                yield row
+        yield from _rows(dataset, choose, removal, seen)
         waiting = _open_ids(dataset, wanted - seen)
         removal.waiting, removal.first_waiting = len(waiting), sorted(waiting)[:SHOWN]
         unknown = wanted - seen - waiting
@@ -116,24 +108,20 @@ def remove_missing(dataset: Dataset, *, shard_size: int, dry_run: bool = False) 
     """
     if dataset.info.tower == "txt":
         raise UsageError(f"dataset {dataset.root} is of texts, which are no files: name the ids")
-    moves = read_moves(dataset)
 
     def rows(removal: Removal) -> Iterator[Row]:
         found = 0  # files
 
-        def choose(job: str, items: Sequence[Item]) -> list[Item]:
+        def choose(_: str, uris: Sequence[str], __: PartItems) -> list[int]:
             nonlocal found
-            uris = [moves.uri(item_value(item), job) for item in items]
             local = [n for n, uri in enumerate(uris) if is_local(uri)]
-            removal.unchecked += len(items) - len(local)
+            removal.unchecked += len(uris) - len(local)
             stats = file_stats([uris[n] for n in local])
-            gone = [items[n] for n, stat in zip(local, stats, strict=True) if stat is None]
+            gone = [n for n, stat in zip(local, stats, strict=True) if stat is None]
             found += len(local) - len(gone)
             return gone
 
-        for _, row in _chosen(dataset, choose, removal):
-            if row is not None:
-                yield row
+        yield from _rows(dataset, choose, removal)
         if removal.removed and not found:
             raise UsageError(
                 f"no file of dataset {dataset.root} exists here: mount their disk, or run the "
@@ -170,37 +158,21 @@ def _remove(
     raise AssertionError("the last attempt neither planned nor raised")
 
 
-def _chosen(dataset: Dataset, choose: Choose, removal: Removal) -> Iterator[tuple[str, Row | None]]:
-    """Yield the chosen ids, each with its row of the plan; None if it was removed before.
+def _rows(
+    dataset: Dataset, choose: Choose, removal: Removal, seen: set[str] | None = None
+) -> Iterator[Row]:
+    """Yield the rows of the plan, and count them; `seen` gets all chosen ids.
 
-    They are read after the job's number was chosen. An id stands in the newest part with it.
+    They are read after the job's number was chosen.
     """
-    moves = read_moves(dataset)
-    with closing(RetriedIds(dataset)) as retried:
-        for name in sorted(part_names(dataset.fs)):
-            job, earlier = job_of(name), None
-            for items, failures in read_part(dataset, name):
-                for item in choose(job, items):
-                    if retried.has(item.id, after=job):
-                        continue  # a newer part has it, or will have it
-                    failure = failures.get(item.id)
-                    if failure is not None and failure.error in TOMBSTONES:
-                        removal.removed_before += 1
-                        yield item.id, None
-                        continue
-                    if earlier is None:
-                        earlier = attempts_of(dataset, name)
-                    removal.removed += 1
-                    uri = moves.uri(item_value(item), job)
-                    yield item.id, _row(item.id, uri, failure, name, earlier.get(item.id, 0) + 1)
-
-
-def _row(id_: str, value: str, failure: Failure | None, part: str, attempt: int) -> Row:
-    if failure is None:
-        reason = (REPLACED, "it is being removed", min(attempt, MAX_ATTEMPT))
-    else:
-        reason = (failure.error, failure.message, failure.attempt)
-    return (id_, value, *reason, part, None)
+    for item, standing in standing_items(dataset, choose):
+        if seen is not None:
+            seen.add(item.id)
+        if standing.failure is not None and standing.failure.error in TOMBSTONES:
+            removal.removed_before += 1
+        else:
+            removal.removed += 1
+            yield standing.row(item, meanwhile="it is being removed")
 
 
 def _open_ids(dataset: Dataset, ids: Collection[str]) -> set[str]:

@@ -1,20 +1,23 @@
-"""The sizes and times of files on this machine, many at a time."""
+"""The sizes, times and hashes of files on this machine, many at a time."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import NamedTuple
-from urllib.parse import urlsplit
+from typing import NamedTuple, TypeVar
 
 from clipfleet.errors import UsageError
 from clipfleet.storage.filesystem.locations import has_scheme, local_path
 
 _THREADS = 16  # a network disk answers each question after a millisecond or so
-_LEAST = -(1 << 63)  # int64
 _FILES = 128  # that a thread asks for at once
+_READ_BYTES = 1 << 20
+_LEAST = -(1 << 63)  # int64
+
+Found = TypeVar("Found")
 
 
 class FileStat(NamedTuple):
@@ -24,14 +27,17 @@ class FileStat(NamedTuple):
     mtime_ns: int
 
 
+def is_local(uri: str) -> bool:
+    """Return whether a uri names a file of this machine: an absolute path, or a `file://` URL."""
+    try:
+        return os.path.isabs(uri) or (has_scheme(uri) and bool(local_path(uri)))
+    except UsageError:
+        return False
+
+
 def mtime_ns(status: os.stat_result) -> int:
     """Return the time of a file's last change, as an int64: after the year 2262, its largest."""
     return max(_LEAST, min(status.st_mtime_ns, -_LEAST - 1))
-
-
-def is_local(uri: str) -> bool:
-    """Return whether a uri names a file of this machine: a path, or a `file://` URL."""
-    return not has_scheme(uri) or urlsplit(uri).scheme == "file"
 
 
 def file_stats(uris: Sequence[str]) -> list[FileStat | None]:
@@ -40,22 +46,45 @@ def file_stats(uris: Sequence[str]) -> list[FileStat | None]:
     Raises:
         UsageError: It does not say whether a file exists.
     """
+    return _each(uris, _stat)
+
+
+def file_hashes(uris: Sequence[str]) -> list[str | None]:
+    """Return the SHA-256 of local files in hexadecimal digits; None of one that does not exist.
+
+    Raises:
+        UsageError: A file cannot be read.
+    """
+    return _each(uris, _sha256)
+
+
+def _each(uris: Sequence[str], look: Callable[[str], Found]) -> list[Found | None]:
     groups = [uris[start : start + _FILES] for start in range(0, len(uris), _FILES)]
-    if len(groups) < 2:
-        return [_stat(uri) for uri in uris]
-    with ThreadPoolExecutor(min(_THREADS, len(groups))) as pool:
-        return list(chain.from_iterable(pool.map(lambda group: [*map(_stat, group)], groups)))
+    with ThreadPoolExecutor(min(_THREADS, len(groups) or 1)) as pool:
+        found = pool.map(lambda group: [_one(uri, look) for uri in group], groups)
+        return list(chain.from_iterable(found))
 
 
-def _stat(uri: str) -> FileStat | None:
+def _one(uri: str, look: Callable[[str], Found]) -> Found | None:
     try:
-        found = os.stat(local_path(uri))
-    except (FileNotFoundError, NotADirectoryError):
+        return look(local_path(uri))
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL
         return None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+    except OSError as error:
         raise UsageError(
-            f"whether {uri} exists cannot be told ({reason}): run the command on a machine, and as "
-            "a user, that reads the pictures"
+            f"{uri} cannot be looked at ({error.strerror}): run the command on a machine, and as a "
+            "user, that reads the pictures"
         ) from error
-    return FileStat(found.st_size, mtime_ns(found))
+
+
+def _stat(path: str) -> FileStat:
+    status = os.stat(path)
+    return FileStat(status.st_size, mtime_ns(status))
+
+
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while data := file.read(_READ_BYTES):
+            digest.update(data)
+    return digest.hexdigest()

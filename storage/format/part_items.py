@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
 
 from clipfleet.items import Item
 from clipfleet.storage.format.dataset import Dataset
@@ -21,11 +23,18 @@ from clipfleet.storage.format.parts import (
     value_column,
 )
 
-_NO_FAILURES: Mapping[str, Failure] = MappingProxyType({})
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartItems:
+    """Some items of a part: with `rows` if they have vectors, otherwise with their `failures`."""
+
+    items: list[Item]
+    rows: pa.Table | None = None  # the columns that were asked for
+    failures: Mapping[str, Failure] = field(default_factory=dict)  # by id
 
 
-def read_part(dataset: Dataset, name: str) -> Iterator[tuple[list[Item], Mapping[str, Failure]]]:
-    """Yield the items of a part, a row group at a time; those that failed last, with the failures.
+def read_part(dataset: Dataset, name: str, columns: Sequence[str] = ()) -> Iterator[PartItems]:
+    """Yield the items of a part, a row group at a time with some columns, and the failures last.
 
     A part that was moved away has none.
 
@@ -42,11 +51,13 @@ def read_part(dataset: Dataset, name: str) -> Iterator[tuple[list[Item], Mapping
         try:
             parquet = open_parquet(file)
             footer = footer_of(parquet.metadata, path=path)
-            for rows in read_row_groups(parquet, ["id", column]):
+            for rows in read_row_groups(parquet, ["id", column, *columns]):
                 pairs = zip(rows["id"].to_pylist(), rows[column].to_pylist(), strict=True)
-                yield [Item(id=id_, **{column: value}) for id_, value in pairs], _NO_FAILURES
+                items = [Item(id=id_, **{column: value}) for id_, value in pairs]
+                yield PartItems(items=items, rows=rows)
         except (*PARQUET_ERRORS, ValueError) as error:  # ValueError: a row is no item
             where = f"{dataset.root}/{path}"
             raise parquet_error(error, where, remedy=part_remedy(name)) from error
-    failures = {failure.item.id: failure for failure in footer.failures}
-    yield [failure.item for failure in footer.failures], failures
+    if footer.failures:
+        failures = {failure.item.id: failure for failure in footer.failures}
+        yield PartItems(items=[one.item for one in footer.failures], failures=failures)

@@ -34,7 +34,9 @@ class Submission:
 
     Of a refresh: `newer_items` is the number of ids that take newer content, in job `newer_job`.
     `conflicts` counts the ids with newer content that keep their vectors; `first_conflicts` are
-    some of them. `waiting_items` counts the ids with newer content whose shards are not done.
+    some of them. `waiting_items` counts the ids with newer content whose shards are not done,
+    `overwritten_items` those of the newer items whose files were overwritten, and `gone_items` the
+    ids with vectors whose files do not exist.
     """
 
     dataset: str
@@ -48,6 +50,8 @@ class Submission:
     conflicts: int = 0
     first_conflicts: tuple[str, ...] = ()
     waiting_items: int = 0
+    overwritten_items: int = 0
+    gone_items: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -75,8 +79,10 @@ class Submission:
         """Return what was skipped, and what a refresh did with newer content, as lines of text."""
         lines = skipped_lines(self.skipped)
         if self.newer_items:
+            of_files = f" ({self.overwritten_items:,} of them: their files were overwritten)"
             lines.append(
-                f"  {self.newer_items:,} ids take newer content, planned as job {self.newer_job}"
+                f"  {self.newer_items:,} ids take newer content"
+                f"{of_files if self.overwritten_items else ''}, planned as job {self.newer_job}"
             )
         if self.conflicts:
             shown = ", ".join(map(repr, self.first_conflicts))
@@ -88,6 +94,11 @@ class Submission:
             lines.append(
                 f"  {self.waiting_items:,} ids with newer content are in shards that are not done: "
                 "refresh again when these are done"
+            )
+        if self.gone_items:
+            lines.append(
+                f"  {self.gone_items:,} ids have vectors and no file any more: `clipfleet remove "
+                f"{self.dataset} --missing` removes them"
             )
         return lines
 
@@ -125,7 +136,10 @@ def submit(
         if moved_from is not None:
             move_source(dataset, source, local_path(moved_from))
         size = settings.items_in_shard(card.runtime)
-        return _plan(dataset, source, settings, size=size, refresh=refresh)
+        if not refresh:
+            return Refresh(job=plan_items(dataset, source, size))
+        rule = settings.on_conflict
+        return refresh_items(dataset, source, size, on_conflict=rule, by_hash=content_hash)
 
     planned, queueing = plan_and_queue(dataset, settings, plan)
     job, newer = planned.job, planned.newer
@@ -141,6 +155,8 @@ def submit(
         conflicts=planned.conflicts,
         first_conflicts=tuple(planned.first_conflicts),
         waiting_items=planned.waiting,
+        overwritten_items=planned.overwritten,
+        gone_items=planned.gone,
         skipped=dict(skipped_of(source)),
     )
 
@@ -171,11 +187,3 @@ def create_planned(
     )
     check_kind(dataset, "planned")
     return dataset
-
-
-def _plan(
-    dataset: Dataset, source: Source, settings: Settings, *, size: int, refresh: bool
-) -> Refresh:
-    if refresh:
-        return refresh_items(dataset, source, size, on_conflict=settings.on_conflict)
-    return Refresh(job=plan_items(dataset, source, size))

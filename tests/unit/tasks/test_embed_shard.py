@@ -44,7 +44,7 @@ from clipfleet.tasks.embed_shard import embed_shard
 from clipfleet.tasks.items.embed import embed_single_items, even_runs
 from clipfleet.tasks.items.parse import SingleItem, read_single_item
 from clipfleet.tasks.items.task import open_dataset
-from clipfleet.workers.embedder import Embedder, Progress
+from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.base import Array
 from clipfleet.workers.engines.fake import FakeEngine, write_fake_engine
 
@@ -331,9 +331,9 @@ def test_a_shard_that_ended_a_process_is_decoded_exactly(
     asked: list[bool] = []
     embed = process.embed
 
-    def recorded(items: Sequence[Item], *, exact: bool, progress: Progress) -> Embedded:
+    def recorded(items: Sequence[Item], *, exact: bool, **others: Any) -> Embedded:
         asked.append(exact)
-        return embed(items, exact=exact, progress=progress)
+        return embed(items, exact=exact, **others)
 
     monkeypatch.setattr(process, "embed", recorded)
     embed_shard(task, process, worker="w", lost=lost)

@@ -27,8 +27,8 @@ from clipfleet.tasks.retry_policy import (
 from clipfleet.tasks.worker.engine_processes import process_name
 from clipfleet.tasks.worker.fatal_error import gpu_lost
 from clipfleet.tasks.worker.watchdog import working
+from clipfleet.workers.copies.fingerprints import Fingerprints
 from clipfleet.workers.embedder import Embedder, current_embedder
-from clipfleet.workers.fingerprints import Fingerprints
 
 _SHOWN_LENGTH = 100  # characters of a message's id
 

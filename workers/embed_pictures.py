@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from clipfleet.items import Item
 from clipfleet.storage.format.parts import Failure
+from clipfleet.workers.copies.fingerprints import Fingerprints
 from clipfleet.workers.engines.base import PictureEngine
-from clipfleet.workers.fingerprints import Fingerprints
 from clipfleet.workers.images.decoder import Picture
 from clipfleet.workers.images.decoders import Decoders
 from clipfleet.workers.input_chunks import Outcome

@@ -9,20 +9,19 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from clipfleet.error_codes import NON_FINITE
 from clipfleet.errors import CardError, SettingsError, UsageError
 from clipfleet.items import Item
 from clipfleet.model_card import ModelCard
 from clipfleet.settings import Settings
-from clipfleet.storage.format.parts import Embedded, Failure
+from clipfleet.storage.format.parts import Embedded
 from clipfleet.workers.closing import Closing
+from clipfleet.workers.copies.fingerprints import Fingerprints
+from clipfleet.workers.copies.reuse import open_reused
 from clipfleet.workers.embed_pictures import embed_pictures
-from clipfleet.workers.engines.base import Engine, l2_normalise, picture_engine
+from clipfleet.workers.engines.base import Engine, picture_engine
 from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.faulty_items import with_faulty
-from clipfleet.workers.fingerprints import Fingerprints
 from clipfleet.workers.http.prefetch import Prefetcher
 from clipfleet.workers.images.decoders import Decoders, nothing
 from clipfleet.workers.images.read import is_http_url
@@ -35,7 +34,7 @@ from clipfleet.workers.input_chunks import (
     tokenise,
 )
 from clipfleet.workers.open_decoders import open_decoders
-from clipfleet.workers.reuse import open_reused
+from clipfleet.workers.outcomes import embedded_of, normalised
 from clipfleet.workers.text.tokenizer import Tokenizer
 
 Progress = Callable[[], None]  # called as items get done, from any thread
@@ -144,8 +143,8 @@ class Embedder(Closing):
                 begin=self._prefetch_of,
                 fingerprints=fingerprints,
             )
-            vectors, outcomes = _normalised(items, found.outcomes, found.features)
-            return _embedded(items, outcomes, vectors, has_sizes=True)
+            vectors, outcomes = normalised(items, found.outcomes, found.features)
+            return embedded_of(items, outcomes, vectors, has_sizes=True)
         sha256 = fingerprints is not None and fingerprints.sha256
         pictures = source.run(items, sha256=sha256, progress=progress)
         if fingerprints is not None:
@@ -179,8 +178,8 @@ class Embedder(Closing):
             tokenizer=tokenizer,
         )
         count = self.engine.run_stream(ids, features, progress)
-        vectors, outcomes = _normalised(items, outcomes, features[:count])
-        embedded = _embedded(items, outcomes, vectors, has_sizes=False)
+        vectors, outcomes = normalised(items, outcomes, features[:count])
+        embedded = embedded_of(items, outcomes, vectors, has_sizes=False)
         # A dataset does not say which of its texts were cut.
         _, of_known = tokenise(known, self.card.context_length, tokenizer) if known else (None, [])
         cut = {i.id for i, fit in zip(known, of_known, strict=True) if fit is TextFit.CUT}
@@ -258,68 +257,10 @@ def embed_chunks(
     with closing(chunks):
         for chunk in chunks:
             features = engine(chunk.inputs)
-            good, of_chunk = _normalised(chunk.items, chunk.outcomes, features)
+            good, of_chunk = normalised(chunk.items, chunk.outcomes, features)
             outcomes += of_chunk
             vectors[kept : kept + len(good)] = good
             kept += len(good)
             del chunk  # so that the next chunk can use its memory, which may be pinned
             progress()
-    return _embedded(items, outcomes, vectors[:kept], has_sizes=True)
-
-
-def _normalised(
-    items: Sequence[Item], outcomes: list[Outcome], features: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], list[Outcome]]:
-    """Return unit vectors (k, D), and the items' outcomes with a failure for each bad feature."""
-    normalised = l2_normalise(features)  # float32 (k, D), NaN without a direction
-    bad = np.isnan(normalised[:, 0])
-    if not bad.any():
-        return normalised, outcomes
-    return normalised[~bad], _outcomes(items, outcomes, features, bad)
-
-
-def _outcomes(
-    items: Sequence[Item],
-    outcomes: Sequence[Outcome],
-    features: NDArray[np.float32],
-    bad: NDArray[np.bool_],
-) -> list[Outcome]:
-    """Return the items' outcomes, with a failure for each bad row of the features (k, D)."""
-    rows = iter(zip(features, bad, strict=True))
-    found: list[Outcome] = []
-    for item, outcome in zip(items, outcomes, strict=True):
-        if isinstance(outcome, Failure):
-            found.append(outcome)
-            continue
-        row, is_bad = next(rows)
-        found.append(_non_finite(item, row) if is_bad else outcome)
-    return found
-
-
-def _non_finite(item: Item, features: NDArray[np.float32]) -> Failure:
-    bad = int((~np.isfinite(features)).sum())
-    reason = (
-        f"{bad} of its {len(features)} numbers are NaN or infinite" if bad else "it is all zeros"
-    )
-    return Failure(
-        item=item, error=NON_FINITE, message=f"the model's vector has no direction: {reason}"
-    )
-
-
-def _embedded(
-    items: Sequence[Item],
-    outcomes: Sequence[Outcome],
-    vectors: NDArray[np.float32],
-    *,
-    has_sizes: bool,
-) -> Embedded:
-    pairs = list(zip(items, outcomes, strict=True))
-    return Embedded(
-        items=[item for item, outcome in pairs if not isinstance(outcome, Failure)],
-        vectors=vectors,
-        sizes=[outcome for outcome in outcomes if isinstance(outcome, tuple)]
-        if has_sizes
-        else None,
-        failures=[outcome for outcome in outcomes if isinstance(outcome, Failure)],
-        cut=frozenset(item.id for item, outcome in pairs if outcome is TextFit.CUT),
-    )
+    return embedded_of(items, outcomes, vectors[:kept], has_sizes=True)

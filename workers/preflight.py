@@ -12,8 +12,8 @@ from clipfleet.settings import PREFIX, Settings
 from clipfleet.storage.filesystem.base import check_create_if_absent
 from clipfleet.storage.filesystem.locations import below, in_object_store, open_filesystem
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset, single_items_name
+from clipfleet.workers.copies.reuse import open_reused
 from clipfleet.workers.engines.load import check_decode
-from clipfleet.workers.reuse import open_reused
 
 _ROOTS_VARIABLE = f"{PREFIX}INPUT_ROOTS"
 

@@ -10,8 +10,8 @@ from clipfleet.storage.sources.base import Source
 from clipfleet.storage.verify.verification import Verification
 from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.submit.submit import create_planned
+from clipfleet.workers.copies.fingerprints import Fingerprints
 from clipfleet.workers.embedder import Embedder
-from clipfleet.workers.fingerprints import Fingerprints
 
 _WORKER = "in-process"  # in the records
 

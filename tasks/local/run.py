@@ -31,8 +31,8 @@ from clipfleet.tasks.submit.enqueue import queue_of
 from clipfleet.tasks.submit.local_run import HeldDataset, hold_dataset, local_prefix
 from clipfleet.tasks.submit.retry_failed import Retry, retry
 from clipfleet.tasks.submit.submit import Submission, create_planned, submit
+from clipfleet.workers.copies.reuse import open_reused
 from clipfleet.workers.engines.load import check_decode
-from clipfleet.workers.reuse import open_reused
 
 _POLL_S = 0.25
 _STALL_S = 15.0  # without progress, before the last reason in the workers' logs is shown

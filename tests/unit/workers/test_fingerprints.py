@@ -26,13 +26,13 @@ from clipfleet.storage.plan.retries import read_shard_work
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.verify.verification import Verification
 from clipfleet.storage.verify.verify import verify_dataset
+from clipfleet.workers.copies.fingerprints import Fingerprints
+from clipfleet.workers.copies.reuse import open_reused
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.base import Array
 from clipfleet.workers.engines.fake import FakeEngine, fake_card
-from clipfleet.workers.fingerprints import Fingerprints
 from clipfleet.workers.images import decoders
 from clipfleet.workers.images.decoder import Picture
-from clipfleet.workers.reuse import open_reused
 
 DIM = 8
 

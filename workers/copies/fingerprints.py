@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from clipfleet.items import Fingerprint, Item
 from clipfleet.storage.format.dataset import DatasetInfo
 from clipfleet.storage.format.parts import Embedded, Failure
+from clipfleet.workers.copies.reuse import ReusedVectors
 from clipfleet.workers.images.decoders import Outcome
-from clipfleet.workers.reuse import ReusedVectors
 
 
 class Fingerprints:

@@ -60,14 +60,13 @@ class ReusedVectors:
         if self._places is None:
             self._places = self._read_places()
         prefix = np.uint64(int(sha256[:_PREFIX_DIGITS], 16))
-        first, end = (
-            int(np.searchsorted(self._places["prefix"], prefix, side))
-            for side in ("left", "right")  # type: ignore[arg-type]
-        )
+        first = np.searchsorted(self._places["prefix"], prefix, "left")
+        end = np.searchsorted(self._places["prefix"], prefix, "right")
         for place in self._places[first:end]:
-            group = self._group(int(place["group"]))
-            if group is not None and group[0][place["row"]] == sha256:
-                return group[1][place["row"]]
+            group, row = self._group(int(place["group"])), int(place["row"])
+            if group is not None and group[0][row] == sha256:
+                vector: NDArray[np.float32] = group[1][row]
+                return vector
         return None
 
     def _read_places(self) -> NDArray[np.void]:

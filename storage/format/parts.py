@@ -201,11 +201,10 @@ def part_of(
         _RETRIES_KEY: json.dumps(footer.retries),
         _REPLACED_KEY: json.dumps(footer.replaced),
         _CUT_KEY: json.dumps(footer.cut),
+        _COPIED_KEY: json.dumps(footer.copied),
     }
     if footer.decode != "exact":
         metadata[_DECODE_KEY] = footer.decode
-    if footer.copied:
-        metadata[_COPIED_KEY] = json.dumps(footer.copied)
     data, digest = _with_digest(table, metadata)
     return data, replace(footer, payload_sha256=digest)
 
@@ -330,8 +329,7 @@ def _without_rows(
     metadata = {key: value.decode() for key, value in _metadata_of(parquet.metadata).items()}
     metadata[_FAILURES_KEY] = json.dumps([_failure_fields(f) for f in failures])
     metadata[_CUT_KEY] = json.dumps(min(footer.cut, len(kept)))
-    if footer.copied:
-        metadata[_COPIED_KEY] = json.dumps(min(footer.copied, len(kept)))
+    metadata[_COPIED_KEY] = json.dumps(min(footer.copied, len(kept)))
     return _with_digest(table.take(pa.array(kept, pa.int64())), metadata)[0]
 
 

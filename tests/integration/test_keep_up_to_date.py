@@ -123,7 +123,7 @@ def test_removed_ids_are_in_no_answer_of_any_reader(home: Path, out: str) -> Non
     run("verify", out, "index")
     run("export", out, "rows.jsonl", "--to", "jsonl")
     rows = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
-    assert [row["id"] for row in rows] == ["b.png", "d.png"]
+    assert [row["image_id"] for row in rows] == ["b.png", "d.png"]
     run("compact", out)
     assert run("verify", out)["problems"] == []
     assert clipfleet.Dataset(out).ids == ("b.png", "d.png")

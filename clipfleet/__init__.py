@@ -16,7 +16,17 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False  # as in `typing`, which takes longer to load than all of this module
 if TYPE_CHECKING:
     from clipfleet.api.both_towers import BothTowers, both_towers
-    from clipfleet.api.datasets import compact, embed, repair, resume, retry, status, submit, verify
+    from clipfleet.api.datasets import (
+        compact,
+        embed,
+        remove,
+        repair,
+        resume,
+        retry,
+        status,
+        submit,
+        verify,
+    )
     from clipfleet.api.recall import compare, evaluate
     from clipfleet.api.reports import fleet, write_report
     from clipfleet.errors import (
@@ -47,6 +57,7 @@ if TYPE_CHECKING:
     from clipfleet.retrieval.neighbours import Neighbours
     from clipfleet.retrieval.verify_index import IndexVerification, verify_index
     from clipfleet.settings import Settings, load_settings
+    from clipfleet.storage.commit.remove import Removal
     from clipfleet.storage.compact.compact import Compaction
     from clipfleet.storage.sources.options import SourceOptions
     from clipfleet.storage.verify.verification import Verification
@@ -90,6 +101,7 @@ __all__ = [
     "Progress",
     "QueueFullError",
     "RecallError",
+    "Removal",
     "Repair",
     "Resumption",
     "Retry",
@@ -116,6 +128,7 @@ __all__ = [
     "fleet",
     "load_model",
     "load_settings",
+    "remove",
     "repair",
     "resume",
     "retry",
@@ -149,6 +162,7 @@ _MODULES = {  # of the names above
     "Progress": "clipfleet.tasks.status",
     "SourceOptions": "clipfleet.storage.sources.options",
     "Verification": "clipfleet.storage.verify.verification",
+    "Removal": "clipfleet.storage.commit.remove",
     "Repair": "clipfleet.tasks.submit.repair",
     "Resumption": "clipfleet.tasks.submit.resume",
     "Retry": "clipfleet.tasks.submit.retry_failed",
@@ -169,6 +183,7 @@ _MODULES = {  # of the names above
     "fleet": "clipfleet.api.reports",
     "load_model": "clipfleet.model",
     "load_settings": "clipfleet.settings",
+    "remove": "clipfleet.api.datasets",
     "repair": "clipfleet.api.datasets",
     "resume": "clipfleet.api.datasets",
     "retry": "clipfleet.api.datasets",

@@ -29,6 +29,7 @@ from clipfleet.tasks.telemetry import headers_of, measured
 from clipfleet.tasks.worker.engine_processes import process_name
 from clipfleet.tasks.worker.fatal_error import gpu_lost
 from clipfleet.tasks.worker.watchdog import working
+from clipfleet.workers.copies.fingerprints import Fingerprints
 from clipfleet.workers.embedder import Embedder, current_embedder
 
 _SHOWN_LENGTH = 100  # characters of a message's id
@@ -77,8 +78,13 @@ def embed_shard(
         work = read_shard_work(dataset, task.shard)
     progress = working().progress
     # What ended a process may be a file in the GPU's decoder, which runs in the process.
+    fingerprints = Fingerprints.of(dataset.info, embedder.known)
     embedded = embedder.embed(
-        work.items, rules=dataset.info.rules, exact=lost > 0, progress=progress
+        work.items,
+        rules=dataset.info.rules,
+        exact=lost > 0,
+        progress=progress,
+        fingerprints=fingerprints,
     )
     with tally.measure("write"):
         whole = replace(work.finish(embedded), seconds=tally.seconds())
@@ -149,6 +155,7 @@ def _log_done(task: EmbedTask, done: Commit | None, seconds: float) -> None:
         "cut": done.cut,
         "transparent": done.transparent,
         "without_end": done.without_end,
+        "copied": done.copied,
         "seconds": round(seconds, 3),
         "items_per_s": round(items / max(seconds, 1e-9), 1),
     }

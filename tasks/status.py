@@ -12,13 +12,16 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from clipfleet.architectures import TOWERS
+from clipfleet.error_codes import TOMBSTONES
 from clipfleet.errors import DatasetError, SettingsError, StorageError
 from clipfleet.messages import queue_name
 from clipfleet.settings import Settings
+from clipfleet.storage.commit.commit import VectorCounts
 from clipfleet.storage.commit.manifest import Manifest
 from clipfleet.storage.filesystem.locations import in_object_store, open_filesystem, resolved
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset
 from clipfleet.storage.format.parts import ITEMS_PREFIX
+from clipfleet.storage.plan.failures import count_failures
 from clipfleet.storage.plan.reader import Job, jobs, read_job, skipped_by_last_jobs
 from clipfleet.storage.skipped import skipped_lines
 from clipfleet.tasks.broker.conflicts import Conflicts
@@ -83,7 +86,8 @@ def _waiting_for(root: str, settings: Settings) -> str:
 class Progress:
     """The progress of a dataset, or of a job, at the last `refresh`.
 
-    `total`, `vectors` and `errors` count items; `total` counts planned and single items. `waiting`
+    `total`, `vectors` and `errors` count items; `total` counts planned and single items, `removed`
+    those of the errors that are tombstones, which `clipfleet remove` left. `waiting`
     and `held` count the messages of the dataset's tower and fleet, for all datasets; `served` of
     them are held by workers that live. They are None if Redis does not answer, see `broker_error`,
     which is no error for a planned dataset that is finished. `unread` counts messages in lists
@@ -102,6 +106,8 @@ class Progress:
         self.skipped: dict[str, int] = {}
         self._superseded = 0  # errors that a retry has replaced
         self._in_retry = 0  # errors that a running retry will replace
+        self.removed = 0
+        self._removed_at = (0, 0)  # jobs, and items in parts of retries, when these were counted
         self.waiting: int | None = None
         self.held: int | None = None
         self.served: int | None = None
@@ -146,6 +152,7 @@ class Progress:
             self._in_retry = retries - self._superseded
         self.shards = sum(job.shards for job in planned)
         self.skipped = skipped_by_last_jobs(planned)
+        self._count_removed(planned)
         self._ask_redis(needed=not self.finished or self.dataset.info.kind != "planned")
         now_s = time.monotonic()
         self._shown = self._count_shown()
@@ -155,6 +162,17 @@ class Progress:
         self._history.append((now_s, self._shown))
         while self._history[0][0] < self._history[-1][0] - _RATE_WINDOW_S:
             self._history.popleft()
+
+    def _count_removed(self, planned: list[Job]) -> None:
+        """Count the tombstones; only a part of a retry can change their number."""
+        if self.job:
+            self.removed = self.errors if self.job.removes else 0
+            return
+        now = (len(planned), self._superseded)
+        if now != self._removed_at and any(job.removes for job in planned):
+            classes = count_failures(self.dataset)
+            self.removed = sum(classes[code] for code in TOMBSTONES)
+        self._removed_at = now
 
     @property
     def vectors(self) -> int:
@@ -167,19 +185,10 @@ class Progress:
         return max(0, self._planned.errors + self._single_items.errors - self._superseded)
 
     @property
-    def cut(self) -> int:
-        """Vectors of texts that were longer than the model's context length."""
-        return self._planned.cut + self._single_items.cut
-
-    @property
-    def transparent(self) -> int:
-        """Vectors of images with a transparent pixel."""
-        return self._planned.transparent + self._single_items.transparent
-
-    @property
-    def without_end(self) -> int:
-        """Vectors of JPEG files that lack their ends."""
-        return self._planned.without_end + self._single_items.without_end
+    def counts(self) -> VectorCounts:
+        """How many vectors are of cut texts, of transparent images, and so on."""
+        pairs = zip(self._planned.counts, self._single_items.counts, strict=True)
+        return VectorCounts(*map(sum, pairs))
 
     @property
     def done(self) -> int:
@@ -232,7 +241,10 @@ class Progress:
         (first_s, first), (last_s, last) = self._history[0], self._history[-1]
         rate = (last - first) / (last_s - first_s) if last_s > first_s else 0.0
         return Snapshot(
-            total=self.total, done=self._shown, errors=self.errors, items_per_s=max(rate, 0.0)
+            total=self.total,
+            done=self._shown,
+            errors=self.errors - self.removed,
+            items_per_s=max(rate, 0.0),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -244,9 +256,8 @@ class Progress:
             "total": self.total,
             "vectors": self.vectors,
             "errors": self.errors,
-            "cut": self.cut,
-            "transparent": self.transparent,
-            "without_end": self.without_end,
+            "removed": self.removed,
+            **self.counts._asdict(),
             "skipped": self.skipped,
             "shards": self.shards,
             "shards_done": self.shards_done,
@@ -266,12 +277,15 @@ class Progress:
         """Return the status as lines of text."""
         name = f"{self.dataset.root}:{self.job.id}" if self.job else self.dataset.root
         head = f"{name}: {sentence(self.snapshot())}; {self.shards_done:,}/{self.shards:,} shards"
+        counts = self.counts
         counted = [
             f"  {count:,} {what}"
             for count, what in (
-                (self.cut, "texts were cut to the model's length"),
-                (self.transparent, "images are transparent"),
-                (self.without_end, "JPEG files lack their ends"),
+                (self.removed, "items were removed"),
+                (counts.copied, "vectors are copies, of items with equal bytes"),
+                (counts.cut, "texts were cut to the model's length"),
+                (counts.transparent, "images are transparent"),
+                (counts.without_end, "JPEG files lack their ends"),
             )
             if count
         ]

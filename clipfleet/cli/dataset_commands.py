@@ -40,10 +40,10 @@ def status(
 ) -> None:
     """Show how many items of a dataset are done, failed and open, and the fleet's workers.
 
-    Exits with 1 if items failed, or if a shard is not done yet. With --watch, the command ends when
-    the dataset is done, or says why nothing can move: Redis does not answer, no worker lives, or
-    every missing shard was refused. On a terminal, --watch shows the fleet too: workers, queues,
-    errors by class. Without a dataset it does so until Ctrl-C.
+    Exits with 1 if items failed, other than removed ones, or if a shard is not done yet. With
+    --watch, the command ends when the dataset is done, or says why nothing can move: Redis does not
+    answer, no worker lives, or every missing shard was refused. On a terminal, --watch shows the
+    fleet too: workers, queues, errors by class. Without a dataset it does so until Ctrl-C.
 
     \b
     clipfleet status /vectors/photos --watch
@@ -60,7 +60,8 @@ def status(
         if progress.stuck:
             typer.echo(f"clipfleet: nothing can move: {progress.stuck}", err=True)
     print_result(progress.to_json(), progress.lines(), as_json)
-    raise typer.Exit(DONE if progress.finished and not progress.errors else ITEMS_FAILED)
+    failed = progress.errors > progress.removed
+    raise typer.Exit(DONE if progress.finished and not failed else ITEMS_FAILED)
 
 
 def metrics(
@@ -207,6 +208,54 @@ def verify(
         )
     print_result(verification.to_json(), verification.lines(), as_json)
     raise typer.Exit(DONE if verification.ok else ITEMS_FAILED)
+
+
+def remove(
+    dataset: DatasetArgument,
+    ids: Annotated[
+        Path | None,
+        typer.Option("--ids", metavar="FILE", help="Remove the ids in this file, one a line."),
+    ] = None,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Remove the ids whose files do not exist any more.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only count what would be removed.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Take vectors out of a dataset.
+
+    A removed id is a row of errors/, of the class `removed`, or `gone` if its file was deleted. The
+    same source does not bring it back: `clipfleet retry --only removed` does, and newer content.
+    Afterwards `clipfleet index --append` takes the rows out of an index.
+
+    \b
+    clipfleet remove /vectors/photos --missing --dry-run
+    clipfleet remove /vectors/photos --ids unwanted.txt
+    """
+    if (ids is None) != missing:
+        raise UsageError("name what to remove: --ids FILE, or --missing")
+    removal = clipfleet.remove(
+        dataset,
+        ids=_read_ids(ids) if ids else (),
+        missing=missing,
+        dry_run=dry_run,
+        settings=settings_from(),
+    )
+    print_result(removal.to_json(), removal.lines(), as_json)
+
+
+def _read_ids(path: Path) -> list[str]:
+    try:
+        found = [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 ({error}): expected one id a line") from error
+    if not found:
+        raise UsageError(f"{path} has no id: expected one a line")
+    return found
 
 
 def repair(

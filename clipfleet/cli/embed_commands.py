@@ -13,6 +13,7 @@ import clipfleet
 from clipfleet.cli.options import (
     MIN_OVERLAP,
     AllowUnverified,
+    ContentHash,
     Contexts,
     DatasetArgument,
     DecodeOption,
@@ -29,6 +30,7 @@ from clipfleet.cli.options import (
     ProviderName,
     RedisUrl,
     Refresh,
+    Reuse,
     ShardSize,
     SourceArgument,
     SourceTowers,
@@ -68,6 +70,8 @@ def embed(
     refresh: Refresh = False,
     on_conflict: OnConflictOption = None,
     moved_from: MovedFrom = None,
+    content_hash: ContentHash = False,
+    reuse: Reuse = None,
     gate_sample: Annotated[
         str | None,
         typer.Option(
@@ -126,6 +130,8 @@ def embed(
             refresh=refresh,
             on_conflict=on_conflict.value if on_conflict else None,
             moved_from=moved_from,
+            content_hash=content_hash,
+            reuse=reuse,
             gate_sample=gate_sample,
             min_overlap=MIN_OVERLAP if min_overlap is None else min_overlap,
             settings=settings,
@@ -151,6 +157,7 @@ def submit(
     refresh: Refresh = False,
     on_conflict: OnConflictOption = None,
     moved_from: MovedFrom = None,
+    content_hash: ContentHash = False,
     as_json: Json = False,
     *,
     source_options: SourceOptions,
@@ -182,6 +189,7 @@ def submit(
         refresh=refresh,
         on_conflict=on_conflict.value if on_conflict else None,
         moved_from=moved_from,
+        content_hash=content_hash,
         settings=settings,
         **source_options,
     )
@@ -234,6 +242,7 @@ def worker(
     sixteen_bit: SixteenBitOption = None,
     alpha: AlphaOption = None,
     truncated: TruncatedOption = None,
+    reuse: Reuse = None,
     allow_unverified: AllowUnverified = False,
     metrics_port: MetricsPort = None,
 ) -> None:
@@ -266,6 +275,7 @@ def worker(
         sixteen_bit=sixteen_bit,
         alpha=alpha,
         truncated=truncated,
+        reuse=resolved(reuse) if reuse else None,
         metrics_port=metrics_port,
         **engine_settings(provider, contexts, allow_unverified),
     )

@@ -11,7 +11,7 @@ import typer
 import clipfleet
 from clipfleet.cli.options import DatasetArgument, Gpus, Json, RedisUrl, UrlHosts, settings_from
 from clipfleet.cli.output import DONE, ITEMS_FAILED, end_with, print_result, stop_on_signals
-from clipfleet.error_codes import TRANSIENT, TRANSIENT_CODES, chosen_classes
+from clipfleet.error_codes import TOMBSTONES, TRANSIENT, TRANSIENT_CODES, chosen_classes
 from clipfleet.errors import UsageError
 
 Only = Annotated[
@@ -30,7 +30,7 @@ ModelHere = Annotated[
 def errors(dataset: DatasetArgument, only: Only = None, as_json: Json = False) -> None:
     """Show the items that have no vector, by class of error.
 
-    Exits with 1 if there are any.
+    Exits with 1 if there are any but removed ones.
 
     \b
     clipfleet errors /vectors/photos
@@ -49,7 +49,7 @@ def errors(dataset: DatasetArgument, only: Only = None, as_json: Json = False) -
         [f"{opened.root}: {count:,} items without a vector", *lines],
         as_json,
     )
-    raise typer.Exit(ITEMS_FAILED if count else DONE)
+    raise typer.Exit(ITEMS_FAILED if found.keys() - TOMBSTONES else DONE)
 
 
 def retry(

@@ -94,6 +94,7 @@ for _command in (
     dataset_commands.status,
     dataset_commands.metrics,
     dataset_commands.verify,
+    dataset_commands.remove,
     dataset_commands.repair,
     dataset_commands.report,
     error_commands.errors,

@@ -32,6 +32,7 @@ from clipfleet.tasks.submit.enqueue import queue_of
 from clipfleet.tasks.submit.local_run import HeldDataset, hold_dataset, local_prefix
 from clipfleet.tasks.submit.retry_failed import Retry, retry
 from clipfleet.tasks.submit.submit import Submission, create_planned, submit
+from clipfleet.workers.copies.reuse import open_reused
 from clipfleet.workers.engines.load import check_decode
 
 _POLL_S = 0.25
@@ -58,8 +59,8 @@ class Summary:
 
     @property
     def ok(self) -> bool:
-        """Whether every item has a vector, and the dataset is intact."""
-        return self.verification.ok and not self.verification.errors
+        """Whether every item has a vector or was removed, and the dataset is intact."""
+        return self.verification.ok and self.verification.errors == self.verification.removed
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary in JSON's types."""
@@ -109,12 +110,14 @@ def embed_source(  # noqa: PLR0913 - those of `clipfleet.embed`
     show: Show,
     refresh: bool = False,
     moved_from: str | None = None,
+    content_hash: bool = False,
 ) -> Summary:
     """Embed a source into the dataset at `out`, and verify the dataset.
 
     With `gpus`, values of CUDA_VISIBLE_DEVICES, there is one worker for each, otherwise `workers`.
     All processes are stopped at the end, also after an error. Committed shards stay, and the same
-    call continues from there. `refresh` and `moved_from` are as in `submit`.
+    call continues from there. `refresh`, `moved_from` and `content_hash` are as in
+    `submit`.
 
     Raises:
         UsageError: The source, the model or the dataset is not fit for use, or another command or
@@ -124,12 +127,19 @@ def embed_source(  # noqa: PLR0913 - those of `clipfleet.embed`
     """
     card, _ = load_card(model)
     check_decode(settings.decode, tower=card.tower, runtime=card.runtime)
+    open_reused(settings, card)
     if card.tower == "img":
         source = fetchable(source, settings)
     return _run(
-        lambda: create_planned(out, card, settings, source),
+        lambda: create_planned(out, card, settings, source, content_hash=content_hash),
         lambda fleet: submit(
-            source, out, model, settings=fleet, refresh=refresh, moved_from=moved_from
+            source,
+            out,
+            model,
+            settings=fleet,
+            refresh=refresh,
+            moved_from=moved_from,
+            content_hash=content_hash,
         ),
         _fleet_settings(settings, out, model),
         workers=workers,

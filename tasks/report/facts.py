@@ -71,6 +71,7 @@ class ReportFacts:
     total: int
     vectors: int
     cut: int
+    copied: int
     shards: int
     shards_done: int
     jobs: list[Job]
@@ -117,6 +118,7 @@ def read_facts(dataset: Dataset) -> ReportFacts:
         total=sum(job.items for job in planned if not job.retry) + single_items,
         vectors=seen.vectors,
         cut=seen.cut,
+        copied=seen.copied,
         shards=sum(job.shards for job in planned),
         shards_done=len(of_jobs),
         jobs=planned,
@@ -133,7 +135,7 @@ class _Records:
     """The sums over a dataset's records."""
 
     def __init__(self) -> None:
-        self.vectors = self.cut = 0
+        self.vectors = self.cut = self.copied = 0
         self.times: list[tuple[float, int]] = []
         self.machines: dict[str, Machine] = {}
         self._items: dict[str, int] = {}  # of each shard
@@ -145,6 +147,7 @@ class _Records:
             return
         self.vectors += record.vectors
         self.cut += record.cut
+        self.copied += record.copied
         self._items[record.name] = items
         finished_s = _seconds_of(record.finished_at)
         if finished_s is not None:

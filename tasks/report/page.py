@@ -97,6 +97,8 @@ def _numbers(found: ReportFacts) -> Iterator[str]:
     }
     if found.tower == "txt":
         numbers["texts that were cut"] = found.cut
+    if found.copied:
+        numbers["copies, of items with equal bytes"] = found.copied
     yield '<ul class="numbers">'
     yield from (f"<li><strong>{count:,}</strong> {name}</li>" for name, count in numbers.items())
     yield f"<li><strong>{found.shards_done:,}/{found.shards:,}</strong> shards done</li></ul>"

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import difflib
 import os
+from contextlib import suppress
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -52,6 +54,24 @@ Decode = Literal["exact", "gpu"]
 _SHARD_SIZE = 1024  # items
 _TENSORRT_SHARD_SIZE = 4096  # the GPU idles between two shards: fewer shards, fewer pauses
 _SECRET = ("message_key", "message_key_old", "redis_url")
+
+
+def allowed_failures(limit: str, items: int) -> int:
+    """Return how many of a job's items may fail by a limit such as 5% or 100.
+
+    Raises:
+        ValueError: The limit has another form.
+    """
+    if limit.isascii() and limit.isdecimal():
+        return int(limit)
+    with suppress(ArithmeticError):
+        percentage = Decimal(limit.removesuffix("%"))
+        if limit.endswith("%") and 0 <= percentage <= 100:
+            return int(items * percentage / 100)
+    raise ValueError(
+        f"{limit!r} is neither a percentage of a job's items from 0% to 100%, such as 5%, nor a "
+        "number of items, such as 100"
+    )
 
 
 class Settings(BaseSettings):
@@ -125,6 +145,12 @@ class Settings(BaseSettings):
     `submit --refresh`. `keep` keeps its vector and counts the conflict, `replace` embeds the newer
     content in its place, `error` refuses the item. An id without a vector always takes the newer
     content."""
+
+    max_failed: str | None = None
+    """Items of a job that may fail: a percentage of its items (`5%`), or a number (`100`). When
+    more have failed, workers refuse the job's other shards, and what is embedded stays. `submit`,
+    `embed` and `resume` write the limit into the dataset, where it stays until one of them has
+    another; `100%` is no limit."""
 
     shard_deadline_s: PositiveInt = 1800
     """Seconds without a finished batch after which a shard's process is killed and the shard runs
@@ -331,6 +357,13 @@ class Settings(BaseSettings):
     def message_keys(self) -> tuple[str, ...]:
         """The keys, one of which must sign a message; empty: messages need no signature."""
         return tuple(key for key in (self.message_key, self.message_key_old) if key)
+
+    @field_validator("max_failed")
+    @classmethod
+    def _check_max_failed(cls, limit: str | None) -> str | None:
+        if limit is not None:
+            allowed_failures(limit, 1)
+        return limit
 
     @field_validator("message_key", "message_key_old")
     @classmethod

@@ -19,7 +19,6 @@ from clipfleet.convert.console import INTERRUPTED, TOWER_NAMES, WRONG_USE, say
 from clipfleet.convert.tensorrt.requests import naming_file_errors
 from clipfleet.errors import ClipfleetError, UsageError
 from clipfleet.model_card import load_card
-from clipfleet.retrieval.muge.unpack import unpack
 
 _IMAGE_DATA = "../Multimodal_Retrieval/lmdb/test/imgs"  # the guide's defaults
 _TEXT_DATA = "../Multimodal_Retrieval/test_texts.jsonl"
@@ -47,7 +46,7 @@ def make_parser(runtime: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--extract-image-feats", action="store_true", help="write the images' features")
     add("--extract-text-feats", action="store_true", help="write the texts' features")
-    add("--image-data", type=Path, default=_IMAGE_DATA, help="LMDB folder, or its TSV file")
+    add("--image-data", type=Path, default=_IMAGE_DATA, help="LMDB folder, or its file *_imgs.tsv")
     add("--text-data", type=Path, default=_TEXT_DATA, help="JSONL file with text_id and text")
     add("--image-feat-output-path", type=Path, help="default: beside the texts, _imgs.img_feat")
     add("--text-feat-output-path", type=Path, help="default: beside the texts, .txt_feat")
@@ -145,15 +144,12 @@ def _extract(extraction: _Extraction, provider: str | None) -> int:
     output, tower = extraction.output, extraction.tower
     scratch = output.with_name(f"{output.name}.partial")
     scratch.mkdir(parents=True, exist_ok=True)
-    source = extraction.source
-    if tower == "img":
-        source = unpack(source, scratch / "pictures")
     settings = settings_from(
         provider=provider, max_batch=extraction.batch_size, embedding_dtype="float32"
     )
     out = scratch / "vectors"
     clipfleet.embed(
-        source,
+        extraction.source,
         out,
         model=extraction.model,
         tower=tower,

@@ -62,10 +62,17 @@ NO_RULES = FolderRules()
 
 
 class FileFilter:
-    """The rules of a folder, ready for use on its files."""
+    """The rules of a folder, ready for use on its files; items have one of `extensions`."""
 
-    def __init__(self, rules: FolderRules) -> None:
-        self._junk = _Globs(JUNK)
+    def __init__(
+        self,
+        rules: FolderRules,
+        *,
+        extensions: Collection[str] = IMAGE_EXTENSIONS,
+        junk: Collection[str] = JUNK,
+    ) -> None:
+        self._extensions = extensions
+        self._junk = _Globs(junk)
         self._exclude = _Globs(rules.exclude)
         self._include = _Globs(rules.include) if rules.include else None
 
@@ -80,7 +87,7 @@ class FileFilter:
 
     def is_item(self, name: str, path: str, *, is_folder: bool) -> bool:
         """Return whether a file is an item; so is a folder named like an image, and fails later."""
-        has_extension = extension_of(name) in IMAGE_EXTENSIONS
+        has_extension = extension_of(name) in self._extensions
         if self._include is None:
             return has_extension
         return self._include.match(name, path) and (has_extension or not is_folder)

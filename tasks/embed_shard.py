@@ -18,6 +18,7 @@ from clipfleet.storage.format.dataset import Dataset, describe
 from clipfleet.storage.plan.retries import read_shard_work
 from clipfleet.tasks.broker.refusals import refuse
 from clipfleet.tasks.dataset_access import dataset_root
+from clipfleet.tasks.max_failed import read_limit
 from clipfleet.tasks.retry_policy import (
     lost_reason,
     may_retry,
@@ -55,6 +56,7 @@ def embed_shard(
 
     Raises:
         LostShardError: `lost` reached `shard_attempts`.
+        TooManyFailedError: More items of the job failed than its limit allows.
         UsageError: The message is for another worker, model or dataset, or its plan is missing.
         TransientError: Worth trying again.
         GpuLostError: This process can embed nothing any more.
@@ -73,6 +75,9 @@ def embed_shard(
         return done
     if lost >= embedder.settings.shard_attempts:
         raise LostShardError(lost_reason(lost))
+    limit = read_limit(dataset, task.dataset, task.shard.job)
+    if limit is not None:
+        limit.check(embedder.settings)
     tally = embedder.tally
     with tally.measure("plan"):
         work = read_shard_work(dataset, task.shard)
@@ -90,6 +95,8 @@ def embed_shard(
         whole = replace(work.finish(embedded), seconds=tally.seconds())
         done = commit(dataset, name, whole, card=embedder.card, worker=worker)
     tally.count_items(embedded)
+    if limit is not None:
+        limit.add(done.errors, embedder.settings)
     return done
 
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 class Snapshot:
     """The progress of a job: `done` counts vectors and errors, `items_per_s` is of the last 15 s.
 
-    `stall_reason` is set if nothing progresses and the reason is known.
+    `stall_reason` is set if nothing progresses and the reason is known. Before the first shard is
+    queued, the `phase` is "reading the plan" of earlier jobs or "planning" the source: `done` then
+    counts the rows that were read, and `total` is 0, because nobody knows it.
     """
 
     total: int
@@ -18,6 +20,7 @@ class Snapshot:
     errors: int
     items_per_s: float
     stall_reason: str | None = None
+    phase: str | None = None
 
     @property
     def time_left_s(self) -> float | None:
@@ -30,8 +33,14 @@ class Snapshot:
 Show = Callable[[Snapshot], None]
 
 
+def show_nothing(_: Snapshot) -> None:
+    """Show no progress."""
+
+
 def sentence(snapshot: Snapshot) -> str:
     """Return the snapshot as one line of plain text."""
+    if snapshot.phase:
+        return f"{snapshot.phase}: {snapshot.done:,} rows, {snapshot.items_per_s:,.0f}/s"
     parts = [
         f"{snapshot.done:,}/{snapshot.total:,} items",
         f"{snapshot.items_per_s:,.0f}/s",

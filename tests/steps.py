@@ -107,6 +107,7 @@ def _wrap_steps() -> None:
     from celery import Celery
 
     from clipfleet.storage.format import id_index
+    from clipfleet.storage.plan import digests
     from clipfleet.tasks.broker.transport import FleetTransport
     from clipfleet.tasks.submit import enqueue as queueing
     from clipfleet.workers import input_chunks as inputs
@@ -121,7 +122,10 @@ def _wrap_steps() -> None:
     wrap(os, "link", before=_before_link, after=_after_link)
     wrap(os, "replace", after=_after_replace)
     queueing.BATCH_MESSAGES = _BATCH_MESSAGES
-    id_index._CACHE_KIB = int(os.environ.get(INDEX_VARIABLE, id_index._CACHE_KIB))
+    if INDEX_VARIABLE in os.environ:
+        kib = int(os.environ[INDEX_VARIABLE])
+        id_index._CACHE_KIB = kib
+        digests.RUN_ROWS = (kib << 10) // 32  # bytes of a row
     sent: list[None] = []
     wrap(Celery, "send_task", before=lambda *_: _before_send(sent))
 

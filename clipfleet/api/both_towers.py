@@ -109,7 +109,7 @@ def _check_source(source: str | Path, options: dict[Tower, dict[str, Any]]) -> N
     from clipfleet.storage.sources.base import DerivedSource
     from clipfleet.storage.sources.open_source import open_source
     from clipfleet.storage.sources.options import of_sources
-    from clipfleet.storage.sources.tables import LinesSource
+    from clipfleet.storage.tables.text_tables import LinesSource
 
     if not isinstance(source, str | Path):
         raise SourceError("both towers are of a file or a folder: embed items in memory by tower")

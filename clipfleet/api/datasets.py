@@ -60,7 +60,8 @@ def embed(
     in the table of errors, see `Dataset.errors`; it raises nothing.
 
     Args:
-        source: A folder of images, a table (JSONL, CSV, TSV, Parquet, TXT), or items in memory:
+        source: A folder of images, archives, a table (JSONL, JSON, CSV, TSV, Parquet, TXT), or
+            items in memory:
             `{"id": …, "uri": …}` for images, `{"id": …, "text": …}` for texts.
         out: The dataset's folder, or `s3://bucket/prefix`. Its vectors (n, D) are stored as
             `settings.embedding_dtype`, float16 or float32, with L2 norms of 1.
@@ -87,7 +88,8 @@ def embed(
             embedded twice first. Nothing is embedded if the GPU changes their neighbours.
         min_overlap: With `gate_sample`: the share of their 10 nearest neighbours that must stay.
         settings: Without them, those of `load_settings()`.
-        on_progress: Called with a `Snapshot` several times a second.
+        on_progress: Called with a `Snapshot` several times a second, also while a long source is
+            planned.
         **source_options: How the source is read, such as `id_column="sku"`: see `SourceOptions`.
 
     Raises:
@@ -99,6 +101,7 @@ def embed(
     from clipfleet.gpus import refuse_workers_with_gpus
     from clipfleet.storage.filesystem.locations import absolute
     from clipfleet.tasks.local.run import embed_source
+    from clipfleet.tasks.progress import show_nothing
     from clipfleet.tasks.submit.inputs import open_inputs
     from clipfleet.workers.engines.model_folder import find_engine
     from clipfleet.workers.engines.model_location import locate_model
@@ -122,7 +125,7 @@ def embed(
         card,
         settings=chosen,
         own_redis=own_redis,
-        show=on_progress or _show_nothing,
+        show=on_progress or show_nothing,
         refresh=refresh,
         moved_from=str(moved_from) if moved_from is not None else None,
         content_hash=content_hash or chosen.reuse is not None,
@@ -141,19 +144,21 @@ def submit(
     moved_from: str | Path | None = None,
     content_hash: bool = False,
     settings: Settings | None = None,
+    on_progress: OnProgress | None = None,
     **source_options: Unpack[SourceOptions],
 ) -> Submission:
     """Plan a source into the dataset at `out`, and queue its shards for a fleet's workers.
 
-    The arguments are those of `embed`; a worker reuses vectors by its own setting. The shards go to
-    the Redis of `settings.redis_url`. The same call again queues only what is missing. Of a model
-    folder, a TensorRT engine is taken, or without one the float32 ONNX: the fleet's workers need an
-    engine of the same precision.
+    The arguments are those of `embed`; a worker reuses vectors by its own setting. `on_progress` is
+    called while a long source is planned. The shards go to the Redis of `settings.redis_url`. The
+    same call again queues only what is missing. Of a model folder, a TensorRT engine is taken, or
+    without one the float32 ONNX: the fleet's workers need an engine of the same precision.
 
     Raises:
         UsageError: The source, the model, the dataset or a setting is wrong.
         BrokerError: Redis does not answer; the same call again goes on.
     """
+    from clipfleet.tasks.progress import show_nothing
     from clipfleet.tasks.submit.inputs import open_inputs
     from clipfleet.tasks.submit.submit import submit as submit_source
     from clipfleet.workers.engines.model_folder import find_fleet_card
@@ -175,6 +180,7 @@ def submit(
         refresh=refresh,
         moved_from=str(moved_from) if moved_from is not None else None,
         content_hash=content_hash,
+        show=on_progress or show_nothing,
     )
 
 
@@ -229,6 +235,7 @@ def retry(
     from clipfleet.gpus import refuse_workers_with_gpus
     from clipfleet.storage.format.dataset import Dataset
     from clipfleet.tasks.local.run import retry_here
+    from clipfleet.tasks.progress import show_nothing
     from clipfleet.tasks.submit.retry_failed import retry
     from clipfleet.workers.engines.model_folder import find_engine
     from clipfleet.workers.engines.model_location import locate_model
@@ -255,7 +262,7 @@ def retry(
         engine,
         settings=settings,
         own_redis=own_redis,
-        show=on_progress or _show_nothing,
+        show=on_progress or show_nothing,
         **_processes(engine, workers, gpus),
     )
 
@@ -394,10 +401,6 @@ def status(dataset: str | Path, *, settings: Settings | None = None) -> Progress
     from clipfleet.tasks.status import read_progress
 
     return read_progress(str(dataset), settings or load_settings())
-
-
-def _show_nothing(_: Snapshot) -> None:
-    """Show no progress."""
 
 
 def compact(

@@ -20,6 +20,7 @@ from clipfleet.cli.options import (
     Dtype,
     Gpus,
     Json,
+    MaxFailed,
     MetricsPort,
     MinOverlap,
     Model,
@@ -67,6 +68,7 @@ def embed(
     sixteen_bit: SixteenBitOption = None,
     alpha: AlphaOption = None,
     truncated: TruncatedOption = None,
+    max_failed: MaxFailed = None,
     refresh: Refresh = False,
     on_conflict: OnConflictOption = None,
     moved_from: MovedFrom = None,
@@ -112,6 +114,7 @@ def embed(
         sixteen_bit=sixteen_bit,
         alpha=alpha,
         truncated=truncated,
+        max_failed=max_failed,
         redis_url=redis_url,
         url_hosts=url_host or None,
         metrics_port=metrics_port,
@@ -154,6 +157,7 @@ def submit(
     sixteen_bit: SixteenBitOption = None,
     alpha: AlphaOption = None,
     truncated: TruncatedOption = None,
+    max_failed: MaxFailed = None,
     refresh: Refresh = False,
     on_conflict: OnConflictOption = None,
     moved_from: MovedFrom = None,
@@ -180,33 +184,45 @@ def submit(
         sixteen_bit=sixteen_bit,
         alpha=alpha,
         truncated=truncated,
+        max_failed=max_failed,
         redis_url=redis_url,
     )
-    submission = _of(clipfleet.submit, tower)(
-        source,
-        out,
-        model=model,
-        refresh=refresh,
-        on_conflict=on_conflict.value if on_conflict else None,
-        moved_from=moved_from,
-        content_hash=content_hash,
-        settings=settings,
-        **source_options,
-    )
+    from clipfleet.cli.progress_bar import open_display  # rich is slow to import
+
+    with open_display(quiet=as_json, stays=False) as show:
+        submission = _of(clipfleet.submit, tower)(
+            source,
+            out,
+            model=model,
+            refresh=refresh,
+            on_conflict=on_conflict.value if on_conflict else None,
+            moved_from=moved_from,
+            content_hash=content_hash,
+            settings=settings,
+            on_progress=show,
+            **source_options,
+        )
     print_result(submission.to_json(), submission.lines(), as_json)
 
 
-def resume(dataset: DatasetArgument, redis_url: RedisUrl = None, as_json: Json = False) -> None:
+def resume(
+    dataset: DatasetArgument,
+    redis_url: RedisUrl = None,
+    max_failed: MaxFailed = None,
+    as_json: Json = False,
+) -> None:
     """Queue the shards that a dataset misses again.
 
     Reads the plan and the manifest, not the source. Use it after Redis lost its data, after a
-    submit was killed, or for refused shards once their cause is removed. Shards that are queued or
+    submit was killed, or for refused shards once their cause is removed, or with a larger
+    --max-failed. Shards that are queued or
     running are not queued again.
 
     \b
     clipfleet resume /vectors/photos
     """
-    resumption = clipfleet.resume(dataset, settings=settings_from(redis_url=redis_url))
+    settings = settings_from(redis_url=redis_url, max_failed=max_failed)
+    resumption = clipfleet.resume(dataset, settings=settings)
     print_result(resumption.to_json(), resumption.lines(), as_json)
 
 

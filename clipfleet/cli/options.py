@@ -110,6 +110,16 @@ ShardSize = Annotated[
         "--shard-size", min=1, help="Items in a shard [default: 1024; for TensorRT 4096]."
     ),
 ]
+MaxFailed = Annotated[
+    str | None,
+    typer.Option(
+        "--max-failed",
+        metavar="N|N%",
+        help="Stop a job when more of its items fail; 100% is no limit [default: the dataset's "
+        "last one].",
+        show_default=False,
+    ),
+]
 Dtype = Annotated[DtypeName | None, typer.Option("--dtype", help="Type of the stored vectors.")]
 Refresh = Annotated[
     bool,
@@ -151,7 +161,8 @@ MovedFrom = Annotated[
 SourceArgument = Annotated[
     str,
     typer.Argument(
-        help="A folder of images or archives, or a JSONL, CSV, TSV, Parquet, TXT, TAR or ZIP file."
+        help="A folder of images, archives or Parquet files, or a JSONL, JSON, CSV, TSV, Parquet, "
+        "TXT, TAR or ZIP file."
     ),
 ]
 OutArgument = Annotated[

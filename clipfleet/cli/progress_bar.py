@@ -16,34 +16,39 @@ _LINE_INTERVAL_S = 5.0
 
 
 @contextmanager
-def open_display(*, quiet: bool) -> Iterator[Show]:
-    """Yield a function that shows a snapshot on standard error."""
+def open_display(*, quiet: bool, stays: bool = True) -> Iterator[Show]:
+    """Yield a function that shows a snapshot on standard error; the bar vanishes or `stays`."""
     console = Console(stderr=True)
     if quiet:
         yield lambda _: None
     elif console.is_terminal:
-        with _live(console) as show:
+        with _live(console, stays=stays) as show:
             yield show
     else:
         yield _plain_lines()
 
 
 @contextmanager
-def _live(console: Console) -> Iterator[Show]:
+def _live(console: Console, *, stays: bool) -> Iterator[Show]:
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rest]}"))
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, transient=not stays) as progress:
         bar = progress.add_task("items", total=None, rest="starting")
 
         def show(snapshot: Snapshot) -> None:
-            rest = sentence(snapshot).partition(", ")[2]
-            progress.update(bar, total=snapshot.total, completed=snapshot.done, rest=rest)
+            rest = sentence(snapshot)
+            if not snapshot.phase:  # the bar has the number of items
+                rest = rest.partition(", ")[2]
+            total = None if snapshot.phase else snapshot.total
+            progress.update(bar, total=total, completed=snapshot.done, rest=rest)
 
         yield show
 
 
 def _plain_lines() -> Show:
     say = every_few_seconds()
-    return lambda snapshot: say(sentence(snapshot), snapshot.done >= snapshot.total)
+    return lambda snapshot: say(
+        sentence(snapshot), not snapshot.phase and snapshot.done >= snapshot.total
+    )
 
 
 def every_few_seconds() -> Callable[[str, bool], None]:

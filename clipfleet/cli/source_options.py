@@ -32,7 +32,8 @@ _OPTIONS: dict[str, Any] = {
         str | None, typer.Option("--id-column", metavar="NAME", help="Column of the ids.")
     ],
     "uri_column": Annotated[
-        str | None, typer.Option("--uri-column", metavar="NAME", help="Column of the paths.")
+        str | None,
+        typer.Option("--uri-column", metavar="NAME", help="Column of the paths, or pictures."),
     ],
     "text_column": Annotated[
         str | None, typer.Option("--text-column", metavar="NAME", help="Column of the texts.")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from clipfleet.errors import DuplicateIdError, SourceError
-from clipfleet.storage.sources.columns import as_id, show
-from clipfleet.storage.sources.tables import json_rows
+from clipfleet.storage.tables.columns import as_id, show
+from clipfleet.storage.tables.json_tables import json_rows
 
 Answers = Mapping[str, frozenset[str]]  # of the query's id: the ids that are right
 

@@ -17,10 +17,10 @@ from clipfleet.retrieval.search.ready_vectors import (
     ready_queries,
 )
 from clipfleet.storage.sources.base import items_source
-from clipfleet.storage.sources.columns import absolute_uri
 from clipfleet.storage.sources.open_source import open_source
 from clipfleet.storage.sources.options import SourceOptions, given
 from clipfleet.storage.sources.tower import tower_of
+from clipfleet.storage.tables.columns import absolute_uri
 
 OpenEncoder = Callable[[Tower], Encode]  # loads the engine of a tower
 

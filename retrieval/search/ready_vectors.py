@@ -20,8 +20,8 @@ from clipfleet.storage.filesystem.locations import in_object_store
 from clipfleet.storage.format.dataset import INFO_PATH
 from clipfleet.storage.format.parquet import PARQUET_ERRORS
 from clipfleet.storage.format.parts import VERSION_KEY, footer_of
-from clipfleet.storage.sources.columns import ID_COLUMNS, as_id, show
-from clipfleet.storage.sources.tables import json_rows
+from clipfleet.storage.tables.columns import ID_COLUMNS, as_id, show
+from clipfleet.storage.tables.json_tables import json_rows
 
 VECTOR_COLUMNS = ("embedding", "vector", "feature")  # the last one is the guide's
 

@@ -103,7 +103,44 @@ class ZipMember(Member):
             raise ValueError(f"method is {self.method!r}: expected {' or '.join(ZIP_METHODS)}")
 
 
-_KINDS: dict[str, type[Member]] = {kind.scheme: kind for kind in (TarMember, TgzMember, ZipMember)}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParquetPicture(Member):
+    """A picture in a Parquet file: the value of `column`, such as `image.bytes`, in a row from 1.
+
+    `footer` is the CRC-32 of the file's footer.
+    """
+
+    column: str
+    row: int
+    footer: int
+
+    scheme: ClassVar[str] = "parquet"
+    form: ClassVar[str] = "parquet:///file.parquet?column=image.bytes&row=7&footer=439041101"
+
+    def __post_init__(self) -> None:
+        Member.__post_init__(self)
+        if self.row < 1:
+            raise ValueError(f"row is {self.row}: rows are counted from 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Base64Text(Member):
+    """A picture as base64, `size` bytes of text at `offset`, in either alphabet.
+
+    `crc32` is the CRC-32 of the text.
+    """
+
+    offset: int
+    size: int
+    crc32: int
+
+    scheme: ClassVar[str] = "base64"
+    form: ClassVar[str] = "base64:///file.tsv?offset=8&size=27308&crc32=439041101"
+
+
+_KINDS: dict[str, type[Member]] = {
+    kind.scheme: kind for kind in (TarMember, TgzMember, ZipMember, ParquetPicture, Base64Text)
+}
 
 
 def parse_member(uri: str) -> Member | None:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 
 from clipfleet.errors import DatasetError
 from clipfleet.messages import Shard
+from clipfleet.settings import allowed_failures
 from clipfleet.storage.format.dataset import Dataset
 
 QUEUED_PATH = "queued.json"
@@ -28,9 +29,10 @@ class Queued:
     dataset: str  # its root as in the messages; another machine may use another path
     last_job: str  # a job's id
     rest: str | None = None  # a shard's name; None: all shards were queued
+    max_failed: str | None = None  # of a job's items, see `allowed_failures`; None: no limit
 
     def to_json(self) -> str:
-        """Return the text of the file, without `rest` if it is None."""
+        """Return the text of the file, without what is None."""
         fields = {name: value for name, value in asdict(self).items() if value is not None}
         return json.dumps(fields, indent=2) + "\n"
 
@@ -56,6 +58,8 @@ def read_queued(dataset: Dataset) -> Queued | None:
             raise TypeError(f"not all are strings: {fields}")
         if not _JOB.fullmatch(queued.last_job):
             raise ValueError(f"{queued.last_job[:40]!r} is no job")
+        if queued.max_failed is not None:
+            allowed_failures(queued.max_failed, 1)
     except FileNotFoundError:
         return None
     except (AttributeError, TypeError, ValueError, RecursionError) as error:

@@ -83,10 +83,7 @@ class ScratchDatabase:
             yield
         except sqlite3.DatabaseError as error:
             self.damaged = True
-            raise StorageError(
-                f"the index of ids does not fit into the temporary folder {_folder()} ({error}): "
-                "free some space there, or set TMPDIR to a folder with more, and run again"
-            ) from error
+            raise no_room(error) from error
 
 
 class IdIndex:
@@ -133,7 +130,15 @@ class IdIndex:
         self._database.close()
 
 
-def _folder() -> str:
+def no_room(error: Exception) -> StorageError:
+    """Return the error about a temporary folder that takes no more of an index of ids."""
+    return StorageError(
+        f"the index of ids does not fit into the temporary folder {scratch_folder()} ({error}): "
+        "free some space there, or set TMPDIR to a folder with more, and run again"
+    )
+
+
+def scratch_folder() -> str:
     """Return the folder of SQLite's temporary files."""
     named = [os.environ[name] for name in _FOLDER_VARIABLES if os.environ.get(name)]
     folders = [*named, *_FOLDERS]

@@ -64,6 +64,19 @@ def error_classes(
     return dict(sorted(found.items(), key=lambda entry: (order.get(entry[0], len(order)), entry)))
 
 
+def failed_items(dataset: Dataset, job_id: str) -> int:
+    """Return how many items of a job ended as errors that no retry has superseded.
+
+    Raises:
+        DatasetError: A part or a plan is damaged.
+        StorageError: The disk did not answer.
+    """
+    parts, failed = list_parts(dataset)
+    of_job = (name for name in failed if job_of(name) == job_id)
+    with closing(RetriedIds(dataset, parts)) as retried:
+        return sum(1 for _ in standing_failures(of_job, partial(read_failures, dataset), retried))
+
+
 def standing_failures(
     parts: Iterable[str], failures_of: Callable[[str], Iterable[Failure]], retried: RetriedIds
 ) -> Iterator[tuple[str, Failure]]:

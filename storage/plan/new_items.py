@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
 
 from clipfleet.architectures import Tower
-from clipfleet.errors import DuplicateIdError
+from clipfleet.errors import DuplicateIdError, SourceError
 from clipfleet.items import Item
 from clipfleet.messages import shard_name
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.format.id_index import IdIndex, ScratchDatabase, content_digest
+from clipfleet.storage.format.id_index import ScratchDatabase
 from clipfleet.storage.format.parts import item_value, value_column
+from clipfleet.storage.plan.digests import DigestRuns, PlannedIds, content_digests, id_digests
 from clipfleet.storage.plan.reader import jobs, numbered_shard, read_job_rows, shard_number
 from clipfleet.storage.sources.base import Source
-from clipfleet.storage.sources.columns import show
+from clipfleet.storage.tables.columns import show
 
 SHOWN = 5  # duplicates in a message
 
@@ -68,13 +72,32 @@ class ChangedItems:
         self._database.close()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planning:
+    """How far a plan is: the known rows read, of earlier jobs, and the rows read of the source."""
+
+    known: int = 0
+    rows: int = 0
+
+
+OnPlanning = Callable[[Planning], None]
+
+
+def say_nothing(_: Planning) -> None:
+    """Show no progress."""
+
+
 def new_items(
-    dataset: Dataset, source: Source, changed: ChangedItems | None = None
+    dataset: Dataset,
+    source: Source,
+    changed: ChangedItems | None = None,
+    *,
+    on_planning: OnPlanning = say_nothing,
 ) -> Generator[Item, None, None]:
     """Yield the source's items whose ids are in no plan of the dataset.
 
-    The ids are on disk, so memory stays flat. Items whose ids have another uri or text in the
-    newest job with them go into `changed`.
+    Digests of the ids are on disk, so memory stays flat. Items whose ids have another uri or text
+    in the newest job with them go into `changed`. `on_planning` is called after some thousand rows.
 
     Raises:
         DatasetError: A plan is damaged.
@@ -82,57 +105,89 @@ def new_items(
             another uri or text. It is raised at the end of the source, or after the first few of
             such items.
     """
-    with closing(IdIndex()) as index, closing(ChangedItems()) as own:
-        for job in reversed(jobs(dataset)):  # the index keeps an id's first row
-            for number, (ids, values) in enumerate(read_job_rows(dataset, job)):
-                origin = -shard_number(job.id, number)
-                rows = zip(ids, values, strict=True)
-                index.add((id_, content_digest(value), origin) for id_, value in rows)
+    known = _known_ids(dataset, on_planning)
+    with closing(DigestRuns()) as new, closing(ChangedItems()) as own:
         most = SHOWN if changed is None else None
-        yield from _filter_new(source, index, own if changed is None else changed, most=most)
+        to = own if changed is None else changed
+        yield from _filter_new(source, known, new, to, most=most, on_planning=on_planning)
         if len(own):
             raise _changed_error(dataset, own.first(SHOWN))
 
 
+def _known_ids(dataset: Dataset, on_planning: OnPlanning) -> PlannedIds:
+    """Return the ids of all plans, each with its newest content; origins are shards' numbers."""
+    rows = 0
+    with closing(DigestRuns()) as runs:
+        for job in reversed(jobs(dataset)):  # an id's first row counts
+            for number, (ids, values) in enumerate(read_job_rows(dataset, job)):
+                origins = np.full(len(ids), shard_number(job.id, number), np.uint64)
+                runs.add(id_digests(ids), origins, content_digests(values))
+                rows += len(ids)
+                on_planning(Planning(known=rows))
+        return PlannedIds(runs)
+
+
 def _filter_new(
-    source: Source, index: IdIndex, changed: ChangedItems, *, most: int | None
+    source: Source,
+    known: PlannedIds,
+    new: DigestRuns,
+    changed: ChangedItems,
+    *,
+    most: int | None,
+    on_planning: OnPlanning,
 ) -> Iterator[Item]:
     """Yield the new items; stop early after `most` changed ones.
 
-    Origins in `index`: a position in the source, from 1, or minus the number of a shard.
+    The origins in `new` are positions in the source, from 1.
     """
-    repeated: list[tuple[Item, int, int]] = []
+    repeated: list[tuple[int, int]] = []  # positions, from 1
     position = 0
     for batch in _batched(source):
         first, position = position + 1, position + len(batch)
-        added = index.add(
-            (item.id, content_digest(item_value(item)), n) for n, item in enumerate(batch, first)
-        )
-        if added == len(batch):
+        digests = id_digests(item.id for item in batch)
+        found = known.find(digests)
+        is_new = found < 0
+        positions = np.arange(first, position + 1, dtype=np.uint64)
+        new.add(digests[is_new], positions[is_new])
+        if is_new.all():
             yield from batch
-            continue
-        for n, item in enumerate(batch, first):
-            value, origin = index.get(item.id) or (b"", n)
-            if origin < 0 and value != content_digest(item_value(item)):
-                origin = changed.add(item, shard=-origin, position=n)
-            elif origin == n:
-                yield item
-            if 0 < origin < n:
-                repeated.append((item, origin, n))
-        if len(repeated) >= SHOWN or (most is not None and len(changed) >= most):
+        else:
+            contents = content_digests(item_value(item) for item in batch)
+            is_changed = ~is_new & (known.contents(found) != contents)
+            for n in np.flatnonzero(is_new | is_changed).tolist():
+                if is_new[n]:
+                    yield batch[n]
+                    continue
+                shard = known.origin(found[n])
+                earlier = changed.add(batch[n], shard=shard, position=first + n)
+                if earlier < first + n:
+                    repeated.append((earlier, first + n))
+        on_planning(Planning(known=len(known), rows=position))
+        if len(repeated) + new.doubles >= SHOWN or (most is not None and len(changed) >= most):
             break
+    repeated += new.twice(SHOWN)
     if repeated:
-        raise _repeated_error(source, repeated[:SHOWN])
+        raise _repeated_error(source, sorted(repeated, key=lambda pair: pair[1])[:SHOWN])
 
 
-def _repeated_error(source: Source, repeated: list[tuple[Item, int, int]]) -> DuplicateIdError:
+def _repeated_error(source: Source, repeated: list[tuple[int, int]]) -> DuplicateIdError:
+    ids = _ids_at(source, {second for _, second in repeated})
     shown = "; ".join(
-        f"{item.id!r} at {source.location(first)} and at {source.location(second)}"
-        for item, first, second in repeated
+        f"{ids[second]!r} at {source.location(first)} and at {source.location(second)}"
+        for first, second in repeated
     )
     return DuplicateIdError(
         f"{source.description} gives an id twice: {shown}. Ids must be unique; nothing was planned"
     )
+
+
+def _ids_at(source: Source, positions: set[int]) -> dict[int, str]:
+    """Return the ids of the items at some positions, from 1."""
+    items = itertools.islice(source, max(positions))
+    found = {n: item.id for n, item in enumerate(items, start=1) if n in positions}
+    if len(found) < len(positions):
+        raise SourceError(f"{source.description} changed while it was planned: run again")
+    return found
 
 
 def _changed_error(dataset: Dataset, changed: list[tuple[str, str, int]]) -> DuplicateIdError:

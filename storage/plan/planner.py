@@ -26,7 +26,7 @@ from clipfleet.storage.format.errors_table import errors_schema
 from clipfleet.storage.format.parts import item_value, value_column
 from clipfleet.storage.plan.failures import list_parts, read_failures, standing_failures
 from clipfleet.storage.plan.moves import read_moves
-from clipfleet.storage.plan.new_items import new_items
+from clipfleet.storage.plan.new_items import OnPlanning, new_items, say_nothing
 from clipfleet.storage.plan.reader import Job, Tombstone, jobs, plan_file_path, publish
 from clipfleet.storage.plan.retries import RETRY_MARK, RetriedIds, job_of
 from clipfleet.storage.sources.base import Source
@@ -43,8 +43,16 @@ class PlannedMeanwhileError(DatasetError):
     """Another process planned a job meanwhile, and nothing was planned."""
 
 
-def plan_items(dataset: Dataset, source: Source, shard_size: int) -> Job | None:
+def plan_items(
+    dataset: Dataset,
+    source: Source,
+    shard_size: int,
+    *,
+    on_planning: OnPlanning = say_nothing,
+) -> Job | None:
     """Plan the items of a source that the dataset does not have; None if it has all of them.
+
+    `on_planning` is called after some thousand rows.
 
     Raises:
         DuplicateIdError: Two items have one id, or the dataset has an id with another uri or
@@ -53,7 +61,7 @@ def plan_items(dataset: Dataset, source: Source, shard_size: int) -> Job | None:
         PlannedMeanwhileError: Another process planned a job meanwhile; nothing is planned.
         DatasetError: A plan is damaged.
     """
-    with closing(new_items(dataset, source)) as items:
+    with closing(new_items(dataset, source, on_planning=on_planning)) as items:
         rows = (item_row(dataset, item) for item in items)
         return plan_rows(
             dataset, rows, source.description, shard_size, retry=False, skipped=skipped_of(source)

@@ -12,7 +12,7 @@ from clipfleet.settings import OnConflict
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import value_column
 from clipfleet.storage.plan.moves import Move, Moves, is_below, read_moves, write_moves
-from clipfleet.storage.plan.new_items import SHOWN, ChangedItems, new_items
+from clipfleet.storage.plan.new_items import SHOWN, ChangedItems, OnPlanning, new_items, say_nothing
 from clipfleet.storage.plan.overwritten import OverwrittenFiles
 from clipfleet.storage.plan.planner import Row, item_row, plan_rows
 from clipfleet.storage.plan.reader import Job, jobs, read_job_rows
@@ -47,12 +47,14 @@ def refresh_items(
     *,
     on_conflict: OnConflict,
     by_hash: bool = False,
+    on_planning: OnPlanning = say_nothing,
 ) -> Refresh:
     """Plan the new items of a source, and the newer content of ids that the dataset has.
 
     An id without a vector takes newer content; an id with a vector by the rule `on_conflict`, or if
     its file was overwritten: then nothing has the older content any more. `by_hash` reads all files
-    of the dataset for that, see `OverwrittenFiles`.
+    of the dataset for that, see `OverwrittenFiles`. `on_planning` is called after some thousand
+    rows.
 
     Raises:
         DuplicateIdError: Two items have one id; or the rule is `error`, and ids with vectors have
@@ -64,7 +66,7 @@ def refresh_items(
     """
     known, refresh = jobs(dataset), Refresh()
     with closing(ChangedItems()) as changed:
-        rows = _new_rows(dataset, source, changed, on_conflict)
+        rows = _new_rows(dataset, source, changed, on_conflict, on_planning)
         refresh.job = plan_rows(
             dataset,
             rows,
@@ -113,9 +115,13 @@ def move_source(dataset: Dataset, source: Source, old: str) -> None:
 
 
 def _new_rows(
-    dataset: Dataset, source: Source, changed: ChangedItems, on_conflict: OnConflict
+    dataset: Dataset,
+    source: Source,
+    changed: ChangedItems,
+    on_conflict: OnConflict,
+    on_planning: OnPlanning,
 ) -> Iterator[Row]:
-    with closing(new_items(dataset, source, changed)) as items:
+    with closing(new_items(dataset, source, changed, on_planning=on_planning)) as items:
         for item in items:
             yield item_row(dataset, item)
     if on_conflict == "error":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from urllib.parse import quote
 
 from pydantic import ValidationError
@@ -18,18 +17,10 @@ from clipfleet.storage.skipped import (
     NO_RULES,
     FileFilter,
     FolderRules,
-    count_skipped,
     counted,
     unread,
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Entry:
-    path: str
-    name: str
-    is_folder: bool
-    is_item: bool
+from clipfleet.storage.walk import FileWalk
 
 
 class FolderSource:
@@ -51,13 +42,13 @@ class FolderSource:
         self.description = f"folder {readable(self.root)}"
         self.skipped: dict[str, int] = {}
         self._rules = rules
-        self._filter = FileFilter(rules)
+        self._files = FileWalk(self.root, FileFilter(rules))
         self._prefix = len(os.path.join(self.root, ""))
 
     def __iter__(self) -> Iterator[Item]:
         found = False
         self.skipped.clear()
-        for path in self._walk(self.skipped):
+        for path in self._files.paths(self.skipped):
             found = True
             yield _item(path, path[self._prefix :])
         if not found:
@@ -72,7 +63,7 @@ class FolderSource:
 
     def location(self, position: int) -> str:
         """Return the path of the item at a position, counted from 1."""
-        path = next(itertools.islice(self._walk({}), position - 1, None), "")
+        path = next(itertools.islice(self._files.paths({}), position - 1, None), "")
         return repr(path)
 
     def _empty_error(self) -> SourceError:
@@ -84,70 +75,6 @@ class FolderSource:
             f"{self.description} holds no image: no name in it ends in one of "
             f"{', '.join(sorted(IMAGE_EXTENSIONS))}{skipped}"
         )
-
-    def _walk(self, skipped: dict[str, int]) -> Iterator[str]:
-        """Yield the paths of the items, and count the other files in `skipped`.
-
-        Deep trees need a stack, not recursion.
-        """
-        above = [_identity(self.root)]
-        stack = [iter(self._entries(self.root, skipped))]
-        while stack:
-            entry = next(stack[-1], None)
-            if entry is None:
-                stack.pop()
-                above.pop()
-                continue
-            if entry.is_item:
-                yield entry.path
-            if entry.is_folder:
-                identity = _identity(entry.path)
-                if identity not in above:
-                    above.append(identity)
-                    stack.append(iter(self._entries(entry.path, skipped)))
-
-    def _entries(self, folder: str, skipped: dict[str, int]) -> list[_Entry]:
-        """Return the subfolders and items of one folder, sorted by name."""
-        entries = []
-        try:
-            with os.scandir(folder) as found:
-                for entry in found:
-                    if isinstance(chosen := self._chosen(entry), _Entry):
-                        entries.append(chosen)
-                    else:
-                        count_skipped(skipped, chosen)
-        except OSError as error:
-            raise SourceError(
-                f"cannot list the folder {readable(folder)}: {error.strerror}; make it readable, "
-                "or leave it out (--exclude)"
-            ) from error
-        return sorted(entries, key=lambda entry: entry.name)
-
-    def _chosen(self, entry: os.DirEntry[str]) -> _Entry | str:
-        """Return a subfolder or an item, or the kind of a file that is neither."""
-        name, path = entry.name, entry.path[self._prefix :]
-        if kind := self._filter.left_out(name, path):
-            return kind
-        is_folder = _is_folder(entry)
-        is_item = self._filter.is_item(name, path, is_folder=is_folder)
-        if is_folder or is_item:
-            return _Entry(path=entry.path, name=name, is_folder=is_folder, is_item=is_item)
-        return self._filter.kind(name)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself or into a closed folder: an item that fails later
-        return False
-
-
-def _identity(folder: str) -> tuple[int, int]:
-    try:
-        status = os.stat(folder)
-    except OSError as error:
-        raise SourceError(f"cannot read the folder {readable(folder)}: {error.strerror}") from error
-    return status.st_dev, status.st_ino
 
 
 def _item(path: str, relative: str) -> Item:

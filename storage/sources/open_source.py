@@ -15,27 +15,32 @@ from clipfleet.storage.archives.source import ArchiveSource
 from clipfleet.storage.filesystem.locations import local_path
 from clipfleet.storage.skipped import NO_RULES, FolderRules
 from clipfleet.storage.sources.base import DerivedSource, Source
-from clipfleet.storage.sources.columns import Columns
 from clipfleet.storage.sources.folder import FolderSource
 from clipfleet.storage.sources.normalisation import NormalisedTexts
 from clipfleet.storage.sources.options import SourceOptions, given
-from clipfleet.storage.sources.parquet import ParquetSource
-from clipfleet.storage.sources.tables import QUOTINGS, CsvSource, JsonlSource, LinesSource
-from clipfleet.storage.sources.text_files import check_encoding
+from clipfleet.storage.tables.columns import Columns
+from clipfleet.storage.tables.compressed import COMPRESSIONS, uncompressed_name
+from clipfleet.storage.tables.guide import open_guide
+from clipfleet.storage.tables.json_tables import JsonArraySource, JsonlSource
+from clipfleet.storage.tables.parquet import ParquetSource, holds_parquet
+from clipfleet.storage.tables.text_files import check_encoding
+from clipfleet.storage.tables.text_tables import QUOTINGS, CsvSource, LinesSource
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _JSON_LINES = (".jsonl", ".ndjson")
 _SEPARATED = (".csv", ".tsv")
+_TEXT = (*_JSON_LINES, ".json", *_SEPARATED, ".txt")  # these may be compressed
 _SUPPORTED = (
-    "a folder of images, of .tar or .zip archives, or of .parquet files, or a .jsonl, .ndjson, "
-    ".csv, .tsv, .parquet, .txt, .tar, .tar.gz, .tgz or .zip file"
+    "a folder of images, of .tar or .zip archives, or of .parquet files, or a .parquet, .tar, "
+    ".tar.gz, .tgz or .zip file, or a .jsonl, .ndjson, .json, .csv, .tsv or .txt file, which may "
+    f"be compressed ({', '.join(COMPRESSIONS)})"
 )
 
 
 def open_source(location: str, *, tower: Tower, **options: Unpack[SourceOptions]) -> Source:
-    """Return the source at a path: a folder, archives, or a JSONL, CSV, TSV, Parquet or text file.
+    """Return the source at a path: a folder, archives, a table, a text file, or the guide's data.
 
     Default columns, in this order: id, text_id or image_id for the id; uri, path, file, file_name
     or url for the image; text or caption for the text. A path such as `shards/{00000..00099}.tar`
@@ -79,7 +84,9 @@ def skipped_of(source: Source) -> Mapping[str, int]:
     """Return the numbers of files that a source has skipped, by their kinds, while it is read."""
     if isinstance(source, DerivedSource):
         return skipped_of(source.source)
-    return source.skipped if isinstance(source, FolderSource | ArchiveSource) else {}
+    if isinstance(source, FolderSource | ArchiveSource | ParquetSource):
+        return source.skipped
+    return {}
 
 
 def normalised(source: Source, tower: Tower, options: SourceOptions) -> Source:
@@ -111,18 +118,34 @@ def _open_path(
     quoting: str | None,
     encoding: str | None,
 ) -> Source:
-    suffix = os.path.splitext(path)[1].lower()
+    suffix = form_of(path)
     _check_form(path, suffix, quoting, encoding)
     if archives := open_archives(path, tower, rules, encoding=encoding):
         if columns.named:
             raise SourceError(f"{path} holds archives, which have no columns: leave the names out")
         return archives
+    if not columns.named and (guide := open_guide(path, tower)):
+        return guide
     if os.path.isdir(path):
         return _open_folder(path, tower, columns, rules)
     if not os.path.exists(path):
         raise SourceError(f"no source at {path}: nothing is there")
+    return _open_file(path, suffix, tower, columns, quoting=quoting, encoding=encoding)
+
+
+def _open_file(
+    path: str,
+    suffix: str,
+    tower: Tower,
+    columns: Columns,
+    *,
+    quoting: str | None,
+    encoding: str | None,
+) -> Source:
     if suffix in _JSON_LINES:
         return JsonlSource(path, columns, encoding=encoding)
+    if suffix == ".json":
+        return JsonArraySource(path, columns, encoding=encoding)
     if suffix in _SEPARATED:
         return CsvSource(path, columns, quoting=quoting, encoding=encoding)
     if suffix == ".parquet":
@@ -130,6 +153,13 @@ def _open_path(
     if suffix == ".txt":
         return LinesSource(path, tower, encoding=encoding)
     raise SourceError(f"{path} is no source that is known by its name: expected {_SUPPORTED}")
+
+
+def form_of(path: str) -> str:
+    """Return the extension that says what a file is, in lower case: `.csv` of `a.csv.gz`."""
+    name = uncompressed_name(path)
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix if name == path or suffix in _TEXT else os.path.splitext(path)[1].lower()
 
 
 def _check_form(path: str, suffix: str, quoting: str | None, encoding: str | None) -> None:
@@ -141,22 +171,18 @@ def _check_form(path: str, suffix: str, quoting: str | None, encoding: str | Non
     is_file = not os.path.isdir(path)
     if quoting is not None and not (is_file and suffix in _SEPARATED):
         raise SourceError(f"{path} is no CSV or TSV file: leave the quoting out")
-    is_text = is_file and suffix in (*_JSON_LINES, *_SEPARATED, ".txt")
+    is_text = is_file and suffix in _TEXT
     if encoding is not None and not is_text and archive_endings(path) != ZIP_ENDINGS:
         raise SourceError(f"{path} is no file of text and no zip archive: leave the encoding out")
 
 
 def _open_folder(path: str, tower: Tower, columns: Columns, rules: FolderRules) -> Source:
-    """Read Parquet files for texts, if columns are named, or if there are no other files."""
-    try:
-        suffixes = {os.path.splitext(name)[1].lower() for name in os.listdir(path)}
-    except OSError as error:
-        raise SourceError(f"cannot list the folder {path}: {error.strerror}") from error
-    if ".parquet" in suffixes and (tower == "txt" or columns.named or suffixes == {".parquet"}):
+    if holds_parquet(path, tower, named=columns.named):
         return ParquetSource(path, columns)
     if tower == "txt":
         raise SourceError(
-            f"{path} is a folder without .parquet files, and the txt tower reads texts: name a "
-            ".jsonl, .csv, .tsv, .parquet or .txt file"
+            f"{path} has no .parquet file before its first image, and the txt tower reads texts: "
+            "name a .jsonl, .json, .csv, .tsv, .parquet or .txt file, or the folder of the "
+            ".parquet files"
         )
     return FolderSource(path, rules)

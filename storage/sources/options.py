@@ -13,7 +13,8 @@ class SourceOptions(TypedDict, total=False):
 
     Attributes:
         id_column: The table's column of ids; without it, `id` or another usual name.
-        uri_column: The table's column of paths or URLs of images.
+        uri_column: The table's column of paths or URLs of images; of Parquet files also of the
+            pictures themselves.
         text_column: The table's column of texts.
         quoting: Of a CSV or TSV file. "csv": fields may be quoted. "none": quotation marks are
             text. Without it, "csv" for .csv and "none" for .tsv.

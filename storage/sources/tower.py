@@ -12,7 +12,7 @@ from clipfleet.images import IMAGE_EXTENSIONS
 from clipfleet.items import Item
 from clipfleet.storage.filesystem.locations import has_scheme, local_path
 from clipfleet.storage.skipped import extension_of
-from clipfleet.storage.sources.open_source import open_source
+from clipfleet.storage.sources.open_source import form_of, open_source
 from clipfleet.storage.sources.options import SourceOptions
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def tower_of(location: str, **options: Unpack[SourceOptions]) -> Tower:
     if len(first) == 1:
         return next(iter(first))
     text = first["txt"].text if first["txt"] else None
-    if location.lower().endswith(".txt") and text and not _may_name_an_image(location, text):
+    if form_of(location) == ".txt" and text and not _may_name_an_image(location, text):
         return "txt"
     raise SourceError(
         f"{location} may hold images or texts: say which with --tower img or --tower txt, or "

@@ -13,6 +13,8 @@ from itertools import islice
 from clipfleet.errors import ItemError, SourceError, UsageError
 from clipfleet.items import Item
 from clipfleet.storage.filesystem.members import (
+    Base64Text,
+    ParquetPicture,
     TarMember,
     ZipMember,
     file_path,
@@ -99,8 +101,10 @@ def _first_bytes(items: Sequence[Item]) -> Sequence[Item]:
 
 def _size_bytes(uri: str) -> int:
     member = parse_member(uri)
-    if isinstance(member, TarMember | ZipMember):
+    if isinstance(member, TarMember | ZipMember | Base64Text):
         return member.size
+    if isinstance(member, ParquetPicture):
+        return 0  # unknown without a look into the file; the time limit holds
     return os.path.getsize(file_path(uri))
 
 

@@ -140,6 +140,7 @@ def embed_source(  # noqa: PLR0913 - those of `clipfleet.embed`
             refresh=refresh,
             moved_from=moved_from,
             content_hash=content_hash,
+            show=show,
         ),
         _fleet_settings(settings, out, model),
         workers=workers,

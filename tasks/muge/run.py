@@ -1,4 +1,4 @@
-"""The whole run of the guide: unpack, embed both towers, search, and compare the recalls."""
+"""The whole run of the guide: embed both towers, search, and compare the recalls."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from clipfleet.retrieval.evaluation.gold import GoldPairs, read_gold
 from clipfleet.retrieval.faiss_library import load_faiss
 from clipfleet.retrieval.muge.comparison import WAYS, Comparison, Row
 from clipfleet.retrieval.muge.split import Split
-from clipfleet.retrieval.muge.unpack import unpack
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.format.dataset import INFO_PATH
 from clipfleet.storage.format.dataset import Dataset as StoredDataset
 from clipfleet.storage.plan.reader import jobs
+from clipfleet.storage.sources.open_source import open_source
 from clipfleet.tasks.muge.runtimes import Runtime
 
-_PICTURES = "pictures"
 _INPUTS = "inputs.json"  # digests of what the results are of
 
 Embed = Callable[[Runtime, Tower, Path, Path], None]  # …, a source, and the dataset to write
@@ -51,10 +50,9 @@ def run_muge(
         DependencyError: FAISS or the package for LMDB is not installed.
     """
     gold = read_gold(split.texts)  # first: without gold pairs, hours of work would be in vain
-    progress(f"unpacking {split.pictures}")
-    pictures = unpack(split.pictures, out / _PICTURES)
-    _check_inputs(split, pictures, runtimes[0].checkpoint_sha256, out)
-    sources: dict[Tower, Path] = {"img": pictures, "txt": split.texts}
+    progress(f"reading {split.pictures}")
+    _check_inputs(split, runtimes[0].checkpoint_sha256, out)
+    sources: dict[Tower, Path] = {"img": split.pictures, "txt": split.texts}
     for runtime in runtimes:
         for tower in () if runtime.not_run else TOWERS:
             progress(f"{runtime.name}: embedding the {tower} tower")
@@ -64,11 +62,14 @@ def run_muge(
     return Comparison(rows=[_row(runtime, out / runtime.key, gold) for runtime in runtimes])
 
 
-def _check_inputs(split: Split, pictures: Path, checkpoint_sha256: str, out: Path) -> None:
+def _check_inputs(split: Split, checkpoint_sha256: str, out: Path) -> None:
     """Note what the datasets in `out` are of, or check it against an earlier run's note."""
-    texts_sha256, pictures_sha256 = sha256_of(split.texts), sha256_of(pictures)
-    data = hashlib.sha256(f"{texts_sha256} {pictures_sha256}".encode()).hexdigest()
-    inputs = {"checkpoint_sha256": checkpoint_sha256, "data": data}
+    data = hashlib.sha256(sha256_of(split.texts).encode())
+    for item in open_source(str(split.pictures), tower="img"):
+        _, _, place = (item.uri or "").partition("?")  # with the checksum of its bytes
+        data.update(f"\n{item.id} {place}".encode())
+    inputs = {"checkpoint_sha256": checkpoint_sha256, "data": data.hexdigest()}
+    out.mkdir(parents=True, exist_ok=True)
     path = out / _INPUTS
     if not path.exists():
         with atomic_write(path) as part:

@@ -10,7 +10,7 @@ import itertools
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from celery import Celery
@@ -31,6 +31,7 @@ from clipfleet.tasks.broker.broker_url import redacted
 from clipfleet.tasks.broker.queue_stats import held_messages, waiting_messages
 from clipfleet.tasks.broker.redis_client import Client, connect, unreachable
 from clipfleet.tasks.broker.refusals import Refusals
+from clipfleet.tasks.max_failed import FailureCounts
 from clipfleet.tasks.submit.lock import LOCK_S, dataset_digest, hold_lock, queueing_lock
 from clipfleet.tasks.tracing import trace_headers
 
@@ -75,6 +76,8 @@ def _queue_missing(dataset: Dataset, client: Client, settings: Settings, sent: s
         for root in {name, dataset.root}:
             refusals.forget(root)
         planned = jobs(dataset)
+        limit = _begin_limit(dataset, settings)  # before a worker gets a shard
+        FailureCounts(client, settings.queue_prefix).forget(name, [job.id for job in planned])
         in_redis = shards_in_redis(client, queue)
         queued_before = in_redis.get(dataset_digest(name), set())
         lock.reacquire()
@@ -84,9 +87,22 @@ def _queue_missing(dataset: Dataset, client: Client, settings: Settings, sent: s
         sent.update(shard.name for shard in publish(now, dataset, name, settings, lock))
         if planned:
             last_job = planned[-1].id
-            state = Queued(queue=queue, dataset=name, last_job=last_job, rest=first_name(rest))
+            rest_name = first_name(rest)
+            state = Queued(
+                queue=queue, dataset=name, last_job=last_job, rest=rest_name, max_failed=limit
+            )
             write_queued(dataset, state)
         return len(rest)
+
+
+def _begin_limit(dataset: Dataset, settings: Settings) -> str | None:
+    """Write the limit of failed items into the dataset, if it has another one; return it."""
+    before = read_queued(dataset)
+    if before is None:
+        return settings.max_failed
+    limit = settings.max_failed or before.max_failed
+    write_queued(dataset, replace(before, max_failed=limit))
+    return limit
 
 
 def split_by_room(

@@ -9,9 +9,11 @@ from typing import Any
 
 from clipfleet.settings import Settings
 from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.enqueue_state import read_queued
 from clipfleet.storage.plan.planner import PlannedMeanwhileError, plan_retry
 from clipfleet.storage.plan.reader import Job
 from clipfleet.tasks.broker.redis_client import check_broker
+from clipfleet.tasks.max_failed import NO_LIMIT
 from clipfleet.tasks.submit.enqueue import later
 from clipfleet.tasks.submit.job import plan_and_queue
 
@@ -58,6 +60,10 @@ def retry(dataset_root: str, only: Collection[str] = (), *, settings: Settings) 
             another command or fleet embeds it.
     """
     dataset = Dataset.open(dataset_root, store_timeout_s=settings.store_timeout_s)
+    queued = read_queued(dataset)
+    if settings.max_failed or (queued and queued.max_failed):
+        # Whoever retries has mended the cause: a job that was stopped goes on.
+        settings = settings.model_copy(update={"max_failed": NO_LIMIT})
     check_broker(settings.redis_url, allow_eviction=settings.allow_eviction)
     job, queueing = plan_and_queue(
         dataset, settings, lambda: _plan(dataset, only, settings.items_in_shard())

@@ -24,8 +24,10 @@ from clipfleet.storage.sources.normalisation import text_normalisation_of
 from clipfleet.storage.sources.open_source import skipped_of
 from clipfleet.tasks.broker.redis_client import check_broker, is_local
 from clipfleet.tasks.broker.security_check import log_security_warnings
+from clipfleet.tasks.progress import Show, show_nothing
 from clipfleet.tasks.submit.enqueue import later
 from clipfleet.tasks.submit.job import plan_and_queue
+from clipfleet.tasks.submit.planning import shown
 from clipfleet.tasks.submit.url_count import CountedUrls
 from clipfleet.tasks.tracing import submit_span
 
@@ -122,12 +124,14 @@ def submit(
     refresh: bool = False,
     moved_from: str | None = None,
     content_hash: bool = False,
+    show: Show = show_nothing,
 ) -> Submission:
     """Plan the items of a source that a dataset does not have, and queue the missing shards.
 
     With `refresh`, newer content of known ids is planned too, by `settings.on_conflict`. With
     `moved_from`, the source's folder was there when it was planned. With `content_hash`, a new
-    dataset gets content hashes, and a refresh compares them.
+    dataset gets content hashes, and a refresh compares them. `show` is called while a long source
+    is planned.
 
     Raises:
         BrokerError: Redis does not answer. Nothing was planned, or not all shards were queued;
@@ -149,10 +153,17 @@ def submit(
             if moved_from is not None:
                 move_source(dataset, source, local_path(moved_from))
             size = settings.items_in_shard(card.runtime)
+            on_planning = shown(show)
             if not refresh:
-                return Refresh(job=plan_items(dataset, counted, size))
-            rule = settings.on_conflict
-            return refresh_items(dataset, counted, size, on_conflict=rule, by_hash=content_hash)
+                return Refresh(job=plan_items(dataset, counted, size, on_planning=on_planning))
+            return refresh_items(
+                dataset,
+                counted,
+                size,
+                on_conflict=settings.on_conflict,
+                by_hash=content_hash,
+                on_planning=on_planning,
+            )
 
     with submit_span(settings, dataset.root):
         planned, queueing = plan_and_queue(dataset, settings, plan)

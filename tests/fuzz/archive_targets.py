@@ -13,7 +13,14 @@ from pathlib import Path
 
 from clipfleet.architectures import Tower
 from clipfleet.errors import ClipfleetError
-from clipfleet.storage.filesystem.members import TarMember, TgzMember, ZipMember, parse_member
+from clipfleet.storage.filesystem.members import (
+    Base64Text,
+    ParquetPicture,
+    TarMember,
+    TgzMember,
+    ZipMember,
+    parse_member,
+)
 from clipfleet.storage.sources.open_source import open_source
 from clipfleet.workers.images.read import read_bytes
 from tests.fuzz.target import Make, Target, rows
@@ -83,6 +90,8 @@ def member(folder: Path) -> Target:
         TgzMember(path=str(path), header=1, **numbers),
         ZipMember(path=str(path), method="stored", crc32=picture, **numbers),
         ZipMember(path=str(path), method="deflate", crc32=1, **numbers),
+        Base64Text(path=str(path), crc32=picture, **numbers),
+        ParquetPicture(path=str(path), column="a.b", row=1, footer=zlib.crc32(bytes(8))),
     )
 
     def run(data: bytes) -> None:

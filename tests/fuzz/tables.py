@@ -22,6 +22,7 @@ _NAMES = (
     "text",
     "path",
     "caption",
+    "image",
     "image_id",
     "",
     "é",
@@ -31,6 +32,7 @@ _NAMES = (
     "message",
     "attempt",
 )
+_PICTURES = [{"bytes": b"\xff\xd8", "path": None}, None, {"path": "a.jpg"}, {"bytes": b""}, {}]
 _COLUMNS: tuple[tuple[pa.DataType, list[Any]], ...] = (
     (pa.string(), ["a", None, "", "x" * 5000, "/b.jpg"]),
     (pa.large_string(), ["a", "b", "a\0b", "../c", "file:///d"]),
@@ -48,6 +50,7 @@ _COLUMNS: tuple[tuple[pa.DataType, list[Any]], ...] = (
     (pa.decimal128(38, 10), [None, None, None, None, None]),
     (pa.list_(pa.string()), [["a"], None, [], ["b", None], ["c"]]),
     (pa.struct([("id", pa.string())]), [{"id": "a"}, None, {"id": None}, {"id": "b"}, None]),
+    (pa.struct([("bytes", pa.binary()), ("path", pa.string())]), _PICTURES),
     (pa.map_(pa.string(), pa.int8()), [[("a", 1)], None, [], [("b", 2)], []]),
     (pa.dictionary(pa.int8(), pa.string()), ["a", None, "b", "a", "c"]),
 )

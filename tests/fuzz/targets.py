@@ -21,6 +21,7 @@ from clipfleet.storage.sources.open_source import open_source
 from clipfleet.tasks.broker.signing import SIGNATURE_HEADER, check_signature, signature
 from clipfleet.workers.engines.fake import write_fake_engine
 from clipfleet.workers.images.decode import decode
+from clipfleet.workers.images.read import read_bytes
 from tests.fuzz.archive_targets import ARCHIVE_TARGETS
 from tests.fuzz.dataset_targets import DATASET_TARGETS
 from tests.fuzz.embed_targets import EMBED_TARGETS
@@ -35,6 +36,8 @@ TOWERS: tuple[Tower, ...] = ("img", "txt")
 _QUEUE = "clipfleet.txt"
 _KEY = "k" * 32
 _MAX_PIXELS = 1_000_000
+_MAX_BYTES = 1 << 20
+_IN_THE_FILE = ("parquet://", "base64://")
 _RULES = PictureRules(sixteen_bit="scale", alpha="white", truncated="allow")
 
 
@@ -157,6 +160,9 @@ def _read_source(path: Path, tower: Tower) -> None:
     try:
         for item in open_source(str(path), tower=tower):
             item.id.encode()  # it will be a row
+            if item.uri and item.uri.startswith(_IN_THE_FILE):
+                with rows():
+                    read_bytes(item.uri, _MAX_BYTES, [str(path.parent)])
     except ClipfleetError as error:
         str(error)
 
@@ -167,10 +173,13 @@ def _rows(separator: str) -> str:
 
 
 _JSONL = '{"id": "a", "uri": "b.jpg", "text": "c"}\n{"id": 5, "uri": "file:///d", "text": "e"}\n'
+_JSON_OBJECTS = _JSONL.strip().replace("\n", ", ")
 
 TARGETS: dict[str, Make] = {
     "signed": signed,
     "jsonl": _source(".jsonl", _JSONL),
+    "json": _source(".json", f"[{_JSON_OBJECTS}]", "[1, {}]"),
+    "imgs": _source("_imgs.tsv", "1\tYWJj\n22\tYW-_\r\n", "a\tb\n\n3\tYWJ"),
     "csv": _source(".csv", _rows(",")),
     "tsv": _source(".tsv", _rows("\t")),
     "lines": _source(".txt", "a\nb\n\nc.jpg\n"),

@@ -85,4 +85,4 @@ def test_a_damaged_picture_is_a_miss_and_the_exit_code_says_so(folder: Path) -> 
     assert result["rows"][0]["failed"] == 1
     assert result["rows"][0]["figures"]["text_to_image"][2] == 100 * 2 * COUNT / (2 * COUNT + 1)
     [row] = clipfleet.Dataset(data / "clipfleet-valid" / "pytorch" / "img").errors()
-    assert (row.id, row.error) == ("900", "unsupported_format")
+    assert (row.id, row.error) == ("900", "decode_failed")

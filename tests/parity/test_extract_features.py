@@ -18,7 +18,9 @@ import pytest
 pytest.importorskip("lmdb")
 
 from clipfleet.convert import extract_features_onnx
-from clipfleet.retrieval.muge.pictures import read_pictures
+from clipfleet.items import Item
+from clipfleet.storage.sources.open_source import open_source
+from clipfleet.workers.images.read import read_uri
 from examples.demo.muge import write
 from examples.demo.scenes import close_pictures
 from tests.original import torchvision_stand_in
@@ -54,14 +56,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_the_originals_lmdb_has_the_pictures_of_the_tsv(data: Path) -> None:
+def pictures(location: Path) -> dict[str, bytes]:
+    items: list[Item] = list(open_source(str(location), tower="img"))
+    return {item.id: read_uri(item.uri or "", 1 << 20).data for item in items}
+
+
+def test_the_originals_lmdb_has_the_pictures_and_texts_of_the_files(data: Path) -> None:
     folder = data / "datasets" / "MUGE"
-    of_tsv = dict(read_pictures(folder / "valid_imgs.tsv"))
-    of_lmdb = list(read_pictures(folder / "lmdb" / "valid" / "imgs"))
+    of_tsv, of_lmdb = pictures(folder / "valid_imgs.tsv"), pictures(folder / "lmdb" / "valid")
     assert len(of_lmdb) == COUNT
-    assert dict(of_lmdb) == of_tsv
+    assert of_lmdb == of_tsv
     first = (folder / "valid_imgs.tsv").read_text().splitlines()[0].split("\t")[1]
     assert of_tsv["1"] == base64.urlsafe_b64decode(first)
+    places = (folder / "valid_texts.jsonl", folder / "lmdb" / "valid")
+    of_jsonl, of_pairs = (list(open_source(str(place), tower="txt")) for place in places)
+    assert of_pairs == of_jsonl
+    assert len(of_pairs) == 2 * COUNT + 1
 
 
 def features(path: Path) -> dict[int, Any]:

@@ -26,7 +26,7 @@ from clipfleet.storage.format.parts import Failure
 from clipfleet.workers.closing import Closing
 from clipfleet.workers.images.decode import ImageLimits, no_image
 from clipfleet.workers.images.decoder import Decoder, DecoderLostError, Picture, Request
-from clipfleet.workers.images.read import is_http_url, read_bytes
+from clipfleet.workers.images.read import is_http_url, is_table_row, read_bytes
 from clipfleet.workers.images.region import Layout
 from clipfleet.workers.item_errors import shown
 
@@ -123,6 +123,8 @@ class Decoders(Closing):
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # a URL was fetched
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._fetches = ThreadPoolExecutor(_FETCHES, thread_name_prefix="url")
+        # One: rows are read in their order, and a row group is decoded once.
+        self._rows = ThreadPoolExecutor(1, thread_name_prefix="rows")
         self._closing = threading.Lock()  # held while a thread wakes this one, or after the end
         try:
             self._start_missing()
@@ -298,20 +300,33 @@ class Decoders(Closing):
             if item.uri is None:
                 error = no_image(item)
                 run.outcomes[number] = Failure(item=item, error=error.code, message=str(error))
-            elif not is_http_url(item.uri):
+            elif (reader := self._reader_of(item.uri)) is None:
                 return run.request(number, item.uri)
             elif run.may_fetch:
                 request = run.request(number, item.uri)
-                run.fetches[number] = self._fetches.submit(self._fetch, run, request)
+                run.fetches[number] = reader.submit(self._fetch, run, request)
             else:
                 run.next = number
                 break
         return None
 
+    def _reader_of(self, uri: str) -> ThreadPoolExecutor | None:
+        """Return the threads that read a picture for the decoders; None if decoders do."""
+        if is_http_url(uri):
+            return self._fetches
+        return self._rows if is_table_row(uri) else None
+
     def _fetch(self, run: _Run, request: Request) -> None:
-        """Wait for a URL, in a thread."""
+        """Read a picture's bytes, in a thread."""
+        limits = self._limits
         try:
-            request.data = read_bytes(request.uri, self._limits.max_bytes, fetch=self._limits.fetch)
+            request.data = read_bytes(
+                request.uri,
+                limits.max_bytes,
+                limits.input_roots,
+                attempts=limits.attempts,
+                fetch=limits.fetch,
+            )
         except Exception as error:  # noqa: BLE001 - the edge of the thread; the run raises it
             run.fetched.append((request, error))
         else:
@@ -355,7 +370,8 @@ class Decoders(Closing):
     def close(self) -> None:
         """End the processes."""
         self._end_all()
-        self._fetches.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._fetches, self._rows):
+            threads.shutdown(wait=False, cancel_futures=True)
         self._selector.close()
         with self._closing:
             os.close(self._wake)

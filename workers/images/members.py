@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import errno
 import gzip
 import os
@@ -10,11 +12,13 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from clipfleet.error_codes import READ_FAILED
+from clipfleet.error_codes import DECODE_FAILED, READ_FAILED
 from clipfleet.errors import ItemError
 from clipfleet.storage.filesystem.members import (
     TAR_BLOCK_BYTES,
+    Base64Text,
     Member,
+    ParquetPicture,
     TarMember,
     TgzMember,
     ZipMember,
@@ -74,10 +78,34 @@ def _read_zip(file: int, member: ZipMember, max_bytes: int) -> bytes:
     return data
 
 
+def _read_base64(file: int, member: Base64Text, max_bytes: int) -> bytes:
+    _check_size(member.size // 4 * 3, max_bytes, member)
+    text = _pread(file, member.offset, member.size)
+    if len(text) != member.size or zlib.crc32(text) != member.crc32:
+        raise _damaged(member, "its file has something else there")
+    try:
+        return base64.urlsafe_b64decode(text)
+    except binascii.Error as error:
+        raise item_error(DECODE_FAILED, f"{shown(member.uri)} is no base64: {error}") from error
+
+
+def _read_parquet(file: int, member: ParquetPicture, max_bytes: int) -> bytes:
+    from clipfleet.workers.images.parquet_rows import read_row  # pyarrow, for these pictures only
+
+    try:
+        picture = read_row(file, member)
+    except ValueError as error:
+        raise _damaged(member, str(error)) from error
+    _check_size(len(picture), max_bytes, member)
+    return picture
+
+
 _READERS: dict[type[Member], Callable[[int, Any, int], bytes]] = {
     TarMember: _read_tar,
     TgzMember: _read_tgz,
     ZipMember: _read_zip,
+    Base64Text: _read_base64,
+    ParquetPicture: _read_parquet,
 }
 
 

@@ -23,7 +23,7 @@ from clipfleet.error_codes import (
 from clipfleet.errors import ItemError, StorageError, UsageError
 from clipfleet.storage.filesystem.file_stats import mtime_ns
 from clipfleet.storage.filesystem.locations import has_scheme, local_path
-from clipfleet.storage.filesystem.members import parse_member
+from clipfleet.storage.filesystem.members import ParquetPicture, parse_member
 from clipfleet.workers.backoff import backoff_s
 from clipfleet.workers.images.members import read_member
 from clipfleet.workers.item_errors import item_error, shown
@@ -57,6 +57,7 @@ _CODES = {  # the error code and the reason; None: the system's message
 _TRANSIENT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOTCONN})
 
 _WEB = ("http://", "https://")
+_TABLE_ROW = f"{ParquetPicture.scheme}://"
 
 
 class FileBytes(NamedTuple):
@@ -69,6 +70,11 @@ class FileBytes(NamedTuple):
 def is_http_url(uri: str) -> bool:
     """Return whether a uri is an http:// or https:// URL."""
     return uri[:8].lower().startswith(_WEB)
+
+
+def is_table_row(uri: str) -> bool:
+    """Return whether a uri is a member that is read fast only after the member before it."""
+    return uri.startswith(_TABLE_ROW)
 
 
 def refuse_url(url: str) -> bytes:

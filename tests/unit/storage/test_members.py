@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipfleet.storage.filesystem.members import (
+    Base64Text,
     Member,
+    ParquetPicture,
     TarMember,
     TgzMember,
     ZipMember,
@@ -29,10 +31,21 @@ _ZIPS = {
     "crc32": _NUMBERS,
 }
 
+_ROWS = {
+    "path": _PATHS,
+    "column": st.text(st.characters(blacklist_categories=["Cs"])),
+    "row": st.integers(1, 2**40),
+    "footer": _NUMBERS,
+}
+
 
 @given(
     st.one_of(
-        st.builds(TarMember, **_TARS), st.builds(TgzMember, **_TARS), st.builds(ZipMember, **_ZIPS)
+        st.builds(TarMember, **_TARS),
+        st.builds(TgzMember, **_TARS),
+        st.builds(ZipMember, **_ZIPS),
+        st.builds(ParquetPicture, **_ROWS),
+        st.builds(Base64Text, path=_PATHS, offset=_NUMBERS, size=_NUMBERS, crc32=_NUMBERS),
     )
 )
 def test_the_uri_of_a_member_names_it_again(member: Member) -> None:
@@ -93,6 +106,7 @@ def test_a_member_of_another_form_is_refused_with_the_form(uri: str) -> None:
         (TarMember, {"path": "a", "offset": 512, "size": 1, "header": 1}, "absolute"),
         (TarMember, {"path": "/a", "offset": 1, "size": 1, "header": 1}, "offset is 1"),
         (TarMember, {"path": "/a", "offset": 512, "size": -1, "header": 1}, "size is -1"),
+        (ParquetPicture, {"path": "/a", "column": "b", "row": 0, "footer": 1}, "row is 0"),
     ],
 )
 def test_a_member_with_a_wrong_value_is_refused(

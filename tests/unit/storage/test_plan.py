@@ -9,6 +9,7 @@ from clipfleet.errors import DatasetError, DuplicateIdError, MessageError, Sourc
 from clipfleet.items import Item
 from clipfleet.messages import Shard
 from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.plan import digests
 from clipfleet.storage.plan import planner as plan
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.reader import Job, PlanReader, jobs, shards
@@ -86,7 +87,10 @@ def test_repeated_ids_are_named_with_their_locations(tmp_path: Path) -> None:
     assert files_of(dataset) == {}
 
 
-def test_only_the_first_few_duplicates_are_named_and_reading_stops() -> None:
+def test_only_the_first_few_duplicates_are_named_and_reading_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(digests, "RUN_ROWS", 10_000)
     read = 0
 
     class Endless(ListSource):

@@ -299,7 +299,7 @@ def test_wrong_parquet_is_named_by_file_and_row(tmp_path: Path) -> None:
     assert [id_ for id_, _ in faults(str(path))] == ["t.parquet, row 2", "t.parquet, row 3", "4"]
     (tmp_path / "sub").mkdir()
     pq.write_table(table.slice(1, 1), tmp_path / "sub" / "u.parquet")
-    assert faults(str(tmp_path))[-1][0] == "sub/u.parquet, row 1"
+    assert faults(str(tmp_path))[0][0] == "sub/u.parquet, row 1"
     pq.write_table(pa.table({"id": [1], "text": [5]}), path)
     with pytest.raises(SourceError, match="column 'text' holds int64, expected strings"):
         read(str(path))

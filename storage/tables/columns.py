@@ -23,7 +23,7 @@ _VALUES: dict[Tower, tuple[str, int]] = {
     "img": ("path", MAX_URI_LENGTH),
     "txt": ("text", MAX_TEXT_LENGTH),
 }
-_SHOWN_CHARACTERS = 80
+SHOWN_CHARACTERS = 80
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,10 +61,23 @@ class Columns:
         value = _first(self.values, present)
         if value is None:
             raise _missing(self.values, present, location, option=self._value_option)
-        id_ = _first(self.ids, present)
-        if id_ is None and (self.id_named or self.tower == "txt"):
+        return self.find_ids(present, location=location) or value, value
+
+    def find_ids(self, present: Collection[str], *, location: str) -> str | None:
+        """Return the name of the id column; None if there is none, and images need none.
+
+        Raises:
+            SourceError: It is needed, and is not among those present.
+        """
+        found = _first(self.ids, present)
+        if found is None and (self.id_named or self.tower == "txt"):
             raise _missing(self.ids, present, location, option="--id-column")
-        return id_ or value, value
+        return found
+
+    @property
+    def value_named(self) -> bool:
+        """Whether the column of values has one possible name, which the user gave."""
+        return len(self.values) == 1
 
     @property
     def _value_option(self) -> str:
@@ -145,7 +158,7 @@ def _as_id(value: object) -> str:
 def show(value: object) -> str:
     """Return a value for a message, shortened if it is long."""
     text = repr(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
 
 
 def _first(names: tuple[str, ...], present: Collection[str]) -> str | None:

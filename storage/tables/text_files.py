@@ -7,11 +7,14 @@ import io
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 
 from clipfleet.errors import SourceError
-from clipfleet.storage.sources.columns import show
+from clipfleet.storage.tables.columns import show
+from clipfleet.storage.tables.compressed import uncompressed
 
+_CHUNK_CHARACTERS = 1 << 16
 _UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -34,15 +37,30 @@ def text_lines(path: str, encoding: str | None) -> Iterator[tuple[str, str]]:
     """Yield the lines of a file, with their line ends, and their locations; None is UTF-8.
 
     Raises:
-        SourceError: The file cannot be read, or is of another encoding.
+        SourceError: The file cannot be read, or is damaged, or of another encoding.
     """
     codec, number = encoding or "utf-8", 0
     with _opened(path) as file:
         try:
             for number, line in enumerate(_decoded(file, codec), 1):
                 yield f"{path}, line {number}", line
-        except UnicodeError as error:
-            raise SourceError(_reason(f"{path}, line {number + 1}", error, encoding)) from error
+        except (UnicodeError, OSError) as error:
+            location = f"{path}, line {number + 1}"
+            raise SourceError(read_error(location, error, encoding)) from error
+
+
+def text_chunks(path: str, encoding: str | None) -> Iterator[str]:
+    """Yield the text of a file in chunks; None is UTF-8.
+
+    Raises:
+        SourceError: The file cannot be opened.
+        UnicodeError: It is of another encoding.
+        OSError: It is damaged, or the disk did not answer.
+    """
+    with _opened(path) as file:
+        text = io.TextIOWrapper(file, encoding=encoding or "utf-8-sig", newline="")
+        while chunk := text.read(_CHUNK_CHARACTERS):
+            yield chunk
 
 
 def check_regular(path: str) -> None:
@@ -62,12 +80,16 @@ def check_regular(path: str) -> None:
         )
 
 
-def _opened(path: str) -> BinaryIO:
+@contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
     check_regular(path)
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from error
+    with ExitStack() as files:
+        try:
+            file = files.enter_context(open(path, "rb"))
+            content = files.enter_context(uncompressed(file, path))
+        except OSError as error:
+            raise SourceError(f"cannot read {path}: {error.strerror}") from error
+        yield content
 
 
 def _decoded(file: BinaryIO, codec: str) -> Iterator[str]:
@@ -78,9 +100,18 @@ def _decoded(file: BinaryIO, codec: str) -> Iterator[str]:
         yield (line if number else line.removeprefix(codecs.BOM_UTF8)).decode(codec)
 
 
-def _reason(location: str, error: UnicodeError, encoding: str | None) -> str:
-    if not isinstance(error, UnicodeDecodeError):
+def read_error(location: str, error: Exception, encoding: str | None) -> str:
+    """Return the message of an error of `text_lines` or `text_chunks`."""
+    if isinstance(error, UnicodeDecodeError):
+        return _decode_error(location, error, encoding)
+    if isinstance(error, UnicodeError):
         return f"{location}: not {encoding}: {error}"
+    if isinstance(error, OSError):
+        return f"{location}: the file is damaged, or cannot be read: {error}"
+    return f"{location}: {error}"
+
+
+def _decode_error(location: str, error: UnicodeDecodeError, encoding: str | None) -> str:
     line, name = error.object, encoding or "UTF-8"
     reason = f"{location}: {show(line)} is not {name}: {error.reason}"
     if encoding is not None:

@@ -1,10 +1,9 @@
-"""Tables of text as sources: JSONL, CSV, TSV, and plain lines."""
+"""Tables of text as sources: CSV, TSV, and plain lines."""
 
 from __future__ import annotations
 
 import csv
 import itertools
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,8 +12,9 @@ from clipfleet.architectures import Tower
 from clipfleet.errors import SourceError
 from clipfleet.items import Item
 from clipfleet.storage.filesystem.locations import readable
-from clipfleet.storage.sources.columns import Columns, show
-from clipfleet.storage.sources.text_files import text_lines
+from clipfleet.storage.tables.columns import Columns, show
+from clipfleet.storage.tables.compressed import uncompressed_name
+from clipfleet.storage.tables.text_files import text_lines
 
 QUOTINGS = ("csv", "none")
 
@@ -52,38 +52,6 @@ class TableSource:
         raise NotImplementedError
 
 
-class JsonlSource(TableSource):
-    """A file with one JSON object per line; blank lines are skipped."""
-
-    kind = "JSONL"
-
-    def __init__(self, path: str, columns: Columns, *, encoding: str | None = None) -> None:
-        super().__init__(path, columns)
-        self._encoding = encoding
-
-    def _located(self) -> Iterator[tuple[str, Item]]:
-        names: tuple[str, str] | None = None  # the first row's columns are those of the table
-        for location, line in text_lines(self.path, self._encoding):
-            if not line.strip():
-                continue
-            try:
-                fields = _json_row(line)
-                names = names or self.columns.find(fields, location=location)
-            except ValueError as error:
-                if names is None:
-                    raise SourceError(f"{location}: {error}") from error
-                yield location, self.columns.faulty(None, str(error), location=location)
-                continue
-            yield location, self._item(fields, *names, location=location)
-
-    def _item(self, fields: dict[str, object], id_: str, value: str, *, location: str) -> Item:
-        for name in (id_, value):
-            if name not in fields:
-                reason = f"no column {name!r} among {show(sorted(fields))}"
-                return self.columns.faulty(fields.get(id_), reason, location=location)
-        return self.columns.item(fields[id_], fields[value], folder=self.folder, location=location)
-
-
 class CsvSource(TableSource):
     """A CSV or TSV file with a header.
 
@@ -97,7 +65,7 @@ class CsvSource(TableSource):
         self, path: str, columns: Columns, *, quoting: str | None, encoding: str | None
     ) -> None:
         super().__init__(path, columns)
-        tabs = self.path.lower().endswith(".tsv")
+        tabs = uncompressed_name(self.path).lower().endswith(".tsv")
         self._separator = "\t" if tabs else ","
         self._quoted = (quoting or ("none" if tabs else "csv")) == "csv"
         self._encoding = encoding
@@ -171,28 +139,3 @@ class LinesSource(TableSource):
             value = line.rstrip("\r\n")
             id_ = number if self.columns.tower == "txt" else value
             yield location, self.columns.item(id_, value, folder=self.folder, location=location)
-
-
-def json_rows(path: str, encoding: str | None = None) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield the objects of a JSONL file with their locations; blank lines are skipped.
-
-    Raises:
-        SourceError: The file cannot be read, or a line is no JSON object.
-    """
-    for location, line in text_lines(path, encoding):
-        if not line.strip():
-            continue
-        try:
-            yield location, _json_row(line)
-        except ValueError as error:
-            raise SourceError(f"{location}: {error}") from error
-
-
-def _json_row(line: str) -> dict[str, object]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{show(line)} is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"{show(row)} is not a JSON object")
-    return row

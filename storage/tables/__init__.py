@@ -1,0 +1,1 @@
+"""Tables as sources: text, JSON, Parquet, and the guide's data."""

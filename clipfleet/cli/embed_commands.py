@@ -13,6 +13,7 @@ import clipfleet
 from clipfleet.cli.options import (
     MIN_OVERLAP,
     AllowUnverified,
+    ContentHash,
     Contexts,
     DatasetArgument,
     DecodeOption,
@@ -30,6 +31,7 @@ from clipfleet.cli.options import (
     ProviderName,
     RedisUrl,
     Refresh,
+    Reuse,
     ShardSize,
     SourceArgument,
     SourceTowers,
@@ -39,7 +41,7 @@ from clipfleet.cli.options import (
     engine_settings,
     settings_from,
 )
-from clipfleet.cli.output import end_on_sigterm, end_with, print_result
+from clipfleet.cli.output import end_with, print_result, stop_on_signals
 from clipfleet.cli.picture_options import AlphaOption, SixteenBitOption, TruncatedOption
 from clipfleet.cli.source_options import with_source_options
 from clipfleet.errors import UsageError
@@ -70,6 +72,8 @@ def embed(
     refresh: Refresh = False,
     on_conflict: OnConflictOption = None,
     moved_from: MovedFrom = None,
+    content_hash: ContentHash = False,
+    reuse: Reuse = None,
     gate_sample: Annotated[
         str | None,
         typer.Option(
@@ -100,7 +104,7 @@ def embed(
     clipfleet embed photos/ vectors/photos --model models/vit-b-16 --gpus 0,2
     clipfleet embed products.parquet vectors/products --model models/vit-b-16 --tower both
     """
-    end_on_sigterm()
+    stop_on_signals()
     if min_overlap is not None and gate_sample is None:
         raise UsageError("--min-overlap needs a sample: give --gate-sample too")
     settings = settings_from(
@@ -129,6 +133,8 @@ def embed(
             refresh=refresh,
             on_conflict=on_conflict.value if on_conflict else None,
             moved_from=moved_from,
+            content_hash=content_hash,
+            reuse=reuse,
             gate_sample=gate_sample,
             min_overlap=MIN_OVERLAP if min_overlap is None else min_overlap,
             settings=settings,
@@ -155,6 +161,7 @@ def submit(
     refresh: Refresh = False,
     on_conflict: OnConflictOption = None,
     moved_from: MovedFrom = None,
+    content_hash: ContentHash = False,
     as_json: Json = False,
     *,
     source_options: SourceOptions,
@@ -190,6 +197,7 @@ def submit(
             refresh=refresh,
             on_conflict=on_conflict.value if on_conflict else None,
             moved_from=moved_from,
+            content_hash=content_hash,
             settings=settings,
             on_progress=show,
             **source_options,
@@ -250,6 +258,7 @@ def worker(
     sixteen_bit: SixteenBitOption = None,
     alpha: AlphaOption = None,
     truncated: TruncatedOption = None,
+    reuse: Reuse = None,
     allow_unverified: AllowUnverified = False,
     metrics_port: MetricsPort = None,
 ) -> None:
@@ -282,6 +291,7 @@ def worker(
         sixteen_bit=sixteen_bit,
         alpha=alpha,
         truncated=truncated,
+        reuse=resolved(reuse) if reuse else None,
         metrics_port=metrics_port,
         **engine_settings(provider, contexts, allow_unverified),
     )

@@ -21,6 +21,7 @@ MAKES_SETTINGS = {
     "clipfleet/api/both_towers.py",
     "clipfleet/api/datasets.py",
     "clipfleet/api/recall.py",
+    "clipfleet/api/reports.py",
     "clipfleet/cli/options.py",
     "clipfleet/model.py",
     "clipfleet/reader.py",
@@ -46,6 +47,7 @@ READS_THE_ENVIRONMENT = {
     "workers/engines/cuda/runtime.py": "CUDA_MODULE_LOADING, which is CUDA's",
     "workers/images/decoder.py": "hands it to a child, without the settings",
     "workers/environment.py": "hands it to a child, with the settings",
+    "tasks/worker/presence_step.py": "CUDA_VISIBLE_DEVICES, which the fleet's page shows",
     "tasks/worker/watchdog.py": "names a file for a child",
 }
 

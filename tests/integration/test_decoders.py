@@ -15,7 +15,7 @@ from PIL import Image
 from clipfleet.error_codes import DECODE_FAILED, EMPTY_FILE, NOT_8_BIT
 from clipfleet.images import PictureRules
 from clipfleet.items import Item
-from clipfleet.storage.format.parts import Failure
+from clipfleet.storage.format.results import Failure
 from clipfleet.workers.images.decode import ImageLimits, decode
 from clipfleet.workers.images.decoder import Picture
 from clipfleet.workers.images.decoders import Decoders, Outcome

@@ -38,7 +38,7 @@ def status(
     redis_url: RedisUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Show how many items of a dataset are done, failed and open, and the fleet's workers.
+    """Show how many items are done, failed and open, and the workers.
 
     Exits with 1 if items failed, other than removed ones, or if a shard is not done yet. With
     --watch, the command ends when the dataset is done, or says why nothing can move: Redis does not
@@ -68,11 +68,11 @@ def metrics(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 9400,
     redis_url: RedisUrl = None,
 ) -> None:
-    """Serve the metrics of a fleet's queues for Prometheus, until SIGTERM.
+    """Serve the metrics of a fleet's queues for Prometheus.
 
-    They tell how much work waits, also while no worker runs. A worker serves its own metrics with
-    --metrics-port. CLIPFLEET_METRICS_HOST is the address at which both listen: 127.0.0.1, unless it
-    is set.
+    It runs until SIGTERM. The metrics tell how much work waits, also while no worker runs. A worker
+    serves its own metrics with --metrics-port. CLIPFLEET_METRICS_HOST is the address at which both
+    listen: 127.0.0.1, unless it is set.
 
     \b
     clipfleet metrics --port 9400
@@ -131,10 +131,10 @@ def report(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the report of a dataset: one HTML page, which needs no network.
+    """Write the report of a dataset, as one HTML page.
 
-    It tells how much was embedded and how fast, what failed and was left out, by which model and
-    machines. `embed` writes it at its end.
+    It needs no network. It tells how much was embedded and how fast, what failed and was left out,
+    by which model and machines. `embed` writes it at its end.
 
     \b
     clipfleet report /vectors/photos

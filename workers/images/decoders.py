@@ -22,7 +22,7 @@ from clipfleet.error_codes import DECODE_TIMEOUT, DECODER_CRASHED
 from clipfleet.errors import ItemError, StorageError
 from clipfleet.images import DEFAULT_RULES, PictureRules
 from clipfleet.items import Item
-from clipfleet.storage.format.parts import Failure
+from clipfleet.storage.format.results import Failure
 from clipfleet.workers.closing import Closing
 from clipfleet.workers.images.decode import ImageLimits, no_image
 from clipfleet.workers.images.decoder import Decoder, DecoderLostError, Picture, Request

@@ -29,7 +29,7 @@ from clipfleet.retrieval.dedupe.sample_check import SampleCheck, check_sample
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.format.results import Embedded
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.reader import PlanReader
 from clipfleet.storage.sources.base import ListSource

@@ -30,7 +30,8 @@ from clipfleet.retrieval.index.folder import index_folder, lock, publish
 from clipfleet.retrieval.index.index import Index
 from clipfleet.retrieval.index.parameters import BuildOptions, IndexKind, Structure
 from clipfleet.retrieval.pilot.run import run_pilot
-from clipfleet.settings import Settings, cores, load_settings
+from clipfleet.retrieval.threads import threads_of
+from clipfleet.settings import Settings, load_settings
 from clipfleet.storage.format.dataset import Dataset
 
 MAX_MEMORY_GIB = 4.0
@@ -98,7 +99,7 @@ def build_index(
     settings = settings or load_settings()
     target = Target(min_recall=min_recall, max_latency_ms=max_latency_ms)
     asked = None if queries is None else Vectors(queries, settings=settings)
-    load_faiss().omp_set_num_threads(settings.engine_threads or cores())
+    load_faiss()  # before its threads are limited
     stored = Dataset.open(str(dataset), store_timeout_s=settings.store_timeout_s)
     folder = index_folder(out)
     options = BuildOptions(
@@ -124,7 +125,7 @@ def build_index(
             dataset, parts, structures, min_recall=min_recall, queries=found, show=show
         )
 
-    with lock(folder):
+    with lock(folder), threads_of(settings):
         built = build(
             stored,
             folder,

@@ -14,7 +14,9 @@ from clipfleet.retrieval.dedupe.near_pairs import NearPairs
 from clipfleet.retrieval.dedupe.rows import open_rows
 from clipfleet.retrieval.dedupe.sample_check import SampleCheck, check_sample
 from clipfleet.retrieval.dedupe.table import write_table
-from clipfleet.settings import Settings
+from clipfleet.retrieval.faiss_library import load_faiss
+from clipfleet.retrieval.threads import threads_of
+from clipfleet.settings import Settings, load_settings
 from clipfleet.storage.filesystem.locations import local_path
 
 
@@ -107,8 +109,10 @@ def dedupe(
     """
     path = Path(local_path(str(out)))
     _check(path, threshold)
+    settings = settings or load_settings()
     opened = Dataset(dataset, settings=settings)
-    with open_rows(opened, path.parent) as rows:
+    load_faiss()  # before its threads are limited
+    with threads_of(settings), open_rows(opened, path.parent) as rows:
         cells = assign_cells(rows, near_cells=near_cells, seed=seed)
         pairs = NearPairs(rows=rows, cells=cells, threshold=threshold)
         groups = find_groups(pairs)

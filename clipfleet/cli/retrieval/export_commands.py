@@ -12,7 +12,6 @@ import clipfleet
 from clipfleet.cli.options import DatasetArgument, Json, settings_from
 from clipfleet.cli.output import check_file_name, print_result
 from clipfleet.items import Item
-from clipfleet.settings import cores
 
 _MEGABYTE = 1 << 20
 
@@ -65,13 +64,11 @@ def dedupe(
     clipfleet dedupe vectors/photos unique.parquet --threshold 0.99 --html groups.html
     """
     from clipfleet.retrieval.dedupe.groups_page import write_groups_page
-    from clipfleet.retrieval.faiss_library import load_faiss
     from clipfleet.workers.images.decode import ImageLimits, read_image
 
     settings = settings_from()
     if html is not None:
         check_file_name("--html", html, ".html")
-    load_faiss().omp_set_num_threads(settings.engine_threads or cores())
     found = clipfleet.dedupe(
         dataset,
         out,

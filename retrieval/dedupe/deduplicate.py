@@ -104,7 +104,8 @@ def dedupe(
         UsageError: `threshold` is not above 0 and at most 1, or `out` does not end with .parquet,
             or it exists, or its folder does not.
         DependencyError: FAISS is not installed.
-        DatasetError: There is no dataset, or a part is damaged, moved away or replaced.
+        DatasetError: There is no dataset, or a part is damaged, moved away or replaced; or an id is
+            there twice.
         StorageError: The disk of `out` is full.
     """
     path = Path(local_path(str(out)))

@@ -73,13 +73,14 @@ def verify_index(path: str | Path, *, settings: Settings | None = None) -> Index
     load_faiss()  # before its threads are limited
     with threads_of(settings), Index.open(path) as index:
         certificate = certificate_of(index.card)
-        problems = [*_wrong_files(index, certificate), *_wrong_ids(index)]
+        # Of damaged files, ids and recall would only repeat the problem.
+        problems = [*_wrong_files(index, certificate)] or [*_wrong_ids(index)]
         notes: list[str] = []
         if certificate is None:
             problems.append(
                 "it has no certificate: `clipfleet index` with the same folders adds it"
             )
-        elif not problems:  # damaged vectors would only repeat the problem
+        elif not problems:
             queries = _queries(certificate, settings, notes)
             problems += recheck(index, certificate, queries=queries)
         return IndexVerification(

@@ -102,8 +102,8 @@ def _refuse_doubled(ids: pa.LargeStringArray, path: str) -> None:
     if len(doubled):
         first = ", ".join(doubled[:_SHOWN].to_pylist())
         raise DatasetError(
-            f"{len(doubled):,} ids are in {path} twice ({first}), so `kept` could be both: `clipfleet "
-            f"verify {path}` tells why"
+            f"{len(doubled):,} ids are in {path} twice ({first}), so `kept` could be both: "
+            f"`clipfleet verify {path}` tells why"
         )
 
 

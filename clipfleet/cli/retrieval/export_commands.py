@@ -132,8 +132,11 @@ def compact(
     submit work as before. The dataset must be on a disk, which needs room for a second copy of the
     small parts. A killed command is finished by the next one.
 
+    Rows keep their order. To sort them by id, export a copy: the second command.
+
     \b
     clipfleet compact vectors/photos
+    clipfleet export vectors/photos photos-by-id --to parquet --sort id
     """
     done = clipfleet.compact(dataset, file_bytes=file_size * _MEGABYTE, settings=settings_from())
     print_result(done.to_json(), done.lines(), as_json)

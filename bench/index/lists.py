@@ -145,11 +145,11 @@ def measure(
             return Step(parameters=parameters, recalls=recalls, latency=median)
 
         for target in targets:
-            climb = Climb(
-                measure=step,
-                reaches=lambda one, target=target: _recall(one) >= target,
-                lists=structure.lists,
-            )
+
+            def reaches(one: Step, target: float = target) -> bool:
+                return _recall(one) >= target
+
+            climb = Climb(measure=step, reaches=reaches, lists=structure.lists)
             climb.run(cheapest(structure))
             best = climb.reached or max(climb.steps, key=_recall)
             yield Searched(

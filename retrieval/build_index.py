@@ -68,7 +68,8 @@ def build_index(
         out: The folder of the index, new or begun.
         append: Add the parts that the dataset gained to an index, and remove those that it lost.
         kind: The kind of the index, `exact` or `ivf-rabitq`, if size and memory do not choose it.
-        lists: The number of lists; by default 1, 2 or 4 √n, as a pilot finds.
+        lists: The number of lists; by default 1, 2, 4 or, with `max_latency_ms`, 8 √n, as a pilot
+            finds.
         bits: Bits a dimension of the codes, 1 to 4; by default 1, 2 or 4, as a pilot finds.
         seed: Chooses the vectors that train the lists.
         max_memory_gib: The memory that building and searching may take, in GiB.
@@ -107,6 +108,7 @@ def build_index(
         lists=lists,
         bits=bits,
         seed=seed,
+        fast=max_latency_ms is not None,
         max_memory_gib=max_memory_gib,
         shard_rows=shard_rows,
     )

@@ -65,7 +65,7 @@ def index(
         ),
     ] = None,
     lists: Annotated[
-        int | None, typer.Option(min=1, help="Lists of codes [default: 1, 2 or 4 √n, measured].")
+        int | None, typer.Option(min=1, help="Lists of codes [default: 1, 2, 4 or 8 √n, measured].")
     ] = None,
     bits: Annotated[
         int | None,

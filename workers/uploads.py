@@ -11,7 +11,7 @@ from clipfleet.errors import ItemError
 from clipfleet.images import PictureRules
 from clipfleet.items import Item
 from clipfleet.settings import Settings
-from clipfleet.storage.format.parts import Failure
+from clipfleet.storage.format.results import Failure
 from clipfleet.workers.closing import Closing
 from clipfleet.workers.images.decode import ImageLimits
 from clipfleet.workers.images.decoders import Decoders

@@ -26,6 +26,7 @@ MAKES_SETTINGS = {
     "clipfleet/model.py",
     "clipfleet/reader.py",
     "retrieval/build_index.py",
+    "retrieval/dedupe/deduplicate.py",
     "retrieval/export/export.py",
     "retrieval/verify_index.py",
     "tasks/app.py",

@@ -168,7 +168,7 @@ def test_a_url_is_not_fetched_unless_its_host_is_allowed(uri: str) -> None:
     )
 
 
-@pytest.mark.parametrize("uri", ["s3://b/a.jpg", "file://host/a.jpg", "ftp://host/a.jpg"])
+@pytest.mark.parametrize("uri", ["abfs://b/a.jpg", "file://host/a.jpg", "ftp://host/a.jpg"])
 def test_a_url_of_another_scheme_or_machine_is_refused(uri: str) -> None:
     error = failure(uri)
     assert error.code == "read_failed"

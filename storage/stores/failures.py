@@ -5,7 +5,14 @@ from __future__ import annotations
 import errno
 from http import HTTPStatus
 
-from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import (
+    BaseError,
+    InvalidPathError,
+    NotSupportedError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
 
 from clipfleet.storage.filesystem.remote import Place
 from clipfleet.storage.filesystem.s3_errors import advice_on, reason_of, status_of
@@ -42,4 +49,14 @@ def as_os_error(error: BaseError, place: Place) -> OSError:
         return PermissionError(errno.EACCES, reason, place.url)
     if status_of(error) == HTTPStatus.NOT_FOUND:  # of a list: there is no such bucket
         return FileNotFoundError(errno.ENOENT, reason_of(error), place.url)
-    return OSError(errno.EIO, f"{reason_of(error)}; {advice_on(error)}", place.url)
+    return OSError(errno.EIO, f"{reason_of(error)}; {_advice(error, place)}", place.url)
+
+
+def _advice(error: BaseError, place: Place) -> str:
+    if isinstance(error, NotSupportedError):
+        return "its server gives no ranges of a file: download it"
+    if isinstance(error, InvalidPathError):
+        return "a key with '//', '.' or '..' in it cannot be listed: rename it, or name a folder"
+    if place.scheme == "s3" or isinstance(error, PreconditionError):
+        return advice_on(error)
+    return "check the network, and that the server runs, and run again"

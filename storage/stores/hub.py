@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from clipfleet.errors import DependencyError
 from clipfleet.storage.filesystem.remote import Place
+from clipfleet.storage.stores.failures import rights_advice
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -39,6 +42,7 @@ def hub_files(place: Place) -> Iterator[str]:
             it is private.
     """
     api = _api()
+    from httpx2 import HTTPError
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
     from huggingface_hub.hf_api import RepoFile
 
@@ -53,9 +57,15 @@ def hub_files(place: Place) -> Iterator[str]:
         return
     except RepositoryNotFoundError as error:
         reason = "the hub has no such dataset, or HF_TOKEN gives no right to it"
-        raise FileNotFoundError(2, reason, place.url) from error
+        raise FileNotFoundError(errno.ENOENT, reason, place.url) from error
     except HfHubHTTPError as error:
-        raise OSError(5, f"the hub refused the list: {_line(error)}", place.url) from error
+        status = error.response.status_code if error.response is not None else 0
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            reason = f"the hub answers {status}; {rights_advice(place.scheme)}"
+            raise PermissionError(errno.EACCES, reason, place.url) from error
+        raise OSError(errno.EIO, f"the hub gives no list: {_line(error)}", place.url) from error
+    except HTTPError as error:
+        raise OSError(errno.EIO, f"the hub did not answer: {_line(error)}", place.url) from error
 
 
 def _api() -> HfApi:

@@ -106,4 +106,6 @@ def _repeated(call: Callable[[], T], place: Place) -> T:
             call, patience_s=_PATIENCE_S, failure=lambda error: as_os_error(error, place)
         )
     except FileNotFoundError as error:
+        if error.errno:  # a list of a bucket that is none
+            raise
         raise FileNotFoundError(errno.ENOENT, "nothing is there", place.url) from error

@@ -12,7 +12,7 @@ from clipfleet.storage.filesystem.locations import STORE_TIMEOUT_S
 from clipfleet.storage.filesystem.remote import WEB_SCHEMES, Place
 
 if TYPE_CHECKING:
-    from obstore.store import GCSStore, HTTPStore, ObjectStore
+    from obstore.store import GCSConfig, GCSStore, HTTPStore, ObjectStore
 
 RETRIES = 2  # of the library, which does not react to Ctrl-C meanwhile
 
@@ -58,7 +58,7 @@ def open_store(
 def _google(bucket: str, emulator: str, timeout_s: float, retries: int) -> GCSStore:
     from obstore.store import GCSStore
 
-    config: dict[str, Any] = {}
+    config: GCSConfig = {}
     if emulator:
         base = emulator if "://" in emulator else f"http://{emulator}"
         config = {"google_base_url": base, "google_skip_signature": "true"}
@@ -72,7 +72,8 @@ def _web(url: str, token: str, timeout_s: float, retries: int) -> HTTPStore:
     options = _options(timeout_s, retries, plain=url.startswith("http://"))
     if token:  # a redirect to another host is asked without it
         options["client_options"]["default_headers"] = {"Authorization": f"Bearer {token}"}
-    return HTTPStore.from_url(url, **options)
+    store: HTTPStore = HTTPStore.from_url(url, **options)
+    return store
 
 
 def _options(timeout_s: float, retries: int, *, plain: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from clipfleet.storage.filesystem.locations import STORE_TIMEOUT_S
 from clipfleet.storage.filesystem.remote import WEB_SCHEMES, Place
 
 if TYPE_CHECKING:
-    from obstore.store import GCSConfig, GCSStore, HTTPStore, ObjectStore
+    from obstore.store import GCSStore, HTTPStore, ObjectStore
 
 RETRIES = 2  # of the library, which does not react to Ctrl-C meanwhile
 
@@ -58,7 +58,7 @@ def open_store(
 def _google(bucket: str, emulator: str, timeout_s: float, retries: int) -> GCSStore:
     from obstore.store import GCSStore
 
-    config: GCSConfig = {}
+    config: Any = {}  # the library knows more keys than its types do
     if emulator:
         base = emulator if "://" in emulator else f"http://{emulator}"
         config = {"google_base_url": base, "google_skip_signature": "true"}

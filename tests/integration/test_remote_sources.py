@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import clipfleet
 from clipfleet.errors import ItemError, SourceError, UsageError
 from clipfleet.items import Item
-from clipfleet.settings import Settings
+from clipfleet.settings import Settings, load_settings
 from clipfleet.storage.sources.open_source import open_source, skipped_of
 from clipfleet.storage.sources.tower import tower_of
+from clipfleet.workers.engines.fake import write_fake_engine
 from clipfleet.workers.http.remote_fetcher import RemoteFetcher
 from tests.file_server import RESOLVE, Files, serve_files
+from tests.integration.support import forget_settings
 from tests.s3 import CUT_DOWNLOAD, REFUSE_403, REFUSE_503, S3, Stored
 
 pytestmark = pytest.mark.integration
@@ -302,3 +306,32 @@ def test_google_cloud_storage_is_read(s3: S3, monkeypatch: pytest.MonkeyPatch) -
     assert [item.id for item in items] == ["b-c/3.png", "b/1.png", "b/2.PNG", "一 #1?%.png"]
     assert sorted(bytes_of(items)) == sorted(PICTURES)
     assert bytes_of(items_of("gs://bucket/shards/00000.tar")) == PICTURES
+
+
+def test_a_table_in_a_store_is_embedded_with_images_of_all_kinds(
+    stored: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_settings(monkeypatch)
+    local = tmp_path / "local.png"
+    local.write_bytes(PICTURES[0])
+    uris = {
+        "store": "s3://bucket/photos/b/1.png",
+        "relative": "../photos/b-c/3.png",
+        "tar": items_of("s3://bucket/shards/00000.tar")[2].uri,
+        "zip": items_of("s3://bucket/zips/all.zip")[2].uri,
+        "row": items_of("s3://bucket/rows")[3].uri,
+        "local": str(local),
+        "missing": "s3://bucket/photos/none.png",
+    }
+    rows = [json.dumps({"id": id_, "uri": uri}) for id_, uri in uris.items()]
+    stored.objects["bucket/tables/all.jsonl"] = Stored("\n".join(rows).encode(), {})
+    out = tmp_path / "out"
+    clipfleet.embed(
+        "s3://bucket/tables/all.jsonl",
+        out,
+        model=write_fake_engine(tmp_path, "img"),
+        settings=load_settings(decoders=1),
+    )
+    dataset = clipfleet.Dataset(out)
+    assert set(dataset.ids) == set(uris) - {"missing"}
+    assert [(row.id, row.error) for row in dataset.errors()] == [("missing", "missing")]

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 
 import tests.s3 as store
+from clipfleet.items import Item
 from clipfleet.settings import Settings
 from clipfleet.storage.sources.open_source import open_source
 from clipfleet.workers.http.prefetch import Prefetcher
@@ -28,14 +29,8 @@ _PAGE_KEYS = 1000
 def serve(keys: int, delay_s: float) -> None:
     """Serve keys until the input ends."""
     store.PAGE = _PAGE_KEYS
-    answer = store._Handler._send  # noqa: SLF001 - the server has no delay of its own
-
-    def later(*given: object) -> None:
-        time.sleep(delay_s)
-        answer(*given)  # type: ignore[arg-type]
-
-    store._Handler._send = later  # type: ignore[method-assign]  # noqa: SLF001
     with store.run_s3("bucket") as s3:
+        s3.delay_s = delay_s
         for number in range(keys):
             key = f"bucket/photos/{number // 100:03}/{number:05}.jpg"
             s3.objects[key] = store.Stored(os.urandom(_PICTURE_BYTES), {})
@@ -52,7 +47,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 def measure(keys: int, pictures: int) -> None:
     """Print the seconds of the list, and of both ways of reading."""
-    items = []
+    items: list[Item] = []
     listed_s = seconds(lambda: items.extend(open_source("s3://bucket/photos", tower="img")))
     uris = [item.uri or "" for item in items[:pictures]]
     settings = Settings()

@@ -69,6 +69,7 @@ class S3:
     objects: dict[str, Stored] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     port: int = 0
+    delay_s: float = 0.0  # before each answer
     lock: threading.Lock = field(default_factory=threading.Lock)
     _faults: list[Fault] = field(default_factory=list)
     _healed: threading.Event = field(default_factory=threading.Event)
@@ -239,6 +240,8 @@ class _Handler(BaseHTTPRequestHandler):
         return self.rfile.read(size // 2 if cut else size)
 
     def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        if self.server.s3.delay_s:
+            time.sleep(self.server.s3.delay_s)
         if self._fault == LOSE_ANSWER:
             self._hang_up()
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import tarfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +17,16 @@ import pytest
 from PIL import Image
 
 import clipfleet
+from clipfleet.cli.output import ITEMS_FAILED
 from clipfleet.errors import ItemError, SourceError, UsageError
 from clipfleet.items import Item
-from clipfleet.settings import Settings, load_settings
+from clipfleet.settings import Settings
 from clipfleet.storage.sources.open_source import open_source, skipped_of
 from clipfleet.storage.sources.tower import tower_of
 from clipfleet.workers.engines.fake import write_fake_engine
 from clipfleet.workers.http.remote_fetcher import RemoteFetcher
 from tests.file_server import RESOLVE, Files, serve_files
-from tests.integration.support import forget_settings
+from tests.integration.support import ROOT, forget_settings, run_command
 from tests.s3 import CUT_DOWNLOAD, REFUSE_403, REFUSE_503, S3, Stored
 
 pytestmark = pytest.mark.integration
@@ -308,15 +310,24 @@ def test_google_cloud_storage_is_read(s3: S3, monkeypatch: pytest.MonkeyPatch) -
     assert bytes_of(items_of("gs://bucket/shards/00000.tar")) == PICTURES
 
 
-def test_a_table_in_a_store_is_embedded_with_images_of_all_kinds(
+def page_command(number: int, model: Path) -> list[str]:
+    """Return the arguments of a command of docs/how-to/sources.md."""
+    page = (ROOT / "docs/how-to/sources.md").read_text(encoding="utf-8")
+    section = page.partition("## Stores, the hub and web servers")[2]
+    commands = re.findall(r"^clipfleet (.*)$", section, re.MULTILINE)
+    return str(commands[number]).replace("models/vit-b-16", str(model)).split()
+
+
+def test_the_pages_command_embeds_a_table_in_a_store_with_images_of_all_kinds(
     stored: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forget_settings(monkeypatch)
+    monkeypatch.chdir(tmp_path)
     local = tmp_path / "local.png"
     local.write_bytes(PICTURES[0])
     uris = {
         "store": "s3://bucket/photos/b/1.png",
-        "relative": "../photos/b-c/3.png",
+        "relative": "photos/b-c/3.png",
         "tar": items_of("s3://bucket/shards/00000.tar")[2].uri,
         "zip": items_of("s3://bucket/zips/all.zip")[2].uri,
         "row": items_of("s3://bucket/rows")[3].uri,
@@ -324,14 +335,21 @@ def test_a_table_in_a_store_is_embedded_with_images_of_all_kinds(
         "missing": "s3://bucket/photos/none.png",
     }
     rows = [json.dumps({"id": id_, "uri": uri}) for id_, uri in uris.items()]
-    stored.objects["bucket/tables/all.jsonl"] = Stored("\n".join(rows).encode(), {})
-    out = tmp_path / "out"
-    clipfleet.embed(
-        "s3://bucket/tables/all.jsonl",
-        out,
-        model=write_fake_engine(tmp_path, "img"),
-        settings=load_settings(decoders=1),
-    )
-    dataset = clipfleet.Dataset(out)
+    stored.objects["bucket/photos.jsonl"] = Stored("\n".join(rows).encode(), {})
+    done = run_command(*page_command(0, write_fake_engine(tmp_path, "img")))
+    assert done.returncode == ITEMS_FAILED, done.stderr
+    dataset = clipfleet.Dataset("vectors/photos")
     assert set(dataset.ids) == set(uris) - {"missing"}
     assert [(row.id, row.error) for row in dataset.errors()] == [("missing", "missing")]
+
+
+def test_the_pages_command_embeds_the_pictures_of_a_dataset_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_settings(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    with serve_files(Files({f"{RESOLVE}/rows/0.parquet": parquet()})) as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.endpoint)
+        done = run_command(*page_command(1, write_fake_engine(tmp_path, "img")))
+    assert done.returncode == 0, done.stderr
+    assert set(clipfleet.Dataset("vectors/rows").ids) == {"a", "b", "c", "d"}

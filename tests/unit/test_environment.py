@@ -37,6 +37,8 @@ READS_THE_ENVIRONMENT = {
     "convert/tensorrt/builder_process.py": "hands it to a child",
     "retrieval/faiss_library.py": "OPENBLAS_CORETYPE, which is OpenBLAS's",
     "storage/filesystem/s3.py": "AWS_ENDPOINT_URL, which is AWS's",
+    "storage/stores/hub.py": "HF_ENDPOINT, which is Hugging Face's",
+    "storage/stores/open_store.py": "STORAGE_EMULATOR_HOST, which is Google's",
     "storage/format/id_index.py": "SQLITE_TMPDIR and TMPDIR, which are SQLite's",
     "tasks/worker/fatal_error.py": "names a file for a child",
     "tasks/worker/main.py": "CUDA_VISIBLE_DEVICES, for the log; PYTHONSAFEPATH, for a child",

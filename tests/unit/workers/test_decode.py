@@ -393,7 +393,7 @@ def test_an_image_below_no_input_root_is_not_allowed(tmp_path: Path) -> None:
         assert raised.value.code == NOT_ALLOWED
         assert f"{name}' cannot be read: it lies below none of this" in str(raised.value)
         assert str(raised.value).endswith("start the worker with an --input-root that has it")
-    for uri in ("s3://bucket/a.jpg", "file://host/a.jpg"):
+    for uri in ("abfs://store/a.jpg", "file://host/a.jpg"):
         with pytest.raises(ItemError, match="workers read absolute paths and file://"):
             read_image(Item(id="c", uri=uri), limits)
 

@@ -16,8 +16,19 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False  # as in `typing`, which takes longer to load than all of this module
 if TYPE_CHECKING:
     from clipfleet.api.both_towers import BothTowers, both_towers
-    from clipfleet.api.datasets import compact, embed, repair, resume, retry, status, submit, verify
+    from clipfleet.api.datasets import (
+        compact,
+        embed,
+        remove,
+        repair,
+        resume,
+        retry,
+        status,
+        submit,
+        verify,
+    )
     from clipfleet.api.recall import compare, evaluate
+    from clipfleet.api.reports import fleet, write_report
     from clipfleet.errors import (
         BrokerError,
         CardError,
@@ -46,9 +57,11 @@ if TYPE_CHECKING:
     from clipfleet.retrieval.neighbours import Neighbours
     from clipfleet.retrieval.verify_index import IndexVerification, verify_index
     from clipfleet.settings import Settings, load_settings
+    from clipfleet.storage.commit.remove import Removal
     from clipfleet.storage.compact.compact import Compaction
     from clipfleet.storage.sources.options import SourceOptions
     from clipfleet.storage.verify.verification import Verification
+    from clipfleet.tasks.fleet import Fleet
     from clipfleet.tasks.items.queue import ItemQueue
     from clipfleet.tasks.local.run import Summary
     from clipfleet.tasks.progress import Snapshot
@@ -75,6 +88,7 @@ __all__ = [
     "ErrorRow",
     "Evaluation",
     "Export",
+    "Fleet",
     "FleetBuild",
     "Index",
     "IndexCard",
@@ -87,6 +101,7 @@ __all__ = [
     "Progress",
     "QueueFullError",
     "RecallError",
+    "Removal",
     "Repair",
     "Resumption",
     "Retry",
@@ -110,8 +125,10 @@ __all__ = [
     "embed",
     "evaluate",
     "export",
+    "fleet",
     "load_model",
     "load_settings",
+    "remove",
     "repair",
     "resume",
     "retry",
@@ -119,6 +136,7 @@ __all__ = [
     "submit",
     "verify",
     "verify_index",
+    "write_report",
 ]
 
 _ERRORS = {name: "clipfleet.errors" for name in __all__ if name.endswith("Error")}
@@ -131,6 +149,7 @@ _MODULES = {  # of the names above
     "Deduplication": "clipfleet.retrieval.dedupe.deduplicate",
     "ErrorRow": "clipfleet.reader",
     "Export": "clipfleet.retrieval.export.export",
+    "Fleet": "clipfleet.tasks.fleet",
     "FleetBuild": "clipfleet.tasks.submit.index_shards",
     "Index": "clipfleet.retrieval.index.index",
     "IndexCard": "clipfleet.retrieval.index.card",
@@ -143,6 +162,7 @@ _MODULES = {  # of the names above
     "Progress": "clipfleet.tasks.status",
     "SourceOptions": "clipfleet.storage.sources.options",
     "Verification": "clipfleet.storage.verify.verification",
+    "Removal": "clipfleet.storage.commit.remove",
     "Repair": "clipfleet.tasks.submit.repair",
     "Resumption": "clipfleet.tasks.submit.resume",
     "Retry": "clipfleet.tasks.submit.retry_failed",
@@ -160,8 +180,10 @@ _MODULES = {  # of the names above
     "embed": "clipfleet.api.datasets",
     "export": "clipfleet.retrieval.export.export",
     "evaluate": "clipfleet.api.recall",
+    "fleet": "clipfleet.api.reports",
     "load_model": "clipfleet.model",
     "load_settings": "clipfleet.settings",
+    "remove": "clipfleet.api.datasets",
     "repair": "clipfleet.api.datasets",
     "resume": "clipfleet.api.datasets",
     "retry": "clipfleet.api.datasets",
@@ -169,6 +191,7 @@ _MODULES = {  # of the names above
     "submit": "clipfleet.api.datasets",
     "verify": "clipfleet.api.datasets",
     "verify_index": "clipfleet.retrieval.verify_index",
+    "write_report": "clipfleet.api.reports",
 }
 
 

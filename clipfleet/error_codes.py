@@ -38,6 +38,10 @@ BAD_ITEM = "bad_item"  # a single item, or a row of a table, without what an ite
 
 REPLACED = "replaced"  # newer content of the id is being embedded, by a job that has the id
 
+REMOVED = "removed"  # `clipfleet remove --ids` took it out
+
+GONE = "gone"  # `clipfleet remove --missing` took it out: its file was deleted
+
 HTTP_ERROR = "http_error"  # a permanent answer of the server that is not the image
 
 # Transient: the worker tried several times, and a later `clipfleet retry` may succeed.
@@ -70,6 +74,8 @@ ERROR_CODES = (
     NON_FINITE,
     BAD_ITEM,
     REPLACED,
+    REMOVED,
+    GONE,
     HTTP_ERROR,
     DISK_ERROR,
     FETCH_TIMEOUT,
@@ -82,6 +88,9 @@ ERROR_CODES = (
 TRANSIENT_CODES = frozenset(
     {DISK_ERROR, FETCH_TIMEOUT, FETCH_FAILED, SERVER_BUSY, ENGINE_CRASHED, ENGINE_FAILED}
 )
+
+# Tombstones: no failures, but what was taken out of a dataset. A retry takes them if it names them.
+TOMBSTONES = frozenset({REMOVED, GONE})
 
 TRANSIENT = "transient"  # names all transient classes, in `--only`
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -37,3 +37,16 @@ class Item:
         for value in (self.id, self.uri, self.text):
             if value is not None and not value.isascii():
                 value.encode()  # refuses half a surrogate pair, which JSON may hold
+
+
+class Fingerprint(NamedTuple):
+    """What is known of the bytes that a vector was made of.
+
+    They were `size_bytes` many, of a file that was last changed at `mtime_ns`, in nanoseconds since
+    1970; 0 if they are no file's. `sha256` has their SHA-256 in hexadecimal digits, if it was asked
+    for.
+    """
+
+    size_bytes: int = 0
+    mtime_ns: int = 0
+    sha256: str = ""

@@ -195,6 +195,10 @@ class Settings(BaseSettings):
     decodes them, which is faster for large images; the vectors differ a little. A dataset has
     vectors of one kind only. `gpu` needs the extra `gpu-decode`."""
 
+    reuse: str | None = None
+    """Dataset of the same model whose vectors a worker copies, instead of embedding equal bytes
+    again. Both datasets need content hashes (`--content-hash`). Set by `--reuse`."""
+
     engine_threads: int = Field(default=0, ge=0)
     """Threads of an engine on the CPU; 0: one for each core of this process. More threads speed up
     an engine and take cores from decoding."""

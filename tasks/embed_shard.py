@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from celery import Task, shared_task
@@ -18,7 +19,6 @@ from clipfleet.storage.plan.retries import read_shard_work
 from clipfleet.tasks.broker.refusals import refuse
 from clipfleet.tasks.dataset_access import dataset_root
 from clipfleet.tasks.max_failed import read_limit
-from clipfleet.tasks.report import headers_of, reported
 from clipfleet.tasks.retry_policy import (
     lost_reason,
     may_retry,
@@ -26,9 +26,11 @@ from clipfleet.tasks.retry_policy import (
     retry_later,
     times_lost,
 )
+from clipfleet.tasks.telemetry import headers_of, measured
 from clipfleet.tasks.worker.engine_processes import process_name
 from clipfleet.tasks.worker.fatal_error import gpu_lost
 from clipfleet.tasks.worker.watchdog import working
+from clipfleet.workers.copies.fingerprints import Fingerprints
 from clipfleet.workers.embedder import Embedder, current_embedder
 
 _SHOWN_LENGTH = 100  # characters of a message's id
@@ -49,7 +51,8 @@ def embed_shard(
 ) -> Commit | None:
     """Embed and commit a shard; return None if it was committed before.
 
-    `lost`: how often its process, or its worker, was lost.
+    `lost`: how often its process, or its worker, was lost. The embedder's tally is clear: what it
+    measures here is in the part.
 
     Raises:
         LostShardError: `lost` reached `shard_attempts`.
@@ -80,11 +83,16 @@ def embed_shard(
         work = read_shard_work(dataset, task.shard)
     progress = working().progress
     # What ended a process may be a file in the GPU's decoder, which runs in the process.
+    fingerprints = Fingerprints.of(dataset.info, embedder.known)
     embedded = embedder.embed(
-        work.items, rules=dataset.info.rules, exact=lost > 0, progress=progress
+        work.items,
+        rules=dataset.info.rules,
+        exact=lost > 0,
+        progress=progress,
+        fingerprints=fingerprints,
     )
     with tally.measure("write"):
-        whole = work.finish(embedded)
+        whole = replace(work.finish(embedded), seconds=tally.seconds())
         done = commit(dataset, name, whole, card=embedder.card, worker=worker)
     tally.count_items(embedded)
     if limit is not None:
@@ -119,7 +127,7 @@ def embed(self: ShardTask, /, *args: Any, **message: Any) -> None:
             raise MessageError(f"{EMBED_TASK} takes keyword arguments only, not {len(args)} others")
         task = EmbedTask.from_json(message)
         where = {"dataset": task.dataset, "shard": task.shard.name}
-        traced = reported(embedder, "shard", headers=headers_of(self.request), attributes=where)
+        traced = measured(embedder, "shard", headers=headers_of(self.request), attributes=where)
         with working().at_work(), traced:
             done = embed_shard(
                 task,
@@ -154,6 +162,7 @@ def _log_done(task: EmbedTask, done: Commit | None, seconds: float) -> None:
         "cut": done.cut,
         "transparent": done.transparent,
         "without_end": done.without_end,
+        "copied": done.copied,
         "seconds": round(seconds, 3),
         "items_per_s": round(items / max(seconds, 1e-9), 1),
     }

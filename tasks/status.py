@@ -5,33 +5,38 @@ from __future__ import annotations
 import re
 import string
 import time
-from collections import Counter, deque
+from collections import deque
 from dataclasses import asdict
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from clipfleet.architectures import TOWERS
+from clipfleet.error_codes import TOMBSTONES
 from clipfleet.errors import DatasetError, SettingsError, StorageError
 from clipfleet.messages import queue_name
 from clipfleet.settings import Settings
+from clipfleet.storage.commit.commit import VectorCounts
 from clipfleet.storage.commit.manifest import Manifest
 from clipfleet.storage.filesystem.locations import in_object_store, open_filesystem, resolved
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset
 from clipfleet.storage.format.parts import ITEMS_PREFIX
-from clipfleet.storage.plan.reader import Job, jobs, read_job
+from clipfleet.storage.plan.failures import count_failures
+from clipfleet.storage.plan.reader import Job, jobs, read_job, skipped_by_last_jobs
 from clipfleet.storage.skipped import skipped_lines
 from clipfleet.tasks.broker.conflicts import Conflicts
 from clipfleet.tasks.broker.deferred import deferred_length
 from clipfleet.tasks.broker.queue_stats import message_counts, served_length, unread_messages
 from clipfleet.tasks.broker.redis_client import connect, unreachable
 from clipfleet.tasks.broker.refusals import Refusal, Refusals
+from clipfleet.tasks.fleet import running_items, worker_fields
 from clipfleet.tasks.items.waiting import Waiting, waiting_items
 from clipfleet.tasks.own_refusals import own_refusals, refusal_lines
 from clipfleet.tasks.progress import Snapshot, sentence
 from clipfleet.tasks.stall import Look, Stall
 from clipfleet.tasks.submit.enqueue import name_in_messages
 from clipfleet.tasks.submit.local_run import read_run
+from clipfleet.tasks.worker.presence import Presence, Presences
 
 _RATE_WINDOW_S = 15.0
 _NOT_NEEDED_TIMEOUT_S = 1.0
@@ -81,13 +86,15 @@ def _waiting_for(root: str, settings: Settings) -> str:
 class Progress:
     """The progress of a dataset, or of a job, at the last `refresh`.
 
-    `total`, `vectors` and `errors` count items; `total` counts planned and single items. `waiting`
+    `total`, `vectors` and `errors` count items; `total` counts planned and single items, `removed`
+    those of the errors that are tombstones, which `clipfleet remove` left. `waiting`
     and `held` count the messages of the dataset's tower and fleet, for all datasets; `served` of
     them are held by workers that live. They are None if Redis does not answer, see `broker_error`,
     which is no error for a planned dataset that is finished. `unread` counts messages in lists
     that no worker reads, by the separator of their producer. `conflicts` counts the single
     items of the last week whose ids have other content, and keep it. `refusals` are those of this
-    dataset; a message that names none counts for the streams of its queue. `waiting_items` are
+    dataset; a message that names none counts for the streams of its queue. `workers` are those of
+    its tower and fleet. `waiting_items` are
     single items that a worker cannot write now. `skipped` counts the files of folders that were
     no items when the folder's last job was planned.
     """
@@ -99,15 +106,20 @@ class Progress:
         self.skipped: dict[str, int] = {}
         self._superseded = 0  # errors that a retry has replaced
         self._in_retry = 0  # errors that a running retry will replace
+        self.removed = 0
+        self._removed_at = (0, 0)  # jobs, and items in parts of retries, when these were counted
         self.waiting: int | None = None
         self.held: int | None = None
         self.served: int | None = None
         self.conflicts: int | None = None
         self.unread: dict[str, int] = {}
         self.refusals: list[Refusal] = []
+        self.workers: list[Presence] = []
+        self._shown = 0  # items done, as they were shown last
         self.waiting_items: list[Waiting] = []
         self.broker_error: str | None = None
         self._settings = settings
+        self._names: set[str] = set()  # of the dataset in messages
         self._planned = Manifest(dataset, f"{job.id}-" if job else tuple(string.digits))
         self._single_items = Manifest(dataset, ITEMS_PREFIX)
         self._moved_s = time.monotonic()
@@ -139,15 +151,28 @@ class Progress:
             retries = sum(job.items for job in planned if job.retry)
             self._in_retry = retries - self._superseded
         self.shards = sum(job.shards for job in planned)
-        self.skipped = _skipped(planned)
+        self.skipped = skipped_by_last_jobs(planned)
+        self._count_removed(planned)
         self._ask_redis(needed=not self.finished or self.dataset.info.kind != "planned")
         now_s = time.monotonic()
-        if not self._history or self.done != self._history[-1][1]:
+        self._shown = self._count_shown()
+        if not self._history or self._shown != self._history[-1][1]:
             self._moved_s = now_s
         self._stall.add(self._look(), now_s)
-        self._history.append((now_s, self.done))
+        self._history.append((now_s, self._shown))
         while self._history[0][0] < self._history[-1][0] - _RATE_WINDOW_S:
             self._history.popleft()
+
+    def _count_removed(self, planned: list[Job]) -> None:
+        """Count the tombstones; only a part of a retry can change their number."""
+        if self.job:
+            self.removed = self.errors if self.job.removes else 0
+            return
+        now = (len(planned), self._superseded)
+        if now != self._removed_at and any(job.removes for job in planned):
+            classes = count_failures(self.dataset)
+            self.removed = sum(classes[code] for code in TOMBSTONES)
+        self._removed_at = now
 
     @property
     def vectors(self) -> int:
@@ -160,24 +185,24 @@ class Progress:
         return max(0, self._planned.errors + self._single_items.errors - self._superseded)
 
     @property
-    def cut(self) -> int:
-        """Vectors of texts that were longer than the model's context length."""
-        return self._planned.cut + self._single_items.cut
-
-    @property
-    def transparent(self) -> int:
-        """Vectors of images with a transparent pixel."""
-        return self._planned.transparent + self._single_items.transparent
-
-    @property
-    def without_end(self) -> int:
-        """Vectors of JPEG files that lack their ends."""
-        return self._planned.without_end + self._single_items.without_end
+    def counts(self) -> VectorCounts:
+        """How many vectors are of cut texts, of transparent images, and so on."""
+        pairs = zip(self._planned.counts, self._single_items.counts, strict=True)
+        return VectorCounts(*map(sum, pairs))
 
     @property
     def done(self) -> int:
         """Items with a vector or an error, but those that are in a retry."""
         return self.vectors + self.errors - self._in_retry
+
+    def _count_shown(self) -> int:
+        """Return the items that are done, also in running shards; it does not go back.
+
+        A shard whose worker died begins anew: meanwhile the number stays as it was.
+        """
+        more = running_items(self.workers, self._names, self._planned.names, self.job)
+        least = 0 if self._in_retry else min(self._shown, self.total)
+        return max(self.done, least, min(self.done + more, self.total))
 
     @property
     def shards_done(self) -> int:
@@ -216,7 +241,10 @@ class Progress:
         (first_s, first), (last_s, last) = self._history[0], self._history[-1]
         rate = (last - first) / (last_s - first_s) if last_s > first_s else 0.0
         return Snapshot(
-            total=self.total, done=self.done, errors=self.errors, items_per_s=max(rate, 0.0)
+            total=self.total,
+            done=self._shown,
+            errors=self.errors - self.removed,
+            items_per_s=max(rate, 0.0),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -228,9 +256,8 @@ class Progress:
             "total": self.total,
             "vectors": self.vectors,
             "errors": self.errors,
-            "cut": self.cut,
-            "transparent": self.transparent,
-            "without_end": self.without_end,
+            "removed": self.removed,
+            **self.counts._asdict(),
             "skipped": self.skipped,
             "shards": self.shards,
             "shards_done": self.shards_done,
@@ -242,6 +269,7 @@ class Progress:
             "conflicts": self.conflicts,
             "waiting_items": [asdict(waiting) for waiting in self.waiting_items],
             "broker_error": self.broker_error,
+            "workers": [worker_fields(worker) for worker in self.workers],
             "refusals": [{"message": r.message, "reason": r.reason} for r in self.refusals],
         }
 
@@ -249,12 +277,15 @@ class Progress:
         """Return the status as lines of text."""
         name = f"{self.dataset.root}:{self.job.id}" if self.job else self.dataset.root
         head = f"{name}: {sentence(self.snapshot())}; {self.shards_done:,}/{self.shards:,} shards"
+        counts = self.counts
         counted = [
             f"  {count:,} {what}"
             for count, what in (
-                (self.cut, "texts were cut to the model's length"),
-                (self.transparent, "images are transparent"),
-                (self.without_end, "JPEG files lack their ends"),
+                (self.removed, "items were removed"),
+                (counts.copied, "vectors are copies, of items with equal bytes"),
+                (counts.cut, "texts were cut to the model's length"),
+                (counts.transparent, "images are transparent"),
+                (counts.without_end, "JPEG files lack their ends"),
             )
             if count
         ]
@@ -309,24 +340,18 @@ class Progress:
                 self.unread = unread_messages(client, queue)
                 self.waiting_items = waiting_items(client, queue, self.dataset.root)
                 # Messages may name the dataset by another path.
-                root = self.dataset.root
+                root, prefix = self.dataset.root, settings.queue_prefix
                 names = {root, resolved(root), name_in_messages(self.dataset)}
-                self.conflicts = Conflicts(client, settings.queue_prefix).count(names)
-                refusals = Refusals(client, settings.queue_prefix).all()
+                self._names = names
+                self.conflicts = Conflicts(client, prefix).count(names)
+                refusals = Refusals(client, prefix).all()
                 self.refusals = own_refusals(refusals, self.dataset, self.job, names, queue)
+                present = Presences(client, prefix).all()
+                self.workers = [one for one in present if one.tower == self.dataset.info.tower]
                 self.broker_error = None
         except (RedisError, OSError, SettingsError) as error:
             if needed and isinstance(error, SettingsError):
                 raise
             self.waiting = self.held = self.served = self.conflicts = None
-            self.waiting_items, self.unread = [], {}
+            self.waiting_items, self.unread, self.workers = [], {}, []
             self.broker_error = str(unreachable(settings.redis_url, error)) if needed else None
-
-
-def _skipped(planned: list[Job]) -> dict[str, int]:
-    """Return what the last job of each source skipped, in all."""
-    last = {job.source: job.skipped for job in planned}
-    found: Counter[str] = Counter()
-    for skipped in last.values():
-        found.update(skipped)
-    return dict(found)

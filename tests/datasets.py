@@ -24,6 +24,7 @@ from clipfleet.storage.format.dataset import (
     part_names,
 )
 from clipfleet.storage.format.parts import Embedded, Failure
+from clipfleet.storage.format.stage_seconds import StageSeconds
 from clipfleet.workers.engines.fake import fake_card
 from tests.memory_filesystem import MemoryFilesystem
 
@@ -98,6 +99,7 @@ def embedded(items: Sequence[Item], *, failing: Collection[str] = (), seed: int 
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     are_images = any(item.uri is not None for item in items)
     return Embedded(
+        seconds=StageSeconds(read=0.5, decode=1.5, wait=0.25, engine=0.75),
         items=good,
         vectors=vectors,
         sizes=[(640, 480)] * len(good) if are_images else None,

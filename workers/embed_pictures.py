@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -13,13 +13,40 @@ from numpy.typing import NDArray
 from clipfleet.images import PictureRules
 from clipfleet.items import Item
 from clipfleet.storage.format.parts import Failure
-from clipfleet.workers.engines.base import PictureEngine
+from clipfleet.workers.copies.fingerprints import Fingerprints
+from clipfleet.workers.engines.base import PictureEngine, Progress, no_progress
 from clipfleet.workers.images.decoder import Picture
-from clipfleet.workers.images.decoders import Decoders
+from clipfleet.workers.images.decoders import Decoders, nothing
 from clipfleet.workers.input_chunks import Decoded, Outcome
 from clipfleet.workers.tally import Tally
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbedRun:
+    """How a run of an embedder embeds its items; see `Embedder.embed`."""
+
+    rules: PictureRules
+    exact: bool = False
+    progress: Progress = no_progress
+    fingerprints: Fingerprints | None = None
+
+    def pictures(
+        self, items: Sequence[Item], decoders: Decoders, *, idle: Callable[[], None] = nothing
+    ) -> Generator[Picture | Failure, None, None]:
+        """Yield a picture or a failure for each of `items`, as `Decoders.run` does."""
+        outcomes = decoders.run(
+            items,
+            rules=self.rules,
+            exact=self.exact,
+            sha256=self.fingerprints is not None and self.fingerprints.sha256,
+            progress=lambda: self.progress(0),
+            idle=idle,
+        )
+        if self.fingerprints is None:
+            return outcomes
+        return self.fingerprints.pictures(items, outcomes)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -53,14 +80,12 @@ def embed_pictures(
     items: Sequence[Item],
     engine: PictureEngine,
     decoders: Decoders,
-    progress: Callable[[], None],
+    run: EmbedRun,
     *,
-    rules: PictureRules,
-    exact: bool,
     begin: Callable[[Sequence[Item]], None],
     tally: Tally,
 ) -> Pictures:
-    """Return the outcomes and features of items; if `exact`, the GPU decodes none of them.
+    """Return the outcomes and features of items; if `run.exact`, the GPU decodes none of them.
 
     What the GPU does not decode gets a second run, which is exact. `begin` gets its items first.
 
@@ -68,13 +93,14 @@ def embed_pictures(
         EngineError: The engine failed.
         StorageError: A file system did not answer.
     """
-    found = _run(items, engine, decoders, progress, rules=rules, exact=exact, tally=tally)
+    found = _run(items, engine, decoders, run, tally=tally)
     if found.left:
         again = [items[number] for number in found.left]
         log.info("the CPU decodes what the GPU did not", extra={"images": len(again)})
         begin(again)
-        exact_run = _run(again, engine, decoders, progress, rules=rules, exact=True, tally=tally)
-        found.replace(exact_run)
+        # The items were counted, and have their fingerprints.
+        second = EmbedRun(rules=run.rules, exact=True, progress=lambda _: run.progress(0))
+        found.replace(_run(again, engine, decoders, second, tally=tally))
     return found
 
 
@@ -82,10 +108,8 @@ def _run(
     items: Sequence[Item],
     engine: PictureEngine,
     decoders: Decoders,
-    progress: Callable[[], None],
+    run: EmbedRun,
     *,
-    rules: PictureRules,
-    exact: bool,
     tally: Tally,
 ) -> Pictures:
     outcomes: list[Outcome] = []
@@ -95,15 +119,14 @@ def _run(
         for outcome in tally.pulled("wait", stream):
             if isinstance(outcome, Failure):
                 outcomes.append(outcome)
+                run.progress(1)
             else:
                 outcomes.append(Decoded.of(outcome))
                 yield outcome
 
-    outcomes_in_order = decoders.run(
-        items, rules=rules, exact=exact, progress=progress, idle=engine.collect_pictures
-    )
-    with closing(outcomes_in_order) as stream, tally.measure("engine"):
-        left = engine.run_pictures(decoded(), features, progress)
+    pictures = run.pictures(items, decoders, idle=engine.collect_pictures)
+    with closing(pictures) as stream, tally.measure("engine"):
+        left = engine.run_pictures(decoded(), features, run.progress)
     positions = list(_rows(outcomes))
     tally.count_calls(len(positions), call_size=engine.max_batch)
     return Pictures(

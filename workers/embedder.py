@@ -3,43 +3,43 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from clipfleet.error_codes import NON_FINITE
 from clipfleet.errors import CardError, SettingsError, UsageError
 from clipfleet.images import PictureRules
 from clipfleet.items import Item
 from clipfleet.model_card import ModelCard
 from clipfleet.settings import Settings
-from clipfleet.storage.format.parts import Embedded, Failure
+from clipfleet.storage.format.parts import Embedded
 from clipfleet.workers.closing import Closing
-from clipfleet.workers.embed_pictures import embed_pictures
-from clipfleet.workers.engines.base import Engine, l2_normalise, picture_engine
+from clipfleet.workers.copies.fingerprints import Fingerprints
+from clipfleet.workers.copies.known import KnownVectors
+from clipfleet.workers.copies.reuse import open_reused
+from clipfleet.workers.embed_pictures import EmbedRun, embed_pictures
+from clipfleet.workers.engines.base import Engine, Progress, no_progress, picture_engine
 from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.faulty_items import with_faulty
 from clipfleet.workers.http.prefetch import Prefetcher
-from clipfleet.workers.images.decoders import Decoders, nothing
+from clipfleet.workers.images.decoders import Decoders
 from clipfleet.workers.images.read import is_fetched_ahead
-from clipfleet.workers.images.rules import Remark
 from clipfleet.workers.input_chunks import (
     Chunk,
-    Decoded,
     Outcome,
     TextFit,
     image_chunks,
     text_inputs,
+    tokenise,
 )
 from clipfleet.workers.open_decoders import open_decoders
+from clipfleet.workers.outcomes import embedded_of, normalised
 from clipfleet.workers.tally import Tally
 from clipfleet.workers.text.tokenizer import Tokenizer
-
-Progress = Callable[[], None]  # called as items get done, from any thread
 
 _MIN_CHUNK = 32  # items
 
@@ -48,7 +48,7 @@ class Embedder(Closing):
     """An engine, its settings and what makes its inputs; a context manager.
 
     `chunk` is the number of items whose inputs are made together. One call of `embed` at a time.
-    `tally` is what it did.
+    `known` are vectors that need not be computed, `tally` is what it did.
     """
 
     current: ClassVar[Embedder | None] = None  # this process's, see `open_embedder`
@@ -57,6 +57,7 @@ class Embedder(Closing):
         self.engine = engine
         self.settings = settings
         self.chunk = max(_MIN_CHUNK, engine.max_batch)
+        self.known = KnownVectors(open_reused(settings, engine.card))
         self.tally = Tally()
         self._is_fetching = False
         self._source: Decoders | Tokenizer  # of the engine's inputs
@@ -105,74 +106,67 @@ class Embedder(Closing):
         *,
         rules: PictureRules | None = None,
         exact: bool = False,
-        progress: Progress = nothing,
+        progress: Progress = no_progress,
+        fingerprints: Fingerprints | None = None,
     ) -> Embedded:
         """Return a vector or a failure for each of `items`, in order; a failure if it has a fault.
 
         Without `rules`, those of the settings are used. If `exact`, the GPU decodes none of them,
-        whatever the setting `decode` is.
+        whatever the setting `decode` is. With `fingerprints`, new ones, the result has them, and
+        copies are not embedded.
 
         Raises:
             EngineError: The engine failed.
             StorageError: A file system did not answer.
         """
-        rules = rules or PictureRules.of(self.settings)
+        run = EmbedRun(
+            rules=rules or PictureRules.of(self.settings),
+            exact=exact,
+            progress=progress,
+            fingerprints=fingerprints,
+        )
         sound = [item for item in items if not item.fault]
-        if len(sound) < len(items):
-            embedded = self._embed(sound, rules=rules, exact=exact, progress=progress)
-            return with_faulty(embedded, items)
-        return self._embed(items, rules=rules, exact=exact, progress=progress)
+        embedded = self._embed(sound, run)
+        if fingerprints is not None:
+            embedded = fingerprints.finish(sound, embedded)
+        return with_faulty(embedded, items) if len(sound) < len(items) else embedded
 
-    def _embed(
-        self, items: Sequence[Item], *, rules: PictureRules, exact: bool, progress: Progress
-    ) -> Embedded:
+    def _embed(self, items: Sequence[Item], run: EmbedRun) -> Embedded:
         source = self._source
         if isinstance(source, Tokenizer):
-            return self._embed_texts(items, source, progress)
+            return self._embed_texts(items, source, run)
         self._prefetch_of(items)
         begin_s = time.time()
         try:
-            return self._embed_images(items, source, rules=rules, exact=exact, progress=progress)
+            return self._embed_images(items, source, run)
         finally:
             read_s, decode_s = source.take_work()
             self.tally.add("read", read_s, begin_s=begin_s)
             self.tally.add("decode", decode_s, begin_s=begin_s)
 
-    def _embed_images(
-        self,
-        items: Sequence[Item],
-        source: Decoders,
-        *,
-        rules: PictureRules,
-        exact: bool,
-        progress: Progress,
-    ) -> Embedded:
+    def _embed_images(self, items: Sequence[Item], source: Decoders, run: EmbedRun) -> Embedded:
         gpu = picture_engine(self.engine)
         if gpu:
             found = embed_pictures(
-                items,
-                gpu,
-                source,
-                progress,
-                rules=rules,
-                exact=exact,
-                begin=self._prefetch_of,
-                tally=self.tally,
+                items, gpu, source, run, begin=self._prefetch_of, tally=self.tally
             )
-            vectors, outcomes = _normalised(items, found.outcomes, found.features)
-            return _embedded(items, outcomes, vectors, has_sizes=True)
-        pictures = source.run(items, rules=rules, progress=progress)
+            vectors, outcomes = normalised(items, found.outcomes, found.features)
+            return embedded_of(items, outcomes, vectors, has_sizes=True)
+        pictures = run.pictures(items, source)
         images = image_chunks(items, self.engine, size=self.chunk, pictures=pictures)
-        return embed_chunks(items, self.engine, images, progress=progress, tally=self.tally)
+        return embed_chunks(items, self.engine, images, progress=run.progress, tally=self.tally)
 
-    def _embed_texts(
-        self, items: Sequence[Item], tokenizer: Tokenizer, progress: Progress
-    ) -> Embedded:
+    def _embed_texts(self, items: Sequence[Item], tokenizer: Tokenizer, run: EmbedRun) -> Embedded:
         """Embed texts, which are tokenised between two calls of the engine.
 
         A GPU has other batches meanwhile. A thread that tokenises would take Python's lock from
         the calls.
         """
+        known: list[Item] = []
+        given = len(items)
+        if run.fingerprints is not None:
+            all_items, items = items, run.fingerprints.texts(items)
+            known = run.fingerprints.known_texts(all_items)
         outcomes: list[Outcome] = []
         features = np.empty((len(items), self.card.dim), dtype=np.float32)
         ids = text_inputs(
@@ -184,10 +178,15 @@ class Embedder(Closing):
         )
         with self.tally.measure("engine"):
             tokenised = self.tally.pulled("tokenise", ids)
-            count = self.engine.run_stream(tokenised, features, progress)
+            count = self.engine.run_stream(tokenised, features, run.progress)
+        run.progress(given - count)  # the failures and copies
         self.tally.count_calls(count, call_size=self.chunk)
-        vectors, outcomes = _normalised(items, outcomes, features[:count])
-        return _embedded(items, outcomes, vectors, has_sizes=False)
+        vectors, outcomes = normalised(items, outcomes, features[:count])
+        embedded = embedded_of(items, outcomes, vectors, has_sizes=False)
+        # A dataset does not say which of its texts were cut.
+        _, of_known = tokenise(known, self.card.context_length, tokenizer) if known else (None, [])
+        cut = {i.id for i, fit in zip(known, of_known, strict=True) if fit is TextFit.CUT}
+        return replace(embedded, cut=embedded.cut | cut) if cut else embedded
 
     @cached_property
     def _urls(self) -> Prefetcher:
@@ -245,12 +244,13 @@ def embed_chunks(
     engine: Engine,
     chunks: Generator[Chunk, None, None],
     *,
-    progress: Progress = nothing,
+    progress: Progress = no_progress,
     tally: Tally | None = None,
 ) -> Embedded:
     """Return a vector or a failure for each of `items`, in order.
 
-    `chunks` yields their inputs. `progress` is called after each call of the engine.
+    `chunks` yields their inputs. `progress` is called as `Engine.run_stream` calls it, and with
+    the number of each chunk's failures.
 
     Raises:
         EngineError: The engine failed.
@@ -262,82 +262,14 @@ def embed_chunks(
     tally = tally or Tally()
     with closing(chunks):
         for chunk in tally.pulled("wait", chunks):
+            features = np.empty((len(chunk.inputs), engine.card.dim), np.float32)
             with tally.measure("engine"):
-                features = engine(chunk.inputs)
+                engine.run_stream([chunk.inputs], features, progress)
             tally.count_calls(len(chunk.inputs), call_size=max(_MIN_CHUNK, engine.max_batch))
-            good, of_chunk = _normalised(chunk.items, chunk.outcomes, features)
+            good, of_chunk = normalised(chunk.items, chunk.outcomes, features)
             outcomes += of_chunk
             vectors[kept : kept + len(good)] = good
             kept += len(good)
+            progress(len(chunk.items) - len(chunk.inputs))  # those that failed before the engine
             del chunk  # so that the next chunk can use its memory, which may be pinned
-            progress()
-    return _embedded(items, outcomes, vectors[:kept], has_sizes=True)
-
-
-def _normalised(
-    items: Sequence[Item], outcomes: list[Outcome], features: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], list[Outcome]]:
-    """Return unit vectors (k, D), and the items' outcomes with a failure for each bad feature."""
-    normalised = l2_normalise(features)  # float32 (k, D), NaN without a direction
-    bad = np.isnan(normalised[:, 0])
-    if not bad.any():
-        return normalised, outcomes
-    return normalised[~bad], _outcomes(items, outcomes, features, bad)
-
-
-def _outcomes(
-    items: Sequence[Item],
-    outcomes: Sequence[Outcome],
-    features: NDArray[np.float32],
-    bad: NDArray[np.bool_],
-) -> list[Outcome]:
-    """Return the items' outcomes, with a failure for each bad row of the features (k, D)."""
-    rows = iter(zip(features, bad, strict=True))
-    found: list[Outcome] = []
-    for item, outcome in zip(items, outcomes, strict=True):
-        if isinstance(outcome, Failure):
-            found.append(outcome)
-            continue
-        row, is_bad = next(rows)
-        found.append(_non_finite(item, row) if is_bad else outcome)
-    return found
-
-
-def _non_finite(item: Item, features: NDArray[np.float32]) -> Failure:
-    bad = int((~np.isfinite(features)).sum())
-    reason = (
-        f"{bad} of its {len(features)} numbers are NaN or infinite" if bad else "it is all zeros"
-    )
-    return Failure(
-        item=item, error=NON_FINITE, message=f"the model's vector has no direction: {reason}"
-    )
-
-
-def _embedded(
-    items: Sequence[Item],
-    outcomes: Sequence[Outcome],
-    vectors: NDArray[np.float32],
-    *,
-    has_sizes: bool,
-) -> Embedded:
-    pairs = list(zip(items, outcomes, strict=True))
-    return Embedded(
-        items=[item for item, outcome in pairs if not isinstance(outcome, Failure)],
-        vectors=vectors,
-        sizes=[outcome.size for outcome in outcomes if isinstance(outcome, Decoded)]
-        if has_sizes
-        else None,
-        failures=[outcome for outcome in outcomes if isinstance(outcome, Failure)],
-        cut=frozenset(item.id for item, outcome in pairs if outcome is TextFit.CUT),
-        transparent=_remarked(pairs, Remark.TRANSPARENT),
-        without_end=_remarked(pairs, Remark.WITHOUT_END),
-    )
-
-
-def _remarked(pairs: Sequence[tuple[Item, Outcome]], remark: Remark) -> frozenset[str]:
-    """Return the ids of the images with a remark."""
-    return frozenset(
-        item.id
-        for item, outcome in pairs
-        if isinstance(outcome, Decoded) and remark in outcome.remark
-    )
+    return embedded_of(items, outcomes, vectors[:kept], has_sizes=True)

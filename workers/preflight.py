@@ -12,6 +12,7 @@ from clipfleet.storage.filesystem.base import check_create_if_absent
 from clipfleet.storage.filesystem.locations import below, in_object_store, open_filesystem
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset, single_items_name
 from clipfleet.storage.stores.files import is_folder
+from clipfleet.workers.copies.reuse import open_reused
 from clipfleet.workers.engines.load import check_decode
 
 _ROOTS_VARIABLE = f"{PREFIX}INPUT_ROOTS"
@@ -27,7 +28,8 @@ def preflight(settings: Settings, *, builds: bool = False) -> ModelCard:
         CardError: The card or its engine is missing or unreadable.
         DatasetError: The output folder's dataset of single items is another model's, or damaged.
         UsageError: The card is of the other tower, the output folder cannot be written, or an
-            input root is missing; or the engine cannot decode as `settings.decode` says.
+            input root is missing; or the engine cannot decode as `settings.decode` says, or the
+            dataset `settings.reuse` is of another model.
     """
     tower, model, output = _required(settings)
     card, engine = load_card(model)
@@ -38,6 +40,7 @@ def preflight(settings: Settings, *, builds: bool = False) -> ModelCard:
         )
     runtime = "tensorrt" if builds else card.runtime
     check_decode(settings.decode, tower=card.tower, runtime=runtime)
+    open_reused(settings, card)
     _check_readable(engine)
     _check_output(output, settings.store_timeout_s)
     _check_roots(settings)

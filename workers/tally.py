@@ -1,6 +1,7 @@
 """The tally of an engine process: what it did for a task, and the time that each stage took.
 
-Metrics and traces are made of it (`clipfleet.tasks.metrics`, `clipfleet.tasks.tracing`).
+Metrics and traces are made of it (`clipfleet.tasks.metrics`, `clipfleet.tasks.tracing`). A shard's
+part has its seconds.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.format.stage_seconds import StageSeconds
 
 Stage = Literal["plan", "read", "decode", "wait", "tokenise", "engine", "write"]
 
@@ -56,6 +58,12 @@ class Tally:
         spent = self._spent(stage, begin_s)
         spent.end_s = time.time()
         spent.seconds += seconds
+
+    def seconds(self) -> StageSeconds:
+        """Return the seconds of each stage until now, without `write`: the part is not written."""
+        spent = {name: round(one.seconds, 3) for name, one in self.stages.items()}
+        spent.pop("write", None)
+        return StageSeconds(**spent)
 
     def _spent(self, stage: Stage, begin_s: float) -> StageTime:
         return self.stages.setdefault(stage, StageTime(begin_s=begin_s, end_s=begin_s))

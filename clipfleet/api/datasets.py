@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from clipfleet.architectures import Tower
+    from clipfleet.storage.commit.remove import Removal
     from clipfleet.storage.compact.compact import Compaction
     from clipfleet.storage.sources.options import SourceOptions
     from clipfleet.storage.verify.verification import Verification
@@ -44,6 +45,8 @@ def embed(
     refresh: bool = False,
     on_conflict: OnConflict | None = None,
     moved_from: str | Path | None = None,
+    content_hash: bool = False,
+    reuse: str | Path | None = None,
     gate_sample: str | Path | None = None,
     min_overlap: float = 0.95,
     settings: Settings | None = None,
@@ -69,12 +72,18 @@ def embed(
         gpus: One worker for each of these GPUs: "all", or numbers such as "0,2".
         own_redis: False uses the Redis of `settings.redis_url` instead of a new one.
         refresh: Also embed newer content of ids that the dataset has: other uris or texts in the
-            source. Without it, such a source is refused.
+            source, without it such a source is refused; and the files of the dataset whose size or
+            time differs from that of the file that was embedded.
         on_conflict: With `refresh`, the rule for ids that have vectors: "keep" them and count the
             conflicts, "replace" them, or "error". Without it, that of the settings. Ids without
             vectors always take newer content.
         moved_from: The folder of the source when it was planned, if it was moved since. Its images
             are not embedded again, and open shards find them at the present place.
+        content_hash: A new dataset gets a column `content_hash`, the SHA-256 of each picture's or
+            text's bytes, and of items of a shard with equal bytes only one is embedded. With
+            `refresh`, all files of the dataset are read and compared by it, not by size and time.
+        reuse: A dataset of the same model with content hashes: its vectors are copied instead of
+            embedding equal bytes again. Sets `content_hash`.
         gate_sample: With `settings.decode` "gpu": a folder or table of your own images, which are
             embedded twice first. Nothing is embedded if the GPU changes their neighbours.
         min_overlap: With `gate_sample`: the share of their 10 nearest neighbours that must stay.
@@ -90,6 +99,7 @@ def embed(
         EngineError: The workers do not start, or refuse a shard.
     """
     from clipfleet.gpus import refuse_workers_with_gpus
+    from clipfleet.storage.filesystem.locations import absolute
     from clipfleet.tasks.local.run import embed_source
     from clipfleet.tasks.progress import show_nothing
     from clipfleet.tasks.submit.inputs import open_inputs
@@ -105,6 +115,8 @@ def embed(
         tower=tower,
         options=source_options,
     )
+    if reuse is not None:
+        chosen = chosen.model_copy(update={"reuse": absolute(str(reuse))})
     if gate_sample is not None:
         _check_decoder(str(gate_sample), card, min_overlap, chosen)
     return embed_source(
@@ -116,6 +128,7 @@ def embed(
         show=on_progress or show_nothing,
         refresh=refresh,
         moved_from=str(moved_from) if moved_from is not None else None,
+        content_hash=content_hash or chosen.reuse is not None,
         **_processes(card, workers, gpus),
     )
 
@@ -129,16 +142,17 @@ def submit(
     refresh: bool = False,
     on_conflict: OnConflict | None = None,
     moved_from: str | Path | None = None,
+    content_hash: bool = False,
     settings: Settings | None = None,
     on_progress: OnProgress | None = None,
     **source_options: Unpack[SourceOptions],
 ) -> Submission:
     """Plan a source into the dataset at `out`, and queue its shards for a fleet's workers.
 
-    The arguments are those of `embed`; `on_progress` is called while a long source is planned. The
-    shards go to the Redis of `settings.redis_url`. The same call again queues only what is missing.
-    Of a model folder, a TensorRT engine is taken, or without one the float32 ONNX: the fleet's
-    workers need an engine of the same precision.
+    The arguments are those of `embed`; a worker reuses vectors by its own setting. `on_progress` is
+    called while a long source is planned. The shards go to the Redis of `settings.redis_url`. The
+    same call again queues only what is missing. Of a model folder, a TensorRT engine is taken, or
+    without one the float32 ONNX: the fleet's workers need an engine of the same precision.
 
     Raises:
         UsageError: The source, the model, the dataset or a setting is wrong.
@@ -165,6 +179,7 @@ def submit(
         settings=settings,
         refresh=refresh,
         moved_from=str(moved_from) if moved_from is not None else None,
+        content_hash=content_hash,
         show=on_progress or show_nothing,
     )
 
@@ -203,7 +218,7 @@ def retry(
     Args:
         dataset: The dataset's folder, or `s3://bucket/prefix`.
         only: The classes of errors to retry, such as "missing"; "transient" stands for all
-            transient classes. Without any, all classes but "bad_item".
+            transient classes. Without any, all classes but "bad_item", "removed" and "gone".
         model: The dataset's own model, to embed on this machine; as in `embed`.
         workers: As in `embed`; with `model` only.
         gpus: As in `embed`; with `model` only.
@@ -250,6 +265,47 @@ def retry(
         show=on_progress or show_nothing,
         **_processes(engine, workers, gpus),
     )
+
+
+def remove(
+    dataset: str | Path,
+    *,
+    ids: Collection[str] = (),
+    missing: bool = False,
+    dry_run: bool = False,
+    settings: Settings | None = None,
+) -> Removal:
+    """Take vectors out of a dataset: those of some ids, or those whose files were deleted.
+
+    A removed id is a row of the table of errors, of the class "removed", or "gone" for a deleted
+    file. The same source does not bring it back; newer content of the id does, and a `retry` that
+    names its class. Its uri or text stays in the plan and in its row.
+
+    Args:
+        dataset: The dataset's folder, or `s3://bucket/prefix`.
+        ids: The ids to remove. The dataset must have each of them.
+        missing: Instead, remove the ids whose files do not exist. Call it where the files are.
+        dry_run: Only count what would be removed.
+        settings: Without them, those of `load_settings()`.
+
+    Raises:
+        UsageError: There is no such dataset or id; or no file exists, or whether one does cannot be
+            told. Nothing is removed.
+        DatasetError: The dataset is damaged, or other processes plan all the time.
+        StorageError: The disk did not answer; the same call again goes on.
+    """
+    from clipfleet.storage.commit.remove import remove_ids, remove_missing
+    from clipfleet.storage.format.dataset import Dataset
+
+    if missing == bool(ids):
+        raise UsageError("remove takes ids, or missing=True: expected one of them")
+    settings = settings or load_settings()
+    opened = Dataset.open(str(dataset), store_timeout_s=settings.store_timeout_s)
+    size = settings.items_in_shard()
+    if missing:
+        return remove_missing(opened, shard_size=size, dry_run=dry_run)
+    chosen = [ids] if isinstance(ids, str) else ids
+    return remove_ids(opened, chosen, shard_size=size, dry_run=dry_run)
 
 
 def repair(

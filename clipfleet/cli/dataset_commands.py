@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,50 +13,55 @@ import typer
 
 import clipfleet
 from clipfleet.cli.options import DatasetArgument, Json, RedisUrl, settings_from
-from clipfleet.cli.output import DONE, ITEMS_FAILED, print_result
-from clipfleet.errors import UsageError
+from clipfleet.cli.output import DONE, ITEMS_FAILED, check_file_name, print_result
+from clipfleet.errors import BrokerError, UsageError
 
 if TYPE_CHECKING:
     from clipfleet.retrieval.index.freshness import Freshness
+    from clipfleet.settings import Settings
+    from clipfleet.tasks.status import Progress
 
 _WATCH_INTERVAL_S = 1.0
 
 
 def status(
     dataset: Annotated[
-        str, typer.Argument(metavar="JOB|DATASET", help="A dataset's folder, or DATASET:00001.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="[JOB|DATASET]",
+            help="A dataset's folder, or DATASET:00001; without one, the fleet alone.",
+        ),
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Update until everything is done.")
     ] = False,
     redis_url: RedisUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Show how many items of a dataset are done, failed and open.
+    """Show how many items of a dataset are done, failed and open, and the fleet's workers.
 
-    Exits with 1 if items failed, or if a shard is not done yet. With --watch, the command ends when
-    the dataset is done, or says why nothing can move: Redis does not answer, no worker lives, or
-    every missing shard was refused.
+    Exits with 1 if items failed, other than removed ones, or if a shard is not done yet. With
+    --watch, the command ends when the dataset is done, or says why nothing can move: Redis does not
+    answer, no worker lives, or every missing shard was refused. On a terminal, --watch shows the
+    fleet too: workers, queues, errors by class. Without a dataset it does so until Ctrl-C.
 
     \b
     clipfleet status /vectors/photos --watch
     clipfleet status /vectors/photos:00001 --json
+    clipfleet status --watch
     """
-    from clipfleet.cli.progress_bar import open_display
-
     settings = settings_from(redis_url=redis_url)
+    if dataset is None:
+        _fleet_status(settings, watch=watch, as_json=as_json)
+        raise typer.Exit(DONE)
     progress = clipfleet.status(dataset, settings=settings)
     if watch:
-        with open_display(quiet=as_json) as show:
-            while not progress.finished and not progress.stuck:
-                show(progress.snapshot())
-                time.sleep(_WATCH_INTERVAL_S)
-                progress.refresh()
-            show(progress.snapshot())
+        _watch_dataset(progress, settings, quiet=as_json)
         if progress.stuck:
             typer.echo(f"clipfleet: nothing can move: {progress.stuck}", err=True)
     print_result(progress.to_json(), progress.lines(), as_json)
-    raise typer.Exit(DONE if progress.finished and not progress.errors else ITEMS_FAILED)
+    failed = progress.errors > progress.removed
+    raise typer.Exit(DONE if progress.finished and not failed else ITEMS_FAILED)
 
 
 def metrics(
@@ -77,6 +83,67 @@ def metrics(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     serve_queue_metrics(settings_from(redis_url=redis_url, metrics_port=port), stop)
+
+
+def _fleet_status(settings: Settings, *, watch: bool, as_json: bool) -> None:
+    if watch and as_json:
+        raise UsageError(
+            "--watch without a dataset never ends: leave out --json, or name a dataset"
+        )
+    fleet = clipfleet.fleet(settings=settings)
+    if not watch:
+        print_result(fleet.to_json(), fleet.lines(), as_json)
+        return
+    from clipfleet.cli.fleet_page import open_fleet_page
+
+    with open_fleet_page(quiet=False) as show:
+        while True:
+            show(fleet, None, {})
+            time.sleep(_WATCH_INTERVAL_S)
+            fleet.refresh()
+
+
+def _watch_dataset(progress: Progress, settings: Settings, *, quiet: bool) -> None:
+    """Show a dataset until it is done, or nothing can move."""
+    from clipfleet.cli.fleet_page import ErrorClasses, open_fleet_page
+    from clipfleet.tasks.fleet import Fleet
+
+    fleet, classes = Fleet(settings), ErrorClasses(progress)
+    with open_fleet_page(quiet=quiet) as show:
+        while True:
+            if not quiet and progress.broker_error is None:
+                with suppress(BrokerError):  # `progress` asks again, and says so
+                    fleet.refresh()
+            show(fleet, progress, {} if quiet else classes.now())
+            if progress.finished or progress.stuck:
+                return
+            time.sleep(_WATCH_INTERVAL_S)
+            progress.refresh()
+
+
+def report(
+    dataset: DatasetArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="The page's file.", show_default="DATASET/report.html"
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report of a dataset: one HTML page, which needs no network.
+
+    It tells how much was embedded and how fast, what failed and was left out, by which model and
+    machines. `embed` writes it at its end.
+
+    \b
+    clipfleet report /vectors/photos
+    clipfleet report /vectors/photos --out photos.html
+    """
+    if out is not None:
+        check_file_name("--out", out, ".html")
+    written = clipfleet.write_report(dataset, out)
+    print_result({"report": written}, [written], as_json)
 
 
 def verify(
@@ -141,6 +208,54 @@ def verify(
         )
     print_result(verification.to_json(), verification.lines(), as_json)
     raise typer.Exit(DONE if verification.ok else ITEMS_FAILED)
+
+
+def remove(
+    dataset: DatasetArgument,
+    ids: Annotated[
+        Path | None,
+        typer.Option("--ids", metavar="FILE", help="Remove the ids in this file, one a line."),
+    ] = None,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Remove the ids whose files do not exist any more.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only count what would be removed.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Take vectors out of a dataset.
+
+    A removed id is a row of errors/, of the class `removed`, or `gone` if its file was deleted. The
+    same source does not bring it back: `clipfleet retry --only removed` does, and newer content.
+    Afterwards `clipfleet index --append` takes the rows out of an index.
+
+    \b
+    clipfleet remove /vectors/photos --missing --dry-run
+    clipfleet remove /vectors/photos --ids unwanted.txt
+    """
+    if (ids is None) != missing:
+        raise UsageError("name what to remove: --ids FILE, or --missing")
+    removal = clipfleet.remove(
+        dataset,
+        ids=_read_ids(ids) if ids else (),
+        missing=missing,
+        dry_run=dry_run,
+        settings=settings_from(),
+    )
+    print_result(removal.to_json(), removal.lines(), as_json)
+
+
+def _read_ids(path: Path) -> list[str]:
+    try:
+        found = [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 ({error}): expected one id a line") from error
+    if not found:
+        raise UsageError(f"{path} has no id: expected one a line")
+    return found
 
 
 def repair(

@@ -12,6 +12,7 @@ import clipfleet
 from clipfleet.cli.options import (
     MIN_OVERLAP,
     AllowUnverified,
+    ContentHash,
     Contexts,
     DatasetArgument,
     DecodeOption,
@@ -29,6 +30,7 @@ from clipfleet.cli.options import (
     ProviderName,
     RedisUrl,
     Refresh,
+    Reuse,
     ShardSize,
     SourceArgument,
     SourceTowers,
@@ -38,7 +40,7 @@ from clipfleet.cli.options import (
     engine_settings,
     settings_from,
 )
-from clipfleet.cli.output import end_on_sigterm, end_with, print_result
+from clipfleet.cli.output import end_with, print_result, stop_on_signals
 from clipfleet.cli.picture_options import AlphaOption, SixteenBitOption, TruncatedOption
 from clipfleet.cli.source_options import with_source_options
 from clipfleet.errors import UsageError
@@ -69,6 +71,8 @@ def embed(
     refresh: Refresh = False,
     on_conflict: OnConflictOption = None,
     moved_from: MovedFrom = None,
+    content_hash: ContentHash = False,
+    reuse: Reuse = None,
     gate_sample: Annotated[
         str | None,
         typer.Option(
@@ -99,7 +103,7 @@ def embed(
     clipfleet embed photos/ vectors/photos --model models/vit-b-16 --gpus 0,2
     clipfleet embed products.parquet vectors/products --model models/vit-b-16 --tower both
     """
-    end_on_sigterm()
+    stop_on_signals()
     if min_overlap is not None and gate_sample is None:
         raise UsageError("--min-overlap needs a sample: give --gate-sample too")
     settings = settings_from(
@@ -128,6 +132,8 @@ def embed(
             refresh=refresh,
             on_conflict=on_conflict.value if on_conflict else None,
             moved_from=moved_from,
+            content_hash=content_hash,
+            reuse=reuse,
             gate_sample=gate_sample,
             min_overlap=MIN_OVERLAP if min_overlap is None else min_overlap,
             settings=settings,
@@ -154,6 +160,7 @@ def submit(
     refresh: Refresh = False,
     on_conflict: OnConflictOption = None,
     moved_from: MovedFrom = None,
+    content_hash: ContentHash = False,
     as_json: Json = False,
     *,
     source_options: SourceOptions,
@@ -189,6 +196,7 @@ def submit(
             refresh=refresh,
             on_conflict=on_conflict.value if on_conflict else None,
             moved_from=moved_from,
+            content_hash=content_hash,
             settings=settings,
             on_progress=show,
             **source_options,
@@ -249,6 +257,7 @@ def worker(
     sixteen_bit: SixteenBitOption = None,
     alpha: AlphaOption = None,
     truncated: TruncatedOption = None,
+    reuse: Reuse = None,
     allow_unverified: AllowUnverified = False,
     metrics_port: MetricsPort = None,
 ) -> None:
@@ -282,6 +291,7 @@ def worker(
         sixteen_bit=sixteen_bit,
         alpha=alpha,
         truncated=truncated,
+        reuse=resolved(reuse) if reuse else None,
         metrics_port=metrics_port,
         **engine_settings(provider, contexts, allow_unverified),
     )

@@ -10,8 +10,8 @@ import typer
 
 import clipfleet
 from clipfleet.cli.options import DatasetArgument, Gpus, Json, RedisUrl, UrlHosts, settings_from
-from clipfleet.cli.output import DONE, ITEMS_FAILED, end_on_sigterm, end_with, print_result
-from clipfleet.error_codes import TRANSIENT, TRANSIENT_CODES, chosen_classes
+from clipfleet.cli.output import DONE, ITEMS_FAILED, end_with, print_result, stop_on_signals
+from clipfleet.error_codes import TOMBSTONES, TRANSIENT, TRANSIENT_CODES, chosen_classes
 from clipfleet.errors import UsageError
 
 Only = Annotated[
@@ -30,7 +30,7 @@ ModelHere = Annotated[
 def errors(dataset: DatasetArgument, only: Only = None, as_json: Json = False) -> None:
     """Show the items that have no vector, by class of error.
 
-    Exits with 1 if there are any.
+    Exits with 1 if there are any but removed ones.
 
     \b
     clipfleet errors /vectors/photos
@@ -49,7 +49,7 @@ def errors(dataset: DatasetArgument, only: Only = None, as_json: Json = False) -
         [f"{opened.root}: {count:,} items without a vector", *lines],
         as_json,
     )
-    raise typer.Exit(ITEMS_FAILED if count else DONE)
+    raise typer.Exit(ITEMS_FAILED if found.keys() - TOMBSTONES else DONE)
 
 
 def retry(
@@ -78,7 +78,7 @@ def retry(
     if model is None and url_host:
         raise UsageError("--url-host is for workers on this machine: name the --model as well")
     if model is not None:
-        end_on_sigterm()
+        stop_on_signals()
     from clipfleet.cli.progress_bar import open_display  # rich is slow to import
 
     with open_display(quiet=as_json or model is None) as show:

@@ -124,7 +124,25 @@ Dtype = Annotated[DtypeName | None, typer.Option("--dtype", help="Type of the st
 Refresh = Annotated[
     bool,
     typer.Option(
-        "--refresh", help="Also embed ids whose paths or texts changed, by --on-conflict."
+        "--refresh",
+        help="Also embed ids whose paths or texts changed, by --on-conflict, and files that were "
+        "overwritten.",
+    ),
+]
+ContentHash = Annotated[
+    bool,
+    typer.Option(
+        "--content-hash",
+        help="Store the SHA-256 of the bytes, and embed equal bytes of a shard once; with "
+        "--refresh, compare files by it.",
+    ),
+]
+Reuse = Annotated[
+    str | None,
+    typer.Option(
+        "--reuse",
+        metavar="DATASET",
+        help="Copy the vectors of equal bytes from this dataset of the same model.",
     ),
 ]
 OnConflictOption = Annotated[

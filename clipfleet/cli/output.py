@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
     from clipfleet import BothTowers, Retry, Summary
 
 DONE, ITEMS_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+_STOPPING = (
+    "clipfleet: stopping, the same command goes on: shards that are done are kept, and those that "
+    "run get 10 s (a second signal stops them at once)"
+)
 GPU_LOST = 1  # unlike WRONG_USE: a supervisor may start the worker again
 
 
@@ -27,6 +33,25 @@ def print_result(result: dict[str, Any], lines: list[str], as_json: bool) -> Non
 def end_on_sigterm() -> None:
     """Let SIGTERM end a command as Ctrl-C does: the command stops its processes first."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def stop_on_signals() -> None:
+    """Let Ctrl-C and SIGTERM stop a command that goes on when it is run again, and say so at once.
+
+    Its workers may finish the shards that they have begun, so the end comes seconds later.
+    """
+    is_stopping = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal is_stopping
+        if not is_stopping:  # not by `print`: the signal may have come within one
+            line_end = "\n" if os.isatty(2) else ""  # of a progress bar
+            os.write(2, f"{line_end}{_STOPPING}\n".encode())
+        is_stopping = True
+        signal.default_int_handler(number, frame)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
 
 
 def end_with(result: Summary | Retry | BothTowers[Summary], as_json: bool) -> NoReturn:

@@ -1,10 +1,10 @@
-"""Show a running job: a live bar on a terminal, plain lines elsewhere, nothing if quiet."""
+"""Show a running job: live on a terminal, plain lines elsewhere, nothing if quiet."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -45,15 +45,22 @@ def _live(console: Console, *, stays: bool) -> Iterator[Show]:
 
 
 def _plain_lines() -> Show:
+    say = every_few_seconds()
+    return lambda snapshot: say(
+        sentence(snapshot), not snapshot.phase and snapshot.done >= snapshot.total
+    )
+
+
+def every_few_seconds() -> Callable[[str, bool], None]:
+    """Return a function that writes a line: at the end, and else if it wrote none just now."""
     last_s = -_LINE_INTERVAL_S
 
-    def show(snapshot: Snapshot) -> None:
+    def say(line: str, is_end: bool) -> None:
         nonlocal last_s
         now_s = time.monotonic()
-        is_last = not snapshot.phase and snapshot.done >= snapshot.total
-        if now_s - last_s >= _LINE_INTERVAL_S or is_last:
+        if now_s - last_s >= _LINE_INTERVAL_S or is_end:
             last_s = now_s
-            sys.stderr.write(sentence(snapshot) + "\n")
+            sys.stderr.write(line + "\n")
             sys.stderr.flush()
 
-    return show
+    return say

@@ -13,24 +13,19 @@ from clipfleet.retrieval.certificate.certificate import (
     Interval,
     Recall,
 )
-from clipfleet.retrieval.certificate.page import STYLE, bullets, figure, table
 from clipfleet.retrieval.certificate.plots import found_of_ten, recall_by_probes
 from clipfleet.retrieval.index.card import IndexCard
+from clipfleet.retrieval.pages.page import bullets, document, facts, figure, table
 from clipfleet.storage.format.dataset import describe
 
 
 def report(card: IndexCard, certificate: Certificate) -> str:
     """Return the page: what the index can do, what it cannot, and how that was measured."""
-    return "\n".join(
+    title = f"Index of {card.dataset}"
+    return document(
+        title,
         [
-            "<!doctype html>",
-            '<html lang="en">',
-            '<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>Index of {escape(card.dataset)}</title>",
-            f"<style>{STYLE}</style>",
-            "<main>",
-            f"<h1>Index of {escape(card.dataset)}</h1>",
+            f"<h1>{escape(title)}</h1>",
             f'<p class="verdict">{_verdict(certificate)}</p>',
             "<h2>What it can do</h2>",
             *bullets(_abilities(certificate)),
@@ -43,10 +38,7 @@ def report(card: IndexCard, certificate: Certificate) -> str:
             *_pilot_table(card),
             "<h2>What was measured</h2>",
             *_facts(card, certificate),
-            "</main>",
-            "</html>",
-            "",
-        ]
+        ],
     )
 
 
@@ -202,7 +194,7 @@ def _facts(card: IndexCard, certificate: Certificate) -> Iterator[str]:
     probes, rerank = certificate.parameters.probes, certificate.parameters.rerank
     is_exact = structure.kind == "exact"
     codes = f"{structure.lists:,} lists, {structure.bits} bits a dimension"
-    facts = {
+    named = {
         "dataset": card.dataset,
         "model": describe(card.model),
         "rows": f"{certificate.rows:,}, {card.dim} wide",
@@ -214,10 +206,7 @@ def _facts(card: IndexCard, certificate: Certificate) -> Iterator[str]:
         "machine": f"{machine.cpu}, {machine.cores} cores, FAISS {machine.faiss}",
         "measured at": certificate.created_at,
     }
-    yield "<dl>"
-    for name, value in facts.items():
-        yield f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
-    yield "</dl>"
+    yield from facts({name: escape(value) for name, value in named.items()})
 
 
 def _percent(share: float) -> str:

@@ -12,17 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipfleet.retrieval.dedupe.table import METADATA_KEY
+from clipfleet.retrieval.pages.items import NAME_CHARACTERS, OpenImage, picture, quoted
+from clipfleet.retrieval.pages.visible import shortened
 from clipfleet.retrieval.search.answers import Hit
-from clipfleet.retrieval.search.sheet import (
-    NAME_CHARACTERS,
-    OpenImage,
-    line,
-    picture,
-    quoted,
-    tile,
-    write_page,
-)
-from clipfleet.retrieval.search.visible import shortened
+from clipfleet.retrieval.search.sheet import line, tile, write_page
 
 _GROUPS = 100
 _ROWS = 12  # of a group

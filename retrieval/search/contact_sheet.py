@@ -8,17 +8,10 @@ from pathlib import Path
 
 from clipfleet.architectures import Tower
 from clipfleet.retrieval.index.index import Index
+from clipfleet.retrieval.pages.items import NAME_CHARACTERS, OpenImage, picture, quoted
+from clipfleet.retrieval.pages.visible import shortened
 from clipfleet.retrieval.search.answers import Answer
-from clipfleet.retrieval.search.sheet import (
-    NAME_CHARACTERS,
-    OpenImage,
-    line,
-    picture,
-    quoted,
-    tile,
-    write_page,
-)
-from clipfleet.retrieval.search.visible import shortened
+from clipfleet.retrieval.search.sheet import line, tile, write_page
 
 _TITLE_CHARACTERS = 60
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from clipfleet.architectures import Tower
 from clipfleet.retrieval.index.index import Index
+from clipfleet.retrieval.pages.visible import short_path, shortened, visible
 from clipfleet.retrieval.search.answers import Answer, Hit, value_column
 from clipfleet.retrieval.search.search import Searched
-from clipfleet.retrieval.search.visible import short_path, shortened, visible
 
 _NAME_CHARACTERS = 400  # of a query
 _VALUE_CHARACTERS = 100  # of a text that is a hit

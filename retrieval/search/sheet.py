@@ -5,24 +5,17 @@ The pictures are in the file. It has no script, and its policy lets a browser lo
 
 from __future__ import annotations
 
-from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
-from PIL import Image
-
 from clipfleet.atomic_write import atomic_write
-from clipfleet.errors import ItemError, StorageError
+from clipfleet.errors import StorageError
+from clipfleet.retrieval.pages.items import NAME_CHARACTERS, OpenImage, picture, quoted
+from clipfleet.retrieval.pages.page import POLICY
+from clipfleet.retrieval.pages.visible import link_of, shortened, visible
 from clipfleet.retrieval.search.answers import Hit
-from clipfleet.retrieval.search.thumbnails import thumbnail
-from clipfleet.retrieval.search.visible import link_of, shortened, visible
 
-OpenImage = Callable[[str], Image.Image]  # of a uri; raises ItemError or StorageError
-
-NAME_CHARACTERS = 400  # of a text, which may have a million
-
-_SIDE = 320  # pixels of a thumbnail; a column is half as wide, for screens with two pixels for one
 _STYLE = Path(__file__).with_name("contact_sheet.css")
 
 
@@ -37,8 +30,7 @@ def write_page(path: Path, title: str, body: Iterable[str]) -> None:
             file.write(
                 '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
                 '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-                '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-                "img-src data:; style-src 'unsafe-inline'\">\n"
+                f"{POLICY}\n"
                 f"<title>{escape(visible(title))}</title>\n"
                 f"<style>\n{_STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n"
             )
@@ -71,21 +63,3 @@ def _place(hit: Hit) -> str:
     return (
         f'<span class="rank">{hit.rank}</span> <data value="{hit.score:.6f}">{hit.score:.3f}</data>'
     )
-
-
-def picture(uri: str, alt: str, open_image: OpenImage) -> str:
-    """Return the thumbnail of a picture, or the reason why there is none."""
-    try:
-        small = thumbnail(open_image(uri), _SIDE)
-    except (ItemError, StorageError, OSError, ValueError) as error:
-        return f'<span class="missing">{quoted(alt)} is not shown: {quoted(str(error))}</span>'
-    data = b64encode(small.data).decode()
-    return (
-        f'<img src="data:image/jpeg;base64,{data}" width="{small.width}" height="{small.height}" '
-        f'alt="{escape(visible(alt))}">'
-    )
-
-
-def quoted(text: str) -> str:
-    """Return a text of others in HTML; it cannot turn the order of the text around it."""
-    return f"<bdi>{escape(visible(text))}</bdi>"

@@ -10,7 +10,7 @@ from PIL import Image
 
 from clipfleet.error_codes import DECODE_FAILED
 from clipfleet.errors import ItemError
-from clipfleet.retrieval.search.thumbnails import thumbnail
+from clipfleet.retrieval.pages.thumbnails import thumbnail
 
 SIDE = 320  # pixels of a thumbnail; a column is half as wide, for screens with two pixels for one
 _CACHED = 1024  # thumbnails

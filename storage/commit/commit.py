@@ -11,6 +11,7 @@ import io
 import json
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 
@@ -31,15 +32,25 @@ from clipfleet.storage.format.parts import (
     row_ids,
     without_rows,
 )
+from clipfleet.storage.format.stage_seconds import StageSeconds
 from clipfleet.storage.plan.retries import job_of, replaced_ids, superseded_ids
 from clipfleet.validation import problems
+
+
+class VectorCounts(NamedTuple):
+    """How many vectors have what, as in the part's footer."""
+
+    cut: int = 0
+    transparent: int = 0
+    without_end: int = 0
+    copied: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Commit:
     """A shard's record in the manifest; `vectors` and `errors` count its items.
 
-    `cut`, `transparent` and `without_end` count vectors, as in the part's footer.
+    `cut`, `transparent`, `without_end` and `copied` count vectors, as in the part's footer.
     """
 
     name: str
@@ -53,13 +64,20 @@ class Commit:
     cut: NonNegativeInt = 0  # older records lack it
     transparent: NonNegativeInt = 0
     without_end: NonNegativeInt = 0
+    copied: NonNegativeInt = 0
     replaced: tuple[str, ...] = ()  # parts that lost vectors to this one; older records lack it
+    seconds: StageSeconds | None = None  # older records, and those of single items, lack it
     sha256: str | None = None  # of the part's file; older records lack it
+
+    @property
+    def counts(self) -> VectorCounts:
+        """What the record counts of the vectors."""
+        return VectorCounts(self.cut, self.transparent, self.without_end, self.copied)
 
     def to_json(self) -> str:
         """Return the record's text, without what is empty and only some records have."""
         fields = asdict(self)
-        for name in ("transparent", "without_end", "replaced", "sha256"):
+        for name in ("transparent", "without_end", "copied", "replaced", "seconds", "sha256"):
             if not fields[name]:
                 del fields[name]
         return json.dumps(fields, indent=2) + "\n"
@@ -232,7 +250,9 @@ def record_of(footer: Footer, sha256: str | None) -> Commit:
         cut=footer.cut,
         transparent=footer.transparent,
         without_end=footer.without_end,
+        copied=footer.copied,
         replaced=footer.replaced,
+        seconds=footer.seconds,
         sha256=sha256,
     )
 

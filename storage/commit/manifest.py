@@ -6,11 +6,26 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import numpy as np
+
 from clipfleet.messages import Shard
-from clipfleet.storage.commit.commit import Commit, complete, read_record, take_vectors
+from clipfleet.storage.commit.commit import (
+    Commit,
+    VectorCounts,
+    commit,
+    complete,
+    read_record,
+    take_vectors,
+)
 from clipfleet.storage.format.dataset import Dataset, part_names, record_names
+from clipfleet.storage.format.parts import Embedded
 from clipfleet.storage.plan.reader import Job, jobs, shards
-from clipfleet.storage.plan.retries import job_of, replaced_parts, retry_jobs
+from clipfleet.storage.plan.retries import (
+    job_of,
+    read_shard_work,
+    replaced_parts,
+    retry_jobs,
+)
 
 _READERS = 16  # threads
 
@@ -25,8 +40,7 @@ class Manifest:
         self._dataset = dataset
         self._prefix = prefix
         self._counts: dict[str, tuple[int, int]] = {}  # name → (vectors, errors)
-        # name → vectors of cut texts, of transparent images, of JPEG files without their ends
-        self._remarks: dict[str, tuple[int, int, int]] = {}
+        self._remarks: dict[str, VectorCounts] = {}
         self._retries: set[str] = set()  # ids of jobs
 
     def refresh(self, again: Collection[str] = ()) -> set[str]:
@@ -52,7 +66,10 @@ class Manifest:
         replaced: set[str] = set()
         for name, record in read_records(self._dataset, names):
             self._counts[name] = (record.vectors, record.errors)
-            self._remarks[name] = (record.cut, record.transparent, record.without_end)
+            if any(record.counts):
+                self._remarks[name] = record.counts
+            else:
+                self._remarks.pop(name, None)
             replaced.update(record.replaced)
         return replaced
 
@@ -74,19 +91,9 @@ class Manifest:
         return sum(errors for _, errors in self._counts.values())
 
     @property
-    def cut(self) -> int:
-        """The vectors of texts that were longer than the model's context length."""
-        return sum(cut for cut, _, _ in self._remarks.values())
-
-    @property
-    def transparent(self) -> int:
-        """The vectors of images with a transparent pixel."""
-        return sum(transparent for _, transparent, _ in self._remarks.values())
-
-    @property
-    def without_end(self) -> int:
-        """The vectors of JPEG files that lack their ends."""
-        return sum(without_end for _, _, without_end in self._remarks.values())
+    def counts(self) -> VectorCounts:
+        """What the records count of their vectors, in all."""
+        return VectorCounts(*map(sum, zip(VectorCounts(), *self._remarks.values(), strict=True)))
 
     @property
     def retried(self) -> int:
@@ -126,7 +133,9 @@ def missing_shards(dataset: Dataset, planned: Sequence[Job] | None = None) -> It
 
 
 def finish(dataset: Dataset) -> None:
-    """Finish what workers left that died: parts without a record, and vectors that were replaced.
+    """Finish what processes left that died.
+
+    These are parts without a record, removals, and vectors that were replaced.
 
     That is safe while workers run: they would write the same files.
 
@@ -136,8 +145,22 @@ def finish(dataset: Dataset) -> None:
     """
     for name in unfinished(dataset):
         complete(dataset, name)
+    _finish_removals(dataset)
     for name in replaced_parts(dataset):
         take_vectors(dataset, name)
+
+
+def _finish_removals(dataset: Dataset) -> None:
+    removals = [job for job in retry_jobs(dataset) if job.removes]
+    for shard in missing_shards(dataset, removals) if removals else ():
+        nothing = Embedded(
+            items=[],
+            vectors=np.empty((0, dataset.info.dim), np.float32),
+            sizes=[] if dataset.info.tower == "img" else None,
+            failures=[],
+        )
+        tombstones = read_shard_work(dataset, shard).finish(nothing)
+        commit(dataset, shard.name, tombstones, card=dataset.info.card, worker="remove")
 
 
 def unfinished(dataset: Dataset) -> list[str]:

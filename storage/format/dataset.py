@@ -25,9 +25,13 @@ from clipfleet.storage.packs.packed_parts import PackedParts
 
 EmbeddingDtype = Literal["float16", "float32"]
 Kind = Literal["planned", "stream"]  # filled by jobs over sources; by single items
+Column = Literal["size_bytes", "mtime_ns", "content_hash"]  # of parts; not every dataset has it
+
+FILE_COLUMNS: tuple[Column, ...] = ("size_bytes", "mtime_ns")  # by which a refresh knows files
 
 FORMAT = 1
 INFO_PATH = "dataset.json"
+REPORT_PATH = "report.html"  # for people; no reader needs it
 PLAN_FOLDER = "plan"
 PARTS_FOLDER = "parts"
 ERRORS_FOLDER = "errors"
@@ -45,7 +49,8 @@ class DatasetInfo:
 
     `kind` is None in a dataset of an earlier version, see `clipfleet.storage.commit.kinds`.
     `decode` says what decodes JPEG files, `rules` how unusual pictures become pixels (of texts:
-    those of the original), `text_normalisation` how texts were changed.
+    those of the original), `text_normalisation` how texts were changed. `columns` are those of the
+    parts that not every dataset has.
     """
 
     tower: Tower
@@ -58,6 +63,7 @@ class DatasetInfo:
     decode: Decode = "exact"
     rules: PictureRules = ORIGINAL_RULES
     text_normalisation: TextNormalisation = "none"
+    columns: tuple[Column, ...] = ()
 
     def to_json(self) -> str:
         """Return the text of `dataset.json`."""
@@ -72,6 +78,7 @@ class DatasetInfo:
             **({"decode": self.decode} if self.decode != "exact" else {}),
             **self.rules.to_stored(),
             **({"text_normalisation": own} if (own := self.text_normalisation) != "none" else {}),
+            **({"columns": list(self.columns)} if self.columns else {}),
             "card": json.loads(self.card.to_json()),
         }
         return json.dumps(fields, indent=2) + "\n"
@@ -86,7 +93,7 @@ class Dataset:
     info: DatasetInfo
 
     @classmethod
-    def create(
+    def create(  # noqa: PLR0913 - those of `dataset.json`
         cls,
         root: str,
         card: ModelCard,
@@ -96,16 +103,18 @@ class Dataset:
         decode: Decode = "exact",
         rules: PictureRules = DEFAULT_RULES,
         text_normalisation: TextNormalisation = "none",
+        columns: tuple[Column, ...] = (),
         store_timeout_s: float = STORE_TIMEOUT_S,
     ) -> Dataset:
         """Create a dataset of a kind for a model's vectors, or open the dataset at `root`.
 
         `clipfleet.storage.commit.kinds.check_kind` checks the kind of an existing dataset.
+        `columns` are those of a new dataset; of an existing one, only content hashes are asked for.
         `store_timeout_s` is as in `open_filesystem`.
 
         Raises:
             DatasetMismatchError: The dataset exists, for another model, embedding dtype, decoder,
-                text normalisation or other picture rules.
+                text normalisation or other picture rules, or without content hashes.
             DatasetError: The folder holds other files, or a damaged `dataset.json`.
             UsageError: The object store lets two writers create one object, or the GPU is to decode
                 texts.
@@ -134,6 +143,7 @@ class Dataset:
                 decode=decode,
                 rules=rules,
                 text_normalisation=text_normalisation,
+                columns=columns,
             )
             fs.create(INFO_PATH, info.to_json().encode())
         # Read it in every case: another process may have created it first.
@@ -142,6 +152,11 @@ class Dataset:
         dataset.check_decode(decode)
         dataset.check_rules(rules)
         dataset.check_text_normalisation(text_normalisation)
+        if "content_hash" in columns and "content_hash" not in dataset.info.columns:
+            raise DatasetMismatchError(
+                f"dataset {root} was made without content hashes, and a dataset has them for all "
+                "vectors or for none: leave --content-hash out, or choose another output folder"
+            )
         if dataset.info.embedding_dtype != embedding_dtype:
             raise DatasetMismatchError(
                 f"dataset {root} holds {dataset.info.embedding_dtype} vectors, not "
@@ -298,6 +313,9 @@ def _parse_info(stored: dict[str, Any], *, origin: str) -> DatasetInfo:
     normalisation = stored.get("text_normalisation", "none")
     if normalisation not in get_args(TextNormalisation):
         raise ValueError(f"text_normalisation {normalisation!r}")
+    columns = tuple(stored.get("columns", ()))
+    if len(set(columns)) < len(columns) or not set(columns) <= set(get_args(Column)):
+        raise ValueError(f"columns {columns!r}")
     info = DatasetInfo(
         tower=card.tower,
         model=card.identity,
@@ -309,6 +327,7 @@ def _parse_info(stored: dict[str, Any], *, origin: str) -> DatasetInfo:
         decode=decode,
         rules=PictureRules.from_stored(stored),
         text_normalisation=normalisation,
+        columns=columns,
     )
     for name in ("tower", "model", "dim"):
         if stored[name] != getattr(info, name):

@@ -15,8 +15,8 @@ ROW_GROUP_ROWS = 4096
 # Errors of reading; pyarrow raises an OSError without an errno for some damage.
 PARQUET_ERRORS = (pa.ArrowException, OSError)
 # Columns in which no row is null.
-_STRINGS = frozenset({"id", "uri", "text", "error", "message", "part"})
-_NUMBERS = frozenset({"attempt"})
+_STRINGS = frozenset({"id", "uri", "text", "error", "message", "part", "content_hash"})
+_NUMBERS = frozenset({"attempt", "size_bytes", "mtime_ns"})
 _NULLABLE = frozenset({"fault"})
 
 

@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from clipfleet.architectures import Tower
 from clipfleet.errors import DatasetError
 from clipfleet.images import ORIGINAL_RULES, PictureRules
-from clipfleet.items import Item
+from clipfleet.items import Fingerprint, Item
 from clipfleet.model_card import ModelCard
 from clipfleet.storage.format.checksums import payload_sha256
-from clipfleet.storage.format.dataset import PARTS_FOLDER, DatasetInfo
+from clipfleet.storage.format.dataset import PARTS_FOLDER, Column, DatasetInfo
 from clipfleet.storage.format.parquet import (
     PARQUET_ERRORS,
     open_parquet,
@@ -33,11 +33,18 @@ from clipfleet.storage.format.parquet import (
     parquet_error,
     read_row_groups,
 )
+from clipfleet.storage.format.stage_seconds import StageSeconds, stage_seconds_of
 
 FORMAT = "1"
 ITEMS_PREFIX = "items-"  # begins the names of parts of single items
 NORM_TOLERANCE = 1e-3
 MAX_ATTEMPT = 1_000_000  # of an item
+
+_TYPES: dict[Column, pa.DataType] = {
+    "size_bytes": pa.int64(),
+    "mtime_ns": pa.int64(),
+    "content_hash": pa.string(),
+}
 
 _NAME = re.compile(r"[0-9A-Za-z_-]+")  # of a part: it cannot name a path in another folder
 
@@ -56,6 +63,8 @@ _REPLACED_KEY = b"clipfleet.replaced"
 _CUT_KEY = b"clipfleet.cut"
 _TRANSPARENT_KEY = b"clipfleet.transparent"
 _WITHOUT_END_KEY = b"clipfleet.without_end"
+_COPIED_KEY = b"clipfleet.copied"
+_SECONDS_KEY = b"clipfleet.seconds"
 _PAYLOAD_KEY = b"clipfleet.payload_sha256"
 
 
@@ -79,6 +88,8 @@ class Embedded:
     ids of texts longer than the model's context length: only their beginnings were embedded.
     `transparent` are the ids of images with a transparent pixel, `without_end` those of JPEG files
     that lack their ends.
+    `fingerprints` are those of the items, None if the dataset has no column of them. `copied`
+    counts the vectors that are copies of those of items with equal bytes.
     """
 
     items: list[Item]
@@ -90,6 +101,9 @@ class Embedded:
     cut: frozenset[str] = frozenset()
     transparent: frozenset[str] = frozenset()
     without_end: frozenset[str] = frozenset()
+    fingerprints: list[Fingerprint] | None = None
+    copied: int = 0
+    seconds: StageSeconds | None = None  # None: nobody measured them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +111,7 @@ class Footer:
     """The metadata of a part; `decode` and `rules` are as in `DatasetInfo`.
 
     `vectors` counts the rows, `cut`, `transparent` and `without_end` those that `Embedded` names;
-    `retries` and `replaced` are as there. `card` is the model card's JSON.
+    `retries`, `replaced` and `copied` are as there. `card` is the model card's JSON.
     """
 
     shard: str
@@ -112,9 +126,11 @@ class Footer:
     cut: int = 0
     transparent: int = 0
     without_end: int = 0
+    copied: int = 0
     decode: str = "exact"
     rules: PictureRules = ORIGINAL_RULES
     card: str = ""
+    seconds: StageSeconds | None = None  # older parts, and parts of single items, lack it
     payload_sha256: str | None = None  # older parts lack it
 
 
@@ -141,7 +157,7 @@ def item_value(item: Item) -> str:
 
 
 def part_schema(info: DatasetInfo) -> pa.Schema:
-    """Return a part's columns: id, uri or text, width and height of images, embedding."""
+    """Return a part's columns: id, uri or text, width and height of images, …, embedding."""
     dtype = pa.float16() if info.embedding_dtype == "float16" else pa.float32()
     sizes = [pa.field(name, pa.int32(), nullable=False) for name in ("width", "height")]
     return pa.schema(
@@ -149,6 +165,7 @@ def part_schema(info: DatasetInfo) -> pa.Schema:
             pa.field("id", pa.string(), nullable=False),
             pa.field(value_column(info.tower), pa.string(), nullable=False),
             *(sizes if info.tower == "img" else []),
+            *(pa.field(name, _TYPES[name], nullable=False) for name in info.columns),
             pa.field("embedding", pa.list_(dtype, info.dim), nullable=False),
         ]
     )
@@ -184,9 +201,11 @@ def part_of(
         cut=sum(item.id in embedded.cut for item in embedded.items),
         transparent=sum(item.id in embedded.transparent for item in embedded.items),
         without_end=sum(item.id in embedded.without_end for item in embedded.items),
+        copied=embedded.copied,
         decode=info.decode,
         rules=info.rules,
         card=card_text,
+        seconds=embedded.seconds,
     )
     metadata = {
         VERSION_KEY: FORMAT,
@@ -200,6 +219,7 @@ def part_of(
         _RETRIES_KEY: json.dumps(footer.retries),
         _REPLACED_KEY: json.dumps(footer.replaced),
         _CUT_KEY: json.dumps(footer.cut),
+        _COPIED_KEY: json.dumps(footer.copied),
     }
     if footer.decode != "exact":
         metadata[_DECODE_KEY] = footer.decode
@@ -210,6 +230,8 @@ def part_of(
         if count:
             metadata[key] = json.dumps(count)
     metadata |= {_KEYS + rule.encode(): value for rule, value in footer.rules.to_stored().items()}
+    if footer.seconds is not None:
+        metadata[_SECONDS_KEY] = json.dumps(asdict(footer.seconds))
     data, digest = _with_digest(table, metadata)
     return data, replace(footer, payload_sha256=digest)
 
@@ -277,9 +299,11 @@ def footer_of(parquet: pq.FileMetaData, *, path: str) -> Footer:
             cut=_count(json.loads(metadata.get(_CUT_KEY, b"0"))),
             transparent=_count(json.loads(metadata.get(_TRANSPARENT_KEY, b"0"))),
             without_end=_count(json.loads(metadata.get(_WITHOUT_END_KEY, b"0"))),
+            copied=_count(json.loads(metadata.get(_COPIED_KEY, b"0"))),
             decode=metadata.get(_DECODE_KEY, b"exact").decode(),
             rules=_rules_of(metadata),
             card=metadata.get(_CARD_KEY, b"").decode(),
+            seconds=stage_seconds_of(text) if (text := metadata.get(_SECONDS_KEY)) else None,
             payload_sha256=metadata[_PAYLOAD_KEY].decode() if _PAYLOAD_KEY in metadata else None,
         )
     except (LookupError, TypeError, ValueError, RecursionError) as error:
@@ -306,8 +330,8 @@ def without_rows(
 ) -> memoryview:
     """Return a part again, with failures in place of the vectors of some ids.
 
-    A failure keeps the row's uri or text. `cut`, `transparent` and `without_end` of the footer keep
-    their counts, as far as there are rows: a part does not say which rows they count.
+    A failure keeps the row's uri or text. `cut`, `transparent`, `without_end` and `copied` of the
+    footer keep their counts, as far as there are rows: a part does not say which rows they count.
 
     Raises:
         DatasetError: The part is damaged, or was not written by clipfleet.
@@ -335,7 +359,7 @@ def _without_rows(
             kept.append(n)
     metadata = {key: value.decode() for key, value in _metadata_of(parquet.metadata).items()}
     metadata[_FAILURES_KEY] = json.dumps([_failure_fields(f) for f in failures])
-    for key in (_CUT_KEY, _TRANSPARENT_KEY, _WITHOUT_END_KEY):
+    for key in (_CUT_KEY, _TRANSPARENT_KEY, _WITHOUT_END_KEY, _COPIED_KEY):
         if key in metadata:
             metadata[key] = json.dumps(min(json.loads(metadata[key]), len(kept)))
     return _with_digest(table.take(pa.array(kept, pa.int64())), metadata)[0]
@@ -361,6 +385,9 @@ def _check(embedded: Embedded, info: DatasetInfo, name: str) -> None:
         raise DatasetError(f"shard {name}: sizes belong to images, the dataset is {info.tower}")
     if embedded.sizes is not None and len(embedded.sizes) != len(embedded.items):
         raise DatasetError(f"shard {name}: {len(embedded.sizes)} sizes for {expected[0]} items")
+    known = len(embedded.fingerprints or [])
+    if info.columns and known != len(embedded.items):
+        raise DatasetError(f"shard {name}: {known} fingerprints for {expected[0]} items")
     wrong = np.flatnonzero(~(np.abs(norms(vectors) - 1) < NORM_TOLERANCE))  # NaN is wrong too
     if wrong.size:
         item, norm = embedded.items[wrong[0]], norms(vectors)[wrong[0]]
@@ -387,10 +414,20 @@ def _part_table(embedded: Embedded, info: DatasetInfo) -> pa.Table:
     if embedded.sizes is not None:
         sizes = np.array(embedded.sizes, np.int32).reshape(-1, 2)
         columns += [pa.array(sizes[:, 0]), pa.array(sizes[:, 1])]
+    columns += _fingerprint_columns(embedded.fingerprints or [], info)
     columns.append(
         pa.FixedSizeListArray.from_arrays(pa.array(flat), type=schema.field("embedding").type)
     )
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _fingerprint_columns(found: list[Fingerprint], info: DatasetInfo) -> list[pa.Array]:
+    values = {
+        "size_bytes": [one.size_bytes for one in found],
+        "mtime_ns": [one.mtime_ns for one in found],
+        "content_hash": [one.sha256 for one in found],
+    }
+    return [pa.array(values[name], _TYPES[name]) for name in info.columns]
 
 
 def _failure_fields(failure: Failure) -> dict[str, Any]:

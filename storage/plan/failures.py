@@ -20,10 +20,14 @@ from clipfleet.storage.plan.retries import RetriedIds, job_of
 
 @dataclass(kw_only=True, slots=True)
 class ErrorClass:
-    """The number of items that ended in a class of error, and the first of them."""
+    """The number of items that ended in a class of error, and the first ones of them."""
 
     count: int
-    first: Failure
+    examples: list[Failure]
+
+    @property
+    def first(self) -> Failure:
+        return self.examples[0]
 
 
 def count_failures(dataset: Dataset) -> Counter[str]:
@@ -31,11 +35,13 @@ def count_failures(dataset: Dataset) -> Counter[str]:
     return Counter({code: found.count for code, found in error_classes(dataset).items()})
 
 
-def error_classes(dataset: Dataset, only: Collection[str] = ()) -> dict[str, ErrorClass]:
+def error_classes(
+    dataset: Dataset, only: Collection[str] = (), *, examples: int = 1
+) -> dict[str, ErrorClass]:
     """Return the classes of error that occur (of those in `only`, if given).
 
-    They are in the order of `ERROR_CODES`. The first failure of a class is the first in the order
-    of the parts' names. Memory stays flat.
+    They are in the order of `ERROR_CODES`. A class has so many `examples`, the first ones in the
+    order of the parts' names. Memory stays flat.
 
     Raises:
         DatasetError: A part or a plan is damaged.
@@ -48,9 +54,12 @@ def error_classes(dataset: Dataset, only: Collection[str] = ()) -> dict[str, Err
             if only and failure.error not in only:
                 continue
             if failure.error in found:
-                found[failure.error].count += 1
+                of_class = found[failure.error]
+                of_class.count += 1
+                if len(of_class.examples) < examples:
+                    of_class.examples.append(failure)
             else:
-                found[failure.error] = ErrorClass(count=1, first=failure)
+                found[failure.error] = ErrorClass(count=1, examples=[failure])
     order = {code: n for n, code in enumerate(ERROR_CODES)}
     return dict(sorted(found.items(), key=lambda entry: (order.get(entry[0], len(order)), entry)))
 

@@ -45,6 +45,10 @@ class ChangedItems:
         ((first,),) = self._database.read(query, (item.id,))
         return int(first)
 
+    def has(self, id_: str) -> bool:
+        """Return whether an item with this id was added."""
+        return bool(self._database.read("SELECT 1 FROM changed WHERE id = ?", (id_,)))
+
     def first(self, limit: int) -> list[tuple[str, str, int]]:
         """Return the ids, contents and shards of the first few items, in the source's order."""
         query = "SELECT id, value, shard FROM changed ORDER BY position LIMIT ?"

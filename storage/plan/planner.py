@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipfleet.architectures import Tower
-from clipfleet.error_codes import BAD_ITEM
+from clipfleet.error_codes import BAD_ITEM, ERROR_CODES, TOMBSTONES
 from clipfleet.errors import DatasetError, SourceError
 from clipfleet.items import Item
 from clipfleet.storage.format.checksums import file_sha256
@@ -27,7 +27,7 @@ from clipfleet.storage.format.parts import item_value, value_column
 from clipfleet.storage.plan.failures import list_parts, read_failures, standing_failures
 from clipfleet.storage.plan.moves import read_moves
 from clipfleet.storage.plan.new_items import OnPlanning, new_items, say_nothing
-from clipfleet.storage.plan.reader import Job, jobs, plan_file_path, publish
+from clipfleet.storage.plan.reader import Job, Tombstone, jobs, plan_file_path, publish
 from clipfleet.storage.plan.retries import RETRY_MARK, RetriedIds, job_of
 from clipfleet.storage.sources.base import Source
 from clipfleet.storage.sources.open_source import skipped_of
@@ -71,8 +71,8 @@ def plan_items(
 def plan_retry(dataset: Dataset, only: Collection[str], shard_size: int) -> Job | None:
     """Plan a retry of the items that ended in these classes of error; None if there are none.
 
-    `only` may be empty: all classes. Items of an earlier retry that is not done are left out, and
-    so are bad items: the dataset does not keep their wrong values.
+    `only` may be empty: all classes but tombstones. Items of an earlier retry that is not done are
+    left out, and so are bad items: the dataset does not keep their wrong values.
 
     Raises:
         PlannedMeanwhileError: Another process planned a job meanwhile; nothing is planned.
@@ -105,11 +105,12 @@ def _retry_rows(dataset: Dataset, only: Collection[str]) -> Iterator[Row]:
     failures still stand.
     """
     moves = read_moves(dataset)
+    classes = set(only) or set(ERROR_CODES) - TOMBSTONES
     _, failed = list_parts(dataset)
     with closing(RetriedIds(dataset)) as retried:
         found = standing_failures(failed, partial(read_failures, dataset), retried)
         for part, failure in found:
-            if failure.error != BAD_ITEM and (not only or failure.error in only):
+            if failure.error != BAD_ITEM and failure.error in classes:
                 item = failure.item
                 reason = (failure.error, failure.message, failure.attempt)
                 yield (item.id, moves.uri(item_value(item), job_of(part)), *reason, part, None)
@@ -124,10 +125,11 @@ def plan_rows(
     retry: bool,
     known: list[Job] | None = None,
     skipped: Mapping[str, int] = MappingProxyType({}),
+    removes: Tombstone | None = None,
 ) -> Job | None:
     """Plan rows as the next job after those that are `known`, by default all; None without rows.
 
-    `skipped` goes into the job's record as it is after the last row.
+    `skipped` goes into the job's record as it is after the last row. `removes` is as in `Job`.
 
     The job's number is chosen before the first row is read. So a job that is planned meanwhile,
     which the rows do not take into account, takes that number, and this plan fails.
@@ -143,7 +145,7 @@ def plan_rows(
     with writer.discarded_on_error():
         for row in rows:
             writer.add(row)
-        job = writer.finish(source, skipped)
+        job = writer.finish(source, skipped, removes)
     if job is None:
         return None
     # If this raises, the record may exist nevertheless, and the files must stay.
@@ -186,7 +188,9 @@ class _PlanWriter:
         if len(self._shard) == self._shard_size:
             self._end_shard()
 
-    def finish(self, source: str, skipped: Mapping[str, int]) -> Job | None:
+    def finish(
+        self, source: str, skipped: Mapping[str, int], removes: Tombstone | None
+    ) -> Job | None:
         if self._shard:
             self._end_shard()
         self._end_file()
@@ -205,6 +209,7 @@ class _PlanWriter:
             retry=self._retry,
             sha256=tuple(self._sha256),
             skipped=dict(skipped),
+            removes=removes,
         )
 
     @contextmanager

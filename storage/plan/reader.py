@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +32,7 @@ from clipfleet.validation import problems
 _RECORD_SUFFIX = ".json"
 _INDEX_BITS = 32  # of a shard's number; an index has 31 bits
 _MAX_RANGES = 10_000  # plan files
+Tombstone = Literal["removed", "gone"]  # REMOVED, GONE
 RESTORE = "restore it, or submit into a new dataset"  # the remedy for a damaged plan
 
 
@@ -40,7 +42,8 @@ class Job:
 
     `sha256` has the SHA-256 of each plan file; older records lack it. The items of a `retry` were
     planned before, and ended as errors. `skipped` counts the files of the source's folder that were
-    no items, by extension or kind.
+    no items, by extension or kind. `removes` is the class of the tombstones that a removal leaves
+    in place of its items: such a job is a retry that embeds nothing.
     """
 
     id: Annotated[str, Field(pattern=r"^[0-9]{5}$")]
@@ -55,11 +58,12 @@ class Job:
     retry: bool = False
     sha256: tuple[str, ...] = ()
     skipped: dict[str, PositiveInt] = field(default_factory=dict)
+    removes: Tombstone | None = None
 
     def to_json(self) -> str:
-        """Return the record's text, without the last three fields if they are empty or false."""
+        """Return the record's text, without the last four fields if they are empty or false."""
         fields = asdict(self)
-        for name in ("retry", "sha256", "skipped"):
+        for name in ("retry", "sha256", "skipped", "removes"):
             if not fields[name]:
                 del fields[name]
         return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
@@ -75,6 +79,15 @@ def jobs(dataset: Dataset) -> list[Job]:
         DatasetError: A record is damaged.
     """
     return [read_job(dataset, id_) for id_ in job_ids(dataset)]
+
+
+def skipped_by_last_jobs(planned: Iterable[Job]) -> dict[str, int]:
+    """Return what the last job of each source skipped, in all."""
+    last = {job.source: job.skipped for job in planned}
+    found: Counter[str] = Counter()
+    for skipped in last.values():
+        found.update(skipped)
+    return dict(found)
 
 
 def job_ids(dataset: Dataset) -> list[str]:
@@ -117,6 +130,8 @@ def parse_job(text: str | bytes, location: str, *, remedy: str) -> Job:
         raise DatasetError(f"{location} is damaged ({problems(error)}): {remedy}") from error
     shards = -(-job.items // job.shard_size)
     checksums = len(job.sha256) or len(job.files)
+    if job.removes and not job.retry:
+        raise DatasetError(f"{location} is damaged, it removes and is no retry: {remedy}")
     if not sum(job.files) == job.shards == shards or checksums != len(job.files):
         raise DatasetError(f"{location} is damaged, its numbers contradict each other: {remedy}")
     return job

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain
 
 from clipfleet.errors import DuplicateIdError, UsageError
 from clipfleet.settings import OnConflict
@@ -12,6 +13,7 @@ from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import value_column
 from clipfleet.storage.plan.moves import Move, Moves, is_below, read_moves, write_moves
 from clipfleet.storage.plan.new_items import SHOWN, ChangedItems, OnPlanning, new_items, say_nothing
+from clipfleet.storage.plan.overwritten import OverwrittenFiles
 from clipfleet.storage.plan.planner import Row, item_row, plan_rows
 from clipfleet.storage.plan.reader import Job, jobs, read_job_rows
 from clipfleet.storage.plan.standing import standing_of
@@ -24,7 +26,9 @@ class Refresh:
     """The result of `refresh_items`: a job of new ids, and one of ids that take newer content.
 
     `conflicts` counts the ids that keep their vectors, `first_conflicts` has some of them.
-    `waiting` counts the ids with newer content in shards that are not embedded yet.
+    `waiting` counts the ids with newer content in shards that are not embedded yet. `overwritten`
+    counts the ids in job `newer` whose files were overwritten, `gone` those with vectors whose
+    files do not exist.
     """
 
     job: Job | None = None
@@ -32,6 +36,8 @@ class Refresh:
     conflicts: int = 0
     first_conflicts: list[str] = field(default_factory=list)
     waiting: int = 0
+    overwritten: int = 0
+    gone: int = 0
 
 
 def refresh_items(
@@ -40,17 +46,21 @@ def refresh_items(
     shard_size: int,
     *,
     on_conflict: OnConflict,
+    by_hash: bool = False,
     on_planning: OnPlanning = say_nothing,
 ) -> Refresh:
     """Plan the new items of a source, and the newer content of ids that the dataset has.
 
-    An id without a vector takes newer content; an id with a vector by the rule `on_conflict`.
-    `on_planning` is called after some thousand rows.
+    An id without a vector takes newer content; an id with a vector by the rule `on_conflict`, or if
+    its file was overwritten: then nothing has the older content any more. `by_hash` reads all files
+    of the dataset for that, see `OverwrittenFiles`. `on_planning` is called after some thousand
+    rows.
 
     Raises:
         DuplicateIdError: Two items have one id; or the rule is `error`, and ids with vectors have
             other content. Nothing is planned.
         SourceError: The source cannot be read; nothing is planned.
+        UsageError: A file of the dataset cannot be looked at.
         PlannedMeanwhileError: Another process planned a job meanwhile: run again.
         DatasetError: A plan or a part is damaged.
     """
@@ -68,7 +78,10 @@ def refresh_items(
         )
         refresh.newer = plan_rows(
             dataset,
-            _newer_rows(dataset, changed, refresh, replace=on_conflict == "replace"),
+            chain(
+                _newer_rows(dataset, changed, refresh, replace=on_conflict == "replace"),
+                _overwritten_rows(dataset, changed, refresh, by_hash=by_hash),
+            ),
             f"newer content in {source.description}",
             shard_size,
             retry=True,
@@ -135,6 +148,21 @@ def _newer_rows(
                 refresh.conflicts += 1
                 if len(refresh.first_conflicts) < SHOWN:
                     refresh.first_conflicts.append(item.id)
+
+
+def _overwritten_rows(
+    dataset: Dataset, changed: ChangedItems, refresh: Refresh, *, by_hash: bool
+) -> Iterator[Row]:
+    """Yield the rows of ids whose files were overwritten, and count them in `refresh`.
+
+    Ids with another uri in the source are not among them.
+    """
+    files = OverwrittenFiles(dataset, by_hash=by_hash)
+    for item, standing in files:
+        if not changed.has(item.id):
+            refresh.overwritten += 1
+            yield standing.row(item)
+    refresh.gone = files.gone
 
 
 def _conflicts_error(dataset: Dataset, found: Refresh) -> DuplicateIdError:

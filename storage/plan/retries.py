@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
-from clipfleet.error_codes import REPLACED
+from clipfleet.error_codes import GONE, REPLACED
 from clipfleet.items import Item
 from clipfleet.messages import Shard
 from clipfleet.storage.format.dataset import PLAN_FOLDER, Dataset
@@ -24,7 +24,14 @@ from clipfleet.storage.format.parts import (
     plain_name,
     value_column,
 )
-from clipfleet.storage.plan.reader import Job, PlanReader, damaged_plan, read_job, shards
+from clipfleet.storage.plan.reader import (
+    Job,
+    PlanReader,
+    Tombstone,
+    damaged_plan,
+    read_job,
+    shards,
+)
 
 RETRY_MARK = "retry-"  # begins the token of a retry's plan files: their names show retries
 
@@ -42,7 +49,7 @@ class ShardWork:
     For a retry's shard, `earlier` are the items' failures so far by id, `earlier_parts` the parts
     that have those, and `replaced_parts` the parts with vectors of earlier content. `retried_later`
     are failures of the shard that a later retry has: they are not embedded, and stand in the
-    shard's part again.
+    shard's part again. Of a removal's shard nothing is embedded: `tombstones` stand in its part.
     """
 
     items: list[Item]
@@ -50,6 +57,7 @@ class ShardWork:
     earlier_parts: tuple[str, ...]
     replaced_parts: tuple[str, ...]
     retried_later: list[Failure]
+    tombstones: list[Failure]
 
     def finish(self, embedded: Embedded) -> Embedded:
         """Return the contents of the shard's part, with the attempts counted."""
@@ -57,7 +65,7 @@ class ShardWork:
             replace(f, attempt=min(self.earlier[f.item.id].attempt + 1, MAX_ATTEMPT))
             if f.item.id in self.earlier
             else f
-            for f in embedded.failures
+            for f in [*embedded.failures, *self.tombstones]
         ]
         return replace(
             embedded,
@@ -90,13 +98,22 @@ def read_shard_work(dataset: Dataset, shard: Shard) -> ShardWork:
                     replaced.add(part)
         items = plan.read(shard)
     later = _retried_later(dataset, {item.id for item in items}, after=shard.job)
+    own = [item for item in items if item.id not in later]
     return ShardWork(
-        items=[item for item in items if item.id not in later],
+        items=[] if job.removes else own,
         earlier=earlier,
         earlier_parts=tuple(sorted(parts)),
         replaced_parts=tuple(sorted(replaced)),
         retried_later=[later[item.id] for item in items if item.id in later],
+        tombstones=[_tombstone(item, job.removes, job.created_at) for item in own]
+        if job.removes
+        else [],
     )
+
+
+def _tombstone(item: Item, error: Tombstone, removed_at: str) -> Failure:
+    reason = "its file was gone" if error == GONE else "its id was named"
+    return Failure(item=item, error=error, message=f"removed at {removed_at}: {reason}")
 
 
 def job_of(part: str) -> str:

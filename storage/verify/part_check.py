@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from clipfleet.error_codes import TOMBSTONES
 from clipfleet.errors import DatasetError
 from clipfleet.storage.filesystem.local import is_folder
 from clipfleet.storage.format.checksums import file_sha256
@@ -95,6 +96,8 @@ class PartChecker:
         self._ids.write(standing, single=name.startswith(ITEMS_PREFIX))
         self._result.errors += len(standing)
         self._result.add_counts(footer)
+        tombstones = {f.item.id for f in footer.failures if f.error in TOMBSTONES}
+        self._result.removed += sum(id_ in tombstones for id_ in standing)
         if finished:
             self._records.check_errors(name, footer)
         else:

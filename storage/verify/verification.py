@@ -88,10 +88,11 @@ _MAYBE_BY_HAND = (DOUBLED, UNPLANNED, LOGIT_SCALE)  # damaged parts may be their
 class Verification:
     """The result of `verify`; `missing`, `doubled` and `unplanned` count ids.
 
-    `cut` counts the vectors of texts that were longer than the model's context length,
-    `transparent` those of images with a transparent pixel, `without_end` those of JPEG files that
-    lack their ends. A quick verification reads no row: it knows neither `doubled`, `unplanned` nor
-    `bad_vectors`.
+    `removed` counts those of the errors that are tombstones, which `clipfleet remove` left. `cut`
+    counts the vectors of texts that were longer than the model's context length, `transparent`
+    those of images with a transparent pixel, `without_end` those of JPEG files that lack their
+    ends, `copied` those that are copies of vectors of equal bytes. A quick verification reads no
+    row: it knows neither `removed`, `doubled`, `unplanned` nor `bad_vectors`.
     """
 
     dataset: str
@@ -101,9 +102,11 @@ class Verification:
     parts: int = 0
     vectors: int = 0
     errors: int = 0
+    removed: int = 0  # of these
     cut: int = 0
     transparent: int = 0
     without_end: int = 0
+    copied: int = 0
     missing: int = 0
     doubled: int = 0
     unplanned: int = 0
@@ -128,6 +131,7 @@ class Verification:
         self.cut += footer.cut
         self.transparent += footer.transparent
         self.without_end += footer.without_end
+        self.copied += footer.copied
 
     def to_json(self) -> dict[str, Any]:
         """Return the result in JSON's types."""
@@ -135,9 +139,10 @@ class Verification:
 
     def lines(self) -> list[str]:
         """Return the result as lines of text: the counts, then the problems, if there are any."""
+        removed = f" ({self.removed} of them removed)" if self.removed else ""
         counts = (
-            f"{self.planned} items planned; {self.vectors} vectors and {self.errors} errors in "
-            f"{self.parts} parts of model {self.model[:12]}"
+            f"{self.planned} items planned; {self.vectors} vectors and {self.errors} errors"
+            f"{removed} in {self.parts} parts of model {self.model[:12]}"
         )
         if self.cut:
             counts += f"; {self.cut} vectors are of texts that were cut to the model's length"
@@ -145,6 +150,8 @@ class Verification:
             counts += f"; {self.transparent} vectors are of transparent images"
         if self.without_end:
             counts += f"; {self.without_end} vectors are of JPEG files without their ends"
+        if self.copied:
+            counts += f"; {self.copied} vectors are copies, of items with equal bytes"
         verdict = "whole: every item once, every norm 1, one model"
         if self.quick:
             verdict = "whole by names, counts and records; no row was read (without --quick: all)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,6 +50,19 @@ def unread_messages(client: Client, queue: str) -> dict[str, int]:
             if count := sum(pipe.execute()):
                 found[separator] = count
     return found
+
+
+def lengths_by_priority(client: Client, queue: str) -> dict[int, int]:
+    """Return how many messages wait in a queue at each priority at which there are any."""
+    names = lists_of(queue)
+    with client.pipeline(transaction=False) as pipe:
+        for name in names:
+            pipe.llen(name)
+        lengths = pipe.execute()
+    found: Counter[int] = Counter()
+    for name, length in zip(names, lengths, strict=True):
+        found[0 if name == queue else int(name[-1])] += length
+    return {priority: length for priority, length in found.items() if length}
 
 
 def unacked_key(queue: str) -> str:

@@ -34,8 +34,8 @@ from clipfleet.tasks.items.batcher import Batcher, GivenUp
 from clipfleet.tasks.items.embed import Outcome, embed_single_items
 from clipfleet.tasks.items.parse import read_single_items
 from clipfleet.tasks.items.waiting import forget_waiting, record_waiting
-from clipfleet.tasks.report import reported
 from clipfleet.tasks.retry_policy import is_postponed, reason_of, requeue_batch
+from clipfleet.tasks.telemetry import measured
 from clipfleet.tasks.worker.engine_processes import process_name
 from clipfleet.tasks.worker.fatal_error import gpu_lost
 from clipfleet.tasks.worker.watchdog import working
@@ -101,7 +101,7 @@ def embed_items(
     embedder = current_embedder()
     started_s = time.monotonic()
     try:
-        traced = reported(embedder, "items", headers={}, attributes={"items": len(items)})
+        traced = measured(embedder, "items", headers={}, attributes={"items": len(items)})
         with working().at_work(), traced:
             opened = open_dataset(embedder, dataset)
             single_items, faults = read_single_items(items, embedder.card.tower)

@@ -10,6 +10,7 @@ from clipfleet.storage.sources.base import Source
 from clipfleet.storage.verify.verification import Verification
 from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.submit.submit import create_planned
+from clipfleet.workers.copies.fingerprints import Fingerprints
 from clipfleet.workers.embedder import Embedder
 
 _WORKER = "in-process"  # in the records
@@ -29,6 +30,8 @@ def embed_here(source: Source, out: str, embedder: Embedder) -> Verification:
     finish(dataset)
     for shard in missing_shards(dataset):
         work = read_shard_work(dataset, shard)
-        embedded = work.finish(embedder.embed(work.items, rules=dataset.info.rules))
+        fingerprints = Fingerprints.of(dataset.info, embedder.known)
+        embedded = embedder.embed(work.items, rules=dataset.info.rules, fingerprints=fingerprints)
+        embedded = work.finish(embedded)
         commit(dataset, shard.name, embedded, card=card, worker=_WORKER)
     return verify_dataset(dataset)

@@ -12,7 +12,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from clipfleet.errors import BrokerError, EngineError
+from clipfleet.errors import BrokerError, ClipfleetError, EngineError
 from clipfleet.model_card import load_card
 from clipfleet.settings import Settings
 from clipfleet.storage.filesystem.locations import absolute
@@ -26,11 +26,13 @@ from clipfleet.tasks.local.fleet import LocalFleet
 from clipfleet.tasks.local.redis_server import private_redis
 from clipfleet.tasks.local.url_check import fetchable
 from clipfleet.tasks.progress import Show, duration
+from clipfleet.tasks.report.write import write_report
 from clipfleet.tasks.status import Progress
 from clipfleet.tasks.submit.enqueue import queue_of
 from clipfleet.tasks.submit.local_run import HeldDataset, hold_dataset, local_prefix
 from clipfleet.tasks.submit.retry_failed import Retry, retry
 from clipfleet.tasks.submit.submit import Submission, create_planned, submit
+from clipfleet.workers.copies.reuse import open_reused
 from clipfleet.workers.engines.load import check_decode
 
 _POLL_S = 0.25
@@ -53,11 +55,12 @@ class Summary:
     classes: dict[str, int]
     seconds: float
     embedded_items: int  # in this run
+    report: str | None  # its path or URL; None: it could not be written
 
     @property
     def ok(self) -> bool:
-        """Whether every item has a vector, and the dataset is intact."""
-        return self.verification.ok and not self.verification.errors
+        """Whether every item has a vector or was removed, and the dataset is intact."""
+        return self.verification.ok and self.verification.errors == self.verification.removed
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary in JSON's types."""
@@ -66,6 +69,7 @@ class Summary:
             "seconds": round(self.seconds, 3),
             "embedded_items": self.embedded_items,
             "classes": self.classes,
+            "report": self.report,
             "submission": asdict(self.submission),
             "verification": self.verification.to_json(),
         }
@@ -90,6 +94,7 @@ class Summary:
             *(self.submission.source_lines() if isinstance(self.submission, Submission) else []),
             *failed,
             *remedy,
+            *([f"  report: {self.report}"] if self.report else []),
         ]
 
 
@@ -105,12 +110,14 @@ def embed_source(  # noqa: PLR0913 - those of `clipfleet.embed`
     show: Show,
     refresh: bool = False,
     moved_from: str | None = None,
+    content_hash: bool = False,
 ) -> Summary:
     """Embed a source into the dataset at `out`, and verify the dataset.
 
     With `gpus`, values of CUDA_VISIBLE_DEVICES, there is one worker for each, otherwise `workers`.
     All processes are stopped at the end, also after an error. Committed shards stay, and the same
-    call continues from there. `refresh` and `moved_from` are as in `submit`.
+    call continues from there. `refresh`, `moved_from` and `content_hash` are as in
+    `submit`.
 
     Raises:
         UsageError: The source, the model or the dataset is not fit for use, or another command or
@@ -120,10 +127,11 @@ def embed_source(  # noqa: PLR0913 - those of `clipfleet.embed`
     """
     card, _ = load_card(model)
     check_decode(settings.decode, tower=card.tower, runtime=card.runtime)
+    open_reused(settings, card)
     if card.tower == "img":
         source = fetchable(source, settings)
     return _run(
-        lambda: create_planned(out, card, settings, source),
+        lambda: create_planned(out, card, settings, source, content_hash=content_hash),
         lambda fleet: submit(
             source,
             out,
@@ -131,6 +139,7 @@ def embed_source(  # noqa: PLR0913 - those of `clipfleet.embed`
             settings=fleet,
             refresh=refresh,
             moved_from=moved_from,
+            content_hash=content_hash,
             show=show,
         ),
         _fleet_settings(settings, out, model),
@@ -209,7 +218,17 @@ def _run(
         classes=dict(count_failures(dataset)),
         seconds=seconds,
         embedded_items=progress.done - before,
+        report=_report(dataset, settings),
     )
+
+
+def _report(dataset: Dataset, settings: Settings) -> str | None:
+    """Write the report; the vectors are there without it, so a full disk is no error any more."""
+    try:
+        return write_report(dataset, None, settings=settings)
+    except ClipfleetError as error:
+        log.warning("the report was not written: %s; `clipfleet report` writes it", error)
+        return None
 
 
 def _wait(progress: Progress, fleet: LocalFleet, held: HeldDataset, show: Show) -> None:

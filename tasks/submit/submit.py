@@ -14,7 +14,7 @@ from clipfleet.model_card import ModelCard, load_card
 from clipfleet.settings import Settings
 from clipfleet.storage.commit.kinds import check_kind
 from clipfleet.storage.filesystem.remote import input_location
-from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.dataset import FILE_COLUMNS, Dataset
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.refresh import Refresh, move_source, refresh_items
 from clipfleet.storage.plan.withdraw import withdrawn_if_refused
@@ -41,7 +41,9 @@ class Submission:
 
     Of a refresh: `newer_items` is the number of ids that take newer content, in job `newer_job`.
     `conflicts` counts the ids with newer content that keep their vectors; `first_conflicts` are
-    some of them. `waiting_items` counts the ids with newer content whose shards are not done.
+    some of them. `waiting_items` counts the ids with newer content whose shards are not done,
+    `overwritten_items` those of the newer items whose files were overwritten, and `gone_items` the
+    ids with vectors whose files do not exist.
     """
 
     dataset: str
@@ -55,6 +57,8 @@ class Submission:
     conflicts: int = 0
     first_conflicts: tuple[str, ...] = ()
     waiting_items: int = 0
+    overwritten_items: int = 0
+    gone_items: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
     urls: int = 0
 
@@ -87,8 +91,10 @@ class Submission:
         """Return what was skipped, and what a refresh did with newer content, as lines of text."""
         lines = skipped_lines(self.skipped)
         if self.newer_items:
+            of_files = f" ({self.overwritten_items:,} of them: their files were overwritten)"
             lines.append(
-                f"  {self.newer_items:,} ids take newer content, planned as job {self.newer_job}"
+                f"  {self.newer_items:,} ids take newer content"
+                f"{of_files if self.overwritten_items else ''}, planned as job {self.newer_job}"
             )
         if self.conflicts:
             shown = ", ".join(map(repr, self.first_conflicts))
@@ -101,6 +107,11 @@ class Submission:
                 f"  {self.waiting_items:,} ids with newer content are in shards that are not done: "
                 "refresh again when these are done"
             )
+        if self.gone_items:
+            lines.append(
+                f"  {self.gone_items:,} ids have vectors and no file any more: `clipfleet remove "
+                f"{self.dataset} --missing` removes them"
+            )
         return lines
 
 
@@ -112,13 +123,15 @@ def submit(
     settings: Settings,
     refresh: bool = False,
     moved_from: str | None = None,
+    content_hash: bool = False,
     show: Show = show_nothing,
 ) -> Submission:
     """Plan the items of a source that a dataset does not have, and queue the missing shards.
 
     With `refresh`, newer content of known ids is planned too, by `settings.on_conflict`. With
-    `moved_from`, the source's folder was there when it was planned. `show` is called while a long
-    source is planned.
+    `moved_from`, the source's folder was there when it was planned. With `content_hash`, a new
+    dataset gets content hashes, and a refresh compares them. `show` is called while a long source
+    is planned.
 
     Raises:
         BrokerError: Redis does not answer. Nothing was planned, or not all shards were queued;
@@ -131,7 +144,7 @@ def submit(
     check_broker(settings.redis_url, allow_eviction=settings.allow_eviction)
     if not is_local(settings.redis_url):
         log_security_warnings(settings.redis_url)
-    dataset = create_planned(dataset_root, card, settings, source)
+    dataset = create_planned(dataset_root, card, settings, source, content_hash=content_hash)
 
     counted = CountedUrls(source)
 
@@ -141,12 +154,16 @@ def submit(
                 move_source(dataset, source, input_location(moved_from))
             size = settings.items_in_shard(card.runtime)
             on_planning = shown(show)
-            if refresh:
-                rule = settings.on_conflict
-                return refresh_items(
-                    dataset, counted, size, on_conflict=rule, on_planning=on_planning
-                )
-            return Refresh(job=plan_items(dataset, counted, size, on_planning=on_planning))
+            if not refresh:
+                return Refresh(job=plan_items(dataset, counted, size, on_planning=on_planning))
+            return refresh_items(
+                dataset,
+                counted,
+                size,
+                on_conflict=settings.on_conflict,
+                by_hash=content_hash,
+                on_planning=on_planning,
+            )
 
     with submit_span(settings, dataset.root):
         planned, queueing = plan_and_queue(dataset, settings, plan)
@@ -163,17 +180,21 @@ def submit(
         conflicts=planned.conflicts,
         first_conflicts=tuple(planned.first_conflicts),
         waiting_items=planned.waiting,
+        overwritten_items=planned.overwritten,
+        gone_items=planned.gone,
         skipped=dict(skipped_of(source)),
         urls=counted.urls,
     )
 
 
-def create_planned(root: str, card: ModelCard, settings: Settings, source: Source) -> Dataset:
+def create_planned(
+    root: str, card: ModelCard, settings: Settings, source: Source, *, content_hash: bool = False
+) -> Dataset:
     """Create a planned dataset for a model's vectors of a source, or open it.
 
     Raises:
         DatasetMismatchError: It exists, for another model, embedding dtype, decoder, text
-            normalisation or other picture rules.
+            normalisation or other picture rules, or without content hashes that are asked for.
         DatasetKindError: It is a stream of single items.
         DatasetError: The folder holds other files, or the dataset is damaged.
     """
@@ -185,6 +206,10 @@ def create_planned(root: str, card: ModelCard, settings: Settings, source: Sourc
         decode=settings.decode,
         rules=PictureRules.of(settings),
         text_normalisation=text_normalisation_of(source),
+        columns=(
+            *(FILE_COLUMNS if card.tower == "img" else ()),
+            *(("content_hash",) if content_hash else ()),
+        ),
         store_timeout_s=settings.store_timeout_s,
     )
     check_kind(dataset, "planned")

@@ -32,6 +32,7 @@ from clipfleet.tasks.worker.engine_processes import with_engine_processes
 from clipfleet.tasks.worker.fatal_error import FatalErrorReport, end_worker
 from clipfleet.tasks.worker.heartbeat import start_heartbeat
 from clipfleet.tasks.worker.logs import set_up_logs
+from clipfleet.tasks.worker.presence_step import PresenceStep
 from clipfleet.tasks.worker.watchdog import watchdog, working
 from clipfleet.workers.embedder import close_embedder, open_embedder
 from clipfleet.workers.environment import SAFE_PATH_VARIABLE, worker_name
@@ -88,6 +89,7 @@ def run_worker(settings: Settings) -> int:
 def _celery_worker(settings: Settings) -> Any:
     app = make_app(settings)
     app.steps["consumer"].add(VisibilityRenewal)
+    app.steps["consumer"].add(PresenceStep)
     return app.Worker(
         hostname=worker_name(settings),
         queues=[queue_name(settings.tower or "img", settings.queue_prefix)],

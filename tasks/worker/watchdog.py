@@ -1,8 +1,8 @@
 """The watchdog: kills a child that makes no progress within the deadline.
 
 Its messages then go back to Redis. A worker and its children share a few bytes of memory: each
-child increments a counter as items get done, and the worker reads it. This works even if a child
-hangs while it holds Python's global lock. Slow work with progress has no time limit.
+child increments a counter as it gets on, and counts its items; the worker reads both. This works
+even if a child hangs while it holds Python's global lock. Slow work that gets on has no time limit.
 
 The memory is an anonymous file, so no cleaner of temporary folders deletes it, and a killed worker
 leaves nothing behind. A child opens it among its worker's open files.
@@ -18,6 +18,7 @@ import signal
 import struct
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 
 from billiard.process import active_children
@@ -27,11 +28,34 @@ from clipfleet.settings import PREFIX
 from clipfleet.tasks.worker.engine_processes import process_number
 
 _VARIABLE = f"{PREFIX}WATCHED_FILE"  # between a worker and its children
-_STATE = struct.Struct("=qq")  # of a child: its pid at work (0: none), the progress counter
+# Of a child: its pid at work (0: none), the progress counter, the items that it and those before it
+# in its place got done, and how many these were when the present work began.
+_STATE = struct.Struct("=qqqq")
 _PAUSE_S = 1.0  # between two reads
 _MIN_READS = 4  # per deadline
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChildState:
+    """What a child tells its worker: `pid` is 0 unless it is at work.
+
+    `items` counts those that were done in the child's place since the worker's start, `in_work`
+    those of the present work.
+    """
+
+    pid: int
+    items: int
+    in_work: int
+
+
+def child_states(shared: mmap.mmap) -> list[ChildState]:
+    """Return the states of a worker's children, in the order of their places."""
+    return [
+        ChildState(pid=pid, items=items, in_work=max(0, items - begin))
+        for pid, _, items, begin in _STATE.iter_unpack(shared[:])
+    ]
 
 
 class Working:
@@ -44,24 +68,31 @@ class Working:
         self._lock = threading.Lock()
         self._at_work = False
         self._count = 0
+        self._items = self._begin = _STATE.unpack_from(shared, self._start)[2]
 
-    def progress(self) -> None:
-        """Count progress, from any thread; without effect after the work."""
+    def progress(self, items: int = 0) -> None:
+        """Count progress, and items that got done, from any thread; no effect after the work."""
         with self._lock:
             self._count += 1
             if self._at_work:
-                _STATE.pack_into(self._state, self._start, os.getpid(), self._count)
+                self._items += items
+                self._write(os.getpid())
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
-        self._at_work = True
+        with self._lock:
+            self._at_work = True
+            self._begin = self._items
         self.progress()
         try:
             yield
         finally:
             with self._lock:
                 self._at_work = False
-                _STATE.pack_into(self._state, self._start, 0, self._count)
+                self._write(0)
+
+    def _write(self, pid: int) -> None:
+        _STATE.pack_into(self._state, self._start, pid, self._count, self._items, self._begin)
 
 
 @cache
@@ -71,7 +102,7 @@ def working() -> Working:
     Raises:
         UsageError: This process cannot open the memory.
     """
-    return Working(_open(), process_number())
+    return Working(open_shared(), process_number())
 
 
 @contextlib.contextmanager
@@ -91,7 +122,7 @@ def watchdog(deadline_s: float, children: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _shared_with_children(count: int) -> Iterator[mmap.mmap]:
-    """Yield zeroed memory, which `_open` finds in a child by an environment variable.
+    """Yield zeroed memory, which `open_shared` finds in a child by an environment variable.
 
     Raises:
         UsageError: This machine has no /proc.
@@ -100,13 +131,13 @@ def _shared_with_children(count: int) -> Iterator[mmap.mmap]:
     try:
         os.ftruncate(file, count * _STATE.size)
         os.environ[_VARIABLE] = f"/proc/{os.getpid()}/fd/{file}"
-        yield _open()
+        yield open_shared()
     finally:
         os.environ.pop(_VARIABLE, None)
         os.close(file)
 
 
-def _open() -> mmap.mmap:
+def open_shared() -> mmap.mmap:
     """Return the memory that the worker shares with this process; private memory without a worker.
 
     Raises:

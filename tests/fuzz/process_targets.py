@@ -92,13 +92,21 @@ def decoder(folder: Path) -> Target:
     def lines(*answers: object) -> bytes:
         return b"ready\n" + b"".join(json.dumps(answer).encode() + b"\n" for answer in answers)
 
-    right = lines([64, 2, 2, 3, 4, 0, 3], ["decode_failed", "\ud800"], ["", "too many open files"])
-    wrong = lines([64.5, 2, 2, 3, 4, 0, 0], [True, 2, 2, 3, 4, 0, 0])
-    large = b"ready\n[1e400, 1, 1, 1, 99999999999, 0, 0]\n"
-    outside = lines([128, 2, 2, 3, 4, 0, 0], [1085, 2, 2, 1, 1, 0, 0])
-    odd = lines([64, 1, 1, 1, 1, 0, 4], [256, 1, 256, 1, 1, 0, 0], [64, 2, 2, 2, 2, 2])
+    known = [100, 1_700_000_000_000_000_000, "ab" * 32]
+    right = lines(
+        [64, 2, 2, 3, 4, 0, 3, known], ["decode_failed", "\ud800"], ["", "too many open files"]
+    )
+    wrong = lines([64.5, 2, 2, 3, 4, 0, 0, known], [True, 2, 2, 3, 4, 0, 0, known])
+    large = b'ready\n[1e400, 1, 1, 1, 99999999999, 0, 0, [1, 1, ""]]\n'
+    outside = lines([128, 2, 2, 3, 4, 0, 0, known], [1085, 2, 2, 1, 1, 0, 0, known])
+    odd = lines(
+        [64, 1, 1, 1, 1, 0, 4, known],
+        [64, 1, 1, 1, 1, 0, 0, [1, -1, ""]],
+        [256, 1, 256, 1, 1, 0, 0, known],
+        [64, 2, 2, 2, 2, 2],
+    )
     deep = b"ready\n" + b"[" * 5000 + b"\n"
-    file = lines([64, 2, 2, 2, 2, 9, 0], [128, 2, 2, 2, 2, 1 << 40, 0])
+    file = lines([64, 2, 2, 2, 2, 9, 0, known], [128, 2, 2, 2, 2, 1 << 40, 0, known])
     seeds = (right, file, wrong, large, outside, odd, right[:-1], b"[]\n{}\n", deep, b"x" * 70000)
     return Target(run=run, seeds=seeds)
 

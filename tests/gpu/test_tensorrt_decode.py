@@ -119,11 +119,11 @@ def test_files_in_batches_become_the_features_of_their_pixels_to_the_bit(
     expected = np.empty_like(features)
     with TensorRTEngine(*made, contexts=contexts, decode="gpu") as engine:
         own = [HostPicture(Image.fromarray(one)) for one in pixels]
-        assert engine.run_pictures(cast("list[Picture]", own), expected, lambda: None) == []
+        assert engine.run_pictures(cast("list[Picture]", own), expected, lambda _: None) == []
         for _ in range(3):
             files = cast("list[Picture]", [HostFile(*content) for content in contents])
             features[:] = 0
-            assert engine.run_pictures(files, features, lambda: None) == []
+            assert engine.run_pictures(files, features, lambda _: None) == []
             wrong = np.flatnonzero((features != expected).any(axis=1))
             assert not wrong.size, f"{wrong.tolist()}, by {np.abs(features - expected).max()}"
 
@@ -227,11 +227,11 @@ def test_memory_does_not_grow_over_many_files(engine_of: Engines) -> None:
     with TensorRTEngine(*made, decode="gpu") as engine:
         kept = cast("list[Picture]", [Kept(*content) for content in contents])
         for _ in range(20):
-            engine.run_pictures(kept, features, lambda: None)
+            engine.run_pictures(kept, features, lambda _: None)
         free_before, rss_before = cuda.memory_info()[0], resident_bytes()
         started_s = time.perf_counter()
         for _ in range(100):
-            engine.run_pictures(kept, features, lambda: None)
+            engine.run_pictures(kept, features, lambda _: None)
         rate = 100 * len(kept) / (time.perf_counter() - started_s)
         grown = free_before - cuda.memory_info()[0], resident_bytes() - rss_before
     print(f"\n{rate:,.0f} files/s; grown by {grown[0] / MIB:.1f} MiB on the GPU", end="")

@@ -224,7 +224,7 @@ def test_features_of_pictures_are_those_of_their_inputs_to_the_bit(
         expected = engine(preprocess_batch(images, side))
         for count in (ITEMS, 1, MAX_BATCH):
             pictures = cast("list[Picture]", [HostPicture(image) for image in images[:count]])
-            assert engine.run_pictures(pictures, features, lambda: None) == []
+            assert engine.run_pictures(pictures, features, lambda _: None) == []
             # Of a dynamic engine's batch sizes, each may round in its own way.
             if count == ITEMS or not dynamic:
                 assert np.array_equal(features[:count], expected[:count])
@@ -265,7 +265,7 @@ def test_a_stream_of_ids_has_the_features_of_one_call_to_the_bit(
         expected = engine(given)
         for start in (0, 1, 32):  # where the second array starts
             arrays = np.split(given, [start])
-            assert engine.run_stream(arrays, features, lambda: None) == ITEMS
+            assert engine.run_stream(arrays, features, lambda _: None) == ITEMS
             assert np.array_equal(features, expected)
 
 

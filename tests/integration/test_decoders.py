@@ -29,6 +29,7 @@ pytestmark = pytest.mark.timeout(3 * PATIENCE_S)
 
 SLOTS = 12
 INPUTS = Layout(resolution=8, slots=SLOTS, ring_bytes=0)
+KNOWN = [100, 1_700_000_000_000_000_000, ""]  # a fingerprint
 FILES = Layout(resolution=8, slots=SLOTS, ring_bytes=1 << 20, jpeg_files=True)
 OWN_SIZE = Layout(resolution=8, slots=SLOTS, ring_bytes=6 * 1856)  # room for six pictures
 
@@ -247,16 +248,21 @@ def test_decoders_follow_the_rules_of_a_run(tmp_path: Path, layout: Layout) -> N
 @pytest.mark.parametrize(
     ("layout", "answer"),
     [
-        (OWN_SIZE, [64, 30, 20, 30, 20, 100, 0]),
-        (FILES, [64, 30, 20, 31, 20, 100, 0]),
-        (FILES, [64, 30, 20, 30, 20, 1 << 30, 0]),
-        (FILES, [64, 30, 20, 30, 20, -1, 0]),
-        (FILES, [64, 30, 20, 30, 20, 100, 4]),
-        (FILES, [64, 30, 20, 30, 20, 100]),
-        (FILES, [64, 30, 20, 30, 20, 20, 100, 0]),
+        (OWN_SIZE, [64, 30, 20, 30, 20, 100, 0, KNOWN]),
+        (FILES, [64, 30, 20, 31, 20, 100, 0, KNOWN]),
+        (FILES, [64, 30, 20, 30, 20, 1 << 30, 0, KNOWN]),
+        (FILES, [64, 30, 20, 30, 20, -1, 0, KNOWN]),
+        (FILES, [64, 30, 20, 30, 20, 100, 4, KNOWN]),
+        (FILES, [64, 30, 20, 30, 20, 100, KNOWN]),
+        (FILES, [64, 30, 20, 30, 20, 20, 100, 0, KNOWN]),
+        (FILES, [64, 30, 20, 30, 20, 100, 0]),
+        (FILES, [64, 30, 20, 30, 20, 100, 0, [100, 1 << 63, ""]]),
+        (FILES, [64, 30, 20, 30, 20, 100, 0, [True, 0, ""]]),
+        (FILES, [64, 30, 20, 30, 20, 100, 0, [100, 0, "AB" * 32]]),
+        (FILES, [64, 30, 20, 30, 20, 100, 0, [100, 0]]),
     ],
 )
-def test_a_file_that_a_region_cannot_have_is_no_answer(layout: Layout, answer: list[int]) -> None:
+def test_a_file_that_a_region_cannot_have_is_no_answer(layout: Layout, answer: list[Any]) -> None:
     with start(layout) as decoders:
         (decoder,) = decoders._decoders
         with pytest.raises(ValueError):  # noqa: PT011 - of several

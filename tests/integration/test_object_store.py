@@ -6,19 +6,26 @@ from pathlib import Path
 
 import pytest
 
+import clipfleet
 from clipfleet.errors import DatasetMismatchError, MessageError, StorageError, UsageError
 from clipfleet.settings import Settings, load_settings
+from clipfleet.storage.commit.remove import remove_ids
 from clipfleet.storage.filesystem.locations import open_filesystem
 from clipfleet.storage.filesystem.s3 import ObjectFilesystem
 from clipfleet.storage.format.dataset import Dataset, single_items_name
 from clipfleet.storage.format.discovery import find_datasets
 from clipfleet.storage.format.enqueue_state import Queued
+from clipfleet.storage.plan.planner import plan_items
+from clipfleet.storage.sources.base import ListSource
+from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.dataset_access import dataset_root
 from clipfleet.tasks.status import read_progress
 from clipfleet.tasks.submit.reconcile import is_ours
 from clipfleet.workers.engines.fake import fake_card, write_fake_engine
 from clipfleet.workers.preflight import preflight
+from tests.datasets import make_card, texts
 from tests.s3 import REFUSE_503, S3
+from tests.unit.storage.test_refresh import embed
 
 OUTPUT = "s3://bucket/out"
 
@@ -64,6 +71,16 @@ def test_a_dataset_is_made_and_opened_again_where_the_first_writer_wins(s3: S3) 
     for _ in range(2):
         Dataset.create(f"{OUTPUT}/d", fake_card("txt"), kind="planned", embedding_dtype="float16")
     assert [key.rpartition("/")[2] for key in s3.objects] == ["dataset.json"]
+
+
+def test_a_report_is_an_object_of_its_dataset(s3: S3) -> None:
+    dataset = Dataset.create(
+        f"{OUTPUT}/d", fake_card("txt"), kind="planned", embedding_dtype="float16"
+    )
+    assert clipfleet.write_report(dataset.root) == f"{OUTPUT}/d/report.html"
+    assert dataset.fs.read("report.html").startswith(b"<!doctype html>")
+    assert verify_dataset(dataset).problems == []
+    assert len(s3.objects) == 2
 
 
 def test_a_worker_is_not_started_where_it_cannot_write(settings: Settings, s3: S3) -> None:
@@ -154,3 +171,15 @@ def test_a_job_of_a_dataset_in_a_store_is_named_with_a_colon(settings: Settings)
     Dataset.create(f"{OUTPUT}/a", fake_card("txt"), kind="planned", embedding_dtype="float16")
     with pytest.raises(UsageError, match=f"dataset {OUTPUT}/a has no job 00007"):
         read_progress(f"{OUTPUT}/a:00007", settings)
+
+
+def test_ids_are_removed_from_a_dataset_in_a_store(s3: S3) -> None:
+    root = f"{OUTPUT}/d"
+    Dataset.create(root, make_card(), kind="planned", embedding_dtype="float16")
+    dataset = Dataset.open(root)
+    plan_items(dataset, ListSource(texts("a", "b", "c")), 2)
+    embed(dataset)
+    assert remove_ids(dataset, ["a", "c"], shard_size=2).removed == 2
+    result = verify_dataset(Dataset.open(root))
+    assert result.problems == []
+    assert (result.vectors, result.errors, result.removed) == (1, 2, 2)

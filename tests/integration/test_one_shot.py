@@ -107,7 +107,8 @@ def test_after_ctrl_c_nothing_is_left_and_a_second_run_goes_on(home: Path) -> No
     run = start_embed(home, item_s=0.03)
     wait_until(lambda: parts(home) >= 1, what="a shard")
     run.send_signal(signal.SIGINT)
-    assert run.wait(PATIENCE_S) == 130
+    said = run.communicate(timeout=PATIENCE_S)[1]
+    assert (run.returncode, "stopping, the same command goes on" in said) == (130, True), said
     assert_nothing_left(home)
     before = parts(home)
     assert 50 * before < ITEMS

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import clipfleet
 from clipfleet.cli import dataset_commands
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import missing_shards
@@ -16,8 +17,10 @@ from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.tasks import stall
 from clipfleet.tasks.broker.refusals import refuse
+from clipfleet.tasks.worker.presence import EXPIRES_S, Presence, Presences
 from tests.datasets import embedded_texts, fake_dataset, numbered_texts
-from tests.integration.support import Bench, run_command
+from tests.integration.conftest import MakeBench
+from tests.integration.support import Bench, run_command, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -85,3 +88,54 @@ def test_a_watch_of_refused_shards_ends_and_other_datasets_do_not_show_them(benc
     other = run_command("status", bench.dataset_path("other"), "--redis-url", url)
     assert "no such model" not in other.stdout
     assert "garbage" not in ended.stdout + other.stdout
+
+
+def test_items_of_a_running_shard_count_at_once_and_its_worker_is_shown(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(item_s=0.05, max_batch=8)
+    bench.submit(100)  # one shard, of seconds
+    worker = bench.start_worker().ready()
+    progress = clipfleet.status(bench.dataset_path(), settings=bench.settings)
+
+    def within() -> bool:
+        progress.refresh()
+        return 0 < progress.snapshot().done < 100
+
+    wait_until(within, what="items of the running shard")
+    assert (progress.done, progress.shards_done) == (0, 0)
+    url = bench.settings.redis_url
+    ended = run_command("status", "--redis-url", url, "--json")
+    assert ended.returncode == 0
+    [shown] = json.loads(ended.stdout)["workers"]
+    assert shown["worker"].startswith("txt-")
+    assert shown["shard"] == f"{bench.dataset_path()} 00001-0000000"
+    assert 0 < shown["items"] <= 100
+    bench.wait_for_items(100)
+    assert "1 workers, " in run_command("status", "--redis-url", url).stdout
+    assert worker.stop() == 0
+    assert clipfleet.fleet(settings=bench.settings).workers == []  # it took its presence back
+
+
+def test_the_presence_of_a_killed_worker_expires_and_its_name_is_forgotten(bench: Bench) -> None:
+    presences = Presences(bench.client, bench.settings.queue_prefix)
+    told = Presence(
+        worker="w", host="h", tower="txt", runtime="fake", gpu=None, items=3, items_per_s=1.5
+    )
+    presences.write(told)
+    assert presences.all() == [told]
+    [key] = bench.client.scan_iter("*.worker.w")
+    assert 0 < bench.client.ttl(key) <= EXPIRES_S
+    bench.client.set(key, "of another version")
+    assert presences.all() == []
+    bench.client.delete(key)
+    assert presences.all() == []
+    assert not list(bench.client.scan_iter("*.workers"))
+
+
+def test_a_watch_of_the_fleet_alone_says_that_it_never_ends() -> None:
+    ended = run_command("status", "--watch", "--json", "--redis-url", NO_REDIS)
+    assert ended.returncode == 2
+    assert "--watch without a dataset never ends" in ended.stderr
+    ended = run_command("status", "--redis-url", NO_REDIS)
+    assert (ended.returncode, "does not answer" in ended.stderr) == (2, True)

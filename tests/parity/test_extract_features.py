@@ -58,7 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pictures(location: Path) -> dict[str, bytes]:
     items: list[Item] = list(open_source(str(location), tower="img"))
-    return {item.id: read_uri(item.uri or "", 1 << 20) for item in items}
+    return {item.id: read_uri(item.uri or "", 1 << 20).data for item in items}
 
 
 def test_the_originals_lmdb_has_the_pictures_and_texts_of_the_files(data: Path) -> None:

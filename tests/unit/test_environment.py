@@ -18,8 +18,10 @@ PACKAGES = ("clipfleet", "storage", "retrieval", "workers", "tasks", "convert")
 # clipfleet.tasks.app` asks for.
 MAKES_SETTINGS = {
     "clipfleet/__init__.py",
+    "clipfleet/api/both_towers.py",
     "clipfleet/api/datasets.py",
     "clipfleet/api/recall.py",
+    "clipfleet/api/reports.py",
     "clipfleet/cli/options.py",
     "clipfleet/model.py",
     "clipfleet/reader.py",
@@ -40,12 +42,14 @@ READS_THE_ENVIRONMENT = {
     "storage/stores/hub.py": "HF_ENDPOINT, which is Hugging Face's",
     "storage/stores/open_store.py": "STORAGE_EMULATOR_HOST, which is Google's",
     "storage/format/id_index.py": "SQLITE_TMPDIR and TMPDIR, which are SQLite's",
+    "tasks/metrics/server.py": "PROMETHEUS_MULTIPROC_DIR, which is prometheus-client's",
     "tasks/worker/fatal_error.py": "names a file for a child",
     "tasks/worker/main.py": "CUDA_VISIBLE_DEVICES, for the log; PYTHONSAFEPATH, for a child",
     "workers/engines/cuda/jpeg_decoder.py": "PYNVIMGCODEC_VERBOSITY, which is nvImageCodec's",
     "workers/engines/cuda/runtime.py": "CUDA_MODULE_LOADING, which is CUDA's",
     "workers/images/decoder.py": "hands it to a child, without the settings",
     "workers/environment.py": "hands it to a child, with the settings",
+    "tasks/worker/presence_step.py": "CUDA_VISIBLE_DEVICES, which the fleet's page shows",
     "tasks/worker/watchdog.py": "names a file for a child",
 }
 

@@ -31,6 +31,7 @@ PUBLIC = [
     "ErrorRow",
     "Evaluation",
     "Export",
+    "Fleet",
     "FleetBuild",
     "Index",
     "IndexCard",
@@ -43,6 +44,7 @@ PUBLIC = [
     "Progress",
     "QueueFullError",
     "RecallError",
+    "Removal",
     "Repair",
     "Resumption",
     "Retry",
@@ -66,8 +68,10 @@ PUBLIC = [
     "embed",
     "evaluate",
     "export",
+    "fleet",
     "load_model",
     "load_settings",
+    "remove",
     "repair",
     "resume",
     "retry",
@@ -75,6 +79,7 @@ PUBLIC = [
     "submit",
     "verify",
     "verify_index",
+    "write_report",
 ]
 DOCUMENTED = [name for name in PUBLIC if name != "__version__"]
 # A shape or a dtype, or a unit: what a reader of these needs to use the result.

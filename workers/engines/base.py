@@ -14,6 +14,11 @@ from clipfleet.workers.closing import Closing
 from clipfleet.workers.images.decoder import Picture
 
 Array = NDArray[Any]
+Progress = Callable[[int], None]  # called with the number of items that got done, from any thread
+
+
+def no_progress(_: int) -> None:
+    """Tell nobody how many items got done."""
 
 
 class Engine(Closing, Protocol):
@@ -32,12 +37,12 @@ class Engine(Closing, Protocol):
         self,
         inputs: Iterable[Array],
         features: NDArray[np.float32],
-        progress: Callable[[], None],
+        progress: Progress,
     ) -> int:
         """Write the features of all inputs to the first rows of `features`, and return their count.
 
         Each array (k, …) of `inputs` is one call's; an engine may take the next one while it runs.
-        `progress` is called after each array.
+        `progress` is called after each array, or each call of several for one array.
 
         Raises:
             EngineError: As in a call.
@@ -46,7 +51,7 @@ class Engine(Closing, Protocol):
         for given in inputs:
             features[count : count + len(given)] = self(given)
             count += len(given)
-            progress()
+            progress(len(given))
         return count
 
     def memory_info(self) -> tuple[int, int] | None:
@@ -77,7 +82,7 @@ class PictureEngine(Engine, Protocol):
         self,
         pictures: Iterable[Picture],
         features: NDArray[np.float32],
-        progress: Callable[[], None],
+        progress: Progress,
     ) -> list[int]:
         """Write the features of n pictures to the first n rows of `features`.
 

@@ -9,6 +9,7 @@ decoded. On a CPU, batches gain little, and large batches are slower.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,14 @@ from clipfleet.architectures import Tower
 from clipfleet.errors import DependencyError, EngineError, EngineMismatchError, GpuLostError
 from clipfleet.model_card import ModelCard, TensorSpec
 from clipfleet.settings import cores
-from clipfleet.workers.engines.base import Array, Engine, batches, checked_inputs
+from clipfleet.workers.engines.base import (
+    Array,
+    Engine,
+    Progress,
+    batches,
+    checked_inputs,
+    no_progress,
+)
 from clipfleet.workers.engines.onnx_files import check_onnx_files
 
 Provider = Literal["auto", "cpu", "cuda"]
@@ -107,14 +115,34 @@ class OnnxEngine(Engine):
             EngineError: The inputs do not match the card, or ONNX Runtime failed.
             GpuLostError: The GPU is lost; this process must end.
         """
-        inputs = checked_inputs(inputs, self.card)
         features = np.empty((len(inputs), self.card.dim), dtype=np.float32)
-        pieces = batches(inputs, self._piece, padded=self.card.batch_size is not None)
-        start = 0
-        for piece in self._calls.map(self._run, pieces):
-            features[start : start + len(piece)] = piece
-            start += len(piece)
+        self.run_stream([inputs], features, no_progress)
         return features
+
+    def run_stream(
+        self, inputs: Iterable[Array], features: NDArray[np.float32], progress: Progress
+    ) -> int:
+        """Run one array of inputs after the other; see `Engine.run_stream`.
+
+        `progress` is called after each call of ONNX Runtime: a person waits seconds for an array
+        on a CPU.
+
+        Raises:
+            EngineError, GpuLostError: As in a call.
+        """
+        start = 0
+        for given in inputs:
+            for piece in self._features(given):
+                features[start : start + len(piece)] = piece
+                start += len(piece)
+                progress(len(piece))
+        return start
+
+    def _features(self, inputs: Array) -> Iterator[Array]:
+        """Yield the features of inputs, those of a call at a time, in order."""
+        inputs = checked_inputs(inputs, self.card)
+        pieces = batches(inputs, self._piece, padded=self.card.batch_size is not None)
+        yield from self._calls.map(self._run, pieces)
 
     def _run(self, piece: tuple[Array, int]) -> Array:
         batch, count = piece

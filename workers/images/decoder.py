@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from clipfleet.error_codes import ERROR_CODES
 from clipfleet.errors import ItemError, StorageError
 from clipfleet.images import DEFAULT_RULES, PictureRules
+from clipfleet.items import Fingerprint
 from clipfleet.workers.images.decode import ImageLimits
 from clipfleet.workers.images.region import MAX_OWN_SIDE, Layout, Region
 from clipfleet.workers.images.rules import Remark
@@ -35,6 +37,9 @@ _ANSWERS_BYTES = 1 << 16  # that are received at once; no line is longer
 _READY = b"ready"
 _MAX_REQUESTED_BYTES = 1 << 16  # that are not answered
 _MAX_WITH_BYTES = 4  # requests that come with a picture's bytes
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+_UNKNOWN = Fingerprint()
 
 # A decoder's memory limit: above the measured need of any sound image of the allowed pixels (JPEG
 # 2000 needs most, some 40 bytes a pixel), and low enough that a bomb fails before the machine.
@@ -60,13 +65,14 @@ class Request:
     """A picture to decode: a file, or the bytes that were fetched from a URL.
 
     `number` is its position in its run. `losses` is how often it ended its decoder. If `exact`, the
-    decoder decodes JPEG files too.
+    decoder decodes JPEG files too. If `sha256`, the fingerprint has that of the bytes.
     """
 
     number: int
     uri: str
     rules: PictureRules = DEFAULT_RULES
     exact: bool = False
+    sha256: bool = False
     data: bytes | None = None
     losses: int = 0
     not_before_s: float = 0.0
@@ -79,7 +85,10 @@ class Picture:
     `width` and `height` are those of its pixels, and `size` is the (width, height) of the image.
     """
 
-    __slots__ = ("_decoder", "_start", "file_bytes", "height", "is_free", "remark", "size", "width")
+    __slots__ = (
+        *("_decoder", "_start", "file_bytes", "fingerprint", "height", "is_free", "remark", "size"),
+        "width",
+    )
     on_gpu = False
 
     def __init__(
@@ -91,6 +100,7 @@ class Picture:
         size: tuple[int, int],
         file_bytes: int = 0,
         remark: Remark = Remark.NONE,
+        fingerprint: Fingerprint = _UNKNOWN,
     ) -> None:
         self._decoder = decoder
         self._start = start
@@ -99,6 +109,7 @@ class Picture:
         self.size = size
         self.file_bytes = file_bytes  # 0: decoded
         self.remark = remark
+        self.fingerprint = fingerprint
         self.is_free = False
 
     @property
@@ -225,6 +236,8 @@ class Decoder:
             message["exact"] = True
         if request.rules != DEFAULT_RULES:
             message["rules"] = asdict(request.rules)
+        if request.sha256:
+            message["sha256"] = True
         if request.data is not None:
             message["bytes"] = len(request.data)
             self._files.append(_file_of(request))
@@ -296,9 +309,11 @@ class Decoder:
             if not isinstance(message, str) or code not in ("", *ERROR_CODES):
                 raise ValueError("its answer is no class of error with a message")
             return item_error(code, message) if code else StorageError(message)
-        start, width, height, *size, file_bytes, remark = answer
+        *numbers, last = answer
+        fingerprint = _fingerprint(last)
+        start, width, height, *size, file_bytes, remark = numbers
         if len(size) != 2:
-            raise ValueError(f"an answer of {len(answer)} numbers is no picture")
+            raise ValueError(f"an answer of {len(answer)} values is no picture")
         for number in (start, width, height, *size):
             if type(number) is not int or not 0 < number < 1 << 62:
                 raise ValueError(f"{number!r} is no offset, width or height")
@@ -315,7 +330,9 @@ class Decoder:
         pixel_bytes = 3 * width * height * (1 if self._layout.has_ring else 4)
         self.region.check(start, file_bytes or pixel_bytes)
         own_size = (size[0], size[1])
-        return Picture(self, start, width, height, own_size, file_bytes, Remark(remark))
+        return Picture(
+            self, start, width, height, own_size, file_bytes, Remark(remark), fingerprint
+        )
 
     def free_room(self) -> None:
         """Free the room of the oldest pictures, as the region is used in order."""
@@ -347,6 +364,16 @@ class Decoder:
     def _close_files(self) -> None:
         while self._files:
             os.close(self._files.pop())
+
+
+def _fingerprint(given: Any) -> Fingerprint:
+    size_bytes, mtime_ns, sha256 = given
+    for number in (size_bytes, mtime_ns):
+        if type(number) is not int or not -(1 << 63) <= number < 1 << 63:  # int64 in parts
+            raise ValueError(f"{number!r} is no size or time")
+    if sha256 and not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
+        raise ValueError(f"{sha256!r:.100} is no SHA-256")
+    return Fingerprint(size_bytes, mtime_ns, sha256)
 
 
 def _file_of(request: Request) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import os
 import resource
@@ -24,6 +25,7 @@ from PIL import Image
 
 from clipfleet.errors import ItemError, StorageError
 from clipfleet.images import PictureRules
+from clipfleet.items import Fingerprint
 from clipfleet.workers.images.decode import (
     ImageLimits,
     configure_pillow,
@@ -32,7 +34,7 @@ from clipfleet.workers.images.decode import (
 )
 from clipfleet.workers.images.jpeg import decode_jpeg_into, gpu_may_decode, may_be_taken
 from clipfleet.workers.images.preprocess import preprocess_into, resized_rgb
-from clipfleet.workers.images.read import read_bytes
+from clipfleet.workers.images.read import FileBytes, read_file
 from clipfleet.workers.images.region import MAX_OWN_SIDE, Layout, Region, Room
 
 _PR_SET_PDEATHSIG = 1
@@ -84,11 +86,11 @@ def _answer(
     """Return what `Decoder` reads as a picture, or [class, message].
 
     A picture is [offset, width and height as placed, width and height, bytes of the JPEG file that
-    the GPU decodes (0: none), value of the remark].
+    the GPU decodes (0: none), value of the remark, fingerprint].
     """
     try:
         uri = request["uri"]
-        data = _data(uri, file, limits, region)
+        data, mtime_ns = _data(uri, file, limits, region)
         image = open_image(data, uri, limits.max_pixels)
         placed = _placed_jpeg(image, data, region, room, exact="exact" in request)
         if placed is None:
@@ -99,17 +101,18 @@ def _answer(
         return [error.code, str(error)]
     except StorageError as error:
         return ["", str(error)]
-    return placed
+    sha256 = hashlib.sha256(data).hexdigest() if "sha256" in request else ""
+    return [*placed, Fingerprint(len(data), mtime_ns, sha256)]
 
 
-def _data(uri: str, file: int | None, limits: ImageLimits, region: Region) -> bytes:
+def _data(uri: str, file: int | None, limits: ImageLimits, region: Region) -> FileBytes:
     """Return the bytes of a picture: of the open file that came with it, or of its own."""
     begin_ns = time.monotonic_ns()
     try:
         if file is None:
-            return read_bytes(uri, limits.max_bytes, limits.input_roots, attempts=limits.attempts)
+            return read_file(uri, limits.max_bytes, limits.input_roots, attempts=limits.attempts)
         with open(file, "rb") as opened:
-            return opened.read()
+            return FileBytes(opened.read(), 0)
     finally:
         region.add_work(read_ns=time.monotonic_ns() - begin_ns)
 

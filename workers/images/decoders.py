@@ -57,12 +57,19 @@ class _Run:
     outcomes: list[Outcome | None]
     rules: PictureRules
     exact: bool
+    sha256: bool
     next: int = 0  # the first item that no decoder and no fetch has had
     again: list[Request] = field(default_factory=list)  # fetched, or to be tried again
     fetches: dict[int, Future[None]] = field(default_factory=dict)  # by the item's position
     # Filled by the threads of `fetches`.
     fetched: deque[tuple[Request, Exception | None]] = field(default_factory=deque)
     awaited: int = 0  # the first item that the caller has not taken
+
+    def request(self, number: int, uri: str) -> Request:
+        """Return what a decoder is asked for an item."""
+        return Request(
+            number=number, uri=uri, rules=self.rules, exact=self.exact, sha256=self.sha256
+        )
 
     def waiting_before(self, number: int) -> int:
         """Return how many earlier items no decoder has yet."""
@@ -132,6 +139,7 @@ class Decoders(Closing):
         *,
         rules: PictureRules = DEFAULT_RULES,
         exact: bool = False,
+        sha256: bool = False,
         progress: Callable[[], None] = nothing,
         idle: Callable[[], None] = nothing,
     ) -> Generator[Outcome, None, None]:
@@ -140,12 +148,14 @@ class Decoders(Closing):
         The caller frees each picture. Before it has to wait for one, `idle` is called, in which it
         may free others. `progress` is called when pictures get done while it waits, and after each
         attempt of a picture that ended its decoder. If `exact`, no picture is left to the GPU to
-        decode.
+        decode. If `sha256`, the fingerprints have that of the bytes.
 
         Raises:
             StorageError: A file system did not answer, or no process starts.
         """
-        run = _Run(items=items, outcomes=[None] * len(items), rules=rules, exact=exact)
+        run = _Run(
+            items=items, outcomes=[None] * len(items), rules=rules, exact=exact, sha256=sha256
+        )
         try:
             for decoder in list(self._decoders):
                 if decoder.is_held:  # by an earlier run, whose caller failed
@@ -292,9 +302,9 @@ class Decoders(Closing):
                 error = no_image(item)
                 run.outcomes[number] = Failure(item=item, error=error.code, message=str(error))
             elif (reader := self._reader_of(item.uri)) is None:
-                return Request(number=number, uri=item.uri, rules=run.rules, exact=run.exact)
+                return run.request(number, item.uri)
             elif run.may_fetch:
-                request = Request(number=number, uri=item.uri, rules=run.rules, exact=run.exact)
+                request = run.request(number, item.uri)
                 run.fetches[number] = reader.submit(self._fetch, run, request)
             else:
                 run.next = number

@@ -8,6 +8,7 @@ import stat
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from clipfleet.error_codes import (
     DISK_ERROR,
@@ -20,6 +21,7 @@ from clipfleet.error_codes import (
     TOO_LARGE,
 )
 from clipfleet.errors import ItemError, StorageError, UsageError
+from clipfleet.storage.filesystem.file_stats import mtime_ns
 from clipfleet.storage.filesystem.locations import has_scheme, local_path
 from clipfleet.storage.filesystem.members import ParquetPicture, is_fetched, parse_member
 from clipfleet.storage.filesystem.remote import is_below
@@ -60,6 +62,13 @@ _TRANSIENT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOTCONN
 
 _WEB = ("http://", "https://")
 _TABLE_ROW = f"{ParquetPicture.scheme}://"
+
+
+class FileBytes(NamedTuple):
+    """The bytes of a file, and the time of its last change before they were read (`mtime_ns`)."""
+
+    data: bytes
+    mtime_ns: int
 
 
 def is_http_url(uri: str) -> bool:
@@ -104,13 +113,37 @@ def read_bytes(
         ItemError: The file cannot be read, is empty, has more than `max_bytes`, or lies elsewhere.
         StorageError: The file system did not answer, or the process has no file handle left.
     """
-    data = fetch(uri) if is_fetched(uri) else _read_file(uri, max_bytes, roots, attempts)
-    if not data:
-        raise ItemError(EMPTY_FILE, f"{shown(uri)} is empty: it has 0 bytes")
+    if not is_fetched(uri):
+        return read_file(uri, max_bytes, roots, attempts=attempts).data
+    data = fetch(uri)
+    check_not_empty(data, uri)
     return data
 
 
-def _read_file(uri: str, max_bytes: int, roots: Sequence[str], attempts: int) -> bytes:
+def read_file(
+    uri: str, max_bytes: int, roots: Sequence[str] = (), *, attempts: int = 1
+) -> FileBytes:
+    """Return the bytes at an absolute path or a `file://` URL, as `read_bytes` does.
+
+    Raises:
+        ItemError, StorageError: As in `read_bytes`.
+    """
+    found = _read_file(uri, max_bytes, roots, attempts)
+    check_not_empty(found.data, uri)
+    return found
+
+
+def check_not_empty(data: bytes, uri: str) -> None:
+    """Refuse 0 bytes.
+
+    Raises:
+        ItemError: There are no bytes.
+    """
+    if not data:
+        raise ItemError(EMPTY_FILE, f"{shown(uri)} is empty: it has 0 bytes")
+
+
+def _read_file(uri: str, max_bytes: int, roots: Sequence[str], attempts: int) -> FileBytes:
     if not os.path.isabs(uri) and not has_scheme(uri):
         raise ItemError(MISSING, f"{shown(uri)} is not an absolute path: name a file by its own")
     for attempt in range(1, attempts + 1):
@@ -134,8 +167,10 @@ def _read_error(uri: str, error: OSError) -> ItemError | StorageError:
     return item_error(code, f"{shown(uri)} cannot be read: {reason or message}")
 
 
-def read_uri(uri: str, max_bytes: int, roots: Sequence[str] = ()) -> bytes:
+def read_uri(uri: str, max_bytes: int, roots: Sequence[str] = ()) -> FileBytes:
     """Return the bytes of a regular file, a local path or a `file://` URL, or of a member of one.
+
+    A file comes with its time; a member has none, 0.
 
     With `roots` (folders whose paths have no symbolic links) a file is opened only if it lies
     below one of them, after `..` and symbolic links are resolved.
@@ -159,12 +194,12 @@ def read_uri(uri: str, max_bytes: int, roots: Sequence[str] = ()) -> bytes:
             status = os.fstat(descriptor)
             _check_regular(status, uri)
             if member is not None:
-                return read_member(descriptor, member, max_bytes)
+                return FileBytes(read_member(descriptor, member, max_bytes), 0)
             if status.st_size > max_bytes:
                 reason = f"{status.st_size} bytes, more than the {max_bytes} allowed"
                 raise OSError(errno.EFBIG, reason, uri)
             with open(descriptor, "rb", closefd=False) as file:
-                return file.read()
+                return FileBytes(file.read(), mtime_ns(status))
         finally:
             os.close(descriptor)
     except UsageError as error:

@@ -171,7 +171,7 @@ def similarity(
     with clipfleet.load_model(model, settings=settings) as loaded:
         images, texts = loaded.encode_images(image), loaded.encode_texts(text)
         probabilities, cosines = loaded.similarity(images, texts), images @ texts.T
-    from clipfleet.retrieval.search.visible import visible
+    from clipfleet.retrieval.pages.visible import visible
 
     lines, results = [], []
     for path, of_texts, of_cosines in zip(image, probabilities, cosines, strict=True):

@@ -44,7 +44,7 @@ class Read:
         assert len(set(places)) == len(items)
 
     def data(self, id_: str) -> bytes:
-        return read_uri(self.uris[id_], 1 << 20)
+        return read_uri(self.uris[id_], 1 << 20).data
 
 
 def tar(path: Path, *names: str, data: bytes = DATA, format_: int = tarfile.PAX_FORMAT) -> Path:

@@ -26,7 +26,7 @@ def items_of(location: Path, tower: Tower = "img") -> list[Item]:
 
 
 def pictures(location: Path) -> list[tuple[str, bytes]]:
-    return [(item.id, read_uri(item.uri or "", 1 << 20)) for item in items_of(location)]
+    return [(item.id, read_uri(item.uri or "", 1 << 20).data) for item in items_of(location)]
 
 
 def encoded(picture: bytes) -> bytes:

@@ -8,6 +8,7 @@ from clipfleet.errors import DatasetError, DatasetMismatchError, StorageError
 from clipfleet.messages import Shard
 from clipfleet.storage.commit.commit import (
     Commit,
+    VectorCounts,
     commit,
     complete,
     is_committed,
@@ -50,7 +51,7 @@ def test_a_commit_leaves_part_errors_and_record(dataset: Dataset) -> None:
     done = do(dataset, FIRST, failing="b")
     assert (done.vectors, done.errors, done.worker) == (1, 1, "w0")
     record = json.loads(dataset.fs.read(f"manifest/{FIRST}.json"))
-    left_out = {"transparent": 0, "without_end": 0, "replaced": ()}
+    left_out = {"transparent": 0, "without_end": 0, "copied": 0, "replaced": ()}
     assert {**record, **left_out} == dataclasses.asdict(done)
     assert record["part"] == f"parts/{FIRST}.parquet"
     assert dataset.fs.exists(record["part"])
@@ -231,7 +232,7 @@ def test_cut_texts_are_counted_in_the_record_and_by_its_completion(dataset: Data
     assert complete(dataset, FIRST) == done
     manifest = Manifest(dataset)
     manifest.refresh()
-    assert manifest.cut == 1
+    assert manifest.counts == VectorCounts(cut=1)
 
 
 def test_transparent_images_and_files_without_ends_are_counted(tmp_path: Path) -> None:
@@ -247,7 +248,7 @@ def test_transparent_images_and_files_without_ends_are_counted(tmp_path: Path) -
     assert complete(made, FIRST) == done == read_record(made, FIRST)
     manifest = Manifest(made)
     manifest.refresh()
-    assert (manifest.transparent, manifest.without_end) == (2, 1)
+    assert manifest.counts == VectorCounts(transparent=2, without_end=1)
 
 
 def test_a_record_of_an_older_version_without_cut_texts_is_read(

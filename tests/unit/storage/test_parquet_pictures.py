@@ -34,7 +34,7 @@ def items_of(location: Path, tower: Tower = "img", **options: Any) -> list[Item]
 
 def pictures(location: Path, **options: Any) -> list[tuple[str, bytes]]:
     found = items_of(location, **options)
-    return [(item.id, read_uri(item.uri or "", 1 << 20)) for item in found]
+    return [(item.id, read_uri(item.uri or "", 1 << 20).data) for item in found]
 
 
 def structs(*found: bytes | None, path: str | None = None) -> list[dict[str, Any]]:
@@ -61,7 +61,7 @@ def test_a_column_of_bytes_is_pictures_by_its_name_and_first_value(
     path = write(tmp_path / "a.parquet", columns)
     first, second = items_of(path)
     assert first.fault == "a.parquet, row 1: the path is None, expected a string"
-    assert (second.id, read_uri(second.uri or "", 100)) == ("8", ONE)
+    assert (second.id, read_uri(second.uri or "", 100).data) == ("8", ONE)
     assert pictures(path, uri_column="thumb") == [("7", TWO), ("8", TWO)]
     texts = write(tmp_path / "b.parquet", {"image": [b"a.jpg"], "path": ["b.jpg"]})
     assert [item.uri for item in items_of(texts)] == [f"{tmp_path}/b.jpg"]
@@ -80,7 +80,7 @@ def test_a_row_without_bytes_has_its_path(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", {"image": rows, "id": list("abcd")})
     items = items_of(path)
     assert [item.id for item in items] == list("abcd")
-    assert read_uri(items[0].uri or "", 100) == ONE
+    assert read_uri(items[0].uri or "", 100).data == ONE
     assert items[1].uri == f"{tmp_path}/in/a.jpg"
     assert [bool(item.fault) for item in items] == [False, False, True, True]
     whole = write(tmp_path / "b.parquet", {"image": structs(None, None, path="https://h/a.jpg")})

@@ -23,16 +23,15 @@ from clipfleet.errors import (
     MessageError,
     StorageError,
 )
-from clipfleet.images import PictureRules
 from clipfleet.items import Item
 from clipfleet.messages import EMBED_TASK, EmbedTask, Shard
 from clipfleet.settings import OnConflict, load_settings
-from clipfleet.storage.commit.commit import is_committed, record_path
+from clipfleet.storage.commit.commit import is_committed, read_record, record_path
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format.dataset import Dataset, error_names
 from clipfleet.storage.format.errors_table import read_errors
-from clipfleet.storage.format.parts import Embedded, Failure
+from clipfleet.storage.format.parts import Embedded, Failure, read_footer
 from clipfleet.storage.plan.failures import count_failures
 from clipfleet.storage.plan.planner import plan_items, plan_retry
 from clipfleet.storage.plan.refresh import Refresh, refresh_items
@@ -45,7 +44,7 @@ from clipfleet.tasks.embed_shard import embed_shard
 from clipfleet.tasks.items.embed import embed_single_items, even_runs
 from clipfleet.tasks.items.parse import SingleItem, read_single_item
 from clipfleet.tasks.items.task import open_dataset
-from clipfleet.workers.embedder import Embedder, Progress
+from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.base import Array
 from clipfleet.workers.engines.fake import FakeEngine, write_fake_engine
 
@@ -80,6 +79,17 @@ def test_the_shards_of_a_plan_become_a_whole_dataset(process: Embedder) -> None:
     assert [commit.vectors for commit in done if commit] == [10, 10, 5]
     result = verify_dataset(dataset.root)
     assert (result.ok, result.vectors) == (True, 25)
+
+
+def test_a_part_and_its_record_have_the_seconds_of_the_tally(process: Embedder) -> None:
+    dataset, (task, *_) = plan(process)
+    done = embed_shard(task, process, worker="w")
+    assert done is not None
+    assert set(process.tally.stages) == {"plan", "tokenise", "engine", "write"}
+    assert done.seconds == process.tally.seconds()
+    with dataset.fs.open(done.part) as file:
+        assert read_footer(file, path=done.part).seconds == done.seconds
+    assert read_record(dataset, task.shard.name) == done
 
 
 def test_a_committed_shard_is_not_embedded_again(
@@ -332,11 +342,9 @@ def test_a_shard_that_ended_a_process_is_decoded_exactly(
     asked: list[bool] = []
     embed = process.embed
 
-    def recorded(
-        items: Sequence[Item], *, rules: PictureRules, exact: bool, progress: Progress
-    ) -> Embedded:
+    def recorded(items: Sequence[Item], *, exact: bool, **others: Any) -> Embedded:
         asked.append(exact)
-        return embed(items, rules=rules, exact=exact, progress=progress)
+        return embed(items, exact=exact, **others)
 
     monkeypatch.setattr(process, "embed", recorded)
     embed_shard(task, process, worker="w", lost=lost)

@@ -101,17 +101,23 @@ def test_remarks_on_images_are_shown(tmp_path: Path) -> None:
         embedded(images("a", "b", "c")),
         transparent=frozenset({"a", "b"}),
         without_end=frozenset({"c"}),
+        copied=1,
     )
     commit(dataset, next(missing_shards(dataset)).name, rows, card=card, worker="w")
     progress = read_progress(dataset.root, NO_REDIS)
     fields = progress.to_json()
-    assert (fields["transparent"], fields["without_end"]) == (2, 1)
-    assert progress.lines()[1:] == ["  2 images are transparent", "  1 JPEG files lack their ends"]
+    assert (fields["transparent"], fields["without_end"], fields["copied"]) == (2, 1, 1)
+    assert progress.lines()[1:] == [
+        "  1 vectors are copies, of items with equal bytes",
+        "  2 images are transparent",
+        "  1 JPEG files lack their ends",
+    ]
     result = verify_dataset(dataset.root)
     assert result.ok
     assert (result.transparent, result.without_end) == (2, 1)
     assert result.lines()[0].endswith(
         "; 2 vectors are of transparent images; 1 vectors are of JPEG files without their ends"
+        "; 1 vectors are copies, of items with equal bytes"
     )
 
 

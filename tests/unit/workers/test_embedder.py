@@ -219,7 +219,7 @@ def test_pictures_become_vectors_in_order_and_are_freed_at_once(bad: set[int]) -
         np.testing.assert_array_equal(embedded.vectors, l2_normalise(engine(pixels)))
 
 
-def test_one_chunk_of_pixels_is_held_at_a_time_and_each_is_progress() -> None:
+def test_one_chunk_of_pixels_is_held_at_a_time_and_progress_counts_every_item() -> None:
     alive: set[int] = set()
     others: list[int] = []  # chunks that are held when the next one's memory is taken
 
@@ -233,15 +233,15 @@ def test_one_chunk_of_pixels_is_held_at_a_time_and_each_is_progress() -> None:
 
     engine = CountingEngine(fake_card("img", dim=8, resolution=4))
     items = [Item(id=str(i), uri="/x") for i in range(5 * CHUNK)]
-    reported: list[None] = []
+    reported: list[int] = []
     embed_chunks(
         items,
         engine,
-        image_chunks(items, engine, size=CHUNK, pictures=outcomes(items, set(), [])),
-        progress=lambda: reported.append(None),
+        image_chunks(items, engine, size=CHUNK, pictures=outcomes(items, {3}, [])),
+        progress=reported.append,
     )
     assert others == [0] * 5
-    assert len(reported) == 5
+    assert sum(reported) == len(items)
 
 
 def test_an_engine_that_fails_ends_the_decoding() -> None:

@@ -88,7 +88,7 @@ def pictures(freed: list[int], count: int = COUNT) -> list[FakePicture]:
 
 def run(engine: Any, given: Sequence[FakePicture]) -> tuple[list[int], NDArray[np.float32]]:
     features = np.empty((len(given), DIM), np.float32)
-    left = engine.run_pictures(cast("list[Picture]", given), features, lambda: None)
+    left = engine.run_pictures(cast("list[Picture]", given), features, lambda _: None)
     return left, features
 
 

@@ -46,14 +46,14 @@ def test_rows_are_read_in_any_order_and_across_row_groups(tmp_path: Path, column
     path = tmp_path / "a #1?.parquet"
     footer = write(path, [*PICTURES], row_group_size=64)
     for number in (*range(1, 201), 7, 200, 65, 64, 1):
-        assert read_uri(row(path, number, footer, column), LIMIT) == PICTURES[number - 1]
+        assert read_uri(row(path, number, footer, column), LIMIT).data == PICTURES[number - 1]
     assert "ends before row 201" in refusal(row(path, 201, footer, column))
 
 
 def test_a_file_that_was_written_anew_gives_no_other_picture(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     before = row(path, 1, write(path, [*PICTURES]))
-    assert read_uri(before, LIMIT) == PICTURES[0]
+    assert read_uri(before, LIMIT).data == PICTURES[0]
     write(path, [*PICTURES[1:]])
     assert "another one than was planned" in refusal(before)
     assert "--refresh" in refusal(before)
@@ -74,12 +74,12 @@ def test_damage_costs_the_rest_of_its_row_group(
     with path.open("r+b") as out:
         out.seek(chunk.data_page_offset + chunk.total_compressed_size * 3 // 4)
         out.write(b"\xff" * 20_000)
-    assert read_uri(row(path, 1, footer), LIMIT) == pictures[0]
+    assert read_uri(row(path, 1, footer), LIMIT).data == pictures[0]
     told = refusal(row(path, 90, footer))
     assert "its file is damaged" in told
     assert refusal(row(path, 100, footer)).partition("read: ")[2] == told.partition("read: ")[2]
     for number in (2, 60, 101, 200):
-        assert read_uri(row(path, number, footer), LIMIT) == pictures[number - 1]
+        assert read_uri(row(path, number, footer), LIMIT).data == pictures[number - 1]
 
 
 def test_a_row_without_bytes_and_one_with_too_many_are_errors(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_row_lies_below_an_input_root_if_its_file_does(tmp_path: Path) -> None
     path = tmp_path / "in" / "a.parquet"
     path.parent.mkdir()
     uri = row(path, 2, write(path, [*PICTURES]))
-    assert read_uri(uri, LIMIT, [os.path.realpath(path.parent)]) == PICTURES[1]
+    assert read_uri(uri, LIMIT, [os.path.realpath(path.parent)]).data == PICTURES[1]
     with pytest.raises(OSError, match="input roots"):
         read_uri(uri, LIMIT, [os.path.realpath(tmp_path / "in" / "more")])
 
@@ -113,7 +113,7 @@ def test_base64_of_either_alphabet_is_a_picture(tmp_path: Path) -> None:
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         uri = text(tmp_path / "a.tsv", encode(picture))
         assert parse_member(uri)
-        assert read_uri(uri, LIMIT) == picture
+        assert read_uri(uri, LIMIT).data == picture
 
 
 def test_text_that_is_no_base64_or_another_one_is_an_error(tmp_path: Path) -> None:

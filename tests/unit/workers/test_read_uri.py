@@ -13,8 +13,8 @@ def test_an_items_bytes_are_read_by_path_and_by_url(tmp_path: Path) -> None:
     name = os.fsencode(tmp_path) + b"/\xff.jpg"
     with open(name, "wb") as file:
         file.write(b"data")
-    assert read_uri(os.fsdecode(name), 4) == b"data"
-    assert read_uri(f"file://{tmp_path}/%FF.jpg", 4) == b"data"
+    assert read_uri(os.fsdecode(name), 4).data == b"data"
+    assert read_uri(f"file://{tmp_path}/%FF.jpg", 4).data == b"data"
 
 
 def test_items_that_cannot_be_read_are_os_errors(tmp_path: Path) -> None:

@@ -98,12 +98,12 @@ def test_as_many_batches_are_in_flight_as_there_are_contexts(
 def test_features_of_a_stream_come_in_order(machine: State, tmp_path: Path, data: bytes) -> None:
     given = images(40)
     made = np.full((43, 6), 7, np.float32)
-    done: list[None] = []
+    done: list[int] = []
     arrays = np.split(given, [8, 8, 9, 28])
     with engine_of(tmp_path, machine, data, contexts=3) as engine:
-        assert engine.run_stream(iter(arrays), made, lambda: done.append(None)) == 40
-        assert len(done) == len(arrays)
-        assert engine.run_stream(iter([]), made, lambda: None) == 0
+        assert engine.run_stream(iter(arrays), made, done.append) == 40
+        assert done == [len(array) for array in arrays]
+        assert engine.run_stream(iter([]), made, lambda _: None) == 0
     np.testing.assert_array_equal(made[:40], expected(given))
     assert (made[40:] == 7).all()
     assert_nothing_held(machine)
@@ -123,7 +123,7 @@ def test_batches_of_a_stream_are_in_flight_while_its_next_inputs_are_made(
 
     features = np.empty((24, 6), np.float32)
     with engine_of(tmp_path, machine, STATIC, contexts=2) as engine:
-        engine.run_stream(made_late(), features, lambda: None)
+        engine.run_stream(made_late(), features, lambda _: None)
     np.testing.assert_array_equal(features, expected(given))
 
 
@@ -136,7 +136,7 @@ def test_a_stream_whose_inputs_fail_leaves_no_batch_and_the_next_run_is_right(
 
     with engine_of(tmp_path, machine, STATIC, contexts=2) as engine:
         with pytest.raises(OSError, match="no text"):
-            engine.run_stream(broken(), np.empty((24, 6), np.float32), lambda: None)
+            engine.run_stream(broken(), np.empty((24, 6), np.float32), lambda _: None)
         assert waiting(machine) == 0
         np.testing.assert_array_equal(engine(images(5)), expected(images(5)))
     assert_nothing_held(machine)

@@ -74,7 +74,7 @@ def prove_decode(engine: PictureEngine, jpegs: JpegDecoder) -> None:
     given = preprocess_batch([one.image for one in samples], engine.card.input.shape[-1] or 0)
     exact = l2_normalise(engine(given))
     features = np.empty_like(exact)
-    engine.run_pictures(cast("list[Picture]", samples), features, lambda: None)
+    engine.run_pictures(cast("list[Picture]", samples), features, lambda _: None)
     cosines = np.einsum("nd,nd->n", exact, l2_normalise(features))
     mean, least, most = cosines.mean(), cosines.min(), max(one or 0 for one in levels)
     figures = f"cosines of {len(samples)} photographs: mean {mean:.6f}, least {least:.6f}"

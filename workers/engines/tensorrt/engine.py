@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from clipfleet.errors import EngineError, GpuLostError, GpuMemoryError
 from clipfleet.model_card import ModelCard
 from clipfleet.settings import Decode
-from clipfleet.workers.engines.base import Array, PictureEngine, checked_inputs
+from clipfleet.workers.engines.base import Array, PictureEngine, Progress, checked_inputs
 from clipfleet.workers.engines.cuda import runtime as cuda
 from clipfleet.workers.engines.cuda.jpeg_decoder import JpegDecoder
 from clipfleet.workers.engines.cuda.resize import resizes_exactly
@@ -106,7 +106,7 @@ class TensorRTEngine(PictureEngine):
         self,
         inputs: Iterable[Array],
         features: NDArray[np.float32],
-        progress: Callable[[], None],
+        progress: Progress,
     ) -> int:
         """Write the features of all inputs to the first rows of `features`, and return their count.
 
@@ -166,7 +166,7 @@ class TensorRTEngine(PictureEngine):
         self,
         pictures: Iterable[Picture],
         features: NDArray[np.float32],
-        progress: Callable[[], None],
+        progress: Progress,
     ) -> list[int]:
         """Write the features of n pictures to the first n rows of `features`.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from itertools import cycle
 from threading import RLock
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clipfleet.errors import EngineError, GpuMemoryError
 from clipfleet.workers.closing import Closing
-from clipfleet.workers.engines.base import Array
+from clipfleet.workers.engines.base import Array, Progress
 from clipfleet.workers.engines.cuda import runtime as cuda
 from clipfleet.workers.engines.cuda.host_copy import HostCopy
 from clipfleet.workers.engines.cuda.jpeg_decoder import JpegDecoder
@@ -105,7 +105,7 @@ class Runner(Closing):
         self,
         inputs: Iterable[Array],
         features: NDArray[np.float32],
-        progress: Callable[[], None],
+        progress: Progress,
     ) -> int:
         """Run one array of inputs after the other, as `run` does; return how many inputs they have.
 
@@ -122,7 +122,7 @@ class Runner(Closing):
             for given in inputs:
                 start, count = count, count + len(given)
                 yield from self._pieces(given, features[start:count])
-                progress()
+                progress(len(given))
 
         with self._lock:
             self._check_open()
@@ -134,7 +134,7 @@ class Runner(Closing):
         self,
         pictures: Iterable[Picture],
         features: NDArray[np.float32],
-        progress: Callable[[], None],
+        progress: Progress,
         jpegs: JpegDecoder | None = None,
     ) -> list[int]:
         """Write the features of n pictures to the first n rows of `features`.
@@ -164,7 +164,7 @@ class Runner(Closing):
         pictures: Iterable[Picture],
         features: NDArray[np.float32],
         resizer: Resizer,
-        progress: Callable[[], None],
+        progress: Progress,
         jpegs: JpegDecoder | None,
     ) -> list[int]:
         start, ring, left = 0, cycle(self._slots), list[int]()
@@ -177,7 +177,7 @@ class Runner(Closing):
             rows = features[start : start + len(batch)]
             left += [start + n for n in slot.launch_pictures(batch, rows, resizer, jpegs)]
             start += len(batch)
-            progress()
+            progress(len(batch))
         while self._in_flight:
             self._in_flight.popleft().collect()
         return left

@@ -13,12 +13,12 @@ from PIL import Image
 from clipfleet.architectures import Tower
 from clipfleet.error_codes import MISSING
 from clipfleet.errors import ItemError, StorageError
+from clipfleet.retrieval.pages.thumbnails import thumbnail
+from clipfleet.retrieval.pages.visible import link_of, visible
 from clipfleet.retrieval.search.answers import Answer, Hit
 from clipfleet.retrieval.search.contact_sheet import Heading, write_contact_sheet
 from clipfleet.retrieval.search.listing import answer_lines
 from clipfleet.retrieval.search.queries import NoVector
-from clipfleet.retrieval.search.thumbnails import thumbnail
-from clipfleet.retrieval.search.visible import link_of, visible
 
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(2)>&amp;'</h2></style>"
 TURNED = "photo\u202egpj.exe\x1b[31m\x00"

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
+
+from clipfleet.retrieval.pages.visible import visible
+
+# A browser loads nothing for a page, and runs no script in it.
+POLICY = (
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+    "style-src 'unsafe-inline'\">"
+)
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --faint: #59636e; --line: #d1d9e0;
@@ -35,6 +43,26 @@ dt { color: var(--faint); } dd { margin: 0; }
 """
 
 
+def document(title: str, body: Iterable[str], *, style: str = "") -> str:
+    """Return a page of these pieces of HTML. A browser loads nothing for it."""
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en">',
+            '<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            POLICY,
+            f"<title>{escape(visible(title))}</title>",
+            f"<style>{STYLE}{style}</style>",
+            "<main>",
+            *body,
+            "</main>",
+            "</html>",
+            "",
+        ]
+    )
+
+
 def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """Yield a table with a head; the cells are HTML. A narrow screen scrolls it sideways."""
     label = f'aria-label="{escape(caption)}"'
@@ -57,3 +85,10 @@ def bullets(lines: Iterable[str]) -> Iterator[str]:
     yield "<ul>"
     yield from (f"<li>{line}</li>" for line in lines)
     yield "</ul>"
+
+
+def facts(named: Mapping[str, str]) -> Iterator[str]:
+    """Yield names with their values, which are HTML."""
+    yield "<dl>"
+    yield from (f"<dt>{escape(name)}</dt><dd>{value}</dd>" for name, value in named.items())
+    yield "</dl>"

@@ -1,4 +1,4 @@
-"""The report of a task: its tally becomes metrics and a trace, where these are set."""
+"""The telemetry of a task: its tally becomes metrics and a trace, where these are set."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from clipfleet.workers.embedder import Embedder
 
 
 @contextmanager
-def reported(
+def measured(
     embedder: Embedder, name: str, *, headers: Mapping[str, str], attributes: Attributes
 ) -> Iterator[None]:
-    """Report what the embedder does in a block, also if the block fails.
+    """Clear the embedder's tally; make telemetry of it after a block, also if the block fails.
 
     `name`, `attributes` and the `headers` of the message are for the trace.
     """

@@ -1,0 +1,92 @@
+"""Overwritten files: pictures whose bytes changed, while their ids and paths did not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from functools import cache
+
+from clipfleet.error_codes import GONE, MISSING, REMOVED
+from clipfleet.items import Item
+from clipfleet.storage.filesystem.file_stats import (
+    FileStat,
+    file_hashes,
+    file_of,
+    file_stats,
+    is_local,
+)
+from clipfleet.storage.format.dataset import FILE_COLUMNS, Dataset
+from clipfleet.storage.format.part_items import PartItems
+from clipfleet.storage.plan.reader import read_job
+from clipfleet.storage.plan.standing import Standing, standing_items
+
+_NS = 1_000_000_000  # in a second
+
+
+class OverwrittenFiles:
+    """The items of a dataset whose files were overwritten after they were read.
+
+    A file with a vector was, if its size or time differs from those in the part; or, `by_hash`, if
+    its SHA-256 does. If the part has a hash, other times alone are no difference. Without these
+    columns, and for an item without a vector, the file was changed after its job was planned. A
+    file that was missing, or `gone`, was if it exists now; a `removed` item never was. The file of
+    a member is the one that it is in.
+    """
+
+    def __init__(self, dataset: Dataset, *, by_hash: bool) -> None:
+        """Hashes are asked for only if the dataset has a column of them."""
+        self.gone = 0  # items with vectors whose files do not exist
+        self._dataset = dataset
+        self._by_hash = by_hash
+        self._has_hashes = "content_hash" in dataset.info.columns
+        self._has_stats = set(FILE_COLUMNS) <= set(dataset.info.columns)
+        self._planned_at_ns = cache(self._read_planned_at_ns)
+
+    def __iter__(self) -> Iterator[tuple[Item, Standing]]:
+        """Yield the items, each with where it stands.
+
+        Raises:
+            UsageError: A file cannot be looked at.
+            DatasetError: A part or a plan is damaged.
+            StorageError: The disk did not answer.
+        """
+        self.gone = 0
+        if self._dataset.info.tower == "img":
+            yield from standing_items(self._dataset, self._choose, self._dataset.info.columns)
+
+    def _choose(self, job: str, uris: Sequence[str], part: PartItems) -> list[int]:
+        local = {n: path for n, uri in enumerate(uris) if (path := file_of(uri))}
+        stats = zip(local, file_stats(list(local.values())), strict=True)
+        there = {n: stat for n, stat in stats if stat is not None}
+        if part.rows is None:
+            errors = [part.failures[item.id].error for item in part.items]
+            return [n for n, stat in there.items() if self._is_mended(errors[n], stat, job)]
+        self.gone += len(local) - len(there)
+        # A member with other bytes has another URL: it is newer content.
+        files = {n: stat for n, stat in there.items() if is_local(uris[n])}
+        changed = list(files) if self._by_hash else self._other_stats(job, files, part)
+        return self._other_hashes(changed, uris, part) if self._has_hashes else changed
+
+    def _is_mended(self, error: str, stat: FileStat, job: str) -> bool:
+        if error in (MISSING, GONE):
+            return True
+        return error != REMOVED and stat.mtime_ns > self._planned_at_ns(job)
+
+    def _other_stats(self, job: str, stats: dict[int, FileStat], part: PartItems) -> list[int]:
+        if part.rows is None or not self._has_stats:
+            return [n for n, stat in stats.items() if stat.mtime_ns > self._planned_at_ns(job)]
+        known = list(zip(*(part.rows[name].to_pylist() for name in FILE_COLUMNS), strict=True))
+        return [n for n, stat in stats.items() if stat != known[n]]
+
+    def _other_hashes(
+        self, positions: list[int], uris: Sequence[str], part: PartItems
+    ) -> list[int]:
+        known = part.rows["content_hash"].to_pylist() if part.rows is not None else []
+        found = file_hashes([uris[n] for n in positions])
+        return [
+            n for n, sha256 in zip(positions, found, strict=True) if sha256 not in (None, known[n])
+        ]
+
+    def _read_planned_at_ns(self, job: str) -> int:
+        planned_at = datetime.fromisoformat(read_job(self._dataset, job).created_at)
+        return int(planned_at.timestamp() * _NS)

@@ -1,0 +1,1 @@
+"""Items of equal bytes: their fingerprints, and vectors that are copied."""

@@ -26,10 +26,12 @@ from clipfleet.storage.sources.tower import tower_of
 from clipfleet.workers.engines.fake import write_fake_engine
 from clipfleet.workers.http.remote_fetcher import RemoteFetcher
 from tests.file_server import RESOLVE, Files, serve_files
-from tests.integration.support import ROOT, forget_settings, run_command
+from tests.integration.support import forget_settings, run_command
 from tests.s3 import CUT_DOWNLOAD, REFUSE_403, REFUSE_503, S3, Stored
 
 pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
 
 
 def picture(shade: int) -> bytes:

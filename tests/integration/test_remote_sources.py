@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 import clipfleet
+from clipfleet.architectures import Tower
 from clipfleet.cli.output import ITEMS_FAILED
 from clipfleet.errors import ItemError, SourceError, UsageError
 from clipfleet.items import Item
@@ -25,6 +26,7 @@ from clipfleet.storage.sources.open_source import open_source, skipped_of
 from clipfleet.storage.sources.tower import tower_of
 from clipfleet.workers.engines.fake import write_fake_engine
 from clipfleet.workers.http.remote_fetcher import RemoteFetcher
+from clipfleet.workers.preflight import preflight
 from tests.file_server import RESOLVE, Files, serve_files
 from tests.integration.support import forget_settings, run_command
 from tests.s3 import CUT_DOWNLOAD, REFUSE_403, REFUSE_503, S3, Stored
@@ -355,3 +357,33 @@ def test_the_pages_command_embeds_the_pictures_of_a_dataset_of_the_hub(
         done = run_command(*page_command(1, write_fake_engine(tmp_path, "img")))
     assert done.returncode == 0, done.stderr
     assert set(clipfleet.Dataset("vectors/rows").ids) == {"a", "b", "c", "d"}
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_worker_starts_only_if_its_input_roots_in_stores_are_there(tmp_path: Path) -> None:
+    model = write_fake_engine(tmp_path, "img")
+    settings = Settings(tower="img", model=str(model), output=str(tmp_path / "out"))
+
+    def check(root: str) -> None:
+        preflight(settings.model_copy(update={"input_roots": (root,)}))
+
+    check("s3://bucket/photos")
+    with pytest.raises(UsageError, match="the input root s3://bucket/none is no folder"):
+        check("s3://bucket/none")
+    with pytest.raises(UsageError, match=r"cannot read the input root .*NoSuchBucket"):
+        check("s3://no-bucket/photos")
+
+
+@pytest.mark.parametrize("name", ["img2dataset", "webdataset"])
+@pytest.mark.parametrize("tower", ["img", "txt"])
+def test_a_store_holds_the_items_that_a_disk_holds(s3: S3, name: str, tower: Tower) -> None:
+    folder = ROOT / "tests/archive_files"
+    for path in folder.rglob("*"):
+        if path.is_file():
+            s3.objects[f"bucket/in/{path.relative_to(folder)}"] = Stored(path.read_bytes(), {})
+
+    def read(location: str) -> tuple[list[str], dict[str, int]]:
+        source = open_source(location, tower=tower)
+        return [item.id for item in source], dict(skipped_of(source))
+
+    assert read(f"s3://bucket/in/{name}") == read(str(folder / name))

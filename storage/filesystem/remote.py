@@ -121,7 +121,13 @@ def input_location(location: str) -> str:
     Raises:
         UsageError: As `remote_place` and `local_path` do.
     """
-    return remote_place(location).url if is_remote(location) else local_path(location)
+    if is_remote(location):
+        return remote_place(location).url
+    scheme = _URL.match(location)
+    if scheme is not None and scheme["scheme"].lower() != "file":
+        known = ", ".join(f"{one}://" for one in ("file", *SCHEMES))
+        raise UsageError(f"{location}: {scheme['scheme']}:// is not read: name a path, or {known}")
+    return local_path(location)
 
 
 def real_location(location: str) -> str:

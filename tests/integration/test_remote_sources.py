@@ -387,3 +387,9 @@ def test_a_store_holds_the_items_that_a_disk_holds(s3: S3, name: str, tower: Tow
         return [item.id for item in source], dict(skipped_of(source))
 
     assert read(f"s3://bucket/in/{name}") == read(str(folder / name))
+
+
+def test_a_key_that_the_library_cannot_name_is_refused(stored: S3) -> None:
+    stored.objects["bucket/odd//1.png"] = Stored(PICTURES[0], {})
+    with pytest.raises(SourceError, match=r"a key with '//'.* cannot be listed: rename it"):
+        items_of("s3://bucket/odd")

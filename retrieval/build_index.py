@@ -30,7 +30,8 @@ from clipfleet.retrieval.index.folder import index_folder, lock, publish
 from clipfleet.retrieval.index.index import Index
 from clipfleet.retrieval.index.parameters import BuildOptions, IndexKind, Structure
 from clipfleet.retrieval.pilot.run import run_pilot
-from clipfleet.settings import Settings, cores, load_settings
+from clipfleet.retrieval.threads import threads_of
+from clipfleet.settings import Settings, load_settings
 from clipfleet.storage.format.dataset import Dataset
 
 MAX_MEMORY_GIB = 4.0
@@ -67,7 +68,8 @@ def build_index(
         out: The folder of the index, new or begun.
         append: Add the parts that the dataset gained to an index, and remove those that it lost.
         kind: The kind of the index, `exact` or `ivf-rabitq`, if size and memory do not choose it.
-        lists: The number of lists; by default 1, 2 or 4 √n, as a pilot finds.
+        lists: The number of lists; by default 1, 2, 4 or, with `max_latency_ms`, 8 √n, as a pilot
+            finds.
         bits: Bits a dimension of the codes, 1 to 4; by default 1, 2 or 4, as a pilot finds.
         seed: Chooses the vectors that train the lists.
         max_memory_gib: The memory that building and searching may take, in GiB.
@@ -98,7 +100,7 @@ def build_index(
     settings = settings or load_settings()
     target = Target(min_recall=min_recall, max_latency_ms=max_latency_ms)
     asked = None if queries is None else Vectors(queries, settings=settings)
-    load_faiss().omp_set_num_threads(settings.engine_threads or cores())
+    load_faiss()  # before its threads are limited
     stored = Dataset.open(str(dataset), store_timeout_s=settings.store_timeout_s)
     folder = index_folder(out)
     options = BuildOptions(
@@ -106,6 +108,7 @@ def build_index(
         lists=lists,
         bits=bits,
         seed=seed,
+        fast=max_latency_ms is not None,
         max_memory_gib=max_memory_gib,
         shard_rows=shard_rows,
     )
@@ -124,7 +127,7 @@ def build_index(
             dataset, parts, structures, min_recall=min_recall, queries=found, show=show
         )
 
-    with lock(folder):
+    with lock(folder), threads_of(settings):
         built = build(
             stored,
             folder,

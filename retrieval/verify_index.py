@@ -18,7 +18,8 @@ from clipfleet.retrieval.faiss_library import load_faiss
 from clipfleet.retrieval.index.folder import ITEMS_NAME, VECTORS_NAME, shard_folder
 from clipfleet.retrieval.index.index import Index
 from clipfleet.retrieval.index.shard_builder import read_shard_record
-from clipfleet.settings import Settings, cores, load_settings
+from clipfleet.retrieval.threads import threads_of
+from clipfleet.settings import Settings, load_settings
 
 _REMEDY = "build the index again, in another folder"
 
@@ -69,16 +70,17 @@ def verify_index(path: str | Path, *, settings: Settings | None = None) -> Index
         StorageError: The temporary folder is full.
     """
     settings = settings or load_settings()
-    load_faiss().omp_set_num_threads(settings.engine_threads or cores())
-    with Index.open(path) as index:
+    load_faiss()  # before its threads are limited
+    with threads_of(settings), Index.open(path) as index:
         certificate = certificate_of(index.card)
-        problems = [*_wrong_files(index, certificate), *_wrong_ids(index)]
+        # Of damaged files, ids and recall would only repeat the problem.
+        problems = [*_wrong_files(index, certificate)] or [*_wrong_ids(index)]
         notes: list[str] = []
         if certificate is None:
             problems.append(
                 "it has no certificate: `clipfleet index` with the same folders adds it"
             )
-        elif not problems:  # damaged vectors would only repeat the problem
+        elif not problems:
             queries = _queries(certificate, settings, notes)
             problems += recheck(index, certificate, queries=queries)
         return IndexVerification(

@@ -12,10 +12,12 @@ from celery import Task, shared_task
 
 from clipfleet.errors import MessageError, UsageError
 from clipfleet.messages import INDEX_SHARD_TASK, IndexShardTask
+from clipfleet.retrieval.faiss_library import load_faiss
 from clipfleet.retrieval.index.folder import SHARDS_FOLDER
 from clipfleet.retrieval.index.plan import read_plan
 from clipfleet.retrieval.index.shard_builder import build_shard
-from clipfleet.settings import Settings, cores
+from clipfleet.retrieval.threads import threads_of
+from clipfleet.settings import Settings
 from clipfleet.storage.filesystem.locations import in_object_store, same_location
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.tasks.broker.amqp import settings_of
@@ -56,9 +58,10 @@ def build_planned_shard(
             f"the message is for an index of {root}, and {folder} is one of {plan.dataset}"
         )
     if plan.codes:
-        _use_cores(settings)
+        load_faiss()  # before its threads are limited
     dataset = Dataset.open(root, store_timeout_s=timeout_s)
-    return build_shard(dataset, folder, plan, shards[task.shard], show=lambda _: progress())
+    with threads_of(settings):
+        return build_shard(dataset, folder, plan, shards[task.shard], show=lambda _: progress())
 
 
 def _index_folder(settings: Settings, index: str) -> Path:
@@ -85,12 +88,6 @@ def _index_root(settings: Settings) -> str:
             "CLIPFLEET_INDEX_ROOT to the folder of the indexes, which all workers share"
         )
     return root
-
-
-def _use_cores(settings: Settings) -> None:
-    from clipfleet.retrieval.faiss_library import load_faiss
-
-    load_faiss().omp_set_num_threads(settings.engine_threads or cores())
 
 
 class IndexShardTaskBase(Task[..., None]):

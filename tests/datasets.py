@@ -23,7 +23,7 @@ from clipfleet.storage.format.dataset import (
     Kind,
     part_names,
 )
-from clipfleet.storage.format.parts import Embedded, Failure
+from clipfleet.storage.format.results import Embedded, Failure
 from clipfleet.storage.format.stage_seconds import StageSeconds
 from clipfleet.workers.engines.fake import fake_card
 from tests.memory_filesystem import MemoryFilesystem

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clipfleet.images import PictureRules
 from clipfleet.items import Item
-from clipfleet.storage.format.parts import Failure
+from clipfleet.storage.format.results import Failure
 from clipfleet.workers.copies.fingerprints import Fingerprints
 from clipfleet.workers.engines.base import PictureEngine, Progress, no_progress
 from clipfleet.workers.images.decoder import Picture

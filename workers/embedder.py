@@ -16,7 +16,7 @@ from clipfleet.images import PictureRules
 from clipfleet.items import Item
 from clipfleet.model_card import ModelCard
 from clipfleet.settings import Settings
-from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.format.results import Embedded
 from clipfleet.workers.closing import Closing
 from clipfleet.workers.copies.fingerprints import Fingerprints
 from clipfleet.workers.copies.known import KnownVectors

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from clipfleet.error_codes import BAD_ITEM
 from clipfleet.items import Item
-from clipfleet.storage.format.parts import Embedded, Failure
+from clipfleet.storage.format.results import Embedded, Failure
 
 
 def with_faulty(embedded: Embedded, items: Sequence[Item]) -> Embedded:

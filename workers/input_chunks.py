@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clipfleet.error_codes import EMPTY_TEXT
 from clipfleet.items import Item
-from clipfleet.storage.format.parts import Failure
+from clipfleet.storage.format.results import Failure
 from clipfleet.workers.engines.base import Array, Engine
 from clipfleet.workers.images import decoders
 from clipfleet.workers.images.decoder import Picture

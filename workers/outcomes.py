@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from clipfleet.error_codes import NON_FINITE
 from clipfleet.items import Item
-from clipfleet.storage.format.parts import Embedded, Failure
+from clipfleet.storage.format.results import Embedded, Failure
 from clipfleet.workers.engines.base import l2_normalise
 from clipfleet.workers.images.rules import Remark
 from clipfleet.workers.input_chunks import Decoded, Outcome, TextFit

@@ -6,7 +6,7 @@ from PIL import Image
 
 from clipfleet.settings import Settings
 from clipfleet.workers.http.remote_fetcher import RemoteFetcher
-from clipfleet.workers.images.decode import ImageLimits, decode, load_image, open_image
+from clipfleet.workers.images.decode import ImageLimits, load_image, open_image
 from clipfleet.workers.images.read import read_bytes
 
 
@@ -36,10 +36,6 @@ class PictureFiles:
         data = self._read(uri)
         image = open_image(data, uri, self._limits.max_pixels)
         return data, Image.MIME.get(image.format or "", "application/octet-stream")
-
-    def decoded(self, data: bytes, name: str) -> Image.Image:
-        """Return the image that the bytes of a file hold; `name` is for messages."""
-        return decode(data, name, self._limits.max_pixels)[0]
 
     def _read(self, uri: str) -> bytes:
         limits = self._limits

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.format.results import Embedded
 from clipfleet.storage.format.stage_seconds import StageSeconds
 
 Stage = Literal["plan", "read", "decode", "wait", "tokenise", "engine", "write"]

@@ -56,6 +56,7 @@ def evaluate(
     from clipfleet.reader import Dataset
     from clipfleet.retrieval.evaluation.evaluate import evaluate
     from clipfleet.retrieval.evaluation.gold import read_gold
+    from clipfleet.retrieval.threads import threads_of
     from clipfleet.storage.filesystem.locations import local_path
 
     settings = settings or load_settings()
@@ -68,7 +69,7 @@ def evaluate(
     if gold is None and not is_file:
         raise UsageError("gold is missing: name the JSONL file of the gold pairs, test_texts.jsonl")
     pairs = read_gold(gold or texts)
-    with ExitStack() as opened:
+    with threads_of(settings), ExitStack() as opened:
         return evaluate(
             Dataset(images, settings=settings),
             _embedded(texts, opened.enter_context(_text_model(model, settings)))
@@ -112,6 +113,7 @@ def compare(
     from clipfleet.reader import Dataset
     from clipfleet.retrieval.evaluation.compare import compare, dataset_recalls
     from clipfleet.retrieval.evaluation.gold import read_gold
+    from clipfleet.retrieval.threads import threads_of
 
     settings = settings or load_settings()
     if (gold is not None) != bool(against) or len(against) > 2:
@@ -120,12 +122,13 @@ def compare(
             "needs the gold file, and one dataset of the other tower, or one for each of a and b"
         )
     left, right = (Dataset(one, settings=settings) for one in (a, b))
-    if gold is None:
-        return compare(left, right)
-    pairs = read_gold(gold)
-    others = [Dataset(one, settings=settings) for one in against]
-    recalls = dataset_recalls(left, others[0], pairs), dataset_recalls(right, others[-1], pairs)
-    return replace(compare(left, right), recall_a=recalls[0], recall_b=recalls[1])
+    with threads_of(settings):
+        if gold is None:
+            return compare(left, right)
+        pairs = read_gold(gold)
+        others = [Dataset(one, settings=settings) for one in against]
+        recalls = dataset_recalls(left, others[0], pairs), dataset_recalls(right, others[-1], pairs)
+        return replace(compare(left, right), recall_a=recalls[0], recall_b=recalls[1])
 
 
 def _text_model(model: str | Path, settings: Settings) -> Model:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from clipfleet.retrieval.certificate.certificate import CHOSEN_BY, Latency, Mach
 from clipfleet.retrieval.certificate.searchable import Searches
 from clipfleet.retrieval.faiss_library import load_faiss
 from clipfleet.retrieval.index.parameters import SearchParameters
+from clipfleet.retrieval.threads import limited_threads
 
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -32,7 +32,7 @@ def measure_latency(
     The vectors that an earlier search has read are in the memory of the operating system.
     """
     times_s = np.empty(len(queries))
-    with _one_thread():
+    with limited_threads(1):
         for n in range(len(queries)):
             start_s = clock()
             index.search(queries[n : n + 1], CHOSEN_BY, parameters=parameters)
@@ -55,14 +55,3 @@ def _cpu_model() -> str:
             if name.strip() == "model name":
                 return value.strip()
     return platform.machine()  # ARM has no line with a name
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    faiss = load_faiss()
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(threads)

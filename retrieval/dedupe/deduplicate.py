@@ -14,7 +14,9 @@ from clipfleet.retrieval.dedupe.near_pairs import NearPairs
 from clipfleet.retrieval.dedupe.rows import open_rows
 from clipfleet.retrieval.dedupe.sample_check import SampleCheck, check_sample
 from clipfleet.retrieval.dedupe.table import write_table
-from clipfleet.settings import Settings
+from clipfleet.retrieval.faiss_library import load_faiss
+from clipfleet.retrieval.threads import threads_of
+from clipfleet.settings import Settings, load_settings
 from clipfleet.storage.filesystem.locations import local_path
 
 
@@ -102,13 +104,16 @@ def dedupe(
         UsageError: `threshold` is not above 0 and at most 1, or `out` does not end with .parquet,
             or it exists, or its folder does not.
         DependencyError: FAISS is not installed.
-        DatasetError: There is no dataset, or a part is damaged, moved away or replaced.
+        DatasetError: There is no dataset, or a part is damaged, moved away or replaced; or an id is
+            there twice.
         StorageError: The disk of `out` is full.
     """
     path = Path(local_path(str(out)))
     _check(path, threshold)
+    settings = settings or load_settings()
     opened = Dataset(dataset, settings=settings)
-    with open_rows(opened, path.parent) as rows:
+    load_faiss()  # before its threads are limited
+    with threads_of(settings), open_rows(opened, path.parent) as rows:
         cells = assign_cells(rows, near_cells=near_cells, seed=seed)
         pairs = NearPairs(rows=rows, cells=cells, threshold=threshold)
         groups = find_groups(pairs)

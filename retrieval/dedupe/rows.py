@@ -14,9 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from clipfleet.errors import StorageError
+from clipfleet.errors import DatasetError, StorageError
 from clipfleet.reader import Dataset
 from clipfleet.retrieval.dedupe.equal_vectors import digests_of, find_first_equal
+
+_SHOWN = 5  # doubled ids
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +51,7 @@ def open_rows(dataset: Dataset, folder: Path) -> Iterator[Rows]:
 
     Raises:
         StorageError: The file does not fit on the disk.
-        DatasetError: A part is damaged, or was moved away or replaced.
+        DatasetError: A part is damaged, or was moved away or replaced; or an id is there twice.
     """
     with ExitStack() as stack:
         try:
@@ -80,6 +82,7 @@ def _read(dataset: Dataset, file: IO[bytes]) -> Rows:
         file.write(vectors.data)
     file.flush()
     all_ids = pa.chunked_array(ids, pa.string()).cast(pa.large_string()).combine_chunks()
+    _refuse_doubled(all_ids, dataset.path)
     areas = np.concatenate(pixels)
     shape = (len(areas), dataset.dim)
     stored = (
@@ -90,6 +93,18 @@ def _read(dataset: Dataset, file: IO[bytes]) -> Rows:
     order = _order(all_ids, areas)
     first_equal = find_first_equal(stored, order, np.concatenate(digests))
     return Rows(ids=all_ids, dataset_rows=order, stored=stored, first_equal=first_equal)
+
+
+def _refuse_doubled(ids: pa.LargeStringArray, path: str) -> None:
+    """Raise DatasetError if an id has two rows: one could be kept, and the other one dropped."""
+    counts = ids.value_counts()
+    doubled = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    if len(doubled):
+        first = ", ".join(doubled[:_SHOWN].to_pylist())
+        raise DatasetError(
+            f"{len(doubled):,} ids are in {path} twice ({first}), so `kept` could be both: "
+            f"`clipfleet verify {path}` tells why"
+        )
 
 
 def _order(ids: pa.LargeStringArray, areas: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -231,6 +231,7 @@ def _first(
         kind=options.kind,
         lists=options.lists,
         bits=options.bits,
+        fast=options.fast,
         seed=options.seed,
     )
     choice = choose(structures) if len(structures) > 1 else None

@@ -65,12 +65,16 @@ class Structure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildOptions:
-    """What a build may be told; None leaves the choice to a pilot, or to the memory."""
+    """What a build may be told; None leaves the choice to a pilot, or to the memory.
+
+    If `fast`, the pilot may take more time for a faster search.
+    """
 
     kind: IndexKind | None = None
     lists: int | None = None
     bits: int | None = None
     seed: int = 0
+    fast: bool = False
     max_memory_gib: float
     shard_rows: int
 

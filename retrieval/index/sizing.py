@@ -11,7 +11,8 @@ GIB = 1 << 30
 
 _LISTS_PER_ROOT = 4  # about 4 √N lists
 _LEAST_LISTS = 16
-_SHARES = (1, 1 / 2, 1 / 4)  # of the usual lists: twice as many take four times the training
+_SHARES = (1, 1 / 2, 1 / 4)  # of the usual lists
+_TWICE = 2  # that many times the usual lists take four times the training
 _SAMPLE_OF_LIST = 40  # vectors of each list's share of the sample
 _BITS = (2, 1, 4)  # a dimension, the preferred first
 _BASE_BYTES = 300 << 20  # Python, its libraries, a part and a block of vectors
@@ -31,12 +32,14 @@ def structures_that_fit(
     kind: IndexKind | None = None,
     lists: int | None = None,
     bits: int | None = None,
+    fast: bool = False,
     seed: int = 0,
 ) -> tuple[Structure, ...]:
     """Return the structures whose building and searching fit into the memory, at least one.
 
     They differ in lists and bits. The first is the one to choose if nothing is measured. What is
-    given is not changed: `kind`, `lists`, or `bits` a dimension.
+    given is not changed: `kind`, `lists`, or `bits` a dimension. If `fast`, twice the usual lists
+    are among them, last.
 
     Raises:
         UsageError: Nothing fits; the message has the smallest memory that does. Or what is given
@@ -56,7 +59,8 @@ def structures_that_fit(
     ):
         check_memory(exact, rows, dim, max_memory_bytes=max_memory_bytes)
         return (exact,)
-    counts = [lists] if lists else [_share_of_lists(rows, share) for share in _SHARES]
+    shares = (*_SHARES, _TWICE) if fast else _SHARES
+    counts = [lists] if lists else [_share_of_lists(rows, share) for share in shares]
     candidates = [
         Structure(
             kind="ivf-rabitq",

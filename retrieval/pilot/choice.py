@@ -15,8 +15,9 @@ def choose(
     """Return one of several structures, and all trials.
 
     First the bits are tried, each with the first of its structures, but not more bits than those
-    that reach the recall. Then the lists are halved as long as that is faster. If no bits reach
-    the recall, other lists are not tried: a climb that fails has read all lists that help.
+    that reach the recall. Then the lists are halved as long as that is faster; if half as many are
+    not, twice as many are tried where they are among the structures. If no bits reach the recall,
+    other lists are not tried: a climb that fails has read all lists that help.
     """
     first_of_bits: dict[int, Structure] = {}
     for structure in structures:
@@ -34,6 +35,10 @@ def choose(
         if _best({chosen: tried[chosen], half: tried[half]}) == chosen:
             break
         chosen = half
+    twice = next((one for one in structures if _has_half(chosen, one)), None)
+    if tried[chosen].reaches and twice is not None and twice not in tried:
+        tried[twice] = try_one(twice)
+        chosen = _best({chosen: tried[chosen], twice: tried[twice]})
     return chosen, tuple(tried.values())
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from clipfleet.architectures import Tower
 from clipfleet.items import Item
-from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.format.results import Embedded
 
 Vectors = NDArray[np.float32]
 Encode = Callable[[Sequence[Item]], Embedded]  # a vector or a failure for each item

@@ -18,8 +18,9 @@ from clipfleet.reader import Dataset
 from clipfleet.retrieval.search.queries import NoVector, Queries, Vectors
 from clipfleet.storage.filesystem.locations import in_object_store
 from clipfleet.storage.format.dataset import INFO_PATH
+from clipfleet.storage.format.footer import VERSION_KEY
 from clipfleet.storage.format.parquet import PARQUET_ERRORS
-from clipfleet.storage.format.parts import VERSION_KEY, footer_of
+from clipfleet.storage.format.parts import footer_of
 from clipfleet.storage.tables.columns import ID_COLUMNS, as_id, show
 from clipfleet.storage.tables.json_tables import json_rows
 

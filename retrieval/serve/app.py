@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from PIL import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -33,9 +35,17 @@ _STATUS = {  # of an error; the first class that fits
 }
 
 
-def create_app(finder: Finder, pictures: Pictures, about: dict[str, Any]) -> Starlette:
-    """Return the application of an index; `about` is what the page says of the index."""
-    handlers = _Handlers(finder=finder, pictures=pictures, about=about)
+Decode = Callable[[bytes, str], Image.Image]  # of an upload and its name; raises `ItemError`
+
+
+def create_app(
+    finder: Finder, pictures: Pictures, decode: Decode, about: dict[str, Any]
+) -> Starlette:
+    """Return the application of an index.
+
+    `decode` returns the picture of an upload. `about` is what the page says of the index.
+    """
+    handlers = _Handlers(finder=finder, pictures=pictures, decode=decode, about=about)
     return Starlette(
         routes=[
             Route("/about", handlers.get_about),
@@ -56,6 +66,7 @@ class _Handlers:
 
     finder: Finder
     pictures: Pictures
+    decode: Decode
     about: dict[str, Any]
 
     def get_about(self, _: Request) -> Response:
@@ -82,7 +93,7 @@ class _Handlers:
         data = await _body(request)
 
         def search() -> Answer:
-            return self.finder.by_picture(self.pictures.decoded(data, "the picture"), k)
+            return self.finder.by_picture(lambda: self.decode(data, "the picture"), k)
 
         return _json(await run_in_threadpool(search))
 

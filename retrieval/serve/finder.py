@@ -84,9 +84,10 @@ class Finder:
         model = self._needed_model()
         return self._answer(lambda: model.encode_texts([text]), k)
 
-    def by_picture(self, picture: Image.Image, k: int) -> Answer:
-        """Return the k hits that are nearest to a picture."""
+    def by_picture(self, decode: Callable[[], Image.Image], k: int) -> Answer:
+        """Return the k hits that are nearest to a picture, which is decoded if there is a model."""
         model = self._needed_model()
+        picture = decode()
         return self._answer(lambda: model.encode_images([picture]), k)
 
     def by_row(self, row: int, k: int) -> Answer:

@@ -26,9 +26,6 @@ class PictureSource(Protocol):
     def file(self, uri: str) -> tuple[bytes, str]:
         """Return the bytes of an image file, and its media type."""
 
-    def decoded(self, data: bytes, name: str) -> Image.Image:
-        """Return the image that the bytes of a file hold."""
-
 
 class Pictures:
     """Thumbnails and files of uris; a caller takes the uris from an index, never from a request."""
@@ -38,15 +35,6 @@ class Pictures:
         self._decoding = BoundedSemaphore(_AT_ONCE)
         self.thumbnail = lru_cache(maxsize=_CACHED)(self._thumbnail)
         self.file = source.file
-
-    def decoded(self, data: bytes, name: str) -> Image.Image:
-        """Return the image that the bytes of a file hold.
-
-        Raises:
-            ItemError: The bytes are no image that is read.
-        """
-        with self._decoding:
-            return self._source.decoded(data, name)
 
     def _thumbnail(self, uri: str) -> bytes:
         """Return a small JPEG file of a picture.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from clipfleet.retrieval.index.index import Index
-from clipfleet.retrieval.serve.app import create_app
+from clipfleet.retrieval.serve.app import Decode, create_app
 from clipfleet.retrieval.serve.finder import Encoder, Finder
 from clipfleet.retrieval.serve.pictures import Pictures, PictureSource
 from clipfleet.retrieval.serve.server import listen, make_server
@@ -16,6 +16,7 @@ def serve_index(
     index: Index,
     model: Encoder | None,
     pictures: PictureSource,
+    decode: Decode,
     *,
     host: str,
     port: int,
@@ -27,7 +28,7 @@ def serve_index(
         DatasetMismatchError: The model is not of the index's checkpoint.
         UsageError: The address is not of this machine, or the port is in use.
     """
-    app = create_app(Finder(index, model), Pictures(pictures), _about(index))
+    app = create_app(Finder(index, model), Pictures(pictures), decode, _about(index))
     listener = listen(host, port)
     show_url(listener.url)
     make_server(app, listener).run(sockets=[listener.socket])

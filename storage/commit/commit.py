@@ -20,10 +20,9 @@ from clipfleet.model_card import ModelCard
 from clipfleet.storage.format.checksums import file_sha256
 from clipfleet.storage.format.dataset import MANIFEST_FOLDER, Dataset, utc_now
 from clipfleet.storage.format.errors_table import errors_bytes, errors_path
+from clipfleet.storage.format.footer import Footer
 from clipfleet.storage.format.parts import (
     ITEMS_PREFIX,
-    Embedded,
-    Footer,
     check_payload,
     part_of,
     part_path,
@@ -32,6 +31,7 @@ from clipfleet.storage.format.parts import (
     row_ids,
     without_rows,
 )
+from clipfleet.storage.format.results import Embedded
 from clipfleet.storage.format.stage_seconds import StageSeconds
 from clipfleet.storage.plan.retries import job_of, replaced_ids, superseded_ids
 from clipfleet.validation import problems

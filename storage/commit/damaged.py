@@ -9,12 +9,7 @@ from clipfleet.storage.format.checksums import file_sha256
 from clipfleet.storage.format.dataset import DAMAGED_FOLDER, Dataset
 from clipfleet.storage.format.errors_table import errors_path
 from clipfleet.storage.format.parquet import PARQUET_ERRORS, open_parquet, read_row_groups
-from clipfleet.storage.format.parts import (
-    ITEMS_PREFIX,
-    footer_of,
-    part_path,
-    value_column,
-)
+from clipfleet.storage.format.parts import ITEMS_PREFIX, footer_of, part_path, value_column
 
 
 def move_away(dataset: Dataset, name: str) -> None:

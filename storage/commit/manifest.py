@@ -18,7 +18,7 @@ from clipfleet.storage.commit.commit import (
     take_vectors,
 )
 from clipfleet.storage.format.dataset import Dataset, part_names, record_names
-from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.format.results import Embedded
 from clipfleet.storage.plan.reader import Job, jobs, shards
 from clipfleet.storage.plan.retries import (
     job_of,

@@ -33,13 +33,13 @@ from clipfleet.storage.format.parquet import (
 )
 from clipfleet.storage.format.parts import (
     ITEMS_PREFIX,
-    Embedded,
     item_value,
     part_path,
     part_remedy,
     read_footer,
     value_column,
 )
+from clipfleet.storage.format.results import Embedded
 from clipfleet.storage.format.stream_state import write_last_part
 from clipfleet.storage.plan.reader import (
     is_shard_number,

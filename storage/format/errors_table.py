@@ -9,6 +9,7 @@ import pyarrow as pa
 from clipfleet.architectures import Tower
 from clipfleet.items import Item
 from clipfleet.storage.format.dataset import ERRORS_FOLDER, Dataset
+from clipfleet.storage.format.footer import FORMAT, VERSION_KEY
 from clipfleet.storage.format.parquet import (
     PARQUET_ERRORS,
     open_parquet,
@@ -16,7 +17,8 @@ from clipfleet.storage.format.parquet import (
     parquet_error,
     read_row_groups,
 )
-from clipfleet.storage.format.parts import FORMAT, VERSION_KEY, Failure, item_value, value_column
+from clipfleet.storage.format.parts import item_value, value_column
+from clipfleet.storage.format.results import Failure
 
 
 def errors_path(name: str) -> str:

@@ -15,13 +15,8 @@ from clipfleet.storage.format.parquet import (
     parquet_error,
     read_row_groups,
 )
-from clipfleet.storage.format.parts import (
-    Failure,
-    footer_of,
-    part_path,
-    part_remedy,
-    value_column,
-)
+from clipfleet.storage.format.parts import footer_of, part_path, part_remedy, value_column
+from clipfleet.storage.format.results import Failure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

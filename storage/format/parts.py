@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -21,11 +20,18 @@ from numpy.typing import NDArray
 
 from clipfleet.architectures import Tower
 from clipfleet.errors import DatasetError
-from clipfleet.images import ORIGINAL_RULES, PictureRules
 from clipfleet.items import Fingerprint, Item
 from clipfleet.model_card import ModelCard
 from clipfleet.storage.format.checksums import payload_sha256
 from clipfleet.storage.format.dataset import PARTS_FOLDER, Column, DatasetInfo
+from clipfleet.storage.format.footer import (
+    PAYLOAD_KEY,
+    Footer,
+    footer_with,
+    parse_footer,
+    payload_metadata,
+    stored_footer,
+)
 from clipfleet.storage.format.parquet import (
     PARQUET_ERRORS,
     open_parquet,
@@ -33,105 +39,16 @@ from clipfleet.storage.format.parquet import (
     parquet_error,
     read_row_groups,
 )
-from clipfleet.storage.format.stage_seconds import StageSeconds, stage_seconds_of
+from clipfleet.storage.format.results import Embedded, Failure
 
-FORMAT = "1"
 ITEMS_PREFIX = "items-"  # begins the names of parts of single items
 NORM_TOLERANCE = 1e-3
-MAX_ATTEMPT = 1_000_000  # of an item
 
 _TYPES: dict[Column, pa.DataType] = {
     "size_bytes": pa.int64(),
     "mtime_ns": pa.int64(),
     "content_hash": pa.string(),
 }
-
-_NAME = re.compile(r"[0-9A-Za-z_-]+")  # of a part: it cannot name a path in another folder
-
-_KEYS = b"clipfleet."  # begins the keys of a footer that are not Arrow's
-VERSION_KEY = b"clipfleet.version"
-_SHARD_KEY = b"clipfleet.shard"
-_MODEL_KEY = b"clipfleet.model"
-_CARD_KEY = b"clipfleet.model_card"
-_ENGINE_KEY = b"clipfleet.engine_sha256"
-_DECODE_KEY = b"clipfleet.decode"
-_FAILURES_KEY = b"clipfleet.failures"
-_WORKER_KEY = b"clipfleet.worker"
-_FINISHED_KEY = b"clipfleet.finished_at"
-_RETRIES_KEY = b"clipfleet.retries"
-_REPLACED_KEY = b"clipfleet.replaced"
-_CUT_KEY = b"clipfleet.cut"
-_TRANSPARENT_KEY = b"clipfleet.transparent"
-_WITHOUT_END_KEY = b"clipfleet.without_end"
-_COPIED_KEY = b"clipfleet.copied"
-_SECONDS_KEY = b"clipfleet.seconds"
-_PAYLOAD_KEY = b"clipfleet.payload_sha256"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Failure:
-    """An item without a vector; `error` is one of `clipfleet.error_codes.ERROR_CODES`."""
-
-    item: Item
-    error: str
-    message: str
-    attempt: int = 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Embedded:
-    """The results of embedding items: every item is in `items` or in `failures`, in order.
-
-    `vectors` is float32 (len(items), D) with L2 norms of 1. `sizes` are the images' original
-    (width, height) in pixels, None for texts. `retries` names the parts in which these items were
-    failures before, `replaced` those in which they have vectors of earlier content. `cut` are the
-    ids of texts longer than the model's context length: only their beginnings were embedded.
-    `transparent` are the ids of images with a transparent pixel, `without_end` those of JPEG files
-    that lack their ends.
-    `fingerprints` are those of the items, None if the dataset has no column of them. `copied`
-    counts the vectors that are copies of those of items with equal bytes.
-    """
-
-    items: list[Item]
-    vectors: NDArray[np.float32]
-    sizes: list[tuple[int, int]] | None
-    failures: list[Failure]
-    retries: tuple[str, ...] = ()
-    replaced: tuple[str, ...] = ()
-    cut: frozenset[str] = frozenset()
-    transparent: frozenset[str] = frozenset()
-    without_end: frozenset[str] = frozenset()
-    fingerprints: list[Fingerprint] | None = None
-    copied: int = 0
-    seconds: StageSeconds | None = None  # None: nobody measured them
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Footer:
-    """The metadata of a part; `decode` and `rules` are as in `DatasetInfo`.
-
-    `vectors` counts the rows, `cut`, `transparent` and `without_end` those that `Embedded` names;
-    `retries`, `replaced` and `copied` are as there. `card` is the model card's JSON.
-    """
-
-    shard: str
-    model: str  # ModelCard.identity
-    engine_sha256: str
-    worker: str
-    finished_at: str  # ISO 8601, UTC
-    vectors: int
-    failures: tuple[Failure, ...]
-    retries: tuple[str, ...] = ()
-    replaced: tuple[str, ...] = ()
-    cut: int = 0
-    transparent: int = 0
-    without_end: int = 0
-    copied: int = 0
-    decode: str = "exact"
-    rules: PictureRules = ORIGINAL_RULES
-    card: str = ""
-    seconds: StageSeconds | None = None  # older parts, and parts of single items, lack it
-    payload_sha256: str | None = None  # older parts lack it
 
 
 def part_path(name: str) -> str:
@@ -187,7 +104,6 @@ def part_of(
     """
     _check(embedded, info, name)
     table = _part_table(embedded, info)
-    card_text = json.dumps(json.loads(card.to_json()))
     footer = Footer(
         shard=name,
         model=card.identity,
@@ -204,35 +120,10 @@ def part_of(
         copied=embedded.copied,
         decode=info.decode,
         rules=info.rules,
-        card=card_text,
+        card=json.dumps(json.loads(card.to_json())),
         seconds=embedded.seconds,
     )
-    metadata = {
-        VERSION_KEY: FORMAT,
-        _SHARD_KEY: footer.shard,
-        _MODEL_KEY: footer.model,
-        _CARD_KEY: card_text,
-        _ENGINE_KEY: footer.engine_sha256,
-        _WORKER_KEY: footer.worker,
-        _FINISHED_KEY: footer.finished_at,
-        _FAILURES_KEY: json.dumps([_failure_fields(f) for f in footer.failures]),
-        _RETRIES_KEY: json.dumps(footer.retries),
-        _REPLACED_KEY: json.dumps(footer.replaced),
-        _CUT_KEY: json.dumps(footer.cut),
-        _COPIED_KEY: json.dumps(footer.copied),
-    }
-    if footer.decode != "exact":
-        metadata[_DECODE_KEY] = footer.decode
-    for key, count in (
-        (_TRANSPARENT_KEY, footer.transparent),
-        (_WITHOUT_END_KEY, footer.without_end),
-    ):
-        if count:
-            metadata[key] = json.dumps(count)
-    metadata |= {_KEYS + rule.encode(): value for rule, value in footer.rules.to_stored().items()}
-    if footer.seconds is not None:
-        metadata[_SECONDS_KEY] = json.dumps(asdict(footer.seconds))
-    data, digest = _with_digest(table, metadata)
+    data, digest = _with_digest(table, stored_footer(footer))
     return data, replace(footer, payload_sha256=digest)
 
 
@@ -265,7 +156,7 @@ def check_payload(data: bytes, *, path: str) -> Footer:
         if footer.payload_sha256 is None:
             return footer
         rows = read_row_groups(parquet, parquet.schema_arrow.names)
-        found = payload_sha256(rows, _metadata_of(parquet.metadata))
+        found = payload_sha256(rows, payload_metadata(parquet.metadata))
     except PARQUET_ERRORS as error:
         raise parquet_error(error, path, remedy=remedy) from error
     if found != footer.payload_sha256:
@@ -283,29 +174,7 @@ def footer_of(parquet: pq.FileMetaData, *, path: str) -> Footer:
         DatasetError: It was not written by clipfleet.
     """
     try:
-        metadata = parquet.metadata or {}
-        failures = [failure_of(fields) for fields in json.loads(metadata[_FAILURES_KEY])]
-        return Footer(
-            shard=plain_name(metadata[_SHARD_KEY].decode()),
-            model=metadata[_MODEL_KEY].decode(),
-            engine_sha256=metadata[_ENGINE_KEY].decode(),
-            worker=metadata[_WORKER_KEY].decode(),
-            finished_at=metadata[_FINISHED_KEY].decode(),
-            vectors=parquet.num_rows,
-            failures=tuple(failures),
-            # Older parts lack some of these keys.
-            retries=tuple(map(plain_name, json.loads(metadata.get(_RETRIES_KEY, b"[]")))),
-            replaced=tuple(map(plain_name, json.loads(metadata.get(_REPLACED_KEY, b"[]")))),
-            cut=_count(json.loads(metadata.get(_CUT_KEY, b"0"))),
-            transparent=_count(json.loads(metadata.get(_TRANSPARENT_KEY, b"0"))),
-            without_end=_count(json.loads(metadata.get(_WITHOUT_END_KEY, b"0"))),
-            copied=_count(json.loads(metadata.get(_COPIED_KEY, b"0"))),
-            decode=metadata.get(_DECODE_KEY, b"exact").decode(),
-            rules=_rules_of(metadata),
-            card=metadata.get(_CARD_KEY, b"").decode(),
-            seconds=stage_seconds_of(text) if (text := metadata.get(_SECONDS_KEY)) else None,
-            payload_sha256=metadata[_PAYLOAD_KEY].decode() if _PAYLOAD_KEY in metadata else None,
-        )
+        return parse_footer(parquet)
     except (LookupError, TypeError, ValueError, RecursionError) as error:
         remedy = part_remedy(PurePosixPath(path).stem)
         raise parquet_error(error, path, remedy=remedy) from error
@@ -357,24 +226,14 @@ def _without_rows(
             failures.append(replace(taken[id_], item=Item(id=id_, **{column: value})))
         else:
             kept.append(n)
-    metadata = {key: value.decode() for key, value in _metadata_of(parquet.metadata).items()}
-    metadata[_FAILURES_KEY] = json.dumps([_failure_fields(f) for f in failures])
-    for key in (_CUT_KEY, _TRANSPARENT_KEY, _WITHOUT_END_KEY, _COPIED_KEY):
-        if key in metadata:
-            metadata[key] = json.dumps(min(json.loads(metadata[key]), len(kept)))
+    metadata = footer_with(failures, parquet.metadata, rows=len(kept))
     return _with_digest(table.take(pa.array(kept, pa.int64())), metadata)[0]
-
-
-def _metadata_of(parquet: pq.FileMetaData) -> dict[bytes, bytes]:
-    """Return the values of a part's footer that its payload has."""
-    found = parquet.metadata.items()
-    return {k: value for k, value in found if k.startswith(_KEYS) and k != _PAYLOAD_KEY}
 
 
 def _with_digest(table: pa.Table, metadata: dict[bytes, str]) -> tuple[memoryview, str]:
     """Return a part's file and the digest of its payload."""
     digest = payload_sha256([table], {key: value.encode() for key, value in metadata.items()})
-    return parquet_bytes(table, {**metadata, _PAYLOAD_KEY: digest}), digest
+    return parquet_bytes(table, {**metadata, PAYLOAD_KEY: digest}), digest
 
 
 def _check(embedded: Embedded, info: DatasetInfo, name: str) -> None:
@@ -428,53 +287,3 @@ def _fingerprint_columns(found: list[Fingerprint], info: DatasetInfo) -> list[pa
         "content_hash": [one.sha256 for one in found],
     }
     return [pa.array(values[name], _TYPES[name]) for name in info.columns]
-
-
-def _failure_fields(failure: Failure) -> dict[str, Any]:
-    item = failure.item
-    value = {"uri": item.uri} if item.uri is not None else {"text": item.text}
-    reason = {"error": failure.error, "message": failure.message, "attempt": failure.attempt}
-    return {"id": item.id, **value, **reason}
-
-
-def failure_of(fields: dict[str, Any]) -> Failure:
-    """Return the failure that a JSON object or a row describes.
-
-    Raises:
-        LookupError, TypeError, ValueError: It describes no failure.
-    """
-    error, message, attempt = fields["error"], fields["message"], _count(fields["attempt"])
-    if not (isinstance(error, str) and isinstance(message, str)) or attempt > MAX_ATTEMPT:
-        raise ValueError(f"not a failure: {fields!s:.200}")
-    for value in (error, message):
-        value.encode()  # JSON may have half a surrogate pair
-    return Failure(
-        item=Item(id=fields["id"], uri=fields.get("uri"), text=fields.get("text")),
-        error=error,
-        message=message,
-        attempt=attempt,
-    )
-
-
-def plain_name(name: str) -> str:
-    """Return a part's name unchanged.
-
-    Raises:
-        ValueError: It is no part's name, and could name a path in another folder.
-    """
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{name[:100]!r} is no part's name")
-    return name
-
-
-def _rules_of(metadata: Mapping[bytes, bytes]) -> PictureRules:
-    """Return the picture rules that a footer names."""
-    keys = {field.name: _KEYS + field.name.encode() for field in fields(PictureRules)}
-    found = {name: metadata[key].decode() for name, key in keys.items() if key in metadata}
-    return PictureRules.from_stored(found)
-
-
-def _count(number: int) -> int:
-    if type(number) is not int or number < 0:
-        raise ValueError(f"{number!s:.100} is no count")
-    return number

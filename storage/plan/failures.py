@@ -14,7 +14,8 @@ from functools import partial
 
 from clipfleet.error_codes import ERROR_CODES
 from clipfleet.storage.format.dataset import Dataset, error_names, part_names, record_names
-from clipfleet.storage.format.parts import Failure, part_path, read_footer
+from clipfleet.storage.format.parts import part_path, read_footer
+from clipfleet.storage.format.results import Failure
 from clipfleet.storage.plan.retries import RetriedIds, job_of
 
 

@@ -14,16 +14,10 @@ from clipfleet.error_codes import GONE, REPLACED
 from clipfleet.items import Item
 from clipfleet.messages import Shard
 from clipfleet.storage.format.dataset import PLAN_FOLDER, Dataset
+from clipfleet.storage.format.footer import MAX_ATTEMPT, failure_of, plain_name
 from clipfleet.storage.format.id_index import IdIndex
-from clipfleet.storage.format.parts import (
-    MAX_ATTEMPT,
-    Embedded,
-    Failure,
-    failure_of,
-    part_path,
-    plain_name,
-    value_column,
-)
+from clipfleet.storage.format.parts import part_path, value_column
+from clipfleet.storage.format.results import Embedded, Failure
 from clipfleet.storage.plan.reader import (
     Job,
     PlanReader,

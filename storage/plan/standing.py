@@ -10,15 +10,10 @@ from dataclasses import dataclass
 from clipfleet.error_codes import REPLACED
 from clipfleet.items import Item
 from clipfleet.storage.format.dataset import Dataset, part_names
+from clipfleet.storage.format.footer import MAX_ATTEMPT
 from clipfleet.storage.format.part_items import PartItems, read_part
-from clipfleet.storage.format.parts import (
-    MAX_ATTEMPT,
-    Failure,
-    item_value,
-    part_path,
-    read_footer,
-    value_column,
-)
+from clipfleet.storage.format.parts import item_value, part_path, read_footer, value_column
+from clipfleet.storage.format.results import Failure
 from clipfleet.storage.plan.moves import read_moves
 from clipfleet.storage.plan.planner import Row
 from clipfleet.storage.plan.retries import RetriedIds, attempts_of, job_of

@@ -18,6 +18,7 @@ from clipfleet.errors import DatasetError
 from clipfleet.storage.filesystem.local import is_folder
 from clipfleet.storage.format.checksums import file_sha256
 from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.footer import Footer
 from clipfleet.storage.format.parquet import (
     PARQUET_ERRORS,
     open_parquet,
@@ -27,7 +28,6 @@ from clipfleet.storage.format.parquet import (
 from clipfleet.storage.format.parts import (
     ITEMS_PREFIX,
     NORM_TOLERANCE,
-    Footer,
     check_payload,
     footer_of,
     norms,

@@ -9,7 +9,8 @@ from clipfleet.storage.commit.commit import read_record, record_of, record_path
 from clipfleet.storage.filesystem.local import is_folder
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.errors_table import errors_path, read_errors
-from clipfleet.storage.format.parts import Failure, Footer
+from clipfleet.storage.format.footer import Footer
+from clipfleet.storage.format.results import Failure
 from clipfleet.storage.plan.retries import job_of, superseded_ids
 from clipfleet.storage.verify import verification as kinds
 from clipfleet.storage.verify.id_counts import IdCounts

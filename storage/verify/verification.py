@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from clipfleet.storage.format.parts import ITEMS_PREFIX, Footer
+from clipfleet.storage.format.footer import Footer
+from clipfleet.storage.format.parts import ITEMS_PREFIX
 
 SHOWN = 5  # examples that a problem names
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from clipfleet.errors import UsageError
 from clipfleet.items import Item
 from clipfleet.settings import cores
-from clipfleet.storage.format.parts import Failure
+from clipfleet.storage.format.results import Failure
 from clipfleet.tasks.bench.dataset import write_parts
 from clipfleet.tasks.bench.engine import embed_here, engine_alone, is_on_gpu, tokenise
 from clipfleet.tasks.bench.images import copy_and_resize, decode, inputs_of

@@ -16,7 +16,7 @@ from clipfleet.settings import Settings
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import Manifest, read_records
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.format.results import Embedded
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.tasks.bench.stage import Count, Stage, Steps, measure
 from clipfleet.tasks.local.run import embed_source

@@ -9,7 +9,7 @@ from itertools import cycle, islice
 
 from clipfleet.items import Item
 from clipfleet.settings import cores
-from clipfleet.storage.format.parts import Failure
+from clipfleet.storage.format.results import Failure
 from clipfleet.tasks.bench.images import repeated
 from clipfleet.tasks.bench.stage import Count, Stage, Steps, measure
 from clipfleet.workers.embedder import Embedder

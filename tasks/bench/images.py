@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clipfleet.items import Item
 from clipfleet.settings import cores
-from clipfleet.storage.format.parts import Failure
+from clipfleet.storage.format.results import Failure
 from clipfleet.tasks.bench.stage import Count, Stage, StageName, Steps, measure
 from clipfleet.workers.engines.cuda import runtime as cuda
 from clipfleet.workers.engines.cuda.resize import PictureBuffer, Pixels, Resizer

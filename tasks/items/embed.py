@@ -13,7 +13,7 @@ from clipfleet.storage.commit.commit import Commit, commit, complete
 from clipfleet.storage.commit.newer_content import plan_newer_content
 from clipfleet.storage.commit.single_items import KnownIds, catch_up, commit_single_items
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.format.parts import Embedded, Failure
+from clipfleet.storage.format.results import Embedded, Failure
 from clipfleet.storage.plan.reader import shards
 from clipfleet.storage.plan.retries import read_shard_work
 from clipfleet.tasks.items.batcher import GivenUp

@@ -12,7 +12,7 @@ from clipfleet.errors import SourceError, UsageError
 from clipfleet.items import Item
 from clipfleet.retrieval.evaluation.overlap import top_k_overlap
 from clipfleet.settings import Settings
-from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.format.results import Embedded
 from clipfleet.workers.embedder import Embedder
 
 NEIGHBOURS = 10  # of each image

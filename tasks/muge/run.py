@@ -14,9 +14,9 @@ from clipfleet.model_card import sha256_of
 from clipfleet.reader import Dataset
 from clipfleet.retrieval.evaluation.evaluate import evaluate
 from clipfleet.retrieval.evaluation.gold import GoldPairs, read_gold
-from clipfleet.retrieval.faiss_library import load_faiss
 from clipfleet.retrieval.muge.comparison import WAYS, Comparison, Row
 from clipfleet.retrieval.muge.split import Split
+from clipfleet.retrieval.threads import limited_threads
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.format.dataset import INFO_PATH
 from clipfleet.storage.format.dataset import Dataset as StoredDataset
@@ -47,7 +47,7 @@ def run_muge(
         SourceError: The split has another form, or no gold pairs.
         UsageError: `out` holds datasets of other data or of another checkpoint.
         EngineError: An engine does not load, or fails.
-        DependencyError: FAISS or the package for LMDB is not installed.
+        DependencyError: The package for LMDB is not installed.
     """
     gold = read_gold(split.texts)  # first: without gold pairs, hours of work would be in vain
     progress(f"reading {split.pictures}")
@@ -58,8 +58,8 @@ def run_muge(
             progress(f"{runtime.name}: embedding the {tower} tower")
             embed(runtime, tower, sources[tower], out / runtime.key / tower)
     progress("searching")
-    load_faiss().omp_set_num_threads(threads)
-    return Comparison(rows=[_row(runtime, out / runtime.key, gold) for runtime in runtimes])
+    with limited_threads(threads):
+        return Comparison(rows=[_row(runtime, out / runtime.key, gold) for runtime in runtimes])
 
 
 def _check_inputs(split: Split, checkpoint_sha256: str, out: Path) -> None:

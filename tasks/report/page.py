@@ -12,7 +12,8 @@ from clipfleet.errors import ItemError, StorageError
 from clipfleet.retrieval.pages.items import NAME_CHARACTERS, OpenImage, image, quoted
 from clipfleet.retrieval.pages.page import document, facts, figure, table
 from clipfleet.retrieval.pages.visible import shortened
-from clipfleet.storage.format.parts import Failure, item_value
+from clipfleet.storage.format.parts import item_value
+from clipfleet.storage.format.results import Failure
 from clipfleet.storage.format.stage_seconds import StageSeconds
 from clipfleet.storage.plan.failures import ErrorClass
 from clipfleet.tasks.progress import duration

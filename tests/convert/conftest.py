@@ -1,7 +1,8 @@
 """Small models of both kinds, their checkpoints, and one conversion that several tests read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import onnx_ir
@@ -9,6 +10,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 from torch import nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from clipfleet.architectures import (
     Architecture,
@@ -75,6 +77,15 @@ def randomised(model: ChineseClip, seed: int = 0) -> ChineseClip:
                 uniform(module.running_mean, -0.2, 0.2)
                 uniform(module.running_var, 0.5, 1.5)
     return model.eval()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_registry() -> Iterator[None]:
+    """Have torch read its table of operators once: of a small model's export that is a third."""
+    with pytest.MonkeyPatch.context() as patch:
+        once = staticmethod(cache(ONNXRegistry.from_torchlib))  # exports only look into it
+        patch.setattr(ONNXRegistry, "from_torchlib", once)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipfleet.storage.format.parts import Embedded, part_of
+from clipfleet.storage.format.parts import part_of
+from clipfleet.storage.format.results import Embedded
 from tests.damages import files
 from tests.damages.files import (
     add_row,

@@ -16,7 +16,7 @@ from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format.dataset import Dataset, Kind
 from clipfleet.storage.format.enqueue_state import Queued, write_queued
-from clipfleet.storage.format.parts import Embedded, Failure
+from clipfleet.storage.format.results import Embedded, Failure
 from clipfleet.storage.plan.planner import plan_items, plan_retry
 from clipfleet.storage.plan.reader import jobs
 from clipfleet.storage.plan.retries import read_shard_work

@@ -15,7 +15,7 @@ import pytest
 from clipfleet.error_codes import DECODE_FAILED, DECODE_TIMEOUT, DECODER_CRASHED, TOO_LARGE
 from clipfleet.errors import StorageError
 from clipfleet.items import Item
-from clipfleet.storage.format.parts import Failure
+from clipfleet.storage.format.results import Failure
 from clipfleet.workers.images import decoder as decoder_module
 from clipfleet.workers.images.decode import ImageLimits, decode
 from clipfleet.workers.images.decoders import Decoders

@@ -22,7 +22,7 @@ from clipfleet.storage.format.dataset import Dataset, part_names
 from clipfleet.storage.format.discovery import find_datasets
 from clipfleet.storage.format.enqueue_state import Queued, read_queued, write_queued
 from clipfleet.storage.format.parquet import parquet_bytes
-from clipfleet.storage.format.parts import Embedded, Failure
+from clipfleet.storage.format.results import Embedded, Failure
 from clipfleet.storage.plan.failures import error_classes
 from clipfleet.storage.plan.planner import plan_items, plan_retry
 from clipfleet.storage.plan.reader import jobs

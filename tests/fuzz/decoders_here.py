@@ -8,7 +8,7 @@ from typing import Any
 from clipfleet.error_codes import MISSING
 from clipfleet.errors import ItemError, StorageError
 from clipfleet.items import Item
-from clipfleet.storage.format.parts import Failure
+from clipfleet.storage.format.results import Failure
 from clipfleet.workers.images.decode import ImageLimits, configure_pillow
 from clipfleet.workers.images.decoder_process import _answer
 from clipfleet.workers.images.decoders import Outcome

@@ -14,7 +14,7 @@ from clipfleet.errors import ClipfleetError
 from clipfleet.items import Item
 from clipfleet.settings import PREFIX, Settings, load_settings
 from clipfleet.storage.filesystem.locations import absolute, in_object_store
-from clipfleet.storage.format.parts import Failure
+from clipfleet.storage.format.results import Failure
 from clipfleet.storage.sources.open_source import open_source
 from clipfleet.workers.environment import environment_of
 from clipfleet.workers.input_chunks import tokenise

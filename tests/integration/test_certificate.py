@@ -20,7 +20,7 @@ from clipfleet.retrieval.certificate.certified import certificate_of
 from clipfleet.retrieval.index.parameters import SearchParameters
 from clipfleet.settings import Settings, load_settings
 from clipfleet.storage.commit.commit import commit
-from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.format.results import Embedded
 from tests.datasets import dataset_of, images
 
 WIDTH, ROWS, TEXTS, LISTS = 32, 500, 200, 8

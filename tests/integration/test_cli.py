@@ -23,7 +23,7 @@ from clipfleet.model_card import card_path
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.format.parts import Embedded, Failure
+from clipfleet.storage.format.results import Embedded, Failure
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource, Source
 from clipfleet.tasks.progress import Snapshot, duration, sentence

@@ -15,7 +15,7 @@ from PIL import Image
 from clipfleet.error_codes import DECODE_FAILED, EMPTY_FILE, NOT_8_BIT
 from clipfleet.images import PictureRules
 from clipfleet.items import Item
-from clipfleet.storage.format.parts import Failure
+from clipfleet.storage.format.results import Failure
 from clipfleet.workers.images.decode import ImageLimits, decode
 from clipfleet.workers.images.decoder import Picture
 from clipfleet.workers.images.decoders import Decoders, Outcome
@@ -170,7 +170,7 @@ def turned() -> bytes:
 PICTURES = {
     "colour.jpg": (encoded(), True),
     "grey.jpg": (encoded("L"), True),
-    "progressive.jpg": (encoded(progressive=True), True),
+    "progressive.jpg": (encoded(progressive=True), False),
     "turned.jpg": (encoded(exif=turned()), True),
     "url": (encoded(subsampling=0), True),
     "cmyk.jpg": (encoded("CMYK"), False),
@@ -265,5 +265,5 @@ def test_decoders_follow_the_rules_of_a_run(tmp_path: Path, layout: Layout) -> N
 def test_a_file_that_a_region_cannot_have_is_no_answer(layout: Layout, answer: list[Any]) -> None:
     with start(layout) as decoders:
         (decoder,) = decoders._decoders
-        with pytest.raises(ValueError):  # noqa: PT011 - of several
+        with pytest.raises((ValueError, TypeError)):
             decoder._parsed(answer)

@@ -17,7 +17,7 @@ import clipfleet
 from clipfleet.errors import EngineError, StorageError
 from clipfleet.items import Item
 from clipfleet.settings import Settings
-from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.format.results import Embedded
 from clipfleet.workers import embedder as embedder_module
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.base import Array, Progress, l2_normalise

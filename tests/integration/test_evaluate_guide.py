@@ -18,7 +18,7 @@ from clipfleet.model_card import load_card
 from clipfleet.retrieval.evaluation.comparison import MIN_COSINE, MIN_OVERLAP, MIN_SHARE
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.format.results import Embedded
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.reader import shards
 from clipfleet.storage.sources.base import ListSource

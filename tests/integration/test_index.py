@@ -315,14 +315,28 @@ def test_an_index_with_a_lost_or_damaged_file_is_refused_and_mixed_with_no_other
     (path / PLAN_NAME).unlink()
     clipfleet.build_index(old.root, path)  # its shards are these
     shard = path / SHARDS_FOLDER / "00001"
-    (shard / ITEMS_NAME).write_bytes(
-        (shard / ITEMS_NAME).read_bytes().replace(b"i0-0", b"\xff" * 4)
-    )
-    with clipfleet.Index.open(path) as index, pytest.raises(DatasetError, match="are damaged"):
-        index.items(np.arange(20))
     (shard / VECTORS_NAME).unlink()
     with pytest.raises(DatasetError, match=r"00001 is damaged \(FileNotFoundError"):
         clipfleet.build_index(old.root, path)
+
+
+def test_a_flipped_bit_anywhere_in_the_items_is_told_and_never_read(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    clipfleet.build_index(dataset_of(tmp_path / "new", clustered(20, 1)).root, path)
+    items = path / SHARDS_FOLDER / "00001" / ITEMS_NAME
+    whole = items.read_bytes()
+    told = rf"{items} is not as it was written .*`clipfleet verify {path}`"
+    for place in np.linspace(0, len(whole) - 1, 60, dtype=int):
+        items.write_bytes(bytes(byte ^ (n == place) for n, byte in enumerate(whole)))
+        with clipfleet.Index.open(path) as index:
+            found = index.search(clustered(2, 3), K)
+            with pytest.raises(DatasetError, match=told):
+                index.items(found.rows[0])
+    (problem,) = clipfleet.verify_index(path).problems
+    assert problem.startswith(f"{items} is not as it was written")
+    items.write_bytes(whole)
+    with clipfleet.Index.open(path) as index:
+        assert index.items(np.array([3, 0]))["id"].to_pylist() == ["i0-3", "i0-0"]
 
 
 def test_a_dataset_in_an_object_store_is_indexed_in_a_folder(tmp_path: Path, s3: S3) -> None:

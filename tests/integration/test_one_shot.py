@@ -125,6 +125,7 @@ def test_a_second_command_on_a_dataset_is_refused_and_the_first_one_ends_its_wor
     monkeypatch.setenv("CLIPFLEET_MAX_QUEUED_SHARDS", "6")  # the others need `queued.json`
     run = start_embed(home, item_s=0.01)
     wait_until(lambda: parts(home) >= 1, what="a shard")
+    run.send_signal(signal.SIGSTOP)  # it cannot end before the others begin; its worker goes on
     told = f"process {run.pid} on {socket.gethostname()} embeds dataset {home / 'out'} now"
     second = start_embed(home, item_s=0.01)
     assert told in second.communicate(timeout=PATIENCE_S)[1]
@@ -134,6 +135,7 @@ def test_a_second_command_on_a_dataset_is_refused_and_the_first_one_ends_its_wor
         submit(home / "texts.jsonl", home / "out", model=home / "fake.txt", settings=settings)
     with pytest.raises(DatasetError, match=re.escape(told)):
         resume(home / "out", settings=settings)
+    run.send_signal(signal.SIGCONT)
     out, said = run.communicate(timeout=PATIENCE_S)
     assert json.loads(out)["embedded_items"] == ITEMS, said
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipfleet.storage.filesystem import parquet_columns
-from clipfleet.storage.format.parts import Failure
+from clipfleet.storage.format.results import Failure
 from clipfleet.storage.sources.open_source import open_source
 from clipfleet.workers.images import parquet_rows
 from clipfleet.workers.images.decode import ImageLimits, decode

@@ -21,7 +21,7 @@ from clipfleet.model_card import load_card
 from clipfleet.settings import Settings
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.format.results import Embedded
 from clipfleet.workers.engines.fake import write_fake_engine
 from examples.demo.scenes import captions, jpeg, pictures
 from tests.integration.support import run_command

@@ -17,7 +17,7 @@ import clipfleet
 from clipfleet.items import Item
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.format.results import Embedded
 from examples.demo import scenes
 from tests.browser import PATIENCE_S, Browser
 

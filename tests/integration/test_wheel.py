@@ -91,23 +91,14 @@ def test_the_wheel_holds_clipfleet_alone(wheel: Path) -> None:
     assert modules == {name for name in names if name.endswith(".py")}
 
 
-@pytest.fixture(scope="module", params=["3.10", "this"])
-def python(
-    request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """An interpreter with the wheel: CPython 3.10 and its own packages, or this one and ours."""
-    venv = tmp_path_factory.mktemp("venv")
-    python = venv / "bin/python"
-    if request.param == "this":
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
-        installed = next(venv.glob("lib/*/site-packages"))
-        zipfile.ZipFile(wheel).extractall(installed)  # noqa: S202 - it was built just now
-        ours = [path for path in sys.path if path.endswith("site-packages")]
-        (installed / "ours.pth").write_text("\n".join(ours))  # after what is installed here
-        return python
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CPython 3.10 with the wheel and its own packages; `test_readme.py` has this interpreter."""
     found = _python_310()
     if found is None:
         pytest.fail("no CPython 3.10") if os.environ.get("CI") else pytest.skip("no CPython 3.10")
+    venv = tmp_path_factory.mktemp("venv")
+    python = venv / "bin/python"
     subprocess.run([str(found), "-m", "venv", "--without-pip", str(venv)], check=True)
     # A few modules of the packages are imported: to compile all of them would take longer.
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-compile"]
@@ -125,7 +116,6 @@ def _python_310() -> str | None:
     return None
 
 
-@pytest.mark.parametrize("python", ["3.10"], indirect=True)
 def test_every_module_of_a_worker_and_a_producer_imports(python: Path, tmp_path: Path) -> None:
     run = subprocess.run(
         [python, "-c", IMPORT_ALL], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -14,7 +14,7 @@ from clipfleet.storage.commit.commit import Commit, commit, complete, is_committ
 from clipfleet.storage.commit.manifest import missing_shards, unfinished
 from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.format.results import Embedded
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.reader import Job, jobs, read_job
 from clipfleet.storage.plan.retries import read_shard_work

@@ -20,8 +20,9 @@ from clipfleet.storage.commit.manifest import Manifest, missing_shards, unfinish
 from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format.checksums import file_sha256
 from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.footer import MAX_ATTEMPT
 from clipfleet.storage.format.parquet import parquet_bytes
-from clipfleet.storage.format.parts import MAX_ATTEMPT, Failure
+from clipfleet.storage.format.results import Failure
 from clipfleet.storage.plan.failures import (
     count_failures,
     error_classes,

@@ -23,7 +23,7 @@ from clipfleet.errors import ItemError, StorageError
 from clipfleet.images import DEFAULT_RULES, PictureRules
 from clipfleet.items import Item
 from clipfleet.storage.filesystem.members import is_fetched
-from clipfleet.storage.format.parts import Failure
+from clipfleet.storage.format.results import Failure
 from clipfleet.workers.closing import Closing
 from clipfleet.workers.images.decode import ImageLimits, no_image
 from clipfleet.workers.images.decoder import Decoder, DecoderLostError, Picture, Request
@@ -58,6 +58,7 @@ class _Run:
     rules: PictureRules
     exact: bool
     sha256: bool
+    files: Sequence[bytes] | None = None  # of the items, where they are at hand
     next: int = 0  # the first item that no decoder and no fetch has had
     again: list[Request] = field(default_factory=list)  # fetched, or to be tried again
     fetches: dict[int, Future[None]] = field(default_factory=dict)  # by the item's position
@@ -68,7 +69,12 @@ class _Run:
     def request(self, number: int, uri: str) -> Request:
         """Return what a decoder is asked for an item."""
         return Request(
-            number=number, uri=uri, rules=self.rules, exact=self.exact, sha256=self.sha256
+            number=number,
+            uri=uri,
+            rules=self.rules,
+            exact=self.exact,
+            sha256=self.sha256,
+            data=self.files[number] if self.files else None,
         )
 
     def waiting_before(self, number: int) -> int:
@@ -140,6 +146,7 @@ class Decoders(Closing):
         rules: PictureRules = DEFAULT_RULES,
         exact: bool = False,
         sha256: bool = False,
+        files: Sequence[bytes] | None = None,
         progress: Callable[[], None] = nothing,
         idle: Callable[[], None] = nothing,
     ) -> Generator[Outcome, None, None]:
@@ -148,13 +155,19 @@ class Decoders(Closing):
         The caller frees each picture. Before it has to wait for one, `idle` is called, in which it
         may free others. `progress` is called when pictures get done while it waits, and after each
         attempt of a picture that ended its decoder. If `exact`, no picture is left to the GPU to
-        decode. If `sha256`, the fingerprints have that of the bytes.
+        decode. If `sha256`, the fingerprints have that of the bytes. With `files`, the bytes of
+        each item's file, nothing is read, and a uri is a name.
 
         Raises:
             StorageError: A file system did not answer, or no process starts.
         """
         run = _Run(
-            items=items, outcomes=[None] * len(items), rules=rules, exact=exact, sha256=sha256
+            items=items,
+            outcomes=[None] * len(items),
+            rules=rules,
+            exact=exact,
+            sha256=sha256,
+            files=files,
         )
         try:
             for decoder in list(self._decoders):
@@ -301,7 +314,7 @@ class Decoders(Closing):
             if item.uri is None:
                 error = no_image(item)
                 run.outcomes[number] = Failure(item=item, error=error.code, message=str(error))
-            elif (reader := self._reader_of(item.uri)) is None:
+            elif run.files is not None or (reader := self._reader_of(item.uri)) is None:
                 return run.request(number, item.uri)
             elif run.may_fetch:
                 request = run.request(number, item.uri)

@@ -18,7 +18,7 @@ from bench.gpu.pipeline.rates import items_of, median_rate
 from clipfleet.items import Item
 from clipfleet.model_card import load_card
 from clipfleet.settings import Settings, load_settings
-from clipfleet.storage.format.parts import Failure
+from clipfleet.storage.format.results import Failure
 from clipfleet.workers.engines.fake import FakeEngine, fake_card
 from clipfleet.workers.images.decoders import Decoders
 from clipfleet.workers.open_decoders import decoder_count, open_decoders

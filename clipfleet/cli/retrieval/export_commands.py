@@ -12,7 +12,6 @@ import clipfleet
 from clipfleet.cli.options import DatasetArgument, Json, settings_from
 from clipfleet.cli.output import check_file_name, print_result
 from clipfleet.items import Item
-from clipfleet.settings import cores
 
 _MEGABYTE = 1 << 20
 
@@ -65,13 +64,11 @@ def dedupe(
     clipfleet dedupe vectors/photos unique.parquet --threshold 0.99 --html groups.html
     """
     from clipfleet.retrieval.dedupe.groups_page import write_groups_page
-    from clipfleet.retrieval.faiss_library import load_faiss
     from clipfleet.workers.images.decode import ImageLimits, read_image
 
     settings = settings_from()
     if html is not None:
         check_file_name("--html", html, ".html")
-    load_faiss().omp_set_num_threads(settings.engine_threads or cores())
     found = clipfleet.dedupe(
         dataset,
         out,
@@ -135,8 +132,11 @@ def compact(
     submit work as before. The dataset must be on a disk, which needs room for a second copy of the
     small parts. A killed command is finished by the next one.
 
+    Rows keep their order. To sort them by id, export a copy: the second command.
+
     \b
     clipfleet compact vectors/photos
+    clipfleet export vectors/photos photos-by-id --to parquet --sort id
     """
     done = clipfleet.compact(dataset, file_bytes=file_size * _MEGABYTE, settings=settings_from())
     print_result(done.to_json(), done.lines(), as_json)

@@ -65,7 +65,7 @@ def index(
         ),
     ] = None,
     lists: Annotated[
-        int | None, typer.Option(min=1, help="Lists of codes [default: 1, 2 or 4 √n, measured].")
+        int | None, typer.Option(min=1, help="Lists of codes [default: 1, 2, 4 or 8 √n, measured].")
     ] = None,
     bits: Annotated[
         int | None,
@@ -184,6 +184,7 @@ def serve(
             "checkout, pip install '.[serve]'"
         ) from error
     from clipfleet.workers.picture_files import PictureFiles
+    from clipfleet.workers.uploads import UploadDecoder
 
     settings = settings_from(
         url_hosts=url_host or None, **engine_settings(provider, contexts, allow_unverified)
@@ -193,8 +194,10 @@ def serve(
         if model is not None:
             loaded = stack.enter_context(clipfleet.load_model(model, settings=settings))
         pictures = PictureFiles.from_settings(settings)
+        uploads = UploadDecoder(settings, lambda: loaded.image_side if loaded else 0)
+        decode = stack.enter_context(uploads).decoded
         with suppress(KeyboardInterrupt):  # a signal is the usual end
-            serve_index(opened, loaded, pictures, host=host, port=port, show_url=typer.echo)
+            serve_index(opened, loaded, pictures, decode, host=host, port=port, show_url=typer.echo)
 
 
 def _fields(out: str, card: clipfleet.IndexCard) -> dict[str, Any]:

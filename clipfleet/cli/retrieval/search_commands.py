@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -228,8 +229,9 @@ class _Engines:
         return self._stack.enter_context(embedder).embed
 
 
-def open_index(path: str, settings: Settings) -> Index:
-    """Return an open index, for searches with the threads of the settings.
+@contextmanager
+def open_index(path: str, settings: Settings) -> Iterator[Index]:
+    """Open an index for searches with the threads of the settings.
 
     Raises:
         UsageError: There is no index, or a dataset, or it is in an object store.
@@ -237,15 +239,16 @@ def open_index(path: str, settings: Settings) -> Index:
     from clipfleet.retrieval.faiss_library import load_faiss
     from clipfleet.retrieval.index.folder import index_folder
     from clipfleet.retrieval.search.ready_vectors import is_dataset
-    from clipfleet.settings import cores
+    from clipfleet.retrieval.threads import threads_of
 
     if is_dataset(str(index_folder(path))):
         raise UsageError(
             f"{path} is a dataset, and a search needs an index of it: `clipfleet index {path} OUT` "
             "makes one"
         )
-    load_faiss().omp_set_num_threads(settings.engine_threads or cores())
-    return clipfleet.Index.open(path)
+    load_faiss()  # before its threads are limited
+    with threads_of(settings), clipfleet.Index.open(path) as opened:
+        yield opened
 
 
 def _check_outputs(queries: str | None, out: Path | None, html: Path | None) -> None:

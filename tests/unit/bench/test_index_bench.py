@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,17 @@ from numpy.typing import NDArray
 
 import clipfleet
 from bench.index import vectors
+from bench.index.lists import Queries
+from bench.index.lists import measure as compare_lists
 from bench.index.peers.child import Cost
 from bench.index.peers.queries import Answers, ask, write_queries
 from bench.index.peers.results import SECTION, Measured, Results, Setting, parse, report
+from bench.index.sizes import add, read, size_of
+from bench.index.sizes import report as report_sizes
 from bench.index.world import DIM, World
+from clipfleet.retrieval.index.parameters import Structure
 from clipfleet.storage.verify.verify import verify_dataset
+from tests.datasets import dataset_of
 
 
 def small_world(seed: int) -> World:
@@ -96,3 +103,37 @@ def test_the_page_has_the_tables_of_the_stored_result() -> None:
     page = (root / "docs/explanation/performance.md").read_text(encoding="utf-8")
     stored = (root / "bench/results/index_peers.json").read_text(encoding="utf-8")
     assert SECTION.insert(page, report(parse(stored))) == page
+
+
+def unit_rows(count: int) -> NDArray[np.float32]:
+    """Return pictures' vectors of the small world, float32 (n, D)."""
+    world, random = small_world(3), np.random.default_rng(1)
+    return world.images(random, world.contents(random, count)).astype(np.float32)
+
+
+def test_sizes_are_added_one_by_one_and_measured_again_in_place(tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    dataset = dataset_of(tmp_path / "images", unit_rows(300), part_rows=100)
+    clipfleet.build_index(dataset.root, index, lists=8, bits=1, min_recall=0.5)
+    size = size_of(index, Cost(seconds=9, cpu_s=3.0, peak_bytes=5 << 20))
+    assert (size.rows, size.lists, size.bits) == (300, 8, 1)
+    assert 0.5 <= size.bound <= size.recall <= 1
+    path = tmp_path / "sizes.json"
+    for rows in (2000, 300, 2000):
+        add(path, replace(size, rows=rows))
+    sizes = read(path)
+    assert [one.rows for one in sizes] == [300, 2000]
+    *_, first, second = report_sizes(sizes).splitlines()
+    assert first.startswith("| 300 | 3 | 10,000 | 5 | 8, 1 |")
+    assert second.startswith("| 2,000 | 3 | 1,500 | 5 | 8, 1 |")
+
+
+def test_more_lists_are_compared_at_equal_recall() -> None:
+    rows = unit_rows(2000)
+    queries: Queries = {"img": rows[:20], "txt": rows[20:40]}
+    structures = [
+        Structure(kind="ivf-rabitq", lists=lists, bits=2, sample_rows=2000) for lists in (8, 16)
+    ]
+    found = list(compare_lists(rows.astype(np.float16), queries, structures, [0.9]))
+    assert [one.lists for one in found] == [8, 16]
+    assert all(one.reached and one.recall >= 0.9 and one.p50_ms > 0 for one in found)

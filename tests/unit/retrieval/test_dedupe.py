@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import clipfleet
 from clipfleet.cli.main import app
-from clipfleet.errors import UsageError
+from clipfleet.errors import DatasetError, UsageError
 from clipfleet.items import Item
 from clipfleet.retrieval.dedupe import cells, near_pairs
 from clipfleet.retrieval.dedupe.cells import Cells, assign_cells
@@ -29,7 +29,7 @@ from clipfleet.retrieval.dedupe.sample_check import SampleCheck, check_sample
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.format.results import Embedded
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.reader import PlanReader
 from clipfleet.storage.sources.base import ListSource
@@ -218,6 +218,20 @@ def test_a_threshold_that_is_no_cosine_is_refused(tmp_path: Path, threshold: flo
     with pytest.raises(UsageError, match="it is a cosine"):
         clipfleet.dedupe(root, tmp_path / "out.parquet", threshold=threshold)
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_an_id_with_two_rows_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    sizes = (1, 1)
+    root = write_dataset(tmp_path / "d", [("a", sizes), ("b", sizes)], at_angles(0, 90))
+    dataset = Dataset.open(str(root))
+    again = Item(id="b", uri="/pictures/b")
+    rows = Embedded(items=[again], vectors=at_angles(45), sizes=[sizes], failures=[])
+    commit(dataset, "00001-0000007", rows, card=dataset.info.card, worker="w")
+    with pytest.raises(
+        DatasetError, match=rf"1 ids are in {root} twice \(b\), so .*`clipfleet verify"
+    ):
+        clipfleet.dedupe(root, tmp_path / "unique.parquet")
+    assert not (tmp_path / "unique.parquet").exists()
 
 
 def test_an_existing_file_stays(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clipfleet.retrieval.index.parameters import SearchParameters, Structure, Trial
+from clipfleet.retrieval.index.sizing import GIB, structures_that_fit
 from clipfleet.retrieval.pilot.choice import choose
 
 MEASURED = SearchParameters(probes=8, rerank=10)
@@ -72,3 +73,31 @@ def test_where_no_bits_reach_the_recall_those_that_find_most_are_chosen_without_
 def test_what_is_given_is_not_tried_otherwise() -> None:
     given = [one for one in ALL if one.lists == 64]
     assert set(chosen({(2, 64): 1.0}, given)[1]) == {(2, 64), (1, 64)}
+
+
+@pytest.mark.parametrize(
+    ("times_ms", "best", "twice_tried"),
+    [
+        ({(2, 64): 2.0, (1, 64): 3.0, (2, 32): 2.4, (2, 128): 1.5}, (2, 128), True),
+        ({(2, 64): 2.0, (1, 64): 3.0, (2, 32): 2.4, (2, 128): 1.95}, (2, 64), True),
+        ({(2, 64): 2.0, (1, 64): 3.0, (2, 32): 1.5, (2, 128): 1.0}, (2, 32), False),
+        ({}, (4, 64), False),  # nothing reaches the recall, and more lists find no more
+    ],
+)
+def test_twice_the_lists_are_tried_where_half_as_many_are_no_faster(
+    times_ms: Times, best: tuple[int, int], twice_tried: bool
+) -> None:
+    twice = [Structure(kind="ivf-rabitq", lists=128, bits=bits) for bits in (2, 1, 4)]
+    found, tried = chosen(times_ms, [*ALL, *twice])
+    assert found == best
+    assert ((2, 128) in tried) == twice_tried
+
+
+def test_twice_the_lists_are_a_choice_only_for_a_fast_search() -> None:
+    usual, fast = (
+        structures_that_fit(1_000_000, 512, max_memory_bytes=4 * GIB, fast=fast)
+        for fast in (False, True)
+    )
+    assert usual[0] == fast[0]
+    assert {one.lists for one in usual} == {4096, 2048, 1024}
+    assert {one.lists for one in fast} == {8192, 4096, 2048, 1024}

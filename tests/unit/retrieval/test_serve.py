@@ -21,7 +21,7 @@ from clipfleet.retrieval.serve.app import create_app
 from clipfleet.retrieval.serve.finder import Encoder, Finder
 from clipfleet.retrieval.serve.pictures import Pictures
 from clipfleet.retrieval.serve.server import listen
-from clipfleet.workers.images.decode import ImageLimits
+from clipfleet.workers.images.decode import ImageLimits, decode
 from clipfleet.workers.picture_files import PictureFiles
 from tests.datasets import make_card
 from tests.stand_in_index import stand_in_index
@@ -57,6 +57,11 @@ def uris(tmp_path: Path) -> list[str]:
     return uris
 
 
+def decode_here(data: bytes, name: str) -> Image.Image:
+    """Decode in this process, which a unit test must."""
+    return decode(data, name, ImageLimits().max_pixels)[0]
+
+
 def client_of(
     uris: list[str],
     *,
@@ -68,7 +73,7 @@ def client_of(
     finder = Finder(stand_in_index(items, vectors_of(uris), hidden=[DELETED]), model)
     pictures = Pictures(PictureFiles(limits or ImageLimits()))
     app = Access(
-        app=create_app(finder, pictures, {"name": "x"}),
+        app=create_app(finder, pictures, decode_here, {"name": "x"}),
         names=frozenset({"photos.lan"}),
         token=token,
     )
@@ -161,7 +166,7 @@ def test_only_pictures_of_rows_are_sent(uris: list[str], kind: str, tmp_path: Pa
 def test_an_index_of_texts_has_no_picture() -> None:
     items = [Item(id="a", text="一只猫"), Item(id="b", text="一只狗")]
     index = stand_in_index(items, np.eye(2, dtype=np.float32))
-    app = create_app(Finder(index, MODEL), Pictures(PictureFiles(ImageLimits())), {})
+    app = create_app(Finder(index, MODEL), Pictures(PictureFiles(ImageLimits())), decode_here, {})
     client = TestClient(app, base_url=HERE)
     hit = client.get("/search?text=猫&k=1").json()["hits"][0]
     assert (hit["text"], hit["uri"], hit["score"]) == ("一只猫", None, 1.0)

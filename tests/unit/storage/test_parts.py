@@ -9,7 +9,8 @@ import pytest
 from clipfleet.errors import DatasetError
 from clipfleet.storage.format.dataset import DatasetInfo, EmbeddingDtype
 from clipfleet.storage.format.errors_table import errors_bytes
-from clipfleet.storage.format.parts import Embedded, part_of, read_footer
+from clipfleet.storage.format.parts import part_of, read_footer
+from clipfleet.storage.format.results import Embedded
 from tests.datasets import DIM, embedded, images, make_card, memory_dataset, texts
 
 

@@ -19,7 +19,8 @@ from clipfleet.storage.commit.single_items import (
     without_known,
 )
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.format.parts import Embedded, part_path
+from clipfleet.storage.format.parts import part_path
+from clipfleet.storage.format.results import Embedded
 from clipfleet.storage.plan.planner import plan_retry
 from clipfleet.storage.verify.verify import verify_dataset
 from tests.datasets import WatchedFilesystem, embedded, images, make_card, memory_dataset, texts

@@ -17,7 +17,7 @@ from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format import parts
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.errors_table import errors_bytes
-from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.format.results import Embedded
 from clipfleet.storage.plan.moves import Move, Moves, write_moves
 from clipfleet.storage.plan.planner import plan_items, plan_retry
 from clipfleet.storage.plan.reader import PlanReader

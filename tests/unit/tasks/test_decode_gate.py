@@ -13,7 +13,7 @@ import clipfleet
 from clipfleet.errors import SourceError, UsageError
 from clipfleet.items import Item
 from clipfleet.settings import Settings
-from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.format.results import Embedded
 from clipfleet.tasks.local.decode_gate import compare_decoders
 from tests.datasets import embedded, images
 

@@ -31,7 +31,8 @@ from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format.dataset import Dataset, error_names
 from clipfleet.storage.format.errors_table import read_errors
-from clipfleet.storage.format.parts import Embedded, Failure, read_footer
+from clipfleet.storage.format.parts import read_footer
+from clipfleet.storage.format.results import Embedded, Failure
 from clipfleet.storage.plan.failures import count_failures
 from clipfleet.storage.plan.planner import plan_items, plan_retry
 from clipfleet.storage.plan.refresh import Refresh, refresh_items

@@ -16,7 +16,7 @@ from clipfleet.errors import CardError, EngineError, SettingsError
 from clipfleet.items import Item
 from clipfleet.model_card import load_card
 from clipfleet.settings import Settings
-from clipfleet.storage.format.parts import Embedded, Failure
+from clipfleet.storage.format.results import Embedded, Failure
 from clipfleet.workers import open_decoders
 from clipfleet.workers.embedder import Embedder, embed_chunks
 from clipfleet.workers.engines.base import Array, l2_normalise

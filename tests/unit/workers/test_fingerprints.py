@@ -21,7 +21,7 @@ from clipfleet.settings import Settings, load_settings
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.format.dataset import Dataset, EmbeddingDtype
-from clipfleet.storage.format.parts import Embedded, Failure
+from clipfleet.storage.format.results import Embedded, Failure
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.retries import read_shard_work
 from clipfleet.storage.sources.base import ListSource

@@ -15,7 +15,7 @@ from clipfleet.items import Item
 from clipfleet.retrieval.search.answers import NO_NEIGHBOUR
 from clipfleet.retrieval.search.queries import encoded_queries
 from clipfleet.retrieval.search.search import batch_size, search
-from clipfleet.storage.format.parts import Embedded
+from clipfleet.storage.format.results import Embedded
 from tests.datasets import DIM, embedded, images, texts
 from tests.stand_in_index import stand_in_index
 

@@ -20,7 +20,8 @@ from clipfleet.retrieval.search.open_queries import given_queries, open_queries
 from clipfleet.retrieval.search.queries import Encode, Queries
 from clipfleet.retrieval.search.ready_vectors import ready_queries
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.format.parts import Embedded, part_of, part_path
+from clipfleet.storage.format.parts import part_of, part_path
+from clipfleet.storage.format.results import Embedded
 from tests.datasets import DIM, embedded, embedded_texts, make_card
 from tests.stand_in_index import StandInIndex
 

@@ -21,6 +21,7 @@ from clipfleet.images import PictureRules
 from clipfleet.items import Item
 from clipfleet.model_card import ModelCard, load_card
 from clipfleet.settings import Settings, cores, load_settings
+from clipfleet.storage.filesystem.members import is_fetched
 from clipfleet.workers.closing import Closing
 from clipfleet.workers.engines.base import Engine, l2_normalise
 from clipfleet.workers.engines.load import load_engine
@@ -28,7 +29,6 @@ from clipfleet.workers.engines.model_folder import find_engine, towers_in
 from clipfleet.workers.engines.model_location import locate_model
 from clipfleet.workers.images.decode import ImageLimits, read_image
 from clipfleet.workers.images.preprocess import preprocess_into
-from clipfleet.workers.images.read import is_http_url
 from clipfleet.workers.images.rules import apply_rules
 from clipfleet.workers.text.tokenizer import Tokenizer
 
@@ -283,7 +283,7 @@ def _picture(n: int, image: Picture, limits: ImageLimits, rules: PictureRules) -
             "an array"
         )
     uri = str(image)
-    if is_http_url(uri):
+    if is_fetched(uri):
         raise UsageError(
             f"images[{n}] is a URL, {uri:.200}: fetch it, and give the image (`clipfleet embed` "
             "with --url-host embeds a source of URLs)"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from contextlib import suppress
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -49,6 +50,8 @@ SEPARATORS = {  # of the settings that are lists
     "url_private_hosts": HOST_SEPARATOR,
     "url_schemes": HOST_SEPARATOR,
 }
+_STORE = re.compile(r"(s3|gs|hf)://[^/]")
+_BETWEEN_ROOTS = re.compile(f"{ROOT_SEPARATOR}(?!//)")  # not the colon of s3://
 OnConflict = Literal["keep", "replace", "error"]
 Decode = Literal["exact", "gpu"]
 _SHARD_SIZE = 1024  # items
@@ -273,9 +276,9 @@ class Settings(BaseSettings):
     values end a hang sooner; larger values allow slower images and slower disks."""
 
     input_roots: Annotated[tuple[str, ...], NoDecode] = ()
-    """Folders of which workers may read images: absolute paths, separated by `:` in the
-    environment. `..` and symbolic links are resolved first. Unset: every file that the worker's
-    user can read."""
+    """Folders of which workers may read images: absolute paths, and `s3://`, `gs://` and `hf://`
+    URLs, separated by `:` in the environment. `..` and symbolic links are resolved first. Unset:
+    every file that the worker's user, and the credentials in its environment, can read."""
 
     read_attempts: PositiveInt = 3
     """Attempts to read an image after a transient failure (a timeout, a 503, a network disk) before
@@ -390,17 +393,20 @@ class Settings(BaseSettings):
             return given
         name = str(info.field_name)
         # An empty list of hosts allows none. An empty list of roots would allow all: it is refused.
-        return tuple(given.split(SEPARATORS[name])) if given or name == "input_roots" else ()
+        if name == "input_roots":
+            return tuple(_BETWEEN_ROOTS.split(given))
+        return tuple(given.split(SEPARATORS[name])) if given else ()
 
     @field_validator("input_roots")
     @classmethod
     def _check_roots(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
         for root in roots:
             # An empty root comes from an unset variable, and must not mean "no limit".
-            if not os.path.isabs(root) or ROOT_SEPARATOR in root:
+            is_path = os.path.isabs(root) and ROOT_SEPARATOR not in root
+            if not is_path and not _STORE.match(root):
                 raise ValueError(
-                    f"{root!r} is no absolute path without '{ROOT_SEPARATOR}': name folders as "
-                    "/data, and leave the setting out for no limit"
+                    f"{root!r} is no absolute path without '{ROOT_SEPARATOR}', and no s3://, gs:// "
+                    "or hf:// URL: name folders as /data, and leave the setting out for no limit"
                 )
         return roots
 

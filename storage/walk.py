@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from clipfleet.errors import SourceError
 from clipfleet.storage.filesystem.locations import readable
+from clipfleet.storage.filesystem.remote import is_remote
 from clipfleet.storage.skipped import FileFilter, count_skipped
+from clipfleet.storage.stores.files import files_below
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +26,8 @@ class _Entry:
 class FileWalk:
     """The files below a folder that a filter chooses.
 
-    Links are followed, but not a link to a folder above it.
+    Links are followed, but not a link to a folder above it. The files of a remote folder have the
+    order of their store, which is that of whole keys.
     """
 
     def __init__(self, root: str, chosen: FileFilter) -> None:
@@ -33,11 +38,47 @@ class FileWalk:
     def paths(self, skipped: dict[str, int]) -> Iterator[str]:
         """Yield the paths of the chosen files, and count the other files in `skipped`.
 
-        Deep trees need a stack, not recursion.
-
         Raises:
             SourceError: A folder cannot be listed.
         """
+        if is_remote(self._root):
+            try:
+                yield from self._remote(skipped)
+            except OSError as error:
+                raise SourceError(f"cannot list {self._root}: {error.strerror}") from error
+        else:
+            yield from self._local(skipped)
+
+    def _remote(self, skipped: dict[str, int]) -> Iterator[str]:
+        """Yield remote files: their keys are listed without folders, which are only names."""
+        left_out: set[str] = set()  # folders, each counted once, as on a disk
+
+        @lru_cache(maxsize=1024)
+        def folder_kind(folder: str) -> str:
+            if not folder:
+                return ""
+            above, name = posixpath.split(folder)
+            if kind := folder_kind(above):
+                return kind
+            kind = self._filter.left_out(name, folder)
+            if kind and folder not in left_out:
+                left_out.add(folder)
+                count_skipped(skipped, kind)
+            return kind
+
+        for key in files_below(self._root):
+            folder, name = posixpath.split(key)
+            if folder_kind(folder):
+                continue
+            if kind := self._filter.left_out(name, key):
+                count_skipped(skipped, kind)
+            elif self._filter.is_item(name, key, is_folder=False):
+                yield f"{self._root}/{key}"
+            else:
+                count_skipped(skipped, self._filter.kind(name))
+
+    def _local(self, skipped: dict[str, int]) -> Iterator[str]:
+        """Yield files of a disk. Deep trees need a stack, not recursion."""
         above = [_identity(self._root)]
         stack = [iter(self._entries(self._root, skipped))]
         while stack:

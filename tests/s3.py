@@ -22,6 +22,7 @@ from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 PAGE = 50  # keys; S3's own has 1,000
+EMPTY = hashlib.sha256(b"").hexdigest()  # Google's stores are asked for objects without a hash
 
 # The effects of a fault on a request.
 REFUSE_403, REFUSE_500, REFUSE_503, CONFLICT = (
@@ -68,6 +69,7 @@ class S3:
     objects: dict[str, Stored] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     port: int = 0
+    delay_s: float = 0.0  # before each answer
     lock: threading.Lock = field(default_factory=threading.Lock)
     _faults: list[Fault] = field(default_factory=list)
     _healed: threading.Event = field(default_factory=threading.Event)
@@ -166,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault in (REFUSE_403, REFUSE_500, REFUSE_503, CONFLICT):
             codes = {REFUSE_403: "AccessDenied", CONFLICT: "ConditionalRequestConflict"}
             self._refuse(int(fault), codes.get(fault, "Trouble"))
-        elif self.headers["x-amz-content-sha256"] != hashlib.sha256(body).hexdigest():
+        elif self.headers.get("x-amz-content-sha256", EMPTY) != hashlib.sha256(body).hexdigest():
             self._refuse(400, "XAmzContentSHA256Mismatch")
         elif self.bucket not in s3.buckets:
             self._refuse(404, "NoSuchBucket")
@@ -220,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _list(self) -> str:
         prefix = self.query.get("prefix", [""])[0]
         delimiter = self.query.get("delimiter", [""])[0]
-        after = self.query.get("continuation-token", [""])[0]
+        after = (self.query.get("continuation-token") or self.query.get("start-after") or [""])[0]
         start = f"{self.bucket}/"
         keys = (p.removeprefix(start) for p in self.server.s3.objects if p.startswith(start))
         entries = set()
@@ -238,6 +240,8 @@ class _Handler(BaseHTTPRequestHandler):
         return self.rfile.read(size // 2 if cut else size)
 
     def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        if self.server.s3.delay_s:
+            time.sleep(self.server.s3.delay_s)
         if self._fault == LOSE_ANSWER:
             self._hang_up()
             return

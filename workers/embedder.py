@@ -27,7 +27,7 @@ from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.faulty_items import with_faulty
 from clipfleet.workers.http.prefetch import Prefetcher
 from clipfleet.workers.images.decoders import Decoders
-from clipfleet.workers.images.read import is_http_url
+from clipfleet.workers.images.read import is_fetched_ahead
 from clipfleet.workers.input_chunks import (
     Chunk,
     Outcome,
@@ -197,7 +197,7 @@ class Embedder(Closing):
         return self._urls.take(url)
 
     def _prefetch_of(self, items: Sequence[Item]) -> None:
-        urls = [item.uri for item in items if item.uri and is_http_url(item.uri)]
+        urls = [item.uri for item in items if item.uri and is_fetched_ahead(item.uri)]
         if urls or self._is_fetching:  # fetches of an earlier run may be unfinished: it failed
             self._urls.begin(urls)
             self._is_fetching = bool(urls)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from PIL import Image
 
 from clipfleet.settings import Settings
-from clipfleet.workers.http.fetcher import Fetcher, FetchLimits
-from clipfleet.workers.http.policy import UrlPolicy
+from clipfleet.workers.http.remote_fetcher import RemoteFetcher
 from clipfleet.workers.images.decode import ImageLimits, load_image, open_image
 from clipfleet.workers.images.read import read_bytes
 
@@ -19,8 +18,8 @@ class PictureFiles:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> PictureFiles:
-        fetcher = Fetcher(UrlPolicy.from_settings(settings), FetchLimits.from_settings(settings))
-        return cls(ImageLimits.from_settings(settings, fetcher.fetch))
+        fetch = RemoteFetcher.from_settings(settings).fetch
+        return cls(ImageLimits.from_settings(settings, fetch))
 
     def small(self, uri: str, side: int) -> Image.Image:
         """Return the image of a uri, in its own size, or smaller where its sides stay above `side`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from clipfleet.settings import PREFIX, Settings
 from clipfleet.storage.filesystem.base import check_create_if_absent
 from clipfleet.storage.filesystem.locations import below, in_object_store, open_filesystem
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset, single_items_name
+from clipfleet.storage.stores.files import is_folder
 from clipfleet.workers.copies.reuse import open_reused
 from clipfleet.workers.engines.load import check_decode
 
@@ -97,7 +97,11 @@ def _check_writable(output: Path) -> None:
 def _check_roots(settings: Settings) -> None:
     """Check that the input roots exist: if one is not mounted, all its images would be missing."""
     for root in settings.input_roots:
-        if not os.path.isdir(root):
+        try:
+            found = is_folder(root)
+        except OSError as error:
+            raise UsageError(f"cannot read the input root {root}: {error.strerror}") from error
+        if not found:
             raise UsageError(
                 f"the input root {root} is no folder: mount or make it, or name another with "
                 f"--input-root ({_ROOTS_VARIABLE})"

@@ -60,8 +60,8 @@ def embed(
     in the table of errors, see `Dataset.errors`; it raises nothing.
 
     Args:
-        source: A folder of images, archives, a table (JSONL, JSON, CSV, TSV, Parquet, TXT), or
-            items in memory:
+        source: A folder of images, archives, a table (JSONL, JSON, CSV, TSV, Parquet, TXT), at a
+            path or an s3://, gs://, hf:// or https:// URL; or items in memory:
             `{"id": …, "uri": …}` for images, `{"id": …, "text": …}` for texts.
         out: The dataset's folder, or `s3://bucket/prefix`. Its vectors (n, D) are stored as
             `settings.embedding_dtype`, float16 or float32, with L2 norms of 1.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -237,9 +236,9 @@ def worker(
         ),
     ],
     input_root: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
-            help="Read only images below this folder; repeatable.",
+            help="Read only images below this folder, or s3://, gs:// or hf:// URL; repeatable.",
         ),
     ] = None,
     url_host: UrlHosts = None,
@@ -275,6 +274,7 @@ def worker(
     """
     from clipfleet.gpus import choose_gpus
     from clipfleet.storage.filesystem.locations import resolved
+    from clipfleet.storage.filesystem.remote import input_location
     from clipfleet.tasks.local.engine_build import check_before_build, engine_of_this_machine
     from clipfleet.tasks.local.gpu_fleet import run_gpu_workers
     from clipfleet.tasks.worker.main import run_worker
@@ -285,7 +285,7 @@ def worker(
         redis_url=redis_url,
         tower=tower,
         output=resolved(output),
-        input_roots=[str(root.absolute()) for root in input_root] if input_root else None,
+        input_roots=[input_location(root) for root in input_root] if input_root else None,
         url_hosts=url_host or None,
         decode=decode,
         sixteen_bit=sixteen_bit,

@@ -162,7 +162,7 @@ SourceArgument = Annotated[
     str,
     typer.Argument(
         help="A folder of images, archives or Parquet files, or a JSONL, JSON, CSV, TSV, Parquet, "
-        "TXT, TAR or ZIP file."
+        "TXT, TAR or ZIP file; a path, or an s3://, gs://, hf:// or https:// URL."
     ),
 ]
 OutArgument = Annotated[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import itertools
 import os
 import re
@@ -11,7 +10,9 @@ from dataclasses import dataclass
 
 from clipfleet.errors import SourceError
 from clipfleet.storage.filesystem.locations import readable
+from clipfleet.storage.filesystem.remote import parent
 from clipfleet.storage.skipped import FileFilter, count_skipped
+from clipfleet.storage.stores.files import below, exists, is_file, is_folder, matching, walk
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 ZIP_ENDINGS = (".zip",)
@@ -41,7 +42,7 @@ def ending_of(path: str, endings: Collection[str]) -> str:
 
 def is_pattern(path: str) -> bool:
     """Return whether a path may be a pattern of files, such as `/data/{00000..00099}.tar`."""
-    return _PATTERN.search(path) is not None and not os.path.exists(path)
+    return _PATTERN.search(path) is not None and not exists(path)
 
 
 class Archives:
@@ -55,9 +56,9 @@ class Archives:
         self._endings = endings
         self._filter = files
         if is_pattern(path):
-            self.folder = os.path.dirname(_PATTERN.split(path, maxsplit=1)[0])
+            self.folder = parent(f"{_PATTERN.split(path, maxsplit=1)[0]}*")
         else:
-            self.folder = path if os.path.isdir(path) else os.path.dirname(path)
+            self.folder = path if is_folder(path) else parent(path)
 
     def read(self, skipped: dict[str, int]) -> Iterator[Archive]:
         """Yield the archives, and count the other files of a folder in `skipped`.
@@ -67,19 +68,19 @@ class Archives:
         """
         if is_pattern(self.path):
             paths = iter(_matching(self.path))
-        elif os.path.isdir(self.path):
+        elif is_folder(self.path):
             paths = self._below(skipped)
         else:
             paths = iter([self.path])
         for path in paths:
-            if not os.path.isfile(path):  # a pipe would wait for a writer
+            if not is_file(path):  # a pipe would wait for a writer
                 raise SourceError(f"{readable(path)} is no regular file: an archive is one")
-            file_name = readable(os.path.relpath(path, self.folder))
+            file_name = readable(below(path, self.folder))
             name = file_name[: len(file_name) - len(ending_of(file_name, self._endings))]
             yield Archive(path=path, file_name=file_name, name=name)
 
     def _below(self, skipped: dict[str, int]) -> Iterator[str]:
-        for folder, subfolders, names in os.walk(self.folder, onerror=_refuse):
+        for folder, subfolders, names in walk(self.folder, onerror=_refuse):
             kept = [one for one in sorted(subfolders) if not self._left_out(folder, one, skipped)]
             subfolders[:] = kept
             beside = _beside_tars(names)
@@ -92,7 +93,7 @@ class Archives:
                     count_skipped(skipped, self._filter.kind(name))
 
     def _left_out(self, folder: str, name: str, skipped: dict[str, int]) -> bool:
-        path = os.path.relpath(os.path.join(folder, name), self.folder)
+        path = below(os.path.join(folder, name), self.folder)
         if kind := self._filter.left_out(name, path):
             count_skipped(skipped, kind)
         return bool(kind)
@@ -114,8 +115,8 @@ def _matching(pattern: str) -> list[str]:
             itertools.zip_longest(parts[::3], numbers, fillvalue="")
         )
         path = "".join(texts)
-        found = sorted(glob.glob(path)) if _PATTERN.search(path) else [path]
-        if not found or not os.path.exists(found[0]):
+        found = matching(path) if _PATTERN.search(path) else [path]
+        if not found or not exists(found[0]):
             raise SourceError(f"no file {path}, which {pattern} names: leave it out, or restore it")
         paths += found
     return paths

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipfleet.storage.stores.files import is_file, pyarrow_input
+
 SUCCESS = "success"
 
 
@@ -33,10 +35,10 @@ def read_downloads(tar: str) -> Downloads | None:
         ValueError: The file cannot be read.
     """
     path = f"{tar.removesuffix('.tar')}.parquet"
-    if not tar.endswith(".tar") or not os.path.isfile(path):
+    if not tar.endswith(".tar") or not is_file(path):
         return None
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(pyarrow_input(path)) as file:
             names = file.schema_arrow.names
             if not {"key", "status"} <= set(names):
                 return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from clipfleet.architectures import Tower
 from clipfleet.errors import SourceError
 from clipfleet.images import IMAGE_EXTENSIONS
@@ -17,6 +15,7 @@ from clipfleet.storage.archives.shards import TarSource
 from clipfleet.storage.archives.source import ArchiveSource
 from clipfleet.storage.archives.zips import ZipSource
 from clipfleet.storage.skipped import FolderRules, extension_of
+from clipfleet.storage.stores.files import exists, is_folder, names_in
 
 
 def archive_endings(path: str) -> tuple[str, ...]:
@@ -28,14 +27,14 @@ def archive_endings(path: str) -> tuple[str, ...]:
         SourceError: The folder cannot be listed.
     """
     names = [path]
-    if os.path.isdir(path):
+    if is_folder(path):
         try:
-            names = os.listdir(path)
+            names = names_in(path)
         except OSError as error:
             raise SourceError(f"cannot list the folder {path}: {error.strerror}") from error
         if any(extension_of(name) in IMAGE_EXTENSIONS for name in names):
             return ()
-    elif not os.path.exists(path) and not is_pattern(path):
+    elif not exists(path) and not is_pattern(path):
         return ()
     for endings in (TAR_ENDINGS, ZIP_ENDINGS):
         if any(ending_of(name, endings) for name in names):

@@ -70,8 +70,11 @@ class ArchiveSource:
         return location
 
     def _located(self, skipped: dict[str, int]) -> Located:
-        for archive in self._archives.read(skipped):
-            yield from self._items_of(archive, skipped)
+        try:
+            for archive in self._archives.read(skipped):
+                yield from self._items_of(archive, skipped)
+        except OSError as error:  # of a store that lists or looks for archives
+            raise SourceError(f"cannot read {error.filename}: {error.strerror}") from error
 
     def _items_of(self, archive: Archive, skipped: dict[str, int]) -> Located:
         try:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
 import zipfile
+from typing import BinaryIO
 
 from clipfleet.storage.archives.files import ZIP_ENDINGS, Archive
 from clipfleet.storage.archives.source import (
@@ -16,6 +16,7 @@ from clipfleet.storage.archives.source import (
 )
 from clipfleet.storage.filesystem.members import ZipMember
 from clipfleet.storage.skipped import FolderRules, count_skipped
+from clipfleet.storage.stores.files import open_file
 
 _HEADER_BYTES = 30  # of a file's own header, without the name and the extra field
 _HEADER_MAGIC = b"PK\x03\x04"
@@ -39,7 +40,7 @@ class ZipSource(ArchiveSource):
         self._encoding = encoding
 
     def _read(self, archive: Archive, skipped: dict[str, int]) -> Located:
-        with open(archive.path, "rb") as file:
+        with open_file(archive.path) as file:
             try:
                 listed = zipfile.ZipFile(file).infolist()
             except _ZIP_ERRORS as error:
@@ -56,7 +57,7 @@ class ZipSource(ArchiveSource):
                     continue
                 place, id_ = f"{archive.file_name}, {inner}", f"{archive.name}/{inner}"
                 try:
-                    member = _member(file.fileno(), archive, found)
+                    member = _member(file, archive, found)
                 except ValueError as error:
                     yield place, faulty(id_, f"{place}: {error}", "img")
                 else:
@@ -69,7 +70,7 @@ class ZipSource(ArchiveSource):
         return name.encode("cp437").decode(self._encoding, "backslashreplace")
 
 
-def _member(file: int, archive: Archive, found: zipfile.ZipInfo) -> ZipMember:
+def _member(file: BinaryIO, archive: Archive, found: zipfile.ZipInfo) -> ZipMember:
     """Return the member of a file in an archive.
 
     Raises:
@@ -83,7 +84,8 @@ def _member(file: int, archive: Archive, found: zipfile.ZipInfo) -> ZipMember:
             f"it is compressed by method {found.compress_type}: only 0 and 8, stored and deflate, "
             "are read"
         )
-    header = os.pread(file, _HEADER_BYTES, found.header_offset)
+    file.seek(found.header_offset)
+    header = file.read(_HEADER_BYTES)
     if len(header) < _HEADER_BYTES or not header.startswith(_HEADER_MAGIC):
         raise ValueError(f"its header is not at byte {found.header_offset}: the archive is damaged")
     lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")

@@ -3,6 +3,7 @@
     tar:///data/00000.tar?offset=1536&size=20480&header=439041101
     tgz:///data/00000.tar.gz?offset=1536&size=20480&header=439041101
     zip:///data/photos.zip?offset=39&size=20480&method=deflate&crc32=439041101
+    tar://s3://bucket/00000.tar?offset=1536&size=20480&header=439041101
 
 The path of the file is percent-encoded, so a `?` begins the fields. A URL has all that is needed
 to read the picture, and enough to notice that the file was written anew meanwhile. Each member has
@@ -19,6 +20,7 @@ from typing import ClassVar
 from urllib.parse import quote, unquote_to_bytes
 
 from clipfleet.storage.filesystem.locations import local_path
+from clipfleet.storage.filesystem.remote import is_remote, is_web
 
 TAR_BLOCK_BYTES = 512  # of a tar's header, which is just before its data
 ZIP_METHODS = ("stored", "deflate")
@@ -43,8 +45,8 @@ class Member:
     form: ClassVar[str]  # for messages
 
     def __post_init__(self) -> None:
-        if not os.path.isabs(self.path) or "\0" in self.path:
-            raise ValueError(f"{self.path!r} is no absolute path")
+        if "\0" in self.path or not (os.path.isabs(self.path) or is_remote(self.path)):
+            raise ValueError(f"{self.path!r} is no absolute path or remote URL")
         for name in _names(self.scheme):
             value = getattr(self, name)
             if isinstance(value, int) and not 0 <= value < _MAX_OFFSET:
@@ -175,6 +177,22 @@ def file_path(uri: str) -> str:
     return local_path(uri) if member is None else member.path
 
 
+def is_fetched(uri: str) -> bool:
+    """Return whether the bytes of a uri come from elsewhere: from a store, or a web server."""
+    return is_remote(_file_of(uri))
+
+
+def is_web_uri(uri: str) -> bool:
+    """Return whether the bytes of a uri come from a web server."""
+    return is_web(_file_of(uri))
+
+
+def _file_of(uri: str) -> str:
+    """Return a uri, or the beginning of a member's file in it."""
+    scheme, _, rest = uri.partition("://")
+    return rest if scheme in _KINDS else uri
+
+
 def member_prefixes(folder: str) -> Iterator[str]:
     """Yield the beginnings of the uris of all members below a folder, kind by kind."""
     for scheme in _KINDS:
@@ -200,7 +218,7 @@ def _quoted(value: int | str) -> str:
 
 @lru_cache(maxsize=16)  # an archive has many members
 def _quoted_path(path: str) -> str:
-    return quote(os.fsencode(path))
+    return quote(os.fsencode(path), safe="/:@" if is_remote(path) else "/")
 
 
 def _unquoted(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,9 +19,12 @@ _BATCH_ROWS = 4096
 _TAIL_BYTES = 8  # the footer's length and "PAR1"
 
 
-def open_columns(path: str) -> pq.ParquetFile:
-    """Return a Parquet file that is read page by page; its errors are `PARQUET_ERRORS`."""
-    return pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
+def open_columns(source: str | BinaryIO) -> pq.ParquetFile:
+    """Return a Parquet file that is read page by page; its errors are `PARQUET_ERRORS`.
+
+    `source` is its path, or the open file.
+    """
+    return pq.ParquetFile(source, pre_buffer=False, buffer_size=BUFFER_BYTES)
 
 
 def column_batches(
@@ -52,13 +56,15 @@ def column_chunk(file: pq.ParquetFile, group: int, column: str) -> pq.ColumnChun
     raise KeyError(f"no column {column!r}")
 
 
-def footer_crc32(file: int) -> int:
+def footer_crc32(file: BinaryIO) -> int:
     """Return the CRC-32 of an open Parquet file's footer, which another file has another of.
 
     Raises:
         OSError: The disk did not answer.
     """
-    size = os.fstat(file).st_size
-    tail = os.pread(file, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _TAIL_BYTES))
+    tail = file.read(_TAIL_BYTES)
     length = min(size, _TAIL_BYTES + int.from_bytes(tail[:4], "little"))
-    return zlib.crc32(os.pread(file, length, size - length))
+    file.seek(size - length)
+    return zlib.crc32(file.read(length))

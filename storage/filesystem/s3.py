@@ -11,10 +11,7 @@ interrupted PUT leaves nothing behind, while a multipart upload would.
 from __future__ import annotations
 
 import io
-import logging
 import os
-import random
-import time
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
@@ -33,22 +30,19 @@ from obstore.store import S3Store
 from clipfleet.errors import StorageError, UsageError
 from clipfleet.storage.filesystem.base import Names
 from clipfleet.storage.filesystem.locations import split_object_url
-from clipfleet.storage.filesystem.s3_errors import advice_on, is_worth_repeating, reason_of
+from clipfleet.storage.filesystem.repeat import repeated
+from clipfleet.storage.filesystem.s3_errors import advice_on, reason_of
 from clipfleet.storage.filesystem.s3_file import ObjectFile
 
 WHOLE_BYTES = 4 << 20  # an object up to this size is read in one request
 
 _PATIENCE = 2  # requests are repeated for so many times the timeout of one
 _OWN_RETRIES = 2  # of the library, which does not react to Ctrl-C meanwhile
-_FIRST_PAUSE_S = 0.1
-_MAX_PAUSE_S = 5.0
 _BUFFER_BYTES = 256 << 10
 _WRITER = "clipfleet-writer"  # the metadata that holds a writer's token
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # the first that is set
 
 _BUCKET = "create the bucket, or name another"
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -63,7 +57,7 @@ class ObjectFilesystem:
     def __init__(self, root: str, *, timeout_s: float) -> None:
         self.root = root
         self._patience_s = _PATIENCE * timeout_s
-        self._store = _open_store(root, _endpoint(), timeout_s)
+        self._store = open_s3(root, timeout_s=timeout_s)
 
     def read(self, path: str) -> bytes:
         key = self._key(path)
@@ -159,19 +153,11 @@ class ObjectFilesystem:
 
     def _try(self, action: str, path: str, call: Callable[[], T]) -> T:
         """Repeat a call until it succeeds, is refused for good, or takes too long."""
-        ends_s, pause_s = time.monotonic() + self._patience_s, _FIRST_PAUSE_S
-        while True:
-            try:
-                return call()
-            except BaseError as error:
-                failure = self._error(action, path, error, advice_on(error))
-                if not is_worth_repeating(error) or time.monotonic() + pause_s > ends_s:
-                    raise failure from error
-                if pause_s == _FIRST_PAUSE_S:  # only the first time
-                    log.warning("%s; repeated for at most %g s", failure, self._patience_s)
-            # Random, so that not all workers of a fleet repeat at once.
-            time.sleep(pause_s * (0.5 + random.random() / 2))
-            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+        return repeated(
+            call,
+            patience_s=self._patience_s,
+            failure=lambda error: self._error(action, path, error, advice_on(error)),
+        )
 
     def _error(self, action: str, path: str, error: Exception, advice: str) -> StorageError:
         location = f"{self.root}/{path}" if path else self.root
@@ -182,8 +168,17 @@ def _endpoint() -> str | None:
     return next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), None)
 
 
+def open_s3(root: str, *, timeout_s: float, retries: int = _OWN_RETRIES) -> S3Store:
+    """Return the store of an `s3://bucket/prefix`, as the environment says.
+
+    Raises:
+        UsageError: The environment has something that the store does not take.
+    """
+    return _open_store(root, _endpoint(), timeout_s, retries)
+
+
 @lru_cache(maxsize=64)  # each has its own connections
-def _open_store(root: str, endpoint: str | None, timeout_s: float) -> S3Store:
+def _open_store(root: str, endpoint: str | None, timeout_s: float, retries: int) -> S3Store:
     bucket, prefix = split_object_url(root)
     timeout = timedelta(seconds=timeout_s)
     try:
@@ -195,7 +190,7 @@ def _open_store(root: str, endpoint: str | None, timeout_s: float) -> S3Store:
                 "timeout": timeout,
                 "allow_http": bool(endpoint and endpoint.startswith("http://")),
             },
-            retry_config={"max_retries": _OWN_RETRIES, "retry_timeout": timeout},
+            retry_config={"max_retries": retries, "retry_timeout": timeout},
         )
     except (BaseError, ValueError) as error:
         raise UsageError(

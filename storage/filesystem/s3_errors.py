@@ -29,10 +29,16 @@ _REPLACED = "another program replaced it while it was read: run again"
 
 def is_worth_repeating(error: BaseError) -> bool:
     """Return whether the store or the network failed, and not the request itself."""
-    status = _STATUS.search(str(error))
+    status = status_of(error)
     if status is None:
         return isinstance(error, GenericError)
-    return int(status[1]) >= 500 or int(status[1]) in _WORTH_REPEATING
+    return status >= 500 or status in _WORTH_REPEATING
+
+
+def status_of(error: Exception) -> int | None:
+    """Return the HTTP status of a store's error; None without an answer."""
+    status = _STATUS.search(str(error))
+    return int(status[1]) if status else None
 
 
 def reason_of(error: Exception) -> str:

@@ -17,6 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from clipfleet.errors import DatasetError
 from clipfleet.storage.filesystem.members import member_prefixes
+from clipfleet.storage.filesystem.remote import is_remote
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.validation import problems
 
@@ -91,6 +92,9 @@ def _prefixes(folder: str) -> Iterator[str]:
     """Yield the beginnings of the uris below a folder: a path, and URLs as sources write them."""
     path = os.path.join(folder, "")
     yield path
-    yield f"file://{path}"
-    yield "file://" + quote(os.fsencode(path))
+    if is_remote(folder):  # each form of a path on a disk becomes the one form of a URL
+        yield from (path, path)
+    else:
+        yield f"file://{path}"
+        yield "file://" + quote(os.fsencode(path))
     yield from member_prefixes(folder)

@@ -13,6 +13,7 @@ from clipfleet.errors import SourceError
 from clipfleet.images import IMAGE_EXTENSIONS
 from clipfleet.items import Item
 from clipfleet.storage.filesystem.locations import readable
+from clipfleet.storage.filesystem.remote import input_location
 from clipfleet.storage.skipped import (
     NO_RULES,
     FileFilter,
@@ -37,7 +38,7 @@ class FolderSource:
     """
 
     def __init__(self, root: str, rules: FolderRules = NO_RULES) -> None:
-        self.root = os.path.abspath(root)
+        self.root = input_location(root)
         self.folder = self.root
         self.description = f"folder {readable(self.root)}"
         self.skipped: dict[str, int] = {}

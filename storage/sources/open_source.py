@@ -12,12 +12,13 @@ from clipfleet.items import TextNormalisation
 from clipfleet.storage.archives.files import ZIP_ENDINGS
 from clipfleet.storage.archives.open_archives import archive_endings, open_archives
 from clipfleet.storage.archives.source import ArchiveSource
-from clipfleet.storage.filesystem.locations import local_path
+from clipfleet.storage.filesystem.remote import input_location
 from clipfleet.storage.skipped import NO_RULES, FolderRules
 from clipfleet.storage.sources.base import DerivedSource, Source
 from clipfleet.storage.sources.folder import FolderSource
 from clipfleet.storage.sources.normalisation import NormalisedTexts
 from clipfleet.storage.sources.options import SourceOptions, given
+from clipfleet.storage.stores.files import exists, is_folder
 from clipfleet.storage.tables.columns import Columns
 from clipfleet.storage.tables.compressed import COMPRESSIONS, uncompressed_name
 from clipfleet.storage.tables.guide import open_guide
@@ -50,7 +51,7 @@ def open_source(location: str, *, tower: Tower, **options: Unpack[SourceOptions]
         SourceError: The path does not exist, or is no source of this tower's items.
         UsageError: The location has a scheme that is not supported.
     """
-    path = local_path(location)
+    path = input_location(location)
     options = given(options)
     uri, text = options.get("uri_column"), options.get("text_column")
     value, unused, flag = (uri, text, "text") if tower == "img" else (text, uri, "uri")
@@ -65,14 +66,17 @@ def open_source(location: str, *, tower: Tower, **options: Unpack[SourceOptions]
         options.get("exclude") or (),
         fail_on_skipped=options.get("fail_on_skipped", False),
     )
-    opened = _open_path(
-        path,
-        tower,
-        columns,
-        rules,
-        quoting=options.get("quoting"),
-        encoding=options.get("encoding"),
-    )
+    try:
+        opened = _open_path(
+            path,
+            tower,
+            columns,
+            rules,
+            quoting=options.get("quoting"),
+            encoding=options.get("encoding"),
+        )
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from error
     if rules != NO_RULES and not isinstance(opened, FolderSource | ArchiveSource):
         raise SourceError(
             f"{path} has no files of images: leave --include, --exclude and --fail-on-skipped out"
@@ -126,9 +130,9 @@ def _open_path(
         return archives
     if not columns.named and (guide := open_guide(path, tower)):
         return guide
-    if os.path.isdir(path):
+    if is_folder(path):
         return _open_folder(path, tower, columns, rules)
-    if not os.path.exists(path):
+    if not exists(path):
         raise SourceError(f"no source at {path}: nothing is there")
     return _open_file(path, suffix, tower, columns, quoting=quoting, encoding=encoding)
 
@@ -168,7 +172,7 @@ def _check_form(path: str, suffix: str, quoting: str | None, encoding: str | Non
         raise SourceError(f"quoting {quoting!r} is not known: it is {' or '.join(QUOTINGS)}")
     if encoding is not None:
         check_encoding(encoding)
-    is_file = not os.path.isdir(path)
+    is_file = not is_folder(path)
     if quoting is not None and not (is_file and suffix in _SEPARATED):
         raise SourceError(f"{path} is no CSV or TSV file: leave the quoting out")
     is_text = is_file and suffix in _TEXT

@@ -10,7 +10,8 @@ from clipfleet.architectures import TOWERS, Tower
 from clipfleet.errors import MissingColumnError, SourceError
 from clipfleet.images import IMAGE_EXTENSIONS
 from clipfleet.items import Item
-from clipfleet.storage.filesystem.locations import has_scheme, local_path
+from clipfleet.storage.filesystem.locations import has_scheme
+from clipfleet.storage.filesystem.remote import input_location, is_remote, parent
 from clipfleet.storage.skipped import extension_of
 from clipfleet.storage.sources.open_source import form_of, open_source
 from clipfleet.storage.sources.options import SourceOptions
@@ -55,10 +56,10 @@ def _first_item(location: str, tower: Tower, options: SourceOptions) -> Item | N
 
 
 def _may_name_an_image(location: str, line: str) -> bool:
-    folder = os.path.dirname(local_path(location))
+    folder = parent(input_location(location))
     if has_scheme(line) or extension_of(line) in IMAGE_EXTENSIONS:
         return True
-    return os.path.isfile(os.path.join(folder, line))
+    return not is_remote(folder) and os.path.isfile(os.path.join(folder, line))
 
 
 def tower_of_items(items: Sequence[Mapping[str, str]]) -> Tower:

@@ -14,6 +14,7 @@ from clipfleet.architectures import Tower
 from clipfleet.errors import MissingColumnError, SourceError
 from clipfleet.items import MAX_ID_LENGTH, MAX_TEXT_LENGTH, MAX_URI_LENGTH, Item
 from clipfleet.storage.filesystem.locations import has_scheme, readable
+from clipfleet.storage.filesystem.remote import joined
 
 ID_COLUMNS = ("id", "text_id", "image_id")
 URI_COLUMNS = ("uri", "path", "file", "file_name", "url")
@@ -137,7 +138,7 @@ def as_id(value: object, *, location: str) -> str:
 
 def absolute_uri(uri: str, *, folder: str) -> str:
     """Return a uri with a scheme unchanged, and a path as an absolute path."""
-    return uri if has_scheme(uri) else os.path.normpath(os.path.join(folder, uri))
+    return uri if has_scheme(uri) else joined(folder, uri)
 
 
 def _as_id(value: object) -> str:

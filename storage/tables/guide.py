@@ -22,6 +22,7 @@ from clipfleet.architectures import Tower
 from clipfleet.errors import DependencyError, SourceError
 from clipfleet.items import Item
 from clipfleet.storage.filesystem.members import Base64Text
+from clipfleet.storage.stores.files import is_file, open_file
 from clipfleet.storage.tables.columns import Columns, show
 from clipfleet.storage.tables.compressed import uncompressed_name
 from clipfleet.storage.tables.text_files import check_regular
@@ -43,7 +44,7 @@ def open_guide(path: str, tower: Tower) -> TableSource | None:
     """
     columns = Columns.of(tower, id_column=None, value_column=None)
     plain = uncompressed_name(path)
-    if tower == "img" and plain.endswith(_PICTURES_TSV) and os.path.isfile(path):
+    if tower == "img" and plain.endswith(_PICTURES_TSV) and is_file(path):
         if plain != path:
             raise SourceError(
                 f"{path} is compressed, and its pictures are read at their places in the file: "
@@ -64,7 +65,7 @@ class PicturesTsv(TableSource):
     def _located(self) -> _Located:
         check_regular(self.path)
         try:
-            with open(self.path, "rb") as file:
+            with open_file(self.path) as file:
                 start = 0
                 for number, line in enumerate(file, 1):
                     if line.strip():

@@ -14,7 +14,9 @@ from clipfleet.images import IMAGE_EXTENSIONS
 from clipfleet.items import Item
 from clipfleet.storage.filesystem.locations import readable
 from clipfleet.storage.filesystem.parquet_columns import PARQUET_ERRORS, open_columns
+from clipfleet.storage.filesystem.remote import is_remote, is_web, parent
 from clipfleet.storage.skipped import JUNK, NO_RULES, FileFilter, extension_of
+from clipfleet.storage.stores.files import below, is_folder, names_in, pyarrow_input
 from clipfleet.storage.tables.columns import Columns, show
 from clipfleet.storage.tables.parquet_pictures import PictureColumn, picture_column, picture_uris
 from clipfleet.storage.tables.text_files import check_regular
@@ -59,18 +61,18 @@ class ParquetSource(TableSource):
         yield from super().__iter__()
 
     def _located(self) -> Iterator[tuple[str, Item]]:
-        if not os.path.isdir(self.path):
+        if not is_folder(self.path):
             yield from self._file(self.path)
             return
         for path in FileWalk(self.path, _FILTER).paths(self.skipped):
-            if not os.path.isdir(path):  # Spark writes folders named so
+            if is_remote(path) or not os.path.isdir(path):  # Spark writes folders named so
                 yield from self._file(path)
 
     def _file(self, path: str) -> Iterator[tuple[str, Item]]:
-        folder = os.path.dirname(path)
+        folder = parent(path)
         check_regular(path)
         try:
-            with open_columns(path) as file:
+            with open_columns(pyarrow_input(path)) as file:
                 for row, (id_, value) in enumerate(self._rows(file, path), 1):
                     location = f"{path}, row {row}"
                     yield location, self.columns.item(id_, value, folder=folder, location=location)
@@ -81,6 +83,11 @@ class ParquetSource(TableSource):
         """Yield the id and the value of each row."""
         names = file.schema_arrow.names
         pictures = self._pictures(file, path)
+        if pictures is not None and is_web(path):
+            raise SourceError(
+                f"{path} holds pictures, which are not read from a web server: download it, or "
+                "name it in its store (s3://, gs:// or hf://)"
+            )
         if pictures is None:
             id_, value = self.columns.find(names, location=path)
             _check_once(path, names, id_, value)
@@ -93,7 +100,7 @@ class ParquetSource(TableSource):
         uris = picture_uris(file, path, pictures)
         ids = self.columns.find_ids(names, location=path)
         if ids is None:
-            name = readable(os.path.relpath(path, self.folder))
+            name = readable(below(path, self.folder))
             yield from ((f"{name}:{row}", uri) for row, uri in enumerate(uris, 1))
             return
         _check_once(path, names, ids)
@@ -158,7 +165,7 @@ def holds_parquet(folder: str, tower: Tower, *, named: bool) -> bool:
         SourceError: A folder cannot be listed.
     """
     try:
-        at_top = any(extension_of(name) == _EXTENSION for name in os.listdir(folder))
+        at_top = any(extension_of(name) == _EXTENSION for name in names_in(folder))
     except OSError as error:
         raise SourceError(f"cannot list the folder {folder}: {error.strerror}") from error
     is_asked = named or tower == "txt"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from clipfleet.storage.filesystem.parquet_columns import (
     column_chunk,
     footer_crc32,
 )
+from clipfleet.storage.stores.files import open_file
 from clipfleet.storage.tables.columns import Columns
 
 # Beside those of uris, names of columns of bytes that may be pictures.
@@ -72,11 +72,8 @@ def picture_uris(file: pq.ParquetFile, path: str, column: PictureColumn) -> Iter
 
     Bytes are read only in row groups in which some are null.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        footer = footer_crc32(descriptor)
-    finally:
-        os.close(descriptor)
+    with open_file(path) as opened:
+        footer = footer_crc32(opened)
     row = 0
     for group in range(file.metadata.num_row_groups):
         for other in _others(file, group, column):

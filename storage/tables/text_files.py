@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 
 from clipfleet.errors import SourceError
+from clipfleet.storage.filesystem.remote import is_remote
+from clipfleet.storage.stores.files import open_file
 from clipfleet.storage.tables.columns import show
 from clipfleet.storage.tables.compressed import uncompressed
 
@@ -66,9 +68,13 @@ def text_chunks(path: str, encoding: str | None) -> Iterator[str]:
 def check_regular(path: str) -> None:
     """Refuse a pipe, which would wait for a writer, and a device, which may never end.
 
+    A remote file is neither.
+
     Raises:
         SourceError: The path is one, or cannot be looked at.
     """
+    if is_remote(path):
+        return
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
@@ -85,7 +91,7 @@ def _opened(path: str) -> Iterator[BinaryIO]:
     check_regular(path)
     with ExitStack() as files:
         try:
-            file = files.enter_context(open(path, "rb"))
+            file = files.enter_context(open_file(path))
             content = files.enter_context(uncompressed(file, path))
         except OSError as error:
             raise SourceError(f"cannot read {path}: {error.strerror}") from error

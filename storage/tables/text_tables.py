@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,6 +11,8 @@ from clipfleet.architectures import Tower
 from clipfleet.errors import SourceError
 from clipfleet.items import Item
 from clipfleet.storage.filesystem.locations import readable
+from clipfleet.storage.filesystem.remote import input_location, parent
+from clipfleet.storage.stores.files import is_folder
 from clipfleet.storage.tables.columns import Columns, show
 from clipfleet.storage.tables.compressed import uncompressed_name
 from clipfleet.storage.tables.text_files import text_lines
@@ -28,8 +29,8 @@ class TableSource:
     kind = "table"
 
     def __init__(self, path: str, columns: Columns) -> None:
-        self.path = os.path.abspath(path)
-        self.folder = self.path if os.path.isdir(self.path) else os.path.dirname(self.path)
+        self.path = input_location(path)
+        self.folder = self.path if is_folder(self.path) else parent(self.path)
         self.columns = replace(columns, root=self.folder)
         self.description = f"{self.kind} {readable(self.path)}"
 

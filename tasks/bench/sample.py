@@ -18,12 +18,12 @@ from clipfleet.storage.filesystem.members import (
     TarMember,
     ZipMember,
     file_path,
+    is_fetched,
     parse_member,
 )
 from clipfleet.storage.sources.base import Source
 from clipfleet.tasks.bench.stage import Count, Stage, Steps, measure
 from clipfleet.workers.images.decode import ImageLimits, read_image_bytes
-from clipfleet.workers.images.read import is_http_url
 
 # More would not stay in the cache of a small machine until the later stages.
 _MAX_BYTES = 2 << 30
@@ -49,10 +49,10 @@ def take_sample(source: Source, limit: int, budget_s: float) -> tuple[list[Item]
     if not items:
         raise SourceError(f"{source.description} holds no item: there is nothing to measure")
     for item in items:
-        if item.uri is not None and is_http_url(item.uri):
+        if item.uri is not None and is_fetched(item.uri):
             raise UsageError(
                 f"item {item.id!r} is at a URL, {item.uri}: bench measures files, as a measurement "
-                "of a web server would load it; download some of the images, and measure those"
+                "of a server would load it; download some of the images, and measure those"
             )
     return items, stage
 

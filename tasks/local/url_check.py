@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from clipfleet.errors import SourceError
 from clipfleet.items import Item
 from clipfleet.settings import Settings
+from clipfleet.storage.filesystem.members import is_web_uri
 from clipfleet.storage.sources.base import DerivedSource, Source
 from clipfleet.validation import shortened
-from clipfleet.workers.images.read import is_http_url
 
 _SHOWN_LENGTH = 200  # characters of a URL
 
@@ -24,7 +24,7 @@ class WithoutUrls(DerivedSource):
             SourceError: An item is a URL, or the other source cannot be read.
         """
         for item in self.source:
-            if item.uri and is_http_url(item.uri):
+            if item.uri and is_web_uri(item.uri):
                 raise SourceError(
                     f"item {item.id!r} is the URL {shortened(item.uri, _SHOWN_LENGTH)}, and no "
                     "host is allowed: name the hosts to fetch from with --url-host, or in "

@@ -13,7 +13,7 @@ from clipfleet.images import PictureRules
 from clipfleet.model_card import ModelCard, load_card
 from clipfleet.settings import Settings
 from clipfleet.storage.commit.kinds import check_kind
-from clipfleet.storage.filesystem.locations import local_path
+from clipfleet.storage.filesystem.remote import input_location
 from clipfleet.storage.format.dataset import FILE_COLUMNS, Dataset
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.refresh import Refresh, move_source, refresh_items
@@ -151,7 +151,7 @@ def submit(
     def plan() -> Refresh:
         with withdrawn_if_refused(dataset):
             if moved_from is not None:
-                move_source(dataset, source, local_path(moved_from))
+                move_source(dataset, source, input_location(moved_from))
             size = settings.items_in_shard(card.runtime)
             on_planning = shown(show)
             if not refresh:

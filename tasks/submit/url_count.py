@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from clipfleet.items import Item
+from clipfleet.storage.filesystem.members import is_web_uri
 from clipfleet.storage.sources.base import DerivedSource
-from clipfleet.workers.images.read import is_http_url
 
 
 class CountedUrls(DerivedSource):
@@ -17,5 +17,5 @@ class CountedUrls(DerivedSource):
     def __iter__(self) -> Iterator[Item]:
         self.urls = 0
         for item in self.source:
-            self.urls += item.uri is not None and is_http_url(item.uri)
+            self.urls += item.uri is not None and is_web_uri(item.uri)
             yield item

@@ -40,6 +40,8 @@ READS_THE_ENVIRONMENT = {
     "convert/tensorrt/builder_process.py": "hands it to a child",
     "retrieval/faiss_library.py": "OPENBLAS_CORETYPE, which is OpenBLAS's",
     "storage/filesystem/s3.py": "AWS_ENDPOINT_URL, which is AWS's",
+    "storage/stores/hub.py": "HF_ENDPOINT, which is Hugging Face's",
+    "storage/stores/open_store.py": "STORAGE_EMULATOR_HOST, which is Google's",
     "storage/format/id_index.py": "SQLITE_TMPDIR and TMPDIR, which are SQLite's",
     "tasks/metrics/server.py": "PROMETHEUS_MULTIPROC_DIR, which is prometheus-client's",
     "tasks/worker/fatal_error.py": "names a file for a child",

@@ -11,7 +11,7 @@ import errno
 import http.client
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -100,8 +100,10 @@ class Fetcher:
         self._idle = IdleConnections(idle_connections)
         self._context = ssl.create_default_context()  # SSL_CERT_FILE names other authorities
 
-    def fetch(self, url: str, room: Room = lambda _: 0.0) -> bytes:
-        """Return the body of a URL, after redirects.
+    def fetch(
+        self, url: str, room: Room = lambda _: 0.0, *, span: tuple[int, int] | None = None
+    ) -> bytes:
+        """Return the body of a URL, after redirects; of its bytes those of `span`, if it is given.
 
         Raises:
             ItemError: The URL is refused or was not fetched; the code says if that is transient.
@@ -110,7 +112,7 @@ class Fetcher:
         limits = self._limits
         deadline = Deadline(limits.total_timeout_s, step_s=limits.read_timeout_s)
         try:
-            return self._fetch(url, deadline, room)
+            return self._fetch(url, deadline, room, span)
         except TimeoutError as error:
             reason = str(error) if error.errno is None else error.strerror
             raise item_error(FETCH_TIMEOUT, f"{shown(url)} took too long: {reason}") from error
@@ -131,12 +133,16 @@ class Fetcher:
             reason = f"its server does not speak HTTP: {type(error).__name__} {shown(str(error))}"
             raise item_error(HTTP_ERROR, f"{shown(url)}: {reason}") from error
 
-    def _fetch(self, url: str, deadline: Deadline, room: Room) -> bytes:
+    def _fetch(
+        self, url: str, deadline: Deadline, room: Room, span: tuple[int, int] | None
+    ) -> bytes:
         target = self._policy.target(url)
+        wanted = HTTPStatus.OK if span is None else HTTPStatus.PARTIAL_CONTENT
+        headers = _HEADERS if span is None else _HEADERS | _range(*span)
         for _ in range(MAX_REDIRECTS + 1):
-            connection, answer = self._ask(target, deadline)
+            connection, answer = self._ask(target, deadline, headers)
             try:
-                if answer.status == HTTPStatus.OK:
+                if answer.status == wanted:
                     return self._body(url, answer, connection, room)
                 location = answer.headers.get("Location")
                 if not (answer.status in _REDIRECTS and location):
@@ -148,12 +154,12 @@ class Fetcher:
         raise item_error(HTTP_ERROR, f"{shown(url)} is redirected more than {MAX_REDIRECTS} times")
 
     def _ask(
-        self, target: Target, deadline: Deadline
+        self, target: Target, deadline: Deadline, headers: Mapping[str, str]
     ) -> tuple[CheckedConnection, http.client.HTTPResponse]:
         kept = self._idle.take(target, deadline)
         if kept is not None:
             try:
-                return kept, _request(kept, target)
+                return kept, _request(kept, target, headers)
             except _STALE:  # a new connection shows whether the server works
                 kept.close()
         connection = CheckedConnection(
@@ -163,7 +169,7 @@ class Fetcher:
             context=self._context,
             resolve=self._resolve,
         )
-        return connection, _request(connection, target)
+        return connection, _request(connection, target, headers)
 
     def _body(
         self,
@@ -201,9 +207,15 @@ class Fetcher:
             connection.close()
 
 
-def _request(connection: CheckedConnection, target: Target) -> http.client.HTTPResponse:
+def _range(start: int, end: int) -> dict[str, str]:
+    return {"Range": f"bytes={start}-{end - 1}"}
+
+
+def _request(
+    connection: CheckedConnection, target: Target, headers: Mapping[str, str]
+) -> http.client.HTTPResponse:
     try:
-        connection.request("GET", target.path, headers=_HEADERS)
+        connection.request("GET", target.path, headers=headers)
         return connection.getresponse()
     except BaseException:
         connection.close()
@@ -222,6 +234,8 @@ def _error(url: str, answer: http.client.HTTPResponse) -> ItemError:
     _read_rest(answer)
     status = answer.status
     message = f"{shown(url)}: its server answers {status} {shown(answer.reason)}"
+    if status == HTTPStatus.OK:
+        return item_error(HTTP_ERROR, f"{message}, all of the file: it has no ranges; download it")
     if status in _BUSY or status >= 500:
         return BusyError(message, _retry_after_s(answer.headers.get("Retry-After")))
     if status in _GONE:

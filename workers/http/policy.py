@@ -10,6 +10,7 @@ from clipfleet.error_codes import HTTP_ERROR, NOT_ALLOWED
 from clipfleet.errors import ItemError
 from clipfleet.hosts import AllowedHost, allowed_host, canonical_host, split_port
 from clipfleet.settings import Settings
+from clipfleet.storage.filesystem.remote import is_remote
 from clipfleet.workers.images.read import refuse_url
 from clipfleet.workers.item_errors import item_error, shown
 
@@ -121,8 +122,11 @@ class UrlPolicy:
 
 
 def named_host(url: str) -> str:
-    """Return a URL's host and port as written, in lower case; "" without a host."""
-    found = _URL.match(url)
+    """Return a URL's host and port, or bucket, as written, in lower case; "" without one.
+
+    Of a member's uri it is that of its file.
+    """
+    found = _URL.match(url if is_remote(url) else url.partition("://")[2])
     return found["netloc"].lower() if found else ""
 
 

@@ -14,9 +14,10 @@ from clipfleet.errors import ClipfleetError, ItemError
 from clipfleet.settings import Settings
 from clipfleet.workers.backoff import backoff_s
 from clipfleet.workers.http.circuit_breaker import CircuitBreaker
-from clipfleet.workers.http.fetcher import Fetcher, FetchLimits, Room
-from clipfleet.workers.http.policy import UrlPolicy, named_host
+from clipfleet.workers.http.fetcher import Room
+from clipfleet.workers.http.policy import named_host
 from clipfleet.workers.http.queue import Pending, Queue, State
+from clipfleet.workers.http.remote_fetcher import RemoteFetcher
 from clipfleet.workers.item_errors import item_error, shown
 
 Fetch = Callable[[str, Room], bytes]
@@ -72,18 +73,13 @@ class Prefetcher:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Prefetcher:
-        fetcher = Fetcher(
-            UrlPolicy.from_settings(settings),
-            FetchLimits.from_settings(settings),
-            idle_connections=settings.url_threads,
-        )
         retry_limits = RetryLimits(
             attempts=settings.read_attempts,
             retry_s=settings.read_retry_s,
             stall_s=settings.shard_deadline_s * _STALL_SHARE,
         )
         return cls(
-            fetcher.fetch,
+            RemoteFetcher.from_settings(settings).fetch,
             threads=settings.url_threads,
             ahead_bytes=settings.url_ahead_bytes,
             retry_limits=retry_limits,

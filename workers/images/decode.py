@@ -9,7 +9,6 @@ is checked before decoding.
 from __future__ import annotations
 
 import io
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from clipfleet.error_codes import DECODE_FAILED, MISSING, TOO_LARGE
 from clipfleet.errors import ItemError
 from clipfleet.images import ORIGINAL_RULES, PictureRules
+from clipfleet.storage.filesystem.remote import real_location
 from clipfleet.workers.images.formats import (
     DECODER_ERRORS,
     READ_FORMATS,
@@ -62,7 +62,7 @@ class ImageLimits:
         return cls(
             max_pixels=settings.max_image_pixels,
             max_bytes=settings.max_image_bytes,
-            input_roots=tuple(map(os.path.realpath, settings.input_roots)),
+            input_roots=tuple(map(real_location, settings.input_roots)),
             attempts=settings.read_attempts,
             fetch=fetch,
         )

@@ -22,11 +22,12 @@ from clipfleet.error_codes import DECODE_TIMEOUT, DECODER_CRASHED
 from clipfleet.errors import ItemError, StorageError
 from clipfleet.images import DEFAULT_RULES, PictureRules
 from clipfleet.items import Item
+from clipfleet.storage.filesystem.members import is_fetched
 from clipfleet.storage.format.results import Failure
 from clipfleet.workers.closing import Closing
 from clipfleet.workers.images.decode import ImageLimits, no_image
 from clipfleet.workers.images.decoder import Decoder, DecoderLostError, Picture, Request
-from clipfleet.workers.images.read import is_http_url, is_table_row, read_bytes
+from clipfleet.workers.images.read import is_table_row, read_bytes
 from clipfleet.workers.images.region import Layout
 from clipfleet.workers.item_errors import shown
 
@@ -325,9 +326,9 @@ class Decoders(Closing):
 
     def _reader_of(self, uri: str) -> ThreadPoolExecutor | None:
         """Return the threads that read a picture for the decoders; None if decoders do."""
-        if is_http_url(uri):
-            return self._fetches
-        return self._rows if is_table_row(uri) else None
+        if is_table_row(uri):
+            return self._rows
+        return self._fetches if is_fetched(uri) else None
 
     def _fetch(self, run: _Run, request: Request) -> None:
         """Read a picture's bytes, in a thread."""

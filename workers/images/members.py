@@ -10,6 +10,7 @@ import os
 import threading
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from clipfleet.error_codes import DECODE_FAILED, READ_FAILED
@@ -28,6 +29,9 @@ from clipfleet.workers.item_errors import item_error, shown
 _RAW_DEFLATE = -zlib.MAX_WBITS
 
 
+ReadRange = Callable[[int, int], bytes]  # (offset, size) -> fewer bytes only at the file's end
+
+
 def read_member(file: int, member: Member, max_bytes: int) -> bytes:
     """Return the bytes of a member of the open file `file`.
 
@@ -35,54 +39,70 @@ def read_member(file: int, member: Member, max_bytes: int) -> bytes:
         OSError: EFBIG, it has more than `max_bytes`; or the disk's own error.
         ItemError: The file ends before it, is damaged, or was written anew after it was planned.
     """
-    return _READERS[type(member)](file, member, max_bytes)
+    if isinstance(member, TgzMember):
+        return _read_tgz(file, member, max_bytes)
+    if isinstance(member, ParquetPicture):
+        return _read_parquet(file, member, max_bytes)
+    return read_range(partial(_pread, file), member, max_bytes)
 
 
-def _read_tar(file: int, member: TarMember, max_bytes: int) -> bytes:
-    _check_size(member.size, max_bytes, member)
+def read_range(read: ReadRange, member: Member, max_bytes: int) -> bytes:
+    """Return the bytes of a member that is one range of its file.
+
+    Raises:
+        OSError, ItemError: As for `read_member`; or the errors of `read`.
+    """
+    reader = _RANGE_READERS.get(type(member))
+    if reader is None:
+        raise damaged(member, f"a {member.scheme} member is not read from there")
+    return reader(read, member, max_bytes)
+
+
+def _read_tar(read: ReadRange, member: TarMember, max_bytes: int) -> bytes:
+    check_size(member.size, max_bytes, member)
     start = member.offset - TAR_BLOCK_BYTES
-    return _without_header(_pread(file, start, TAR_BLOCK_BYTES + member.size), member)
+    return _without_header(read(start, TAR_BLOCK_BYTES + member.size), member)
 
 
 def _read_tgz(file: int, member: TgzMember, max_bytes: int) -> bytes:
-    _check_size(member.size, max_bytes, member)
+    check_size(member.size, max_bytes, member)
     start = member.offset - TAR_BLOCK_BYTES
     try:
         data = _unpacked.read(file, start, TAR_BLOCK_BYTES + member.size)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise _damaged(member, f"its file is damaged: {error}") from error
+        raise damaged(member, f"its file is damaged: {error}") from error
     return _without_header(data, member)
 
 
 def _without_header(data: bytes, member: TarMember) -> bytes:
     if len(data) != TAR_BLOCK_BYTES + member.size:
-        raise _damaged(member, "its file ends before its end")
+        raise damaged(member, "its file ends before its end")
     if zlib.crc32(data[:TAR_BLOCK_BYTES]) != member.header:
-        raise _damaged(member, "its file has something else there")
+        raise damaged(member, "its file has something else there")
     return data[TAR_BLOCK_BYTES:]
 
 
-def _read_zip(file: int, member: ZipMember, max_bytes: int) -> bytes:
-    _check_size(member.size, max_bytes, member)
-    data = _pread(file, member.offset, member.size)
+def _read_zip(read: ReadRange, member: ZipMember, max_bytes: int) -> bytes:
+    check_size(member.size, max_bytes, member)
+    data = read(member.offset, member.size)
     if len(data) != member.size:
-        raise _damaged(member, "its file ends before its end")
+        raise damaged(member, "its file ends before its end")
     if member.method == "deflate":
         try:
             data = zlib.decompressobj(_RAW_DEFLATE).decompress(data, max_bytes + 1)
         except zlib.error as error:
-            raise _damaged(member, f"it cannot be unpacked: {error}") from error
-        _check_size(len(data), max_bytes, member)
+            raise damaged(member, f"it cannot be unpacked: {error}") from error
+        check_size(len(data), max_bytes, member)
     if zlib.crc32(data) != member.crc32:
-        raise _damaged(member, "its checksum is another one")
+        raise damaged(member, "its checksum is another one")
     return data
 
 
-def _read_base64(file: int, member: Base64Text, max_bytes: int) -> bytes:
-    _check_size(member.size // 4 * 3, max_bytes, member)
-    text = _pread(file, member.offset, member.size)
+def _read_base64(read: ReadRange, member: Base64Text, max_bytes: int) -> bytes:
+    check_size(member.size // 4 * 3, max_bytes, member)
+    text = read(member.offset, member.size)
     if len(text) != member.size or zlib.crc32(text) != member.crc32:
-        raise _damaged(member, "its file has something else there")
+        raise damaged(member, "its file has something else there")
     try:
         return base64.urlsafe_b64decode(text)
     except binascii.Error as error:
@@ -95,17 +115,15 @@ def _read_parquet(file: int, member: ParquetPicture, max_bytes: int) -> bytes:
     try:
         picture = read_row(file, member)
     except ValueError as error:
-        raise _damaged(member, str(error)) from error
-    _check_size(len(picture), max_bytes, member)
+        raise damaged(member, str(error)) from error
+    check_size(len(picture), max_bytes, member)
     return picture
 
 
-_READERS: dict[type[Member], Callable[[int, Any, int], bytes]] = {
+_RANGE_READERS: dict[type[Member], Callable[[ReadRange, Any, int], bytes]] = {
     TarMember: _read_tar,
-    TgzMember: _read_tgz,
     ZipMember: _read_zip,
     Base64Text: _read_base64,
-    ParquetPicture: _read_parquet,
 }
 
 
@@ -153,13 +171,19 @@ def _pread(file: int, offset: int, size: int) -> bytes:
     return data
 
 
-def _check_size(size: int, max_bytes: int, member: Member) -> None:
+def check_size(size: int, max_bytes: int, member: Member) -> None:
+    """Refuse a member that is too large.
+
+    Raises:
+        OSError: EFBIG, it has more than `max_bytes`.
+    """
     if size > max_bytes:
         reason = f"more than the {max_bytes} bytes allowed"
         raise OSError(errno.EFBIG, reason, member.path)
 
 
-def _damaged(member: Member, reason: str) -> ItemError:
+def damaged(member: Member, reason: str) -> ItemError:
+    """Return the error of a member that is not what was planned."""
     return item_error(
         READ_FAILED,
         f"{shown(member.uri)} cannot be read: {reason}; if the file was replaced, embed its "

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
+from typing import BinaryIO
 
 import pyarrow as pa
 
@@ -29,7 +30,29 @@ def read_row(file: int, member: ParquetPicture) -> bytes:
         OSError: The disk did not answer.
         ValueError: The file is damaged, or another one than was planned.
     """
-    return _last.column_of(file, member).value(member.row - 1)
+    status = os.fstat(file)
+    place = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def opened() -> BinaryIO:
+        return open(file, "rb", closefd=False)
+
+    column = _last.column_of(place, member, opened, f"/proc/self/fd/{file}")
+    return column.value(member.row - 1)
+
+
+def read_remote_row(member: ParquetPicture, opened: Callable[[], BinaryIO]) -> bytes:
+    """Return the picture in a row of a remote Parquet file, which `opened` opens, as `read_row`.
+
+    After a failure of the store, the next row begins its row group again.
+
+    Raises:
+        OSError, ValueError: As `read_row` does.
+    """
+    try:
+        return _last.column_of((member.path,), member, opened).value(member.row - 1)
+    except OSError:
+        _last.forget()
+        raise
 
 
 class _Last(threading.local):
@@ -39,17 +62,27 @@ class _Last(threading.local):
         self._column: _Column | None = None
         self._identity: tuple[object, ...] = ()
 
-    def column_of(self, file: int, member: ParquetPicture) -> _Column:
-        status = os.fstat(file)
-        place = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    def column_of(
+        self,
+        place: tuple[object, ...],
+        member: ParquetPicture,
+        opened: Callable[[], BinaryIO],
+        path: str | None = None,
+    ) -> _Column:
+        """Return a column of the file at a place; pyarrow reads it at its path, if it has one."""
         identity = (*place, member.column, member.footer)
         if self._column is None or self._identity != identity:
             self._column = None  # frees the memory of its batch
-            if footer_crc32(file) != member.footer:
-                raise ValueError("its file is another one than was planned")
-            self._column = _Column(f"/proc/self/fd/{file}", member.column)
+            with opened() as file:
+                if footer_crc32(file) != member.footer:
+                    raise ValueError("its file is another one than was planned")
+            self._column = _Column(path or opened(), member.column)
             self._identity = identity
         return self._column
+
+    def forget(self) -> None:
+        """Keep no column."""
+        self._column = None
 
 
 _last = _Last()
@@ -58,10 +91,10 @@ _last = _Last()
 class _Column:
     """A column, the batch of it that was read last, and those after it in the row group."""
 
-    def __init__(self, path: str, name: str) -> None:
+    def __init__(self, source: str | BinaryIO, name: str) -> None:
         self._name = name
         try:
-            self._file = open_columns(path)
+            self._file = open_columns(source)
         except PARQUET_ERRORS as error:
             raise _unreadable(error) from error
         metadata = self._file.metadata

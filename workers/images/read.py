@@ -23,7 +23,8 @@ from clipfleet.error_codes import (
 from clipfleet.errors import ItemError, StorageError, UsageError
 from clipfleet.storage.filesystem.file_stats import mtime_ns
 from clipfleet.storage.filesystem.locations import has_scheme, local_path
-from clipfleet.storage.filesystem.members import ParquetPicture, parse_member
+from clipfleet.storage.filesystem.members import ParquetPicture, is_fetched, parse_member
+from clipfleet.storage.filesystem.remote import is_below
 from clipfleet.workers.backoff import backoff_s
 from clipfleet.workers.images.members import read_member
 from clipfleet.workers.item_errors import item_error, shown
@@ -47,7 +48,10 @@ _CODES = {  # the error code and the reason; None: the system's message
     errno.EFBIG: (TOO_LARGE, None),
     errno.EPROTONOSUPPORT: (
         READ_FAILED,
-        "workers read absolute paths and file:// URLs of their own machine, and https:// URLs",
+        (
+            "workers read absolute paths and file:// URLs of their own machine, and s3://, gs://, "
+            "hf:// and https:// URLs"
+        ),
     ),
     errno.EIO: (DISK_ERROR, None),
     errno.ESTALE: (DISK_ERROR, None),
@@ -77,6 +81,11 @@ def is_table_row(uri: str) -> bool:
     return uri.startswith(_TABLE_ROW)
 
 
+def is_fetched_ahead(uri: str) -> bool:
+    """Return whether a uri is fetched while others are decoded; rows wait for those before."""
+    return is_fetched(uri) and not is_table_row(uri)
+
+
 def refuse_url(url: str) -> bytes:
     """Refuse a URL: no host is allowed.
 
@@ -95,7 +104,7 @@ def read_bytes(
     attempts: int = 1,
     fetch: Callable[[str], bytes] = refuse_url,
 ) -> bytes:
-    """Return the bytes at an absolute path, a `file://` URL, a member's URL, or an http(s) URL.
+    """Return the bytes at an absolute path, a `file://` URL, a member's URL, or a remote URL.
 
     With `roots`, which are folders without symbolic links in their paths, a file must lie below
     one of them. A disk error is retried, up to `attempts` in all; `fetch` has its own retries.
@@ -104,7 +113,7 @@ def read_bytes(
         ItemError: The file cannot be read, is empty, has more than `max_bytes`, or lies elsewhere.
         StorageError: The file system did not answer, or the process has no file handle left.
     """
-    if not is_http_url(uri):
+    if not is_fetched(uri):
         return read_file(uri, max_bytes, roots, attempts=attempts).data
     data = fetch(uri)
     check_not_empty(data, uri)
@@ -223,7 +232,7 @@ def _open_below(roots: Sequence[str], path: str, flags: int) -> int:
 
 
 def _check_below(real: str, roots: Sequence[str]) -> None:
-    if not any(os.path.commonpath((real, root)) == root for root in roots):
+    if not any(is_below(real, root) for root in roots):
         # EXDEV is the answer of Linux (openat2) for a path that leaves its folder.
         raise OSError(errno.EXDEV, "below none of the input roots", real)
 

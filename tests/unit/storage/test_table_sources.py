@@ -363,8 +363,8 @@ def test_a_location_without_a_source_is_refused(write: Write, tmp_path: Path) ->
         open_source(f"{tmp_path}/gone.jsonl", tower="txt")
     with pytest.raises(SourceError, match=r"expected a folder of images, .*\.jsonl"):
         open_source(write("t.xlsx", "x"), tower="txt")
-    with pytest.raises(UsageError, match="s3://"):
-        open_source("s3://bucket/t.jsonl", tower="txt")
+    with pytest.raises(UsageError, match="abfs://"):
+        open_source("abfs://bucket/t.jsonl", tower="txt")
     with pytest.raises(SourceError, match="'title' was named for the text"):
         open_source(write("i.jsonl"), tower="img", text_column="title")
 

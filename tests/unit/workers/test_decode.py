@@ -168,7 +168,7 @@ def test_a_url_is_not_fetched_unless_its_host_is_allowed(uri: str) -> None:
     )
 
 
-@pytest.mark.parametrize("uri", ["s3://b/a.jpg", "file://host/a.jpg", "ftp://host/a.jpg"])
+@pytest.mark.parametrize("uri", ["abfs://b/a.jpg", "file://host/a.jpg", "ftp://host/a.jpg"])
 def test_a_url_of_another_scheme_or_machine_is_refused(uri: str) -> None:
     error = failure(uri)
     assert error.code == "read_failed"
@@ -393,7 +393,7 @@ def test_an_image_below_no_input_root_is_not_allowed(tmp_path: Path) -> None:
         assert raised.value.code == NOT_ALLOWED
         assert f"{name}' cannot be read: it lies below none of this" in str(raised.value)
         assert str(raised.value).endswith("start the worker with an --input-root that has it")
-    for uri in ("s3://bucket/a.jpg", "file://host/a.jpg"):
+    for uri in ("abfs://store/a.jpg", "file://host/a.jpg"):
         with pytest.raises(ItemError, match="workers read absolute paths and file://"):
             read_image(Item(id="c", uri=uri), limits)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from clipfleet.workers.images.read import read_uri
+from clipfleet.errors import ItemError
+from clipfleet.workers.images.read import read_bytes, read_uri
 
 SECRET = b"for no vector"
 
@@ -152,3 +153,11 @@ def test_no_descriptor_stays_open(roots: Roots) -> None:
         with contextlib.suppress(OSError):
             roots.read(f"{roots.inside}/{name}")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_root_in_a_store_allows_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"x")
+    with pytest.raises(ItemError) as caught:
+        read_bytes(str(path), 10, ("s3://bucket/a",))
+    assert caught.value.code == "not_allowed"

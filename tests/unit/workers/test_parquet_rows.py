@@ -27,7 +27,7 @@ def write(path: Path, pictures: list[bytes | None], **options: Any) -> int:
     structs = [{"bytes": one, "path": "x"} for one in pictures]
     pq.write_table(pa.table({"image": structs, "img": pictures}), path, **options)
     with path.open("rb") as file:
-        return footer_crc32(file.fileno())
+        return footer_crc32(file)
 
 
 def row(path: Path, number: int, footer: int, column: str = "image.bytes") -> str:

@@ -1,0 +1,1 @@
+"""Files in object stores, on the hub and on web servers, read as those of a disk are."""

@@ -1,0 +1,111 @@
+"""Remote files: their lists, page by page, and reads of ranges, each repeated after a failure."""
+
+from __future__ import annotations
+
+import errno
+import io
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, TypeVar
+
+from clipfleet.storage.filesystem.locations import STORE_TIMEOUT_S
+from clipfleet.storage.filesystem.remote import WEB_SCHEMES, Place
+from clipfleet.storage.filesystem.s3_file import ObjectFile
+from clipfleet.storage.stores.open_store import open_store
+
+_PAGE_KEYS = 1000
+_BUFFER_BYTES = 1 << 20  # of one request, when a file is read from its start to its end
+_PATIENCE_S = 2 * STORE_TIMEOUT_S
+
+T = TypeVar("T")
+
+
+def keys_below(place: Place) -> Iterator[str]:
+    """Yield the paths below a folder of all files in it, in the store's order, page by page.
+
+    Raises:
+        OSError: The store does not answer, or refuses.
+    """
+    if place.scheme in WEB_SCHEMES:
+        reason = "a web server lists no files: name a table, a .tar, .zip or .parquet file"
+        raise OSError(errno.ENOTDIR, reason, place.url)
+    start = len(place.key) + 1 if place.key else 0
+    for key in _hub_keys(place) if place.scheme == "hf" else _store_keys(place):
+        if len(key) > start:  # consoles mark a folder by an object of its name
+            yield key[start:]
+
+
+def _hub_keys(place: Place) -> Iterator[str]:
+    from clipfleet.storage.stores.hub import hub_files
+
+    return hub_files(place)
+
+
+def _store_keys(place: Place) -> Iterator[str]:
+    import obstore
+
+    store, prefix = open_store(place)
+    last: str | None = None
+
+    def page() -> list[Any]:
+        found = obstore.list(store, prefix or None, offset=last, chunk_size=_PAGE_KEYS)
+        return list(next(iter(found), ()))
+
+    while entries := _repeated(page, place):
+        for entry in entries:
+            yield entry["path"]
+        last = entries[-1]["path"]
+
+
+def size_of(place: Place) -> int | None:
+    """Return the bytes of a remote file; None if there is none.
+
+    Raises:
+        OSError: The store does not answer, or refuses.
+    """
+    if not place.key:
+        return None
+    import obstore
+
+    store, path = open_store(place)
+    try:
+        size: int = _repeated(lambda: obstore.head(store, path)["size"], place)
+    except FileNotFoundError:
+        return None
+    return size
+
+
+def open_object(place: Place) -> BinaryIO:
+    """Open a remote file, seekable; another one in its place meanwhile is an error.
+
+    Raises:
+        OSError: It is missing, or the store does not answer, or refuses; also of later reads.
+    """
+    import obstore
+
+    store, path = open_store(place)
+    meta = _repeated(lambda: obstore.head(store, path), place)
+    etag = meta["e_tag"]
+
+    def fetch(start: int, end: int) -> bytes:
+        options: Any = {"range": (start, end)}
+        # A server may send an ETag that it does not take back, such as a weak one.
+        if etag and not etag.startswith("W/"):
+            options["if_match"] = etag
+        return obstore.get(store, path, options=options).bytes().to_bytes()
+
+    raw = ObjectFile(meta["size"], lambda *ends: _repeated(lambda: fetch(*ends), place))
+    return io.BufferedReader(raw, _BUFFER_BYTES)
+
+
+def _repeated(call: Callable[[], T], place: Place) -> T:
+    from clipfleet.storage.filesystem.repeat import repeated
+    from clipfleet.storage.stores.failures import as_os_error
+
+    try:
+        return repeated(
+            call, patience_s=_PATIENCE_S, failure=lambda error: as_os_error(error, place)
+        )
+    except FileNotFoundError as error:
+        if error.errno:  # a list of a bucket that is none
+            raise
+        raise FileNotFoundError(errno.ENOENT, "nothing is there", place.url) from error

@@ -22,7 +22,7 @@ class Machine:
         self.codes = codes
         self.started: list[str] = []
 
-    def start(self, log_path: Path, gpu: str) -> subprocess.Popen[bytes]:
+    def start(self, _number: int, log_path: Path, gpu: str) -> subprocess.Popen[bytes]:
         self.started.append(gpu)
         code = self.codes[gpu]
         with open(log_path, "a", encoding="utf-8") as log:

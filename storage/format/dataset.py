@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from typing import Any, Literal, get_args
 
-from clipfleet.architectures import Tower
+from clipfleet.architectures import TOWERS, Tower
 from clipfleet.errors import DatasetError, DatasetMismatchError, UsageError
 from clipfleet.images import DEFAULT_RULES, ORIGINAL_RULES, PictureRules
 from clipfleet.items import TextNormalisation
@@ -271,6 +271,14 @@ def utc_now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
+def _way_out(fs: Filesystem) -> str:
+    """Return what to do where there is no dataset."""
+    inside = [tower for tower in TOWERS if fs.exists(f"{tower}/{INFO_PATH}")]
+    if inside:
+        return f"the datasets of both towers are below it: add /{' or /'.join(inside)} to its name"
+    return "`clipfleet submit` or `clipfleet embed` makes one"
+
+
 def read_info(root: str, fs: Filesystem) -> DatasetInfo:
     """Return the contents of `dataset.json`.
 
@@ -280,10 +288,7 @@ def read_info(root: str, fs: Filesystem) -> DatasetInfo:
     try:
         text = fs.read(INFO_PATH)
     except FileNotFoundError:
-        raise DatasetError(
-            f"no dataset at {root}: it has no {INFO_PATH}; `clipfleet submit` or "
-            "`clipfleet embed` makes one"
-        ) from None
+        raise DatasetError(f"no dataset at {root}: it has no {INFO_PATH}; {_way_out(fs)}") from None
     try:
         fields = json.loads(text)
         if fields["format"] != FORMAT:

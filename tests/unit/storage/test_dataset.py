@@ -180,6 +180,11 @@ def test_opening_a_folder_without_a_dataset_names_the_remedy(tmp_path: Path) -> 
         Dataset.open(str(tmp_path))
     with pytest.raises(UsageError, match="gs://"):
         Dataset.open("gs://bucket/out")
+    for tower in ("img", "txt"):
+        (tmp_path / "both" / tower).mkdir(parents=True)
+        (tmp_path / "both" / tower / "dataset.json").write_text("{}")
+    with pytest.raises(DatasetError, match="of both towers are below it: add /img or /txt to its"):
+        Dataset.open(str(tmp_path / "both"))
 
 
 @pytest.mark.parametrize(

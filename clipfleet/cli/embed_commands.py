@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -41,7 +41,7 @@ from clipfleet.cli.options import (
     settings_from,
 )
 from clipfleet.cli.output import end_with, print_result, stop_on_signals
-from clipfleet.cli.picture_options import AlphaOption, SixteenBitOption, TruncatedOption
+from clipfleet.cli.picture_options import with_picture_settings
 from clipfleet.cli.source_options import with_source_options
 from clipfleet.errors import UsageError
 from clipfleet.storage.sources.options import SourceOptions
@@ -50,6 +50,7 @@ _Result = TypeVar("_Result", "clipfleet.Summary", "clipfleet.Submission")
 
 
 @with_source_options
+@with_picture_settings
 def embed(
     source: SourceArgument,
     out: OutArgument,
@@ -64,9 +65,6 @@ def embed(
     shard_size: ShardSize = None,
     dtype: Dtype = None,
     decode: DecodeOption = None,
-    sixteen_bit: SixteenBitOption = None,
-    alpha: AlphaOption = None,
-    truncated: TruncatedOption = None,
     max_failed: MaxFailed = None,
     refresh: Refresh = False,
     on_conflict: OnConflictOption = None,
@@ -89,6 +87,7 @@ def embed(
     metrics_port: MetricsPort = None,
     as_json: Json = False,
     *,
+    picture_settings: dict[str, Any],
     source_options: SourceOptions,
 ) -> None:
     """Embed a source on this machine, and verify the dataset.
@@ -110,14 +109,12 @@ def embed(
         shard_size=shard_size,
         embedding_dtype=dtype,
         decode=decode,
-        sixteen_bit=sixteen_bit,
-        alpha=alpha,
-        truncated=truncated,
         max_failed=max_failed,
         redis_url=redis_url,
         url_hosts=url_host or None,
         metrics_port=metrics_port,
         **engine_settings(provider, contexts, allow_unverified),
+        **picture_settings,
     )
     from clipfleet.cli.progress_bar import open_display  # rich is slow to import
 
@@ -144,6 +141,7 @@ def embed(
 
 
 @with_source_options
+@with_picture_settings
 def submit(
     source: SourceArgument,
     out: OutArgument,
@@ -153,9 +151,6 @@ def submit(
     shard_size: ShardSize = None,
     dtype: Dtype = None,
     decode: DecodeOption = None,
-    sixteen_bit: SixteenBitOption = None,
-    alpha: AlphaOption = None,
-    truncated: TruncatedOption = None,
     max_failed: MaxFailed = None,
     refresh: Refresh = False,
     on_conflict: OnConflictOption = None,
@@ -163,6 +158,7 @@ def submit(
     content_hash: ContentHash = False,
     as_json: Json = False,
     *,
+    picture_settings: dict[str, Any],
     source_options: SourceOptions,
 ) -> None:
     """Plan a source, and queue its shards for a fleet's workers.
@@ -180,11 +176,9 @@ def submit(
         shard_size=shard_size,
         embedding_dtype=dtype,
         decode=decode,
-        sixteen_bit=sixteen_bit,
-        alpha=alpha,
-        truncated=truncated,
         max_failed=max_failed,
         redis_url=redis_url,
+        **picture_settings,
     )
     from clipfleet.cli.progress_bar import open_display  # rich is slow to import
 
@@ -225,6 +219,7 @@ def resume(
     print_result(resumption.to_json(), resumption.lines(), as_json)
 
 
+@with_picture_settings
 def worker(
     tower: Annotated[TowerName, typer.Option(help="Queue to serve.", show_default=False)],
     model: Model,
@@ -254,12 +249,11 @@ def worker(
     provider: Annotated[ProviderName | None, typer.Option(help="ONNX Runtime's provider.")] = None,
     contexts: Contexts = None,
     decode: DecodeOption = None,
-    sixteen_bit: SixteenBitOption = None,
-    alpha: AlphaOption = None,
-    truncated: TruncatedOption = None,
     reuse: Reuse = None,
     allow_unverified: AllowUnverified = False,
     metrics_port: MetricsPort = None,
+    *,
+    picture_settings: dict[str, Any],
 ) -> None:
     """Serve the queue of one tower, until SIGTERM.
 
@@ -288,12 +282,10 @@ def worker(
         input_roots=[input_location(root) for root in input_root] if input_root else None,
         url_hosts=url_host or None,
         decode=decode,
-        sixteen_bit=sixteen_bit,
-        alpha=alpha,
-        truncated=truncated,
         reuse=resolved(reuse) if reuse else None,
         metrics_port=metrics_port,
         **engine_settings(provider, contexts, allow_unverified),
+        **picture_settings,
     )
     model = locate_model(model, settings)
     if build_if_missing and model.is_dir():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable
 from enum import Enum
 from typing import Annotated, Any, cast
 
 import typer
 
+from clipfleet.cli.added_options import with_options
 from clipfleet.storage.sources.options import SourceOptions, given
 
 
@@ -96,27 +95,6 @@ _OPTIONS: dict[str, Any] = {
 
 def with_source_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of a source, in place of its parameter `source_options`."""
-
-    @functools.wraps(command)
-    def command_with_options(**arguments: Any) -> None:
-        options = {name: _value(arguments.pop(name)) for name in _OPTIONS}
-        command(**arguments, source_options=given(cast(SourceOptions, options)))
-
-    signature = inspect.signature(command, eval_str=True)
-    own = [one for one in signature.parameters.values() if one.name != "source_options"]
-    added = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=False if name == "fail_on_skipped" else None,
-            annotation=annotation,
-        )
-        for name, annotation in _OPTIONS.items()
-    ]
-    command_with_options.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
-    command_with_options.__annotations__ = {one.name: one.annotation for one in (*own, *added)}
-    return command_with_options
-
-
-def _value(given_value: Any) -> Any:
-    return given_value.value if isinstance(given_value, Enum) else given_value
+    return with_options(
+        command, "source_options", _OPTIONS, lambda values: given(cast(SourceOptions, values))
+    )

@@ -30,7 +30,6 @@ from clipfleet.storage.plan.new_items import OnPlanning, new_items, say_nothing
 from clipfleet.storage.plan.reader import Job, Tombstone, jobs, plan_file_path, publish
 from clipfleet.storage.plan.retries import RETRY_MARK, RetriedIds, job_of
 from clipfleet.storage.sources.base import Source
-from clipfleet.storage.sources.open_source import skipped_of
 
 MAX_JOBS = 99_999  # five digits in file names
 SHARDS_PER_FILE = 1000
@@ -64,7 +63,7 @@ def plan_items(
     with closing(new_items(dataset, source, on_planning=on_planning)) as items:
         rows = (item_row(dataset, item) for item in items)
         return plan_rows(
-            dataset, rows, source.description, shard_size, retry=False, skipped=skipped_of(source)
+            dataset, rows, source.description, shard_size, retry=False, skipped=source.skipped
         )
 
 

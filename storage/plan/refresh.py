@@ -18,7 +18,6 @@ from clipfleet.storage.plan.planner import Row, item_row, plan_rows
 from clipfleet.storage.plan.reader import Job, jobs, read_job_rows
 from clipfleet.storage.plan.standing import standing_of
 from clipfleet.storage.sources.base import Source
-from clipfleet.storage.sources.open_source import skipped_of
 
 
 @dataclass(kw_only=True, slots=True)
@@ -74,7 +73,7 @@ def refresh_items(
             shard_size,
             retry=False,
             known=known,
-            skipped=skipped_of(source),
+            skipped=source.skipped,
         )
         refresh.newer = plan_rows(
             dataset,

@@ -21,6 +21,11 @@ class Source(Protocol):
         """The folder where relative paths begin, an absolute path; None for items in memory."""
         ...
 
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """The files that were left out, counted by extension or kind; filled by an iteration."""
+        return {}
+
     def __iter__(self) -> Iterator[Item]:
         """Yield the items.
 
@@ -46,6 +51,11 @@ class DerivedSource:
         """The folder of the other source."""
         return self.source.folder
 
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """What the other source left out."""
+        return self.source.skipped
+
     def location(self, position: int) -> str:
         """Return the location of an item in the other source."""
         return self.source.location(position)
@@ -57,6 +67,7 @@ class ListSource:
     def __init__(self, items: Sequence[Item], description: str = "a list of items") -> None:
         self.description = description
         self.folder = None
+        self.skipped: dict[str, int] = {}
         self._items = items
 
     def __iter__(self) -> Iterator[Item]:

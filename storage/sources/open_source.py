@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, get_args
 
 from clipfleet.architectures import Tower
@@ -14,7 +13,7 @@ from clipfleet.storage.archives.open_archives import archive_endings, open_archi
 from clipfleet.storage.archives.source import ArchiveSource
 from clipfleet.storage.filesystem.remote import input_location
 from clipfleet.storage.skipped import NO_RULES, FolderRules
-from clipfleet.storage.sources.base import DerivedSource, Source
+from clipfleet.storage.sources.base import Source
 from clipfleet.storage.sources.folder import FolderSource
 from clipfleet.storage.sources.normalisation import NormalisedTexts
 from clipfleet.storage.sources.options import SourceOptions, given
@@ -82,15 +81,6 @@ def open_source(location: str, *, tower: Tower, **options: Unpack[SourceOptions]
             f"{path} has no files of images: leave --include, --exclude and --fail-on-skipped out"
         )
     return normalised(opened, tower, options)
-
-
-def skipped_of(source: Source) -> Mapping[str, int]:
-    """Return the numbers of files that a source has skipped, by their kinds, while it is read."""
-    if isinstance(source, DerivedSource):
-        return skipped_of(source.source)
-    if isinstance(source, FolderSource | ArchiveSource | ParquetSource):
-        return source.skipped
-    return {}
 
 
 def normalised(source: Source, tower: Tower, options: SourceOptions) -> Source:

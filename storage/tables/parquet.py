@@ -17,7 +17,7 @@ from clipfleet.storage.filesystem.parquet_columns import PARQUET_ERRORS, open_co
 from clipfleet.storage.filesystem.remote import is_remote, is_web, parent
 from clipfleet.storage.skipped import JUNK, NO_RULES, FileFilter, extension_of
 from clipfleet.storage.stores.files import below, is_folder, names_in, pyarrow_input
-from clipfleet.storage.tables.columns import Columns, show
+from clipfleet.storage.tables.columns import show
 from clipfleet.storage.tables.parquet_pictures import PictureColumn, picture_column, picture_uris
 from clipfleet.storage.tables.text_files import check_regular
 from clipfleet.storage.tables.text_tables import TableSource
@@ -51,10 +51,6 @@ class ParquetSource(TableSource):
     """
 
     kind = "Parquet"
-
-    def __init__(self, path: str, columns: Columns) -> None:
-        super().__init__(path, columns)
-        self.skipped: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[Item]:
         self.skipped.clear()

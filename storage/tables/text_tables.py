@@ -33,6 +33,7 @@ class TableSource:
         self.folder = self.path if is_folder(self.path) else parent(self.path)
         self.columns = replace(columns, root=self.folder)
         self.description = f"{self.kind} {readable(self.path)}"
+        self.skipped: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[Item]:
         has_item, first_fault = False, None

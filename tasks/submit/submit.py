@@ -21,7 +21,6 @@ from clipfleet.storage.plan.withdraw import withdrawn_if_refused
 from clipfleet.storage.skipped import skipped_lines
 from clipfleet.storage.sources.base import Source
 from clipfleet.storage.sources.normalisation import text_normalisation_of
-from clipfleet.storage.sources.open_source import skipped_of
 from clipfleet.tasks.broker.redis_client import check_broker, is_local
 from clipfleet.tasks.broker.security_check import log_security_warnings
 from clipfleet.tasks.progress import Show, show_nothing
@@ -182,7 +181,7 @@ def submit(
         waiting_items=planned.waiting,
         overwritten_items=planned.overwritten,
         gone_items=planned.gone,
-        skipped=dict(skipped_of(source)),
+        skipped=dict(source.skipped),
         urls=counted.urls,
     )
 

@@ -22,7 +22,7 @@ from clipfleet.cli.output import ITEMS_FAILED
 from clipfleet.errors import ItemError, SourceError, UsageError
 from clipfleet.items import Item
 from clipfleet.settings import Settings
-from clipfleet.storage.sources.open_source import open_source, skipped_of
+from clipfleet.storage.sources.open_source import open_source
 from clipfleet.storage.sources.tower import tower_of
 from clipfleet.workers.engines.fake import write_fake_engine
 from clipfleet.workers.http.remote_fetcher import RemoteFetcher
@@ -127,7 +127,7 @@ def test_a_prefix_is_a_folder_with_its_subfolders() -> None:
         "b/2.PNG": "s3://bucket/photos/b/2.PNG",
         "一 #1?%.png": "s3://bucket/photos/一 #1?%.png",
     }
-    assert skipped_of(source) == {".txt": 1, "hidden or system": 1}
+    assert source.skipped == {".txt": 1, "hidden or system": 1}
     assert sorted(bytes_of(list(source))) == sorted(PICTURES)
     chosen = open_source("s3://bucket/photos", tower="img", exclude=["b/*"])
     assert [item.id for item in chosen] == ["b-c/3.png", "一 #1?%.png"]
@@ -384,7 +384,7 @@ def test_a_store_holds_the_items_that_a_disk_holds(s3: S3, name: str, tower: Tow
 
     def read(location: str) -> tuple[list[str], dict[str, int]]:
         source = open_source(location, tower=tower)
-        return [item.id for item in source], dict(skipped_of(source))
+        return [item.id for item in source], dict(source.skipped)
 
     assert read(f"s3://bucket/in/{name}") == read(str(folder / name))
 

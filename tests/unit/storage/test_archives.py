@@ -18,7 +18,7 @@ from PIL import Image
 from clipfleet.architectures import Tower
 from clipfleet.errors import DuplicateIdError, ItemError, SourceError
 from clipfleet.storage.plan.planner import plan_items
-from clipfleet.storage.sources.open_source import open_source, skipped_of
+from clipfleet.storage.sources.open_source import open_source
 from clipfleet.workers.images.read import read_uri
 from tests.archive_files import make
 from tests.datasets import memory_dataset
@@ -39,7 +39,7 @@ class Read:
         self.texts = {item.id: item.text for item in items if item.text and not item.fault}
         self.uris = {item.id: item.uri or "" for item in items if item.uri}
         self.faults = {item.id: item.fault for item in items if item.fault}
-        self.skipped = dict(skipped_of(source))
+        self.skipped = dict(source.skipped)
         places = [source.location(number) for number in range(1, len(items) + 1)]
         assert len(set(places)) == len(items)
 

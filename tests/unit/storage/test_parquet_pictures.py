@@ -14,7 +14,7 @@ from clipfleet.errors import SourceError
 from clipfleet.items import Item
 from clipfleet.storage.filesystem.members import ParquetPicture, parse_member
 from clipfleet.storage.sources.folder import FolderSource
-from clipfleet.storage.sources.open_source import open_source, skipped_of
+from clipfleet.storage.sources.open_source import open_source
 from clipfleet.storage.sources.tower import tower_of
 from clipfleet.workers.images.read import read_uri
 
@@ -124,7 +124,7 @@ def test_partitions_are_read_at_any_depth_and_other_files_are_counted(tmp_path: 
     for location in (top, tmp_path):
         source = open_source(str(location), tower="txt")
         assert [(item.id, item.text) for item in source] == [("01", "a cat"), ("02", "a cat")]
-        assert skipped_of(source) == {"hidden or system": 5, ".md": 1}
+        assert source.skipped == {"hidden or system": 5, ".md": 1}
         assert tower_of(str(location)) == "txt"
     with pytest.raises(SourceError, match="no column 'dt' among"):
         items_of(top, "txt", id_column="dt")
@@ -146,7 +146,7 @@ def test_a_folder_with_pictures_and_parquet_files_is_a_folder_of_pictures(tmp_pa
     source = open_source(str(tmp_path), tower="img")
     assert isinstance(source, FolderSource)
     assert [item.id for item in source] == ["more/a.jpg"]
-    assert skipped_of(source) == {".parquet": 1}
+    assert source.skipped == {".parquet": 1}
     assert [item.text for item in items_of(tmp_path, "txt")] == ["a"]
     assert [item.uri for item in items_of(tmp_path, uri_column="path")] == [f"{tmp_path}/b.jpg"]
     (tmp_path / "captions.parquet").rename(tmp_path / "more" / "b.parquet")

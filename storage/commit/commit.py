@@ -17,6 +17,7 @@ from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 
 from clipfleet.errors import DatasetError, DatasetMismatchError
 from clipfleet.model_card import ModelCard
+from clipfleet.storage.filesystem.base import open_if_exists
 from clipfleet.storage.format.checksums import file_sha256
 from clipfleet.storage.format.dataset import MANIFEST_FOLDER, Dataset, utc_now
 from clipfleet.storage.format.errors_table import errors_bytes, errors_path
@@ -295,11 +296,9 @@ def _trim_errors(dataset: Dataset, name: str) -> None:
     Raises:
         DatasetError: The part is damaged.
     """
-    try:
-        file = dataset.fs.open(part_path(name))
-    except FileNotFoundError:
-        return
-    with file:
+    with open_if_exists(dataset.fs, part_path(name)) as file:
+        if file is None:
+            return
         footer = read_footer(file, path=part_path(name))
     _write_errors(dataset, footer)
 

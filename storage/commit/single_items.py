@@ -23,6 +23,7 @@ from clipfleet.storage.commit.commit import (
     is_committed,
     withdraw,
 )
+from clipfleet.storage.filesystem.base import open_if_exists
 from clipfleet.storage.format.dataset import PARTS_FOLDER, Dataset, record_names
 from clipfleet.storage.format.id_index import IdIndex, content_digest
 from clipfleet.storage.format.parquet import (
@@ -248,11 +249,9 @@ def without_known(embedded: Embedded, known: KnownIds) -> Embedded:
 def _part_rows(dataset: Dataset, name: str) -> Iterator[tuple[list[str], list[str]]]:
     """Yield a part's ids and uris or texts, its failures last; nothing if the part is gone."""
     column = value_column(dataset.info.tower)
-    try:
-        file = dataset.fs.open(part_path(name))
-    except FileNotFoundError:
-        return
-    with file:
+    with open_if_exists(dataset.fs, part_path(name)) as file:
+        if file is None:
+            return
         footer = read_footer(file, path=part_path(name))
         try:
             if footer.vectors:

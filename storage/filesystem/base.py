@@ -1,8 +1,10 @@
-"""The interface of a file system, and a check of its most important promise."""
+"""The interface of a file system, and functions over it that all file systems share."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import BinaryIO, Protocol
 
 from clipfleet.errors import UsageError
@@ -48,6 +50,19 @@ class Filesystem(Protocol):
     def tidy(self) -> None:
         """Remove the temporary files of writers that were killed long ago."""
         ...
+
+
+@contextmanager
+def open_if_exists(fs: Filesystem, path: str) -> Iterator[BinaryIO | None]:
+    """Open a file that may be missing, as a part that was moved away is: then give None."""
+    file = None
+    with suppress(FileNotFoundError):
+        file = fs.open(path)
+    if file is None:
+        yield None
+    else:
+        with file:
+            yield file
 
 
 def check_create_if_absent(fs: Filesystem, root: str) -> None:

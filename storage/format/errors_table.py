@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from clipfleet.architectures import Tower
 from clipfleet.items import Item
+from clipfleet.storage.filesystem.base import open_if_exists
 from clipfleet.storage.format.dataset import ERRORS_FOLDER, Dataset
 from clipfleet.storage.format.footer import FORMAT, VERSION_KEY
 from clipfleet.storage.format.parquet import (
@@ -54,11 +55,9 @@ def read_errors(dataset: Dataset, name: str) -> Iterator[Failure]:
     """
     column = value_column(dataset.info.tower)
     path = errors_path(name)
-    try:
-        file = dataset.fs.open(path)
-    except FileNotFoundError:
-        return
-    with file:
+    with open_if_exists(dataset.fs, path) as file:
+        if file is None:
+            return
         try:
             names = errors_schema(dataset.info.tower).names
             for rows in read_row_groups(open_parquet(file), names):

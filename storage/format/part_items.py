@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from clipfleet.items import Item
+from clipfleet.storage.filesystem.base import open_if_exists
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parquet import (
     PARQUET_ERRORS,
@@ -38,11 +39,9 @@ def read_part(dataset: Dataset, name: str, columns: Sequence[str] = ()) -> Itera
         StorageError: The disk did not answer.
     """
     path, column = part_path(name), value_column(dataset.info.tower)
-    try:
-        file = dataset.fs.open(path)
-    except FileNotFoundError:
-        return
-    with file:
+    with open_if_exists(dataset.fs, path) as file:
+        if file is None:
+            return
         try:
             parquet = open_parquet(file)
             footer = footer_of(parquet.metadata, path=path)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from clipfleet.error_codes import ERROR_CODES
+from clipfleet.storage.filesystem.base import open_if_exists
 from clipfleet.storage.format.dataset import Dataset, error_names, part_names, record_names
 from clipfleet.storage.format.parts import part_path, read_footer
 from clipfleet.storage.format.results import Failure
@@ -110,9 +111,5 @@ def read_failures(dataset: Dataset, name: str) -> tuple[Failure, ...]:
         DatasetError: The part is damaged.
         StorageError: The disk did not answer.
     """
-    try:
-        file = dataset.fs.open(part_path(name))
-    except FileNotFoundError:
-        return ()
-    with file:
-        return read_footer(file, path=part_path(name)).failures
+    with open_if_exists(dataset.fs, part_path(name)) as file:
+        return read_footer(file, path=part_path(name)).failures if file else ()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from clipfleet.error_codes import REPLACED
 from clipfleet.items import Item
+from clipfleet.storage.filesystem.base import open_if_exists
 from clipfleet.storage.format.dataset import Dataset, part_names
 from clipfleet.storage.format.footer import MAX_ATTEMPT
 from clipfleet.storage.format.part_items import PartItems, read_part
@@ -58,11 +59,9 @@ def standing_of(dataset: Dataset, parts: Mapping[str, str]) -> dict[str, Standin
         ids_of[name].append(id_)
     found = {}
     for name, ids in sorted(ids_of.items()):
-        try:
-            file = dataset.fs.open(part_path(name))
-        except FileNotFoundError:
-            continue
-        with file:
+        with open_if_exists(dataset.fs, part_path(name)) as file:
+            if file is None:
+                continue
             footer = read_footer(file, path=part_path(name))
         failed = {failure.item.id: failure for failure in footer.failures}
         earlier = attempts_of(dataset, name)

@@ -11,7 +11,7 @@ import logging
 import threading
 from typing import Any
 
-from celery import bootsteps
+from clipfleet.tasks.broker.timer_step import TimerStep
 
 _RENEWALS = 4  # per visibility timeout
 _JOIN_S = 10.0
@@ -19,35 +19,28 @@ _JOIN_S = 10.0
 log = logging.getLogger(__name__)
 
 
-class VisibilityRenewal(bootsteps.StartStopStep):
+class VisibilityRenewal(TimerStep):
     """A step of Celery's consumer: a timer in the event loop, and a thread while the worker stops.
 
     The loop ends when the worker is asked to stop, but the running shard continues.
     """
 
-    requires = ("celery.worker.consumer.tasks:Tasks",)
-
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
-        self._entry: Any = None
         self._drain: threading.Thread | None = None
         self._drained = threading.Event()
 
-    def start(self, consumer: Any) -> None:
-        """Start the timer, at each connection."""
+    def start_timer(self, consumer: Any) -> Any:
+        """Renew some times within each visibility timeout."""
         channel = consumer.task_consumer.channel
         interval_s = channel.visibility_timeout / _RENEWALS
-        self._entry = consumer.timer.call_repeatedly(interval_s, renew, (channel,))
+        return consumer.timer.call_repeatedly(interval_s, renew, (channel,))
 
-    def stop(self, consumer: Any) -> None:
-        """Continue in a thread if the worker stops; otherwise the connection was lost."""
-        if self._entry is None:
-            return
-        self._entry.cancel()
-        if consumer.blueprint.state == bootsteps.CLOSE:  # type: ignore[attr-defined]
-            channel = consumer.task_consumer.channel
-            self._drain = threading.Thread(target=self._renew, args=(channel,), daemon=True)
-            self._drain.start()
+    def worker_stops(self, consumer: Any) -> None:
+        """Continue in a thread."""
+        channel = consumer.task_consumer.channel
+        self._drain = threading.Thread(target=self._renew, args=(channel,), daemon=True)
+        self._drain.start()
 
     def shutdown(self, consumer: Any) -> None:  # noqa: ARG002
         """End the thread; the worker puts the messages that it still holds back to the queue."""

@@ -9,7 +9,6 @@ import time
 from collections import deque
 from typing import Any
 
-from celery import bootsteps
 from celery.worker import state
 from redis.exceptions import RedisError
 
@@ -18,6 +17,7 @@ from clipfleet.gpus import VISIBLE_VARIABLE
 from clipfleet.messages import EMBED_TASK, EmbedTask
 from clipfleet.model_card import ModelCard, load_card
 from clipfleet.tasks.broker.amqp import settings_of
+from clipfleet.tasks.broker.timer_step import TimerStep
 from clipfleet.tasks.worker.presence import Presence, Presences, RunningShard
 from clipfleet.tasks.worker.watchdog import ChildState, child_states, open_shared
 
@@ -27,37 +27,27 @@ _RATE_WINDOW_S = 15.0
 log = logging.getLogger(__name__)
 
 
-class PresenceStep(bootsteps.StartStopStep):
+class PresenceStep(TimerStep):
     """Writes the presence while the worker takes messages; a worker that stops takes it back."""
 
-    requires = ("celery.worker.consumer.tasks:Tasks",)
-
-    def __init__(self, consumer: Any, **options: Any) -> None:
-        super().__init__(consumer, **options)
-        self._entry: Any = None
-
-    def start(self, consumer: Any) -> None:
-        """Start the timer, at each connection."""
+    def start_timer(self, consumer: Any) -> Any:
+        """Write the presence every second."""
         settings = settings_of(consumer.app)
         own = OwnPresence(consumer.hostname, load_card(str(settings.model))[0])
         channel = consumer.task_consumer.channel
         prefix = settings.queue_prefix
         arguments = (channel, own, open_shared(), prefix)
-        self._entry = consumer.timer.call_repeatedly(INTERVAL_S, tell, arguments)
+        return consumer.timer.call_repeatedly(INTERVAL_S, tell, arguments)
 
-    def stop(self, consumer: Any) -> None:
-        """End the timer; the presence expires, or is taken back if the worker stops."""
-        if self._entry is None:
-            return
-        self._entry.cancel()
-        if consumer.blueprint.state == bootsteps.CLOSE:  # type: ignore[attr-defined]
-            channel = consumer.task_consumer.channel
-            prefix = settings_of(consumer.app).queue_prefix
-            try:
-                with channel.conn_or_acquire() as client:
-                    Presences(client, prefix).delete(consumer.hostname)
-            except (RedisError, *channel.connection_errors):
-                log.debug("presence not taken back: it expires")
+    def worker_stops(self, consumer: Any) -> None:
+        """Take the presence back; without this it expires."""
+        channel = consumer.task_consumer.channel
+        prefix = settings_of(consumer.app).queue_prefix
+        try:
+            with channel.conn_or_acquire() as client:
+                Presences(client, prefix).delete(consumer.hostname)
+        except (RedisError, *channel.connection_errors):
+            log.debug("presence not taken back: it expires")
 
 
 class OwnPresence:

@@ -61,11 +61,11 @@ if TYPE_CHECKING:
     from clipfleet.storage.compact.compact import Compaction
     from clipfleet.storage.sources.options import SourceOptions
     from clipfleet.storage.verify.verification import Verification
-    from clipfleet.tasks.fleet import Fleet
     from clipfleet.tasks.items.queue import ItemQueue
     from clipfleet.tasks.local.run import Summary
-    from clipfleet.tasks.progress import Snapshot
-    from clipfleet.tasks.status import Progress
+    from clipfleet.tasks.snapshot import Snapshot
+    from clipfleet.tasks.status.fleet import Fleet
+    from clipfleet.tasks.status.progress import Progress
     from clipfleet.tasks.submit.index_shards import FleetBuild
     from clipfleet.tasks.submit.repair import Repair
     from clipfleet.tasks.submit.resume import Resumption
@@ -149,7 +149,7 @@ _MODULES = {  # of the names above
     "Deduplication": "clipfleet.retrieval.dedupe.deduplicate",
     "ErrorRow": "clipfleet.reader",
     "Export": "clipfleet.retrieval.export.export",
-    "Fleet": "clipfleet.tasks.fleet",
+    "Fleet": "clipfleet.tasks.status.fleet",
     "FleetBuild": "clipfleet.tasks.submit.index_shards",
     "Index": "clipfleet.retrieval.index.index",
     "IndexCard": "clipfleet.retrieval.index.card",
@@ -159,7 +159,7 @@ _MODULES = {  # of the names above
     "Model": "clipfleet.model",
     "ModelCard": "clipfleet.model_card",
     "Neighbours": "clipfleet.retrieval.neighbours",
-    "Progress": "clipfleet.tasks.status",
+    "Progress": "clipfleet.tasks.status.progress",
     "SourceOptions": "clipfleet.storage.sources.options",
     "Verification": "clipfleet.storage.verify.verification",
     "Removal": "clipfleet.storage.commit.remove",
@@ -168,7 +168,7 @@ _MODULES = {  # of the names above
     "Retry": "clipfleet.tasks.submit.retry_failed",
     "SearchParameters": "clipfleet.retrieval.index.parameters",
     "Settings": "clipfleet.settings",
-    "Snapshot": "clipfleet.tasks.progress",
+    "Snapshot": "clipfleet.tasks.snapshot",
     "Submission": "clipfleet.tasks.submit.submit",
     "Summary": "clipfleet.tasks.local.run",
     "TensorRTModel": "clipfleet.workers.engines.tensorrt.model",

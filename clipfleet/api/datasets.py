@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from clipfleet.storage.sources.options import SourceOptions
     from clipfleet.storage.verify.verification import Verification
     from clipfleet.tasks.local.run import Summary
-    from clipfleet.tasks.progress import Snapshot
-    from clipfleet.tasks.status import Progress
+    from clipfleet.tasks.snapshot import Snapshot
+    from clipfleet.tasks.status.progress import Progress
     from clipfleet.tasks.submit.inputs import Items
     from clipfleet.tasks.submit.repair import Repair
     from clipfleet.tasks.submit.resume import Resumption
@@ -101,7 +101,7 @@ def embed(
     from clipfleet.gpus import refuse_workers_with_gpus
     from clipfleet.storage.filesystem.locations import absolute
     from clipfleet.tasks.local.run import embed_source
-    from clipfleet.tasks.progress import show_nothing
+    from clipfleet.tasks.snapshot import show_nothing
     from clipfleet.tasks.submit.inputs import open_inputs
     from clipfleet.workers.engines.model_folder import find_engine
     from clipfleet.workers.engines.model_location import locate_model
@@ -158,7 +158,7 @@ def submit(
         UsageError: The source, the model, the dataset or a setting is wrong.
         BrokerError: Redis does not answer; the same call again goes on.
     """
-    from clipfleet.tasks.progress import show_nothing
+    from clipfleet.tasks.snapshot import show_nothing
     from clipfleet.tasks.submit.inputs import open_inputs
     from clipfleet.tasks.submit.submit import submit as submit_source
     from clipfleet.workers.engines.model_folder import find_fleet_card
@@ -235,7 +235,7 @@ def retry(
     from clipfleet.gpus import refuse_workers_with_gpus
     from clipfleet.storage.format.dataset import Dataset
     from clipfleet.tasks.local.run import retry_here
-    from clipfleet.tasks.progress import show_nothing
+    from clipfleet.tasks.snapshot import show_nothing
     from clipfleet.tasks.submit.retry_failed import retry
     from clipfleet.workers.engines.model_folder import find_engine
     from clipfleet.workers.engines.model_location import locate_model
@@ -398,7 +398,7 @@ def status(dataset: str | Path, *, settings: Settings | None = None) -> Progress
     Raises:
         DatasetError: There is no such dataset or job.
     """
-    from clipfleet.tasks.status import read_progress
+    from clipfleet.tasks.status.progress import read_progress
 
     return read_progress(str(dataset), settings or load_settings())
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from clipfleet.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from clipfleet.tasks.fleet import Fleet
+    from clipfleet.tasks.status.fleet import Fleet
 
 
 def fleet(*, settings: Settings | None = None) -> Fleet:
@@ -23,7 +23,7 @@ def fleet(*, settings: Settings | None = None) -> Fleet:
     Raises:
         BrokerError: Redis does not answer.
     """
-    from clipfleet.tasks.fleet import read_fleet
+    from clipfleet.tasks.status.fleet import read_fleet
 
     return read_fleet(settings or load_settings())
 

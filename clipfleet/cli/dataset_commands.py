@@ -19,7 +19,7 @@ from clipfleet.errors import BrokerError, UsageError
 if TYPE_CHECKING:
     from clipfleet.retrieval.index.freshness import Freshness
     from clipfleet.settings import Settings
-    from clipfleet.tasks.status import Progress
+    from clipfleet.tasks.status.progress import Progress
 
 _WATCH_INTERVAL_S = 1.0
 
@@ -106,7 +106,7 @@ def _fleet_status(settings: Settings, *, watch: bool, as_json: bool) -> None:
 def _watch_dataset(progress: Progress, settings: Settings, *, quiet: bool) -> None:
     """Show a dataset until it is done, or nothing can move."""
     from clipfleet.cli.fleet_page import ErrorClasses, open_fleet_page
-    from clipfleet.tasks.fleet import Fleet
+    from clipfleet.tasks.status.fleet import Fleet
 
     fleet, classes = Fleet(settings), ErrorClasses(progress)
     with open_fleet_page(quiet=quiet) as show:

@@ -14,9 +14,9 @@ from rich.text import Text
 
 from clipfleet.cli.progress_bar import every_few_seconds, open_display
 from clipfleet.storage.plan.failures import count_failures
-from clipfleet.tasks.fleet import Fleet
-from clipfleet.tasks.progress import sentence
-from clipfleet.tasks.status import Progress
+from clipfleet.tasks.snapshot import sentence
+from clipfleet.tasks.status.fleet import Fleet
+from clipfleet.tasks.status.progress import Progress
 from clipfleet.validation import printable
 
 _SHOWN_WORKERS = 30

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from clipfleet.tasks.progress import Show, Snapshot, sentence
+from clipfleet.tasks.snapshot import Show, Snapshot, sentence
 
 _LINE_INTERVAL_S = 5.0
 

@@ -25,9 +25,9 @@ from clipfleet.tasks.broker.redis_client import check_broker, connect, unreachab
 from clipfleet.tasks.local.fleet import LocalFleet
 from clipfleet.tasks.local.redis_server import private_redis
 from clipfleet.tasks.local.url_check import fetchable
-from clipfleet.tasks.progress import Show, duration
 from clipfleet.tasks.report.write import write_report
-from clipfleet.tasks.status import Progress
+from clipfleet.tasks.snapshot import Show, duration
+from clipfleet.tasks.status.progress import Progress
 from clipfleet.tasks.submit.enqueue import queue_of
 from clipfleet.tasks.submit.local_run import HeldDataset, hold_dataset, local_prefix
 from clipfleet.tasks.submit.retry_failed import Retry, retry

@@ -16,9 +16,9 @@ from clipfleet.storage.format.parts import item_value
 from clipfleet.storage.format.results import Failure
 from clipfleet.storage.format.stage_seconds import StageSeconds
 from clipfleet.storage.plan.failures import ErrorClass
-from clipfleet.tasks.progress import duration
 from clipfleet.tasks.report.facts import Machine, ReportFacts
 from clipfleet.tasks.report.plots import rate_over_time, stage_strip
+from clipfleet.tasks.snapshot import duration
 
 _THUMBNAILS = 24  # in the page
 _ROWS = 50  # of a table

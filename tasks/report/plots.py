@@ -20,7 +20,7 @@ from clipfleet.retrieval.pages.svg import (
     text,
 )
 from clipfleet.storage.format.stage_seconds import StageSeconds
-from clipfleet.tasks.progress import duration
+from clipfleet.tasks.snapshot import duration
 
 _BARS = 40  # at most
 _SHARDS = 3  # at least, on average, in a bar: one more or less must not look like another speed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from clipfleet.storage.plan.new_items import OnPlanning, Planning
-from clipfleet.tasks.progress import Show, Snapshot
+from clipfleet.tasks.snapshot import Show, Snapshot
 
 INTERVAL_S = 0.5  # a shorter plan is not shown
 

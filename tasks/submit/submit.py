@@ -23,7 +23,7 @@ from clipfleet.storage.sources.base import Source
 from clipfleet.storage.sources.normalisation import text_normalisation_of
 from clipfleet.tasks.broker.redis_client import check_broker, is_local
 from clipfleet.tasks.broker.security_check import log_security_warnings
-from clipfleet.tasks.progress import Show, show_nothing
+from clipfleet.tasks.snapshot import Show, show_nothing
 from clipfleet.tasks.submit.enqueue import later
 from clipfleet.tasks.submit.job import plan_and_queue
 from clipfleet.tasks.submit.planning import shown

@@ -14,7 +14,7 @@ import pytest
 
 from clipfleet.errors import DatasetError
 from clipfleet.tasks.broker.refusals import Refusals
-from clipfleet.tasks.status import read_progress
+from clipfleet.tasks.status.progress import read_progress
 from tests.faults.conftest import MakeRig, Record
 from tests.faults.harness import Rig, open_rig, seconds
 from tests.faults.tmpfs import Tmpfs, mounted_tmpfs

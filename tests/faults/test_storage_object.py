@@ -11,7 +11,7 @@ from pyarrow.fs import S3FileSystem
 from typer.testing import CliRunner
 
 from clipfleet.cli.main import app
-from clipfleet.tasks.status import read_progress
+from clipfleet.tasks.status.progress import read_progress
 from clipfleet.tasks.submit.resume import resume
 from clipfleet.tasks.submit.retry_failed import retry
 from tests.faults.conftest import Record

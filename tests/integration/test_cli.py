@@ -26,7 +26,7 @@ from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.results import Embedded, Failure
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource, Source
-from clipfleet.tasks.progress import Snapshot, duration, sentence
+from clipfleet.tasks.snapshot import Snapshot, duration, sentence
 from clipfleet.workers.engines.fake import fake_card, write_fake_engine
 from tests.integration.support import run_command
 

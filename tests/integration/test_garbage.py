@@ -10,7 +10,7 @@ import pytest
 
 from clipfleet.messages import EMBED_TASK
 from clipfleet.tasks.broker.refusals import Refusals, refuse
-from clipfleet.tasks.status import read_progress
+from clipfleet.tasks.status.progress import read_progress
 from tests.integration.support import Bench, texts, wait_until
 
 pytestmark = pytest.mark.integration

@@ -19,7 +19,7 @@ from clipfleet.model_card import load_card
 from clipfleet.storage.format.dataset import Dataset, part_names
 from clipfleet.tasks.broker.deferred import deferred_key, deferred_length
 from clipfleet.tasks.broker.refusals import Refusals
-from clipfleet.tasks.status import read_progress
+from clipfleet.tasks.status.progress import read_progress
 from clipfleet.tasks.submit.retry_failed import retry
 from tests.integration.conftest import MakeBench
 from tests.integration.support import Bench, WorkerProcess, texts, wait_until

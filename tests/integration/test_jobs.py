@@ -8,7 +8,7 @@ import pytest
 
 from clipfleet.storage.commit.commit import record_path
 from clipfleet.storage.format.parts import part_path
-from clipfleet.tasks.status import read_progress
+from clipfleet.tasks.status.progress import read_progress
 from tests.integration.support import Bench
 
 pytestmark = pytest.mark.integration

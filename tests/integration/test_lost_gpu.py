@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clipfleet.tasks.status import read_progress
+from clipfleet.tasks.status.progress import read_progress
 from clipfleet.workers.engines.fake import write_fake_engine
 from tests.integration.conftest import MakeBench
 from tests.integration.support import Bench, WorkerProcess, texts, wait_until

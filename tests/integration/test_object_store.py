@@ -19,7 +19,7 @@ from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.dataset_access import dataset_root
-from clipfleet.tasks.status import read_progress
+from clipfleet.tasks.status.progress import read_progress
 from clipfleet.tasks.submit.reconcile import is_ours
 from clipfleet.workers.engines.fake import fake_card, write_fake_engine
 from clipfleet.workers.preflight import preflight

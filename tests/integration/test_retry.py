@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from clipfleet.cli.main import app
 from clipfleet.storage.sources.open_source import open_source
-from clipfleet.tasks.status import read_progress
+from clipfleet.tasks.status.progress import read_progress
 from clipfleet.tasks.submit.submit import Submission, submit
 from clipfleet.workers.engines.fake import write_fake_engine
 from tests.integration.conftest import MakeBench

@@ -16,7 +16,7 @@ from clipfleet.errors import DatasetError
 from clipfleet.messages import EMBED_TASK
 from clipfleet.tasks.app import make_app
 from clipfleet.tasks.broker.signing import SIGNATURE_HEADER, signature
-from clipfleet.tasks.status import read_progress
+from clipfleet.tasks.status.progress import read_progress
 from clipfleet.tasks.submit.reconcile import Reconciler
 from clipfleet.tasks.submit.resume import resume
 from clipfleet.workers.environment import environment_of

@@ -15,8 +15,8 @@ from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
-from clipfleet.tasks import stall
 from clipfleet.tasks.broker.refusals import refuse
+from clipfleet.tasks.status import stall
 from clipfleet.tasks.worker.presence import EXPIRES_S, Presence, Presences
 from tests.datasets import embedded_texts, fake_dataset, numbered_texts
 from tests.integration.conftest import MakeBench

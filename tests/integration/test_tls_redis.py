@@ -22,7 +22,7 @@ from clipfleet.tasks.app import make_app
 from clipfleet.tasks.broker.redis_client import check_broker
 from clipfleet.tasks.broker.security_check import accepts_anyone
 from clipfleet.tasks.local.run import embed_source
-from clipfleet.tasks.status import read_progress
+from clipfleet.tasks.status.progress import read_progress
 from clipfleet.tasks.submit.resume import resume
 from tests.integration.conftest import MakeBench
 from tests.integration.support import PATIENCE_S, Bench, processes_of, wait_until

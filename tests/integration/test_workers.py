@@ -16,7 +16,7 @@ from clipfleet.messages import EMBED_TASK
 from clipfleet.storage.format.parts import part_path
 from clipfleet.tasks.broker.queue_stats import waiting_messages
 from clipfleet.tasks.retry_policy import times_lost
-from clipfleet.tasks.status import read_progress
+from clipfleet.tasks.status.progress import read_progress
 from tests.integration.conftest import MakeBench
 from tests.integration.support import PATIENCE_S, Bench, WorkerProcess, wait_until
 from tests.steps import Step

@@ -11,7 +11,7 @@ from clipfleet.storage.plan import new_items
 from clipfleet.storage.plan.new_items import Planning
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
-from clipfleet.tasks.progress import Snapshot, sentence
+from clipfleet.tasks.snapshot import Snapshot, sentence
 from clipfleet.tasks.submit.planning import shown
 from tests.datasets import memory_dataset, numbered_texts
 

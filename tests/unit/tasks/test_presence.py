@@ -13,8 +13,8 @@ from clipfleet.cli.fleet_page import fleet_page
 from clipfleet.messages import EMBED_ITEMS_TASK, EMBED_TASK
 from clipfleet.settings import Settings, load_settings
 from clipfleet.tasks.broker.refusals import Refusal
-from clipfleet.tasks.fleet import Fleet, running_items
-from clipfleet.tasks.status import Progress, read_progress
+from clipfleet.tasks.status.fleet import Fleet, running_items
+from clipfleet.tasks.status.progress import Progress, read_progress
 from clipfleet.tasks.worker.presence import Presence, RunningShard
 from clipfleet.tasks.worker.presence_step import OwnPresence, running_shards
 from clipfleet.tasks.worker.watchdog import ChildState

@@ -18,7 +18,7 @@ from clipfleet.storage.plan.refresh import refresh_items
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.sources.folder import FolderSource
 from clipfleet.storage.verify.verify import verify_dataset
-from clipfleet.tasks.status import read_progress
+from clipfleet.tasks.status.progress import read_progress
 from clipfleet.workers.engines.fake import fake_card
 from tests.datasets import DIM, embedded, embedded_texts, fake_dataset, images, numbered_texts
 

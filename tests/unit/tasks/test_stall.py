@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from clipfleet.tasks.stall import Look, Stall
+from clipfleet.tasks.status.stall import Look, Stall
 
 WORKING = Look(done=0, missing=5, refused=0, waiting=3, held=2, served=2, broker_error=None)
 UNSERVED = replace(WORKING, served=0)

@@ -1,9 +1,8 @@
-"""The status of a dataset: its progress from its files, its messages from Redis."""
+"""The progress of a dataset: its counts from its files, its messages from Redis."""
 
 from __future__ import annotations
 
 import re
-import string
 import time
 from collections import deque
 from dataclasses import asdict
@@ -12,28 +11,24 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from clipfleet.architectures import TOWERS
-from clipfleet.error_codes import TOMBSTONES
 from clipfleet.errors import DatasetError, SettingsError, StorageError
 from clipfleet.messages import queue_name
 from clipfleet.settings import Settings
-from clipfleet.storage.commit.commit import VectorCounts
-from clipfleet.storage.commit.manifest import Manifest
 from clipfleet.storage.filesystem.locations import in_object_store, open_filesystem, resolved
 from clipfleet.storage.format.dataset import INFO_PATH, Dataset
-from clipfleet.storage.format.parts import ITEMS_PREFIX
-from clipfleet.storage.plan.failures import count_failures
-from clipfleet.storage.plan.reader import Job, jobs, read_job, skipped_by_last_jobs
+from clipfleet.storage.plan.reader import Job, read_job
 from clipfleet.storage.skipped import skipped_lines
 from clipfleet.tasks.broker.conflicts import Conflicts
 from clipfleet.tasks.broker.deferred import deferred_length
 from clipfleet.tasks.broker.queue_stats import message_counts, served_length, unread_messages
 from clipfleet.tasks.broker.redis_client import connect, unreachable
 from clipfleet.tasks.broker.refusals import Refusal, Refusals
-from clipfleet.tasks.fleet import running_items, worker_fields
 from clipfleet.tasks.items.waiting import Waiting, waiting_items
-from clipfleet.tasks.own_refusals import own_refusals, refusal_lines
-from clipfleet.tasks.progress import Snapshot, sentence
-from clipfleet.tasks.stall import Look, Stall
+from clipfleet.tasks.snapshot import Snapshot, sentence
+from clipfleet.tasks.status.counts import ItemCounts
+from clipfleet.tasks.status.fleet import running_items, worker_fields
+from clipfleet.tasks.status.own_refusals import own_refusals, refusal_lines
+from clipfleet.tasks.status.stall import Look, Stall
 from clipfleet.tasks.submit.enqueue import name_in_messages
 from clipfleet.tasks.submit.local_run import read_run
 from clipfleet.tasks.worker.presence import Presence, Presences
@@ -83,7 +78,7 @@ def _waiting_for(root: str, settings: Settings) -> str:
     return "".join(f"; {sentence_}" for sentence_ in told)
 
 
-class Progress:
+class Progress(ItemCounts):
     """The progress of a dataset, or of a job, at the last `refresh`.
 
     `total`, `vectors` and `errors` count items; `total` counts planned and single items, `removed`
@@ -100,14 +95,7 @@ class Progress:
     """
 
     def __init__(self, dataset: Dataset, settings: Settings, *, job: Job | None = None) -> None:
-        self.dataset = dataset
-        self.job = job
-        self.total = self.shards = 0
-        self.skipped: dict[str, int] = {}
-        self._superseded = 0  # errors that a retry has replaced
-        self._in_retry = 0  # errors that a running retry will replace
-        self.removed = 0
-        self._removed_at = (0, 0)  # jobs, and items in parts of retries, when these were counted
+        super().__init__(dataset, job=job)
         self.waiting: int | None = None
         self.held: int | None = None
         self.served: int | None = None
@@ -120,8 +108,6 @@ class Progress:
         self.broker_error: str | None = None
         self._settings = settings
         self._names: set[str] = set()  # of the dataset in messages
-        self._planned = Manifest(dataset, f"{job.id}-" if job else tuple(string.digits))
-        self._single_items = Manifest(dataset, ITEMS_PREFIX)
         self._moved_s = time.monotonic()
         self._stall = Stall(
             reconcile_interval_s=settings.reconcile_interval_s,
@@ -138,21 +124,7 @@ class Progress:
         Raises:
             DatasetError: A record of the dataset is damaged.
         """
-        planned = [self.job] if self.job else jobs(self.dataset)
-        replaced = self._planned.refresh()
-        if not self.job:
-            self._single_items.refresh(again=replaced)
-        single_items = self._single_items.vectors + self._single_items.errors
-        if self.job:
-            self.total = self.job.items
-        else:
-            self.total = sum(job.items for job in planned if not job.retry) + single_items
-            self._superseded = self._planned.retried
-            retries = sum(job.items for job in planned if job.retry)
-            self._in_retry = retries - self._superseded
-        self.shards = sum(job.shards for job in planned)
-        self.skipped = skipped_by_last_jobs(planned)
-        self._count_removed(planned)
+        self.count()
         self._ask_redis(needed=not self.finished or self.dataset.info.kind != "planned")
         now_s = time.monotonic()
         self._shown = self._count_shown()
@@ -163,38 +135,6 @@ class Progress:
         while self._history[0][0] < self._history[-1][0] - _RATE_WINDOW_S:
             self._history.popleft()
 
-    def _count_removed(self, planned: list[Job]) -> None:
-        """Count the tombstones; only a part of a retry can change their number."""
-        if self.job:
-            self.removed = self.errors if self.job.removes else 0
-            return
-        now = (len(planned), self._superseded)
-        if now != self._removed_at and any(job.removes for job in planned):
-            classes = count_failures(self.dataset)
-            self.removed = sum(classes[code] for code in TOMBSTONES)
-        self._removed_at = now
-
-    @property
-    def vectors(self) -> int:
-        """Items with a vector."""
-        return self._planned.vectors + self._single_items.vectors
-
-    @property
-    def errors(self) -> int:
-        """Items without a vector, of which no retry is done."""
-        return max(0, self._planned.errors + self._single_items.errors - self._superseded)
-
-    @property
-    def counts(self) -> VectorCounts:
-        """How many vectors are of cut texts, of transparent images, and so on."""
-        pairs = zip(self._planned.counts, self._single_items.counts, strict=True)
-        return VectorCounts(*map(sum, pairs))
-
-    @property
-    def done(self) -> int:
-        """Items with a vector or an error, but those that are in a retry."""
-        return self.vectors + self.errors - self._in_retry
-
     def _count_shown(self) -> int:
         """Return the items that are done, also in running shards; it does not go back.
 
@@ -203,16 +143,6 @@ class Progress:
         more = running_items(self.workers, self._names, self._planned.names, self.job)
         least = 0 if self._in_retry else min(self._shown, self.total)
         return max(self.done, least, min(self.done + more, self.total))
-
-    @property
-    def shards_done(self) -> int:
-        """Planned shards with a record; parts of single items are not counted."""
-        return self._planned.shards
-
-    @property
-    def finished(self) -> bool:
-        """Whether every planned shard has a record."""
-        return self.shards_done >= self.shards
 
     @property
     def stalled_s(self) -> float:

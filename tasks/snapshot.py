@@ -1,4 +1,4 @@
-"""The progress of a job, as numbers and as one line of text."""
+"""A snapshot of a running job, as numbers and as one line of text."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from clipfleet.tasks.broker.deferred import deferred_length
 from clipfleet.tasks.broker.queue_stats import held_length, lengths_by_priority
 from clipfleet.tasks.broker.redis_client import Client, connect, unreachable
 from clipfleet.tasks.broker.refusals import Refusal, Refusals
-from clipfleet.tasks.own_refusals import refusal_lines
+from clipfleet.tasks.status.own_refusals import refusal_lines
 from clipfleet.tasks.worker.presence import Presence, Presences
 from clipfleet.validation import printable
 

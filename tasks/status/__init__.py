@@ -1,0 +1,1 @@
+"""What is told of a dataset and of a fleet while they work: progress, stalls, refusals, workers."""

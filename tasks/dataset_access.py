@@ -19,7 +19,8 @@ from clipfleet.storage.filesystem.locations import (
     open_filesystem,
     resolved,
 )
-from clipfleet.storage.format.dataset import FOLDERS, INFO_PATH, single_items_name
+from clipfleet.storage.format.dataset import FOLDERS, single_items_name
+from clipfleet.storage.format.dataset_info import INFO_PATH
 from clipfleet.storage.format.discovery import find_datasets
 
 _SHOWN_LENGTH = 100  # characters

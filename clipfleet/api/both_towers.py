@@ -71,7 +71,7 @@ def both_towers(
         EngineError: As `run` raises it.
     """
     from clipfleet.storage.filesystem.locations import below, open_filesystem
-    from clipfleet.storage.format.dataset import INFO_PATH
+    from clipfleet.storage.format.dataset_info import INFO_PATH
     from clipfleet.workers.engines.model_folder import check_both_towers
     from clipfleet.workers.engines.model_location import locate_model
 

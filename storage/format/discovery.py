@@ -16,7 +16,7 @@ from clipfleet.storage.filesystem.locations import (
     in_object_store,
     open_object_store,
 )
-from clipfleet.storage.format.dataset import INFO_PATH
+from clipfleet.storage.format.dataset_info import INFO_PATH
 
 if TYPE_CHECKING:
     from clipfleet.storage.filesystem.s3 import ObjectFilesystem

@@ -5,12 +5,12 @@ from __future__ import annotations
 import string
 
 from clipfleet.error_codes import TOMBSTONES
-from clipfleet.storage.commit.commit import VectorCounts
 from clipfleet.storage.commit.manifest import Manifest
+from clipfleet.storage.commit.record import VectorCounts
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import ITEMS_PREFIX
 from clipfleet.storage.plan.failures import count_failures
-from clipfleet.storage.plan.reader import Job, jobs, skipped_by_last_jobs
+from clipfleet.storage.plan.jobs import Job, jobs, skipped_by_last_jobs
 
 
 class ItemCounts:

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from clipfleet.architectures import TOWERS, Tower
 from clipfleet.messages import queue_name
 from clipfleet.settings import Settings
-from clipfleet.storage.plan.reader import Job
+from clipfleet.storage.plan.jobs import Job
 from clipfleet.tasks.broker.deferred import deferred_length
 from clipfleet.tasks.broker.queue_stats import held_length, lengths_by_priority
 from clipfleet.tasks.broker.redis_client import Client, connect, unreachable

@@ -15,8 +15,9 @@ from clipfleet.errors import DatasetError, SettingsError, StorageError
 from clipfleet.messages import queue_name
 from clipfleet.settings import Settings
 from clipfleet.storage.filesystem.locations import in_object_store, open_filesystem, resolved
-from clipfleet.storage.format.dataset import INFO_PATH, Dataset
-from clipfleet.storage.plan.reader import Job, read_job
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.dataset_info import INFO_PATH
+from clipfleet.storage.plan.jobs import Job, read_job
 from clipfleet.storage.skipped import skipped_lines
 from clipfleet.tasks.broker.conflicts import Conflicts
 from clipfleet.tasks.broker.deferred import deferred_length

@@ -14,7 +14,8 @@ from functools import lru_cache
 from redis.exceptions import RedisError
 
 from clipfleet.errors import UsageError
-from clipfleet.settings import Settings, allowed_failures
+from clipfleet.settings import Settings
+from clipfleet.settings.datasets import allowed_failures
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.enqueue_state import read_queued
 from clipfleet.storage.plan.failures import failed_items

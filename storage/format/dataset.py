@@ -10,7 +10,7 @@ from clipfleet.errors import DatasetError, DatasetMismatchError, UsageError
 from clipfleet.images import DEFAULT_RULES, ORIGINAL_RULES, PictureRules
 from clipfleet.items import TextNormalisation
 from clipfleet.model_card import ModelCard
-from clipfleet.settings import Decode
+from clipfleet.settings.engines import Decode
 from clipfleet.storage.filesystem.base import Filesystem, check_create_if_absent
 from clipfleet.storage.filesystem.local import TEMPORARY_FOLDER, LocalFilesystem
 from clipfleet.storage.filesystem.locations import (

@@ -11,7 +11,7 @@ from clipfleet.errors import DatasetError
 from clipfleet.images import ORIGINAL_RULES, PictureRules
 from clipfleet.items import TextNormalisation
 from clipfleet.model_card import ModelCard, parse_card
-from clipfleet.settings import Decode
+from clipfleet.settings.engines import Decode
 from clipfleet.storage.filesystem.base import Filesystem
 
 EmbeddingDtype = Literal["float16", "float32"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from clipfleet.errors import DuplicateIdError, UsageError
-from clipfleet.settings import OnConflict
+from clipfleet.settings.datasets import OnConflict
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import value_column
 from clipfleet.storage.plan.jobs import Job, jobs

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clipfleet.api.datasets import _processes
+from clipfleet.api.embedding import _processes
 from clipfleet.errors import UsageError
 from clipfleet.gpus import choose_gpus, list_gpus
 from clipfleet.workers.engines.fake import write_fake_engine

@@ -12,7 +12,7 @@ import pytest
 
 from clipfleet.error_codes import DECODE_FAILED, GONE, MISSING, REMOVED
 from clipfleet.items import Fingerprint, Item
-from clipfleet.settings import OnConflict
+from clipfleet.settings.datasets import OnConflict
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.commit.remove import remove_ids, remove_missing

@@ -10,7 +10,7 @@ import pytest
 from clipfleet.error_codes import EMPTY_FILE
 from clipfleet.errors import DatasetError, DuplicateIdError, UsageError
 from clipfleet.items import Item
-from clipfleet.settings import OnConflict
+from clipfleet.settings.datasets import OnConflict
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import Manifest, missing_shards
 from clipfleet.storage.filesystem.members import TarMember, TgzMember

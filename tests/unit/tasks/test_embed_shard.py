@@ -25,7 +25,8 @@ from clipfleet.errors import (
 )
 from clipfleet.items import Item
 from clipfleet.messages import EMBED_TASK, EmbedTask, Shard
-from clipfleet.settings import OnConflict, load_settings
+from clipfleet.settings import load_settings
+from clipfleet.settings.datasets import OnConflict
 from clipfleet.storage.commit.commit import is_committed
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.commit.record import read_record, record_path

@@ -6,9 +6,9 @@ Without `settings`, those of `clipfleet.load_settings()` are used. Redis is that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from clipfleet.errors import UsageError
 from clipfleet.settings import Settings, load_settings
@@ -99,6 +99,7 @@ def embed(
     from clipfleet.tasks.local.run import embed_source
     from clipfleet.tasks.snapshot import show_nothing
     from clipfleet.tasks.submit.inputs import open_inputs
+    from clipfleet.tasks.submit.submit import PlanRules
     from clipfleet.workers.engines.model_folder import find_engine
     from clipfleet.workers.engines.model_location import locate_model
 
@@ -120,12 +121,14 @@ def embed(
         str(out),
         card,
         settings=chosen,
+        rules=PlanRules(
+            refresh=refresh,
+            moved_from=None if moved_from is None else str(moved_from),
+            content_hash=content_hash or chosen.reuse is not None,
+        ),
+        gpus=_gpus_of_workers(card, workers, gpus),
         own_redis=own_redis,
         show=on_progress or show_nothing,
-        refresh=refresh,
-        moved_from=str(moved_from) if moved_from is not None else None,
-        content_hash=content_hash or chosen.reuse is not None,
-        **_processes(card, workers, gpus),
     )
 
 
@@ -156,6 +159,7 @@ def submit(
     """
     from clipfleet.tasks.snapshot import show_nothing
     from clipfleet.tasks.submit.inputs import open_inputs
+    from clipfleet.tasks.submit.submit import PlanRules
     from clipfleet.tasks.submit.submit import submit as submit_source
     from clipfleet.workers.engines.model_folder import find_fleet_card
     from clipfleet.workers.engines.model_location import locate_model
@@ -173,9 +177,11 @@ def submit(
         str(out),
         card,
         settings=settings,
-        refresh=refresh,
-        moved_from=str(moved_from) if moved_from is not None else None,
-        content_hash=content_hash,
+        rules=PlanRules(
+            refresh=refresh,
+            moved_from=None if moved_from is None else str(moved_from),
+            content_hash=content_hash,
+        ),
         show=on_progress or show_nothing,
     )
 
@@ -257,22 +263,25 @@ def retry(
         classes,
         engine,
         settings=settings,
+        gpus=_gpus_of_workers(engine, workers, gpus),
         own_redis=own_redis,
         show=on_progress or show_nothing,
-        **_processes(engine, workers, gpus),
     )
 
 
-def _processes(model: str | Path, workers: int | None, gpus: str | None) -> dict[str, Any]:
-    """Return the number of workers, and the GPU of each; a TensorRT engine uses all GPUs."""
+def _gpus_of_workers(
+    model: str | Path, workers: int | None, gpus: str | None
+) -> Sequence[str | None]:
+    """Return the GPU of each worker, or None for each; a TensorRT engine uses all GPUs."""
     from clipfleet.gpus import choose_gpus, gpus_of_model
     from clipfleet.model_card import load_card
 
     if gpus:
-        return {"workers": 1, "gpus": choose_gpus(gpus)}
+        return choose_gpus(gpus)
     card, _ = load_card(model)
-    is_free = workers is None and card.runtime == "tensorrt"
-    return {"workers": workers or 1, "gpus": gpus_of_model(card.gpu) if is_free else ()}
+    if workers is None and card.runtime == "tensorrt" and (found := gpus_of_model(card.gpu)):
+        return found
+    return [None] * (workers or 1)
 
 
 def _check_decoder(sample: str, card: Path, min_overlap: float, settings: Settings) -> None:

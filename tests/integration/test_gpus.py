@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clipfleet.api.embedding import _processes
+from clipfleet.api.embedding import _gpus_of_workers
 from clipfleet.errors import UsageError
 from clipfleet.gpus import choose_gpus, list_gpus
 from clipfleet.workers.engines.fake import write_fake_engine
@@ -120,5 +120,5 @@ def test_a_tensorrt_engine_gets_a_worker_on_each_gpu_of_its_model(
 ) -> None:
     path = write_fake_engine(machine, "txt")
     path.write_text(json.dumps({**json.loads(path.read_text()), **card}))
-    processes = _processes(path, workers, None)
-    assert (processes["workers"], len(processes["gpus"])) == (workers or 1, gpus)
+    named: list[str | None] = [f"GPU-000{number}" for number in range(gpus)]
+    assert _gpus_of_workers(path, workers, None) == (named or [None] * (workers or 1))

@@ -13,12 +13,8 @@ from clipfleet.model_card import ModelCard
 from clipfleet.settings.engines import Decode
 from clipfleet.storage.filesystem.base import Filesystem, check_create_if_absent
 from clipfleet.storage.filesystem.local import TEMPORARY_FOLDER, LocalFilesystem
-from clipfleet.storage.filesystem.locations import (
-    STORE_TIMEOUT_S,
-    absolute,
-    in_object_store,
-    open_filesystem,
-)
+from clipfleet.storage.filesystem.locations import absolute, in_object_store
+from clipfleet.storage.filesystem.open_filesystem import STORE_TIMEOUT_S, open_filesystem
 from clipfleet.storage.format.dataset_info import (
     INFO_PATH,
     Column,

@@ -29,8 +29,8 @@ from clipfleet.tasks.report.write import write_report
 from clipfleet.tasks.snapshot import Show, duration, show_nothing
 from clipfleet.tasks.status.progress import Progress
 from clipfleet.tasks.submit.enqueue import queue_of
-from clipfleet.tasks.submit.local_run import HeldDataset, hold_dataset, local_prefix
 from clipfleet.tasks.submit.retry_failed import Retry, retry
+from clipfleet.tasks.submit.running import HeldDataset, hold_dataset, local_prefix
 from clipfleet.tasks.submit.submit import NEW_ITEMS, PlanRules, Submission, create_planned, submit
 from clipfleet.workers.copies.reuse import open_reused
 from clipfleet.workers.engines.load import check_decode

@@ -62,7 +62,7 @@ class Fleet:
     def to_json(self) -> dict[str, Any]:
         """Return the fleet in JSON's types."""
         return {
-            "workers": [worker_fields(worker) for worker in self.workers],
+            "workers": [asdict(worker) for worker in self.workers],
             "queues": {
                 tower: {
                     "waiting": {str(step): count for step, count in lengths.items()},
@@ -124,11 +124,6 @@ def running_items(
         if shard.dataset in names and shard.name not in committed
     }
     return sum(n for name, n in done.items() if job is None or name.startswith(f"{job.id}-"))
-
-
-def worker_fields(worker: Presence) -> dict[str, Any]:
-    """Return a worker in JSON's types."""
-    return asdict(worker)
 
 
 def worker_line(worker: Presence) -> str:

@@ -22,7 +22,8 @@ from clipfleet.items import Item
 from clipfleet.messages import queue_name
 from clipfleet.settings import PREFIX, Settings
 from clipfleet.storage.commit.manifest import Manifest, unfinished
-from clipfleet.storage.filesystem.locations import below, open_filesystem
+from clipfleet.storage.filesystem.locations import below
+from clipfleet.storage.filesystem.open_filesystem import open_filesystem
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.dataset_info import INFO_PATH
 from clipfleet.storage.sources.base import ListSource

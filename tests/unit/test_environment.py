@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from clipfleet.settings import Settings
-from clipfleet.storage.filesystem.locations import STORE_TIMEOUT_S
+from clipfleet.storage.filesystem.open_filesystem import STORE_TIMEOUT_S
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("clipfleet", "storage", "retrieval", "workers", "tasks", "convert")

@@ -6,7 +6,7 @@ Without `settings`, those of `clipfleet.load_settings()` are used. Redis is that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -94,7 +94,8 @@ def embed(
         BrokerError: Redis does not start or answer.
         EngineError: The workers do not start, or refuse a shard.
     """
-    from clipfleet.gpus import refuse_workers_with_gpus
+    from clipfleet.gpus import gpus_of_workers, refuse_workers_with_gpus
+    from clipfleet.model_card import load_card
     from clipfleet.storage.filesystem.locations import absolute
     from clipfleet.tasks.local.run import embed_source
     from clipfleet.tasks.snapshot import show_nothing
@@ -126,7 +127,7 @@ def embed(
             moved_from=None if moved_from is None else str(moved_from),
             content_hash=content_hash or chosen.reuse is not None,
         ),
-        gpus=_gpus_of_workers(card, workers, gpus),
+        gpus=gpus_of_workers(load_card(card)[0], workers, gpus),
         own_redis=own_redis,
         show=on_progress or show_nothing,
     )
@@ -234,7 +235,8 @@ def retry(
         EngineError: The workers do not start, or refuse a shard.
     """
     from clipfleet.error_codes import BAD_ITEM, chosen_classes
-    from clipfleet.gpus import refuse_workers_with_gpus
+    from clipfleet.gpus import gpus_of_workers, refuse_workers_with_gpus
+    from clipfleet.model_card import load_card
     from clipfleet.storage.format.dataset import Dataset
     from clipfleet.tasks.local.run import retry_here
     from clipfleet.tasks.snapshot import show_nothing
@@ -263,25 +265,10 @@ def retry(
         classes,
         engine,
         settings=settings,
-        gpus=_gpus_of_workers(engine, workers, gpus),
+        gpus=gpus_of_workers(load_card(engine)[0], workers, gpus),
         own_redis=own_redis,
         show=on_progress or show_nothing,
     )
-
-
-def _gpus_of_workers(
-    model: str | Path, workers: int | None, gpus: str | None
-) -> Sequence[str | None]:
-    """Return the GPU of each worker, or None for each; a TensorRT engine uses all GPUs."""
-    from clipfleet.gpus import choose_gpus, gpus_of_model
-    from clipfleet.model_card import load_card
-
-    if gpus:
-        return choose_gpus(gpus)
-    card, _ = load_card(model)
-    if workers is None and card.runtime == "tensorrt" and (found := gpus_of_model(card.gpu)):
-        return found
-    return [None] * (workers or 1)
 
 
 def _check_decoder(sample: str, card: Path, min_overlap: float, settings: Settings) -> None:

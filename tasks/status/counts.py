@@ -14,7 +14,7 @@ from clipfleet.storage.plan.jobs import Job, jobs, skipped_by_last_jobs
 
 
 class ItemCounts:
-    """Items and shards at the last `count`; attributes as in `Progress`."""
+    """Items and shards at the last look; attributes as in `Progress`."""
 
     def __init__(self, dataset: Dataset, *, job: Job | None = None) -> None:
         self.dataset = dataset
@@ -28,7 +28,7 @@ class ItemCounts:
         self._planned = Manifest(dataset, f"{job.id}-" if job else tuple(string.digits))
         self._single_items = Manifest(dataset, ITEMS_PREFIX)
 
-    def count(self) -> None:
+    def _count(self) -> None:
         """Read the dataset's files again.
 
         Raises:

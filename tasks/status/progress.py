@@ -126,7 +126,7 @@ class Progress(ItemCounts):
         Raises:
             DatasetError: A record of the dataset is damaged.
         """
-        self.count()
+        self._count()
         self._ask_redis(needed=not self.finished or self.dataset.info.kind != "planned")
         now_s = time.monotonic()
         self._shown = self._count_shown()

@@ -25,9 +25,9 @@ from clipfleet.settings import Settings
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import part_of
+from clipfleet.storage.plan.jobs import shards
 from clipfleet.storage.plan.planner import plan_items
-from clipfleet.storage.plan.reader import shards
-from clipfleet.storage.plan.retries import read_shard_work
+from clipfleet.storage.plan.shard_work import read_shard_work
 from clipfleet.storage.sources.base import Source
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.base import Array

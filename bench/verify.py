@@ -32,8 +32,9 @@ from clipfleet.settings import cores
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.results import Embedded
+from clipfleet.storage.plan.jobs import shards
 from clipfleet.storage.plan.planner import plan_items
-from clipfleet.storage.plan.reader import PlanReader, shards
+from clipfleet.storage.plan.reader import PlanReader
 from clipfleet.storage.sources.base import Source
 from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.workers.engines.fake import fake_card

@@ -16,17 +16,8 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False  # as in `typing`, which takes longer to load than all of this module
 if TYPE_CHECKING:
     from clipfleet.api.both_towers import BothTowers, both_towers
-    from clipfleet.api.datasets import (
-        compact,
-        embed,
-        remove,
-        repair,
-        resume,
-        retry,
-        status,
-        submit,
-        verify,
-    )
+    from clipfleet.api.datasets import compact, remove, repair, status, verify
+    from clipfleet.api.embedding import embed, resume, retry, submit
     from clipfleet.api.recall import compare, evaluate
     from clipfleet.api.reports import fleet, write_report
     from clipfleet.errors import (
@@ -177,7 +168,7 @@ _MODULES = {  # of the names above
     "both_towers": "clipfleet.api.both_towers",
     "build_index": "clipfleet.retrieval.build_index",
     "compact": "clipfleet.api.datasets",
-    "embed": "clipfleet.api.datasets",
+    "embed": "clipfleet.api.embedding",
     "export": "clipfleet.retrieval.export.export",
     "evaluate": "clipfleet.api.recall",
     "fleet": "clipfleet.api.reports",
@@ -185,10 +176,10 @@ _MODULES = {  # of the names above
     "load_settings": "clipfleet.settings",
     "remove": "clipfleet.api.datasets",
     "repair": "clipfleet.api.datasets",
-    "resume": "clipfleet.api.datasets",
-    "retry": "clipfleet.api.datasets",
+    "resume": "clipfleet.api.embedding",
+    "retry": "clipfleet.api.embedding",
     "status": "clipfleet.api.datasets",
-    "submit": "clipfleet.api.datasets",
+    "submit": "clipfleet.api.embedding",
     "verify": "clipfleet.api.datasets",
     "verify_index": "clipfleet.retrieval.verify_index",
     "write_report": "clipfleet.api.reports",

@@ -7,8 +7,12 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from clipfleet.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipfleet.model_card import ModelCard
 
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 ALL = "all"
@@ -105,6 +109,22 @@ def choose_gpus(wanted: str) -> list[str]:
     if len(set(chosen)) != len(chosen):
         raise UsageError(f"--gpus {wanted} names a GPU twice: one worker a GPU")
     return chosen
+
+
+def gpus_of_workers(card: ModelCard, workers: int | None, gpus: str | None) -> Sequence[str | None]:
+    """Return a value of CUDA_VISIBLE_DEVICES for each worker; None: it sees what this process sees.
+
+    `workers` and `gpus` are as in `clipfleet.embed`. Without both, a TensorRT engine has a worker
+    on each GPU.
+
+    Raises:
+        UsageError: As in `choose_gpus`.
+    """
+    if gpus:
+        return choose_gpus(gpus)
+    if workers is None and card.runtime == "tensorrt" and (found := gpus_of_model(card.gpu)):
+        return found
+    return [None] * (workers or 1)
 
 
 def gpus_of_model(name: str | None) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -14,14 +13,13 @@ from pydantic.dataclasses import dataclass
 
 from clipfleet.architectures import Tower
 from clipfleet.atomic_write import atomic_write
-from clipfleet.errors import CardError, EngineDamagedError
+from clipfleet.errors import CardError
 from clipfleet.validation import problems
 
 Precision = Literal["fp32", "fp16"]
 Runtime = Literal["onnxruntime", "tensorrt", "torch", "fake"]
 
 CARD_SUFFIX = ".card.json"
-_CHUNK_BYTES = 1 << 20
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -248,68 +246,7 @@ def _card_of(path: Path) -> Path:
     return card_path(path) if is_engine else path
 
 
-def check_files(card: ModelCard, engine_path: Path) -> None:
-    """Check an engine file and its extra file against the SHA-256 in the card.
-
-    Raises:
-        EngineDamagedError: A file is missing, unreadable, or has another SHA-256.
-    """
-    _check_file(engine_path, card.engine_sha256)
-    if card.extra_file is not None:
-        _check_file(engine_path.parent / card.extra_file, card.extra_file_sha256)
-
-
-def read_engine(path: Path, card: ModelCard | None) -> bytes:
-    """Return an engine file's bytes, which match the SHA-256 in the card if there is a card.
-
-    Run these bytes: the file may be replaced between a check and another reading.
-
-    Raises:
-        EngineDamagedError: The file is missing, unreadable, or has another SHA-256.
-    """
-    with _readable(path):
-        data = path.read_bytes()
-    if card is not None:
-        _check_sha256(path, hashlib.sha256(data).hexdigest(), card.engine_sha256)
-    return data
-
-
-def _check_file(path: Path, expected: str | None) -> None:
-    with _readable(path):
-        actual = sha256_of(path)
-    _check_sha256(path, actual, expected)
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    if not path.is_file():
-        raise EngineDamagedError(
-            f"engine file {path} is missing: an engine and its extra file go together"
-        )
-    try:
-        yield
-    except OSError as error:
-        raise EngineDamagedError(f"engine file {path} cannot be read: {error.strerror}") from error
-
-
-def _check_sha256(path: Path, actual: str, expected: str | None) -> None:
-    if actual != expected:
-        raise EngineDamagedError(
-            f"{path} has SHA-256 {actual}, and its card says {expected}: it is damaged or another "
-            "model's; copy engine, extra file and card anew, or convert again"
-        )
-
-
 def write_card(card: ModelCard, path: Path) -> None:
     """Write a card at `path`, atomically."""
     with atomic_write(path) as part:
         part.write_text(card.to_json(), encoding="utf-8")
-
-
-def sha256_of(path: str | Path) -> str:
-    """Return the hexadecimal SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -25,8 +25,9 @@ from clipfleet.convert.tensorrt.build_lock import build_lock
 from clipfleet.convert.tensorrt.find_or_build import fits
 from clipfleet.convert.tensorrt.options import AUTO, BatchSize, BuildOptions
 from clipfleet.convert.tensorrt.requests import engine_name
+from clipfleet.engine_files import check_files, sha256_of
 from clipfleet.errors import EngineDamagedError, UsageError
-from clipfleet.model_card import ModelCard, Precision, card_path, check_files, sha256_of
+from clipfleet.model_card import ModelCard, Precision, card_path
 from clipfleet.workers.engines.model_folder import FoundEngine, engines_in
 from clipfleet.workers.engines.tensorrt.place import Place, find_place, gpu_slug
 

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from clipfleet.engine_files import sha256_of
 from clipfleet.errors import UsageError, VerificationError
-from clipfleet.model_card import ModelCard, card_path, sha256_of, write_card
+from clipfleet.model_card import ModelCard, card_path, write_card
 
 EXTRA_FILE_SUFFIX = ".extra_file"  # the weights beside an ONNX file, as the original names them
 

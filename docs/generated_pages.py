@@ -17,12 +17,11 @@ from typing import Any
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from pydantic_settings import BaseSettings
 
-from clipfleet import settings as settings_module
 from clipfleet.cli.main import app
-from clipfleet.settings import PREFIX, SEPARATORS, Settings
-
-_HEADING = re.compile(r" *# == (.+) ==")
+from clipfleet.settings import PREFIX, Settings
+from clipfleet.settings.separators import SEPARATORS
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -73,33 +72,28 @@ class Setting:
 
 
 def documented_settings() -> Iterator[Setting]:
-    """Yield every setting that has a docstring, in the order of the source."""
-    source = inspect.getsource(settings_module)
-    headings = {
-        number: match[1]
-        for number, line in enumerate(source.splitlines(), start=1)
-        if (match := _HEADING.fullmatch(line))
-    }
-    [body] = [
-        node.body
-        for node in ast.parse(source).body
-        if isinstance(node, ast.ClassDef) and node.name == Settings.__name__
-    ]
-    for field, docstring in pairwise(body):
-        if not (
+    """Yield every setting that has a docstring; a section's are those of a base of `Settings`."""
+    for theme in reversed(Settings.__bases__):
+        if theme is not BaseSettings:
+            yield from _settings_of(theme)
+
+
+def _settings_of(theme: type) -> Iterator[Setting]:
+    [found] = ast.parse(inspect.getsource(theme)).body
+    section = inspect.getdoc(theme) or ""
+    for field, docstring in pairwise(getattr(found, "body", [])):
+        if (
             isinstance(field, ast.AnnAssign)
             and isinstance(field.target, ast.Name)
             and isinstance(docstring, ast.Expr)
             and isinstance(docstring.value, ast.Constant)
         ):
-            continue
-        above = max(number for number in headings if number < field.lineno)
-        text = " ".join(str(docstring.value.value).split())
-        yield Setting(name=field.target.id, section=headings[above], text=text)
+            text = " ".join(str(docstring.value.value).split())
+            yield Setting(name=field.target.id, section=section.removesuffix("."), text=text)
 
 
 def settings_page() -> str:
-    """Return the page of settings, made from clipfleet/settings.py."""
+    """Return the page of settings, made from clipfleet/settings/."""
     lines = [_SETTINGS_HEAD]
     section = ""
     for setting in documented_settings():

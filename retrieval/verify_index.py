@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from clipfleet.engine_files import sha256_of
 from clipfleet.errors import DatasetError
-from clipfleet.model_card import sha256_of
 from clipfleet.reader import Dataset
 from clipfleet.retrieval.certificate.certificate import Certificate
 from clipfleet.retrieval.certificate.certified import certificate_of

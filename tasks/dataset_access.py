@@ -11,15 +11,15 @@ from clipfleet.architectures import TOWERS
 from clipfleet.errors import MessageError, StorageError, UsageError
 from clipfleet.messages import MAX_DATASET_LENGTH
 from clipfleet.storage.filesystem.locations import (
-    STORE_TIMEOUT_S,
     absolute,
     below,
     in_object_store,
     local_path,
-    open_filesystem,
     resolved,
 )
-from clipfleet.storage.format.dataset import FOLDERS, INFO_PATH, single_items_name
+from clipfleet.storage.filesystem.open_filesystem import STORE_TIMEOUT_S, open_filesystem
+from clipfleet.storage.format.dataset import FOLDERS, single_items_name
+from clipfleet.storage.format.dataset_info import INFO_PATH
 from clipfleet.storage.format.discovery import find_datasets
 
 _SHOWN_LENGTH = 100  # characters

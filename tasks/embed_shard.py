@@ -13,9 +13,10 @@ from celery import Task, shared_task
 from clipfleet.errors import GpuLostError, MessageError, UsageError
 from clipfleet.messages import EMBED_TASK, MAX_DATASET_LENGTH, EmbedTask, Shard
 from clipfleet.model_card import ModelCard
-from clipfleet.storage.commit.commit import Commit, commit, complete, is_committed
+from clipfleet.storage.commit.commit import commit, complete, is_committed
+from clipfleet.storage.commit.record import Commit
 from clipfleet.storage.format.dataset import Dataset, describe
-from clipfleet.storage.plan.retries import read_shard_work
+from clipfleet.storage.plan.shard_work import read_shard_work
 from clipfleet.tasks.broker.refusals import refuse
 from clipfleet.tasks.dataset_access import dataset_root
 from clipfleet.tasks.max_failed import read_limit

@@ -14,11 +14,12 @@ from functools import lru_cache
 from redis.exceptions import RedisError
 
 from clipfleet.errors import UsageError
-from clipfleet.settings import Settings, allowed_failures
+from clipfleet.settings import Settings
+from clipfleet.settings.datasets import allowed_failures
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.enqueue_state import read_queued
 from clipfleet.storage.plan.failures import failed_items
-from clipfleet.storage.plan.reader import Job, read_job
+from clipfleet.storage.plan.jobs import Job, read_job
 from clipfleet.tasks.broker.redis_client import Client, connect
 
 NO_LIMIT = "100%"

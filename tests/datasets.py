@@ -16,13 +16,8 @@ from clipfleet.items import Item
 from clipfleet.model_card import ModelCard, TensorSpec
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.filesystem.base import Filesystem
-from clipfleet.storage.format.dataset import (
-    Dataset,
-    DatasetInfo,
-    EmbeddingDtype,
-    Kind,
-    part_names,
-)
+from clipfleet.storage.format.dataset import Dataset, part_names
+from clipfleet.storage.format.dataset_info import DatasetInfo, EmbeddingDtype, Kind
 from clipfleet.storage.format.results import Embedded, Failure
 from clipfleet.storage.format.stage_seconds import StageSeconds
 from clipfleet.workers.engines.fake import fake_card

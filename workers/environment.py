@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 
-from clipfleet.settings import CONFIG_VARIABLE, PREFIX, SEPARATORS, Settings
+from clipfleet.settings import CONFIG_VARIABLE, PREFIX, Settings
+from clipfleet.settings.separators import SEPARATORS
 
 # Without this variable a child process imports modules from its working folder, such as a user's
 # json.py. CPython 3.10 ignores the variable.

@@ -9,8 +9,10 @@ from clipfleet.errors import SettingsError, StorageError, UsageError
 from clipfleet.model_card import ModelCard, load_card
 from clipfleet.settings import PREFIX, Settings
 from clipfleet.storage.filesystem.base import check_create_if_absent
-from clipfleet.storage.filesystem.locations import below, in_object_store, open_filesystem
-from clipfleet.storage.format.dataset import INFO_PATH, Dataset, single_items_name
+from clipfleet.storage.filesystem.locations import below, in_object_store
+from clipfleet.storage.filesystem.open_filesystem import open_filesystem
+from clipfleet.storage.format.dataset import Dataset, single_items_name
+from clipfleet.storage.format.dataset_info import INFO_PATH
 from clipfleet.storage.stores.files import is_folder
 from clipfleet.workers.copies.reuse import open_reused
 from clipfleet.workers.engines.load import check_decode

@@ -35,8 +35,9 @@ from clipfleet.settings import cores
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.results import Embedded
+from clipfleet.storage.plan.jobs import jobs, shards
 from clipfleet.storage.plan.planner import plan_items
-from clipfleet.storage.plan.reader import PlanReader, jobs, shards
+from clipfleet.storage.plan.reader import PlanReader
 from clipfleet.storage.sources.base import Source
 from clipfleet.workers.engines.fake import fake_card
 

@@ -35,8 +35,8 @@ from clipfleet.messages import EmbedTask
 from clipfleet.settings import Settings, cores, load_settings
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.format.dataset import PLAN_FOLDER, Dataset
+from clipfleet.storage.plan.jobs import jobs
 from clipfleet.storage.plan.planner import plan_items
-from clipfleet.storage.plan.reader import jobs
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.sources.open_source import open_source
 from clipfleet.tasks.broker.redis_client import connect

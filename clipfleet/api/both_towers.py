@@ -70,8 +70,9 @@ def both_towers(
         BrokerError: As `run` raises it.
         EngineError: As `run` raises it.
     """
-    from clipfleet.storage.filesystem.locations import below, open_filesystem
-    from clipfleet.storage.format.dataset import INFO_PATH
+    from clipfleet.storage.filesystem.locations import below
+    from clipfleet.storage.filesystem.open_filesystem import open_filesystem
+    from clipfleet.storage.format.dataset_info import INFO_PATH
     from clipfleet.workers.engines.model_folder import check_both_towers
     from clipfleet.workers.engines.model_location import locate_model
 

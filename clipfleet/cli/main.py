@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from clipfleet import __version__
-from clipfleet.cli import dataset_commands, embed_commands, error_commands
+from clipfleet.cli import dataset_commands, embed_commands, error_commands, worker_command
 from clipfleet.cli.models import bench_commands, engine_commands, prepare_command
 from clipfleet.cli.options import Json, RedisUrl, settings_from
 from clipfleet.cli.output import DONE, GPU_LOST, INTERRUPTED, WRONG_USE, print_result
@@ -90,7 +90,7 @@ for _command in (
     embed_commands.embed,
     embed_commands.submit,
     embed_commands.resume,
-    embed_commands.worker,
+    worker_command.worker,
     dataset_commands.status,
     dataset_commands.metrics,
     dataset_commands.verify,

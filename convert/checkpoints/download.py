@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from clipfleet.architectures import Architecture, PublishedCheckpoint, load_architecture
+from clipfleet.engine_files import sha256_of
 from clipfleet.errors import ArchitectureError, DependencyError, StorageError
-from clipfleet.model_card import ModelCard, sha256_of
+from clipfleet.model_card import ModelCard
 
 DEFAULT_DOWNLOAD_ROOT = Path("~/.cache/clip")  # the original's
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")

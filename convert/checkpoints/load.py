@@ -16,8 +16,8 @@ from clipfleet.architectures import Architecture, architecture_names, load_archi
 from clipfleet.atomic_write import atomic_write
 from clipfleet.convert.checkpoints.hugging_face import from_hugging_face, is_hugging_face
 from clipfleet.convert.model.chinese_clip import ChineseClip
+from clipfleet.engine_files import sha256_of
 from clipfleet.errors import CheckpointError, DependencyError
-from clipfleet.model_card import sha256_of
 
 _PREFIX = "module."  # distributed training adds it to every key
 _UNUSED = "bert.pooler"  # in the published files; no tower uses it

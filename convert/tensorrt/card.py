@@ -7,7 +7,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from clipfleet.convert.tensorrt.parity_gate import check_tensors
-from clipfleet.model_card import BatchProfile, ModelCard, Precision, read_engine
+from clipfleet.engine_files import read_engine
+from clipfleet.model_card import BatchProfile, ModelCard, Precision
 from clipfleet.workers.engines.tensorrt import compat as versions
 
 

@@ -20,8 +20,9 @@ from pathlib import Path
 from clipfleet.convert.console import TERMINATED, WRONG_USE
 from clipfleet.convert.tensorrt.build_lock import build_lock
 from clipfleet.convert.tensorrt.requests import ENGINE_SUFFIX, naming_file_errors
+from clipfleet.engine_files import check_files
 from clipfleet.errors import ClipfleetError, EngineError, GpuLostError, UsageError
-from clipfleet.model_card import CARD_SUFFIX, ModelCard, card_path, check_files, load_card
+from clipfleet.model_card import CARD_SUFFIX, ModelCard, card_path, load_card
 from clipfleet.workers.engines.tensorrt.check_compatible import check_compatible
 from clipfleet.workers.engines.tensorrt.place import Place, gpu_slug, this_place
 

@@ -13,7 +13,7 @@ from clipfleet.retrieval.certificate.recall import provable
 from clipfleet.retrieval.certificate.sample import QUERIES
 from clipfleet.settings import Settings
 from clipfleet.storage.filesystem.locations import in_object_store
-from clipfleet.storage.format.dataset import INFO_PATH
+from clipfleet.storage.format.dataset_info import INFO_PATH
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from clipfleet.engine_files import sha256_of
 from clipfleet.errors import DatasetError, RecallError
-from clipfleet.model_card import sha256_of
 from clipfleet.reader import Dataset
 from clipfleet.retrieval.certificate.at_hand import queries_at_hand
 from clipfleet.retrieval.certificate.certificate import (

@@ -16,8 +16,8 @@ import pyarrow as pa
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from clipfleet.engine_files import sha256_of
 from clipfleet.errors import DatasetError, StorageError
-from clipfleet.model_card import sha256_of
 from clipfleet.retrieval.index.card import IndexedPart, IndexShard
 from clipfleet.retrieval.index.codes import Codes, read_codes
 from clipfleet.retrieval.index.dataset_parts import (

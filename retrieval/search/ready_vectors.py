@@ -17,7 +17,7 @@ from clipfleet.model_card import ModelCard, parse_card
 from clipfleet.reader import Dataset
 from clipfleet.retrieval.search.queries import NoVector, Queries, Vectors
 from clipfleet.storage.filesystem.locations import in_object_store
-from clipfleet.storage.format.dataset import INFO_PATH
+from clipfleet.storage.format.dataset_info import INFO_PATH
 from clipfleet.storage.format.footer import VERSION_KEY
 from clipfleet.storage.format.parquet import PARQUET_ERRORS
 from clipfleet.storage.format.parts import footer_of

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from clipfleet.errors import DatasetError
 from clipfleet.items import Item
-from clipfleet.storage.commit.commit import complete, record_path, withdraw
+from clipfleet.storage.commit.commit import complete, withdraw
+from clipfleet.storage.commit.record import record_path
 from clipfleet.storage.format.checksums import file_sha256
 from clipfleet.storage.format.dataset import DAMAGED_FOLDER, Dataset
 from clipfleet.storage.format.errors_table import errors_path

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from clipfleet.errors import DatasetKindError
 from clipfleet.storage.commit.single_items import has_single_items
-from clipfleet.storage.format.dataset import Dataset, Kind
-from clipfleet.storage.plan.reader import jobs
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.dataset_info import Kind
+from clipfleet.storage.plan.jobs import jobs
 
 _PLANNED = (
     "dataset {} is planned: it takes sources (`clipfleet submit`, `clipfleet embed`), no single "

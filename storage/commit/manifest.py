@@ -9,23 +9,13 @@ from functools import partial
 import numpy as np
 
 from clipfleet.messages import Shard
-from clipfleet.storage.commit.commit import (
-    Commit,
-    VectorCounts,
-    commit,
-    complete,
-    read_record,
-    take_vectors,
-)
+from clipfleet.storage.commit.commit import commit, complete, take_vectors
+from clipfleet.storage.commit.record import Commit, VectorCounts, read_record
 from clipfleet.storage.format.dataset import Dataset, part_names, record_names
 from clipfleet.storage.format.results import Embedded
-from clipfleet.storage.plan.reader import Job, jobs, shards
-from clipfleet.storage.plan.retries import (
-    job_of,
-    read_shard_work,
-    replaced_parts,
-    retry_jobs,
-)
+from clipfleet.storage.plan.jobs import Job, jobs, shards
+from clipfleet.storage.plan.retries import job_of, replaced_parts, retry_jobs
+from clipfleet.storage.plan.shard_work import read_shard_work
 
 _READERS = 16  # threads
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from clipfleet.items import Item
 from clipfleet.storage.commit.single_items import KnownIds
 from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.plan.jobs import Job
 from clipfleet.storage.plan.planner import PlannedMeanwhileError, Row, plan_rows
-from clipfleet.storage.plan.reader import Job
 from clipfleet.storage.plan.standing import standing_of
 
 

@@ -17,8 +17,9 @@ from clipfleet.storage.commit.manifest import finish, missing_shards
 from clipfleet.storage.filesystem.file_stats import file_of, file_stats
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.part_items import PartItems
+from clipfleet.storage.plan.jobs import Tombstone
 from clipfleet.storage.plan.planner import PlannedMeanwhileError, Row, plan_rows
-from clipfleet.storage.plan.reader import PlanReader, Tombstone
+from clipfleet.storage.plan.reader import PlanReader
 from clipfleet.storage.plan.standing import Choose, standing_items
 
 SHOWN = 5  # ids in a message

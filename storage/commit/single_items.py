@@ -16,13 +16,8 @@ from collections.abc import Collection, Iterable, Iterator
 from clipfleet.items import Item
 from clipfleet.messages import Shard, shard_name
 from clipfleet.model_card import ModelCard
-from clipfleet.storage.commit.commit import (
-    Commit,
-    commit_first,
-    complete,
-    is_committed,
-    withdraw,
-)
+from clipfleet.storage.commit.commit import commit_first, complete, is_committed, withdraw
+from clipfleet.storage.commit.record import Commit
 from clipfleet.storage.filesystem.base import open_if_exists
 from clipfleet.storage.format.dataset import PARTS_FOLDER, Dataset, record_names
 from clipfleet.storage.format.id_index import IdIndex, content_digest
@@ -42,15 +37,15 @@ from clipfleet.storage.format.parts import (
 )
 from clipfleet.storage.format.results import Embedded
 from clipfleet.storage.format.stream_state import write_last_part
-from clipfleet.storage.plan.reader import (
+from clipfleet.storage.plan.jobs import (
     is_shard_number,
     job_ids,
     numbered_shard,
     read_job,
-    read_job_rows,
     shard_number,
     shard_of,
 )
+from clipfleet.storage.plan.reader import read_job_rows
 
 _DIGITS = 10
 

@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from clipfleet.errors import DatasetError, UsageError
-from clipfleet.storage.commit.commit import read_record
 from clipfleet.storage.commit.manifest import finish
+from clipfleet.storage.commit.record import read_record
 from clipfleet.storage.compact.swap import NEW_FOLDER, check_exchange, finish_swap, put_in_place
 from clipfleet.storage.format.checksums import file_sha256
-from clipfleet.storage.format.dataset import INFO_PATH, PARTS_FOLDER, Dataset, record_names
+from clipfleet.storage.format.dataset import PARTS_FOLDER, Dataset, record_names
+from clipfleet.storage.format.dataset_info import INFO_PATH
 from clipfleet.storage.format.parquet import PARQUET_ERRORS, open_parquet, read_row_group
 from clipfleet.storage.format.parts import check_payload, part_path, part_remedy
 from clipfleet.storage.packs.pack import PackBuilder, has_own_footer, is_pack_name, pack_name

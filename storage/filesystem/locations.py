@@ -1,4 +1,4 @@
-"""Locations that a user or a message names, in one form each, and their file systems.
+"""Locations that a user or a message names, in one form each.
 
 A dataset lies in a folder, or below a prefix of an object store. Its root has one written form
 only, so that two names of one location are equal.
@@ -8,54 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from clipfleet.errors import DependencyError, UsageError
-from clipfleet.storage.filesystem.base import Filesystem
-from clipfleet.storage.filesystem.local import LocalFilesystem
-
-if TYPE_CHECKING:
-    from clipfleet.storage.filesystem.s3 import ObjectFilesystem
-
-STORE_TIMEOUT_S = 30.0  # for one request to an object store, if no settings are given
+from clipfleet.errors import UsageError
 
 _PATHS = "a local path or a file:// URL"
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _FOLDER = re.compile(r"[\w.+=@,-]([\w.+=@, -]*[\w.+=@,-])?")  # of an object's key
 _ROOT_BYTES = 1024 - 128  # S3's longest key, minus the room for a dataset's own names
-
-
-def open_filesystem(root: str, *, store_timeout_s: float = STORE_TIMEOUT_S) -> Filesystem:
-    """Return the file system below a folder, which need not exist, or below `s3://bucket/prefix`.
-
-    `store_timeout_s` is for one request to an object store; a failed request is repeated for
-    twice as long.
-
-    Raises:
-        UsageError: `root` has a scheme that is not supported.
-        DependencyError: The package for object stores is not installed.
-    """
-    location = absolute(root)
-    if in_object_store(location):
-        return open_object_store(location, timeout_s=store_timeout_s)
-    return LocalFilesystem(location)
-
-
-def open_object_store(location: str, *, timeout_s: float) -> ObjectFilesystem:
-    """Return the file system of an `s3://bucket/prefix`, in the form that `absolute` returns.
-
-    Raises:
-        DependencyError: The package for object stores is not installed.
-    """
-    try:
-        from clipfleet.storage.filesystem.s3 import ObjectFilesystem
-    except ImportError as error:
-        raise DependencyError(
-            f"{location} needs the package obstore ({error}): from a checkout, pip install '.[s3]'"
-        ) from error
-    return ObjectFilesystem(location, timeout_s=timeout_s)
 
 
 def has_scheme(location: str) -> bool:

@@ -9,14 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clipfleet.errors import StorageError
-from clipfleet.storage.filesystem.locations import (
-    STORE_TIMEOUT_S,
-    absolute,
-    below,
-    in_object_store,
-    open_object_store,
-)
-from clipfleet.storage.format.dataset import INFO_PATH
+from clipfleet.storage.filesystem.locations import absolute, below, in_object_store
+from clipfleet.storage.filesystem.open_filesystem import STORE_TIMEOUT_S, open_object_store
+from clipfleet.storage.format.dataset_info import INFO_PATH
 
 if TYPE_CHECKING:
     from clipfleet.storage.filesystem.s3 import ObjectFilesystem

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 from clipfleet.errors import DatasetError
 from clipfleet.messages import Shard
-from clipfleet.settings import allowed_failures
+from clipfleet.settings.datasets import allowed_failures
 from clipfleet.storage.format.dataset import Dataset
 
 QUEUED_PATH = "queued.json"

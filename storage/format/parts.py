@@ -23,7 +23,8 @@ from clipfleet.errors import DatasetError
 from clipfleet.items import Fingerprint, Item
 from clipfleet.model_card import ModelCard
 from clipfleet.storage.format.checksums import payload_sha256
-from clipfleet.storage.format.dataset import PARTS_FOLDER, Column, DatasetInfo
+from clipfleet.storage.format.dataset import PARTS_FOLDER
+from clipfleet.storage.format.dataset_info import Column, DatasetInfo
 from clipfleet.storage.format.footer import (
     PAYLOAD_KEY,
     Footer,

@@ -17,7 +17,8 @@ from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.id_index import ScratchDatabase
 from clipfleet.storage.format.parts import item_value, value_column
 from clipfleet.storage.plan.digests import DigestRuns, PlannedIds, content_digests, id_digests
-from clipfleet.storage.plan.reader import jobs, numbered_shard, read_job_rows, shard_number
+from clipfleet.storage.plan.jobs import jobs, numbered_shard, shard_number
+from clipfleet.storage.plan.reader import read_job_rows
 from clipfleet.storage.sources.base import Source
 from clipfleet.storage.tables.columns import show
 

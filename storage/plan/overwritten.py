@@ -17,7 +17,7 @@ from clipfleet.storage.filesystem.file_stats import (
 )
 from clipfleet.storage.format.dataset import FILE_COLUMNS, Dataset
 from clipfleet.storage.format.part_items import PartItems
-from clipfleet.storage.plan.reader import read_job
+from clipfleet.storage.plan.jobs import read_job
 from clipfleet.storage.plan.standing import Standing, standing_items
 
 _NS = 1_000_000_000  # in a second

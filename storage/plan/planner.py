@@ -25,9 +25,9 @@ from clipfleet.storage.format.dataset import PLAN_FOLDER, Dataset, utc_now
 from clipfleet.storage.format.errors_table import errors_schema
 from clipfleet.storage.format.parts import item_value, value_column
 from clipfleet.storage.plan.failures import list_parts, read_failures, standing_failures
+from clipfleet.storage.plan.jobs import Job, Tombstone, jobs, plan_file_path, publish
 from clipfleet.storage.plan.moves import read_moves
 from clipfleet.storage.plan.new_items import OnPlanning, new_items, say_nothing
-from clipfleet.storage.plan.reader import Job, Tombstone, jobs, plan_file_path, publish
 from clipfleet.storage.plan.retries import RETRY_MARK, RetriedIds, job_of
 from clipfleet.storage.sources.base import Source
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from clipfleet.errors import DuplicateIdError, UsageError
-from clipfleet.settings import OnConflict
+from clipfleet.settings.datasets import OnConflict
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import value_column
+from clipfleet.storage.plan.jobs import Job, jobs
 from clipfleet.storage.plan.moves import Move, Moves, is_below, read_moves, write_moves
 from clipfleet.storage.plan.new_items import SHOWN, ChangedItems, OnPlanning, new_items, say_nothing
 from clipfleet.storage.plan.overwritten import OverwrittenFiles
 from clipfleet.storage.plan.planner import Row, item_row, plan_rows
-from clipfleet.storage.plan.reader import Job, jobs, read_job_rows
+from clipfleet.storage.plan.reader import read_job_rows
 from clipfleet.storage.plan.standing import standing_of
 from clipfleet.storage.sources.base import Source
 

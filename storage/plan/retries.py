@@ -8,24 +8,16 @@ older parts are written again without superseded rows, as a service to readers.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
 
-from clipfleet.error_codes import GONE, REPLACED
-from clipfleet.items import Item
+from clipfleet.error_codes import REPLACED
 from clipfleet.messages import Shard
 from clipfleet.storage.format.dataset import PLAN_FOLDER, Dataset
-from clipfleet.storage.format.footer import MAX_ATTEMPT, failure_of, plain_name
+from clipfleet.storage.format.footer import failure_of, plain_name
 from clipfleet.storage.format.id_index import IdIndex
 from clipfleet.storage.format.parts import part_path, value_column
-from clipfleet.storage.format.results import Embedded, Failure
-from clipfleet.storage.plan.reader import (
-    Job,
-    PlanReader,
-    Tombstone,
-    damaged_plan,
-    read_job,
-    shards,
-)
+from clipfleet.storage.format.results import Failure
+from clipfleet.storage.plan.jobs import Job, damaged_plan, read_job, shards
+from clipfleet.storage.plan.reader import PlanReader
 
 RETRY_MARK = "retry-"  # begins the token of a retry's plan files: their names show retries
 
@@ -34,80 +26,6 @@ _MAX_JOBS = 10_000  # in memory
 _jobs: dict[tuple[str, tuple[str, ...]], Job] = {}
 
 _NO_JOB = ""  # of single items; sorts before the id of every job
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShardWork:
-    """The work for a shard: its `items` are to be embedded.
-
-    For a retry's shard, `earlier` are the items' failures so far by id, `earlier_parts` the parts
-    that have those, and `replaced_parts` the parts with vectors of earlier content. `retried_later`
-    are failures of the shard that a later retry has: they are not embedded, and stand in the
-    shard's part again. Of a removal's shard nothing is embedded: `tombstones` stand in its part.
-    """
-
-    items: list[Item]
-    earlier: dict[str, Failure]
-    earlier_parts: tuple[str, ...]
-    replaced_parts: tuple[str, ...]
-    retried_later: list[Failure]
-    tombstones: list[Failure]
-
-    def finish(self, embedded: Embedded) -> Embedded:
-        """Return the contents of the shard's part, with the attempts counted."""
-        failures = [
-            replace(f, attempt=min(self.earlier[f.item.id].attempt + 1, MAX_ATTEMPT))
-            if f.item.id in self.earlier
-            else f
-            for f in [*embedded.failures, *self.tombstones]
-        ]
-        return replace(
-            embedded,
-            failures=[*failures, *self.retried_later],
-            retries=self.earlier_parts,
-            replaced=self.replaced_parts,
-        )
-
-
-def read_shard_work(dataset: Dataset, shard: Shard) -> ShardWork:
-    """Return the work for a shard that has no part.
-
-    If its part was deleted, the shard is embedded again, but not the items that a later retry took
-    from it: these have their vectors, or will have them, in the retry's part.
-
-    Raises:
-        MessageError: The job has no such shard.
-        DatasetError: The dataset has no such job, or a plan is damaged.
-    """
-    earlier: dict[str, Failure] = {}
-    parts: set[str] = set()
-    replaced: set[str] = set()
-    with PlanReader(dataset) as plan:
-        job = plan.job(shard)
-        if job.retry:
-            for failure, part in _failures(dataset, plan, job, shard.index):
-                earlier[failure.item.id] = failure
-                parts.add(part)
-                if failure.error == REPLACED:
-                    replaced.add(part)
-        items = plan.read(shard)
-    later = _retried_later(dataset, {item.id for item in items}, after=shard.job)
-    own = [item for item in items if item.id not in later]
-    return ShardWork(
-        items=[] if job.removes else own,
-        earlier=earlier,
-        earlier_parts=tuple(sorted(parts)),
-        replaced_parts=tuple(sorted(replaced)),
-        retried_later=[later[item.id] for item in items if item.id in later],
-        tombstones=[_tombstone(item, job.removes, job.created_at) for item in own]
-        if job.removes
-        else [],
-    )
-
-
-def _tombstone(item: Item, error: Tombstone, removed_at: str) -> Failure:
-    reason = "its file was gone" if error == GONE else "its id was named"
-    return Failure(item=item, error=error, message=f"removed at {removed_at}: {reason}")
 
 
 def job_of(part: str) -> str:
@@ -142,13 +60,13 @@ def _read_once(dataset: Dataset, id_: str, names: tuple[str, ...]) -> Job:
     return _jobs[key]
 
 
-def _retried_later(dataset: Dataset, ids: Collection[str], *, after: str) -> dict[str, Failure]:
+def retried_later(dataset: Dataset, ids: Collection[str], *, after: str) -> dict[str, Failure]:
     """Return the failures of some ids that the first retry after a job took."""
     found: dict[str, Failure] = {}
     for job in retry_jobs(dataset, after=after) if ids else ():
         with PlanReader(dataset) as plan:
             for shard in _shards_with(plan, job, ids):
-                for failure, _ in _failures(dataset, plan, job, shard.index):
+                for failure, _ in taken_failures(dataset, plan, job, shard.index):
                     if failure.item.id in ids:
                         found.setdefault(failure.item.id, failure)
     return found
@@ -177,7 +95,7 @@ def replaced_ids(dataset: Dataset, name: str, ids: Collection[str]) -> dict[str,
     for job in retry_jobs(dataset, after=job_of(name)) if ids else ():
         with PlanReader(dataset) as plan:
             for shard in _shards_with(plan, job, ids):
-                for failure, part in _failures(dataset, plan, job, shard.index):
+                for failure, part in taken_failures(dataset, plan, job, shard.index):
                     if part == name and failure.error == REPLACED and failure.item.id in ids:
                         found[failure.item.id] = failure
     return found
@@ -194,7 +112,7 @@ def replaced_parts(dataset: Dataset) -> set[str]:
     for job in retry_jobs(dataset):
         with PlanReader(dataset) as plan:
             for shard in shards(job):
-                rows = _failures(dataset, plan, job, shard.index)
+                rows = taken_failures(dataset, plan, job, shard.index)
                 parts = {part for failure, part in rows if failure.error == REPLACED}
                 if not parts <= found and dataset.fs.exists(part_path(shard.name)):
                     found |= parts
@@ -245,7 +163,7 @@ def attempts_of(dataset: Dataset, name: str) -> dict[str, int]:
     if job is None or not job.retry:
         return {}
     with PlanReader(dataset) as plan:
-        rows = _failures(dataset, plan, job, int(name.partition("-")[2]))
+        rows = taken_failures(dataset, plan, job, int(name.partition("-")[2]))
         return {failure.item.id: failure.attempt for failure, _ in rows}
 
 
@@ -255,7 +173,7 @@ def _shards_with(plan: PlanReader, job: Job, ids: Collection[str]) -> Iterator[S
     return (shard for shard in shards(job) if plan.may_have(job, shard.index, first, last))
 
 
-def _failures(
+def taken_failures(
     dataset: Dataset, plan: PlanReader, job: Job, index: int
 ) -> Iterator[tuple[Failure, str]]:
     """Yield the failures that a retry's shard took, each with its part's name.

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from clipfleet.errors import UsageError
-from clipfleet.storage.format.dataset import INFO_PATH, PARTS_FOLDER, PLAN_FOLDER, Dataset
+from clipfleet.storage.format.dataset import PARTS_FOLDER, PLAN_FOLDER, Dataset
+from clipfleet.storage.format.dataset_info import INFO_PATH
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TypeVar
 
-from clipfleet.storage.filesystem.locations import STORE_TIMEOUT_S
+from clipfleet.storage.filesystem.open_filesystem import STORE_TIMEOUT_S
 from clipfleet.storage.filesystem.remote import WEB_SCHEMES, Place
 from clipfleet.storage.filesystem.s3_file import ObjectFile
 from clipfleet.storage.stores.open_store import open_store

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from clipfleet.errors import DependencyError, UsageError
-from clipfleet.storage.filesystem.locations import STORE_TIMEOUT_S
+from clipfleet.storage.filesystem.open_filesystem import STORE_TIMEOUT_S
 from clipfleet.storage.filesystem.remote import WEB_SCHEMES, Place
 
 if TYPE_CHECKING:

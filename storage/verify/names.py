@@ -6,20 +6,20 @@ import re
 from collections.abc import Iterator, Sequence, Set
 
 from clipfleet.errors import DatasetError
-from clipfleet.storage.commit.commit import read_record
+from clipfleet.storage.commit.record import read_record
 from clipfleet.storage.commit.single_items import single_items_part, single_items_part_number
 from clipfleet.storage.format.dataset import (
     ERRORS_FOLDER,
-    INFO_PATH,
     MANIFEST_FOLDER,
     PARTS_FOLDER,
     PLAN_FOLDER,
     Dataset,
 )
+from clipfleet.storage.format.dataset_info import INFO_PATH
 from clipfleet.storage.format.enqueue_state import QUEUED_PATH, read_queued
 from clipfleet.storage.format.parts import ITEMS_PREFIX, part_path, read_footer
 from clipfleet.storage.format.stream_state import STREAM_PATH, read_last_part
-from clipfleet.storage.plan.reader import Job
+from clipfleet.storage.plan.jobs import Job
 from clipfleet.storage.verify import verification as kinds
 from clipfleet.storage.verify.verification import Findings
 

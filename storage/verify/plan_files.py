@@ -9,7 +9,7 @@ from clipfleet.errors import DatasetError
 from clipfleet.storage.format.checksums import file_sha256
 from clipfleet.storage.format.dataset import PLAN_FOLDER, Dataset
 from clipfleet.storage.format.parquet import PARQUET_ERRORS, open_parquet, parquet_error
-from clipfleet.storage.plan.reader import RESTORE, Job, job_ids, plan_file_path, read_job, shards
+from clipfleet.storage.plan.jobs import RESTORE, Job, job_ids, plan_file_path, read_job, shards
 from clipfleet.storage.plan.retries import RETRY_MARK
 from clipfleet.storage.verify.verification import PLAN, Findings
 

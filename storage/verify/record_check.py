@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from clipfleet.errors import DatasetError
-from clipfleet.storage.commit.commit import read_record, record_of, record_path
+from clipfleet.storage.commit.record import read_record, record_of, record_path
 from clipfleet.storage.filesystem.local import is_folder
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.errors_table import errors_path, read_errors

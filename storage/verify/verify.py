@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 from clipfleet.errors import DatasetError
-from clipfleet.storage.commit.commit import has_empty_record
-from clipfleet.storage.filesystem.locations import STORE_TIMEOUT_S
+from clipfleet.storage.commit.record import has_empty_record
+from clipfleet.storage.filesystem.open_filesystem import STORE_TIMEOUT_S
 from clipfleet.storage.format.dataset import Dataset, error_names, part_names, record_names
 from clipfleet.storage.format.parts import ITEMS_PREFIX, part_path
-from clipfleet.storage.plan.reader import Job, PlanReader, shards
+from clipfleet.storage.plan.jobs import Job, shards
+from clipfleet.storage.plan.reader import PlanReader
 from clipfleet.storage.plan.retries import job_of
 from clipfleet.storage.verify import id_counts
 from clipfleet.storage.verify import verification as kinds

@@ -77,9 +77,7 @@ def whole_way(folder: Path, items: Sequence[Item], total: int, settings: Setting
         str(folder),
         str(settings.model),
         settings=settings,
-        workers=1,
         own_redis=True,
-        show=lambda _: None,
     )
     parts = written_parts(folder)
     taken, seconds = steady_part(parts)

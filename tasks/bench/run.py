@@ -12,7 +12,7 @@ from clipfleet.items import Item
 from clipfleet.model_card import load_card
 from clipfleet.settings import Settings
 from clipfleet.storage.filesystem.locations import in_object_store, local_path
-from clipfleet.storage.format.dataset import INFO_PATH
+from clipfleet.storage.format.dataset_info import INFO_PATH
 from clipfleet.storage.format.results import Failure
 from clipfleet.storage.sources.base import Source
 from clipfleet.tasks.bench.child import Say, measure_child, setup_of

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 from clipfleet.error_codes import BAD_ITEM
 from clipfleet.items import Item
 from clipfleet.messages import Shard
-from clipfleet.storage.commit.commit import Commit, commit, complete
+from clipfleet.storage.commit.commit import commit, complete
 from clipfleet.storage.commit.newer_content import plan_newer_content
+from clipfleet.storage.commit.record import Commit
 from clipfleet.storage.commit.single_items import KnownIds, catch_up, commit_single_items
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.results import Embedded, Failure
-from clipfleet.storage.plan.reader import shards
-from clipfleet.storage.plan.retries import read_shard_work
+from clipfleet.storage.plan.jobs import shards
+from clipfleet.storage.plan.shard_work import read_shard_work
 from clipfleet.tasks.items.batcher import GivenUp
 from clipfleet.tasks.items.parse import SingleItem
 from clipfleet.tasks.worker.watchdog import working

@@ -23,8 +23,8 @@ from clipfleet.errors import (
 from clipfleet.images import PictureRules
 from clipfleet.items import Item
 from clipfleet.messages import EMBED_ITEMS_TASK, queue_name
-from clipfleet.storage.commit.commit import Commit
 from clipfleet.storage.commit.kinds import check_kind
+from clipfleet.storage.commit.record import Commit
 from clipfleet.storage.filesystem.locations import below
 from clipfleet.storage.format.dataset import Dataset, single_items_name
 from clipfleet.tasks.broker.conflicts import count_conflicts

@@ -38,15 +38,15 @@ class _Worker:
 
 
 class LocalFleet:
-    """`count` workers for one tower, started and stopped together; a context manager.
+    """Workers for one tower, started and stopped together; a context manager.
 
-    They share the machine's cores, and are killed with this process. With `gpus`, values of
-    CUDA_VISIBLE_DEVICES, there is one worker for each.
+    They share the machine's cores, and are killed with this process. `gpus` has a value of
+    CUDA_VISIBLE_DEVICES for each worker; None: it sees what this process sees.
     """
 
-    def __init__(self, settings: Settings, count: int, gpus: Sequence[str] = ()) -> None:
-        self._gpus: list[str | None] = [*gpus] or [None] * count
-        self._settings = _with_short_waits(share_of_cores(settings, len(self._gpus)))
+    def __init__(self, settings: Settings, gpus: Sequence[str | None]) -> None:
+        self._gpus = gpus
+        self._settings = _with_short_waits(share_of_cores(settings, len(gpus)))
         self._workers: list[_Worker] = []
         self._open = ExitStack()
 

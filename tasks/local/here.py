@@ -5,7 +5,7 @@ from __future__ import annotations
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import finish, missing_shards
 from clipfleet.storage.plan.planner import plan_items
-from clipfleet.storage.plan.retries import read_shard_work
+from clipfleet.storage.plan.shard_work import read_shard_work
 from clipfleet.storage.sources.base import Source
 from clipfleet.storage.verify.verification import Verification
 from clipfleet.storage.verify.verify import verify_dataset

@@ -13,7 +13,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from clipfleet.errors import BrokerError, ClipfleetError, EngineError
-from clipfleet.model_card import load_card
+from clipfleet.model_card import ModelCard, load_card
 from clipfleet.settings import Settings
 from clipfleet.storage.filesystem.locations import absolute
 from clipfleet.storage.format.dataset import Dataset
@@ -26,12 +26,12 @@ from clipfleet.tasks.local.fleet import LocalFleet
 from clipfleet.tasks.local.redis_server import private_redis
 from clipfleet.tasks.local.url_check import fetchable
 from clipfleet.tasks.report.write import write_report
-from clipfleet.tasks.snapshot import Show, duration
+from clipfleet.tasks.snapshot import Show, duration, show_nothing
 from clipfleet.tasks.status.progress import Progress
 from clipfleet.tasks.submit.enqueue import queue_of
-from clipfleet.tasks.submit.local_run import HeldDataset, hold_dataset, local_prefix
 from clipfleet.tasks.submit.retry_failed import Retry, retry
-from clipfleet.tasks.submit.submit import Submission, create_planned, submit
+from clipfleet.tasks.submit.running import HeldDataset, hold_dataset, local_prefix
+from clipfleet.tasks.submit.submit import NEW_ITEMS, PlanRules, Submission, create_planned, submit
 from clipfleet.workers.copies.reuse import open_reused
 from clipfleet.workers.engines.load import check_decode
 
@@ -98,26 +98,21 @@ class Summary:
         ]
 
 
-def embed_source(  # noqa: PLR0913 - those of `clipfleet.embed`
+def embed_source(
     source: Source,
     out: str,
     model: str | Path,
     *,
     settings: Settings,
-    workers: int,
-    gpus: Sequence[str] = (),
+    rules: PlanRules = NEW_ITEMS,
+    gpus: Sequence[str | None] = (None,),
     own_redis: bool,
-    show: Show,
-    refresh: bool = False,
-    moved_from: str | None = None,
-    content_hash: bool = False,
+    show: Show = show_nothing,
 ) -> Summary:
     """Embed a source into the dataset at `out`, and verify the dataset.
 
-    With `gpus`, values of CUDA_VISIBLE_DEVICES, there is one worker for each, otherwise `workers`.
-    All processes are stopped at the end, also after an error. Committed shards stay, and the same
-    call continues from there. `refresh`, `moved_from` and `content_hash` are as in
-    `submit`.
+    `gpus` is as in `LocalFleet`. All processes are stopped at the end, also after an error.
+    Committed shards stay, and the same call continues from there.
 
     Raises:
         UsageError: The source, the model or the dataset is not fit for use, or another command or
@@ -131,19 +126,9 @@ def embed_source(  # noqa: PLR0913 - those of `clipfleet.embed`
     if card.tower == "img":
         source = fetchable(source, settings)
     return _run(
-        lambda: create_planned(out, card, settings, source, content_hash=content_hash),
-        lambda fleet: submit(
-            source,
-            out,
-            model,
-            settings=fleet,
-            refresh=refresh,
-            moved_from=moved_from,
-            content_hash=content_hash,
-            show=show,
-        ),
-        _fleet_settings(settings, out, model),
-        workers=workers,
+        lambda: create_planned(out, card, settings, source, content_hash=rules.content_hash),
+        lambda fleet: submit(source, out, model, settings=fleet, rules=rules, show=show),
+        _fleet_settings(settings, out, model, card),
         gpus=gpus,
         own_redis=own_redis,
         show=show,
@@ -156,8 +141,7 @@ def retry_here(
     model: str | Path,
     *,
     settings: Settings,
-    workers: int,
-    gpus: Sequence[str] = (),
+    gpus: Sequence[str | None] = (None,),
     own_redis: bool,
     show: Show,
 ) -> Summary:
@@ -176,8 +160,7 @@ def retry_here(
     return _run(
         lambda: opened,
         lambda fleet: retry(dataset, only, settings=fleet),
-        _fleet_settings(settings, dataset, model),
-        workers=workers,
+        _fleet_settings(settings, dataset, model, card),
         gpus=gpus,
         own_redis=own_redis,
         show=show,
@@ -189,8 +172,7 @@ def _run(
     queue: Callable[[Settings], Submission | Retry],
     settings: Settings,
     *,
-    workers: int,
-    gpus: Sequence[str],
+    gpus: Sequence[str | None],
     own_redis: bool,
     show: Show,
 ) -> Summary:
@@ -205,7 +187,7 @@ def _run(
             progress.refresh()
             before, started_s = progress.done, time.monotonic()
             if not progress.finished:
-                with LocalFleet(settings, workers, gpus) as fleet:
+                with LocalFleet(settings, gpus) as fleet:
                     _wait(progress, fleet, held, show)
                     seconds = time.monotonic() - started_s
                     fleet.ask_to_stop()  # while the dataset is verified
@@ -253,9 +235,8 @@ def _wait(progress: Progress, fleet: LocalFleet, held: HeldDataset, show: Show) 
             raise BrokerError(progress.broker_error)
 
 
-def _fleet_settings(settings: Settings, out: str, model: str | Path) -> Settings:
+def _fleet_settings(settings: Settings, out: str, model: str | Path, card: ModelCard) -> Settings:
     """Return settings for workers of this dataset only, with queues of their own."""
-    card, _ = load_card(model)
     fleet = {
         "tower": card.tower,
         "model": str(Path(model).absolute()),

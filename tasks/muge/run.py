@@ -9,8 +9,8 @@ from pathlib import Path
 
 from clipfleet.architectures import TOWERS, Tower
 from clipfleet.atomic_write import atomic_write
+from clipfleet.engine_files import sha256_of
 from clipfleet.errors import UsageError
-from clipfleet.model_card import sha256_of
 from clipfleet.reader import Dataset
 from clipfleet.retrieval.evaluation.evaluate import evaluate
 from clipfleet.retrieval.evaluation.gold import GoldPairs, read_gold
@@ -18,9 +18,9 @@ from clipfleet.retrieval.muge.comparison import WAYS, Comparison, Row
 from clipfleet.retrieval.muge.split import Split
 from clipfleet.retrieval.threads import limited_threads
 from clipfleet.storage.commit.manifest import missing_shards
-from clipfleet.storage.format.dataset import INFO_PATH
 from clipfleet.storage.format.dataset import Dataset as StoredDataset
-from clipfleet.storage.plan.reader import jobs
+from clipfleet.storage.format.dataset_info import INFO_PATH
+from clipfleet.storage.plan.jobs import jobs
 from clipfleet.storage.sources.open_source import open_source
 from clipfleet.tasks.muge.runtimes import Runtime
 

@@ -12,13 +12,13 @@ from datetime import datetime
 from clipfleet.architectures import Tower
 from clipfleet.errors import CardError
 from clipfleet.model_card import ModelCard, parse_card
-from clipfleet.storage.commit.commit import Commit
 from clipfleet.storage.commit.manifest import committed_names, read_records
+from clipfleet.storage.commit.record import Commit
 from clipfleet.storage.format.dataset import Dataset, utc_now
 from clipfleet.storage.format.parts import part_path, read_footer
 from clipfleet.storage.format.stage_seconds import StageSeconds
 from clipfleet.storage.plan.failures import ErrorClass, error_classes
-from clipfleet.storage.plan.reader import Job, jobs, skipped_by_last_jobs
+from clipfleet.storage.plan.jobs import Job, jobs, skipped_by_last_jobs
 
 EXAMPLES = 6  # of a class of error
 _MACHINES = 50  # whose engines are looked up

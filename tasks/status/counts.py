@@ -5,16 +5,16 @@ from __future__ import annotations
 import string
 
 from clipfleet.error_codes import TOMBSTONES
-from clipfleet.storage.commit.commit import VectorCounts
 from clipfleet.storage.commit.manifest import Manifest
+from clipfleet.storage.commit.record import VectorCounts
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import ITEMS_PREFIX
 from clipfleet.storage.plan.failures import count_failures
-from clipfleet.storage.plan.reader import Job, jobs, skipped_by_last_jobs
+from clipfleet.storage.plan.jobs import Job, jobs, skipped_by_last_jobs
 
 
 class ItemCounts:
-    """Items and shards at the last `count`; attributes as in `Progress`."""
+    """Items and shards at the last look; attributes as in `Progress`."""
 
     def __init__(self, dataset: Dataset, *, job: Job | None = None) -> None:
         self.dataset = dataset
@@ -28,7 +28,7 @@ class ItemCounts:
         self._planned = Manifest(dataset, f"{job.id}-" if job else tuple(string.digits))
         self._single_items = Manifest(dataset, ITEMS_PREFIX)
 
-    def count(self) -> None:
+    def _count(self) -> None:
         """Read the dataset's files again.
 
         Raises:

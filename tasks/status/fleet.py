@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from clipfleet.architectures import TOWERS, Tower
 from clipfleet.messages import queue_name
 from clipfleet.settings import Settings
-from clipfleet.storage.plan.reader import Job
+from clipfleet.storage.plan.jobs import Job
 from clipfleet.tasks.broker.deferred import deferred_length
 from clipfleet.tasks.broker.queue_stats import held_length, lengths_by_priority
 from clipfleet.tasks.broker.redis_client import Client, connect, unreachable
@@ -62,7 +62,7 @@ class Fleet:
     def to_json(self) -> dict[str, Any]:
         """Return the fleet in JSON's types."""
         return {
-            "workers": [worker_fields(worker) for worker in self.workers],
+            "workers": [asdict(worker) for worker in self.workers],
             "queues": {
                 tower: {
                     "waiting": {str(step): count for step, count in lengths.items()},
@@ -124,11 +124,6 @@ def running_items(
         if shard.dataset in names and shard.name not in committed
     }
     return sum(n for name, n in done.items() if job is None or name.startswith(f"{job.id}-"))
-
-
-def worker_fields(worker: Presence) -> dict[str, Any]:
-    """Return a worker in JSON's types."""
-    return asdict(worker)
 
 
 def worker_line(worker: Presence) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from clipfleet.storage.format.dataset import Dataset
-from clipfleet.storage.plan.reader import Job
+from clipfleet.storage.plan.jobs import Job
 from clipfleet.tasks.broker.refusals import Refusal
 from clipfleet.tasks.submit.lock import dataset_digest
 

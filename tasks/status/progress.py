@@ -14,9 +14,11 @@ from clipfleet.architectures import TOWERS
 from clipfleet.errors import DatasetError, SettingsError, StorageError
 from clipfleet.messages import queue_name
 from clipfleet.settings import Settings
-from clipfleet.storage.filesystem.locations import in_object_store, open_filesystem, resolved
-from clipfleet.storage.format.dataset import INFO_PATH, Dataset
-from clipfleet.storage.plan.reader import Job, read_job
+from clipfleet.storage.filesystem.locations import in_object_store, resolved
+from clipfleet.storage.filesystem.open_filesystem import open_filesystem
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.dataset_info import INFO_PATH
+from clipfleet.storage.plan.jobs import Job, read_job
 from clipfleet.storage.skipped import skipped_lines
 from clipfleet.tasks.broker.conflicts import Conflicts
 from clipfleet.tasks.broker.deferred import deferred_length
@@ -26,11 +28,11 @@ from clipfleet.tasks.broker.refusals import Refusal, Refusals
 from clipfleet.tasks.items.waiting import Waiting, waiting_items
 from clipfleet.tasks.snapshot import Snapshot, sentence
 from clipfleet.tasks.status.counts import ItemCounts
-from clipfleet.tasks.status.fleet import running_items, worker_fields
+from clipfleet.tasks.status.fleet import running_items
 from clipfleet.tasks.status.own_refusals import own_refusals, refusal_lines
 from clipfleet.tasks.status.stall import Look, Stall
 from clipfleet.tasks.submit.enqueue import name_in_messages
-from clipfleet.tasks.submit.local_run import read_run
+from clipfleet.tasks.submit.running import read_run
 from clipfleet.tasks.worker.presence import Presence, Presences
 
 _RATE_WINDOW_S = 15.0
@@ -124,7 +126,7 @@ class Progress(ItemCounts):
         Raises:
             DatasetError: A record of the dataset is damaged.
         """
-        self.count()
+        self._count()
         self._ask_redis(needed=not self.finished or self.dataset.info.kind != "planned")
         now_s = time.monotonic()
         self._shown = self._count_shown()
@@ -199,7 +201,7 @@ class Progress(ItemCounts):
             "conflicts": self.conflicts,
             "waiting_items": [asdict(waiting) for waiting in self.waiting_items],
             "broker_error": self.broker_error,
-            "workers": [worker_fields(worker) for worker in self.workers],
+            "workers": [asdict(worker) for worker in self.workers],
             "refusals": [{"message": r.message, "reason": r.reason} for r in self.refusals],
         }
 

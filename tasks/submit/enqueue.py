@@ -25,7 +25,7 @@ from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.filesystem.locations import same_location
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.enqueue_state import Queued, read_queued, write_queued
-from clipfleet.storage.plan.reader import jobs
+from clipfleet.storage.plan.jobs import jobs
 from clipfleet.tasks.app import make_app
 from clipfleet.tasks.broker.broker_url import redacted
 from clipfleet.tasks.broker.queue_stats import held_messages, waiting_messages

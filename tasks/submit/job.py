@@ -9,7 +9,7 @@ from clipfleet.settings import Settings
 from clipfleet.storage.commit.manifest import finish
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.tasks.submit.enqueue import EnqueueResult, queue_missing, queue_of
-from clipfleet.tasks.submit.local_run import refuse_others
+from clipfleet.tasks.submit.running import refuse_others
 
 Planned = TypeVar("Planned")
 

@@ -21,8 +21,10 @@ from clipfleet.model_card import ModelCard
 from clipfleet.settings import Settings
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.filesystem.base import Filesystem
-from clipfleet.storage.filesystem.locations import STORE_TIMEOUT_S, open_filesystem, resolved
-from clipfleet.storage.format.dataset import INFO_PATH, PLAN_FOLDER, Dataset
+from clipfleet.storage.filesystem.locations import resolved
+from clipfleet.storage.filesystem.open_filesystem import STORE_TIMEOUT_S, open_filesystem
+from clipfleet.storage.format.dataset import PLAN_FOLDER, Dataset
+from clipfleet.storage.format.dataset_info import INFO_PATH
 from clipfleet.storage.format.discovery import find_datasets
 from clipfleet.storage.format.enqueue_state import QUEUED_PATH, Queued, read_queued
 from clipfleet.tasks.broker.queue_stats import message_counts

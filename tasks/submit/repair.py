@@ -17,7 +17,7 @@ from clipfleet.storage.plan.retries import replaced_parts
 from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.broker.redis_client import check_broker
 from clipfleet.tasks.submit.enqueue import later, queue_missing, queue_of
-from clipfleet.tasks.submit.local_run import refuse_local_run
+from clipfleet.tasks.submit.running import refuse_local_run
 
 
 @dataclass(kw_only=True)

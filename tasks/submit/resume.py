@@ -10,7 +10,7 @@ from clipfleet.storage.commit.manifest import finish, missing_shards
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.tasks.broker.redis_client import check_broker
 from clipfleet.tasks.submit.enqueue import later, queue_missing, queue_of
-from clipfleet.tasks.submit.local_run import refuse_local_run
+from clipfleet.tasks.submit.running import refuse_local_run
 
 
 @dataclass(frozen=True, kw_only=True)

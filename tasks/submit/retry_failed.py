@@ -10,8 +10,8 @@ from typing import Any
 from clipfleet.settings import Settings
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.enqueue_state import read_queued
+from clipfleet.storage.plan.jobs import Job
 from clipfleet.storage.plan.planner import PlannedMeanwhileError, plan_retry
-from clipfleet.storage.plan.reader import Job
 from clipfleet.tasks.broker.redis_client import check_broker
 from clipfleet.tasks.max_failed import NO_LIMIT
 from clipfleet.tasks.submit.enqueue import later

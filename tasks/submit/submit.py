@@ -114,23 +114,35 @@ class Submission:
         return lines
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlanRules:
+    """How a source is planned into a dataset that may have some of its ids.
+
+    With `refresh`, newer content of known ids is planned too, by `settings.on_conflict`. With
+    `moved_from`, the source's folder was there when it was planned. With `content_hash`, a new
+    dataset gets content hashes, and a refresh compares them.
+    """
+
+    refresh: bool = False
+    moved_from: str | None = None
+    content_hash: bool = False
+
+
+NEW_ITEMS = PlanRules()  # only the items whose ids the dataset does not have
+
+
 def submit(
     source: Source,
     dataset_root: str,
     model: str | Path,
     *,
     settings: Settings,
-    refresh: bool = False,
-    moved_from: str | None = None,
-    content_hash: bool = False,
+    rules: PlanRules = NEW_ITEMS,
     show: Show = show_nothing,
 ) -> Submission:
     """Plan the items of a source that a dataset does not have, and queue the missing shards.
 
-    With `refresh`, newer content of known ids is planned too, by `settings.on_conflict`. With
-    `moved_from`, the source's folder was there when it was planned. With `content_hash`, a new
-    dataset gets content hashes, and a refresh compares them. `show` is called while a long source
-    is planned.
+    `show` is called while a long source is planned.
 
     Raises:
         BrokerError: Redis does not answer. Nothing was planned, or not all shards were queued;
@@ -143,24 +155,23 @@ def submit(
     check_broker(settings.redis_url, allow_eviction=settings.allow_eviction)
     if not is_local(settings.redis_url):
         log_security_warnings(settings.redis_url)
-    dataset = create_planned(dataset_root, card, settings, source, content_hash=content_hash)
-
+    dataset = create_planned(dataset_root, card, settings, source, content_hash=rules.content_hash)
     counted = CountedUrls(source)
 
     def plan() -> Refresh:
         with withdrawn_if_refused(dataset):
-            if moved_from is not None:
-                move_source(dataset, source, input_location(moved_from))
+            if rules.moved_from is not None:
+                move_source(dataset, source, input_location(rules.moved_from))
             size = settings.items_in_shard(card.runtime)
             on_planning = shown(show)
-            if not refresh:
+            if not rules.refresh:
                 return Refresh(job=plan_items(dataset, counted, size, on_planning=on_planning))
             return refresh_items(
                 dataset,
                 counted,
                 size,
                 on_conflict=settings.on_conflict,
-                by_hash=content_hash,
+                by_hash=rules.content_hash,
                 on_planning=on_planning,
             )
 

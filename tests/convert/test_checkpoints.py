@@ -9,8 +9,8 @@ import torch
 from clipfleet.architectures import Architecture
 from clipfleet.convert.checkpoints.load import build_model, load_checkpoint, save_checkpoint
 from clipfleet.convert.model.chinese_clip import ChineseClip
+from clipfleet.engine_files import sha256_of
 from clipfleet.errors import CheckpointError
-from clipfleet.model_card import sha256_of
 
 Build = Callable[[Architecture], ChineseClip]
 

@@ -13,16 +13,9 @@ from pathlib import Path
 import pytest
 
 from clipfleet.convert.tensorrt.find_or_build import _builder, folder_name, machine_engine
+from clipfleet.engine_files import sha256_of
 from clipfleet.errors import CardError, UsageError
-from clipfleet.model_card import (
-    MeasuredOn,
-    ModelCard,
-    Parity,
-    card_path,
-    load_card,
-    sha256_of,
-    write_card,
-)
+from clipfleet.model_card import MeasuredOn, ModelCard, Parity, card_path, load_card, write_card
 from clipfleet.workers.engines.fake import fake_card
 from clipfleet.workers.engines.tensorrt.place import Place
 

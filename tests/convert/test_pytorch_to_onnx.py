@@ -17,8 +17,9 @@ from clipfleet.convert.checkpoints.load import save_checkpoint
 from clipfleet.convert.conversion import convert
 from clipfleet.convert.model.chinese_clip import ChineseClip
 from clipfleet.convert.pytorch_to_onnx import _closing_lines, main
+from clipfleet.engine_files import sha256_of
 from clipfleet.errors import CheckpointError, UsageError, VerificationError
-from clipfleet.model_card import ModelCard, load_card, sha256_of
+from clipfleet.model_card import ModelCard, load_card
 from clipfleet.workers.engines.onnx import OnnxEngine
 
 Build = Callable[[Architecture], ChineseClip]

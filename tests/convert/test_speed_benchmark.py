@@ -15,8 +15,8 @@ from clipfleet.convert import speed_benchmark
 from clipfleet.convert.benchmark.inputs import random_inputs
 from clipfleet.convert.benchmark.latency import summarise, time_calls
 from clipfleet.convert.benchmark.runtimes import Target, onnx_engine, pytorch_engine
+from clipfleet.engine_files import sha256_of
 from clipfleet.errors import DependencyError, UsageError
-from clipfleet.model_card import sha256_of
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "examples" / "demo" / "model" / "demo"

@@ -14,12 +14,13 @@ from clipfleet.items import Item
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
-from clipfleet.storage.format.dataset import Dataset, Kind
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.dataset_info import Kind
 from clipfleet.storage.format.enqueue_state import Queued, write_queued
 from clipfleet.storage.format.results import Embedded, Failure
+from clipfleet.storage.plan.jobs import jobs
 from clipfleet.storage.plan.planner import plan_items, plan_retry
-from clipfleet.storage.plan.reader import jobs
-from clipfleet.storage.plan.retries import read_shard_work
+from clipfleet.storage.plan.shard_work import read_shard_work
 from clipfleet.storage.sources.base import ListSource
 from tests.datasets import DIM, images, make_card, texts
 

@@ -15,7 +15,8 @@ from PIL import Image
 from clipfleet.architectures import TOWERS, Tower, load_architecture
 from clipfleet.convert.checkpoints.load import load_checkpoint, save_checkpoint
 from clipfleet.convert.model.chinese_clip import ChineseClip
-from clipfleet.model_card import load_card, sha256_of
+from clipfleet.engine_files import sha256_of
+from clipfleet.model_card import load_card
 from clipfleet.settings import load_settings
 from clipfleet.workers.engines.base import Engine
 from clipfleet.workers.engines.load import load_engine

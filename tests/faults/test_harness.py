@@ -11,8 +11,8 @@ import pytest
 
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.plan.jobs import jobs, shards
 from clipfleet.storage.plan.planner import plan_items
-from clipfleet.storage.plan.reader import jobs, shards
 from clipfleet.storage.sources.base import ListSource
 from tests.datasets import embedded_texts, fake_dataset, numbered_texts
 from tests.faults.__main__ import main

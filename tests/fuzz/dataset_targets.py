@@ -24,10 +24,10 @@ from clipfleet.storage.format.enqueue_state import Queued, read_queued, write_qu
 from clipfleet.storage.format.parquet import parquet_bytes
 from clipfleet.storage.format.results import Embedded, Failure
 from clipfleet.storage.plan.failures import error_classes
+from clipfleet.storage.plan.jobs import jobs
 from clipfleet.storage.plan.planner import plan_items, plan_retry
-from clipfleet.storage.plan.reader import jobs
 from clipfleet.storage.plan.refresh import refresh_items
-from clipfleet.storage.plan.retries import read_shard_work
+from clipfleet.storage.plan.shard_work import read_shard_work
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.submit.enqueue import name_in_messages

@@ -13,9 +13,10 @@ from typing import Any
 from PIL import Image
 
 from clipfleet.architectures import Tower, load_architecture
+from clipfleet.engine_files import check_files
 from clipfleet.errors import ClipfleetError
 from clipfleet.images import PictureRules
-from clipfleet.model_card import check_files, load_card
+from clipfleet.model_card import load_card
 from clipfleet.settings import load_settings
 from clipfleet.storage.sources.open_source import open_source
 from clipfleet.tasks.broker.signing import SIGNATURE_HEADER, check_signature, signature

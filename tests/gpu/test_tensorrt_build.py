@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipfleet.model_card import ModelCard, card_path, load_card, sha256_of, write_card
+from clipfleet.engine_files import sha256_of
+from clipfleet.model_card import ModelCard, card_path, load_card, write_card
 from tests.gpu.support import clipfleet, draw
 
 trt = pytest.importorskip("tensorrt")

@@ -33,7 +33,8 @@ from clipfleet import embed
 from clipfleet.errors import UsageError
 from clipfleet.items import Item
 from clipfleet.model_card import card_path
-from clipfleet.settings import Decode, Settings
+from clipfleet.settings import Settings
+from clipfleet.settings.engines import Decode
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.cuda import runtime as cuda
 from clipfleet.workers.engines.cuda.jpeg_decoder import BLANK, JpegDecoder

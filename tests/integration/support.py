@@ -22,8 +22,10 @@ from clipfleet.items import Item
 from clipfleet.messages import queue_name
 from clipfleet.settings import PREFIX, Settings
 from clipfleet.storage.commit.manifest import Manifest, unfinished
-from clipfleet.storage.filesystem.locations import below, open_filesystem
-from clipfleet.storage.format.dataset import INFO_PATH, Dataset
+from clipfleet.storage.filesystem.locations import below
+from clipfleet.storage.filesystem.open_filesystem import open_filesystem
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.dataset_info import INFO_PATH
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.broker.deferred import deferred_length

@@ -19,9 +19,10 @@ from clipfleet.storage.compact.compact import compact_dataset
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.errors_table import errors_schema
 from clipfleet.storage.format.parts import part_schema
+from clipfleet.storage.plan.jobs import shards
 from clipfleet.storage.plan.planner import plan_items, plan_retry
-from clipfleet.storage.plan.reader import PlanReader, shards
-from clipfleet.storage.plan.retries import read_shard_work
+from clipfleet.storage.plan.reader import PlanReader
+from clipfleet.storage.plan.shard_work import read_shard_work
 from clipfleet.storage.sources.base import ListSource
 from tests.datasets import DIM, embedded, images, make_card, memory_dataset, texts
 from tests.page_blocks import missing_packages, packages_of, run_block

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from clipfleet.cli.models.doctor import Check, examine
+from clipfleet.engine_files import sha256_of
 from clipfleet.errors import DependencyError, GpuLostError
-from clipfleet.model_card import MeasuredOn, ModelCard, Parity, card_path, sha256_of, write_card
+from clipfleet.model_card import MeasuredOn, ModelCard, Parity, card_path, write_card
 from clipfleet.settings import Settings
 from clipfleet.workers.engines.fake import fake_card, write_fake_engine
 from tests.nvidia_smi import write_nvidia_smi

@@ -19,8 +19,8 @@ from clipfleet.retrieval.evaluation.comparison import MIN_COSINE, MIN_OVERLAP, M
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.results import Embedded
+from clipfleet.storage.plan.jobs import shards
 from clipfleet.storage.plan.planner import plan_items
-from clipfleet.storage.plan.reader import shards
 from clipfleet.storage.sources.base import ListSource
 from examples.demo.scenes import pictures, render
 from tests.integration.support import forget_settings

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from clipfleet.api.datasets import _processes
 from clipfleet.errors import UsageError
-from clipfleet.gpus import choose_gpus, list_gpus
+from clipfleet.gpus import choose_gpus, gpus_of_workers, list_gpus
+from clipfleet.model_card import load_card
 from clipfleet.workers.engines.fake import write_fake_engine
 from tests.nvidia_smi import write_nvidia_smi
 
@@ -120,5 +120,6 @@ def test_a_tensorrt_engine_gets_a_worker_on_each_gpu_of_its_model(
 ) -> None:
     path = write_fake_engine(machine, "txt")
     path.write_text(json.dumps({**json.loads(path.read_text()), **card}))
-    processes = _processes(path, workers, None)
-    assert (processes["workers"], len(processes["gpus"])) == (workers or 1, gpus)
+    named: list[str | None] = [f"GPU-000{number}" for number in range(gpus)]
+    found = gpus_of_workers(load_card(path)[0], workers, None)
+    assert found == (named or [None] * (workers or 1))

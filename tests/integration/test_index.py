@@ -38,7 +38,7 @@ from clipfleet.retrieval.index.folder import (
 from clipfleet.retrieval.index.parameters import BuildOptions
 from clipfleet.retrieval.index.plan import BuildPlan
 from clipfleet.retrieval.pilot.run import run_pilot
-from clipfleet.storage.commit.commit import record_path
+from clipfleet.storage.commit.record import record_path
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import part_path
 from tests.datasets import add_rows, dataset_of, make_card

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clipfleet.storage.commit.commit import record_path
+from clipfleet.storage.commit.record import record_path
 from clipfleet.storage.format.parts import part_path
 from clipfleet.tasks.status.progress import read_progress
 from tests.integration.support import Bench

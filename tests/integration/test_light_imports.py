@@ -16,7 +16,8 @@ HEAVY = ("onnxruntime", "torch", "tensorrt", "onnx", "prometheus_client")
 ROLES = (
     ("the package", "clipfleet", (*HEAVY, "celery", "pyarrow", "numpy", "pydantic", "redis")),
     ("the command line", "clipfleet.cli.main", (*HEAVY, "pyarrow", "celery")),
-    ("the public functions", "clipfleet.api.datasets", (*HEAVY, "pyarrow", "celery")),
+    ("what looks after datasets", "clipfleet.api.datasets", (*HEAVY, "pyarrow", "celery")),
+    ("what embeds", "clipfleet.api.embedding", (*HEAVY, "pyarrow", "celery")),
     (
         "the public functions about vectors",
         "clipfleet.api.recall",

@@ -36,7 +36,7 @@ class Machine:
 
 def fleet(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> LocalFleet:
     monkeypatch.setattr(LocalFleet, "_start", machine.start)
-    return LocalFleet(Settings(), 1, list(machine.codes))
+    return LocalFleet(Settings(), list(machine.codes))
 
 
 def test_a_worker_that_ends_again_and_again_is_left_out_and_the_others_go_on(

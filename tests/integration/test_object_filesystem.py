@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from clipfleet.errors import DependencyError, StorageError, UsageError
-from clipfleet.storage.filesystem.locations import absolute, open_filesystem
+from clipfleet.storage.filesystem.locations import absolute
+from clipfleet.storage.filesystem.open_filesystem import open_filesystem
 from clipfleet.storage.filesystem.s3 import WHOLE_BYTES, ObjectFilesystem
 from tests.s3 import (
     CONFLICT,

@@ -10,7 +10,7 @@ import clipfleet
 from clipfleet.errors import DatasetMismatchError, MessageError, StorageError, UsageError
 from clipfleet.settings import Settings, load_settings
 from clipfleet.storage.commit.remove import remove_ids
-from clipfleet.storage.filesystem.locations import open_filesystem
+from clipfleet.storage.filesystem.open_filesystem import open_filesystem
 from clipfleet.storage.filesystem.s3 import ObjectFilesystem
 from clipfleet.storage.format.dataset import Dataset, single_items_name
 from clipfleet.storage.format.discovery import find_datasets

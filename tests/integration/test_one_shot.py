@@ -18,7 +18,7 @@ import psutil
 import pytest
 import redis
 
-from clipfleet.api.datasets import resume, submit
+from clipfleet.api.embedding import resume, submit
 from clipfleet.errors import DatasetError, DependencyError
 from clipfleet.settings import load_settings
 from clipfleet.tasks.broker.redis_client import broker_version, connect

@@ -11,8 +11,9 @@ from PIL import Image
 from clipfleet.error_codes import MISSING, NON_FINITE
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.plan.jobs import shards
 from clipfleet.storage.plan.planner import plan_items
-from clipfleet.storage.plan.reader import PlanReader, shards
+from clipfleet.storage.plan.reader import PlanReader
 from clipfleet.storage.sources.folder import FolderSource
 from tests.browser import Browser
 from tests.datasets import embedded, make_card

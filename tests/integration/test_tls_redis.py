@@ -168,9 +168,7 @@ def _use_other_commands(bench: Bench) -> None:
         bench.dataset_path("own"),
         str(bench.settings.model),
         settings=bench.settings,
-        workers=1,
         own_redis=False,
-        show=lambda _: None,
     )
     assert summary.ok
 

@@ -24,7 +24,8 @@ from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.compact import compact as compact_module
 from clipfleet.storage.compact import swap
 from clipfleet.storage.compact.compact import Compaction, compact_dataset
-from clipfleet.storage.format.dataset import Dataset, Kind, part_names
+from clipfleet.storage.format.dataset import Dataset, part_names
+from clipfleet.storage.format.dataset_info import Kind
 from clipfleet.storage.packs.packed_parts import PackedParts
 from clipfleet.storage.plan.planner import plan_items, plan_retry
 from clipfleet.storage.plan.refresh import refresh_items

@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipfleet.errors import DatasetError
-from clipfleet.storage.commit.commit import Commit, commit, complete, is_committed, read_record
+from clipfleet.storage.commit.commit import commit, complete, is_committed
 from clipfleet.storage.commit.manifest import missing_shards, unfinished
+from clipfleet.storage.commit.record import Commit, read_record
 from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.results import Embedded
+from clipfleet.storage.plan.jobs import Job, jobs, read_job
 from clipfleet.storage.plan.planner import plan_items
-from clipfleet.storage.plan.reader import Job, jobs, read_job
-from clipfleet.storage.plan.retries import read_shard_work
+from clipfleet.storage.plan.shard_work import read_shard_work
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.verify.verify import verify_dataset
 from tests.datasets import (

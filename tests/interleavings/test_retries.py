@@ -30,9 +30,10 @@ from clipfleet.storage.plan.failures import (
     read_failures,
     standing_failures,
 )
+from clipfleet.storage.plan.jobs import Job, job_path, jobs, plan_file_path, shards
 from clipfleet.storage.plan.planner import plan_items, plan_retry
-from clipfleet.storage.plan.reader import Job, job_path, jobs, plan_file_path, shards
-from clipfleet.storage.plan.retries import RetriedIds, read_shard_work
+from clipfleet.storage.plan.retries import RetriedIds
+from clipfleet.storage.plan.shard_work import read_shard_work
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.verify.verify import verify_dataset
 from tests.datasets import (

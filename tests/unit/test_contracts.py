@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from clipfleet.architectures import architecture_names, load_architecture
+from clipfleet.engine_files import check_files, sha256_of
 from clipfleet.errors import (
     ArchitectureError,
     CardError,
@@ -23,10 +24,8 @@ from clipfleet.model_card import (
     Parity,
     TensorSpec,
     card_path,
-    check_files,
     load_card,
     parse_card,
-    sha256_of,
     write_card,
 )
 from clipfleet.settings import load_settings

@@ -41,7 +41,9 @@ def module_files() -> Iterator[tuple[str, Path]]:
     for path in sorted((ROOT / "clipfleet").glob("*.py")):
         if path.stem != "__init__":  # its names are imported when they are used
             yield f"clipfleet.{path.stem}", path
-    yield "clipfleet.architectures", ROOT / "clipfleet/architectures/__init__.py"
+    for folder in ("architectures", "settings"):
+        for path in sorted((ROOT / "clipfleet" / folder).glob("*.py")):
+            yield f"clipfleet.{folder}.{path.stem}".removesuffix(".__init__"), path
 
 
 MODULES = dict(module_files())

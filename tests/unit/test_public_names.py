@@ -102,13 +102,19 @@ SAYS = {
 }
 
 
+def members_of(value: Any) -> dict[str, Any]:
+    """Return the members of a class, and of those of our classes that it inherits from."""
+    classes = value.__mro__ if isinstance(value, type) else ()
+    ours = [one for one in reversed(classes) if one.__module__.startswith("clipfleet")]
+    return {name: member for one in ours for name, member in vars(one).items()}
+
+
 def described() -> Iterator[tuple[str, Any]]:
     """Yield the public names, and the public members of the classes among them."""
     for name in DOCUMENTED:
         value = getattr(clipfleet, name)
         yield name, value
-        members = vars(value) if isinstance(value, type) else {}
-        for member, found in members.items():
+        for member, found in members_of(value).items():
             plain = isinstance(found, property) or inspect.isfunction(found)
             if plain and not member.startswith("_"):
                 yield f"{name}.{member}", found

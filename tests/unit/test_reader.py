@@ -21,10 +21,11 @@ from clipfleet.settings import Settings
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
-from clipfleet.storage.format.dataset import Dataset, EmbeddingDtype, Kind
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.dataset_info import EmbeddingDtype, Kind
 from clipfleet.storage.format.parquet import ROW_GROUP_ROWS
 from clipfleet.storage.plan.planner import plan_items, plan_retry
-from clipfleet.storage.plan.retries import read_shard_work
+from clipfleet.storage.plan.shard_work import read_shard_work
 from clipfleet.storage.sources.base import ListSource
 from tests.datasets import DIM, embedded, images, make_card, numbered_texts, texts
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clipfleet.images import ORIGINAL_RULES, PictureRules
 from clipfleet.items import Fingerprint, Item
-from clipfleet.storage.format.dataset import DatasetInfo
+from clipfleet.storage.format.dataset_info import DatasetInfo
 from clipfleet.storage.format.results import Embedded, Failure
 from clipfleet.workers.copies.known import KnownVectors
 from clipfleet.workers.images.decoders import Outcome

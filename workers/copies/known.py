@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfleet.images import PictureRules
-from clipfleet.storage.format.dataset import DatasetInfo
+from clipfleet.storage.format.dataset_info import DatasetInfo
 from clipfleet.workers.copies.reuse import ReusedVectors
 
 _MAX_BYTES = 64 << 20  # of recent vectors

@@ -12,7 +12,8 @@ from clipfleet.errors import DatasetMismatchError
 from clipfleet.images import PictureRules
 from clipfleet.model_card import ModelCard
 from clipfleet.settings import Settings
-from clipfleet.storage.format.dataset import Dataset, DatasetInfo, part_names
+from clipfleet.storage.format.dataset import Dataset, part_names
+from clipfleet.storage.format.dataset_info import DatasetInfo
 from clipfleet.storage.format.parquet import (
     PARQUET_ERRORS,
     open_parquet,

@@ -12,15 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfleet.architectures import Tower
+from clipfleet.engine_files import check_files, sha256_of
 from clipfleet.errors import EngineError, GpuLostError
-from clipfleet.model_card import (
-    ModelCard,
-    TensorSpec,
-    card_path,
-    check_files,
-    sha256_of,
-    write_card,
-)
+from clipfleet.model_card import ModelCard, TensorSpec, card_path, write_card
 from clipfleet.workers.engines.base import Array, Engine, checked_inputs
 
 _LOST = "the fake GPU has fallen off the bus"

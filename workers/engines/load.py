@@ -7,7 +7,8 @@ from pathlib import Path
 from clipfleet.architectures import Tower
 from clipfleet.errors import EngineError, UsageError
 from clipfleet.model_card import load_card
-from clipfleet.settings import Decode, Settings
+from clipfleet.settings import Settings
+from clipfleet.settings.engines import Decode
 from clipfleet.workers.engines.base import Engine
 from clipfleet.workers.engines.fake import FakeEngine
 from clipfleet.workers.engines.onnx import OnnxEngine

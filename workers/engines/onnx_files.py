@@ -10,8 +10,9 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
+from clipfleet.engine_files import check_files
 from clipfleet.errors import EngineDamagedError
-from clipfleet.model_card import ModelCard, check_files
+from clipfleet.model_card import ModelCard
 
 Message = memoryview
 

@@ -12,9 +12,10 @@ from typing import Literal
 
 from clipfleet.architectures import TOWERS
 from clipfleet.convert.dependencies import INSTALL
+from clipfleet.engine_files import check_files
 from clipfleet.errors import ClipfleetError, DependencyError
 from clipfleet.gpus import list_gpus
-from clipfleet.model_card import CARD_SUFFIX, ModelCard, check_files, load_card
+from clipfleet.model_card import CARD_SUFFIX, ModelCard, load_card
 from clipfleet.settings import Settings, cores
 
 State = Literal["ok", "absent", "broken"]

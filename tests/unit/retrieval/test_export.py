@@ -21,9 +21,10 @@ from clipfleet.retrieval.export import copy_file, parquet_folder
 from clipfleet.retrieval.export.export import TARGETS, Target, export
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import missing_shards
-from clipfleet.storage.format.dataset import Dataset, EmbeddingDtype
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.dataset_info import EmbeddingDtype
 from clipfleet.storage.plan.planner import plan_items
-from clipfleet.storage.plan.retries import read_shard_work
+from clipfleet.storage.plan.shard_work import read_shard_work
 from clipfleet.storage.sources.base import ListSource
 from tests.datasets import DIM, embedded, make_card
 

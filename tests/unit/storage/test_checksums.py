@@ -11,14 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipfleet.errors import DatasetError
-from clipfleet.storage.commit.commit import commit, complete, read_record
+from clipfleet.storage.commit.commit import commit, complete
 from clipfleet.storage.commit.manifest import missing_shards
+from clipfleet.storage.commit.record import read_record
 from clipfleet.storage.format.checksums import file_sha256, payload_sha256
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parquet import open_parquet
 from clipfleet.storage.format.parts import part_path
+from clipfleet.storage.plan.jobs import jobs
 from clipfleet.storage.plan.planner import plan_items, plan_retry
-from clipfleet.storage.plan.reader import PlanReader, jobs
+from clipfleet.storage.plan.reader import PlanReader
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.verify.verify import verify_dataset
 from tests.datasets import embedded, files_of, make_card, memory_dataset, texts

@@ -7,7 +7,7 @@ import pytest
 
 from clipfleet.errors import CardError, DatasetError, DatasetMismatchError, UsageError
 from clipfleet.images import ORIGINAL_RULES, PictureRules
-from clipfleet.settings import Decode
+from clipfleet.settings.engines import Decode
 from clipfleet.storage.format.dataset import Dataset
 from tests.datasets import DIM, make_card
 

@@ -12,7 +12,8 @@ import pytest
 from clipfleet.errors import DatasetError, StorageError, UsageError
 from clipfleet.storage.filesystem.base import Filesystem
 from clipfleet.storage.filesystem.local import TEMPORARY_FOLDER, LocalFilesystem
-from clipfleet.storage.filesystem.locations import local_path, open_filesystem
+from clipfleet.storage.filesystem.locations import local_path
+from clipfleet.storage.filesystem.open_filesystem import open_filesystem
 from tests.memory_filesystem import MemoryFilesystem
 
 Broken = Callable[[str, int], None]

@@ -11,15 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipfleet.errors import DatasetError, DatasetKindError
-from clipfleet.storage.commit.commit import complete, record_path
+from clipfleet.storage.commit.commit import complete
 from clipfleet.storage.commit.kinds import check_kind
 from clipfleet.storage.commit.manifest import Manifest, missing_shards, unfinished
+from clipfleet.storage.commit.record import record_path
 from clipfleet.storage.commit.single_items import KnownIds, commit_single_items, single_items_part
-from clipfleet.storage.format.dataset import INFO_PATH, Dataset, Kind
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.dataset_info import INFO_PATH, Kind
 from clipfleet.storage.format.parts import part_of, part_path
 from clipfleet.storage.plan.failures import count_failures
+from clipfleet.storage.plan.jobs import Job, jobs
 from clipfleet.storage.plan.planner import plan_items, plan_retry
-from clipfleet.storage.plan.reader import Job, jobs
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.verify.verify import verify_dataset
 from tests.datasets import embedded, make_card, memory_dataset, texts

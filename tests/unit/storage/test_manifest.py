@@ -6,16 +6,9 @@ import pytest
 
 from clipfleet.errors import DatasetError, DatasetMismatchError, StorageError
 from clipfleet.messages import Shard
-from clipfleet.storage.commit.commit import (
-    Commit,
-    VectorCounts,
-    commit,
-    complete,
-    is_committed,
-    read_record,
-    record_of,
-)
+from clipfleet.storage.commit.commit import commit, complete, is_committed
 from clipfleet.storage.commit.manifest import Manifest, missing_shards, unfinished
+from clipfleet.storage.commit.record import Commit, VectorCounts, read_record, record_of
 from clipfleet.storage.format.checksums import file_sha256
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import check_payload

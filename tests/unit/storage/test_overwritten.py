@@ -12,16 +12,17 @@ import pytest
 
 from clipfleet.error_codes import DECODE_FAILED, GONE, MISSING, REMOVED
 from clipfleet.items import Fingerprint, Item
-from clipfleet.settings import OnConflict
+from clipfleet.settings.datasets import OnConflict
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.commit.remove import remove_ids, remove_missing
 from clipfleet.storage.filesystem.members import TarMember
-from clipfleet.storage.format.dataset import FILE_COLUMNS, Column, Dataset
+from clipfleet.storage.format.dataset import FILE_COLUMNS, Dataset
+from clipfleet.storage.format.dataset_info import Column
 from clipfleet.storage.plan.failures import count_failures
 from clipfleet.storage.plan.planner import plan_items, plan_retry
 from clipfleet.storage.plan.refresh import Refresh, move_source, refresh_items
-from clipfleet.storage.plan.retries import read_shard_work
+from clipfleet.storage.plan.shard_work import read_shard_work
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.sources.folder import FolderSource
 from tests.datasets import embedded, make_card, memory_dataset

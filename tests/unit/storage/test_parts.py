@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipfleet.errors import DatasetError
-from clipfleet.storage.format.dataset import DatasetInfo, EmbeddingDtype
+from clipfleet.storage.format.dataset_info import DatasetInfo, EmbeddingDtype
 from clipfleet.storage.format.errors_table import errors_bytes
 from clipfleet.storage.format.parts import part_of, read_footer
 from clipfleet.storage.format.results import Embedded

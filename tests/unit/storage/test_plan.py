@@ -11,8 +11,9 @@ from clipfleet.messages import Shard
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.plan import digests
 from clipfleet.storage.plan import planner as plan
+from clipfleet.storage.plan.jobs import Job, jobs, shards
 from clipfleet.storage.plan.planner import plan_items
-from clipfleet.storage.plan.reader import Job, PlanReader, jobs, shards
+from clipfleet.storage.plan.reader import PlanReader
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.sources.open_source import open_source
 from tests.datasets import (

@@ -10,18 +10,18 @@ import pytest
 from clipfleet.error_codes import EMPTY_FILE
 from clipfleet.errors import DatasetError, DuplicateIdError, UsageError
 from clipfleet.items import Item
-from clipfleet.settings import OnConflict
+from clipfleet.settings.datasets import OnConflict
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import Manifest, missing_shards
 from clipfleet.storage.filesystem.members import TarMember, TgzMember
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import item_value
 from clipfleet.storage.plan.failures import count_failures
+from clipfleet.storage.plan.jobs import jobs
 from clipfleet.storage.plan.moves import MOVED_PATH, read_moves
 from clipfleet.storage.plan.planner import plan_items, plan_retry
-from clipfleet.storage.plan.reader import jobs
 from clipfleet.storage.plan.refresh import Refresh, move_source, refresh_items
-from clipfleet.storage.plan.retries import read_shard_work
+from clipfleet.storage.plan.shard_work import read_shard_work
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.sources.folder import FolderSource
 from clipfleet.storage.sources.open_source import open_source

@@ -15,8 +15,8 @@ from clipfleet.storage.commit.remove import Removal, remove_ids, remove_missing
 from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.plan.failures import count_failures, error_classes
+from clipfleet.storage.plan.jobs import jobs
 from clipfleet.storage.plan.planner import plan_items, plan_retry
-from clipfleet.storage.plan.reader import jobs
 from clipfleet.storage.plan.refresh import Refresh, move_source
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.sources.folder import FolderSource

@@ -3,13 +3,8 @@ import dataclasses
 import pytest
 
 from clipfleet.errors import DatasetError
-from clipfleet.storage.commit.commit import (
-    Commit,
-    commit,
-    has_empty_record,
-    is_committed,
-    record_path,
-)
+from clipfleet.storage.commit.commit import commit, is_committed
+from clipfleet.storage.commit.record import Commit, has_empty_record, record_path
 from clipfleet.storage.commit.single_items import (
     KnownIds,
     catch_up,

@@ -21,7 +21,7 @@ from clipfleet.storage.format.results import Embedded
 from clipfleet.storage.plan.moves import Move, Moves, write_moves
 from clipfleet.storage.plan.planner import plan_items, plan_retry
 from clipfleet.storage.plan.reader import PlanReader
-from clipfleet.storage.plan.retries import read_shard_work
+from clipfleet.storage.plan.shard_work import read_shard_work
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.verify.verification import Verification
 from clipfleet.storage.verify.verify import verify_dataset

@@ -25,9 +25,11 @@ from clipfleet.errors import (
 )
 from clipfleet.items import Item
 from clipfleet.messages import EMBED_TASK, EmbedTask, Shard
-from clipfleet.settings import OnConflict, load_settings
-from clipfleet.storage.commit.commit import is_committed, read_record, record_path
+from clipfleet.settings import load_settings
+from clipfleet.settings.datasets import OnConflict
+from clipfleet.storage.commit.commit import is_committed
 from clipfleet.storage.commit.manifest import missing_shards
+from clipfleet.storage.commit.record import read_record, record_path
 from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format.dataset import Dataset, error_names
 from clipfleet.storage.format.errors_table import read_errors

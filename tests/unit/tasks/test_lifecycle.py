@@ -139,11 +139,11 @@ def test_workers_of_one_machine_share_its_cores(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clipfleet.tasks.local.fleet.cores", lambda: 8)
-    assert LocalFleet(settings, 3)._settings.engine_threads == 2
-    assert LocalFleet(settings, 20)._settings.decoders == 1
-    assert LocalFleet(settings, 1)._settings.engine_threads == 0  # all
+    assert LocalFleet(settings, [None] * 3)._settings.engine_threads == 2
+    assert LocalFleet(settings, [None] * 20)._settings.decoders == 1
+    assert LocalFleet(settings, [None])._settings.engine_threads == 0  # all
     given = settings.model_copy(update={"engine_threads": 5})
-    assert LocalFleet(given, 3)._settings.engine_threads == 5
+    assert LocalFleet(given, [None] * 3)._settings.engine_threads == 5
 
 
 def test_the_last_words_of_a_log_are_its_reasons(tmp_path: Path) -> None:

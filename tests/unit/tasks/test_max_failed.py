@@ -12,7 +12,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from clipfleet.errors import DatasetError, SettingsError
 from clipfleet.items import Item
 from clipfleet.messages import EmbedTask
-from clipfleet.settings import allowed_failures, load_settings
+from clipfleet.settings import load_settings
+from clipfleet.settings.datasets import allowed_failures
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.enqueue_state import QUEUED_PATH, Queued, read_queued, write_queued

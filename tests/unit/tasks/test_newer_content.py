@@ -14,14 +14,14 @@ from clipfleet.error_codes import BAD_ITEM, EMPTY_TEXT, ENGINE_CRASHED
 from clipfleet.items import Item
 from clipfleet.reader import Dataset as ReadDataset
 from clipfleet.settings import load_settings
-from clipfleet.storage.commit.commit import record_path
 from clipfleet.storage.commit.newer_content import plan_newer_content
+from clipfleet.storage.commit.record import record_path
 from clipfleet.storage.commit.single_items import KnownIds
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.parts import part_path
 from clipfleet.storage.plan.failures import count_failures
+from clipfleet.storage.plan.jobs import jobs
 from clipfleet.storage.plan.planner import plan_retry
-from clipfleet.storage.plan.reader import jobs
 from clipfleet.storage.verify.verify import verify_dataset
 from clipfleet.tasks.items.embed import Outcome, embed_single_items
 from clipfleet.tasks.items.parse import SingleItem

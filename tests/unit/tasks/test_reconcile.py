@@ -239,4 +239,6 @@ def test_a_dataset_that_the_disk_did_not_show_is_looked_at_again(
 def test_the_workers_of_embed_look_even_where_a_fleets_do_not(tmp_path: Path) -> None:
     model = write_fake_engine(tmp_path, "txt")
     off = load_settings(reconcile_interval_s=0)
-    assert 0 < _fleet_settings(off, str(tmp_path), model).reconcile_interval_s < 10
+    assert (
+        0 < _fleet_settings(off, str(tmp_path), model, fake_card("txt")).reconcile_interval_s < 10
+    )

@@ -19,9 +19,10 @@ from clipfleet.storage.commit import commit as commits
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.plan.jobs import jobs, shards
 from clipfleet.storage.plan.planner import plan_items, plan_retry
-from clipfleet.storage.plan.reader import PlanReader, jobs, shards
-from clipfleet.storage.plan.retries import read_shard_work
+from clipfleet.storage.plan.reader import PlanReader
+from clipfleet.storage.plan.shard_work import read_shard_work
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.sources.folder import FolderSource
 from clipfleet.storage.verify.verify import verify_dataset

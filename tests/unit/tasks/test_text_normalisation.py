@@ -12,8 +12,9 @@ from clipfleet.items import TextNormalisation
 from clipfleet.model_card import load_card
 from clipfleet.settings import load_settings
 from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.plan.jobs import shards
 from clipfleet.storage.plan.planner import plan_items
-from clipfleet.storage.plan.reader import PlanReader, shards
+from clipfleet.storage.plan.reader import PlanReader
 from clipfleet.storage.sources.base import Source
 from clipfleet.tasks.submit.inputs import open_inputs
 from clipfleet.tasks.submit.submit import create_planned

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from clipfleet.architectures import Tower
-from clipfleet.model_card import ModelCard, sha256_of, write_card
+from clipfleet.engine_files import sha256_of
+from clipfleet.model_card import ModelCard, write_card
 from clipfleet.model_card import card_path as path_of_card
 from clipfleet.workers.engines.fake import fake_card
 

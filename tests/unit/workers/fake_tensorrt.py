@@ -19,15 +19,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from clipfleet.model_card import (
-    MeasuredOn,
-    ModelCard,
-    Parity,
-    TensorSpec,
-    card_path,
-    sha256_of,
-    write_card,
-)
+from clipfleet.engine_files import sha256_of
+from clipfleet.model_card import MeasuredOn, ModelCard, Parity, TensorSpec, card_path, write_card
 from clipfleet.workers.engines.fake import fake_card
 from tests.unit.workers.fake_cuda import GPU, Cuda
 from tests.unit.workers.fake_driver import Driver

@@ -20,10 +20,11 @@ from clipfleet.reader import Dataset as Reader
 from clipfleet.settings import Settings, load_settings
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import missing_shards
-from clipfleet.storage.format.dataset import Dataset, EmbeddingDtype
+from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.dataset_info import EmbeddingDtype
 from clipfleet.storage.format.results import Embedded, Failure
 from clipfleet.storage.plan.planner import plan_items
-from clipfleet.storage.plan.retries import read_shard_work
+from clipfleet.storage.plan.shard_work import read_shard_work
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.verify.verification import Verification
 from clipfleet.storage.verify.verify import verify_dataset

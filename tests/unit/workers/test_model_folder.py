@@ -10,16 +10,9 @@ from typing import Any
 import pytest
 
 from clipfleet.architectures import Tower
+from clipfleet.engine_files import sha256_of
 from clipfleet.errors import CardError, ClipfleetError, DependencyError, GpuLostError
-from clipfleet.model_card import (
-    BatchProfile,
-    MeasuredOn,
-    ModelCard,
-    Parity,
-    card_path,
-    sha256_of,
-    write_card,
-)
+from clipfleet.model_card import BatchProfile, MeasuredOn, ModelCard, Parity, card_path, write_card
 from clipfleet.settings import Settings
 from clipfleet.workers.engines import model_folder
 from clipfleet.workers.engines.fake import fake_card

@@ -16,6 +16,7 @@ import pytest
 from onnx.external_data_helper import set_external_data
 
 from clipfleet.architectures import Tower
+from clipfleet.engine_files import sha256_of
 from clipfleet.errors import (
     DependencyError,
     EngineDamagedError,
@@ -23,7 +24,7 @@ from clipfleet.errors import (
     EngineMismatchError,
     GpuLostError,
 )
-from clipfleet.model_card import ModelCard, TensorSpec, sha256_of
+from clipfleet.model_card import ModelCard, TensorSpec
 from clipfleet.workers.engines.onnx import CPU_PROVIDER, CUDA_PROVIDER, OnnxEngine
 from clipfleet.workers.engines.onnx_files import external_files
 from tests.unit.workers.conftest import DIM, Made, engine_inputs, expected_features

@@ -15,8 +15,9 @@ from clipfleet.settings import Settings
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.results import Embedded
+from clipfleet.storage.plan.jobs import shards
 from clipfleet.storage.plan.planner import plan_items
-from clipfleet.storage.plan.reader import PlanReader, shards
+from clipfleet.storage.plan.reader import PlanReader
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.verify.verification import Verification
 from clipfleet.storage.verify.verify import verify_dataset

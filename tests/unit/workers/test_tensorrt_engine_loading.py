@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from clipfleet.engine_files import read_engine, sha256_of
 from clipfleet.errors import (
     CardError,
     DependencyError,
@@ -21,7 +22,7 @@ from clipfleet.errors import (
     GpuLostError,
     GpuMemoryError,
 )
-from clipfleet.model_card import Parity, TensorSpec, card_path, read_engine, sha256_of
+from clipfleet.model_card import Parity, TensorSpec, card_path
 from clipfleet.settings import Settings
 from clipfleet.workers.engines.load import load_engine
 from clipfleet.workers.engines.tensorrt.engine import TensorRTEngine

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clipfleet.errors import EngineError, GpuLostError, GpuMemoryError
 from clipfleet.model_card import ModelCard
-from clipfleet.settings import Decode
+from clipfleet.settings.engines import Decode
 from clipfleet.workers.engines.base import Array, PictureEngine, Progress, checked_inputs
 from clipfleet.workers.engines.cuda import runtime as cuda
 from clipfleet.workers.engines.cuda.jpeg_decoder import JpegDecoder

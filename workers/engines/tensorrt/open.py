@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from clipfleet.engine_files import read_engine
 from clipfleet.errors import EngineMismatchError, EngineUnverifiedError
-from clipfleet.model_card import ModelCard, TensorSpec, read_engine
+from clipfleet.model_card import ModelCard, TensorSpec
 from clipfleet.workers.engines.cuda import runtime as cuda
 from clipfleet.workers.engines.tensorrt.check_compatible import check_compatible
 from clipfleet.workers.engines.tensorrt.compat import load_tensorrt, warn_if_untested

@@ -16,8 +16,8 @@ from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.enqueue_state import Queued, write_queued
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.sources.base import ListSource
-from clipfleet.tasks.submit import local_run
-from clipfleet.tasks.submit.local_run import (
+from clipfleet.tasks.submit import running
+from clipfleet.tasks.submit.running import (
     DEAD_AFTER_S,
     RUN_PATH,
     HeldDataset,
@@ -49,7 +49,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(local_run, "time", clock)
+    monkeypatch.setattr(running, "time", clock)
     return clock
 
 
@@ -58,7 +58,7 @@ def write_run(dataset: Dataset, **changes: Any) -> LocalRun:
         queue=OTHER,
         host="elsewhere",
         pid=os.getpid(),
-        process=local_run._process(os.getpid()),
+        process=running._process(os.getpid()),
     )
     run = replace(run, **changes)
     dataset.fs.replace(RUN_PATH, run.to_json())
@@ -89,7 +89,7 @@ def refuse(dataset: Dataset) -> None:
 
 def test_a_killed_run_of_this_machine_holds_nothing(clock: Clock) -> None:
     dataset = memory_dataset()
-    process = local_run._process(os.getpid())
+    process = running._process(os.getpid())
     write_run(dataset, process=f"{process}0")  # another process has its pid by now
     with hold_dataset(dataset, MINE):
         pass

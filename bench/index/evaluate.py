@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 import clipfleet
-from bench.index.vectors import make
+from bench.index.vectors import Recipe, make
 from bench.pages import Section
 from clipfleet.settings import cores
 
@@ -93,7 +93,7 @@ def measure_ours(folder: Path, *options: str) -> dict[str, Any]:
 
 def compare_with_original(folder: Path) -> dict[str, Any]:
     """Return what both take for a small pair of datasets; their figures are equal, or it raises."""
-    make(folder, rows=SMALL_IMAGES, texts=SMALL_TEXTS, seed=SEED)
+    make(folder, Recipe(rows=SMALL_IMAGES, texts=SMALL_TEXTS, seed=SEED))
     ours = measure_ours(folder, "--predictions", str(folder / "ours"))
     for kind in ("image", "text"):
         write_features(folder / f"{kind}s", folder / f"{kind}s.jsonl", kind)

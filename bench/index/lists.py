@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.index.vectors import batches, held_out
+from bench.index.vectors import Recipe, all_pictures, held_out
 from bench.index.world import DIM
 from clipfleet.retrieval.certificate.certificate import QueryKind, Step
 from clipfleet.retrieval.certificate.certify import cheapest
@@ -85,9 +85,9 @@ def main() -> None:
     arguments = parser.parse_args()
     vectors = np.empty((arguments.rows, DIM), np.float16)
     filled = 0
-    for batch in batches(rows=arguments.rows, texts=arguments.rows // 100, seed=SEED):
-        vectors[filled : filled + len(batch.images)] = batch.images
-        filled += len(batch.images)
+    for pictures in all_pictures(Recipe(rows=arguments.rows, texts=0, seed=SEED)):
+        vectors[filled : filled + len(pictures)] = pictures
+        filled += len(pictures)
     images, texts = held_out(images=arguments.queries, texts=arguments.queries, seed=SEED)
     queries: Queries = {"img": images.astype(np.float32), "txt": texts.astype(np.float32)}
     structures = [

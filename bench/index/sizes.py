@@ -70,7 +70,7 @@ def main() -> None:
 
 def measure(folder: Path, rows: int) -> Size:
     """Make a dataset in `folder`, and build its index."""
-    vectors.make(folder, rows=rows, texts=rows // 10, seed=SEED)
+    vectors.make(folder, vectors.Recipe(rows=rows, texts=rows // 10, seed=SEED))
     out = folder / "index"
     command = [sys.executable, "-m", "clipfleet", "index", str(folder / "images"), str(out)]
     options = ["--queries", str(folder / "texts"), "--kind", "ivf-rabitq"]

@@ -64,7 +64,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> Results:
     """Build and ask every index in `folder`."""
     data: Path = arguments.data or folder / "data"
     if arguments.data is None:
-        vectors.make(data, rows=arguments.rows, texts=arguments.rows // 10, seed=SEED)
+        rows: int = arguments.rows
+        vectors.make(data, vectors.Recipe(rows=rows, texts=rows // 10, seed=SEED))
     dataset = clipfleet.Dataset(data / "images")
     if len(dataset) != arguments.rows:
         raise SystemExit(f"{data} has {len(dataset):,} vectors: give --rows {len(dataset)}")

@@ -7,11 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 import clipfleet
-from bench.index import vectors
 from bench.index.lists import Queries
 from bench.index.lists import measure as compare_lists
 from bench.index.peers.child import Cost
@@ -19,6 +17,7 @@ from bench.index.peers.queries import Answers, ask, write_queries
 from bench.index.peers.results import SECTION, Measured, Results, Setting, parse, report
 from bench.index.sizes import add, read, size_of
 from bench.index.sizes import report as report_sizes
+from bench.index.vectors import Recipe, make
 from bench.index.world import DIM, World
 from clipfleet.retrieval.index.parameters import Structure
 from clipfleet.storage.verify.verify import verify_dataset
@@ -30,13 +29,11 @@ def small_world(seed: int) -> World:
 
 
 def test_the_made_datasets_are_whole_and_each_caption_is_nearest_to_its_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(vectors, "World", small_world)
-    monkeypatch.setattr(vectors, "_SHARD_ROWS", 50)
-    monkeypatch.setattr(vectors, "_BATCH_ROWS", 70)  # neither a multiple of the other
+    recipe = Recipe(rows=230, texts=60, seed=3, clusters=20, rank=8, shard_rows=15)
     for name in ("one", "two"):
-        vectors.make(tmp_path / name, rows=230, texts=60, seed=3)
+        make(tmp_path / name, recipe, processes=1)
         assert verify_dataset(str(tmp_path / name / "images")).ok
         assert verify_dataset(str(tmp_path / name / "texts")).ok
     images = clipfleet.Dataset(tmp_path / "one/images")

@@ -85,7 +85,7 @@ class World:
         positions: Vectors = self._centres[contents.clusters]
         order = np.argsort(contents.clusters, kind="stable")
         present, starts = np.unique(contents.clusters[order], return_index=True)
-        for cluster, rows in zip(present, np.split(order, starts[1:]), strict=True):
+        for cluster, rows in zip(present, np.split(order, starts)[1:], strict=True):
             positions[rows] += _SPREAD * contents.mixtures[rows] @ self._directions[cluster]
         return positions
 

@@ -17,7 +17,7 @@ from bench.index.peers.queries import Answers, ask, write_queries
 from bench.index.peers.results import SECTION, Measured, Results, Setting, parse, report
 from bench.index.sizes import add, read, size_of
 from bench.index.sizes import report as report_sizes
-from bench.index.vectors import Recipe, make
+from bench.index.vectors import Recipe, all_pictures, make
 from bench.index.world import DIM, World
 from clipfleet.retrieval.index.parameters import Structure
 from clipfleet.storage.verify.verify import verify_dataset
@@ -134,3 +134,11 @@ def test_more_lists_are_compared_at_equal_recall() -> None:
     found = list(compare_lists(rows.astype(np.float16), queries, structures, [0.9]))
     assert [one.lists for one in found] == [8, 16]
     assert all(one.reached and one.recall >= 0.9 and one.p50_ms > 0 for one in found)
+
+
+def test_batches_without_a_caption_are_the_pictures_of_batches_with_some() -> None:
+    some = Recipe(rows=100, texts=100, seed=3, clusters=20, rank=8, shard_rows=10)
+    none = replace(some, texts=0)
+    np.testing.assert_array_equal(
+        np.concatenate([*all_pictures(some)]), np.concatenate([*all_pictures(none)])
+    )

@@ -29,6 +29,8 @@ pytest.importorskip("tensorrt")
 pytest.importorskip("cuda.bindings.runtime")
 pytest.importorskip("nvidia.nvimgcodec")
 
+from clipfleet import embed
+from clipfleet.errors import UsageError
 from clipfleet.items import Item
 from clipfleet.model_card import card_path
 from clipfleet.settings import Decode, Settings
@@ -37,7 +39,7 @@ from clipfleet.workers.engines.cuda import runtime as cuda
 from clipfleet.workers.engines.cuda.jpeg_decoder import BLANK, JpegDecoder
 from clipfleet.workers.engines.tensorrt.engine import TensorRTEngine
 from clipfleet.workers.images.decoder import Picture
-from tests.gpu.support import ROOT, clipfleet, vectors
+from tests.gpu.support import ROOT, clipfleet, draw, vectors
 from tests.gpu.test_tensorrt_run import (
     MAX_BATCH,
     Engines,
@@ -54,6 +56,7 @@ LEAST_COSINE = 0.9999
 MIB = 1 << 20
 REFUSED = "refused.jpg"  # by nvImageCodec, for a marker in its header that Pillow skips
 RUN_S = 240.0
+GATE_SAMPLE = 200
 
 
 def photographs() -> list[Image.Image]:
@@ -270,3 +273,27 @@ def test_a_dataset_says_its_decoder_and_takes_no_other(engine_of: Engines, tmp_p
     )
     assert refused.returncode == 2
     assert "decode 'gpu', not 'exact': use --decode gpu" in refused.stderr
+
+
+def test_the_recall_gate_passes_sound_pictures_and_refuses_with_the_share(
+    engine_of: Engines, tmp_path: Path
+) -> None:
+    _, engine = engine_of("img")
+    photos = draw(tmp_path / "drawn", GATE_SAMPLE) / "images"
+    gate = ("--decode", "gpu", "--gate-sample", photos, "--min-overlap", "0.9")
+    passed = tmp_path / "passed"
+    assert clipfleet("embed", photos, passed, "--model", engine, *gate, timeout_s=RUN_S)["ok"]
+    assert json.loads((passed / "dataset.json").read_text())["decode"] == "gpu"
+    refused = tmp_path / "refused"
+    share = r"(0\.9\d{3}|1\.0000) of their 10 nearest neighbours, below --min-overlap 1\.01: "
+    with pytest.raises(UsageError, match=rf"{GATE_SAMPLE} images .* keep {share}") as error:
+        embed(  # the command takes no such bound, which no overlap reaches
+            photos,
+            refused,
+            model=engine,
+            gate_sample=photos,
+            min_overlap=1.01,
+            settings=Settings(decode="gpu"),
+        )
+    print(f"\n{error.value}")
+    assert not refused.exists()

@@ -45,7 +45,7 @@ def test_a_faiss_that_is_too_old_is_named(
     monkeypatch: pytest.MonkeyPatch, version: str, *, is_old: bool
 ) -> None:
     module = ModuleType("faiss")
-    module.__version__ = version
+    monkeypatch.setattr(module, "__version__", version, raising=False)
     monkeypatch.setitem(sys.modules, "faiss", module)
     load = load_faiss.__wrapped__  # not the one of this process
     if is_old:

@@ -13,7 +13,7 @@ from clipfleet.errors import DependencyError
 
 _CORE_VARIABLE = "OPENBLAS_CORETYPE"
 _CPU_PATH = Path("/proc/cpuinfo")
-_LEAST_VERSION = (1, 14)  # the first with fast scans of codes of several bits
+_LEAST_VERSION = (1, 14)  # the oldest that the tests of indexes ran with
 # The best kernels of FAISS's OpenBLAS for a CPU with these instructions, the newest first.
 _CORES = (
     ("SKYLAKEX", {"avx512f", "avx512bw", "avx512dq", "avx512vl"}),

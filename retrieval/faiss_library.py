@@ -1,4 +1,4 @@
-"""FAISS, which the extra `index` installs."""
+"""FAISS: of the package faiss-cpu, which the extra `index` installs, or of faiss-gpu."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from clipfleet.errors import DependencyError
 
 _CORE_VARIABLE = "OPENBLAS_CORETYPE"
 _CPU_PATH = Path("/proc/cpuinfo")
+_LEAST_VERSION = (1, 14)  # the oldest that the tests of indexes ran with
 # The best kernels of FAISS's OpenBLAS for a CPU with these instructions, the newest first.
 _CORES = (
     ("SKYLAKEX", {"avx512f", "avx512bw", "avx512dq", "avx512vl"}),
@@ -25,7 +26,7 @@ def load_faiss() -> ModuleType:
     """Return the module `faiss`.
 
     Raises:
-        DependencyError: It is not installed.
+        DependencyError: It is not installed, or too old.
     """
     try:
         with _known_core():
@@ -35,6 +36,11 @@ def load_faiss() -> ModuleType:
             f"a search needs FAISS ({error}): from a checkout, pip install '.[index]'"
         ) from error
     module: ModuleType = faiss
+    if tuple(map(int, module.__version__.split(".")[:2])) < _LEAST_VERSION:
+        raise DependencyError(
+            f"FAISS {module.__version__} is too old for the codes of an index: pip uninstall its "
+            "package (faiss-cpu or faiss-gpu), then pip install 'faiss-cpu>=1.15'"
+        )
     return module
 
 

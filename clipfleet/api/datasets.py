@@ -157,7 +157,11 @@ def status(dataset: str | Path, *, settings: Settings | None = None) -> Progress
 
 
 def compact(
-    dataset: str | Path, *, file_bytes: int = 256 << 20, settings: Settings | None = None
+    dataset: str | Path,
+    *,
+    file_bytes: int = 256 << 20,
+    sort_by_id: bool = False,
+    settings: Settings | None = None,
 ) -> Compaction:
     """Put the small parts of a dataset on a disk into packs of up to `file_bytes`.
 
@@ -166,6 +170,11 @@ def compact(
     Memory holds one pack, and the disk holds the small parts twice until the end. The same call
     finishes the work of a process that was killed. Without `settings`, those of `load_settings()`
     are used.
+
+    With `sort_by_id` the parts in the packs stand in the order of their smallest ids, as strings,
+    and parts in older packs too. Rows stay in their parts; `overlapping` of the result says how
+    many parts overlap another one in their ids. If a worker changes a part meanwhile, all parts
+    stay where they are.
 
     Raises:
         UsageError: The dataset is in an object store, its file system cannot exchange two folders,
@@ -179,4 +188,4 @@ def compact(
 
     timeout_s = (settings or load_settings()).store_timeout_s
     opened = Dataset.open(str(dataset), store_timeout_s=timeout_s)
-    return compact_dataset(opened, file_bytes=file_bytes)
+    return compact_dataset(opened, file_bytes=file_bytes, sort_by_id=sort_by_id)

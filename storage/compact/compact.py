@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from clipfleet.errors import DatasetError, UsageError
 from clipfleet.storage.commit.manifest import finish
 from clipfleet.storage.commit.record import read_record
+from clipfleet.storage.compact.by_id import overlapping, packs_by_id, ranges_by_id
 from clipfleet.storage.compact.swap import NEW_FOLDER, check_exchange, finish_swap, put_in_place
 from clipfleet.storage.format.checksums import file_sha256
 from clipfleet.storage.format.dataset import PARTS_FOLDER, Dataset, record_names
@@ -39,7 +40,8 @@ class Compaction:
     files_before: int
     files_after: int
     packed: int  # parts that were put into new packs
-    changed_meanwhile: int  # parts that a worker changed, and that stay as they are
+    changed_meanwhile: int  # parts that stay as they are: a worker changed one of their pack
+    overlapping: int | None = None  # sorted by id: parts whose range of ids overlaps another's
 
     def to_json(self) -> dict[str, Any]:
         """Return the result in JSON's types."""
@@ -50,7 +52,10 @@ class Compaction:
         done = f"{self.files_before} files are {self.files_after} now: {self.packed} parts packed"
         if self.changed_meanwhile:
             done += f"; {self.changed_meanwhile} changed meanwhile (compact again takes them)"
-        return [done]
+        if not self.overlapping:
+            return [done]
+        export = f"clipfleet export {self.dataset} OUT --to parquet --sort id"
+        return [done, f"{self.overlapping} parts overlap in their ids; to sort rows: `{export}`"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +69,25 @@ class _File:
     identity: Identity
 
 
-def compact_dataset(dataset: Dataset, *, file_bytes: int = FILE_BYTES) -> Compaction:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Change:
+    """Packs, each with its parts in order, that take the place of files: all of them or none."""
+
+    files: tuple[_File, ...]
+    packs: tuple[tuple[str, ...], ...]
+
+    @property
+    def parts(self) -> int:
+        return sum(map(len, self.packs))
+
+    @property
+    def pack_names(self) -> list[str]:
+        return list(map(_name_of, self.packs))
+
+
+def compact_dataset(
+    dataset: Dataset, *, file_bytes: int = FILE_BYTES, sort_by_id: bool = False
+) -> Compaction:
     """Put the small parts of an open dataset into packs, see `clipfleet.compact`.
 
     Raises:
@@ -80,25 +103,56 @@ def compact_dataset(dataset: Dataset, *, file_bytes: int = FILE_BYTES) -> Compac
         finish(dataset)  # only parts with records are packed
         check_exchange(root)
         files = list(_files(dataset, fs))
-        groups = {_name_of(group): group for group in _groups(files, file_bytes)}
-        for name, group in groups.items():
-            fs.inner.replace(f"{NEW_FOLDER}/{name}", _pack(dataset, group))
+        ranges = ranges_by_id(dataset, _parts(files)) if sort_by_id else None
+        if ranges is None:
+            changes = [_in_order_of_names(group) for group in _groups(files, file_bytes)]
+        else:
+            changes = _in_order_of_ids(files, list(packs_by_id(ranges, file_bytes)))
+        for change in changes:
+            for parts in change.packs:
+                path = f"{NEW_FOLDER}/{_name_of(parts)}"
+                fs.inner.replace(path, _pack(dataset, parts))
         with fs.locked():
-            done = {name: group for name, group in groups.items() if _unchanged(root, group)}
-            for name in groups.keys() - done.keys():
-                fs.inner.delete(f"{NEW_FOLDER}/{name}")
-            replaced = [file for group in done.values() for file in group]
+            done = [change for change in changes if _unchanged(root, change.files)]
+            for change in changes:
+                for name in change.pack_names if change not in done else ():
+                    fs.inner.delete(f"{NEW_FOLDER}/{name}")
+            packs = [name for change in done for name in change.pack_names]
+            replaced = [file.name for change in done for file in change.files]
             if done:
-                put_in_place(root, packs=done, replaced=[file.name for file in replaced])
+                put_in_place(root, packs=packs, replaced=replaced)
             finish_swap(root)
-    packed = sum(len(file.parts) for file in replaced)
+    packed = sum(change.parts for change in done)
     return Compaction(
         dataset=root,
         files_before=len(files),
-        files_after=len(files) - len(replaced) + len(done),
+        files_after=len(files) - len(replaced) + len(packs),
         packed=packed,
-        changed_meanwhile=sum(len(f.parts) for group in groups.values() for f in group) - packed,
+        changed_meanwhile=sum(change.parts for change in changes) - packed,
+        overlapping=None if ranges is None else overlapping(ranges),
     )
+
+
+def _in_order_of_names(group: Sequence[_File]) -> _Change:
+    return _Change(files=tuple(group), packs=(tuple(sorted(_parts(group))),))
+
+
+def _in_order_of_ids(files: Sequence[_File], packs: Sequence[tuple[str, ...]]) -> list[_Change]:
+    """Return one change, which leaves the files alone that are as they are to be, or none."""
+    wanted = set(packs)
+    kept = {file.parts for file in files if file.parts in wanted and _is_as_made(file)}
+    others = tuple(file for file in files if file.parts not in kept)
+    made = tuple(parts for parts in packs if parts not in kept)
+    return [_Change(files=others, packs=made)] if others else []
+
+
+def _is_as_made(file: _File) -> bool:
+    """Return whether a pack has its own footer and name, or a file is a part alone."""
+    return not file.again and file.name in (_name_of(file.parts), f"{file.parts[0]}{_SUFFIX}")
+
+
+def _parts(files: Iterable[_File]) -> Iterator[str]:
+    return (part for file in files for part in file.parts)
 
 
 def _local(dataset: Dataset) -> PackedParts:
@@ -163,18 +217,18 @@ def _worth(group: list[_File]) -> Iterator[list[_File]]:
         yield group
 
 
-def _name_of(group: Sequence[_File]) -> str:
-    return pack_name(min(part for file in group for part in file.parts))
+def _name_of(parts: Iterable[str]) -> str:
+    return pack_name(min(parts))
 
 
-def _pack(dataset: Dataset, group: Sequence[_File]) -> memoryview:
-    """Return a pack with the parts of some files, in the order of their names.
+def _pack(dataset: Dataset, parts: Sequence[str]) -> memoryview:
+    """Return a pack of these parts in this order.
 
     Raises:
         DatasetError: A part is not as it was committed, or the pack would be read otherwise.
     """
     builder, rows = PackBuilder(), 0
-    for name in sorted(part for file in group for part in file.parts):
+    for name in parts:
         part = dataset.fs.read(part_path(name))
         record = read_record(dataset, name)
         if record is None or record.sha256 is None:  # of an earlier version
@@ -217,8 +271,8 @@ def _identity(root: str, file_name: str) -> Identity:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _unchanged(root: str, group: Sequence[_File]) -> bool:
+def _unchanged(root: str, files: Sequence[_File]) -> bool:
     try:
-        return all(_identity(root, file.name) == file.identity for file in group)
+        return all(_identity(root, file.name) == file.identity for file in files)
     except FileNotFoundError:
         return False

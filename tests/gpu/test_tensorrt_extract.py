@@ -62,8 +62,8 @@ def test_the_features_are_the_vectors_of_embed(engine_of: Engines, tmp_path: Pat
         assert len(features) == len(lines)
         out = tmp_path / tower
         options = ("--tower", tower, "--dtype", "float32", *own[tower])
-        embedding = ("embed", source, out, "--model", engines[tower], *options)
-        assert clipfleet(*embedding, timeout_s=RUN_S)["ok"]
+        model = engines[tower]
+        assert clipfleet("embed", source, out, "--model", model, *options, timeout_s=RUN_S)["ok"]
         ids, expected = vectors(out)
         found = np.array([features[id_] for id_ in ids], np.float32)
         assert len(features) == len(ids)

@@ -64,7 +64,7 @@ def work_of(dataset: Dataset) -> None:
 
 def test_the_commands_of_the_page_run_in_their_order(vectors: Path) -> None:
     lines = [line for block in blocks("export.md", "sh") for line in block.splitlines()]
-    assert len(lines) == 6
+    assert len(lines) == 7
     for line in lines:
         program, *arguments = shlex.split(line)
         assert program == "clipfleet"

@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pyarrow.dataset as pa_dataset
 import pyarrow.parquet as pq
 import pytest
 
@@ -125,6 +126,59 @@ def test_packs_have_the_set_size_and_a_later_call_fills_the_last(dataset: Datase
     assert_whole(dataset, vectors=17, errors=3)
 
 
+def row_groups_with(dataset: Dataset, id_: str) -> int:
+    """Return how many row groups a reader of Parquet opens for an id, by their statistics."""
+    rows = pa_dataset.dataset(f"{dataset.root}/parts", format="parquet")
+    wanted = pa_dataset.field("id") == id_
+    assert rows.to_table(filter=wanted)["id"].to_pylist() == [id_]
+    groups = (fragment.split_by_row_group(wanted) for fragment in rows.get_fragments())
+    return sum(map(len, groups))
+
+
+def members(dataset: Dataset) -> list[list[str]]:
+    """Return the parts of each pack in their order."""
+    assert isinstance(dataset.fs, PackedParts)
+    return [[member.name for member in pack.members or ()] for pack in dataset.fs.packs()]
+
+
+@pytest.fixture
+def by_ranges(tmp_path: Path) -> Dataset:
+    """A dataset whose six parts have ranges of ids, in another order than their names."""
+    dataset = new_dataset(tmp_path / "ranges")
+    ids = [f"t{n:02}" for first in (12, 3, 15, 0, 9, 6) for n in range(first, first + 3)]
+    assert plan_items(dataset, ListSource(texts(*ids)), 3) is not None
+    work(dataset, failing=(), seed=0, worker="w")
+    return dataset
+
+
+def test_sorted_packs_have_their_parts_in_the_order_of_ids(by_ranges: Dataset) -> None:
+    parts = {n: by_ranges.fs.read(f"parts/{n}.parquet") for n in part_names(by_ranges.fs)}
+    compact_dataset(by_ranges)
+    assert members(by_ranges) == [[f"00001-000000{n}" for n in range(6)]]
+    size = len(parts["00001-0000000"])
+    done = compact_dataset(by_ranges, file_bytes=3 * size + size // 2, sort_by_id=True)
+    assert (done.files_before, done.files_after, done.packed, done.overlapping) == (1, 2, 6, 0)
+    assert done.lines() == ["1 files are 2 now: 6 parts packed"]
+    in_order = [f"00001-000000{n}" for n in (3, 1, 5, 4, 0, 2)]
+    assert members(by_ranges) == [in_order[3:], in_order[:3]]  # the packs' names: by their parts'
+    assert parts == {n: by_ranges.fs.read(f"parts/{n}.parquet") for n in part_names(by_ranges.fs)}
+    assert_whole(by_ranges, vectors=18)
+    assert {row_groups_with(by_ranges, f"t{n:02}") for n in range(18)} == {1}
+    again = compact_dataset(by_ranges, file_bytes=3 * size + size // 2, sort_by_id=True)
+    assert (again.packed, again.files_after) == (0, 2)
+
+
+def test_a_sort_counts_the_parts_that_overlap_in_ids(dataset: Dataset) -> None:
+    plan_items(dataset, ListSource(texts("t10a", "t99")), 3)
+    work(dataset, failing=("t10a", "t99"), seed=0, worker="w")  # a part without rows
+    done = compact_dataset(dataset, sort_by_id=True)
+    # As strings, all ids but t0 are between those of the part with t9, t10 and t11.
+    assert done.overlapping == 6
+    assert "6 parts overlap in their ids; to sort rows: `clipfleet export " in done.lines()[1]
+    assert row_groups_with(dataset, "t12") == 2
+    assert_whole(dataset, vectors=17, errors=5)
+
+
 def test_a_compaction_that_is_killed_anywhere_leaves_a_whole_dataset(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,8 +259,9 @@ def test_a_part_that_arrives_in_the_old_folder_after_the_exchange_is_kept(
     assert files(dataset) == ["00001-0000000_packed.parquet", "late.parquet"]
 
 
+@pytest.mark.parametrize("sort_by_id", [False, True])
 def test_a_part_that_changes_while_it_is_packed_stays_out_of_the_pack(
-    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, *, sort_by_id: bool
 ) -> None:
     pack = compact_module._pack
 
@@ -216,11 +271,11 @@ def test_a_part_that_changes_while_it_is_packed_stays_out_of_the_pack(
         return done
 
     monkeypatch.setattr(compact_module, "_pack", pack_slowly)
-    done = compact_dataset(dataset)
+    done = compact_dataset(dataset, sort_by_id=sort_by_id)
     assert (done.packed, done.changed_meanwhile) == (0, 7)
     assert_whole(dataset, vectors=17, errors=3)
     monkeypatch.undo()
-    assert compact_dataset(dataset).packed == 8
+    assert compact_dataset(dataset, sort_by_id=sort_by_id).packed == 8
     assert_whole(dataset, vectors=17, errors=3)
 
 

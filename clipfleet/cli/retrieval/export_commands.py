@@ -124,6 +124,10 @@ def compact(
     file_size: Annotated[
         int, typer.Option("--file-size", min=1, metavar="MB", help="Size of a pack, in MiB.")
     ] = 256,
+    sort: Annotated[
+        SortName | None,
+        typer.Option("--sort", help="Parts in the order of their smallest ids; older packs too."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Put the small parts of a dataset into few large files.
@@ -132,11 +136,19 @@ def compact(
     submit work as before. The dataset must be on a disk, which needs room for a second copy of the
     small parts. A killed command is finished by the next one.
 
-    Rows keep their order. To sort them by id, export a copy: the second command.
+    With --sort id, a reader that looks for an id reads few row groups, unless the parts overlap in
+    their ids, which the command counts. Rows stay in their parts. To sort them, export a copy: the
+    last command.
 
     \b
     clipfleet compact vectors/photos
+    clipfleet compact vectors/photos --sort id
     clipfleet export vectors/photos photos-by-id --to parquet --sort id
     """
-    done = clipfleet.compact(dataset, file_bytes=file_size * _MEGABYTE, settings=settings_from())
+    done = clipfleet.compact(
+        dataset,
+        file_bytes=file_size * _MEGABYTE,
+        sort_by_id=sort is not None,
+        settings=settings_from(),
+    )
     print_result(done.to_json(), done.lines(), as_json)

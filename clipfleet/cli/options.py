@@ -263,7 +263,6 @@ def gate_from(samples: list[str] | None, min_overlap: float | None) -> Gate | No
     Raises:
         SourceError: A sample is no source.
         UsageError: A sample has too few items, or a tower has two, or there is none.
-        DependencyError: FAISS is not installed.
     """
     if not samples:
         if min_overlap is not None:
@@ -271,10 +270,8 @@ def gate_from(samples: list[str] | None, min_overlap: float | None) -> Gate | No
         return None
     from clipfleet.convert.gate import Gate
     from clipfleet.retrieval.evaluation.overlap import top_k_overlap
-    from clipfleet.retrieval.faiss_library import load_faiss
     from clipfleet.storage.sources.sample import read_sample
 
-    load_faiss()  # a conversion takes minutes: what is missing is told first
     found: dict[Tower, list[Item]] = {}
     for location in samples:
         tower, items = read_sample(location)

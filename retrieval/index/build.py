@@ -161,6 +161,7 @@ def build(
     made = IndexCard(
         dataset=dataset.root,
         model=dataset.info.card,
+        rules=dataset.info.rules,
         structure=plan.structure,
         shards=plan.shards,
         removed=removed,

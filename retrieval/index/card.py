@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +14,10 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from clipfleet.errors import DatasetError, DatasetMismatchError, UsageError
+from clipfleet.images import ORIGINAL_RULES, PictureRules
 from clipfleet.model_card import ModelCard
 from clipfleet.retrieval.index.parameters import IndexKind, Pilot, SearchParameters, Structure
+from clipfleet.settings import Settings
 from clipfleet.storage.format.dataset import describe
 from clipfleet.validation import problems
 
@@ -51,7 +54,8 @@ class IndexShard:
 class IndexCard:
     """The description of an index.
 
-    A row is the number of a vector, in the order of shards and parts; it never changes. `removed`
+    `rules` are the picture rules of the dataset. A row is the number of a vector, in the order of
+    shards and parts; it never changes. `removed`
     are ranges of rows (start, end) whose part vanished from the dataset, or changed. `codes` and
     `trained` name files, None for an exact index. `seconds` is the time that all shards took
     together, with pilot, training and merging. `pilot` is what chose the structure, None if nothing
@@ -60,6 +64,7 @@ class IndexCard:
 
     dataset: str  # path or URL
     model: ModelCard
+    rules: PictureRules = ORIGINAL_RULES
     structure: Structure
     shards: tuple[IndexShard, ...]
     removed: tuple[tuple[int, int], ...] = ()
@@ -96,6 +101,15 @@ class IndexCard:
     def starts(self) -> NDArray[np.int64]:
         """The first row of each shard, and at the end the number of rows."""
         return np.array([0, *accumulate(shard.rows for shard in self.shards)], np.int64)
+
+    def query_settings(self, settings: Settings) -> Settings:
+        """Return the settings by which pictures of queries become pixels as those of the index did.
+
+        An index of texts has no picture rules: those of the settings stay.
+        """
+        if self.model.tower == "txt":
+            return settings
+        return settings.model_copy(update=asdict(self.rules))
 
     def alive_parts(self) -> dict[str, IndexedPart]:
         """Return the parts whose rows a search may find, by name."""

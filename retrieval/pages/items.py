@@ -12,7 +12,8 @@ from clipfleet.errors import ItemError, StorageError
 from clipfleet.retrieval.pages.thumbnails import thumbnail
 from clipfleet.retrieval.pages.visible import visible
 
-OpenImage = Callable[[str], Image.Image]  # of a uri; raises ItemError or StorageError
+# From a uri and a number of pixels, below which no side need be: raises ItemError or StorageError.
+OpenImage = Callable[[str, int], Image.Image]
 
 NAME_CHARACTERS = 400  # of a text, which may have a million
 
@@ -33,7 +34,7 @@ def image(uri: str, alt: str, open_image: OpenImage) -> str:
     Raises:
         ItemError, StorageError, OSError, ValueError: It cannot be read.
     """
-    small = thumbnail(open_image(uri), _SIDE)
+    small = thumbnail(open_image(uri, _SIDE), _SIDE)
     data = b64encode(small.data).decode()
     return (
         f'<img src="data:image/jpeg;base64,{data}" width="{small.width}" height="{small.height}" '

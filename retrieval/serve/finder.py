@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from threadpoolctl import ThreadpoolController
 
 from clipfleet.errors import UsageError
 from clipfleet.model_card import ModelCard
@@ -66,18 +67,23 @@ class Answer:
 
 
 class Finder:
-    """Answers queries, one at a time: an engine takes one call at once, and a search has all cores.
+    """Answers queries, one at a time: an engine takes one call at once, and a search all threads.
 
     Each method raises an error of clipfleet for a query that cannot be answered.
     """
 
-    def __init__(self, index: Index, model: Encoder | None) -> None:
-        """Raise `DatasetMismatchError` if the model is not of the index's checkpoint."""
+    def __init__(self, index: Index, model: Encoder | None, *, threads: int) -> None:
+        """Raise `DatasetMismatchError` if the model is not of the index's checkpoint.
+
+        A search takes so many `threads`.
+        """
         if model is not None:
             check_queries(index.card, model.card)
         self.index = index
         self.model = model
         self._lock = Lock()
+        self._threads = threads
+        self._pools = ThreadpoolController()  # of the libraries that are loaded now, so of FAISS
 
     def by_text(self, text: str, k: int) -> Answer:
         """Return the k hits that are nearest to a text."""
@@ -124,7 +130,8 @@ class Finder:
         return self.model
 
     def _answer(self, encode: Callable[[], Vectors], k: int) -> Answer:
-        with self._lock:
+        # Each request has a thread, for which OpenMP has a number of its own: limit it here.
+        with self._lock, self._pools.limit(limits=self._threads):
             begin_s = time.perf_counter()
             query = encode()  # float32 (1, D)
             encoded_s = time.perf_counter()

@@ -18,17 +18,22 @@ def serve_index(
     pictures: PictureSource,
     decode: Decode,
     *,
+    threads: int,
     host: str,
     port: int,
     show_url: Callable[[str], None],
 ) -> None:
     """Serve the page of an index until SIGINT or SIGTERM, and raise that signal again.
 
+    A search takes so many `threads`.
+
     Raises:
         DatasetMismatchError: The model is not of the index's checkpoint.
         UsageError: The address is not of this machine, or the port is in use.
     """
-    app = create_app(Finder(index, model), Pictures(pictures), decode, _about(index))
+    app = create_app(
+        Finder(index, model, threads=threads), Pictures(pictures), decode, _about(index)
+    )
     listener = listen(host, port)
     show_url(listener.url)
     make_server(app, listener).run(sockets=[listener.socket])

@@ -29,7 +29,6 @@ def check_decoder(
         UsageError: The share is below `min_overlap`.
         SourceError: An image of the sample cannot be embedded.
         EngineError: The engine does not load, or fails.
-        DependencyError: FAISS is not installed.
     """
     own = settings.model_copy(update={"model": str(model), "tower": "img"})
     with Embedder.from_settings(own) as embedder:
@@ -40,7 +39,7 @@ def compare_decoders(sample: Sequence[Item], embedder: Embedder, *, min_overlap:
     """Return the share of neighbours that images keep, embedded as set and exactly.
 
     Raises:
-        UsageError, SourceError, EngineError, DependencyError: As in `check_decoder`.
+        UsageError, SourceError, EngineError: As in `check_decoder`.
     """
     found, exact = embedder.embed(sample), embedder.embed(sample, exact=True)
     for embedded in (found, exact):

@@ -22,6 +22,7 @@ from clipfleet.tasks.snapshot import duration
 
 _THUMBNAILS = 24  # in the page
 _ROWS = 50  # of a table
+_SHORT_S = 10.0  # of an engine process: the start of its decoders is a large part of less
 
 _STAGES = {
     "plan": "a shard's items are read from the plan",
@@ -111,7 +112,8 @@ def _speed(found: ReportFacts) -> Iterator[str]:
     yield from _rate(found.times)
     if found.seconds is not None and found.seconds.inputs + found.seconds.engine:
         inputs = "waiting" if found.tower == "img" else "tokenising"
-        yield from figure(stage_strip(found.seconds, inputs), _bottleneck(found.seconds))
+        processes = sum(1 for one in found.machines if one.seconds)
+        yield from figure(stage_strip(found.seconds, inputs), _bottleneck(found.seconds, processes))
     yield "</div>"
     if found.seconds is None:
         yield "<p>How long the shards took is not known: no part of them says it.</p>"
@@ -132,11 +134,18 @@ def _rate(times: list[tuple[float, int]]) -> Iterator[str]:
     )
 
 
-def _bottleneck(seconds: StageSeconds) -> str:
+def _bottleneck(seconds: StageSeconds, processes: int) -> str:
     if seconds.engine >= seconds.inputs:
         return "The bottleneck is the engine."
     if seconds.tokenise >= seconds.wait:
         return "The bottleneck is tokenising."
+    of_each_s = seconds.of_process / processes
+    if of_each_s < _SHORT_S:
+        return (
+            "Too short to tell the bottleneck: an engine process worked for "
+            f"{_seconds(of_each_s)}, and the start of its decoders is a large part of less than "
+            f"{_SHORT_S:.0f} s."
+        )
     decoders = "reading" if seconds.read >= seconds.decode else "decoding"
     return f"The bottleneck is {decoders}: the engine waits for its inputs."
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from clipfleet.atomic_write import atomic_write
@@ -14,8 +13,6 @@ from clipfleet.tasks.report.page import report_page
 from clipfleet.workers.images.decode import ImageLimits
 from clipfleet.workers.picture_files import PictureFiles
 
-_SIDE = 320  # pixels: a JPEG file is decoded no larger than a thumbnail needs
-
 
 def write_report(dataset: Dataset, out: Path | None, *, settings: Settings) -> str:
     """Write the report to `out`, or into the dataset; return its path or URL.
@@ -25,7 +22,7 @@ def write_report(dataset: Dataset, out: Path | None, *, settings: Settings) -> s
         StorageError: The page cannot be written.
     """
     files = PictureFiles(ImageLimits.from_settings(settings))  # which refuse URLs
-    page = report_page(read_facts(dataset), partial(files.small, side=_SIDE)).encode()
+    page = report_page(read_facts(dataset), files.small).encode()
     if out is None:
         dataset.fs.replace(REPORT_PATH, page)
         return f"{dataset.root}/{REPORT_PATH}"

@@ -2,7 +2,7 @@
 
     python -m pytest -s -m gpu tests/gpu/test_tensorrt_muge.py
 
-The engines are built here, behind the recall gate. FAISS is needed (the extra `index`).
+The engines are built here, behind the recall gate.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("tensorrt")
-pytest.importorskip("faiss")
 
 from clipfleet.model_card import load_card
 from examples.demo.muge import write

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -61,19 +62,21 @@ def test_each_role_loads_no_more_than_it_needs() -> None:
     assert run.returncode == 0, run.stderr
 
 
-def test_the_package_loads_no_other_module() -> None:
-    """It takes some milliseconds then, on any machine: `python -X importtime -c …` says how many.
+def test_the_package_and_its_script_load_no_other_module() -> None:
+    """They take some milliseconds then, on any machine: `python -X importtime -c …` says how many.
 
-    `-S`: what site-packages load by themselves is not ours.
+    Each engine process imports the script. `-S`: what site-packages load by themselves is not ours.
     """
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    [module] = re.findall(r'^clipfleet = "(.+):main"', project, flags=re.MULTILINE)
     code = (
-        f"import sys; sys.path.append({str(ROOT)!r}); before = set(sys.modules); import clipfleet; "
+        f"import sys; sys.path.append({str(ROOT)!r}); before = set(sys.modules); import {module}; "
         "print(*sorted(set(sys.modules) - before))"
     )
     run = subprocess.run(
         [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True
     )
-    assert run.stdout.split() == ["clipfleet"]
+    assert run.stdout.split() == ["clipfleet", module]
 
 
 def test_loading_and_running_an_engine_imports_no_torch() -> None:

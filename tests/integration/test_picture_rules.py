@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +109,25 @@ def test_the_datasets_rules_decide_and_its_footers_name_and_count(
     run = run_command(*map(str, arguments), "--sixteen-bit", "scale", "--alpha", "black")
     assert run.returncode == 2
     assert "holds vectors with alpha 'white', not 'black': use --alpha white" in run.stderr
+
+
+def test_pictures_of_queries_follow_the_rules_of_the_indexed_dataset(
+    worker: Embedder, items: list[Item], tmp_path: Path
+) -> None:
+    ruled, index = embed("ruled", items, worker, RULES), tmp_path / "index"
+    clipfleet.build_index(ruled.root, index)
+    asked = [argument for item in items for argument in ("--image", str(item.uri))]
+    model = str(worker.settings.model)
+    run = run_command("search", str(index), *asked, "-k", "1", "--model", model, "--json")
+    assert run.returncode == 0, run.stderr
+    hits = [answer["hits"][0] for answer in json.loads(run.stdout)["answers"]]
+    assert [hit["score"] for hit in hits] == pytest.approx([1.0] * len(items), abs=1e-3)
+    assert [hit["id"] for hit in hits[:3]] == ["clear.png", "falling.png", "rising.png"]
+    card = clipfleet.Index.open(index).card
+    of_texts = replace(card, model=replace(card.model, tower="txt"))
+    other = worker.settings
+    assert PictureRules.of(card.query_settings(other)) == RULES
+    assert of_texts.query_settings(other) is other
 
 
 def test_a_stream_keeps_the_rules_of_the_worker_that_made_it(

@@ -1,4 +1,4 @@
-"""examples/monitoring and examples/kubernetes: their queries name metrics that there are."""
+"""examples/monitoring and examples/kubernetes: forms, and queries of metrics that there are."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import re
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import promql_parser
+import pytest
 import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from clipfleet.error_codes import ERROR_CODES
 from clipfleet.tasks.metrics import counters, queues, server
@@ -18,6 +20,7 @@ from clipfleet.tasks.metrics import counters, queues, server
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "examples" / "monitoring"
 PAGE = ROOT / "docs" / "how-to" / "monitoring.md"
+ANY_CLASS = ConfigDict(arbitrary_types_allowed=True)
 NAME = re.compile(r"\bclipfleet[_:][a-z0-9_:]+")
 
 
@@ -79,6 +82,59 @@ def test_the_queries_name_towers_stages_and_outcomes_that_there_are() -> None:
     }
     for label, value in values:
         assert set(value.split("|")) <= allowed[label], (label, value)
+
+
+def test_the_dashboard_has_the_fields_and_values_of_grafanas_own_models() -> None:
+    pytest.importorskip("grafana_foundation_sdk")  # it needs CPython 3.11
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.cog.plugins import register_default_plugins
+    from grafana_foundation_sdk.models import units
+    from grafana_foundation_sdk.models.dashboard import Dashboard
+
+    register_default_plugins()  # the panels' kinds, and Prometheus
+    given = dashboard()
+    model = Dashboard.from_json(given)
+    assert missing(given, json.loads(JSONEncoder().encode(model))) == []
+    assert wrong_types(model) == []
+    for panel in given["panels"]:
+        assert panel["fieldConfig"]["defaults"]["unit"] in vars(units).values()
+
+    legend, place = given["panels"][0]["options"]["legend"], given["panels"][0]["gridPos"]
+    legend |= {"displayMode": "lines", "isShown": True}
+    place["w"] = "wide"
+    model = Dashboard.from_json(given)
+    assert wrong_types(model) == [".panels.grid_pos.w", ".panels.options.legend.display_mode"]
+    assert missing(given, json.loads(JSONEncoder().encode(model))) == [
+        ".panels.options.legend.isShown"
+    ]
+
+
+def missing(given: Any, kept: Any, name: str = "") -> list[str]:
+    """Return the names of what is given, and not kept as it is."""
+    if isinstance(given, dict):
+        pairs = [(f"{name}.{key}", one, kept.get(key)) for key, one in given.items()]
+    elif isinstance(given, list):
+        pairs = [(name, one, other) for one, other in zip(given, kept, strict=True)]
+    else:
+        return [] if given == kept else [name]
+    return [found for place, one, other in pairs for found in missing(one, other, place)]
+
+
+def wrong_types(model: Any, name: str = "") -> list[str]:
+    """Return the names of the attributes, in lists too, that have not the types of Grafana."""
+    if isinstance(model, list):
+        return [found for one in model for found in wrong_types(one, name)]
+    if not type(model).__module__.startswith("grafana_foundation_sdk.models"):
+        return []
+    wrong = []
+    for attribute, kind in sorted(get_type_hints(type(model)).items()):
+        value, place = getattr(model, attribute), f"{name}.{attribute}"
+        try:
+            TypeAdapter(kind, config=ANY_CLASS).validate_python(value)
+        except ValidationError:
+            wrong.append(place)
+        wrong += wrong_types(value, place)
+    return wrong
 
 
 def test_panels_have_their_own_place_and_the_provisioned_source() -> None:

@@ -11,7 +11,6 @@ import typer
 import clipfleet
 from clipfleet.cli.options import DatasetArgument, Json, settings_from
 from clipfleet.cli.output import check_file_name, print_result
-from clipfleet.items import Item
 
 _MEGABYTE = 1 << 20
 
@@ -64,7 +63,8 @@ def dedupe(
     clipfleet dedupe vectors/photos unique.parquet --threshold 0.99 --html groups.html
     """
     from clipfleet.retrieval.dedupe.groups_page import write_groups_page
-    from clipfleet.workers.images.decode import ImageLimits, read_image
+    from clipfleet.workers.images.decode import ImageLimits
+    from clipfleet.workers.picture_files import PictureFiles
 
     settings = settings_from()
     if html is not None:
@@ -79,10 +79,8 @@ def dedupe(
         settings=settings,
     )
     if html is not None:
-        limits = ImageLimits.from_settings(settings)
-        write_groups_page(
-            html, Path(found.path), lambda uri: read_image(Item(id=uri, uri=uri), limits)[0]
-        )
+        files = PictureFiles(ImageLimits.from_settings(settings))  # which refuse URLs
+        write_groups_page(html, Path(found.path), files.small)
     print_result(found.to_json(), found.lines(), as_json)
 
 

@@ -183,6 +183,7 @@ def serve(
             f"the page needs Starlette and uvicorn, which cannot be loaded ({error}): from a "
             "checkout, pip install '.[serve]'"
         ) from error
+    from clipfleet.retrieval.threads import thread_count
     from clipfleet.workers.picture_files import PictureFiles
     from clipfleet.workers.uploads import UploadDecoder
 
@@ -190,6 +191,7 @@ def serve(
         url_hosts=url_host or None, **engine_settings(provider, contexts, allow_unverified)
     )
     with open_index(index, settings) as opened, ExitStack() as stack:
+        settings = opened.card.query_settings(settings)
         loaded = None
         if model is not None:
             loaded = stack.enter_context(clipfleet.load_model(model, settings=settings))
@@ -197,7 +199,16 @@ def serve(
         uploads = UploadDecoder(settings, lambda: loaded.image_side if loaded else 0)
         decode = stack.enter_context(uploads).decoded
         with suppress(KeyboardInterrupt):  # a signal is the usual end
-            serve_index(opened, loaded, pictures, decode, host=host, port=port, show_url=typer.echo)
+            serve_index(
+                opened,
+                loaded,
+                pictures,
+                decode,
+                threads=thread_count(settings),
+                host=host,
+                port=port,
+                show_url=typer.echo,
+            )
 
 
 def _fields(out: str, card: clipfleet.IndexCard) -> dict[str, Any]:

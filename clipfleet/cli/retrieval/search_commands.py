@@ -119,6 +119,7 @@ def search(
 
     began = time.monotonic()
     with open_index(index, settings) as opened, ExitStack() as stack:
+        settings = opened.card.query_settings(settings)
         engines = _Engines(stack, opened, model, settings, few=queries is None)
         if queries is None:
             batches = given_queries(texts or [], image or [], engines.encoder, dim=opened.dim)
@@ -269,12 +270,10 @@ def _parameters(index: Index, probes: int | None, rerank: int | None) -> SearchP
 
 
 def _write_sheet(path: Path, index: Index, found: Searched, k: int, settings: Settings) -> None:
-    from clipfleet.items import Item
     from clipfleet.retrieval.search.contact_sheet import Heading, write_contact_sheet
-    from clipfleet.workers.images.decode import ImageLimits, read_image
+    from clipfleet.workers.images.decode import ImageLimits
+    from clipfleet.workers.picture_files import PictureFiles
 
-    limits = ImageLimits.from_settings(settings)
+    files = PictureFiles(ImageLimits.from_settings(settings))  # which refuse URLs
     heading = Heading.of(index, k=k, queries=found.queries)
-    write_contact_sheet(
-        path, heading, found.answers, lambda uri: read_image(Item(id=uri, uri=uri), limits)[0]
-    )
+    write_contact_sheet(path, heading, found.answers, files.small)

@@ -12,9 +12,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from starlette.testclient import TestClient
+from threadpoolctl import threadpool_limits
 
 from clipfleet.errors import DatasetMismatchError, UsageError
 from clipfleet.items import Item
+from clipfleet.retrieval.faiss_library import load_faiss
+from clipfleet.retrieval.neighbours import Neighbours
 from clipfleet.retrieval.serve import app as app_module
 from clipfleet.retrieval.serve.access import HEADERS, Access
 from clipfleet.retrieval.serve.app import create_app
@@ -24,7 +27,7 @@ from clipfleet.retrieval.serve.server import listen
 from clipfleet.workers.images.decode import ImageLimits, decode
 from clipfleet.workers.picture_files import PictureFiles
 from tests.datasets import make_card
-from tests.stand_in_index import stand_in_index
+from tests.stand_in_index import StandInIndex, stand_in_index
 
 HERE = "http://127.0.0.1:8765"
 TOKEN = "the-token"
@@ -68,9 +71,12 @@ def client_of(
     model: Encoder | None = MODEL,
     token: str | None = None,
     limits: ImageLimits | None = None,
+    threads: int = 1,
 ) -> TestClient:
     items = [Item(id=f"id-{n}", uri=uri) for n, uri in enumerate(uris)]
-    finder = Finder(stand_in_index(items, vectors_of(uris), hidden=[DELETED]), model)
+    finder = Finder(
+        stand_in_index(items, vectors_of(uris), hidden=[DELETED]), model, threads=threads
+    )
     pictures = Pictures(PictureFiles(limits or ImageLimits()))
     app = Access(
         app=create_app(finder, pictures, decode_here, {"name": "x"}),
@@ -116,6 +122,22 @@ def test_a_text_a_picture_and_a_row_find_their_neighbours_and_no_deleted_row(
     assert [hit["row"] for hit in answer["hits"]] == [4, 2]
     scores = vectors_of(uris)[[4, 2], 1]
     assert [hit["score"] for hit in answer["hits"]] == pytest.approx(scores)
+
+
+def test_a_search_obeys_the_threads_of_the_page_in_each_request(
+    uris: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faiss, seen = load_faiss(), []
+
+    def search(self: StandInIndex, queries: NDArray[np.float32], k: int) -> Neighbours:
+        seen.append(faiss.omp_get_max_threads())
+        return found(self, queries, k)
+
+    found = StandInIndex.search
+    monkeypatch.setattr(StandInIndex, "search", search)
+    with threadpool_limits(limits=1):  # of this thread
+        assert rows_of(client_of(uris, threads=3), "/search?text=a&k=1") == [0]
+    assert seen == [3]
 
 
 def test_a_page_without_a_model_still_finds_more_like_a_row(uris: list[str]) -> None:
@@ -166,7 +188,9 @@ def test_only_pictures_of_rows_are_sent(uris: list[str], kind: str, tmp_path: Pa
 def test_an_index_of_texts_has_no_picture() -> None:
     items = [Item(id="a", text="一只猫"), Item(id="b", text="一只狗")]
     index = stand_in_index(items, np.eye(2, dtype=np.float32))
-    app = create_app(Finder(index, MODEL), Pictures(PictureFiles(ImageLimits())), decode_here, {})
+    app = create_app(
+        Finder(index, MODEL, threads=1), Pictures(PictureFiles(ImageLimits())), decode_here, {}
+    )
     client = TestClient(app, base_url=HERE)
     hit = client.get("/search?text=猫&k=1").json()["hits"][0]
     assert (hit["text"], hit["uri"], hit["score"]) == ("一只猫", None, 1.0)

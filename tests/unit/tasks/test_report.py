@@ -19,6 +19,7 @@ from clipfleet.storage.commit import commit as commits
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.single_items import KnownIds, commit_single_items
 from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.stage_seconds import StageSeconds
 from clipfleet.storage.plan.jobs import jobs, shards
 from clipfleet.storage.plan.planner import plan_items, plan_retry
 from clipfleet.storage.plan.reader import PlanReader
@@ -187,6 +188,26 @@ def test_the_page_says_speed_bottleneck_model_and_what_was_left_out(
     assert photos.info.model in page.words
     assert re.search(r"\.mov\s*2", page.words)
     assert "No item failed." in page.words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "verdict"),
+    [
+        (StageSeconds(wait=4.9, engine=0.1), "Too short to tell the bottleneck"),
+        (StageSeconds(wait=0.1, engine=4.9), "The bottleneck is the engine."),
+        (StageSeconds(wait=30, read=2, decode=50, engine=20), "The bottleneck is decoding"),
+        (StageSeconds(wait=30, read=50, decode=2, engine=20), "The bottleneck is reading"),
+    ],
+)
+def test_a_run_in_which_decoders_only_start_names_no_bottleneck(
+    photos: Dataset, tmp_path: Path, seconds: StageSeconds, verdict: str
+) -> None:
+    """Two engine processes worked for 5 s each, or for 50 s."""
+    [job] = jobs(photos)
+    for worker, shard in zip(("w/1", "w/2"), shards(job), strict=False):
+        rows = replace(embedded(PlanReader(photos).read(shard)), seconds=seconds)
+        commit(photos, shard.name, rows, card=photos.info.card, worker=worker)
+    assert verdict in report_of(photos, tmp_path).words
 
 
 def test_a_dataset_without_shards_and_one_of_a_single_shard_have_a_page(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def answer(asked: str, found: list[Hit], *, tower: Tower | None = "txt") -> Answ
     return Answer(query_id="7", tower=tower, asked=asked, hits=found, failure=failure)
 
 
-def open_image(uri: str) -> Image.Image:
+def open_image(uri: str, _: int) -> Image.Image:
     if "absent" in uri:
         raise ItemError(MISSING, f"{uri} cannot be read: there is no file")
     return Image.new("RGB", (800, 400), "red")

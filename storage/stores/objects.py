@@ -22,12 +22,16 @@ T = TypeVar("T")
 def keys_below(place: Place) -> Iterator[str]:
     """Yield the paths below a folder of all files in it, in the store's order, page by page.
 
+    Those of a web server are percent-encoded.
+
     Raises:
         OSError: The store does not answer, or refuses.
     """
     if place.scheme in WEB_SCHEMES:
-        reason = "a web server lists no files: name a table, a .tar, .zip or .parquet file"
-        raise OSError(errno.ENOTDIR, reason, place.url)
+        from clipfleet.storage.stores.web_index import web_files
+
+        yield from web_files(place)
+        return
     start = len(place.key) + 1 if place.key else 0
     for key in _hub_keys(place) if place.scheme == "hf" else _store_keys(place):
         if len(key) > start:  # consoles mark a folder by an object of its name

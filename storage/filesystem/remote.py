@@ -20,6 +20,7 @@ from clipfleet.errors import UsageError
 from clipfleet.storage.filesystem.locations import local_path
 
 SCHEMES = ("s3", "gs", "hf", "https", "http")
+STORE_SCHEMES = ("s3", "gs")
 WEB_SCHEMES = ("https", "http")
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9]*)://(?P<rest>.*)", re.DOTALL)

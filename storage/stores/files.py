@@ -23,7 +23,7 @@ from clipfleet.storage.filesystem.remote import (
     key_text,
     remote_place,
 )
-from clipfleet.storage.stores.objects import keys_below, open_object, size_of
+from clipfleet.storage.stores.objects import keys_below, open_object, stat_object
 
 _FIRST_KEYS = 1000  # of a prefix, which say what it holds: it may have any number
 
@@ -55,7 +55,11 @@ def open_file(location: str) -> BinaryIO:
 def is_file(location: str) -> bool:
     """Return whether there is a regular file."""
     if is_remote(location):
-        return size_of(remote_place(location)) is not None
+        try:
+            stat_object(remote_place(location))
+        except FileNotFoundError:
+            return False
+        return True
     return os.path.isfile(location)
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import io
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 from clipfleet.storage.filesystem.locations import STORE_TIMEOUT_S
 from clipfleet.storage.filesystem.remote import WEB_SCHEMES, Place
 from clipfleet.storage.filesystem.s3_file import ObjectFile
 from clipfleet.storage.stores.open_store import open_store
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
 
 _PAGE_KEYS = 1000
 _BUFFER_BYTES = 1 << 20  # of one request, when a file is read from its start to its end
@@ -60,22 +63,36 @@ def _store_keys(place: Place) -> Iterator[str]:
         last = entries[-1]["path"]
 
 
-def size_of(place: Place) -> int | None:
-    """Return the bytes of a remote file; None if there is none.
+class FileStat(NamedTuple):
+    """The size of a file, and the time of its last change in nanoseconds since 1970.
+
+    The time is 0 if it is not known.
+    """
+
+    size_bytes: int
+    mtime_ns: int
+
+
+def stat_object(place: Place) -> FileStat:
+    """Return the size and time of a remote file.
 
     Raises:
-        OSError: The store does not answer, or refuses.
+        OSError: It is missing, or the store does not answer, or refuses.
     """
-    if not place.key:
-        return None
     import obstore
 
+    if not place.key:
+        raise FileNotFoundError(errno.ENOENT, "a container is no file", place.url)
     store, path = open_store(place)
-    try:
-        size: int = _repeated(lambda: obstore.head(store, path)["size"], place)
-    except FileNotFoundError:
-        return None
-    return size
+    return stat_of(_repeated(lambda: obstore.head(store, path), place))
+
+
+def stat_of(meta: ObjectMeta) -> FileStat:
+    """Return the size and time in the answer to a HEAD or a GET, whose times are whole seconds.
+
+    Those of lists may have milliseconds, so that they are other times.
+    """
+    return FileStat(meta["size"], int(meta["last_modified"].timestamp()) * 1_000_000_000)
 
 
 def open_object(place: Place) -> BinaryIO:

@@ -21,10 +21,11 @@ from clipfleet.error_codes import (
 from clipfleet.errors import DependencyError, ItemError, UsageError
 from clipfleet.storage.filesystem.members import Member, ParquetPicture, parse_member
 from clipfleet.storage.filesystem.remote import Place, is_below, remote_place
-from clipfleet.storage.stores.objects import open_object
+from clipfleet.storage.stores.objects import open_object, stat_of
 from clipfleet.storage.stores.open_store import open_store
 from clipfleet.workers.http.fetcher import BusyError, FetchLimits, Room
 from clipfleet.workers.images.members import check_size, damaged, read_range
+from clipfleet.workers.images.read import ObjectBytes
 from clipfleet.workers.item_errors import item_error, shown
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class ObjectFetcher:
                 reason = f"{size} bytes, more than the {self._limits.max_bytes} allowed"
                 raise OSError(errno.EFBIG, reason, place.url)
             room(size)
-            return found.bytes().to_bytes()
+            return ObjectBytes.of(found.bytes().to_bytes(), stat_of(found.meta).mtime_ns)
 
     def _member(self, place: Place, member: Member, room: Room) -> bytes:
         if isinstance(member, ParquetPicture):

@@ -21,10 +21,10 @@ from clipfleet.error_codes import (
     TOO_LARGE,
 )
 from clipfleet.errors import ItemError, StorageError, UsageError
-from clipfleet.storage.filesystem.file_stats import mtime_ns
 from clipfleet.storage.filesystem.locations import has_scheme, local_path
 from clipfleet.storage.filesystem.members import ParquetPicture, is_fetched, parse_member
 from clipfleet.storage.filesystem.remote import is_below
+from clipfleet.storage.stores.file_stats import mtime_ns
 from clipfleet.workers.backoff import backoff_s
 from clipfleet.workers.images.members import read_member
 from clipfleet.workers.item_errors import item_error, shown
@@ -69,6 +69,19 @@ class FileBytes(NamedTuple):
 
     data: bytes
     mtime_ns: int
+
+
+class ObjectBytes(bytes):
+    """The bytes of an object of a store, which also have the time of its last change."""
+
+    mtime_ns = 0
+
+    @classmethod
+    def of(cls, data: bytes, mtime_ns: int) -> ObjectBytes:
+        """Return bytes with a time."""
+        found = cls(data)
+        found.mtime_ns = mtime_ns
+        return found
 
 
 def is_http_url(uri: str) -> bool:

@@ -57,9 +57,12 @@ def _store_keys(place: Place) -> Iterator[str]:
         found = obstore.list(store, prefix or None, offset=last, chunk_size=_PAGE_KEYS)
         return list(next(iter(found), ()))
 
-    while entries := _repeated(page, place):
+    while True:
+        entries = _repeated(page, place)
         for entry in entries:
             yield entry["path"]
+        if len(entries) < _PAGE_KEYS:
+            return
         last = entries[-1]["path"]
 
 

@@ -45,7 +45,7 @@ class FileWalk:
             try:
                 yield from self._remote(skipped)
             except OSError as error:
-                raise SourceError(f"cannot list {self._root}: {error.strerror}") from error
+                raise SourceError(f"cannot list {error.filename}: {error.strerror}") from error
         else:
             yield from self._local(skipped)
 

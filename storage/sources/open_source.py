@@ -76,7 +76,7 @@ def open_source(location: str, *, tower: Tower, **options: Unpack[SourceOptions]
             encoding=options.get("encoding"),
         )
     except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from error
+        raise SourceError(f"cannot read {error.filename or path}: {error.strerror}") from error
     if rules != NO_RULES and not isinstance(opened, FolderSource | ArchiveSource):
         raise SourceError(
             f"{path} has no files of images: leave --include, --exclude and --fail-on-skipped out"

@@ -109,12 +109,19 @@ class IndexPage(HTMLParser):
     def __init__(self, url: str) -> None:
         super().__init__()
         self.names: set[str] = set()
-        self.is_index = False
+        self._names_above = False
+        self._title = ""
         self._url = url
         target = urlsplit(url)
         self._host = target.netloc
         self._folder = _one_form(target.path)
         self._in_title = False
+
+    @property
+    def is_index(self) -> bool:
+        """Whether the page lists files, or says that it lists those of an empty folder."""
+        is_named = self._title.strip().lower().startswith(_TITLES)
+        return bool(self.names) or self._names_above or is_named
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Read a link."""
@@ -122,11 +129,10 @@ class IndexPage(HTMLParser):
         href = dict(attrs).get("href")
         if tag != "a" or not href:
             return
-        self.is_index = self.is_index or href in _ABOVE
+        self._names_above |= href in _ABOVE
         name = self._name(href.strip())
         if name.rstrip("/") not in _NO_NAMES:
             self.names.add(name)
-            self.is_index = True
 
     def _name(self, href: str) -> str:
         """Return the name of the file or subfolder that a link names; "" if it names none."""
@@ -142,10 +148,14 @@ class IndexPage(HTMLParser):
         name = path[len(self._folder) :]
         return "" if "/" in name[:-1] else name
 
+    def handle_endtag(self, tag: str) -> None:
+        """Leave the title."""
+        self._in_title = self._in_title and tag != "title"
+
     def handle_data(self, data: str) -> None:
         """Read the title."""
-        if self._in_title and data.strip().lower().startswith(_TITLES):
-            self.is_index = True
+        if self._in_title:
+            self._title += data
 
 
 def _one_form(path: str) -> str:

@@ -158,7 +158,7 @@ def holds_parquet(folder: str, tower: Tower, *, named: bool) -> bool:
     try:
         at_top = any(extension_of(name) == _EXTENSION for name in names_in(folder))
     except OSError as error:
-        raise SourceError(f"cannot list the folder {folder}: {error.strerror}") from error
+        raise SourceError(f"cannot list the folder {error.filename}: {error.strerror}") from error
     is_asked = named or tower == "txt"
     found = at_top and is_asked
     files = () if found else FileWalk(folder, _EITHER).paths({})

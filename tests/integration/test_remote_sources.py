@@ -31,11 +31,10 @@ from clipfleet.cli.output import ITEMS_FAILED
 from clipfleet.errors import ItemError, SourceError, UsageError
 from clipfleet.items import Item
 from clipfleet.messages import EmbedTask
-from clipfleet.model_card import card_path
 from clipfleet.settings import Settings
 from clipfleet.storage.commit.manifest import missing_shards
 from clipfleet.storage.commit.remove import remove_missing
-from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.format.dataset import FILE_COLUMNS, Dataset
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.refresh import Refresh, refresh_items
 from clipfleet.storage.sources.open_source import open_source
@@ -224,7 +223,7 @@ def test_a_compressed_tar_is_read_from_its_start_to_its_end_once(stored: S3) -> 
 
 
 def test_a_prefix_is_listed_once_before_its_plan(stored: S3, tmp_path: Path) -> None:
-    card = card_path(write_fake_engine(tmp_path, "img"))
+    card = write_fake_engine(tmp_path, "img")
     stored.requests.clear()
     open_inputs(
         "s3://bucket/photos", tmp_path, find=lambda *_: card, tower=None, options=SourceOptions()
@@ -239,7 +238,9 @@ def test_an_lmdb_in_a_store_is_refused_with_the_way_out(stored: S3, tower: Tower
         stored.objects[f"bucket/lmdb/valid/{inner}/lock.mdb"] = Stored(b"", {})
     own = {"img": "imgs", "txt": "pairs"}[tower]
     for location in ("s3://bucket/lmdb/valid", f"s3://bucket/lmdb/valid/{own}"):
-        with pytest.raises(SourceError, match="is an LMDB.*: copy it to a disk, or name the files"):
+        with pytest.raises(
+            SourceError, match=r"is an LMDB.*: copy it to a disk, or name the files"
+        ):
             open_source(location, tower=tower)
 
 
@@ -253,7 +254,11 @@ def test_replaced_and_deleted_objects_are_found_by_size_and_time(
     )
     with Embedder.from_settings(settings) as embedder:
         dataset = Dataset.create(
-            str(tmp_path / "d"), embedder.card, kind="planned", embedding_dtype="float16"
+            str(tmp_path / "d"),
+            embedder.card,
+            kind="planned",
+            embedding_dtype="float16",
+            columns=FILE_COLUMNS,
         )
 
         def embed() -> None:
@@ -268,9 +273,10 @@ def test_replaced_and_deleted_objects_are_found_by_size_and_time(
 
         plan_items(dataset, source, 10)
         embed()
-        rows = clipfleet.Dataset(dataset.root).table(["size_bytes", "mtime_ns"])
+        (rows,) = clipfleet.Dataset(dataset.root).tables(["size_bytes", "mtime_ns"])
         assert sorted(rows["size_bytes"].to_pylist()) == sorted(map(len, PICTURES))
-        assert min(rows["mtime_ns"].to_pylist()) > 0
+        times = {int(one.modified_s) * 10**9 for one in objects.values()}
+        assert set(rows["mtime_ns"].to_pylist()) <= times
         assert refresh() == Refresh()
         first = objects["bucket/photos/b/1.png"]
         objects["bucket/photos/b/1.png"] = replace(first, modified_s=first.modified_s + 5)
@@ -280,7 +286,7 @@ def test_replaced_and_deleted_objects_are_found_by_size_and_time(
         embed()
         assert (refresh().overwritten, remove_missing(dataset, shard_size=10).removed) == (0, 1)
         stored.break_(REFUSE_403)
-        with pytest.raises(UsageError, match="cannot be looked at.*AWS_ACCESS_KEY_ID"):
+        with pytest.raises(UsageError, match=r"cannot be looked at.*AWS_ACCESS_KEY_ID"):
             remove_missing(dataset, shard_size=10)
 
 
@@ -488,7 +494,7 @@ def test_a_page_that_is_no_index_is_refused(folder: Path) -> None:
     with serve_python(folder) as root:
         with pytest.raises(SourceError, match="photos/b: its page is no index of its files: turn"):
             items_of(f"{root}/photos")
-        with pytest.raises(SourceError, match="photos/b is no source .* its page is no index"):
+        with pytest.raises(SourceError, match=r"photos/b is no source .* its page is no index"):
             items_of(f"{root}/photos/b")
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from http import HTTPStatus
 from http.client import HTTPException
+from ssl import SSLCertVerificationError
 from urllib.error import HTTPError
 from urllib.parse import quote, unquote_to_bytes, urljoin, urlsplit
 from urllib.request import Request, urlopen
@@ -27,7 +28,7 @@ from clipfleet.storage.stores.failures import rights_advice
 _HEADERS = {"User-Agent": f"clipfleet/{__version__}", "Accept": "text/html"}
 _PIECE_BYTES = 1 << 16
 _PATIENCE_S = 2 * STORE_TIMEOUT_S
-_MAX_FOLDERS = 64  # in one another: a link to a folder above it would have no end
+_MAX_FOLDERS = 32  # in one another: a link to a folder above it would have no end
 _NAME = re.compile(r"[^./:?#\\][^/:?#\\]*/?")  # relative, without a query
 _ABOVE = ("..", "../")
 _NO_NAMES = ("", ".", "..")
@@ -167,7 +168,7 @@ def _one_form(path: str) -> str:
 def _is_worth_repeating(error: Exception) -> bool:
     if isinstance(error, HTTPError):
         return error.code in _BUSY or error.code >= HTTPStatus.INTERNAL_SERVER_ERROR
-    return True
+    return not isinstance(getattr(error, "reason", None), SSLCertVerificationError)
 
 
 def _failure(error: Exception, url: str) -> OSError:

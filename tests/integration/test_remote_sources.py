@@ -494,6 +494,9 @@ def test_a_page_that_is_no_index_is_refused(folder: Path) -> None:
     with serve_python(folder) as root:
         with pytest.raises(SourceError, match="photos/b: its page is no index of its files: turn"):
             items_of(f"{root}/photos")
+        (folder / "rows/again").symlink_to(folder)
+        with pytest.raises(SourceError, match="32 folders in one another: is one a link"):
+            items_of(f"{root}/rows/again/rows")
         with pytest.raises(SourceError, match=r"photos/b is no source .* its page is no index"):
             items_of(f"{root}/photos/b")
 

@@ -475,7 +475,7 @@ def test_a_folder_of_a_web_server_is_read_by_its_index(
             "b/2.PNG": f"{root}/photos/b/2.PNG",
             "一 #1?%.png": f"{root}/photos/%E4%B8%80%20%231%3F%25.png",
         }
-        assert skipped_of(source)[".txt"] == 1
+        assert source.skipped[".txt"] == 1
         assert sorted(bytes_of(items, allowed)) == sorted(PICTURES)
         assert tower_of(f"{root}/photos") == "img"
         with pytest.raises(SourceError, match="photos/empty holds no image"):
@@ -494,9 +494,10 @@ def test_a_page_that_is_no_index_is_refused(folder: Path) -> None:
     with serve_python(folder) as root:
         with pytest.raises(SourceError, match="photos/b: its page is no index of its files: turn"):
             items_of(f"{root}/photos")
-        (folder / "rows/again").symlink_to(folder)
+        (folder / "loop").mkdir()
+        (folder / "loop/again").symlink_to(folder / "loop")
         with pytest.raises(SourceError, match="32 folders in one another: is one a link"):
-            items_of(f"{root}/rows/again/rows")
+            items_of(f"{root}/loop")
         with pytest.raises(SourceError, match=r"photos/b is no source .* its page is no index"):
             items_of(f"{root}/photos/b")
 

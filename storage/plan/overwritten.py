@@ -13,12 +13,8 @@ from clipfleet.storage.format.dataset import FILE_COLUMNS, Dataset
 from clipfleet.storage.format.part_items import PartItems
 from clipfleet.storage.plan.reader import read_job
 from clipfleet.storage.plan.standing import Standing, standing_items
-from clipfleet.storage.stores.file_stats import (
-    FileStat,
-    file_hashes,
-    file_of,
-    file_stats,
-)
+from clipfleet.storage.stores.file_stats import file_hashes, file_of, file_stats
+from clipfleet.storage.stores.objects import FileStat
 
 _NS = 1_000_000_000  # in a second
 

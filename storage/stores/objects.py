@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 from clipfleet.storage.filesystem.locations import STORE_TIMEOUT_S
 from clipfleet.storage.filesystem.remote import WEB_SCHEMES, Place
 from clipfleet.storage.filesystem.s3_file import ObjectFile
-from clipfleet.storage.stores.open_store import open_store
+from clipfleet.storage.stores.open_store import check_library, open_store
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -31,6 +31,7 @@ def keys_below(place: Place) -> Iterator[str]:
         OSError: The store does not answer, or refuses.
     """
     if place.scheme in WEB_SCHEMES:
+        check_library(place)
         from clipfleet.storage.stores.web_index import web_files
 
         yield from web_files(place)

@@ -11,7 +11,7 @@ import codecs
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
 from http import HTTPStatus
 from http.client import HTTPException
@@ -73,39 +73,48 @@ def _listed(url: str, name: str) -> set[str]:
     """Return the names that the page at `url` lists; `name` is that of the folder in errors."""
     from clipfleet.storage.filesystem.repeat import repeated
 
-    def read() -> IndexPage | None:
+    def read() -> set[str] | None:
         with urlopen(Request(url, headers=_HEADERS), timeout=STORE_TIMEOUT_S) as answer:  # noqa: S310 - http(s)
             if answer.headers.get_content_type() not in _HTML:
                 return None
-            page = IndexPage(answer.geturl())
-            # Surrogates keep bytes that are not UTF-8 as they are.
-            decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-            while piece := answer.read(_PIECE_BYTES):
-                page.feed(decoder.decode(piece))
-            page.close()
-            return page
+            return listed_names(answer.geturl(), iter(lambda: answer.read(_PIECE_BYTES), b""))
 
-    page = repeated(
+    names = repeated(
         read,
         patience_s=_PATIENCE_S,
         failure=lambda error: _failure(error, name),
         errors=(OSError, HTTPException),
         is_worth=_is_worth_repeating,
     )
-    if page is None or not page.is_index:
+    if names is None:
         reason = (
             "its page is no index of its files: turn the server's index on, or name a table or an "
             "archive"
         )
         raise OSError(errno.ENOTDIR, reason, name)
-    return page.names
+    return names
 
 
-class IndexPage(HTMLParser):
-    """Reads the names of the files and subfolders that the page of a folder at `url` links to.
+def listed_names(url: str, page: Iterable[bytes]) -> set[str] | None:
+    """Return the names of the files and subfolders that the page of a folder at `url` links to.
 
-    Names are percent-encoded in one form; those of subfolders end with `/`.
+    They are percent-encoded in one form; those of subfolders end with `/`. None if the page is no
+    index.
     """
+    reader = _PageReader(url)
+    # Surrogates keep bytes that are not UTF-8 as they are.
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    try:
+        for piece in page:
+            reader.feed(decoder.decode(piece))
+        reader.close()
+    except AssertionError:  # what html.parser raises for `<![` of another kind
+        return None
+    return reader.names if reader.is_index else None
+
+
+class _PageReader(HTMLParser):
+    """Collects the names in the links of a page."""
 
     def __init__(self, url: str) -> None:
         super().__init__()

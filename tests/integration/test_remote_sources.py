@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
@@ -28,7 +29,7 @@ from PIL import Image
 import clipfleet
 from clipfleet.architectures import Tower
 from clipfleet.cli.output import ITEMS_FAILED
-from clipfleet.errors import ItemError, SourceError, UsageError
+from clipfleet.errors import DependencyError, ItemError, SourceError, UsageError
 from clipfleet.items import Item
 from clipfleet.messages import EmbedTask
 from clipfleet.settings import Settings
@@ -500,6 +501,14 @@ def test_a_page_that_is_no_index_is_refused(folder: Path) -> None:
             items_of(f"{root}/loop")
         with pytest.raises(SourceError, match=r"photos/b is no source .* its page is no index"):
             items_of(f"{root}/photos/b")
+
+
+def test_without_the_library_a_folder_of_a_web_server_names_its_installation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(DependencyError, match=r"pip install '\.\[s3\]'"):
+        items_of("https://127.0.0.1:1/photos")
 
 
 @pytest.mark.usefixtures("stored")

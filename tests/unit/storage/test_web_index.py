@@ -1,6 +1,6 @@
 """The pages on which web servers list a folder.
 
-Those of Apache 2.4, Caddy 2.6, nginx 1.22 and Python 3.11 are shortened copies of what these servers
+Those of Apache 2.4, Caddy 2.6, nginx 1.22 and Python 3.11 are shortened copies of what they
 answered. That of IIS is written by hand, in its form with whole paths and `<A HREF`.
 """
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from clipfleet.errors import SourceError
 from clipfleet.storage.filesystem.locations import readable
-from clipfleet.storage.filesystem.remote import is_remote
+from clipfleet.storage.filesystem.remote import is_remote, key_text
 from clipfleet.storage.skipped import FileFilter, count_skipped
 from clipfleet.storage.stores.files import files_below
 
@@ -45,7 +45,7 @@ class FileWalk:
             try:
                 yield from self._remote(skipped)
             except OSError as error:
-                raise SourceError(f"cannot list {self._root}: {error.strerror}") from error
+                raise SourceError(f"cannot list {error.filename}: {error.strerror}") from error
         else:
             yield from self._local(skipped)
 
@@ -67,12 +67,13 @@ class FileWalk:
             return kind
 
         for key in files_below(self._root):
-            folder, name = posixpath.split(key)
+            path = key_text(key, self._root)
+            folder, name = posixpath.split(path)
             if folder_kind(folder):
                 continue
-            if kind := self._filter.left_out(name, key):
+            if kind := self._filter.left_out(name, path):
                 count_skipped(skipped, kind)
-            elif self._filter.is_item(name, key, is_folder=False):
+            elif self._filter.is_item(name, path, is_folder=False):
                 yield f"{self._root}/{key}"
             else:
                 count_skipped(skipped, self._filter.kind(name))

@@ -55,6 +55,7 @@ class Stored:
 
     data: bytes
     metadata: dict[str, str]
+    modified_s: float = field(default_factory=time.time)  # since 1970
 
     @property
     def etag(self) -> str:
@@ -204,7 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _read(self, found: Stored) -> tuple[int, dict[str, str], bytes]:
         headers = {
             "ETag": found.etag,
-            "Last-Modified": self.date_time_string(),
+            "Last-Modified": self.date_time_string(int(found.modified_s)),
             "Accept-Ranges": "bytes",
             **found.metadata,
         }

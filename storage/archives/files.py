@@ -94,7 +94,7 @@ class Archives:
 
     def _left_out(self, folder: str, name: str, skipped: dict[str, int]) -> bool:
         path = below(os.path.join(folder, name), self.folder)
-        if kind := self._filter.left_out(name, path):
+        if kind := self._filter.left_out(os.path.basename(path), path):
             count_skipped(skipped, kind)
         return bool(kind)
 

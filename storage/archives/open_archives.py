@@ -31,7 +31,9 @@ def archive_endings(path: str) -> tuple[str, ...]:
         try:
             names = names_in(path)
         except OSError as error:
-            raise SourceError(f"cannot list the folder {path}: {error.strerror}") from error
+            raise SourceError(
+                f"cannot list the folder {error.filename}: {error.strerror}"
+            ) from error
         if any(extension_of(name) in IMAGE_EXTENSIONS for name in names):
             return ()
     elif not exists(path) and not is_pattern(path):

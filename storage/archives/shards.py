@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
-from clipfleet.errors import SourceError
 from clipfleet.items import Item
 from clipfleet.storage.archives.captions import (
     CAPTION_EXTENSIONS,
@@ -27,7 +26,6 @@ from clipfleet.storage.archives.source import (
 )
 from clipfleet.storage.archives.tar import TarDamage, TarFile, TarReader
 from clipfleet.storage.filesystem.members import TarMember, TgzMember
-from clipfleet.storage.filesystem.remote import is_remote
 from clipfleet.storage.skipped import count_skipped, extension_of
 from clipfleet.storage.stores.files import open_file
 
@@ -78,11 +76,6 @@ class TarSource(ArchiveSource):
 
     def _read(self, archive: Archive, skipped: dict[str, int]) -> Located:
         with _opened(archive.path) as (file, kind):
-            if kind is TgzMember and self.tower == "img" and is_remote(archive.path):
-                raise SourceError(
-                    f"{archive.path} is compressed, and its pictures would be read from its start "
-                    "each time: gunzip it in its store, or copy it to a disk"
-                )
             try:
                 downloads = read_downloads(archive.path)
             except ValueError as error:

@@ -14,13 +14,13 @@ from typing import Any
 from clipfleet.error_codes import TOMBSTONES
 from clipfleet.errors import UsageError
 from clipfleet.storage.commit.manifest import finish, missing_shards
-from clipfleet.storage.filesystem.file_stats import file_of, file_stats
 from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.part_items import PartItems
 from clipfleet.storage.plan.jobs import Tombstone
 from clipfleet.storage.plan.planner import PlannedMeanwhileError, Row, plan_rows
 from clipfleet.storage.plan.reader import PlanReader
 from clipfleet.storage.plan.standing import Choose, standing_items
+from clipfleet.storage.stores.file_stats import file_of, file_stats
 
 SHOWN = 5  # ids in a message
 
@@ -33,7 +33,7 @@ class Removal:
 
     `removed_before` counts the named ids that had been removed. `waiting` counts the named ids that
     stay, because their shards are not done; `first_waiting` are some of them. `unchecked` counts
-    the items whose uris name no files of this machine.
+    the items whose uris name no files of this machine or of an object store.
     """
 
     dataset: str
@@ -67,7 +67,10 @@ class Removal:
                 "again when these are done"
             )
         if self.unchecked:
-            lines.append(f"  {self.unchecked:,} items are no files of this machine: not looked for")
+            lines.append(
+                f"  {self.unchecked:,} items are no files of this machine or of an object store: "
+                "not looked for"
+            )
         return lines
 
 
@@ -115,11 +118,11 @@ def remove_missing(dataset: Dataset, *, shard_size: int, dry_run: bool = False) 
 
         def choose(_: str, uris: Sequence[str], __: PartItems) -> list[int]:
             nonlocal found
-            local = {n: path for n, uri in enumerate(uris) if (path := file_of(uri))}
-            removal.unchecked += len(uris) - len(local)
-            stats = file_stats(list(local.values()))
-            gone = [n for n, stat in zip(local, stats, strict=True) if stat is None]
-            found += len(local) - len(gone)
+            files = {n: path for n, uri in enumerate(uris) if (path := file_of(uri))}
+            removal.unchecked += len(uris) - len(files)
+            stats = file_stats(list(files.values()))
+            gone = [n for n, stat in zip(files, stats, strict=True) if stat is None]
+            found += len(files) - len(gone)
             return gone
 
         yield from _rows(dataset, choose, removal)

@@ -166,6 +166,12 @@ def parse_member(uri: str) -> Member | None:
     return member
 
 
+def is_member(uri: str) -> bool:
+    """Return whether a uri has the scheme of a member."""
+    scheme, separator, _ = uri.partition("://")
+    return bool(separator) and scheme in _KINDS
+
+
 def file_path(uri: str) -> str:
     """Return the path of the file that has the bytes of a uri: of a member, its archive.
 

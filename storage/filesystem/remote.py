@@ -14,12 +14,13 @@ import os
 import posixpath
 import re
 from dataclasses import dataclass
-from urllib.parse import quote, urljoin
+from urllib.parse import quote, unquote_to_bytes, urljoin
 
 from clipfleet.errors import UsageError
 from clipfleet.storage.filesystem.locations import local_path
 
 SCHEMES = ("s3", "gs", "hf", "https", "http")
+STORE_SCHEMES = ("s3", "gs")
 WEB_SCHEMES = ("https", "http")
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9]*)://(?P<rest>.*)", re.DOTALL)
@@ -161,6 +162,11 @@ def joined(folder: str, path: str) -> str:
         return urljoin(f"{place.url}/", quote(path))
     key = posixpath.normpath(f"/{place.key}/{path}").lstrip("/")
     return Place(scheme=place.scheme, container=place.container, key=key).url
+
+
+def key_text(key: str, folder: str) -> str:
+    """Return a path below a folder as text: that of a web server is percent-encoded."""
+    return os.fsdecode(unquote_to_bytes(key)) if is_web(folder) else key
 
 
 def is_below(location: str, root: str) -> bool:

@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from obstore.exceptions import BaseError
 
@@ -21,16 +21,24 @@ T = TypeVar("T")
 
 
 def repeated(
-    call: Callable[[], T], *, patience_s: float, failure: Callable[[BaseError], Exception]
+    call: Callable[[], T],
+    *,
+    patience_s: float,
+    failure: Callable[[Any], Exception],
+    errors: tuple[type[Exception], ...] = (BaseError,),
+    is_worth: Callable[[Any], bool] = is_worth_repeating,
 ) -> T:
-    """Return what a call returns; the `failure` of its last error is raised."""
+    """Return what a call returns; the `failure` of its last error is raised.
+
+    It is repeated after `errors` that are worth it.
+    """
     ends_s, pause_s = time.monotonic() + patience_s, _FIRST_PAUSE_S
     while True:
         try:
             return call()
-        except BaseError as error:
+        except errors as error:
             failed = failure(error)
-            if not is_worth_repeating(error) or time.monotonic() + pause_s > ends_s:
+            if not is_worth(error) or time.monotonic() + pause_s > ends_s:
                 raise failed from error
             if pause_s == _FIRST_PAUSE_S:  # only the first time
                 log.warning("%s; repeated for at most %g s", failed, patience_s)

@@ -18,6 +18,7 @@ _ANSWER = re.compile(r"<Code>(.*?)</Code>(?:.*?<Message>(.*?)</Message>)?", re.D
 _PASSWORD = re.compile(r"//[^/@\s]*@")
 _PATH = re.compile(r'Path "(.*?)"', re.DOTALL)
 _SHOWN_LENGTH = 300  # characters of a reason
+_NO_LENGTH = "Content-Length Header missing"
 _WORTH_REPEATING = {408, 409, 429}  # of the statuses 4xx; every 5xx is worth repeating
 
 _ACCESS = "give AWS_ACCESS_KEY_ID the right to list, read, write and delete there"
@@ -31,8 +32,13 @@ def is_worth_repeating(error: BaseError) -> bool:
     """Return whether the store or the network failed, and not the request itself."""
     status = status_of(error)
     if status is None:
-        return isinstance(error, GenericError)
+        return isinstance(error, GenericError) and not lacks_length(error)
     return status >= 500 or status in _WORTH_REPEATING
+
+
+def lacks_length(error: Exception) -> bool:
+    """Return whether a web server did not say how long a file is, as of pages that it makes."""
+    return _NO_LENGTH in str(error)
 
 
 def status_of(error: Exception) -> int | None:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 
 from clipfleet.error_codes import GONE, MISSING, REMOVED
 from clipfleet.items import Item
-from clipfleet.storage.filesystem.file_stats import (
-    FileStat,
-    file_hashes,
-    file_of,
-    file_stats,
-    is_local,
-)
+from clipfleet.storage.filesystem.members import is_member
 from clipfleet.storage.format.dataset import FILE_COLUMNS, Dataset
 from clipfleet.storage.format.part_items import PartItems
 from clipfleet.storage.plan.jobs import read_job
 from clipfleet.storage.plan.standing import Standing, standing_items
+from clipfleet.storage.stores.file_stats import file_hashes, file_of, file_stats
+from clipfleet.storage.stores.objects import FileStat
 
 _NS = 1_000_000_000  # in a second
 
@@ -30,7 +26,7 @@ class OverwrittenFiles:
     its SHA-256 does. If the part has a hash, other times alone are no difference. Without these
     columns, and for an item without a vector, the file was changed after its job was planned. A
     file that was missing, or `gone`, was if it exists now; a `removed` item never was. The file of
-    a member is the one that it is in.
+    a member is the one that it is in. Files of object stores are among them.
     """
 
     def __init__(self, dataset: Dataset, *, by_hash: bool) -> None:
@@ -55,17 +51,19 @@ class OverwrittenFiles:
             yield from standing_items(self._dataset, self._choose, self._dataset.info.columns)
 
     def _choose(self, job: str, uris: Sequence[str], part: PartItems) -> list[int]:
-        local = {n: path for n, uri in enumerate(uris) if (path := file_of(uri))}
-        stats = zip(local, file_stats(list(local.values())), strict=True)
+        files = {n: path for n, uri in enumerate(uris) if (path := file_of(uri))}
+        stats = zip(files, file_stats(list(files.values())), strict=True)
         there = {n: stat for n, stat in stats if stat is not None}
         if part.rows is None:
             errors = [part.failures[item.id].error for item in part.items]
             return [n for n, stat in there.items() if self._is_mended(errors[n], stat, job)]
-        self.gone += len(local) - len(there)
+        self.gone += len(files) - len(there)
         # A member with other bytes has another URL: it is newer content.
-        files = {n: stat for n, stat in there.items() if is_local(uris[n])}
-        changed = list(files) if self._by_hash else self._other_stats(job, files, part)
-        return self._other_hashes(changed, uris, part) if self._has_hashes else changed
+        whole = {n: stat for n, stat in there.items() if not is_member(uris[n])}
+        changed = list(whole) if self._by_hash else self._other_stats(job, whole, part)
+        if self._has_hashes:
+            return self._other_hashes({n: files[n] for n in changed}, part)
+        return changed
 
     def _is_mended(self, error: str, stat: FileStat, job: str) -> bool:
         if error in (MISSING, GONE):
@@ -75,17 +73,17 @@ class OverwrittenFiles:
     def _other_stats(self, job: str, stats: dict[int, FileStat], part: PartItems) -> list[int]:
         if part.rows is None or not self._has_stats:
             return [n for n, stat in stats.items() if stat.mtime_ns > self._planned_at_ns(job)]
-        known = list(zip(*(part.rows[name].to_pylist() for name in FILE_COLUMNS), strict=True))
-        return [n for n, stat in stats.items() if stat != known[n]]
-
-    def _other_hashes(
-        self, positions: list[int], uris: Sequence[str], part: PartItems
-    ) -> list[int]:
-        known = part.rows["content_hash"].to_pylist() if part.rows is not None else []
-        found = file_hashes([uris[n] for n in positions])
+        sizes, times = (part.rows[name].to_pylist() for name in FILE_COLUMNS)
         return [
-            n for n, sha256 in zip(positions, found, strict=True) if sha256 not in (None, known[n])
+            n
+            for n, stat in stats.items()
+            if stat.size_bytes != sizes[n] or (times[n] and stat.mtime_ns != times[n])
         ]
+
+    def _other_hashes(self, files: Mapping[int, str], part: PartItems) -> list[int]:
+        known = part.rows["content_hash"].to_pylist() if part.rows is not None else []
+        found = file_hashes(list(files.values()))
+        return [n for n, sha256 in zip(files, found, strict=True) if sha256 not in (None, known[n])]
 
     def _read_planned_at_ns(self, job: str) -> int:
         planned_at = datetime.fromisoformat(read_job(self._dataset, job).created_at)

@@ -13,7 +13,7 @@ from clipfleet.errors import SourceError
 from clipfleet.images import IMAGE_EXTENSIONS
 from clipfleet.items import Item
 from clipfleet.storage.filesystem.locations import readable
-from clipfleet.storage.filesystem.remote import input_location
+from clipfleet.storage.filesystem.remote import input_location, is_web, key_text
 from clipfleet.storage.skipped import (
     NO_RULES,
     FileFilter,
@@ -47,11 +47,12 @@ class FolderSource:
         self._prefix = len(os.path.join(self.root, ""))
 
     def __iter__(self) -> Iterator[Item]:
-        found = False
+        found, is_encoded = False, is_web(self.root)
         self.skipped.clear()
         for path in self._files.paths(self.skipped):
             found = True
-            yield _item(path, path[self._prefix :])
+            relative = path[self._prefix :]
+            yield _item(path, key_text(relative, self.root) if is_encoded else relative)
         if not found:
             raise self._empty_error()
         files = unread(self.skipped)

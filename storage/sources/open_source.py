@@ -11,13 +11,13 @@ from clipfleet.items import TextNormalisation
 from clipfleet.storage.archives.files import ZIP_ENDINGS
 from clipfleet.storage.archives.open_archives import archive_endings, open_archives
 from clipfleet.storage.archives.source import ArchiveSource
-from clipfleet.storage.filesystem.remote import input_location
+from clipfleet.storage.filesystem.remote import input_location, is_web
 from clipfleet.storage.skipped import NO_RULES, FolderRules
 from clipfleet.storage.sources.base import Source
 from clipfleet.storage.sources.folder import FolderSource
 from clipfleet.storage.sources.normalisation import NormalisedTexts
 from clipfleet.storage.sources.options import SourceOptions, given
-from clipfleet.storage.stores.files import exists, is_folder
+from clipfleet.storage.stores.files import exists, is_folder, listed_once
 from clipfleet.storage.tables.columns import Columns
 from clipfleet.storage.tables.compressed import COMPRESSIONS, uncompressed_name
 from clipfleet.storage.tables.guide import open_guide
@@ -39,6 +39,7 @@ _SUPPORTED = (
 )
 
 
+@listed_once()
 def open_source(location: str, *, tower: Tower, **options: Unpack[SourceOptions]) -> Source:
     """Return the source at a path: a folder, archives, a table, a text file, or the guide's data.
 
@@ -75,7 +76,7 @@ def open_source(location: str, *, tower: Tower, **options: Unpack[SourceOptions]
             encoding=options.get("encoding"),
         )
     except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from error
+        raise SourceError(f"cannot read {error.filename or path}: {error.strerror}") from error
     if rules != NO_RULES and not isinstance(opened, FolderSource | ArchiveSource):
         raise SourceError(
             f"{path} has no files of images: leave --include, --exclude and --fail-on-skipped out"
@@ -146,7 +147,8 @@ def _open_file(
         return ParquetSource(path, columns)
     if suffix == ".txt":
         return LinesSource(path, tower, encoding=encoding)
-    raise SourceError(f"{path} is no source that is known by its name: expected {_SUPPORTED}")
+    page = ", and its page is no index of a folder" if is_web(path) else ""
+    raise SourceError(f"{path} is no source that is known by its name{page}: expected {_SUPPORTED}")
 
 
 def form_of(path: str) -> str:

@@ -15,11 +15,13 @@ from clipfleet.storage.filesystem.remote import input_location, is_remote, paren
 from clipfleet.storage.skipped import extension_of
 from clipfleet.storage.sources.open_source import form_of, open_source
 from clipfleet.storage.sources.options import SourceOptions
+from clipfleet.storage.stores.files import listed_once
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+@listed_once()
 def tower_of(location: str, **options: Unpack[SourceOptions]) -> Tower:
     """Return the tower whose items the source at a path holds.
 

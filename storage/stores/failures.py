@@ -15,7 +15,7 @@ from obstore.exceptions import (
 )
 
 from clipfleet.storage.filesystem.remote import Place
-from clipfleet.storage.filesystem.s3_errors import advice_on, reason_of, status_of
+from clipfleet.storage.filesystem.s3_errors import advice_on, lacks_length, reason_of, status_of
 
 _RIGHTS = {
     "s3": (
@@ -27,7 +27,10 @@ _RIGHTS = {
         "set GOOGLE_SKIP_SIGNATURE=true"
     ),
     "hf": "accept the dataset's terms, and set HF_TOKEN",
-    "https": "its server wants credentials, which are not sent",
+    "https": (
+        "its server wants credentials, which are not sent, or its index of this folder is off: "
+        "turn it on, or name a table or an archive"
+    ),
 }
 
 
@@ -57,6 +60,8 @@ def _advice(error: BaseError, place: Place) -> str:
         return "its server gives no ranges of a file: download it"
     if isinstance(error, InvalidPathError):
         return "a key with '//', '.' or '..' in it cannot be listed: rename it, or name a folder"
+    if lacks_length(error):
+        return "it is a page and no file, and no index of a folder: name a table or an archive"
     if place.scheme == "s3" or isinstance(error, PreconditionError):
         return advice_on(error)
     return "check the network, and that the server runs, and run again"

@@ -11,13 +11,40 @@ import os
 import posixpath
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import islice, takewhile
 from typing import BinaryIO
 
-from clipfleet.storage.filesystem.remote import Place, is_remote, is_web, remote_place
-from clipfleet.storage.stores.objects import keys_below, open_object, size_of
+from clipfleet.storage.filesystem.remote import (
+    Place,
+    is_remote,
+    is_web,
+    key_text,
+    remote_place,
+)
+from clipfleet.storage.stores.objects import keys_below, open_object, stat_object
 
 _FIRST_KEYS = 1000  # of a prefix, which say what it holds: it may have any number
+
+# Those of each remote folder that was asked for, by its URL; None outside `listed_once`.
+_listed: ContextVar[dict[str, list[str] | None] | None] = ContextVar("_listed", default=None)
+
+
+@contextmanager
+def listed_once() -> Iterator[None]:
+    """In this block, the first keys of a remote folder are listed once, however often it is asked.
+
+    For the moment in which a source is opened: a later list would miss what changed.
+    """
+    if _listed.get() is not None:
+        yield
+        return
+    token = _listed.set({})
+    try:
+        yield
+    finally:
+        _listed.reset(token)
 
 
 def open_file(location: str) -> BinaryIO:
@@ -28,15 +55,18 @@ def open_file(location: str) -> BinaryIO:
 def is_file(location: str) -> bool:
     """Return whether there is a regular file."""
     if is_remote(location):
-        return size_of(remote_place(location)) is not None
+        try:
+            stat_object(remote_place(location))
+        except FileNotFoundError:
+            return False
+        return True
     return os.path.isfile(location)
 
 
 def is_folder(location: str) -> bool:
-    """Return whether there is a folder, or a prefix with files below it."""
+    """Return whether there is a folder, or a remote one with files below it."""
     if is_remote(location):
-        place = remote_place(location)
-        return not is_web(location) and next(keys_below(place), None) is not None
+        return _first_keys(remote_place(location)) is not None
     return os.path.isdir(location)
 
 
@@ -51,13 +81,37 @@ def names_in(folder: str) -> list[str]:
     """Return the names in a folder; of a remote one, among its first 1,000 files."""
     if not is_remote(folder):
         return os.listdir(folder)
-    keys = islice(keys_below(remote_place(folder)), _FIRST_KEYS)
+    keys = _first_keys(remote_place(folder)) or ()
     return list(dict.fromkeys(key.partition("/")[0] for key in keys))
 
 
 def files_below(folder: str) -> Iterator[str]:
     """Yield the paths below a remote folder of all its files, in the store's order."""
-    return keys_below(remote_place(folder))
+    place = remote_place(folder)
+    if _listed.get() is None:
+        yield from keys_below(place)
+        return
+    first = _first_keys(place) or []
+    yield from first
+    if len(first) == _FIRST_KEYS:
+        yield from islice(keys_below(place), _FIRST_KEYS, None)
+
+
+def _first_keys(place: Place) -> list[str] | None:
+    """Return the first paths below a folder; None if there is no folder."""
+    listed = _listed.get()
+    if listed is not None and place.url in listed:
+        return listed[place.url]
+    try:
+        keys = list(islice(keys_below(place), _FIRST_KEYS))
+        found = keys if keys or is_web(place.url) else None  # a store has no empty folders
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        if not is_web(place.url) or error.filename != place.url:
+            raise
+        found = None  # a file, or a folder that the server does not list
+    if listed is not None:
+        listed[place.url] = found
+    return found
 
 
 def walk(
@@ -109,5 +163,5 @@ def pyarrow_input(location: str) -> str | BinaryIO:
 
 
 def below(location: str, folder: str) -> str:
-    """Return the path of a location below its folder."""
-    return os.path.relpath(location, folder)
+    """Return the path of a location below its folder, as text."""
+    return key_text(os.path.relpath(location, folder), folder)

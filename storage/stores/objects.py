@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import io
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 from clipfleet.storage.filesystem.open_filesystem import STORE_TIMEOUT_S
 from clipfleet.storage.filesystem.remote import WEB_SCHEMES, Place
 from clipfleet.storage.filesystem.s3_file import ObjectFile
-from clipfleet.storage.stores.open_store import open_store
+from clipfleet.storage.stores.open_store import check_library, open_store
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
 
 _PAGE_KEYS = 1000
 _BUFFER_BYTES = 1 << 20  # of one request, when a file is read from its start to its end
@@ -22,12 +25,17 @@ T = TypeVar("T")
 def keys_below(place: Place) -> Iterator[str]:
     """Yield the paths below a folder of all files in it, in the store's order, page by page.
 
+    Those of a web server are percent-encoded.
+
     Raises:
         OSError: The store does not answer, or refuses.
     """
     if place.scheme in WEB_SCHEMES:
-        reason = "a web server lists no files: name a table, a .tar, .zip or .parquet file"
-        raise OSError(errno.ENOTDIR, reason, place.url)
+        check_library(place)
+        from clipfleet.storage.stores.web_index import web_files
+
+        yield from web_files(place)
+        return
     start = len(place.key) + 1 if place.key else 0
     for key in _hub_keys(place) if place.scheme == "hf" else _store_keys(place):
         if len(key) > start:  # consoles mark a folder by an object of its name
@@ -50,28 +58,45 @@ def _store_keys(place: Place) -> Iterator[str]:
         found = obstore.list(store, prefix or None, offset=last, chunk_size=_PAGE_KEYS)
         return list(next(iter(found), ()))
 
-    while entries := _repeated(page, place):
+    while True:
+        entries = _repeated(page, place)
         for entry in entries:
             yield entry["path"]
+        if len(entries) < _PAGE_KEYS:
+            return
         last = entries[-1]["path"]
 
 
-def size_of(place: Place) -> int | None:
-    """Return the bytes of a remote file; None if there is none.
+class FileStat(NamedTuple):
+    """The size of a file, and the time of its last change in nanoseconds since 1970.
+
+    The time is 0 if it is not known.
+    """
+
+    size_bytes: int
+    mtime_ns: int
+
+
+def stat_object(place: Place) -> FileStat:
+    """Return the size and time of a remote file.
 
     Raises:
-        OSError: The store does not answer, or refuses.
+        OSError: It is missing, or the store does not answer, or refuses.
     """
-    if not place.key:
-        return None
     import obstore
 
+    if not place.key:
+        raise FileNotFoundError(errno.ENOENT, "a container is no file", place.url)
     store, path = open_store(place)
-    try:
-        size: int = _repeated(lambda: obstore.head(store, path)["size"], place)
-    except FileNotFoundError:
-        return None
-    return size
+    return stat_of(_repeated(lambda: obstore.head(store, path), place))
+
+
+def stat_of(meta: ObjectMeta) -> FileStat:
+    """Return the size and time in the answer to a HEAD or a GET, whose times are whole seconds.
+
+    Those of lists may have milliseconds, so that they are other times.
+    """
+    return FileStat(meta["size"], int(meta["last_modified"].timestamp()) * 1_000_000_000)
 
 
 def open_object(place: Place) -> BinaryIO:

@@ -29,12 +29,9 @@ def open_store(
         DependencyError: A package for it is not installed.
         UsageError: The environment has something that the store does not take.
     """
-    try:
-        from obstore.exceptions import BaseError
-    except ImportError as error:
-        raise DependencyError(
-            f"{place.url} needs the package obstore ({error}): from a checkout, pip install '.[s3]'"
-        ) from error
+    check_library(place)
+    from obstore.exceptions import BaseError
+
     try:
         if place.scheme == "s3":
             from clipfleet.storage.filesystem.s3 import open_s3
@@ -52,6 +49,20 @@ def open_store(
         return _web(files_url(place), token() or "", timeout_s, retries), place.key
     except (BaseError, ValueError) as error:
         raise UsageError(f"cannot use {place.url}: {' '.join(str(error).split())}") from error
+
+
+def check_library(place: Place) -> None:
+    """Refuse a place whose library is missing.
+
+    Raises:
+        DependencyError: It is not installed.
+    """
+    try:
+        import obstore  # noqa: F401
+    except ImportError as error:
+        raise DependencyError(
+            f"{place.url} needs the package obstore ({error}): from a checkout, pip install '.[s3]'"
+        ) from error
 
 
 @lru_cache(maxsize=64)  # each has its own connections

@@ -22,7 +22,8 @@ from clipfleet.architectures import Tower
 from clipfleet.errors import DependencyError, SourceError
 from clipfleet.items import Item
 from clipfleet.storage.filesystem.members import Base64Text
-from clipfleet.storage.stores.files import is_file, open_file
+from clipfleet.storage.filesystem.remote import is_remote
+from clipfleet.storage.stores.files import is_file, names_in, open_file
 from clipfleet.storage.tables.columns import Columns, show
 from clipfleet.storage.tables.compressed import uncompressed_name
 from clipfleet.storage.tables.text_files import check_regular
@@ -51,10 +52,27 @@ def open_guide(path: str, tower: Tower) -> TableSource | None:
                 "uncompress it"
             )
         return PicturesTsv(path, columns)
+    if is_remote(path):
+        _refuse_lmdb(path, _LMDBS[tower])
+        return None
     for folder in (path, os.path.join(path, _LMDBS[tower])):
         if os.path.isfile(os.path.join(folder, _LMDB_FILE)):
             return PicturesLmdb(folder, columns) if tower == "img" else TextsLmdb(folder, columns)
     return None
+
+
+def _refuse_lmdb(path: str, inner: str) -> None:
+    """Refuse a remote LMDB, at a path or in a folder of it.
+
+    Raises:
+        SourceError: There is one.
+    """
+    names = names_in(path)
+    if _LMDB_FILE in names or (inner in names and is_file(f"{path}/{inner}/{_LMDB_FILE}")):
+        raise SourceError(
+            f"{path} is an LMDB, which is read as memory of this machine: copy it to a disk, or "
+            "name the files that it was made of (_imgs.tsv, _texts.jsonl)"
+        )
 
 
 class PicturesTsv(TableSource):

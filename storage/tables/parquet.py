@@ -14,7 +14,7 @@ from clipfleet.images import IMAGE_EXTENSIONS
 from clipfleet.items import Item
 from clipfleet.storage.filesystem.locations import readable
 from clipfleet.storage.filesystem.parquet_columns import PARQUET_ERRORS, open_columns
-from clipfleet.storage.filesystem.remote import is_remote, is_web, parent
+from clipfleet.storage.filesystem.remote import is_remote, parent
 from clipfleet.storage.skipped import JUNK, NO_RULES, FileFilter, extension_of
 from clipfleet.storage.stores.files import below, is_folder, names_in, pyarrow_input
 from clipfleet.storage.tables.columns import show
@@ -79,11 +79,6 @@ class ParquetSource(TableSource):
         """Yield the id and the value of each row."""
         names = file.schema_arrow.names
         pictures = self._pictures(file, path)
-        if pictures is not None and is_web(path):
-            raise SourceError(
-                f"{path} holds pictures, which are not read from a web server: download it, or "
-                "name it in its store (s3://, gs:// or hf://)"
-            )
         if pictures is None:
             id_, value = self.columns.find(names, location=path)
             _check_once(path, names, id_, value)
@@ -163,7 +158,7 @@ def holds_parquet(folder: str, tower: Tower, *, named: bool) -> bool:
     try:
         at_top = any(extension_of(name) == _EXTENSION for name in names_in(folder))
     except OSError as error:
-        raise SourceError(f"cannot list the folder {folder}: {error.strerror}") from error
+        raise SourceError(f"cannot list the folder {error.filename}: {error.strerror}") from error
     is_asked = named or tower == "txt"
     found = at_top and is_asked
     files = () if found else FileWalk(folder, _EITHER).paths({})

@@ -12,12 +12,14 @@ from clipfleet.storage.sources.base import Source, items_source
 from clipfleet.storage.sources.open_source import normalised, open_source
 from clipfleet.storage.sources.options import SourceOptions, given
 from clipfleet.storage.sources.tower import tower_of, tower_of_items
+from clipfleet.storage.stores.files import listed_once
 
 Items = str | Path | Iterable[Mapping[str, str]]
 
 _HELD: dict[Tower, str] = {"img": "images", "txt": "texts"}
 
 
+@listed_once()
 def open_inputs(
     source: Items,
     model: str | Path,

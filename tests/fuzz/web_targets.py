@@ -6,8 +6,10 @@ import socket
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+from urllib.parse import unquote_to_bytes
 
 from clipfleet.hosts import allowed_host
+from clipfleet.storage.stores.web_index import listed_names
 from clipfleet.workers.http.connection import CheckedConnection
 from clipfleet.workers.http.fetcher import Fetcher, FetchLimits
 from clipfleet.workers.http.policy import Target as UrlTarget
@@ -111,4 +113,24 @@ _ANSWERS = (
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n",
 )
 
-WEB_TARGETS: dict[str, Make] = {"url": url, "answer": answer}
+
+def index_page(folder: Path) -> Target:
+    """The page on which a server lists a folder."""
+    root = "https://example.com/photos/"
+
+    def run(data: bytes) -> None:
+        for name in listed_names(root, [data]) or ():
+            inner = unquote_to_bytes(name.removesuffix("/"))
+            assert inner not in (b"", b".", b".."), name
+            assert "/" not in name[:-1], name
+            assert all("!" <= letter <= "~" for letter in name), name
+
+    seeds = (
+        b"<title>Index of /photos/</title><a href='a.jpg'>a</a><a href=\"b%2F&amp;/\">b</a>",
+        b"<a href='/photos/%e4%b8%80.png'><a href=..><a href='?C=N;O=D'><!DOCTYPE a [<!--",
+        b"<title>\xff</title><a href=//example.com/photos/./x><a href='https://[::1]/'><![if]]>",
+    )
+    return Target(run=run, seeds=seeds)
+
+
+WEB_TARGETS: dict[str, Make] = {"url": url, "answer": answer, "index_page": index_page}

@@ -6,9 +6,19 @@ import gzip
 import io
 import json
 import re
+import shutil
+import socket
+import subprocess
+import sys
 import tarfile
+import threading
 import zipfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,16 +29,26 @@ from PIL import Image
 import clipfleet
 from clipfleet.architectures import Tower
 from clipfleet.cli.output import ITEMS_FAILED
-from clipfleet.errors import ItemError, SourceError, UsageError
+from clipfleet.errors import DependencyError, ItemError, SourceError, UsageError
 from clipfleet.items import Item
+from clipfleet.messages import EmbedTask
 from clipfleet.settings import Settings
+from clipfleet.storage.commit.manifest import missing_shards
+from clipfleet.storage.commit.remove import remove_missing
+from clipfleet.storage.format.dataset import FILE_COLUMNS, Dataset
+from clipfleet.storage.plan.planner import plan_items
+from clipfleet.storage.plan.refresh import Refresh, refresh_items
 from clipfleet.storage.sources.open_source import open_source
+from clipfleet.storage.sources.options import SourceOptions
 from clipfleet.storage.sources.tower import tower_of
+from clipfleet.tasks.embed_shard import embed_shard
+from clipfleet.tasks.submit.inputs import open_inputs
+from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.fake import write_fake_engine
 from clipfleet.workers.http.remote_fetcher import RemoteFetcher
 from clipfleet.workers.preflight import preflight
 from tests.file_server import RESOLVE, Files, serve_files
-from tests.integration.support import forget_settings, run_command
+from tests.integration.support import forget_settings, run_command, wait_until
 from tests.s3 import CUT_DOWNLOAD, REFUSE_403, REFUSE_503, S3, Stored
 
 pytestmark = pytest.mark.integration
@@ -188,11 +208,87 @@ def test_an_archive_that_was_written_anew_gives_no_other_picture(stored: S3) -> 
         assert "--refresh" in str(error)
 
 
-def test_pictures_in_a_compressed_tar_are_refused_and_its_captions_are_read(stored: S3) -> None:
+def test_a_compressed_tar_is_read_from_its_start_to_its_end_once(stored: S3) -> None:
+    location, other = "s3://bucket/z/0.tar.gz", Stored(gzip.compress(tar(captions=False)), {})
     stored.objects["bucket/z/0.tar.gz"] = Stored(gzip.compress(tar()), {})
-    with pytest.raises(SourceError, match="gunzip it in its store, or copy it to a disk"):
-        items_of("s3://bucket/z")
-    assert len(list(open_source("s3://bucket/z", tower="txt"))) == 4
+    items = items_of(location)
+    assert [item.id for item in items] == ["0/0", "0/1", "0/2", "0/3"]
+    assert len(list(open_source(location, tower="txt"))) == 4
+    stored.requests.clear()
+    assert bytes_of(items) == PICTURES
+    assert stored.requests == ["HEAD z/0.tar.gz", "GET z/0.tar.gz"]
+    stored.objects["bucket/z/0.tar.gz"] = other
+    error = refusal(items[1].uri or "")
+    assert error.code == "read_failed"
+    assert "--refresh" in str(error)
+
+
+def test_a_prefix_is_listed_once_before_its_plan(stored: S3, tmp_path: Path) -> None:
+    card = write_fake_engine(tmp_path, "img")
+    stored.requests.clear()
+    open_inputs(
+        "s3://bucket/photos", tmp_path, find=lambda *_: card, tower=None, options=SourceOptions()
+    )
+    assert [request for request in stored.requests if request.startswith("GET")] == ["GET photos/"]
+
+
+@pytest.mark.parametrize("tower", ["img", "txt"])
+def test_an_lmdb_in_a_store_is_refused_with_the_way_out(stored: S3, tower: Tower) -> None:
+    for inner in ("imgs", "pairs"):
+        stored.objects[f"bucket/lmdb/valid/{inner}/data.mdb"] = Stored(b"", {})
+        stored.objects[f"bucket/lmdb/valid/{inner}/lock.mdb"] = Stored(b"", {})
+    own = {"img": "imgs", "txt": "pairs"}[tower]
+    for location in ("s3://bucket/lmdb/valid", f"s3://bucket/lmdb/valid/{own}"):
+        with pytest.raises(
+            SourceError, match=r"is an LMDB.*: copy it to a disk, or name the files"
+        ):
+            open_source(location, tower=tower)
+
+
+def test_replaced_and_deleted_objects_are_found_by_size_and_time(
+    stored: S3, tmp_path: Path
+) -> None:
+    source = open_source("s3://bucket/photos", tower="img")
+    objects = stored.objects
+    settings = Settings(
+        tower="img", model=str(write_fake_engine(tmp_path, "img")), output=str(tmp_path), decoders=1
+    )
+    with Embedder.from_settings(settings) as embedder:
+        dataset = Dataset.create(
+            str(tmp_path / "d"),
+            embedder.card,
+            kind="planned",
+            embedding_dtype="float16",
+            columns=FILE_COLUMNS,
+        )
+
+        def embed() -> None:
+            for shard in list(missing_shards(dataset)):
+                task = EmbedTask(
+                    dataset=dataset.root, tower="img", model=embedder.card.identity, shard=shard
+                )
+                embed_shard(task, embedder, worker="w")
+
+        def refresh() -> Refresh:
+            return refresh_items(dataset, source, 10, on_conflict="keep")
+
+        plan_items(dataset, source, 10)
+        embed()
+        (rows,) = clipfleet.Dataset(dataset.root).tables(["size_bytes", "mtime_ns"])
+        assert sorted(rows["size_bytes"].to_pylist()) == sorted(map(len, PICTURES))
+        times = {int(one.modified_s) * 10**9 for one in objects.values()}
+        assert set(rows["mtime_ns"].to_pylist()) <= times
+        assert refresh() == Refresh()
+        first = objects["bucket/photos/b/1.png"]
+        objects["bucket/photos/b/1.png"] = replace(first, modified_s=first.modified_s + 5)
+        del objects["bucket/photos/b/2.PNG"]
+        found = refresh()
+        assert (found.overwritten, found.gone) == (1, 1)
+        embed()
+        assert (refresh().overwritten, remove_missing(dataset, shard_size=10).removed) == (0, 1)
+        stored.break_(REFUSE_403)
+        with pytest.raises(UsageError, match=r"cannot be looked at.*AWS_ACCESS_KEY_ID"):
+            remove_missing(dataset, shard_size=10)
 
 
 @pytest.mark.usefixtures("stored")
@@ -280,6 +376,7 @@ def test_a_dataset_of_the_hub_is_listed_in_pages_and_read_with_the_token(
 
 def test_files_of_a_web_server_are_read_and_their_images_from_allowed_hosts() -> None:
     files = {f"/{key}": data for key, data in FILES.items()}
+    files["/z/0.tar.gz"] = gzip.compress(tar())
     files["/tables/b.csv"] = b"id,path\n1,../photos/b/1.png\n2,\xe4\xb8\x80 1.png\n"
     with serve_files(Files(files)) as served:
         root = served.endpoint
@@ -289,12 +386,10 @@ def test_files_of_a_web_server_are_read_and_their_images_from_allowed_hosts() ->
             f"{root}/photos/b/1.png",
             f"{root}/tables/%E4%B8%80%201.png",
         ]
-        for location in (f"{root}/shards/00000.tar", f"{root}/zips/all.zip"):
-            items = items_of(location)
+        for path in ("rows/train-0.parquet", "z/0.tar.gz", "shards/00000.tar", "zips/all.zip"):
+            items = items_of(f"{root}/{path}")
             assert bytes_of(items, allowed) == PICTURES
             assert refusal(items[0].uri or "").code == "not_allowed"
-        with pytest.raises(SourceError, match="not read from a web server"):
-            items_of(f"{root}/rows/train-0.parquet")
         with pytest.raises(SourceError, match="no source at"):
             items_of(f"{root}/photos")
         with pytest.raises(UsageError, match="has a query or a fragment"):
@@ -303,6 +398,117 @@ def test_files_of_a_web_server_are_read_and_their_images_from_allowed_hosts() ->
         assert "it has no ranges" in str(refusal(items[0].uri or "", allowed))
         with pytest.raises(SourceError, match="gives no ranges of a file: download it"):
             items_of(f"{root}/tables/b.csv")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of web servers."""
+    for key, data in FILES.items():
+        path = tmp_path / "web" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    (tmp_path / "web/photos/empty").mkdir()
+    return tmp_path / "web"
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def serve_python(folder: Path) -> Iterator[str]:
+    """Serve a folder as `python -m http.server` does."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def serve_nginx(folder: Path) -> Iterator[str]:
+    """Serve a folder with nginx and its index; that of /off is off."""
+    if (nginx := shutil.which("nginx") or shutil.which("/usr/sbin/nginx")) is None:
+        pytest.skip("nginx is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    home = folder.parent / "nginx"
+    home.mkdir()
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    paths = "".join(f"{kind}_temp_path {home}/temp; " for kind in kinds)
+    (home / "nginx.conf").write_text(
+        f"daemon off; master_process off; pid {home}/pid; events {{}} http {{ access_log off; "
+        f"{paths} server {{ listen 127.0.0.1:{port}; root {folder}; autoindex on; "
+        f"location /off/ {{ autoindex off; alias {folder}/; }} }} }}"
+    )
+    error_log = str(home / "error.log")
+    process = subprocess.Popen([nginx, "-p", home, "-c", home / "nginx.conf", "-e", error_log])
+    try:
+        wait_until(lambda: answers(port), what="nginx")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
+@pytest.mark.parametrize("serve", [serve_python, serve_nginx])
+def test_a_folder_of_a_web_server_is_read_by_its_index(
+    serve: Callable[[Path], AbstractContextManager[str]], folder: Path
+) -> None:
+    with serve(folder) as root:
+        allowed = Settings(url_private_hosts=(root.removeprefix("http://"),), url_schemes=("http",))
+        source = open_source(f"{root}/photos/", tower="img")
+        items = list(source)
+        assert {item.id: item.uri for item in items} == {
+            "b-c/3.png": f"{root}/photos/b-c/3.png",
+            "b/1.png": f"{root}/photos/b/1.png",
+            "b/2.PNG": f"{root}/photos/b/2.PNG",
+            "一 #1?%.png": f"{root}/photos/%E4%B8%80%20%231%3F%25.png",
+        }
+        assert source.skipped[".txt"] == 1
+        assert sorted(bytes_of(items, allowed)) == sorted(PICTURES)
+        assert tower_of(f"{root}/photos") == "img"
+        with pytest.raises(SourceError, match="photos/empty holds no image"):
+            items_of(f"{root}/photos/empty")
+        if serve is serve_nginx:  # Python's server has no ranges
+            for path, count in (("shards", 8), ("zips", 4), ("rows", 4)):
+                found = items_of(f"{root}/{path}")
+                assert len(found) == count
+                assert bytes_of(found[-4:], allowed) == PICTURES
+            with pytest.raises(SourceError, match="its index of this folder is off"):
+                items_of(f"{root}/off/photos")
+
+
+def test_a_page_that_is_no_index_is_refused(folder: Path) -> None:
+    (folder / "photos/b/index.html").write_text("<title>Us</title><a href='/'>home</a>")
+    with serve_python(folder) as root:
+        with pytest.raises(SourceError, match="photos/b: its page is no index of its files: turn"):
+            items_of(f"{root}/photos")
+        (folder / "loop").mkdir()
+        (folder / "loop/again").symlink_to(folder / "loop")
+        with pytest.raises(SourceError, match="32 folders in one another: is one a link"):
+            items_of(f"{root}/loop")
+        with pytest.raises(SourceError, match=r"photos/b is no source .* its page is no index"):
+            items_of(f"{root}/photos/b")
+
+
+def test_without_the_library_a_folder_of_a_web_server_names_its_installation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(DependencyError, match=r"pip install '\.\[s3\]'"):
+        items_of("https://127.0.0.1:1/photos")
 
 
 @pytest.mark.usefixtures("stored")

@@ -13,9 +13,11 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.message import Message
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from time import time
+from typing import NamedTuple
 
 from clipfleet import __version__
 from clipfleet.error_codes import (
@@ -54,6 +56,13 @@ _STALE = (ConnectionError, http.client.BadStatusLine)
 
 # Reserves room for a number of bytes, after a wait if need be; returns the seconds waited.
 Room = Callable[[int], float]
+
+
+class Answer(NamedTuple):
+    """What a server sent."""
+
+    body: bytes
+    headers: Message
 
 
 class BusyError(ItemError):
@@ -103,7 +112,18 @@ class Fetcher:
     def fetch(
         self, url: str, room: Room = lambda _: 0.0, *, span: tuple[int, int] | None = None
     ) -> bytes:
-        """Return the body of a URL, after redirects; of its bytes those of `span`, if it is given.
+        """Return the body of a URL, as `ask` does."""
+        return self.ask(url, room, span=span).body
+
+    def ask(
+        self,
+        url: str,
+        room: Room = lambda _: 0.0,
+        *,
+        span: tuple[int, int] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Return the answer of a URL, after redirects; of its bytes those of `span`, if given.
 
         Raises:
             ItemError: The URL is refused or was not fetched; the code says if that is transient.
@@ -112,7 +132,7 @@ class Fetcher:
         limits = self._limits
         deadline = Deadline(limits.total_timeout_s, step_s=limits.read_timeout_s)
         try:
-            return self._fetch(url, deadline, room, span)
+            return self._ask(url, deadline, room, span, headers or {})
         except TimeoutError as error:
             reason = str(error) if error.errno is None else error.strerror
             raise item_error(FETCH_TIMEOUT, f"{shown(url)} took too long: {reason}") from error
@@ -133,17 +153,22 @@ class Fetcher:
             reason = f"its server does not speak HTTP: {type(error).__name__} {shown(str(error))}"
             raise item_error(HTTP_ERROR, f"{shown(url)}: {reason}") from error
 
-    def _fetch(
-        self, url: str, deadline: Deadline, room: Room, span: tuple[int, int] | None
-    ) -> bytes:
+    def _ask(
+        self,
+        url: str,
+        deadline: Deadline,
+        room: Room,
+        span: tuple[int, int] | None,
+        more: Mapping[str, str],
+    ) -> Answer:
         target = self._policy.target(url)
         wanted = HTTPStatus.OK if span is None else HTTPStatus.PARTIAL_CONTENT
-        headers = _HEADERS if span is None else _HEADERS | _range(*span)
+        headers = {**_HEADERS, **more, **(_range(*span) if span else {})}
         for _ in range(MAX_REDIRECTS + 1):
-            connection, answer = self._ask(target, deadline, headers)
+            connection, answer = self._sent(target, deadline, headers)
             try:
                 if answer.status == wanted:
-                    return self._body(url, answer, connection, room)
+                    return Answer(self._body(url, answer, connection, room, span), answer.headers)
                 location = answer.headers.get("Location")
                 if not (answer.status in _REDIRECTS and location):
                     raise _error(url, answer)
@@ -153,7 +178,7 @@ class Fetcher:
             target = self._policy.redirected(target, _as_text(location))
         raise item_error(HTTP_ERROR, f"{shown(url)} is redirected more than {MAX_REDIRECTS} times")
 
-    def _ask(
+    def _sent(
         self, target: Target, deadline: Deadline, headers: Mapping[str, str]
     ) -> tuple[CheckedConnection, http.client.HTTPResponse]:
         kept = self._idle.take(target, deadline)
@@ -177,27 +202,30 @@ class Fetcher:
         answer: http.client.HTTPResponse,
         connection: CheckedConnection,
         room: Room,
+        span: tuple[int, int] | None,
     ) -> bytes:
         encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding != "identity":
             reason = f"its server compresses it ({encoding[:20]}) though it was asked not to"
             raise item_error(HTTP_ERROR, f"{shown(url)}: {reason}")
         announced = answer.length
-        self._check_size(url, announced or 0)
+        self._check_size(url, announced or 0, span)
         pieces, size = [], 0
         while piece := answer.read(_PIECE_BYTES):
             size += len(piece)
-            self._check_size(url, size)  # Content-Length may be wrong
+            self._check_size(url, size, span)  # Content-Length may be wrong
             connection.deadline.extend(room(len(piece)))
             pieces.append(piece)
         if announced is not None and size < announced:
             raise _cut_off(url, f"{size} of {announced} bytes came")
         return b"".join(pieces)
 
-    def _check_size(self, url: str, size: int) -> None:
-        if size > self._limits.max_bytes:
-            reason = f"more than the {self._limits.max_bytes} bytes allowed by max_image_bytes"
-            raise item_error(TOO_LARGE, f"{shown(url)} has {reason}")
+    def _check_size(self, url: str, size: int, span: tuple[int, int] | None) -> None:
+        limit, by = self._limits.max_bytes, "allowed by max_image_bytes"
+        if span is not None:
+            limit, by = span[1] - span[0], "that were asked for"
+        if size > limit:
+            raise item_error(TOO_LARGE, f"{shown(url)} has more than the {limit} bytes {by}")
 
     def _put_back(self, connection: CheckedConnection, answer: http.client.HTTPResponse) -> None:
         if answer.isclosed() and connection.sock is not None:  # the body was read to its end

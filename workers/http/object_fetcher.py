@@ -19,12 +19,13 @@ from clipfleet.error_codes import (
     TOO_LARGE,
 )
 from clipfleet.errors import DependencyError, ItemError, UsageError
-from clipfleet.storage.filesystem.members import Member, ParquetPicture, parse_member
+from clipfleet.storage.filesystem.members import Member, parse_member
 from clipfleet.storage.filesystem.remote import Place, is_below, remote_place
-from clipfleet.storage.stores.objects import open_object
+from clipfleet.storage.stores.objects import open_object, stat_of
 from clipfleet.storage.stores.open_store import open_store
 from clipfleet.workers.http.fetcher import BusyError, FetchLimits, Room
-from clipfleet.workers.images.members import check_size, damaged, read_range
+from clipfleet.workers.images.members import read_in_order, read_range
+from clipfleet.workers.images.read import ObjectBytes, is_in_order
 from clipfleet.workers.item_errors import item_error, shown
 
 if TYPE_CHECKING:
@@ -82,11 +83,11 @@ class ObjectFetcher:
                 reason = f"{size} bytes, more than the {self._limits.max_bytes} allowed"
                 raise OSError(errno.EFBIG, reason, place.url)
             room(size)
-            return found.bytes().to_bytes()
+            return ObjectBytes.of(found.bytes().to_bytes(), stat_of(found.meta).mtime_ns)
 
     def _member(self, place: Place, member: Member, room: Room) -> bytes:
-        if isinstance(member, ParquetPicture):
-            return self._row(place, member)
+        if is_in_order(member.uri):
+            return read_in_order(lambda: open_object(place), member, self._limits.max_bytes)
 
         def read(offset: int, size: int) -> bytes:
             import obstore
@@ -99,16 +100,6 @@ class ObjectFetcher:
                 return found.bytes().to_bytes()
 
         return read_range(read, member, self._limits.max_bytes)
-
-    def _row(self, place: Place, member: ParquetPicture) -> bytes:
-        from clipfleet.workers.images.parquet_rows import read_remote_row
-
-        try:
-            picture = read_remote_row(member, lambda: open_object(place))
-        except ValueError as error:
-            raise damaged(member, str(error)) from error
-        check_size(len(picture), self._limits.max_bytes, member)
-        return picture
 
     def _store(self, place: Place) -> tuple[ObjectStore, str]:
         # Without retries of the library: those of the prefetcher count for the whole store.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from functools import partial
 
 from clipfleet.error_codes import READ_FAILED, TOO_LARGE
 from clipfleet.settings import Settings
@@ -11,8 +12,9 @@ from clipfleet.storage.filesystem.remote import real_location
 from clipfleet.workers.http.fetcher import Fetcher, FetchLimits, Room
 from clipfleet.workers.http.object_fetcher import ObjectFetcher
 from clipfleet.workers.http.policy import UrlPolicy
-from clipfleet.workers.images.members import read_range
-from clipfleet.workers.images.read import is_http_url
+from clipfleet.workers.http.web_file import open_web_file
+from clipfleet.workers.images.members import read_in_order, read_range
+from clipfleet.workers.images.read import is_http_url, is_in_order
 from clipfleet.workers.item_errors import item_error, shown
 
 
@@ -52,6 +54,9 @@ class RemoteFetcher:
             return self._web.fetch(member.path, room, span=(offset, offset + size))
 
         try:
+            if is_in_order(member.uri):
+                opened = partial(open_web_file, self._web, member.path)
+                return read_in_order(opened, member, self._max_bytes)
             return read_range(read, member, self._max_bytes)
         except OSError as error:
             if error.errno != errno.EFBIG:

@@ -25,6 +25,7 @@ from clipfleet.errors import ItemError, StorageError
 from clipfleet.images import DEFAULT_RULES, PictureRules
 from clipfleet.items import Fingerprint
 from clipfleet.workers.images.decode import ImageLimits
+from clipfleet.workers.images.read import ObjectBytes
 from clipfleet.workers.images.region import MAX_OWN_SIDE, Layout, Region
 from clipfleet.workers.images.rules import Remark
 from clipfleet.workers.item_errors import item_error, shown
@@ -240,6 +241,8 @@ class Decoder:
             message["sha256"] = True
         if request.data is not None:
             message["bytes"] = len(request.data)
+            if isinstance(request.data, ObjectBytes):
+                message["mtime_ns"] = request.data.mtime_ns
             self._files.append(_file_of(request))
         if not self.requests:
             self.since_s = time.monotonic()

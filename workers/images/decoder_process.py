@@ -90,7 +90,7 @@ def _answer(
     """
     try:
         uri = request["uri"]
-        data, mtime_ns = _data(uri, file, limits, region)
+        data, mtime_ns = _data(uri, file, request.get("mtime_ns", 0), limits, region)
         image = open_image(data, uri, limits.max_pixels)
         placed = _placed_jpeg(image, data, region, room, exact="exact" in request)
         if placed is None:
@@ -105,14 +105,16 @@ def _answer(
     return [*placed, Fingerprint(len(data), mtime_ns, sha256)]
 
 
-def _data(uri: str, file: int | None, limits: ImageLimits, region: Region) -> FileBytes:
-    """Return the bytes of a picture: of the open file that came with it, or of its own."""
+def _data(
+    uri: str, file: int | None, mtime_ns: int, limits: ImageLimits, region: Region
+) -> FileBytes:
+    """Return the bytes of a picture: of the open file that came with its time, or of its own."""
     begin_ns = time.monotonic_ns()
     try:
         if file is None:
             return read_file(uri, limits.max_bytes, limits.input_roots, attempts=limits.attempts)
         with open(file, "rb") as opened:
-            return FileBytes(opened.read(), 0)
+            return FileBytes(opened.read(), mtime_ns)
     finally:
         region.add_work(read_ns=time.monotonic_ns() - begin_ns)
 

@@ -27,7 +27,7 @@ from clipfleet.storage.format.results import Failure
 from clipfleet.workers.closing import Closing
 from clipfleet.workers.images.decode import ImageLimits, no_image
 from clipfleet.workers.images.decoder import Decoder, DecoderLostError, Picture, Request
-from clipfleet.workers.images.read import is_table_row, read_bytes
+from clipfleet.workers.images.read import is_in_order, read_bytes
 from clipfleet.workers.images.region import Layout
 from clipfleet.workers.item_errors import shown
 
@@ -130,8 +130,8 @@ class Decoders(Closing):
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # a URL was fetched
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._fetches = ThreadPoolExecutor(_FETCHES, thread_name_prefix="url")
-        # One: rows are read in their order, and a row group is decoded once.
-        self._rows = ThreadPoolExecutor(1, thread_name_prefix="rows")
+        # One: they are read in their order, and a row group or a .tar.gz is unpacked once.
+        self._in_order = ThreadPoolExecutor(1, thread_name_prefix="in order")
         self._closing = threading.Lock()  # held while a thread wakes this one, or after the end
         try:
             self._start_missing()
@@ -326,8 +326,8 @@ class Decoders(Closing):
 
     def _reader_of(self, uri: str) -> ThreadPoolExecutor | None:
         """Return the threads that read a picture for the decoders; None if decoders do."""
-        if is_table_row(uri):
-            return self._rows
+        if is_in_order(uri):
+            return self._in_order
         return self._fetches if is_fetched(uri) else None
 
     def _fetch(self, run: _Run, request: Request) -> None:
@@ -384,7 +384,7 @@ class Decoders(Closing):
     def close(self) -> None:
         """End the processes."""
         self._end_all()
-        for threads in (self._fetches, self._rows):
+        for threads in (self._fetches, self._in_order):
             threads.shutdown(wait=False, cancel_futures=True)
         self._selector.close()
         with self._closing:

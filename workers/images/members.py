@@ -11,7 +11,7 @@ import threading
 import zlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, BinaryIO
 
 from clipfleet.error_codes import DECODE_FAILED, READ_FAILED
 from clipfleet.errors import ItemError
@@ -30,6 +30,7 @@ _RAW_DEFLATE = -zlib.MAX_WBITS
 
 
 ReadRange = Callable[[int, int], bytes]  # (offset, size) -> fewer bytes only at the file's end
+Opened = Callable[[], BinaryIO]
 
 
 def read_member(file: int, member: Member, max_bytes: int) -> bytes:
@@ -40,10 +41,29 @@ def read_member(file: int, member: Member, max_bytes: int) -> bytes:
         ItemError: The file ends before it, is damaged, or was written anew after it was planned.
     """
     if isinstance(member, TgzMember):
-        return _read_tgz(file, member, max_bytes)
+        status = os.fstat(file)
+        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        return _read_tgz(member, max_bytes, identity, lambda: _reopened(file))
     if isinstance(member, ParquetPicture):
-        return _read_parquet(file, member, max_bytes)
+        from clipfleet.workers.images.parquet_rows import read_row  # pyarrow, for these only
+
+        return _read_parquet(partial(read_row, file), member, max_bytes)
     return read_range(partial(_pread, file), member, max_bytes)
+
+
+def read_in_order(opened: Opened, member: Member, max_bytes: int) -> bytes:
+    """Return the bytes of a remote member that is no range of its file; `opened` opens its file.
+
+    Each thread keeps the file that it read last, with its place in it.
+
+    Raises:
+        OSError, ItemError: As for `read_member`; or the errors of the file.
+    """
+    if isinstance(member, TgzMember):
+        return _read_tgz(member, max_bytes, (member.path,), opened)
+    from clipfleet.workers.images.parquet_rows import read_remote_row
+
+    return _read_parquet(partial(read_remote_row, opened), member, max_bytes)
 
 
 def read_range(read: ReadRange, member: Member, max_bytes: int) -> bytes:
@@ -64,11 +84,13 @@ def _read_tar(read: ReadRange, member: TarMember, max_bytes: int) -> bytes:
     return _without_header(read(start, TAR_BLOCK_BYTES + member.size), member)
 
 
-def _read_tgz(file: int, member: TgzMember, max_bytes: int) -> bytes:
+def _read_tgz(
+    member: TgzMember, max_bytes: int, identity: tuple[object, ...], opened: Opened
+) -> bytes:
     check_size(member.size, max_bytes, member)
     start = member.offset - TAR_BLOCK_BYTES
     try:
-        data = _unpacked.read(file, start, TAR_BLOCK_BYTES + member.size)
+        data = _unpacked.read(identity, opened, start, TAR_BLOCK_BYTES + member.size)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise damaged(member, f"its file is damaged: {error}") from error
     return _without_header(data, member)
@@ -109,11 +131,9 @@ def _read_base64(read: ReadRange, member: Base64Text, max_bytes: int) -> bytes:
         raise item_error(DECODE_FAILED, f"{shown(member.uri)} is no base64: {error}") from error
 
 
-def _read_parquet(file: int, member: ParquetPicture, max_bytes: int) -> bytes:
-    from clipfleet.workers.images.parquet_rows import read_row  # pyarrow, for these pictures only
-
+def _read_parquet(read_row: Callable[[Any], bytes], member: Member, max_bytes: int) -> bytes:
     try:
-        picture = read_row(file, member)
+        picture = read_row(member)
     except ValueError as error:
         raise damaged(member, str(error)) from error
     check_size(len(picture), max_bytes, member)
@@ -134,30 +154,37 @@ class _Unpacked(threading.local):
     """
 
     def __init__(self) -> None:
-        self._opened: gzip.GzipFile | None = None
-        self._identity: tuple[int, ...] = ()
+        self._file: BinaryIO | None = None
+        self._unpacked: gzip.GzipFile | None = None
+        self._identity: tuple[object, ...] = ()
 
-    def read(self, file: int, offset: int, size: int) -> bytes:
-        status = os.fstat(file)
-        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        if self._opened is None or identity != self._identity:
+    def read(self, identity: tuple[object, ...], opened: Opened, offset: int, size: int) -> bytes:
+        if self._unpacked is None or identity != self._identity:
             self._close()
-            self._opened = gzip.open(f"/proc/self/fd/{file}")  # noqa: SIM115 - stays open
+            self._file = opened()
+            self._unpacked = gzip.GzipFile(fileobj=self._file, mode="rb")
             self._identity = identity
         try:
-            self._opened.seek(offset)
-            return self._opened.read(size)
-        except (OSError, EOFError, zlib.error):
+            self._unpacked.seek(offset)
+            return self._unpacked.read(size)
+        except (OSError, EOFError, zlib.error, ItemError):
             self._close()
             raise
 
     def _close(self) -> None:
-        if self._opened is not None:
-            self._opened.close()
-            self._opened = None
+        if self._unpacked is not None:
+            self._unpacked.close()
+            self._unpacked = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 _unpacked = _Unpacked()
+
+
+def _reopened(file: int) -> BinaryIO:
+    return open(f"/proc/self/fd/{file}", "rb")
 
 
 def _pread(file: int, offset: int, size: int) -> bytes:

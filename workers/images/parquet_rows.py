@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
+from clipfleet.errors import ItemError
 from clipfleet.storage.filesystem.members import ParquetPicture
 from clipfleet.storage.filesystem.parquet_columns import (
     PARQUET_ERRORS,
@@ -40,17 +41,18 @@ def read_row(file: int, member: ParquetPicture) -> bytes:
     return column.value(member.row - 1)
 
 
-def read_remote_row(member: ParquetPicture, opened: Callable[[], BinaryIO]) -> bytes:
+def read_remote_row(opened: Callable[[], BinaryIO], member: ParquetPicture) -> bytes:
     """Return the picture in a row of a remote Parquet file, which `opened` opens, as `read_row`.
 
-    After a failure of the store, the next row begins its row group again.
+    After a failure of the server, the next row begins its row group again.
 
     Raises:
         OSError, ValueError: As `read_row` does.
+        ItemError: Of a web server.
     """
     try:
         return _last.column_of((member.path,), member, opened).value(member.row - 1)
-    except OSError:
+    except (OSError, ItemError):
         _last.forget()
         raise
 

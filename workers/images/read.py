@@ -21,10 +21,15 @@ from clipfleet.error_codes import (
     TOO_LARGE,
 )
 from clipfleet.errors import ItemError, StorageError, UsageError
-from clipfleet.storage.filesystem.file_stats import mtime_ns
 from clipfleet.storage.filesystem.locations import has_scheme, local_path
-from clipfleet.storage.filesystem.members import ParquetPicture, is_fetched, parse_member
+from clipfleet.storage.filesystem.members import (
+    ParquetPicture,
+    TgzMember,
+    is_fetched,
+    parse_member,
+)
 from clipfleet.storage.filesystem.remote import is_below
+from clipfleet.storage.stores.file_stats import mtime_ns
 from clipfleet.workers.backoff import backoff_s
 from clipfleet.workers.images.members import read_member
 from clipfleet.workers.item_errors import item_error, shown
@@ -61,7 +66,6 @@ _CODES = {  # the error code and the reason; None: the system's message
 _TRANSIENT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOTCONN})
 
 _WEB = ("http://", "https://")
-_TABLE_ROW = f"{ParquetPicture.scheme}://"
 
 
 class FileBytes(NamedTuple):
@@ -71,19 +75,33 @@ class FileBytes(NamedTuple):
     mtime_ns: int
 
 
+class ObjectBytes(bytes):
+    """The bytes of an object of a store, which also have the time of its last change."""
+
+    mtime_ns = 0
+
+    @classmethod
+    def of(cls, data: bytes, mtime_ns: int) -> ObjectBytes:
+        """Return bytes with a time."""
+        found = cls(data)
+        found.mtime_ns = mtime_ns
+        return found
+
+
 def is_http_url(uri: str) -> bool:
     """Return whether a uri is an http:// or https:// URL."""
     return uri[:8].lower().startswith(_WEB)
 
 
-def is_table_row(uri: str) -> bool:
+def is_in_order(uri: str) -> bool:
     """Return whether a uri is a member that is read fast only after the member before it."""
-    return uri.startswith(_TABLE_ROW)
+    scheme, _, _ = uri.partition("://")
+    return scheme == ParquetPicture.scheme or (scheme == TgzMember.scheme and is_fetched(uri))
 
 
 def is_fetched_ahead(uri: str) -> bool:
-    """Return whether a uri is fetched while others are decoded; rows wait for those before."""
-    return is_fetched(uri) and not is_table_row(uri)
+    """Return whether a uri is fetched while others are decoded, in any order."""
+    return is_fetched(uri) and not is_in_order(uri)
 
 
 def refuse_url(url: str) -> bytes:

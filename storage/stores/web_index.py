@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote_to_bytes, urljoin, urlsplit
 from urllib.request import Request, urlopen
 
 from clipfleet import __version__
-from clipfleet.storage.filesystem.locations import STORE_TIMEOUT_S
+from clipfleet.storage.filesystem.open_filesystem import STORE_TIMEOUT_S
 from clipfleet.storage.filesystem.remote import Place
 from clipfleet.storage.stores.failures import rights_advice
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -59,11 +57,11 @@ class StoredVectors:
         Raises:
             StorageError: The disk did not answer.
         """
-        begin_s = time.monotonic()
+        begin_s = monotonic()
         if begin_s < self._next_list_s or self._full:
             return
         names = sorted(part_names(self.dataset.fs) - self._seen)
-        end_s = time.monotonic()
+        end_s = monotonic()
         self._next_list_s = end_s + _LIST_PAUSE * (end_s - begin_s)
         if not names:
             return
@@ -115,21 +113,17 @@ class StoredVectors:
 
     def _vectors(self, name: str, hashes: list[str]) -> dict[str, Vector] | None:
         def read(parquet: pq.ParquetFile) -> dict[str, Vector]:
-            known = read_columns(parquet, ["content_hash"])["content_hash"].combine_chunks()
-            rows = pc.index_in(pa.array(hashes, known.type), value_set=known).to_pylist()
+            known = read_columns(parquet, ["content_hash"])["content_hash"].to_pylist()
+            rows = {sha256: row for row, sha256 in enumerate(known)}
             found: dict[str, Vector] = {}
             begin = 0
             for group in range(parquet.num_row_groups):
                 end = begin + parquet.metadata.row_group(group).num_rows
-                here = {
-                    sha256: row - begin
-                    for sha256, row in zip(hashes, rows, strict=True)
-                    if row is not None and begin <= row < end
-                }
+                here = [sha256 for sha256 in hashes if begin <= rows.get(sha256, -1) < end]
                 if here:
                     vectors = self._group(parquet, group)
-                    for sha256, row in here.items():
-                        found[sha256] = vectors[row].astype(np.float32)  # a copy: groups are large
+                    for sha256 in here:  # a copy of the row, for groups are large
+                        found[sha256] = vectors[rows[sha256] - begin].astype(np.float32)
                 begin = end
             return found
 
@@ -138,7 +132,8 @@ class StoredVectors:
     def _group(self, parquet: pq.ParquetFile, group: int) -> NDArray[Any]:
         column = read_row_group(parquet, group, ["embedding"])["embedding"].combine_chunks()
         flat = column.flatten().to_numpy(zero_copy_only=False)
-        return flat.reshape(len(column), self.dataset.info.dim)
+        vectors: NDArray[Any] = flat.reshape(len(column), self.dataset.info.dim)
+        return vectors
 
     def _read(self, name: str, read: Callable[[pq.ParquetFile], T]) -> T | None:
         """Return what `read` finds in a part; None if there is no sound part of this name."""

@@ -21,7 +21,8 @@ from clipfleet.reader import Dataset as Reader
 from clipfleet.settings import Settings, load_settings
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import missing_shards
-from clipfleet.storage.format.dataset import Dataset, EmbeddingDtype
+from clipfleet.storage.filesystem.base import Filesystem
+from clipfleet.storage.format.dataset import Dataset, EmbeddingDtype, part_names
 from clipfleet.storage.format.parts import part_of, part_path, without_rows
 from clipfleet.storage.format.results import Embedded, Failure
 from clipfleet.storage.plan.planner import plan_items
@@ -263,21 +264,28 @@ def test_a_process_tells_that_it_knows_no_more_contents(
 def test_parts_are_listed_for_a_tenth_of_the_time(
     tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = make_dataset(tmp_path / "d", texts("a cat", "a dog"), shard_size=1)
-    shards = list(missing_shards(dataset))
-    clock = iter([0.0, 2.0, 21.9, 22.0, 22.1])  # the list takes 2 s
-    monkeypatch.setattr(stored.time, "monotonic", lambda: next(clock))
+    now_s = 0.0
+
+    def list_slowly(fs: Filesystem) -> set[str]:
+        nonlocal now_s
+        now_s += 2
+        return part_names(fs)
+
+    dataset = make_dataset(tmp_path / "d", texts("a cat"))
     vectors = stored.StoredVectors(dataset)
-    dog = sha256(b"a dog").hexdigest()
-    vectors.look()
-    monkeypatch.setattr(known.StoredVectors, "look", lambda _: None)
-    embed_shards(dataset, shards, embedder)
-    monkeypatch.undo()
-    monkeypatch.setattr(stored.time, "monotonic", lambda: next(clock))
-    vectors.look()
-    assert dog not in vectors
-    vectors.look()
-    assert dog in vectors
+    with monkeypatch.context() as patch:
+        patch.setattr(stored, "monotonic", lambda: now_s)
+        patch.setattr(stored, "part_names", list_slowly)
+        vectors.look()
+        assert now_s == 2
+        embed_shards(dataset, list(missing_shards(dataset)), embedder)
+        cat = sha256(b"a cat").hexdigest()
+        now_s = 21.9
+        vectors.look()
+        assert cat not in vectors
+        now_s = 22
+        vectors.look()
+        assert cat in vectors
 
 
 def test_a_dataset_without_hashes_takes_no_copies(tmp_path: Path, embedder: Embedder) -> None:

@@ -15,11 +15,13 @@ from clipfleet.items import Item
 from clipfleet.settings import load_settings
 from clipfleet.storage.commit.manifest import committed_names, read_records
 from clipfleet.storage.format.dataset import Dataset as StoredDataset
+from clipfleet.storage.format.parts import part_path
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.refresh import Refresh, refresh_items
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.sources.folder import FolderSource
 from clipfleet.tasks.submit.submit import create_planned, submit
+from clipfleet.workers.copies.fingerprints import Fingerprints
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.fake import write_fake_engine
 from tests.datasets import fake_dataset
@@ -102,6 +104,23 @@ def test_a_changed_folder_is_embedded_with_the_vectors_of_its_old_dataset(
     run("remove", "new", "--ids", write_ids(home, "a.png"))
     again = run("embed", "photos", "new", "--model", "fake.img")  # a removed item is no failure
     assert (again["ok"], again["classes"], again["embedded_items"]) == (True, {"removed": 1}, 0)
+
+
+def test_a_picture_whose_vector_is_gone_is_decoded_again(home: Path, out: str) -> None:
+    source = FolderSource(str(home / "photos"))
+    before = dict(zip(clipfleet.Dataset(out).ids, clipfleet.Dataset(out).vectors(), strict=True))
+    settings = load_settings(model="fake.img", decoders=1, reuse=str(home / out))
+    with Embedder.from_settings(settings) as embedder:
+        new = create_planned("new", embedder.card, settings, source, content_hash=True)
+        fingerprints = Fingerprints.of(new, embedder.copies)
+        (home / out / part_path("00001-0000001")).unlink()  # of c.png and d.png, which is a.png
+        items = list(source)
+        rows = embedder.embed(items, fingerprints=fingerprints)
+    assert (rows.items, rows.failures) == (items, [])
+    assert rows.sizes == [(40, 30), (41, 30), (42, 30), (40, 30)]
+    assert rows.copied == 2
+    for item, vector in zip(items, rows.vectors, strict=True):
+        assert vector == pytest.approx(before[item.id], abs=1e-3)
 
 
 def test_the_workers_of_a_job_embed_equal_bytes_once(make_bench: MakeBench) -> None:

@@ -68,12 +68,14 @@ class StoredVectors:
         with ThreadPoolExecutor(min(_READERS, len(names))) as pool:
             for name, prefixes in zip(names, pool.map(self._prefixes, names), strict=True):
                 self._seen.add(name)
-                if prefixes is not None and len(prefixes) and not self._full:
+                if prefixes is not None and len(prefixes):
                     self._contents.add(prefixes, len(self._parts))
                     self._parts.append(name)
+                if self._full:
+                    break  # the others are not read
         if self._full:
             log.warning(
-                "%s has more than %d contents: equal bytes in later parts may be embedded again",
+                "%s has %d contents or more: equal bytes in later parts may be embedded again",
                 self.dataset.root,
                 self._max_contents,
             )

@@ -82,9 +82,9 @@ def embed_shard(
     tally = embedder.tally
     with tally.measure("plan"):
         work = read_shard_work(dataset, task.shard)
+        fingerprints = Fingerprints.of(dataset, embedder.copies)
     progress = working().progress
     # What ended a process may be a file in the GPU's decoder, which runs in the process.
-    fingerprints = Fingerprints.of(dataset.info, embedder.known)
     embedded = embedder.embed(
         work.items,
         rules=dataset.info.rules,

@@ -19,7 +19,7 @@ from clipfleet.settings import Settings
 from clipfleet.storage.format.results import Embedded
 from clipfleet.workers.closing import Closing
 from clipfleet.workers.copies.fingerprints import Fingerprints
-from clipfleet.workers.copies.known import KnownVectors
+from clipfleet.workers.copies.known import Copies
 from clipfleet.workers.copies.reuse import open_reused
 from clipfleet.workers.embed_pictures import EmbedRun, embed_pictures
 from clipfleet.workers.engines.base import Engine, Progress, no_progress, picture_engine
@@ -37,7 +37,7 @@ from clipfleet.workers.input_chunks import (
     tokenise,
 )
 from clipfleet.workers.open_decoders import open_decoders
-from clipfleet.workers.outcomes import embedded_of, normalised
+from clipfleet.workers.outcomes import embedded_of, joined, normalised
 from clipfleet.workers.tally import Tally
 from clipfleet.workers.text.tokenizer import Tokenizer
 
@@ -48,7 +48,7 @@ class Embedder(Closing):
     """An engine, its settings and what makes its inputs; a context manager.
 
     `chunk` is the number of items whose inputs are made together. One call of `embed` at a time.
-    `known` are vectors that need not be computed, `tally` is what it did.
+    `copies` has the vectors that need not be computed, `tally` is what it did.
     """
 
     current: ClassVar[Embedder | None] = None  # this process's, see `open_embedder`
@@ -57,7 +57,7 @@ class Embedder(Closing):
         self.engine = engine
         self.settings = settings
         self.chunk = max(_MIN_CHUNK, engine.max_batch)
-        self.known = KnownVectors(open_reused(settings, engine.card))
+        self.copies = Copies(open_reused(settings, engine.card))
         self.tally = Tally()
         self._is_fetching = False
         self._source: Decoders | Tokenizer  # of the engine's inputs
@@ -128,6 +128,11 @@ class Embedder(Closing):
         sound = [item for item in items if not item.fault]
         embedded = self._embed(sound, run)
         if fingerprints is not None:
+            with self.tally.measure("read"):
+                lost = fingerprints.take(sound)
+            if lost:  # they were counted
+                again = replace(run, progress=lambda _: progress(0))
+                embedded = joined(embedded, self._embed(lost, again))
             embedded = fingerprints.finish(sound, embedded)
         return with_faulty(embedded, items) if len(sound) < len(items) else embedded
 

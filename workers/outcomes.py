@@ -83,3 +83,16 @@ def _remarked(pairs: Sequence[tuple[Item, Outcome]], remark: Remark) -> frozense
         for item, outcome in pairs
         if isinstance(outcome, Decoded) and remark in outcome.remark
     )
+
+
+def joined(first: Embedded, second: Embedded) -> Embedded:
+    """Return the results of two runs as one; the order of the items is that of the runs."""
+    return Embedded(
+        items=first.items + second.items,
+        vectors=np.concatenate([first.vectors, second.vectors]),
+        sizes=None if first.sizes is None else first.sizes + (second.sizes or []),
+        failures=first.failures + second.failures,
+        cut=first.cut | second.cut,
+        transparent=first.transparent | second.transparent,
+        without_end=first.without_end | second.without_end,
+    )

@@ -76,8 +76,8 @@ def embed(
         moved_from: The folder of the source when it was planned, if it was moved since. Its images
             are not embedded again, and open shards find them at the present place.
         content_hash: A new dataset gets a column `content_hash`, the SHA-256 of each picture's or
-            text's bytes, and a process embeds equal bytes once while it keeps their vector. With
-            `refresh`, all files of the dataset are read and compared by it, not by size and time.
+            text's bytes, and equal bytes are embedded once. With `refresh`, all files of the
+            dataset are read and compared by it, not by size and time.
         reuse: A dataset of the same model with content hashes: its vectors are copied instead of
             embedding equal bytes again. Sets `content_hash`.
         gate_sample: With `settings.decode` "gpu": a folder or table of your own images, which are

@@ -133,8 +133,8 @@ ContentHash = Annotated[
     bool,
     typer.Option(
         "--content-hash",
-        help="Store the SHA-256 of the bytes, and embed equal bytes of a shard once; with "
-        "--refresh, compare files by it.",
+        help="Store the SHA-256 of the bytes, and embed equal bytes once; with --refresh, compare "
+        "files by it.",
     ),
 ]
 Reuse = Annotated[

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from clipfleet.errors import DatasetError, StorageError
 
 ROW_GROUP_ROWS = 4096
+_HASHED_GROUP_ROWS = 256  # where vectors are copied by content hashes: a copy reads a group
 
 # Errors of reading; pyarrow raises an OSError without an errno for some damage.
 PARQUET_ERRORS = (pa.ArrowException, OSError)
@@ -27,6 +28,7 @@ def parquet_bytes(table: pa.Table, metadata: dict[bytes, str]) -> memoryview:
     Only ids have statistics and no column has a dictionary: vectors gain nothing by them. Each page
     has a checksum.
     """
+    hashed = "content_hash" in table.column_names
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
         sink,
@@ -38,7 +40,8 @@ def parquet_bytes(table: pa.Table, metadata: dict[bytes, str]) -> memoryview:
         write_page_checksum=True,
     ) as writer:
         if table.num_rows:  # Hugging Face datasets fails at a row group without rows
-            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+            size = _HASHED_GROUP_ROWS if hashed else ROW_GROUP_ROWS
+            writer.write_table(table, row_group_size=size)
         # Not in the schema: Arrow writes the metadata of a schema into the file twice.
         writer.add_key_value_metadata(metadata)
     return memoryview(sink.getvalue())
@@ -65,7 +68,19 @@ def read_row_group(parquet: pq.ParquetFile, index: int, columns: list[str]) -> p
     Raises:
         pyarrow.ArrowException, OSError: It is damaged, or lacks a column.
     """
-    table = parquet.read_row_group(index, columns=columns, use_threads=False)
+    return _checked(parquet.read_row_group(index, columns=columns, use_threads=False), columns)
+
+
+def read_columns(parquet: pq.ParquetFile, columns: list[str]) -> pa.Table:
+    """Return whole columns, as `read_row_group` returns those of a row group.
+
+    Raises:
+        pyarrow.ArrowException, OSError: It is damaged, or lacks a column.
+    """
+    return _checked(parquet.read(columns=columns, use_threads=False), columns)
+
+
+def _checked(table: pa.Table, columns: list[str]) -> pa.Table:
     if sorted(table.column_names) != sorted(columns):  # a column is missing, or there twice
         raise pa.ArrowInvalid(f"of the columns {columns} it has {table.column_names}")
     for name in (_STRINGS | _NULLABLE).intersection(columns):

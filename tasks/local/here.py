@@ -30,7 +30,7 @@ def embed_here(source: Source, out: str, embedder: Embedder) -> Verification:
     finish(dataset)
     for shard in missing_shards(dataset):
         work = read_shard_work(dataset, shard)
-        fingerprints = Fingerprints.of(dataset.info, embedder.known)
+        fingerprints = Fingerprints.of(dataset, embedder.copies)
         embedded = embedder.embed(work.items, rules=dataset.info.rules, fingerprints=fingerprints)
         embedded = work.finish(embedded)
         commit(dataset, shard.name, embedded, card=card, worker=_WORKER)

@@ -11,15 +11,21 @@ import pytest
 from PIL import Image
 
 import clipfleet
+from clipfleet.items import Item
 from clipfleet.settings import load_settings
+from clipfleet.storage.commit.manifest import committed_names, read_records
 from clipfleet.storage.format.dataset import Dataset as StoredDataset
+from clipfleet.storage.format.parts import part_path
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.refresh import Refresh, refresh_items
+from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.sources.folder import FolderSource
-from clipfleet.tasks.submit.submit import create_planned
+from clipfleet.tasks.submit.submit import create_planned, submit
+from clipfleet.workers.copies.fingerprints import Fingerprints
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.fake import write_fake_engine
 from tests.datasets import fake_dataset
+from tests.integration.conftest import MakeBench
 from tests.integration.support import forget_settings, run_command
 from tests.unit.workers.test_fingerprints import embed
 
@@ -98,6 +104,50 @@ def test_a_changed_folder_is_embedded_with_the_vectors_of_its_old_dataset(
     run("remove", "new", "--ids", write_ids(home, "a.png"))
     again = run("embed", "photos", "new", "--model", "fake.img")  # a removed item is no failure
     assert (again["ok"], again["classes"], again["embedded_items"]) == (True, {"removed": 1}, 0)
+
+
+def test_a_picture_whose_vector_is_gone_is_decoded_again(home: Path, out: str) -> None:
+    source = FolderSource(str(home / "photos"))
+    before = dict(zip(clipfleet.Dataset(out).ids, clipfleet.Dataset(out).vectors(), strict=True))
+    settings = load_settings(model="fake.img", decoders=1, reuse=str(home / out))
+    with Embedder.from_settings(settings) as embedder:
+        new = create_planned("new", embedder.card, settings, source, content_hash=True)
+        fingerprints = Fingerprints.of(new, embedder.copies)
+        (home / out / part_path("00001-0000001")).unlink()  # of c.png and d.png, which is a.png
+        items = list(source)
+        rows = embedder.embed(items, fingerprints=fingerprints)
+    assert (rows.items, rows.failures) == (items, [])
+    assert rows.sizes == [(40, 30), (41, 30), (42, 30), (40, 30)]
+    assert rows.copied == 2
+    for item, vector in zip(items, rows.vectors, strict=True):
+        assert vector == pytest.approx(before[item.id], abs=1e-3)
+
+
+def test_the_workers_of_a_job_embed_equal_bytes_once(make_bench: MakeBench) -> None:
+    bench = make_bench(item_s=0.01, shard_size=10)
+    for worker in [bench.start_worker(), bench.start_worker()]:
+        worker.ready()
+    distinct, times = 80, 10
+    items = [Item(id=f"{n}", text=f"text {n % distinct}") for n in range(distinct * times)]
+    submit(
+        ListSource(items),
+        bench.dataset_path(),
+        str(bench.settings.model),
+        settings=bench.settings,
+        content_hash=True,
+    )
+    bench.wait_for_items(len(items))
+    dataset = StoredDataset.open(bench.dataset_path())
+    records = [record for _, record in read_records(dataset, committed_names(dataset))]
+    assert len({record.worker for record in records}) == 2
+    copied = sum(record.copied for record in records)
+    in_flight = 3 * bench.settings.shard_size  # a shard of each worker, and one of the last look
+    assert len(items) - distinct - in_flight <= copied <= len(items) - distinct
+    status = run("status", dataset.root)
+    assert (status["finished"], status["copied"]) == (True, copied)
+    vectors = clipfleet.Dataset(dataset.root).to_arrow().to_pydict()
+    vector_of = dict(zip(vectors["id"], vectors["embedding"], strict=True))
+    assert all(vector_of[item.id] == vector_of[f"{int(item.id) % distinct}"] for item in items)
 
 
 def write_ids(home: Path, *ids: str) -> str:

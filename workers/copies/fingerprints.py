@@ -10,11 +10,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfleet.images import ORIGINAL_RULES, PictureRules
 from clipfleet.items import Fingerprint, Item
-from clipfleet.storage.format.dataset_info import DatasetInfo
+from clipfleet.storage.format.dataset import Dataset
 from clipfleet.storage.format.results import Embedded, Failure
-from clipfleet.workers.copies.known import KnownVectors
+from clipfleet.workers.copies.known import Copies, KnownVectors
+from clipfleet.workers.copies.stored import Vector
 from clipfleet.workers.images.decoders import Outcome
 from clipfleet.workers.images.rules import Remark
 from clipfleet.workers.input_chunks import Decoded
@@ -24,37 +24,32 @@ class Fingerprints:
     """What one run of an embedder learns of its items' bytes; their ids are unique.
 
     With `sha256`, only the first item with some bytes is embedded, and none whose bytes `known`
-    has, by the same rules. The others are copies. New vectors become known.
+    has. The others are copies. New vectors become known.
     """
 
-    def __init__(
-        self,
-        *,
-        sha256: bool,
-        known: KnownVectors | None = None,
-        rules: PictureRules = ORIGINAL_RULES,
-    ) -> None:
+    def __init__(self, *, sha256: bool, known: KnownVectors | None = None) -> None:
         self.sha256 = sha256
-        self._known = known or KnownVectors()
-        self._rules = rules
+        self._known = known
         self._found: dict[str, Fingerprint] = {}  # by id
         self._first: dict[str, str] = {}  # SHA-256 → the id that is embedded
-        self._vectors: dict[str, NDArray[np.float32]] = {}  # SHA-256 → a known vector
+        self._stored: set[str] = set()  # SHA-256 of bytes that have a known vector
+        self._gone: set[str] = set()  # … that had one until it was to be copied
+        self._vectors: dict[str, Vector] = {}  # SHA-256 → a known vector, after `take`
         self._copies: dict[str, Decoded | None] = {}  # id → what is known of a picture
 
     @classmethod
-    def of(cls, info: DatasetInfo, known: KnownVectors) -> Fingerprints | None:
+    def of(cls, dataset: Dataset, copies: Copies) -> Fingerprints | None:
         """Return what finds the fingerprints of a shard's items; None if its part has none.
 
         Raises:
             DatasetMismatchError: The reused vectors are not fit for the dataset.
+            StorageError: The disk did not answer.
         """
-        if not info.columns:
+        if not dataset.info.columns:
             return None
-        if "content_hash" not in info.columns:
+        if "content_hash" not in dataset.info.columns:
             return cls(sha256=False)
-        known.check(info)
-        return cls(sha256=True, known=known, rules=info.rules)
+        return cls(sha256=True, known=copies.known(dataset))
 
     def pictures(
         self, items: Sequence[Item], outcomes: Generator[Outcome, None, None]
@@ -88,8 +83,27 @@ class Fingerprints:
         return [
             item
             for item in items
-            if item.id in self._copies and self._found[item.id].sha256 in self._vectors
+            if item.id in self._copies and self._found[item.id].sha256 in self._stored
         ]
+
+    def take(self, items: Sequence[Item]) -> list[Item]:
+        """Take the known vectors of the copies; return the items whose vectors are gone meanwhile.
+
+        Their part was replaced or deleted. They are to be embedded in a second run.
+
+        Raises:
+            StorageError: The disk did not answer.
+        """
+        if self._known is None:
+            return []
+        self._vectors = self._known.take(self._stored)
+        self._gone = self._stored - self._vectors.keys()
+        self._stored -= self._gone
+        copies = [item for item in items if item.id in self._copies]
+        lost = [item for item in copies if self._found[item.id].sha256 in self._gone]
+        for item in lost:
+            del self._copies[item.id]
+        return lost
 
     def finish(self, items: Sequence[Item], embedded: Embedded) -> Embedded:
         """Return the results of all items, in order: copies have the vectors of their bytes.
@@ -97,14 +111,15 @@ class Fingerprints:
         A copy of an item that failed after its bytes were read fails with it.
         """
         self._remember(embedded)
-        whole = self._with_copies(items, embedded) if self._copies else embedded
+        has_copies = self._copies or self._gone
+        whole = self._with_copies(items, embedded) if has_copies else embedded
         fingerprints = [self._found[item.id] for item in whole.items]
         return replace(whole, fingerprints=fingerprints)
 
     def _remember(self, embedded: Embedded) -> None:
-        for item, vector in zip(embedded.items, embedded.vectors, strict=True):
-            if sha256 := self._found[item.id].sha256:
-                self._known.add(sha256, self._rules, vector.copy())
+        if self._known is not None:
+            for item, vector in zip(embedded.items, embedded.vectors, strict=True):
+                self._known.add(self._found[item.id].sha256, vector.copy())
 
     def _with_copies(self, items: Sequence[Item], embedded: Embedded) -> Embedded:
         rows = {item.id: row for row, item in enumerate(embedded.items)}
@@ -160,10 +175,10 @@ class Fingerprints:
         sha256 = found.sha256
         if not sha256:
             return False
-        if sha256 not in self._first and sha256 not in self._vectors:
-            vector = self._known.get(sha256, self._rules)
-            if vector is None:
-                self._first[sha256] = item.id
-                return False
-            self._vectors[sha256] = vector
-        return True
+        if sha256 in self._first or sha256 in self._stored:
+            return True
+        if self._known is not None and sha256 in self._known and sha256 not in self._gone:
+            self._stored.add(sha256)
+            return True
+        self._first[sha256] = item.id
+        return False

@@ -12,23 +12,26 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clipfleet.error_codes import DECODE_FAILED, EMPTY_TEXT, NON_FINITE
+from clipfleet.error_codes import DECODE_FAILED, EMPTY_TEXT, NON_FINITE, REMOVED
 from clipfleet.errors import DatasetError, DatasetMismatchError
 from clipfleet.images import DEFAULT_RULES
 from clipfleet.items import Fingerprint, Item
+from clipfleet.messages import Shard
 from clipfleet.reader import Dataset as Reader
 from clipfleet.settings import Settings, load_settings
 from clipfleet.storage.commit.commit import commit
 from clipfleet.storage.commit.manifest import missing_shards
-from clipfleet.storage.format.dataset import Dataset
+from clipfleet.storage.filesystem.base import Filesystem
+from clipfleet.storage.format.dataset import Dataset, part_names
 from clipfleet.storage.format.dataset_info import EmbeddingDtype
+from clipfleet.storage.format.parts import part_of, part_path, without_rows
 from clipfleet.storage.format.results import Embedded, Failure
 from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.shard_work import read_shard_work
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.verify.verification import Verification
 from clipfleet.storage.verify.verify import verify_dataset
-from clipfleet.workers.copies import known
+from clipfleet.workers.copies import known, stored
 from clipfleet.workers.copies.fingerprints import Fingerprints
 from clipfleet.workers.copies.reuse import open_reused
 from clipfleet.workers.embedder import Embedder
@@ -90,11 +93,19 @@ def make_dataset(
 
 
 def embed(dataset: Dataset, embedder: Embedder) -> Verification:
-    for shard in missing_shards(dataset):
+    embed_shards(dataset, list(missing_shards(dataset)), embedder)
+    return verified(dataset)
+
+
+def embed_shards(dataset: Dataset, shards: Sequence[Shard], embedder: Embedder) -> None:
+    for shard in shards:
         work = read_shard_work(dataset, shard)
-        fingerprints = Fingerprints.of(dataset.info, embedder.known)
+        fingerprints = Fingerprints.of(dataset, embedder.copies)
         rows = work.finish(embedder.embed(work.items, fingerprints=fingerprints))
         commit(dataset, shard.name, rows, card=embedder.card, worker="w")
+
+
+def verified(dataset: Dataset) -> Verification:
     result = verify_dataset(dataset)
     assert result.problems == []
     return result
@@ -141,24 +152,141 @@ def test_vectors_of_another_dataset_are_copied(tmp_path: Path, embedder: Embedde
 
 
 def test_a_process_embeds_equal_bytes_of_different_shards_once(
-    tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, embedder: Embedder
 ) -> None:
-    monkeypatch.setattr(known, "_MAX_BYTES", 2 * DIM * 4)
     long = "cat " * 100
     items = texts("a dog", long, "a bird", long, long, "a fish", "a dog")
     result = embed(make_dataset(tmp_path / "d", items, shard_size=2), embedder)
-    assert engine_of(embedder).items == 5  # the dog was too long ago
-    assert (result.vectors, result.copied, result.cut) == (7, 2, 3)
+    assert engine_of(embedder).items == 4
+    assert (result.vectors, result.copied, result.cut) == (7, 3, 3)
     vectors = Reader(tmp_path / "d").vectors()
     assert (vectors[1] == vectors[[3, 4]]).all()
     assert (vectors[0] == vectors[6]).all()
 
 
-def test_a_process_copies_no_vector_of_other_picture_rules() -> None:
-    vectors = known.KnownVectors()
-    vectors.add("ab", DEFAULT_RULES, np.ones(DIM, np.float32))
-    assert vectors.get("ab", DEFAULT_RULES) is not None
-    assert vectors.get("ab", replace(DEFAULT_RULES, alpha="white")) is None
+@pytest.mark.parametrize("recent_bytes", [0, 1 << 20])
+def test_processes_copy_what_others_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recent_bytes: int
+) -> None:
+    monkeypatch.setattr(known, "_MAX_BYTES", recent_bytes)
+    monkeypatch.setattr(stored, "_LIST_PAUSE", 0)
+    distinct = [f"text {n}" for n in range(30)]
+    dataset = make_dataset(tmp_path / "d", texts(*distinct * 10), shard_size=10)
+    with make_embedder() as one, make_embedder() as other:
+        for n, shard in enumerate(list(missing_shards(dataset))):
+            embed_shards(dataset, [shard], (one, other)[n % 2])
+        result = verified(dataset)
+        assert engine_of(one).items + engine_of(other).items == 30
+    assert (result.vectors, result.copied) == (300, 270)
+    vectors = Reader(tmp_path / "d").vectors().reshape(10, 30, DIM)
+    assert (vectors == vectors[0]).all()
+
+
+def test_a_copy_is_of_the_same_dataset(tmp_path: Path, embedder: Embedder) -> None:
+    embed(make_dataset(tmp_path / "one", texts("a cat")), embedder)
+    assert embed(make_dataset(tmp_path / "two", texts("a cat")), embedder).copied == 0
+    assert embed(make_dataset(tmp_path / "two", texts("a cat", "a cat")), embedder).copied == 1
+
+
+def test_what_is_gone_when_it_is_to_be_copied_is_embedded(
+    tmp_path: Path, embedder: Embedder
+) -> None:
+    old = make_dataset(tmp_path / "old", texts("a cat", "a dog", "a fish"))
+    embed(old, embedder)
+    items = texts("a cat", "a bird", "a cat", "a dog", "a bird", "a fish")
+    new = make_dataset(tmp_path / "new", items)
+    with make_embedder(reuse=str(tmp_path / "old")) as reusing:
+        fingerprints = Fingerprints.of(new, reusing.copies)
+        path = part_path("00001-0000000")
+        with old.fs.open(path) as file:
+            gone = Failure(item=items[0], error=REMOVED, message="")
+            data = without_rows(file, {"t0": gone, "t1": gone}, old.info, path=path)
+        old.fs.replace(path, data)
+        rows = reusing.embed(items, fingerprints=fingerprints)
+        assert engine_of(reusing).items == 3
+    assert rows.items == items
+    assert rows.failures == []
+    assert rows.copied == 3  # the second cat and bird, and the fish, which has another row now
+    assert [one.sha256 for one in rows.fingerprints or []] == [
+        sha256((item.text or "").encode()).hexdigest() for item in items
+    ]
+    assert (rows.vectors[[0, 1]] == rows.vectors[[2, 4]]).all()
+    assert (rows.vectors[5] == Reader(tmp_path / "old").vectors()[0]).all()
+
+
+def test_no_vector_is_copied_from_a_damaged_part_which_is_told(
+    tmp_path: Path, embedder: Embedder, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = make_dataset(tmp_path / "d", texts("a cat", "a dog", "a cat"), shard_size=1)
+    shards = list(missing_shards(dataset))
+    embed_shards(dataset, shards[:2], embedder)
+    (tmp_path / "d" / part_path(shards[0].name)).write_bytes(b"damaged")
+    with make_embedder() as other:
+        embed_shards(dataset, shards[2:], other)
+        assert engine_of(other).items == 1
+    [told] = caplog.messages
+    assert f"{part_path(shards[0].name)} is damaged" in told
+    assert "`clipfleet repair` moves it away" in told
+
+
+def test_no_vector_of_another_model_is_copied(
+    tmp_path: Path, embedder: Embedder, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = make_dataset(tmp_path / "d", texts("a cat", "a cat"), shard_size=1)
+    [first, second] = missing_shards(dataset)
+    rows = embedder.embed(
+        read_shard_work(dataset, first).items,
+        fingerprints=Fingerprints.of(dataset, embedder.copies),
+    )
+    card = replace(embedder.card, checkpoint_sha256="d" * 64)
+    dataset.fs.create(part_path(first.name), part_of(rows, dataset.info, card, first.name)[0])
+    with make_embedder() as other:
+        embed_shards(dataset, [second], other)
+        assert engine_of(other).items == 1
+    assert "is of another model: `clipfleet repair` moves it away" in caplog.text
+
+
+def test_a_process_tells_that_it_knows_no_more_contents(
+    tmp_path: Path,
+    embedder: Embedder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(known, "_MAX_CONTENTS", 1)
+    monkeypatch.setattr(known, "_MAX_BYTES", 0)
+    monkeypatch.setattr(stored, "_LIST_PAUSE", 0)
+    items = texts("a cat", "a dog", "a dog", "a cat")
+    result = embed(make_dataset(tmp_path / "d", items, shard_size=1), embedder)
+    assert result.copied == 1
+    [told] = caplog.messages
+    assert "has 1 contents or more: equal bytes in later parts may be embedded again" in told
+
+
+def test_parts_are_listed_for_a_tenth_of_the_time(
+    tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+
+    def list_slowly(fs: Filesystem) -> set[str]:
+        nonlocal now_s
+        now_s += 2
+        return part_names(fs)
+
+    dataset = make_dataset(tmp_path / "d", texts("a cat"))
+    vectors = stored.StoredVectors(dataset)
+    with monkeypatch.context() as patch:
+        patch.setattr(stored, "monotonic", lambda: now_s)
+        patch.setattr(stored, "part_names", list_slowly)
+        vectors.look()
+        assert now_s == 2
+        embed_shards(dataset, list(missing_shards(dataset)), embedder)
+        cat = sha256(b"a cat").hexdigest()
+        now_s = 21.9
+        vectors.look()
+        assert cat not in vectors
+        now_s = 22
+        vectors.look()
+        assert cat in vectors
 
 
 def test_a_dataset_without_hashes_takes_no_copies(tmp_path: Path, embedder: Embedder) -> None:
@@ -167,16 +295,22 @@ def test_a_dataset_without_hashes_takes_no_copies(tmp_path: Path, embedder: Embe
     assert engine_of(embedder).items == 2
 
 
-def test_a_part_that_is_replaced_during_its_reuse_is_not_copied_from(
+def test_a_vector_is_taken_by_the_whole_sha256_from_a_part_that_is_there(
     tmp_path: Path, embedder: Embedder
 ) -> None:
-    old = make_dataset(tmp_path / "old", texts("a cat", "a dog"))
-    embed(old, embedder)
-    reused = open_reused(load_settings(reuse=str(tmp_path / "old")), embedder.card)
-    assert reused is not None
-    assert reused.get(sha256(b"a bird").hexdigest()) is None
-    old.fs.delete("parts/00001-0000000.parquet")
-    assert reused.get(sha256(b"a cat").hexdigest()) is None
+    dataset = make_dataset(tmp_path / "d", texts(*map(str, range(600)), ""), shard_size=1000)
+    embed(dataset, embedder)
+    vectors = stored.StoredVectors(dataset)
+    vectors.look()
+    hashes = [sha256(str(n).encode()).hexdigest() for n in (599, 0, 300)]
+    found = vectors.take(hashes)  # of three row groups
+    expected = Reader(tmp_path / "d").vectors()[[599, 0, 300]]
+    assert (np.array([found[one] for one in hashes]) == expected).all()
+    other = hashes[0][:-1] + ("0" if hashes[0][-1] != "0" else "1")
+    assert other in vectors
+    assert vectors.take([other]) == {}
+    dataset.fs.delete(part_path("00001-0000000"))
+    assert vectors.take(hashes) == {}
 
 
 def test_a_dataset_that_cannot_be_reused_is_refused_with_the_way_out(

@@ -39,7 +39,7 @@ def load_faiss() -> ModuleType:
     if tuple(map(int, module.__version__.split(".")[:2])) < _LEAST_VERSION:
         raise DependencyError(
             f"FAISS {module.__version__} is too old for the codes of an index: pip uninstall its "
-            "package (faiss-cpu or faiss-gpu), then pip install 'faiss-cpu>=1.15'"
+            "package (faiss-cpu or faiss-gpu), then, from a checkout, pip install '.[index]'"
         )
     return module
 

@@ -20,7 +20,7 @@ from clipfleet.storage.plan.planner import plan_items
 from clipfleet.storage.plan.refresh import Refresh, refresh_items
 from clipfleet.storage.sources.base import ListSource
 from clipfleet.storage.sources.folder import FolderSource
-from clipfleet.tasks.submit.submit import create_planned, submit
+from clipfleet.tasks.submit.submit import PlanRules, create_planned, submit
 from clipfleet.workers.copies.fingerprints import Fingerprints
 from clipfleet.workers.embedder import Embedder
 from clipfleet.workers.engines.fake import write_fake_engine
@@ -134,7 +134,7 @@ def test_the_workers_of_a_job_embed_equal_bytes_once(make_bench: MakeBench) -> N
         bench.dataset_path(),
         str(bench.settings.model),
         settings=bench.settings,
-        content_hash=True,
+        rules=PlanRules(content_hash=True),
     )
     bench.wait_for_items(len(items))
     dataset = StoredDataset.open(bench.dataset_path())

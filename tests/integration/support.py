@@ -100,8 +100,8 @@ def processes_of(folder: Path) -> list[int]:
 class WorkerProcess:
     """A real `clipfleet worker`, in a session of its own; `settings` are all it gets.
 
-    `program` is a module that runs the command line, `environment` what it has besides, `launcher`
-    a command that starts it.
+    `program` is a module that runs the command line, `environment` what it has besides. `launcher`
+    is a command that starts it, perhaps empty; without one, it is forked.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class WorkerProcess:
         *,
         program: str = "clipfleet",
         environment: Mapping[str, str] | None = None,
-        launcher: Sequence[str] = (),
+        launcher: Sequence[str] | None = None,
     ) -> None:
         self.log_path = log_path
         self._forgotten_bytes = 0  # of the log
@@ -121,7 +121,9 @@ class WorkerProcess:
         arguments += ["--output", str(settings.output), *options]
         whole = {**environment_of(settings), **(environment or {})}
         self.process: ForkedProcess | subprocess.Popen[bytes]
-        if launcher:
+        if launcher is None:
+            self.process = ForkedProcess(program, arguments, environment=whole, log=self._log)
+        else:
             self.process = subprocess.Popen(
                 [*launcher, sys.executable, "-m", program, *arguments],
                 env=whole,
@@ -130,8 +132,6 @@ class WorkerProcess:
                 stderr=self._log,
                 start_new_session=True,
             )
-        else:
-            self.process = ForkedProcess(program, arguments, environment=whole, log=self._log)
 
     def log_text(self) -> str:
         with self.log_path.open("rb") as log:
@@ -220,6 +220,10 @@ class Bench:
     def start_plain_worker(self, **changes: Any) -> WorkerProcess:
         """Start a worker that a chmod binds, also where the tests run as root."""
         return self._start(changes, launcher=WITHOUT_OVERRIDE if os.geteuid() == 0 else ())
+
+    def start_listed_worker(self, *options: str, **changes: Any) -> WorkerProcess:
+        """Start a worker whose arguments and environment are in /proc."""
+        return self._start(changes, options, launcher=())
 
     def _start(
         self, changes: dict[str, Any], options: Sequence[str] = (), **keywords: Any

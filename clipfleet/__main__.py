@@ -1,6 +1,6 @@
 """`python -m clipfleet`: the command line."""
 
-from clipfleet.cli.main import main
+if __name__ == "__main__":  # a worker's child imports this module again, and needs no command line
+    from clipfleet.cli.main import main
 
-if __name__ == "__main__":
     main()

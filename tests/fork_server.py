@@ -25,6 +25,7 @@ from typing import IO
 
 _ROOT = Path(__file__).parents[1]
 _IMPORTED = ("clipfleet.cli.main", "clipfleet.tasks.worker.main", "celery.apps.worker")
+_ENVIRONMENT = dict(os.environ)  # before a test changes it
 _REQUEST_BYTES = 1 << 20
 _FILES = 4096  # more than a process has open
 
@@ -75,6 +76,9 @@ class ForkedProcess:
         if self.poll() is None:
             os.kill(self.pid, number)
 
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
     def _wait_ms(self, timeout_ms: float | None) -> int | None:
         if self.returncode is None:
             poll = select.poll()
@@ -93,6 +97,7 @@ def _server() -> socket.socket:
         subprocess.Popen(
             [sys.executable, "-m", "tests.fork_server", str(theirs.fileno())],
             cwd=_ROOT,
+            env=_ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
         )

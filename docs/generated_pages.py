@@ -14,12 +14,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from pydantic_settings import BaseSettings
 
-from clipfleet.cli.main import app
+from clipfleet.cli.main import command_line
 from clipfleet.settings import PREFIX, Settings
 from clipfleet.settings.separators import SEPARATORS
 
@@ -118,7 +117,7 @@ A name that is nearly a setting is refused, so that a misspelt variable is not i
 
 def commands_page() -> str:
     """Return the page of commands, made from the command line's own help."""
-    group: Any = typer.main.get_command(app)
+    group: Any = command_line()
     pages = [_command(name, command) for name, command in group.commands.items()]
     return "\n".join([_COMMANDS_HEAD, *pages])
 

@@ -24,7 +24,7 @@ else:
     settings.load_profile("patient")
 
 # The longest files start first, so that none runs alone at the end: a file's tests run in one
-# process (`--dist loadfile`). Files of tests/unit come last; each takes seconds.
+# process (`--dist loadfile`).
 SLOW = (
     "tests/examples/test_readme.py",
     "tests/examples/test_notebook.py",

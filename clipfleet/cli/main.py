@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 import traceback
+from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -115,10 +116,16 @@ for _command in (
     app.command()(_command)
 
 
+@cache
+def command_line() -> Any:
+    """Return all commands as a group of Click, which takes a while to build."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Run the command line; an error of clipfleet is printed as one line."""
     try:
-        app(standalone_mode=True)
+        command_line()(standalone_mode=True)
     except ClipfleetError as error:
         typer.echo(f"clipfleet: {error}", err=True)
         sys.exit(GPU_LOST if isinstance(error, GpuLostError) else WRONG_USE)

@@ -151,7 +151,8 @@ def test_the_installation_puts_the_command_on_the_path(
 def test_every_other_command_runs_in_its_order(
     checkout: Path, environment: dict[str, str], redis_server: str
 ) -> None:
-    """Runs after the installation."""
+    """Runs after the installation. A later `pip install` only finds what it would install."""
+    environment = {**environment, "PIP_DRY_RUN": "1"}
     fleet = {**environment, "CLIPFLEET_REDIS_URL": redis_server}
     workers: list[subprocess.Popen[bytes]] = []
     try:

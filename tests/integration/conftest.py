@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import redis
@@ -14,6 +14,7 @@ from clipfleet.errors import DependencyError
 from clipfleet.settings import Settings, load_settings
 from clipfleet.tasks.local.redis_server import server_command
 from clipfleet.workers.engines.fake import write_fake_engine
+from tests.fork_server import ForkedProcess
 from tests.integration.support import Bench, forget_settings
 from tests.redis_server import RedisServer
 
@@ -31,6 +32,19 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.url
     finally:
         server.stop()
+
+
+@pytest.fixture(autouse=True)
+def forked_local_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a local run in the test's process fork its workers, as `WorkerProcess` does."""
+
+    def start(
+        command: Sequence[str], *, output: IO[bytes], environment: Mapping[str, str]
+    ) -> ForkedProcess:
+        _, _, program, *arguments = command  # python -m clipfleet …
+        return ForkedProcess(program, arguments, environment=environment, log=output)
+
+    monkeypatch.setattr("clipfleet.tasks.local.fleet.start_child_process", start)
 
 
 MakeBench = Callable[..., Bench]

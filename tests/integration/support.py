@@ -33,6 +33,7 @@ from clipfleet.tasks.broker.queue_stats import held_length, queue_length
 from clipfleet.tasks.broker.redis_client import connect
 from clipfleet.tasks.submit.submit import Submission, submit
 from clipfleet.workers.environment import environment_of
+from tests.fork_server import ForkedProcess
 from tests.steps import Step, steps_environment
 
 PATIENCE_S = 120.0  # for what comes in a second or two, on a machine that does much else
@@ -101,8 +102,8 @@ def processes_of(folder: Path) -> list[int]:
 class WorkerProcess:
     """A real `clipfleet worker`, in a session of its own; `settings` are all it gets.
 
-    `program` is a module that runs the command line, `environment` what it has besides, `launcher`
-    a command that starts it.
+    `program` is a module that runs the command line, `environment` what it has besides. `launcher`
+    is a command that starts it, perhaps empty; without one, it is forked.
     """
 
     def __init__(
@@ -113,22 +114,26 @@ class WorkerProcess:
         *,
         program: str = "clipfleet",
         environment: Mapping[str, str] | None = None,
-        launcher: Sequence[str] = (),
+        launcher: Sequence[str] | None = None,
     ) -> None:
         self.log_path = log_path
         self._forgotten_bytes = 0  # of the log
         self._log = open(log_path, "wb")  # noqa: SIM115 - closed by `kill`
-        command = [*launcher, sys.executable, "-m", program, "worker"]
-        command += ["--tower", str(settings.tower), "--model", str(settings.model)]
-        command += ["--output", str(settings.output), *options]
-        self.process = subprocess.Popen(
-            command,
-            env={**environment_of(settings), **(environment or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            start_new_session=True,
-        )
+        arguments = ["worker", "--tower", str(settings.tower), "--model", str(settings.model)]
+        arguments += ["--output", str(settings.output), *options]
+        whole = {**environment_of(settings), **(environment or {})}
+        self.process: ForkedProcess | subprocess.Popen[bytes]
+        if launcher is None:
+            self.process = ForkedProcess(program, arguments, environment=whole, log=self._log)
+        else:
+            self.process = subprocess.Popen(
+                [*launcher, sys.executable, "-m", program, *arguments],
+                env=whole,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                start_new_session=True,
+            )
 
     def log_text(self) -> str:
         with self.log_path.open("rb") as log:
@@ -217,6 +222,10 @@ class Bench:
     def start_plain_worker(self, **changes: Any) -> WorkerProcess:
         """Start a worker that a chmod binds, also where the tests run as root."""
         return self._start(changes, launcher=WITHOUT_OVERRIDE if os.geteuid() == 0 else ())
+
+    def start_listed_worker(self, *options: str, **changes: Any) -> WorkerProcess:
+        """Start a worker whose arguments and environment are in /proc."""
+        return self._start(changes, options, launcher=())
 
     def _start(
         self, changes: dict[str, Any], options: Sequence[str] = (), **keywords: Any

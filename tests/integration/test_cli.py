@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from clipfleet.cli.main import app
+from clipfleet.cli.main import app, command_line
 from clipfleet.cli.output import DONE, WRONG_USE
 from clipfleet.convert.prepare import Prepared
 from clipfleet.error_codes import FETCH_TIMEOUT, MISSING, SERVER_BUSY
@@ -30,7 +29,12 @@ from clipfleet.tasks.snapshot import Snapshot, duration, sentence
 from clipfleet.workers.engines.fake import fake_card, write_fake_engine
 from tests.integration.support import run_command
 
-COMMANDS = tuple(get_command(app).commands)  # type: ignore[attr-defined]
+COMMANDS = tuple(command_line().commands)
+
+
+@pytest.fixture(autouse=True)
+def _commands_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("typer.testing._get_command", lambda _: command_line())
 
 
 def run(*arguments: str, columns: int = 80) -> Result:

@@ -42,7 +42,7 @@ def test_each_gpu_has_a_worker_that_sees_no_other_and_sigterm_stops_all_graceful
 ) -> None:
     bench = make_bench(item_s=0.006)
     bench.submit(1_000)
-    fleet = bench.start_worker("--gpus", "all", engine_threads=3)
+    fleet = bench.start_listed_worker("--gpus", "all", engine_threads=3)
     fleet.wait_for("worker starts", count=GPUS)
     fleet.wait_for("shard embedded", count=3)
     workers = workers_of(fleet)
@@ -77,10 +77,10 @@ def test_a_worker_that_ends_is_told_of_and_the_others_go_on(make_bench: MakeBenc
 
 
 def test_a_killed_fleet_takes_its_workers_with_it(bench: Bench) -> None:
-    fleet = bench.start_worker("--gpus", "all")
+    fleet = bench.start_listed_worker("--gpus", "all")
     fleet.wait_for("engine loaded", count=2)
     assert len(processes_of(bench.folder)) >= 1 + 2 * GPUS
-    fleet.process.kill()
+    fleet.process.send_signal(signal.SIGKILL)
     fleet.wait()
     wait_until(lambda: not processes_of(bench.folder), what="no process left")
 

@@ -16,6 +16,11 @@ HEAVY = ("onnxruntime", "torch", "tensorrt", "onnx", "prometheus_client")
 # Each row forbids no more than the row before it: one process imports all modules in this order.
 ROLES = (
     ("the package", "clipfleet", (*HEAVY, "celery", "pyarrow", "numpy", "pydantic", "redis")),
+    (
+        "a decoder",
+        "clipfleet.workers.images.decoder_process",
+        (*HEAVY, "celery", "pyarrow", "pydantic", "redis"),
+    ),
     ("the command line", "clipfleet.cli.main", (*HEAVY, "pyarrow", "celery")),
     ("what looks after datasets", "clipfleet.api.datasets", (*HEAVY, "pyarrow", "celery")),
     ("what embeds", "clipfleet.api.embedding", (*HEAVY, "pyarrow", "celery")),

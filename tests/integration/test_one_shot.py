@@ -10,9 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -24,7 +26,13 @@ from clipfleet.settings import load_settings
 from clipfleet.tasks.broker.redis_client import broker_version, connect
 from clipfleet.tasks.local.redis_server import private_redis, server_command
 from clipfleet.workers.engines.fake import write_fake_engine
-from tests.integration.support import PATIENCE_S, forget_settings, processes_of, wait_until
+from tests.integration.support import (
+    PATIENCE_S,
+    forget_settings,
+    processes_of,
+    run_command,
+    wait_until,
+)
 from tests.nvidia_smi import write_nvidia_smi
 
 pytestmark = pytest.mark.integration
@@ -38,6 +46,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     forget_settings(monkeypatch)
     (tmp_path / "t").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # of this process
     monkeypatch.setenv("CLIPFLEET_STOP_GRACE_S", "5")
     monkeypatch.setenv("CLIPFLEET_VISIBILITY_TIMEOUT_S", "2")
     lines = [json.dumps({"id": f"t{n}", "text": f"words {n}"}) for n in range(ITEMS)]
@@ -47,21 +56,34 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         os.kill(pid, signal.SIGKILL)
 
 
-def start_embed(
+def embed_command(
     home: Path,
     *options: str,
     item_s: float = 0.0,
     lost_after_items: int | None = None,
     damaged: bool = False,
-) -> subprocess.Popen[str]:
+) -> list[str]:
     write_fake_engine(home, "txt", item_s=item_s, lost_after_items=lost_after_items)
     if damaged:
         (home / "fake.txt").write_text("no engine")
-    command = [sys.executable, "-m", "clipfleet", "embed", "texts.jsonl", "out"]
-    command += ["--model", "fake.txt", "--shard-size", "50", "--json", *options]
+    command = ["embed", "texts.jsonl", "out", "--model", "fake.txt"]
+    return [*command, "--shard-size", "50", "--json", *options]
+
+
+def start_embed(home: Path, *options: str, item_s: float = 0.0) -> subprocess.Popen[str]:
+    """Start the command in a process of its own, which a test harms."""
     return subprocess.Popen(
-        command, cwd=home, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "clipfleet", *embed_command(home, *options, item_s=item_s)],
+        cwd=home,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
+
+
+def run_embed(home: Path, *options: str, **engine: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end, in this process."""
+    return run_command(*embed_command(home, *options, **engine), cwd=home)
 
 
 def parts(home: Path) -> int:
@@ -97,8 +119,7 @@ def test_a_source_is_embedded_proved_and_left_alone_the_second_time(home: Path) 
     assert summary["embedded_items"] == summary["verification"]["vectors"] == ITEMS
     assert_nothing_left(home)
 
-    out, _ = start_embed(home).communicate(timeout=PATIENCE_S)
-    again = json.loads(out)
+    again = json.loads(run_embed(home).stdout)
     assert again["ok"]
     assert (again["embedded_items"], again["submission"]["queued_shards"]) == (0, 0)
 
@@ -113,8 +134,7 @@ def test_after_ctrl_c_nothing_is_left_and_a_second_run_goes_on(home: Path) -> No
     before = parts(home)
     assert 50 * before < ITEMS
 
-    out, _ = start_embed(home).communicate(timeout=PATIENCE_S)
-    summary = json.loads(out)
+    summary = json.loads(run_embed(home).stdout)
     assert summary["ok"]
     assert summary["embedded_items"] == ITEMS - 50 * before
 
@@ -152,8 +172,8 @@ def test_what_it_started_dies_with_it_and_the_next_command_removes_its_files(
         run.communicate(timeout=PATIENCE_S)
         wait_until(lambda: not processes_of(home), what="no process left")
         assert len(list((home / "t").iterdir())) in (1, 2)  # the workers', and perhaps Redis's
-    out, said = start_embed(home).communicate(timeout=PATIENCE_S)  # the dataset is free
-    assert json.loads(out)["verification"]["vectors"] == ITEMS, said
+    again = run_embed(home)  # the dataset is free
+    assert json.loads(again.stdout)["verification"]["vectors"] == ITEMS, again.stderr
     assert not (home / "out" / "running.json").exists()
     assert_nothing_left(home)
 
@@ -162,12 +182,11 @@ def test_a_command_leaves_a_fleets_job_to_the_fleet(home: Path, redis_url: str) 
     model = write_fake_engine(home, "txt")
     settings = load_settings(redis_url=redis_url, shard_size=50)
     submit(home / "texts.jsonl", home / "out", model=model, settings=settings)
-    run = start_embed(home)
-    said = run.communicate(timeout=PATIENCE_S)[1]
-    assert (run.returncode, "were queued in clipfleet.txt" in said) == (2, True), said
+    run = run_embed(home)
+    assert (run.returncode, "were queued in clipfleet.txt" in run.stderr) == (2, True), run.stderr
     (home / "out" / "queued.json").unlink()  # as the message says
-    out, said = start_embed(home).communicate(timeout=PATIENCE_S)
-    assert json.loads(out)["embedded_items"] == ITEMS, said
+    run = run_embed(home)
+    assert json.loads(run.stdout)["embedded_items"] == ITEMS, run.stderr
 
 
 def test_a_worker_that_dies_is_started_again(home: Path) -> None:
@@ -181,8 +200,8 @@ def test_a_worker_that_dies_is_started_again(home: Path) -> None:
 
 
 def test_a_worker_that_lost_its_gpu_is_started_again(home: Path) -> None:
-    out, said = start_embed(home, lost_after_items=375).communicate(timeout=PATIENCE_S)
-    assert json.loads(out)["verification"]["vectors"] == ITEMS, said
+    run = run_embed(home, lost_after_items=375)
+    assert json.loads(run.stdout)["verification"]["vectors"] == ITEMS, run.stderr
 
 
 def test_there_is_a_worker_for_each_gpu(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,18 +220,17 @@ def test_there_is_a_worker_for_each_gpu(home: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_engine_that_does_not_load_is_the_reason_of_the_failure(home: Path) -> None:
-    run = start_embed(home, damaged=True)
-    _, said = run.communicate(timeout=PATIENCE_S)
+    run = run_embed(home, damaged=True)
     assert run.returncode == 2
-    assert "did not load" in said
-    assert "Traceback" not in said
+    assert "did not load" in run.stderr
+    assert "Traceback" not in run.stderr
     assert_nothing_left(home)
 
 
 def test_two_commands_on_one_redis_do_not_disturb_each_other(home: Path, redis_url: str) -> None:
     redis.Redis.from_url(redis_url).flushall()
-    out, said = start_embed(home, "--redis-url", redis_url).communicate(timeout=PATIENCE_S)
-    assert json.loads(out)["ok"], said
+    run = run_embed(home, "--redis-url", redis_url)
+    assert run.returncode == 0, run.stderr
     left = [key for key in redis.Redis.from_url(redis_url).keys("*") if b"clipfleet." in key]
     assert left == []
 

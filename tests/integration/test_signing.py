@@ -106,7 +106,7 @@ def test_old_messages_and_remote_control_change_nothing_and_the_key_is_nowhere(
 ) -> None:
     signed.submit(100)
     (message,) = signed.client.lrange(signed.queue, 0, -1)
-    worker = signed.start_worker().ready()
+    worker = signed.start_listed_worker().ready()
     signed.wait_for_items(100)
     before = files_of(signed)
     for _ in range(3):

@@ -174,7 +174,7 @@ def _use_other_commands(bench: Bench) -> None:
 
 
 def _work(bench: Bench) -> None:
-    worker = bench.start_worker().ready()
+    worker = bench.start_listed_worker().ready()
     bench.submit(200)
     bench.wait_for_items(200)
     bench.queue_items([{"id": "a", "text": "single"}])

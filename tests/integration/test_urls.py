@@ -6,8 +6,6 @@ import csv
 import io
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from clipfleet.cli.output import ITEMS_FAILED
 from clipfleet.errors import SourceError
 from clipfleet.storage.sources.open_source import open_source
 from clipfleet.workers.engines.fake import write_fake_engine
-from tests.integration.support import PATIENCE_S, forget_settings
+from tests.integration.support import forget_settings, run_command
 from tests.web import Web, after, make_certificate, redirect, serve_web, status
 
 pytestmark = pytest.mark.integration
@@ -50,8 +48,7 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
 
 
 def run(*arguments: str) -> tuple[int, dict[str, Any]]:
-    command = [sys.executable, "-m", "clipfleet", *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    done = run_command(*arguments, "--json")
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 

@@ -100,9 +100,8 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv = tmp_path_factory.mktemp("venv")
     python = venv / "bin/python"
     subprocess.run([str(found), "-m", "venv", "--without-pip", str(venv)], check=True)
-    # A few modules of the packages are imported: to compile all of them would take longer.
-    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-compile"]
-    constraints = ["-q", "-c", str(ROOT / "constraints.txt")]
+    install = [sys.executable, "-m", "uv", "pip", "install", "-q", "--python", str(python)]
+    constraints = ["-c", str(ROOT / "constraints.txt")]
     subprocess.run([*install, *constraints, f"{wheel}[cpu,s3,serve]"], check=True)
     return python
 

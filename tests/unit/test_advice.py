@@ -8,9 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import typer
-
-from clipfleet.cli.main import app
+from clipfleet.cli.main import command_line
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("clipfleet", "storage", "retrieval", "workers", "tasks", "convert")
@@ -32,7 +30,7 @@ def texts() -> list[tuple[Path, str]]:
 
 
 def test_an_advised_command_exists_with_its_options() -> None:
-    commands: Any = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    commands: Any = command_line().commands
     advised = [
         (path, match[1], match[2]) for path, text in texts() for match in COMMAND.finditer(text)
     ]

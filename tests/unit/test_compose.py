@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 
-from clipfleet.cli.main import app
+from clipfleet.cli.main import command_line
 from clipfleet.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +86,7 @@ def test_each_worker_is_built_from_the_image_of_its_machine(compose: dict[str, A
 
 
 def test_every_worker_command_is_accepted_by_the_command_line(compose: dict[str, Any]) -> None:
-    group: Any = typer.main.get_command(app)
+    group: Any = command_line()
     for service in [
         *workers(compose).values(),
         *(compose["services"][name] for name in ("convert", "metrics")),

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
-from clipfleet.cli.main import app
+from clipfleet.cli.main import command_line
 from clipfleet.settings import Settings
 from docs.generated_pages import commands_page, documented_settings, settings_page
 
@@ -54,7 +53,7 @@ def test_a_default_is_shown_as_a_variable_would_be_written() -> None:
 
 def test_every_command_is_on_its_page_with_all_its_options() -> None:
     page = commands_page()
-    group: Any = typer.main.get_command(app)
+    group: Any = command_line()
     for name, command in group.commands.items():
         section = page.partition(f"## clipfleet {name}\n")[2].partition("\n## ")[0]
         assert f"```sh\nclipfleet {name}" in section
@@ -64,7 +63,7 @@ def test_every_command_is_on_its_page_with_all_its_options() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_command_of_a_page_is_accepted(page: Path) -> None:
-    group: Any = typer.main.get_command(app)
+    group: Any = command_line()
     for name, *arguments in commands_in(page):
         group.commands[name].make_context(name, arguments)  # raises on an unknown option
 

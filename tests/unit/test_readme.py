@@ -9,9 +9,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-import typer
 
-from clipfleet.cli.main import app
+from clipfleet.cli.main import command_line
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,8 +32,8 @@ def test_the_readme_has_commands_for_a_gpu() -> None:
 def test_a_command_of_the_readme_is_understood(line: str) -> None:
     program, name, *arguments = shlex.split(line)
     assert program == "clipfleet"
-    group = typer.main.get_command(app)
-    command = group.commands[name]  # type: ignore[attr-defined]
+    group = command_line()
+    command = group.commands[name]
     command.make_context(name, arguments)  # raises for what it does not know
 
 

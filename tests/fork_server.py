@@ -151,6 +151,8 @@ def _become(request: _Request, *, log: int) -> None:
     os.chdir(request.folder)
     os.environ.clear()
     os.environ.update(request.environment)
+    paths = request.environment.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [path for path in paths if path and path not in sys.path]
     sys.argv = [request.program, *request.arguments]
     runpy.run_module(request.program, run_name="__main__", alter_sys=True)
 

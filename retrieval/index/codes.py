@@ -1,7 +1,8 @@
 """The codes of an index: lists of RaBitQ codes, trained, filled, merged and searched by FAISS.
 
 Two ways of FAISS 1.15 give wrong results without an error: `add_core` with given lists, and
-`range_search` of these codes. Neither is used.
+`range_search` of these codes. Neither is used. A third one, `merge_from`, writes beyond the end of
+some lists: these are moved here (`_move_unsafe_lists`).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Codes:
 
     def merge(self, other: Codes, first_row: int) -> None:
         """Move another's codes here; its rows are counted from `first_row`."""
+        _move_unsafe_lists(self.faiss_index, other.faiss_index, first_row)
         self.faiss_index.merge_from(other.faiss_index, first_row)
 
     def repeat(self, times: int) -> None:
@@ -45,7 +47,7 @@ class Codes:
         faiss, rows = load_faiss(), len(self)
         once = faiss.clone_index(self.faiss_index)
         for copy in range(1, times):
-            self.faiss_index.merge_from(faiss.clone_index(once), copy * rows)
+            self.merge(Codes(faiss.clone_index(once)), copy * rows)
 
     def remove(self, start: int, end: int) -> None:
         """Remove the codes of the rows in [start, end)."""
@@ -129,3 +131,42 @@ def _untrained(lists: int, bits: int, dim: int) -> Any:
     return faiss.IndexIVFRaBitQFastScan(
         quantizer, dim, lists, faiss.METRIC_INNER_PRODUCT, _BLOCK, True, bits
     )
+
+
+def _move_unsafe_lists(to_index: Any, from_index: Any, first_row: int) -> None:
+    """Move those lists of an index to the end of another's that FAISS (to 1.15.1) must not merge.
+
+    FAISS takes a list for one that ends with a whole block if its number of rows can be divided by
+    the bytes of a block, instead of its rows. It then copies as many blocks as the merged list has,
+    instead of those that are added: it reads beyond the one list, and writes beyond the other.
+    Such a list does end with a whole block, so blocks can be copied as they are.
+    """
+    faiss = load_faiss()
+    to_lists, from_lists = (
+        faiss.downcast_InvertedLists(index.invlists) for index in (to_index, from_index)
+    )
+    for number in range(to_lists.nlist):
+        rows, added = to_lists.list_size(number), from_lists.list_size(number)
+        if not (rows and added) or rows % to_lists.block_size:
+            continue
+        to_lists.resize(number, rows + added)
+        _rows_of(to_lists, number)[rows:] = _rows_of(from_lists, number) + first_row
+        _blocks_of(to_lists, number)[rows // _BLOCK :] = _blocks_of(from_lists, number)
+        from_lists.resize(number, 0)
+
+
+def _rows_of(lists: Any, number: int) -> NDArray[np.int64]:
+    """Return the rows (n,) of a list; it is FAISS's memory."""
+    rows: NDArray[np.int64] = load_faiss().rev_swig_ptr(
+        lists.get_ids(number), lists.list_size(number)
+    )
+    return rows
+
+
+def _blocks_of(lists: Any, number: int) -> NDArray[np.uint8]:
+    """Return the blocks (n, bytes) of a list, the last of which may not be full; FAISS's memory."""
+    blocks = -(-lists.list_size(number) // _BLOCK)
+    memory: NDArray[np.uint8] = load_faiss().rev_swig_ptr(
+        lists.get_codes(number), blocks * lists.block_size
+    )
+    return memory.reshape(blocks, lists.block_size)

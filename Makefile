@@ -61,10 +61,15 @@ install: packages readers tracing bindings
 $(BIN)/uv: $(BIN)/python
 	$(BIN)/pip install -q --no-compile -c constraints.txt uv
 
+# Nothing compiles the packages but the first process that imports them. `make test` starts five at once, and
+# each would compile what all of them import.
+COMPILED := clipfleet.cli.main, clipfleet.tasks.worker.main, hypothesis, onnxruntime, pytest, xdist.plugin
+
 packages: $(BIN)/uv
 	$(INSTALL) $(TORCH_INDEX:%=--index-strategy unsafe-best-match --extra-index-url %) torch \
 		-e '.[cpu,convert,index,serve,server,docs,dev]'
 	$(INSTALL) --no-deps cn_clip
+	$(TEST_ENV) $(BIN)/python -c 'import $(COMPILED)'
 
 readers: $(BIN)/uv
 	test -d $(VENV)/share/readers || $(INSTALL) --no-deps --target $(VENV)/share/readers $(READERS)

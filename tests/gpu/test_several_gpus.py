@@ -117,7 +117,7 @@ def fleet(redis_url: str, tmp_path: Path) -> Iterator[WorkerProcess]:
         output=str(tmp_path),
         provider="cuda",
     )
-    started = WorkerProcess(settings, tmp_path / "fleet.log", ("--gpus", "all"))
+    started = WorkerProcess(settings, tmp_path / "fleet.log", ("--gpus", "all"), launcher=())
     yield started
     started.kill()
 

@@ -126,7 +126,7 @@ class Workers:
             engine_cache=str(self._folder / "cache"),
         )
         log_path = self._folder / f"worker-{len(self.started)}.log"
-        self.started.append(WorkerProcess(settings, log_path, options))
+        self.started.append(WorkerProcess(settings, log_path, options, launcher=()))
         return self.started[-1]
 
 

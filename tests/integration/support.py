@@ -224,7 +224,7 @@ class Bench:
         return self._start(changes, launcher=WITHOUT_OVERRIDE if os.geteuid() == 0 else ())
 
     def start_listed_worker(self, *options: str, **changes: Any) -> WorkerProcess:
-        """Start a worker whose arguments and environment are in /proc."""
+        """Start a worker as users do: its start is a subject, and /proc has its arguments."""
         return self._start(changes, options, launcher=())
 
     def _start(

@@ -251,7 +251,7 @@ def test_a_worker_runs_nothing_that_lies_in_its_working_folder(bench: Bench) -> 
     for name in ("json", "ctypes", "celery"):
         (bench.folder / f"{name}.py").write_text("raise SystemExit('a stranger was run')")
     bench.submit(100)
-    worker = bench.start_worker()
+    worker = bench.start_listed_worker()
     bench.wait_for_items(100)
     assert worker.stop() == 0
     assert "a stranger" not in worker.log_text()

@@ -20,6 +20,7 @@ from clipfleet.retrieval.faiss_library import load_faiss
 from clipfleet.retrieval.index.parameters import Structure
 
 ITERATIONS = 8  # of k-means
+SEARCH_BYTES = 128 << 20  # of tables that a search makes at a time
 _BLOCK = 32  # vectors that a fast scan compares at once
 _MIN_ROWS_IN_LIST = 1  # FAISS warns below 39: `sizing` chooses
 
@@ -54,9 +55,18 @@ class Codes:
         self.faiss_index.remove_ids(load_faiss().IDSelectorRange(start, end))
 
     def nearest(self, queries: NDArray[np.float32], count: int, probes: int) -> NDArray[np.int64]:
-        """Return the rows (q, count) whose codes are nearest, -1 where there are fewer."""
+        """Return the rows (q, count) whose codes are nearest, -1 where there are fewer.
+
+        FAISS's tables of products, 128 MiB at most, are for so many queries at a time.
+        """
         parameters = load_faiss().SearchParametersIVF(nprobe=probes)
-        rows: NDArray[np.int64] = self.faiss_index.search(queries, count, params=parameters)[1]
+        block = max(1, SEARCH_BYTES // (probes * _table_bytes(queries.shape[1])))
+        rows = np.empty((len(queries), count), np.int64)
+        for start in range(0, len(queries), block):
+            found = self.faiss_index.search(
+                queries[start : start + block], count, params=parameters
+            )
+            rows[start : start + block] = found[1]
         return rows
 
     def save(self, path: Path) -> None:
@@ -123,6 +133,11 @@ def same_lists(trained: Codes, bits: int) -> Codes:
 def bytes_per_vector(dim: int, bits: int) -> int:
     """Return the size of a row's code and its number."""
     return int(_untrained(1, bits, dim).code_size) + np.dtype(np.int64).itemsize
+
+
+def _table_bytes(dim: int) -> int:
+    """Return the size of FAISS's tables for a query and a list: float32 and uint8."""
+    return -(-dim // 4) * 16 * (4 + 1)
 
 
 def _untrained(lists: int, bits: int, dim: int) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clipfleet.errors import UsageError
-from clipfleet.retrieval.index.codes import bytes_per_vector
+from clipfleet.retrieval.index.codes import SEARCH_BYTES, bytes_per_vector
 from clipfleet.retrieval.index.parameters import IndexKind, Structure
 
 EXACT_ROWS = 200_000  # up to here, a search compares all vectors: 16 ms at D = 512, on one core
@@ -113,5 +113,5 @@ def _bytes_of(structure: Structure, rows: int, dim: int) -> int:
     centroids = structure.lists * dim * 4
     train = structure.sample_rows * dim * _TRAIN_BYTES + 2 * centroids
     merge = int(rows * bytes_per_vector(dim, structure.bits) * _MERGE_FACTOR) + centroids
-    pilot = merge + structure.sample_rows * dim * _PILOT_BYTES
+    pilot = merge + structure.sample_rows * dim * _PILOT_BYTES + SEARCH_BYTES
     return _BASE_BYTES + max(train, pilot)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from clipfleet.retrieval.index import codes as codes_module
 from clipfleet.retrieval.index.codes import Codes, same_lists, train
 from clipfleet.retrieval.index.parameters import Structure
 
@@ -98,3 +99,22 @@ def test_a_repeated_list_may_come_to_as_many_rows_as_a_block_has_bytes() -> None
     assert [sorted(each) for each in found.tolist()] == [list(range(4 * rows))] * 3
     for copies in np.sort(found[:, :4], axis=1) % rows:
         assert len(set(copies.tolist())) == 1
+
+
+def test_queries_in_blocks_find_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    filled = trained(1)
+    filled.add(rows_of(50, 1, seed=3))
+    queries = rows_of(9, 1, seed=4).astype(np.float32)
+    together = filled.nearest(queries, 5, probes=2)
+    tables_of_two_lists = 2 * (DIM // 4) * 16 * 5
+    monkeypatch.setattr(codes_module, "SEARCH_BYTES", 4 * tables_of_two_lists)
+    asked: list[int] = []
+    search = filled.faiss_index.search
+
+    def watched(some: NDArray[np.float32], *rest: Any, **named: Any) -> Any:
+        asked.append(len(some))
+        return search(some, *rest, **named)
+
+    filled.faiss_index.search = watched
+    np.testing.assert_array_equal(filled.nearest(queries, 5, probes=2), together)
+    assert asked == [4, 4, 1]

@@ -123,7 +123,7 @@ def test_the_structures_that_may_be_chosen_follow_size_and_memory() -> None:
     assert first.sample_rows == 40 * 4096
     (exact,) = structures_that_fit(200_000, 512, max_memory_bytes=4 * GIB)
     assert exact.kind == "exact"
-    tight = structures_that_fit(10_000_000, 512, max_memory_bytes=int(2.2 * GIB))
+    tight = structures_that_fit(10_000_000, 512, max_memory_bytes=int(2.3 * GIB))
     assert [(one.bits, one.lists) for one in tight] == [(1, 8192), (1, 4096)]
     given = structures_that_fit(1000, 8, max_memory_bytes=GIB, lists=10, bits=3)
     assert [(one.bits, one.lists) for one in given] == [(3, 10)]

@@ -107,22 +107,23 @@ test: $(BIN)/ruff
 	exec $(MAKE) --no-print-directory -j4 suite unit-suite torch-suite lint
 
 # Each process of pytest imports the files of all its tests, so one process has the unit tests, and another
-# one those that need PyTorch, whose import takes seconds.
+# one those that need PyTorch, whose import takes seconds. Both compute: at a lower priority they take what is
+# left by the suite, whose tests often wait.
 UNIT_TESTS := tests/unit
 TORCH_TESTS := tests/convert tests/parity tests/examples/test_demo_model.py
-SUPERVISED = exec env $(TEST_ENV) $(UV_ENV) $(BIN)/python -m tests.supervisor $(BIN)/pytest
+SUPERVISED = env $(TEST_ENV) $(UV_ENV) $(BIN)/python -m tests.supervisor $(BIN)/pytest
 
 # A file's tests run in order in one process; tests/conftest.py orders the files, slow ones first. The
 # supervisor kills every process that is left when the run ends or is interrupted.
 suite: $(BIN)/ruff
-	$(SUPERVISED) $(UNIT_TESTS:%=--ignore=%) $(TORCH_TESTS:%=--ignore=%) \
-		-n $$(( 2 * $$(nproc) - 1 )) --dist loadfile --no-loadscope-reorder --durations=15
+	exec $(SUPERVISED) $(UNIT_TESTS:%=--ignore=%) $(TORCH_TESTS:%=--ignore=%) \
+		-n $$(( 3 * $$(nproc) - 1 )) --dist loadfile --no-loadscope-reorder --durations=15
 
 unit-suite: $(BIN)/ruff
-	$(SUPERVISED) -q $(UNIT_TESTS) --durations=5
+	exec nice -n 10 $(SUPERVISED) -q $(UNIT_TESTS) --durations=5
 
 torch-suite: $(BIN)/ruff
-	$(SUPERVISED) -q $(TORCH_TESTS) --durations=5
+	exec nice -n 10 $(SUPERVISED) -q $(TORCH_TESTS) --durations=5
 
 $(BIN)/ruff $(BIN)/mkdocs:
 	$(MAKE) install

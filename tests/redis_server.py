@@ -70,6 +70,8 @@ class RedisServer:
         self._process.send_signal(signal.SIGCONT)
 
     def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, "redis-server ended: its log is in its folder"
         try:
             with redis.Redis.from_url(self.url) as client:
                 return bool(client.ping())

@@ -16,7 +16,7 @@ from clipfleet.errors import BrokerError
 from clipfleet.settings import load_settings
 from clipfleet.tasks.app import make_app
 from clipfleet.tasks.broker.redis_client import check_broker, connect
-from tests.redis_server import KEEPS_NOTHING, PASSWORD, RedisServer
+from tests.redis_server import KEEPS_NOTHING, PASSWORD, RedisServer, free_port
 from tests.redis_server import url_of as url_of_port
 
 pytestmark = pytest.mark.integration
@@ -96,7 +96,9 @@ def test_a_replica_names_its_master(tmp_path: Path) -> None:
 
 
 def test_a_cluster_is_no_broker(tmp_path: Path) -> None:
-    server = RedisServer(tmp_path, (*KEEPS_NOTHING, "--cluster-enabled", "yes"))
+    # Without it, the bus has the server's port and 10,000, which may be no port.
+    bus = ("--cluster-port", str(free_port()))
+    server = RedisServer(tmp_path, (*KEEPS_NOTHING, "--cluster-enabled", "yes", *bus))
     server.start()
     try:
         for url in (server.url, server.url.removesuffix("/0") + "/1"):

@@ -117,7 +117,7 @@ SUPERVISED = env $(TEST_ENV) $(UV_ENV) $(BIN)/python -m tests.supervisor $(BIN)/
 # supervisor kills every process that is left when the run ends or is interrupted.
 suite: $(BIN)/ruff
 	exec $(SUPERVISED) $(UNIT_TESTS:%=--ignore=%) $(TORCH_TESTS:%=--ignore=%) \
-		-n $$(( 3 * $$(nproc) - 1 )) --dist loadfile --no-loadscope-reorder --durations=15
+		-n $$(( 2 * $$(nproc) - 1 )) --dist loadfile --no-loadscope-reorder --durations=15
 
 unit-suite: $(BIN)/ruff
 	exec nice -n 10 $(SUPERVISED) -q $(UNIT_TESTS) --durations=5

@@ -48,10 +48,12 @@ DATABASES := lancedb lance-namespace lance-namespace-urllib3-client deprecation 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# uv takes a fraction of pip's CPU time, and does not read pip's settings: where packages come from is passed on.
+# uv takes a fraction of pip's CPU time, and does not read pip's settings: where packages come from, and whose
+# certificates count, is passed on.
 pip_setting = $(shell $(BIN)/pip config list | sed -n "s/.*[.]$(1)='\(.*\)'$$/\1/p" | head -n 1)
 UV_ENV = $(patsubst %,UV_DEFAULT_INDEX=%,$(call pip_setting,index-url)) \
-	$(patsubst %,UV_FIND_LINKS=%,$(call pip_setting,find-links))
+	$(patsubst %,UV_FIND_LINKS=%,$(call pip_setting,find-links)) \
+	$(patsubst %,SSL_CERT_FILE=%,$(call pip_setting,cert))
 UV_INSTALL = $(UV_ENV) $(BIN)/uv pip install -q --python $(BIN)/python
 INSTALL = $(UV_INSTALL) -c constraints.txt
 

@@ -48,12 +48,13 @@ DATABASES := lancedb lance-namespace lance-namespace-urllib3-client deprecation 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# uv takes a fraction of pip's CPU time, and does not read pip's settings: where packages come from, and whose
-# certificates count, is passed on.
+# uv takes a fraction of pip's CPU time, and does not read pip's settings: where packages come from, whose
+# certificates count, and how long an answer may take, is passed on.
 pip_setting = $(shell $(BIN)/pip config list | sed -n "s/.*[.]$(1)='\(.*\)'$$/\1/p" | head -n 1)
 UV_ENV = $(patsubst %,UV_DEFAULT_INDEX=%,$(call pip_setting,index-url)) \
 	$(patsubst %,UV_FIND_LINKS=%,$(call pip_setting,find-links)) \
-	$(patsubst %,SSL_CERT_FILE=%,$(call pip_setting,cert))
+	$(patsubst %,SSL_CERT_FILE=%,$(call pip_setting,cert)) \
+	$(patsubst %,UV_HTTP_TIMEOUT=%,$(call pip_setting,default-timeout))
 UV_INSTALL = $(UV_ENV) $(BIN)/uv pip install -q --python $(BIN)/python
 INSTALL = $(UV_INSTALL) -c constraints.txt
 

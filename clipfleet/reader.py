@@ -21,6 +21,7 @@ from clipfleet.storage.format.parquet import (
     open_parquet,
     parquet_error,
     read_row_groups,
+    stored_vectors,
 )
 from clipfleet.storage.format.parts import footer_of, part_path, part_remedy, part_schema
 from clipfleet.storage.format.results import Failure
@@ -125,7 +126,7 @@ class Dataset:
         vectors = np.empty((len(self), self.dim), self.dtype)
         start = 0
         for rows in self.tables(["embedding"]):
-            vectors[start : start + rows.num_rows] = self._vectors_of(rows)
+            vectors[start : start + rows.num_rows] = stored_vectors(rows, self.dim)
             start += rows.num_rows
         return vectors
 
@@ -143,7 +144,7 @@ class Dataset:
         ids: list[str] = []
         vectors = np.empty((rows, self.dim), self.dtype)
         for group in self.tables(["id", "embedding"]):
-            names, found, start = group["id"].to_pylist(), self._vectors_of(group), 0
+            names, found, start = group["id"].to_pylist(), stored_vectors(group, self.dim), 0
             while start < len(names):
                 taken = min(rows - len(ids), len(names) - start)
                 vectors[len(ids) : len(ids) + taken] = found[start : start + taken]
@@ -239,8 +240,3 @@ class Dataset:
         """Return the failures in a part's footer: its errors table may change meanwhile."""
         with self._open(name) as parquet:
             return footer_of(parquet.metadata, path=f"{self.path}/{part_path(name)}").failures
-
-    def _vectors_of(self, rows: pa.Table) -> Vectors:
-        flat = rows["embedding"].combine_chunks().flatten()
-        found: Vectors = flat.to_numpy(zero_copy_only=False).reshape(rows.num_rows, self.dim)
-        return found

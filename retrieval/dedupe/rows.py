@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from clipfleet.errors import DatasetError, StorageError
 from clipfleet.reader import Dataset
 from clipfleet.retrieval.dedupe.equal_vectors import digests_of, find_first_equal
+from clipfleet.storage.format.parquet import stored_vectors
 
 _SHOWN = 5  # doubled ids
 
@@ -76,8 +77,7 @@ def _read(dataset: Dataset, file: IO[bytes]) -> Rows:
             width, height = (table[name].to_numpy().astype(np.int64) for name in sizes)
             area = width * height
         pixels.append(area)
-        flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        vectors = flat.astype(np.float16, copy=False).reshape(-1, dataset.dim)
+        vectors = stored_vectors(table, dataset.dim).astype(np.float16, copy=False)
         digests.append(digests_of(vectors))
         file.write(vectors.data)
     file.flush()

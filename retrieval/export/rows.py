@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from clipfleet.architectures import Tower
 from clipfleet.errors import DatasetError
 from clipfleet.reader import Dataset
+from clipfleet.storage.format.parquet import stored_vectors
 
 
 class IdDigest:
@@ -67,9 +67,7 @@ class Rows:
 
 def vectors_of(table: pa.Table, dim: int) -> NDArray[np.float32]:
     """Return the vectors of some rows, float32 (n, dim)."""
-    flat = table["embedding"].combine_chunks().flatten()
-    stored: NDArray[np.floating[Any]] = flat.to_numpy(zero_copy_only=False)
-    return stored.reshape(table.num_rows, dim).astype(np.float32)
+    return stored_vectors(table, dim).astype(np.float32)
 
 
 def check_proof(rows: Rows, found: IdDigest, out: object) -> None:

@@ -21,6 +21,7 @@ from clipfleet.storage.format.parquet import (
     open_parquet,
     parquet_error,
     read_row_groups,
+    stored_vectors,
 )
 from clipfleet.storage.format.parts import part_path, part_remedy, part_schema, value_column
 
@@ -94,10 +95,7 @@ def read_groups(
 
 def float16_vectors(rows: pa.Table, dim: int) -> NDArray[np.float16]:
     """Return the vectors of rows as float16 (n, D)."""
-    flat = rows[EMBEDDING].combine_chunks().flatten()
-    found = flat.to_numpy(zero_copy_only=False).reshape(rows.num_rows, dim)
-    halves: NDArray[np.float16] = found.astype(np.float16, copy=False)
-    return halves
+    return stored_vectors(rows, dim).astype(np.float16, copy=False)
 
 
 @contextmanager

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from clipfleet.errors import DatasetError, StorageError
 
@@ -102,6 +104,13 @@ def read_row_groups(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[pa.
     """Yield a file's row groups. (`iter_batches` of older pyarrow fails in a file without one.)"""
     for index in range(parquet.num_row_groups):
         yield read_row_group(parquet, index, columns)
+
+
+def stored_vectors(rows: pa.Table, dim: int) -> NDArray[np.floating[Any]]:
+    """Return the vectors of some rows of a part, (n, D), in the dtype that they are stored in."""
+    flat = rows["embedding"].combine_chunks().flatten()
+    vectors: NDArray[np.floating[Any]] = flat.to_numpy(zero_copy_only=False)
+    return vectors.reshape(rows.num_rows, dim)
 
 
 def ranges_of(parquet: pq.ParquetFile, column: str) -> list[tuple[str, str] | None]:

@@ -24,6 +24,7 @@ from clipfleet.storage.format.parquet import (
     open_parquet,
     parquet_error,
     read_row_groups,
+    stored_vectors,
 )
 from clipfleet.storage.format.parts import (
     ITEMS_PREFIX,
@@ -179,8 +180,7 @@ class PartChecker:
         values: list[str] = []
         try:
             for rows in read_row_groups(parquet, self._schema.names):
-                flat = rows["embedding"].combine_chunks().flatten()
-                vectors = flat.to_numpy(zero_copy_only=False).reshape(rows.num_rows, dim)
+                vectors = stored_vectors(rows, dim)
                 here = rows["id"].to_pylist()
                 self._check_vectors(name, here, vectors)
                 ids += here

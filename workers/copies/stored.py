@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,6 +21,7 @@ from clipfleet.storage.format.parquet import (
     parquet_error,
     read_columns,
     read_row_group,
+    stored_vectors,
 )
 from clipfleet.storage.format.parts import footer_of, part_path, part_remedy
 from clipfleet.workers.copies.contents import Contents, Prefixes, prefixes_of
@@ -123,19 +124,15 @@ class StoredVectors:
                 end = begin + parquet.metadata.row_group(group).num_rows
                 here = [sha256 for sha256 in hashes if begin <= rows.get(sha256, -1) < end]
                 if here:
-                    vectors = self._group(parquet, group)
+                    vectors = stored_vectors(
+                        read_row_group(parquet, group, ["embedding"]), self.dataset.info.dim
+                    )
                     for sha256 in here:  # a copy of the row, for groups are large
                         found[sha256] = vectors[rows[sha256] - begin].astype(np.float32)
                 begin = end
             return found
 
         return self._read(name, read)
-
-    def _group(self, parquet: pq.ParquetFile, group: int) -> NDArray[Any]:
-        column = read_row_group(parquet, group, ["embedding"])["embedding"].combine_chunks()
-        flat = column.flatten().to_numpy(zero_copy_only=False)
-        vectors: NDArray[Any] = flat.reshape(len(column), self.dataset.info.dim)
-        return vectors
 
     def _read(self, name: str, read: Callable[[pq.ParquetFile], T]) -> T | None:
         """Return what `read` finds in a part; None if there is no sound part of this name."""
